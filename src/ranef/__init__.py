@@ -1,0 +1,87 @@
+"""Mixed-effects models whose mean may contain a Keras network, with a full posterior.
+
+    import ranef as rf
+    fit = rf.Model("y ~ x + (1 | g)").fit(table)
+    print(fit.summary())
+
+Importing the package loads neither JAX nor Keras; the first use of `Model` does.
+"""
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from ranef.errors import (
+    BackendError,
+    ColumnError,
+    DataError,
+    FileError,
+    FormulaError,
+    OptionError,
+    RanefError,
+)
+from ranef.priors import (
+    LKJ,
+    Beta,
+    Cauchy,
+    Exponential,
+    Flat,
+    Gamma,
+    HalfCauchy,
+    HalfNormal,
+    HalfStudentT,
+    InverseGamma,
+    LogNormal,
+    Normal,
+    PointEstimate,
+    StudentT,
+    Uniform,
+)
+
+if TYPE_CHECKING:
+    from ranef.fit import Fit
+    from ranef.model import Model
+
+# Keras reads this once, at its first import; without it, it asks for TensorFlow.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+__version__ = "0.1.0"
+
+_LAZY = {"Model": "ranef.model", "Fit": "ranef.fit"}
+
+__all__ = [
+    "LKJ",
+    "BackendError",
+    "Beta",
+    "Cauchy",
+    "ColumnError",
+    "DataError",
+    "Exponential",
+    "FileError",
+    "Fit",
+    "Flat",
+    "FormulaError",
+    "Gamma",
+    "HalfCauchy",
+    "HalfNormal",
+    "HalfStudentT",
+    "InverseGamma",
+    "LogNormal",
+    "Model",
+    "Normal",
+    "OptionError",
+    "PointEstimate",
+    "RanefError",
+    "StudentT",
+    "Uniform",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'ranef' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

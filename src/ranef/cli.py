@@ -1,0 +1,229 @@
+"""The command line: progress on standard error, results on standard output.
+
+Exit status: 0 done, 1 the fit or the data is at fault, 2 wrong usage, 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ranef.errors import FileError, RanefError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except RanefError as error:
+        print(f"ranef: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ranef: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ranef",
+        description="Mixed-effects models with Keras networks in the mean, and a full posterior.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    zillow = commands.add_parser(
+        "zillow",
+        help="the three models of the 2017 post, on house sales",
+        description=(
+            "Fit a linear model, random intercepts by zip code, and a network with random "
+            "intercepts to house sales, and score them beside constants. Without files, sales "
+            "in Kaggle's schema are generated under OUT/data."
+        ),
+    )
+    zillow.add_argument("--properties", type=Path, help="Kaggle's properties_2016.csv")
+    zillow.add_argument("--transactions", type=Path, help="Kaggle's train_2016_v2.csv")
+    zillow.add_argument("--rows", type=_count, help="sales to use, or to generate (30,000)")
+    zillow.add_argument("--seed", type=_seed, default=0, help="of everything (0)")
+    zillow.add_argument(
+        "--as-posted",
+        action="store_true",
+        help="the post's settings: noise sd 1, N(0, 1) priors, mean-field, sigma_zip a point",
+    )
+    zillow.add_argument("--family", choices=("student", "gaussian"), help="of the noise (student)")
+    zillow.add_argument("--out", type=Path, required=True, help="folder for what is written")
+    zillow.add_argument("--json", action="store_true", help="print one JSON object")
+    zillow.set_defaults(run=_zillow, parser=zillow)
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 8:
+        raise argparse.ArgumentTypeError(f"must be at least 8, not {value}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, not {value}")
+    return value
+
+
+def _zillow(options: argparse.Namespace) -> int:
+    if (options.properties is None) != (options.transactions is None):
+        options.parser.error("--properties and --transactions go together")
+    if options.as_posted and options.family == "student":
+        options.parser.error("--as-posted has Gaussian noise; leave --family out")
+
+    from ranef.datasets import zillow, zillow_generator, zillow_study
+
+    out = _folder(options.out)
+    truth = None
+    properties, transactions = options.properties, options.transactions
+    if properties is None:
+        data = _folder(out / "data")
+        properties, transactions = data / "properties_2016.csv", data / "train_2016_v2.csv"
+        _say("generating sales in Kaggle's schema")
+        truth = zillow_generator.generate(
+            properties, transactions, options.rows or 30_000, options.seed
+        )
+    _say("preparing the sales")
+    sales = zillow.prepare(properties, transactions, options.rows, options.seed)
+    _say(_preparation(sales))
+    entries = {}
+    for name in zillow_study.FORMULAS:
+        _say(f"fitting {name}: {zillow_study.FORMULAS[name]}")
+        entries[name] = zillow_study.fit_model(
+            sales,
+            name,
+            family=options.family or "student",
+            as_posted=options.as_posted,
+            seed=options.seed,
+            progress=sys.stderr.isatty(),
+        )
+    result: dict[str, Any] = {
+        "data": {
+            "source": "generated" if truth else str(Path(transactions).resolve()),
+            "rows": sales.n,
+            "train": int(sales.train.sum()),
+            "validation": int((~sales.train).sum()),
+            "zips": len(set(sales.columns["zip"])),
+        },
+        "constants": zillow_study.constants(sales),
+        "models": [entry.as_json() for entry in entries.values()],
+        "out": str(out.resolve()),
+    }
+    if truth:
+        result["truth"] = zillow_study.truth_table(sales, truth, entries)
+    _write(out / "results.json", json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result) if options.json else _text(result))
+    return 0
+
+
+def _preparation(sales: Any) -> str:
+    """What was kept and dropped, and the columns most correlated with the response."""
+    strongest = list(sales.correlations.items())[:9]
+    lines = [
+        f"{sales.read:,} sales, {sales.joined:,} with their parcel, {sales.n:,} complete in the "
+        f"{len(sales.kept)} columns kept; {len(sales.dropped)} columns with a quarter of nulls or "
+        "more dropped",
+        "correlation with logerror: " + ", ".join(f"{name} {r:+.4f}" for name, r in strongest),
+    ]
+    return "\n".join(lines)
+
+
+def _text(result: dict[str, Any]) -> str:
+    """The result as tables for a person."""
+    data, rows = result["data"], []
+    for name, scores in result["constants"].items():
+        score = f"{scores['log_score']:.4f}" if "log_score" in scores else ""
+        rows.append((f"constant: {name}", f"{scores['mae']:.5f}", score, "", "", "", ""))
+    for model in result["models"]:
+        rows.append(
+            (
+                model["name"],
+                f"{model['mae']:.5f}",
+                f"{model['log_score']:.4f}",
+                f"{model['coverage_90']:.3f}",
+                f"{model['elbo']:,.1f}",
+                f"{model['steps']:,}" + ("" if model["converged"] else " (not converged)"),
+                f"{model['seconds']:.1f}",
+            )
+        )
+    head = ("model", "MAE", "log score", "90% covers", "ELBO", "steps", "seconds")
+    lines = [
+        f"{data['rows']:,} sales in {data['zips']} zips: {data['train']:,} to fit on, "
+        f"{data['validation']:,} to score on ({data['source']})",
+        "",
+        *_aligned([head, *rows]),
+        "",
+        *(f"{model['name']}: {model['formula']}" for model in result["models"]),
+    ]
+    if "truth" in result:
+        head = ("model", "parameter", "truth", "mean", "90% interval", "")
+        rows = [
+            (
+                row["model"],
+                row["parameter"],
+                f"{row['truth']:.4f}",
+                f"{row['mean']:.4f}",
+                f"{row['lower']:.4f} to {row['upper']:.4f}" if "lower" in row else "",
+                {True: "inside", False: "outside", None: ""}[row.get("inside")],
+            )
+            for row in result["truth"]
+        ]
+        lines += ["", "The known truth of the generated sales:", "", *_aligned([head, *rows])]
+    return "\n".join([*lines, "", f"written to {result['out']}"])
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows of cells in columns, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _folder(path: Path) -> Path:
+    """The folder, made if it is not there.
+
+    Raises:
+        FileError: where it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".ranef-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise FileError(
+            f"the folder {str(path)!r} cannot be written to ({error.strerror}); choose another"
+        ) from None
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise FileError(f"{str(path)!r} cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

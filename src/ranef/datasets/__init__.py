@@ -1,0 +1,1 @@
+"""Data sets: preparation of published ones and generators."""

@@ -1,0 +1,49 @@
+"""What the library says when the input is at fault.
+
+Every message is one sentence (sometimes with a caret under a formula) that names
+the column, level, term or file, says what was expected and what to do.
+"""
+
+
+class RanefError(Exception):
+    """Base of everything raised for input that cannot be used."""
+
+
+class FormulaError(RanefError, ValueError):
+    """A formula that does not parse or asks for what is not there."""
+
+    @classmethod
+    def at(cls, text: str, position: int, message: str) -> "FormulaError":
+        """The message, then the line of `text` at fault and a caret under `position`."""
+        position = min(position, len(text))
+        start = text.rfind("\n", 0, position) + 1
+        end = text.find("\n", position)
+        line = text[start : end if end >= 0 else len(text)]
+        # A very long line would push the caret out of sight: show its surroundings.
+        first = max(0, position - start - 60)
+        shown = line[first : first + 120]
+        return cls(f"{message}\n  {shown}\n  {' ' * (position - start - first)}^")
+
+
+class DataError(RanefError, ValueError):
+    """A table whose content does not fit the model."""
+
+
+class ColumnError(RanefError, KeyError):
+    """A name that is not a column of the table, or not a name the model knows."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument; a sentence should read as one.
+        return str(self.args[0])
+
+
+class FileError(RanefError, OSError):
+    """A file or folder that cannot be read or written."""
+
+
+class OptionError(RanefError, ValueError):
+    """An argument outside what it may be."""
+
+
+class BackendError(RanefError, RuntimeError):
+    """Keras runs on another backend than JAX."""

@@ -1,0 +1,158 @@
+"""What a response distribution is: `Family`, its `Parameter`s, links, and the response's design.
+
+How to add one: a class with `parameters` and `distribution` in a file of its own under
+``families/``, and a line in ``registry.FAMILIES``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import transforms
+from ranef.errors import DataError, OptionError
+from ranef.expression import Expression
+from ranef.formula import ResponseCall
+from ranef.frame import Frame
+from ranef.moments import Measures, Moments, Scale
+from ranef.priors import Prior
+
+# Link to its inverse: the predictor eta to the parameter.
+INVERSE_LINKS: dict[str, Callable[[Any], Any]] = {"identity": lambda eta: eta, "log": jnp.exp}
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["value", "companion"], meta_fields=["form"])
+@dataclass(frozen=True)
+class ResponseDesign:
+    """The response on each row, and what the left side names beside it.
+
+    Attributes:
+        value: (n,) the response; None where it is not known, as for new rows.
+        companion: (n,) standard errors or weights, or None.
+        form: "plain", "se" or "weights".
+    """
+
+    value: Any
+    companion: Any = None
+    form: str = "plain"
+
+
+@dataclass(frozen=True)
+class FamilyParameter:
+    """A parameter of the distribution.
+
+    Attributes:
+        name: as in the formula, `sigma ~ x`.
+        link: name in `INVERSE_LINKS` of the link of its predictor.
+        support: where it lives when it is one number for all rows.
+        default: the prior of that number, given the scale of the response.
+    """
+
+    name: str
+    link: str
+    support: str
+    default: Callable[[Scale], Prior] | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What was learned of the response: numbers of its transforms, and its scale."""
+
+    learned: transforms.Learned
+    scale: Scale
+
+
+class Family(ABC):
+    """A distribution of the response given its parameters, the first being the location."""
+
+    name: ClassVar[str]
+    parameters: ClassVar[tuple[FamilyParameter, ...]]
+    forms: ClassVar[tuple[str, ...]] = ("plain",)
+
+    def __init__(self, response: ResponseCall) -> None:
+        self.response = response
+        if response.form not in self.forms:
+            what = "successes / trials" if response.form == "trials" else f"{response.form}()"
+            raise OptionError(f"the family {self.name} has no response of the form {what}")
+
+    def free_parameters(self) -> tuple[FamilyParameter, ...]:
+        """The parameters that are not known from the data."""
+        return self.parameters
+
+    def expressions(self) -> tuple[Expression, ...]:
+        both = (self.response.value, self.response.companion)
+        return tuple(e for e in both if e is not None)
+
+    def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, str]:
+        """Columns it reads: "response" for the response itself, "number" beside it."""
+        out = dict.fromkeys(self.response.value.columns(), "response") if response else {}
+        if companion and self.response.companion is not None:
+            out.update(dict.fromkeys(self.response.companion.columns(), "number"))
+        return out
+
+    def scan(self, accumulator: Any, frame: Frame) -> Any:
+        calls = transforms.stateful_calls(self.expressions())
+        return transforms.accumulate(accumulator, calls, frame)
+
+    def finish(self, accumulator: Any) -> State:
+        calls = transforms.stateful_calls(self.expressions())
+        return State(transforms.finish(accumulator, calls), Scale(0.0, 1.0))
+
+    def design(
+        self, state: State, frame: Frame, *, known: bool = True, beside: bool = True
+    ) -> ResponseDesign:
+        """The response on the rows of `frame`, its value if `known`, its companion if `beside`.
+
+        Raises:
+            DataError: for a response that is not a finite number, or a companion below zero.
+        """
+        value = transforms.evaluate(self.response.value, frame, state.learned) if known else None
+        companion = None
+        if beside and self.response.companion is not None:
+            companion = transforms.evaluate(self.response.companion, frame, state.learned)
+            if (companion <= 0).any():
+                row = frame.row_number(int(np.argmin(companion)))
+                raise DataError(
+                    f"{self.response.companion} in {self.response.form}() must be above zero; it is "
+                    f"{companion.min():g} in row {row}"
+                )
+        return ResponseDesign(value, companion, self.response.form)
+
+    def measure(self, moments: Moments, design: ResponseDesign) -> Moments:
+        return moments.add(np.asarray(design.value)[:, None])
+
+    def measured(self, state: State, measures: Measures) -> State:
+        """The state with the response's scale. A constant response counts by its size."""
+        mean, sd = float(measures.mean[0]), float(measures.sd[0])
+        spread = sd if sd > 1e-12 * abs(mean) else max(abs(mean), 1.0)
+        return State(state.learned, Scale(mean, spread))
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        """Where the predictor of a parameter lies, on its link's scale."""
+        if parameter.link == "log":
+            return Scale(float(np.log(state.scale.spread)), 1.0)
+        return state.scale
+
+    @abstractmethod
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        """The distribution of each row's response."""
+
+    def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """Its mean (the location, for a family without one)."""
+        return parameters[self.parameters[0].name]
+
+    @abstractmethod
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """Its variance, infinite where it is."""
+
+    @abstractmethod
+    def residual(self, values: Mapping[str, Any]) -> NDArray[np.float64] | None:
+        """The residual's share of variance by draw, on the scale of the predictor, or None."""

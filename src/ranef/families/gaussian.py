@@ -1,0 +1,49 @@
+"""Normal responses: y ~ N(mu, sigma^2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.families.base import Family, FamilyParameter, ResponseDesign
+
+
+class Gaussian(Family):
+    """y_i ~ N(mu_i, sigma^2).
+
+    With weights(y, w) the variance is sigma^2 / w_i, as lme4 has it; with se(y, s) it is
+    s_i^2, known, and there is no sigma.
+    """
+
+    name = "gaussian"
+    parameters = (
+        FamilyParameter("mu", "identity", "real"),
+        FamilyParameter(
+            "sigma", "log", "positive", lambda scale: priors.HalfStudentT(4.0, scale.spread)
+        ),
+    )
+    forms = ("plain", "se", "weights")
+
+    def free_parameters(self) -> tuple[FamilyParameter, ...]:
+        return self.parameters[:1] if self.response.form == "se" else self.parameters
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.Normal(parameters["mu"], self._sd(response, parameters))
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return self._sd(response, parameters) ** 2
+
+    def _sd(self, response: ResponseDesign, parameters: Mapping[str, Array]) -> Array:
+        if response.form == "se":
+            return jnp.asarray(response.companion)
+        if response.form == "weights":
+            return parameters["sigma"] / jnp.sqrt(jnp.asarray(response.companion))
+        return parameters["sigma"]
+
+    def residual(self, values: Mapping[str, Any]) -> NDArray[np.float64] | None:
+        return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

@@ -1,0 +1,333 @@
+"""Columns as numbers and as levels, and rows without gaps.
+
+Grouping columns are strings as written: "007" is not "7", "NA" is a level, an id above
+2**53 keeps its last digit. A number is float64 and missing is NaN, a level is a code and
+missing is -1. Columns are held as Arrow arrays; ``ranef.tables`` makes them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ranef.errors import ColumnError, DataError
+from ranef.registry import suggestion
+
+# What an untyped text may say instead of a number.
+_NOT_A_NUMBER = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
+
+_INTEGER = re.compile(r"0|-?[1-9]\d*")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A categorical column: `codes` (n,) int32 into `names`, -1 where missing."""
+
+    codes: NDArray[np.int32]
+    names: NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What became of the rows of a table.
+
+    Attributes:
+        read: rows in the table.
+        used: rows the fit is based on.
+        dropped: column to the number of rows in which it is missing; a row with several
+            gaps counts once for each of them.
+    """
+
+    read: int
+    used: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = f"{self.read:,} rows read, {self.used:,} used"
+        if self.read > self.used:
+            why = ", ".join(f"{name} missing in {count:,}" for name, count in self.dropped.items())
+            text += f"; {self.read - self.used:,} dropped: {why}"
+        return text
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Named columns of one length, with where they come from for messages.
+
+    Attributes:
+        columns: Arrow arrays; numpy arrays where a column holds an array per row.
+        untyped: whether the texts may stand for numbers, as in a CSV file.
+        missing: texts that stand for a missing level, none unless the user says so.
+        rows: where each row stood in the table it was kept from; None for all of them.
+    """
+
+    columns: Mapping[str, Any]
+    n: int
+    source: str
+    untyped: bool = False
+    missing: tuple[str, ...] = ()
+    rows: NDArray[np.int64] | None = None
+    _cache: dict = field(default_factory=dict, repr=False, compare=False)
+
+    def column(self, name: str) -> Any:
+        if name not in self.columns:
+            raise ColumnError(
+                f"column {name!r} is not in {self.source}; {suggestion(name, self.columns)}"
+            )
+        return self.columns[name]
+
+    def is_text(self, name: str) -> bool:
+        """Whether the column holds texts that are not all numbers."""
+        return self._remember(("is_text", name), lambda: self._is_text(name))
+
+    def _is_text(self, name: str) -> bool:
+        values = self.column(name)
+        if isinstance(values, np.ndarray) or not _holds_text(values.type):
+            return False
+        return not (self.untyped and _parse_numbers(values) is not None)
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """The column as float64, (n,) or (n, ...), NaN where missing.
+
+        Raises:
+            DataError: for a text, naming the first one and its row.
+        """
+        return self._remember(("numbers", name), lambda: self._numbers(name))
+
+    def _numbers(self, name: str) -> NDArray[np.float64]:
+        values = self.column(name)
+        if isinstance(values, np.ndarray):
+            return values
+        if _holds_text(values.type):
+            parsed = _parse_numbers(values) if self.untyped else None
+            if parsed is None:
+                row, text = self._first_text(values)
+                raise DataError(
+                    f"column {name!r} holds text where a number is needed, such as {text!r} in "
+                    f"row {row}; convert it, or write C({name}) to use it as a factor"
+                )
+            values = parsed
+        try:
+            values = pc.cast(values, pa.float64(), safe=False)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            raise DataError(
+                f"column {name!r} holds {values.type} where a number is needed; convert it first"
+            ) from None
+        return _to_numpy(values)
+
+    def _first_text(self, values: Any) -> tuple[int, str]:
+        texts = values.cast(pa.string()).to_pylist()
+        for row, text in enumerate(texts):
+            if text is None or (self.untyped and text.strip() in _NOT_A_NUMBER):
+                continue
+            if not self.untyped or _as_float(text) is None:
+                return self.row_number(row), text
+        return 0, ""
+
+    def levels(self, name: str) -> Levels:
+        """The column as levels, each a string as written.
+
+        Raises:
+            DataError: for a float that cannot be an id, being above 2**53.
+        """
+        return self._remember(("levels", name), lambda: self._levels(name))
+
+    def _levels(self, name: str) -> Levels:
+        values = self.column(name)
+        if isinstance(values, np.ndarray):
+            raise DataError(f"column {name!r} holds arrays and cannot be used as levels")
+        encoded = _combined(values)
+        if not pa.types.is_dictionary(encoded.type):
+            encoded = encoded.dictionary_encode()
+        names = _level_names(name, encoded.dictionary)
+        codes = encoded.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+        # An empty cell of a file is a gap; so is what the user listed.
+        gaps = {None, *self.missing, *([""] if self.untyped else [])}
+        keep = np.array([text not in gaps for text in names], dtype=bool)
+        if not keep.all() or len(set(names)) < len(names):
+            unique = list(dict.fromkeys(t for t, k in zip(names, keep, strict=True) if k))
+            place = {text: i for i, text in enumerate(unique)}
+            table = np.array([*(place.get(t, -1) for t in names), -1], dtype=np.int32)
+            codes, names = table[codes], unique
+        return Levels(codes, np.array(names, dtype=object))
+
+    def is_missing(self, name: str) -> NDArray[np.bool_]:
+        """(n,) True where the column has no value, NaN included."""
+        values = self.column(name)
+        if isinstance(values, np.ndarray):
+            return np.isnan(values).reshape(self.n, -1).any(axis=1)
+        if _holds_text(values.type) and self.is_text(name):
+            return self.levels(name).codes < 0
+        if _holds_text(values.type):
+            return np.isnan(self.numbers(name))
+        return _to_numpy(values.is_null(nan_is_null=True), bool)
+
+    def is_null(self, name: str) -> NDArray[np.bool_]:
+        """(n,) True where the cell is empty; a NaN is a value here."""
+        values = self.column(name)
+        if isinstance(values, np.ndarray):
+            return np.zeros(self.n, dtype=bool)
+        if _holds_text(values.type) and not self.is_text(name):
+            empty = pc.is_in(values.cast(pa.string()), pa.array(["", "NA", "null", "NULL"]))
+            return _to_numpy(pc.or_(empty.fill_null(True), values.is_null()), bool)
+        return _to_numpy(values.is_null(), bool)
+
+    def keep(self, mask: NDArray[np.bool_]) -> "Frame":
+        """The rows where `mask` is true."""
+        if mask.all():
+            return self
+        arrow = pa.array(mask)
+        columns = {
+            name: values[mask] if isinstance(values, np.ndarray) else values.filter(arrow)
+            for name, values in self.columns.items()
+        }
+        rows = np.flatnonzero(mask) if self.rows is None else self.rows[mask]
+        return replace(self, columns=columns, n=len(rows), rows=rows, _cache={})
+
+    def where(self, name: str, texts: Sequence[str]) -> "Frame":
+        """The rows in which a column of text says one of `texts`."""
+        found = pc.is_in(self.column(name).cast(pa.string()), pa.array(texts, pa.string()))
+        return self.keep(_to_numpy(found.fill_null(False), bool))
+
+    def take(self, places: NDArray[np.int64]) -> "Frame":
+        """The rows at `places`, which may repeat."""
+        columns = {name: values.take(pa.array(places)) for name, values in self.columns.items()}
+        return replace(self, columns=columns, n=len(places), rows=None, _cache={})
+
+    def rename(self, names: Mapping[str, str]) -> "Frame":
+        """Columns under other names; one that is not in `names` keeps its own."""
+        columns = {names.get(name, name): values for name, values in self.columns.items()}
+        return replace(self, columns=columns, _cache={})
+
+    def row_number(self, i: int) -> int:
+        """The number, from 1, that row `i` has in the user's table."""
+        return int(i if self.rows is None else self.rows[i]) + 1
+
+    def _remember(self, key: tuple, compute: Any) -> Any:
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
+
+
+def _combined(values: Any) -> Any:
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def _to_numpy(values: Any, dtype: Any = np.float64) -> NDArray:
+    return np.asarray(_combined(values).to_numpy(zero_copy_only=False), dtype=dtype)
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
+
+
+def _parse_numbers(values: Any) -> Any:
+    """Texts as numbers, null where they say there is none; None if one says otherwise."""
+    texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    blank = pc.is_in(texts, pa.array(_NOT_A_NUMBER))
+    texts = pc.if_else(blank, pa.scalar(None, pa.string()), texts)
+    try:
+        return pc.cast(texts, pa.float64())
+    except pa.ArrowInvalid:
+        return None
+
+
+def _as_float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _level_names(column: str, values: pa.Array) -> list[str | None]:
+    """Distinct values as text. A whole float is written as the integer it stands for,
+    since pandas turns integers with gaps into floats."""
+    kind = values.type
+    if pa.types.is_floating(kind):
+        numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+        if np.nanmax(np.abs(numbers), initial=0.0) > 2**53:
+            raise DataError(
+                f"column {column!r} holds ids above 2**53 as floats, which have lost digits; "
+                "read it as text or as integers"
+            )
+        return [None if np.isnan(x) else f"{x:.0f}" if x == int(x) else repr(x) for x in numbers]
+    if pa.types.is_boolean(kind):
+        return [None if v is None else str(v) for v in values.to_pylist()]
+    try:
+        return values.cast(pa.string()).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise DataError(
+            f"column {column!r} holds {kind}, which cannot be used as levels; convert it to text"
+        ) from None
+
+
+def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
+    """The rows without a gap in any needed column, and what became of the others.
+
+    A gap in a predictor or grouping drops the row, NaN included. In a response only an
+    empty cell does: a NaN there is a computation gone wrong, left for the family to refuse.
+
+    Args:
+        frame: the table.
+        needs: column to how it is used: "number", "level", "any" or "response".
+
+    Raises:
+        DataError: where no row is left.
+    """
+    if frame.n == 0:
+        raise DataError(f"{frame.source} has no rows; there is nothing to fit")
+    whole = np.ones(frame.n, dtype=bool)
+    dropped: dict[str, int] = {}
+    for name, uses in needs.items():
+        gaps = np.zeros(frame.n, dtype=bool)
+        if "response" in uses:
+            frame.numbers(name)
+            gaps |= frame.is_null(name)
+        if "number" in uses:
+            gaps |= np.isnan(frame.numbers(name)).reshape(frame.n, -1).any(axis=1)
+        if "level" in uses:
+            gaps |= frame.levels(name).codes < 0
+        if "any" in uses:
+            gaps |= frame.is_missing(name)
+        if gaps.any():
+            dropped[name] = int(gaps.sum())
+            whole &= ~gaps
+    rows = Rows(frame.n, int(whole.sum()), dropped)
+    if not whole.any():
+        worst = max(dropped, key=lambda name: dropped[name])
+        raise DataError(
+            f"no row of {frame.source} is complete: {worst!r} is missing in {dropped[worst]:,} of "
+            f"{frame.n:,} rows; leave it out or fill it"
+        )
+    return frame.keep(whole), rows
+
+
+def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
+    """The levels of one grouping column, or those that several form together, as "a:b"."""
+    first, *others = (frame.levels(name) for name in names)
+    for other in others:
+        size = len(other.names)
+        pairs = first.codes.astype(np.int64) * size + other.codes
+        pairs[(first.codes < 0) | (other.codes < 0)] = -1
+        seen, codes = np.unique(pairs, return_inverse=True)
+        if len(seen) and seen[0] == -1:
+            seen, codes = seen[1:], codes - 1
+        joined = [f"{first.names[p // size]}:{other.names[p % size]}" for p in seen]
+        first = Levels(codes.astype(np.int32), np.array(joined, dtype=object))
+    return first
+
+
+def sorted_levels(names: Iterable[str]) -> list[str]:
+    """Levels in the order users expect: whole numbers by value, anything else as text."""
+    listed = list(names)
+    # "007" is a text: only what an integer would be written as counts as one.
+    if all(_INTEGER.fullmatch(name) for name in listed):
+        return sorted(listed, key=int)
+    return sorted(listed)

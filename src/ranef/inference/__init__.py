@@ -1,0 +1,1 @@
+"""Methods of inference, one a file."""

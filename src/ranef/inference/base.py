@@ -1,0 +1,171 @@
+"""What a method of inference is: `Method`, the `Problem` it gets, the `Draws` it returns.
+
+How to add one: a class with `run` in a file of its own under ``inference/``, and a line in
+``registry.METHODS``. A method looks at sites and linear blocks, never at a term's class.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+from numpy.typing import NDArray
+from numpyro.distributions import biject_to, constraints
+
+from ranef.errors import OptionError
+from ranef.registry import suggestion
+from ranef.terms.base import LinearBlock
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model on its training rows.
+
+    Attributes:
+        run: the NumPyro program, ``run(data, rows)``; `rows` is how many rows the minibatch
+            `data` stands for.
+        data: a pytree whose every leaf has the rows as its leading axis.
+        n: number of rows.
+        blocks: values of the hyperparameter sites to the linear blocks on `data`.
+        spread: of the response.
+    """
+
+    run: Callable[..., Any]
+    data: Any
+    n: int
+    blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
+    spread: float
+
+
+@dataclass(frozen=True)
+class Latent:
+    """An unobserved site in unconstrained coordinates.
+
+    Attributes:
+        transform: from unconstrained to the site's support.
+        start: unconstrained value where a search begins.
+        unit: natural step in unconstrained coordinates, of the shape of `start`.
+    """
+
+    transform: Any
+    start: Array
+    unit: Array
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The sites of a problem by kind.
+
+    Attributes:
+        latents: what gets a posterior.
+        points: what is estimated as a point, in unconstrained coordinates.
+        carried: state that the program updates as it runs, such as batch-norm statistics.
+    """
+
+    latents: Mapping[str, Latent]
+    points: Mapping[str, Latent]
+    carried: Mapping[str, Any]
+
+
+def sites_of(problem: Problem, key: Array) -> Sites:
+    """Run the program once on its first row and read off its sites.
+
+    It runs compiled, which costs one compilation where running it step by step costs one
+    for each of its operations; what is read off are arrays and supports, both pytrees.
+    """
+    first = jax.tree.map(lambda a: jnp.asarray(a[:1]), problem.data)
+
+    def start(site: dict) -> Any:
+        observed = site["type"] != "sample" or site["is_observed"]
+        return None if observed else site["infer"]["start"]
+
+    def read_off(key: Array) -> tuple[dict, dict, dict]:
+        seeded = numpyro.handlers.seed(problem.run, key)
+        program = numpyro.handlers.substitute(seeded, substitute_fn=start)
+        latents, points, carried = {}, {}, {}
+        for name, site in numpyro.handlers.trace(program).get_trace(first, problem.n).items():
+            if site["type"] == "sample" and not site["is_observed"]:
+                latents[name] = _read(site["fn"].support, site["value"], site["infer"]["unit"])
+            elif site["type"] == "param":
+                support = site["kwargs"].get("constraint", constraints.real)
+                points[name] = _read(support, site["value"], site["kwargs"].get("unit", 1.0))
+            elif site["type"] == "mutable":
+                carried[name] = site["value"]
+        return latents, points, carried
+
+    latents, points, carried = jax.jit(read_off)(key)
+    return Sites(
+        {name: Latent(biject_to(support), *rest) for name, (support, *rest) in latents.items()},
+        {name: Latent(biject_to(support), *rest) for name, (support, *rest) in points.items()},
+        carried,
+    )
+
+
+def _read(support: Any, value: Array, unit: Any) -> tuple[Any, Array, Array]:
+    """Support, start and unit of a site, the latter two in unconstrained coordinates."""
+    start = biject_to(support).inv(value)
+    # On the scale of a logarithm or a logit a step of one is natural.
+    plain = isinstance(getattr(support, "base_constraint", support), type(constraints.real))
+    return support, start, jnp.broadcast_to(jnp.asarray(unit if plain else 1.0), start.shape)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What a method returns.
+
+    Attributes:
+        draw: makes the draws of every latent site, (chain, draw, ...); called when they are
+            first asked for, and always with the same answer.
+        points: point estimates by site.
+        carried: final state of what the program updates.
+        converged: whether the method's own criterion was met.
+        message: how it ended, in a sentence.
+        steps: how many it took.
+        elbo: the evidence lower bound in nats and its Monte Carlo standard error, or None.
+        trace: per-step records, such as the ELBO.
+    """
+
+    draw: Callable[[], Mapping[str, NDArray]]
+    points: Mapping[str, Any]
+    carried: Mapping[str, Any]
+    converged: bool
+    message: str
+    steps: int = 0
+    elbo: tuple[float, float] | None = None
+    trace: Mapping[str, NDArray] = field(default_factory=dict)
+
+    @cached_property
+    def sites(self) -> Mapping[str, NDArray]:
+        """Draws of every latent site, (chain, draw, ...)."""
+        return {name: np.asarray(value) for name, value in self.draw().items()}
+
+
+class Method(ABC):
+    """A way from a `Problem` to `Draws`. Options are the keywords of `Model.fit`."""
+
+    name: ClassVar[str]
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, **options: Any) -> None:
+        for name in options:
+            if name not in self.options:
+                hint = suggestion(name, self.options)
+                raise OptionError(f"method {self.name!r} has no option {name!r}; {hint}")
+        self.settings = {**self.options, **options}
+
+    @abstractmethod
+    def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
+        """Fit, and say how it went.
+
+        Args:
+            problem: the model and its rows.
+            seed: the same seed gives the same bytes on the same machine and versions.
+            draws: how many of the posterior.
+            progress: whether to show a bar on standard error.
+        """

@@ -1,0 +1,102 @@
+"""`Model`: a formula, a family and priors, ready to be fitted to any table."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ranef import registry
+from ranef.errors import OptionError
+from ranef.fit import Fit
+from ranef.formula import Formula
+from ranef.priors import Prior, checked
+from ranef.program import Program, Training
+from ranef.tables import read
+
+
+class Model:
+    """A mixed-effects model: eta = common + group + network terms, y ~ Family(eta, ...).
+
+    Args:
+        formula: Wilkinson notation, such as "y ~ x + (1 | g)".
+        family: "gaussian" or "student".
+        priors: parameter name to prior, such as {"x": rf.Normal(0, 1)}; a number fixes the
+            parameter, rf.PointEstimate() estimates it without a posterior, "common" stands
+            for all common effects but the intercept. Without: weakly informative ones
+            scaled to the data, which `priors_for` shows.
+        networks: name to Keras model, for nn(..., net=name).
+        missing: texts that mean a missing level, such as ("NA",); by default "NA" is a level.
+
+    Raises:
+        FormulaError: for a formula that does not parse, with a caret under the place.
+        OptionError: for an unknown family, prior or network.
+    """
+
+    def __init__(
+        self,
+        formula: str,
+        family: str = "gaussian",
+        priors: Mapping[str, Prior | float] | None = None,
+        networks: Mapping[str, Any] | None = None,
+        missing: Sequence[str] = (),
+    ) -> None:
+        if isinstance(missing, str):
+            raise OptionError(f"missing must be a list of texts, such as ({missing!r},)")
+        self.formula = formula
+        self.program = Program(
+            Formula.parse(formula), family, checked(priors), dict(networks or {}), missing
+        )
+
+    def __repr__(self) -> str:
+        return f"<ranef.Model {self.formula!r}, family {self.program.family.name}>"
+
+    def priors_for(self, data: Any) -> dict[str, Prior]:
+        """The prior of every parameter on this table, given or default."""
+        return dict(self._learn(data).state.priors)
+
+    def fit(
+        self,
+        data: Any,
+        method: str = "auto",
+        seed: int = 0,
+        draws: int = 1000,
+        progress: bool = True,
+        **options: Any,
+    ) -> Fit:
+        """Fit to a table.
+
+        Args:
+            data: a pandas, polars or pyarrow table, a dict of arrays, or a path to CSV or
+                Parquet. Rows with a gap in a used column are dropped; `Fit.rows` counts them.
+            method: "svi", or "auto" to let the model choose.
+            seed: the same seed gives the same bytes on the same machine and versions.
+            draws: of the posterior.
+            progress: whether to show a bar on standard error.
+            options: of the method. svi: guide ("structured" or "meanfield"), optimizer (any
+                of optax), samples, steps, batch_size.
+
+        Raises:
+            RanefError: one of its kinds, with one sentence that says what is wrong and what
+                to do.
+        """
+        for name, value, least in (("draws", draws, 2), ("seed", seed, 0)):
+            if type(value) is not int or not least <= value < 2**32:
+                raise OptionError(
+                    f"{name} must be a whole number of at least {least}, not {value!r}"
+                )
+        chosen, why = self._choose(method)
+        runner = registry.load("method", chosen)(**options)
+        began = time.perf_counter()
+        training = self._learn(data)
+        result = runner.run(
+            self.program.problem(training), seed=seed, draws=draws, progress=progress
+        )
+        return Fit(self.program, training, result, chosen, why, time.perf_counter() - began)
+
+    def _choose(self, method: str) -> tuple[str, str]:
+        if method != "auto":
+            return method, "it was asked for"
+        return "svi", "it fits every family and term there is"
+
+    def _learn(self, data: Any) -> Training:
+        program = self.program
+        return program.learn(read(data, list(program.needs()), program.missing))

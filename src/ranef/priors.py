@@ -1,0 +1,255 @@
+"""Prior distributions as plain values: a kind and its numbers, no array library.
+
+A prior says what it is; ``ranef.sites`` turns it into a NumPyro site. A number in
+place of a prior fixes the parameter, `PointEstimate` estimates it without a posterior.
+"""
+
+import math
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from ranef.errors import OptionError
+
+# Arguments that must be above zero, whatever the kind.
+_POSITIVE = {"sigma", "nu", "rate", "alpha", "beta", "eta"}
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Base of the kinds below. `support` is where the density lives."""
+
+    support: ClassVar[str] = "real"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                _check(type(self).__name__, field.name, number)
+
+    def __str__(self) -> str:
+        numbers = ", ".join(_short(getattr(self, f.name)) for f in fields(self))
+        return f"{type(self).__name__}({numbers})"
+
+
+def _check(kind: str, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise OptionError(f"{kind}: {name} must be a number, not {value!r}")
+    if not math.isfinite(value):
+        raise OptionError(f"{kind}: {name} must be finite, not {value!r}")
+    if name in _POSITIVE and value <= 0:
+        raise OptionError(f"{kind}: {name} must be above zero, not {value!r}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        shown = ", ".join(f"{v:.4g}" for v in value[:3])
+        return f"[{shown}{', ...' if len(value) > 3 else ''}]"
+    return f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Flat(Prior):
+    """p(x) constant: on the real line, or on x > 0 for a scale."""
+
+    support: ClassVar[str] = "any"
+
+
+@dataclass(frozen=True)
+class Normal(Prior):
+    """p(x) = exp(-((x - mu) / sigma)^2 / 2) / (sigma sqrt(2 pi)). A tuple gives one value
+    for each coefficient of a vector-valued term."""
+
+    mu: float | tuple[float, ...] = 0.0
+    sigma: float | tuple[float, ...] = 1.0
+
+
+@dataclass(frozen=True)
+class StudentT(Prior):
+    """Student's t with nu degrees of freedom, location mu and scale sigma."""
+
+    nu: float = 3.0
+    mu: float | tuple[float, ...] = 0.0
+    sigma: float | tuple[float, ...] = 1.0
+
+
+@dataclass(frozen=True)
+class Cauchy(Prior):
+    """Cauchy with location mu and scale sigma."""
+
+    mu: float | tuple[float, ...] = 0.0
+    sigma: float | tuple[float, ...] = 1.0
+
+
+@dataclass(frozen=True)
+class HalfNormal(Prior):
+    """Normal(0, sigma) restricted to x > 0."""
+
+    support: ClassVar[str] = "positive"
+    sigma: float = 1.0
+
+
+@dataclass(frozen=True)
+class HalfStudentT(Prior):
+    """StudentT(nu, 0, sigma) restricted to x > 0."""
+
+    support: ClassVar[str] = "positive"
+    nu: float = 3.0
+    sigma: float = 1.0
+
+
+@dataclass(frozen=True)
+class HalfCauchy(Prior):
+    """Cauchy(0, sigma) restricted to x > 0."""
+
+    support: ClassVar[str] = "positive"
+    sigma: float = 1.0
+
+
+@dataclass(frozen=True)
+class Exponential(Prior):
+    """p(x) = rate exp(-rate x), x > 0; mean 1 / rate."""
+
+    support: ClassVar[str] = "positive"
+    rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Gamma(Prior):
+    """p(x) proportional to x^(alpha - 1) exp(-beta x), x > 0; mean alpha / beta."""
+
+    support: ClassVar[str] = "positive"
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class InverseGamma(Prior):
+    """p(x) proportional to x^(-alpha - 1) exp(-beta / x), x > 0."""
+
+    support: ClassVar[str] = "positive"
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class LogNormal(Prior):
+    """log x is Normal(mu, sigma), x > 0."""
+
+    support: ClassVar[str] = "positive"
+    mu: float = 0.0
+    sigma: float = 1.0
+
+
+@dataclass(frozen=True)
+class Uniform(Prior):
+    """p(x) = 1 / (upper - lower) for lower < x < upper."""
+
+    support: ClassVar[str] = "interval"
+    lower: float = 0.0
+    upper: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lower >= self.upper:
+            raise OptionError(
+                f"Uniform: lower must be below upper, not {self.lower!r} and {self.upper!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Beta(Prior):
+    """p(x) proportional to x^(alpha - 1) (1 - x)^(beta - 1), 0 < x < 1."""
+
+    support: ClassVar[str] = "interval"
+    alpha: float = 1.0
+    beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class LKJ(Prior):
+    """p(R) proportional to det(R)^(eta - 1) over correlation matrices R.
+
+    Lewandowski, Kurowicka and Joe (2009). eta = 1 is uniform.
+    """
+
+    support: ClassVar[str] = "correlation"
+    eta: float = 1.0
+
+
+@dataclass(frozen=True)
+class Fixed(Prior):
+    """The parameter is known to be `value`; what a plain number in `priors` stands for."""
+
+    support: ClassVar[str] = "any"
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class PointEstimate(Prior):
+    """The parameter is estimated by maximising the objective and gets no posterior.
+
+    `start` is where the search begins; None leaves it to the term.
+    """
+
+    support: ClassVar[str] = "any"
+    start: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.start is not None:
+            super().__post_init__()
+
+    def __str__(self) -> str:
+        return "PointEstimate()" if self.start is None else f"PointEstimate({self.start:.4g})"
+
+
+def checked(priors: Mapping[str, Any] | None) -> dict[str, Prior]:
+    """What the user passed as `priors`, numbers turned into `Fixed`.
+
+    Raises:
+        OptionError: for a value that is neither a prior nor a number.
+    """
+    if priors is None:
+        return {}
+    if not isinstance(priors, Mapping):
+        raise OptionError(
+            f"priors must be a dict of parameter name to prior, not {type(priors).__name__}"
+        )
+    return {str(name): _as_prior(name, value) for name, value in priors.items()}
+
+
+def _as_prior(name: str, value: Any) -> Prior:
+    if isinstance(value, Prior):
+        return value
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return Fixed(float(value))
+    raise OptionError(
+        f"the prior of {name!r} must be a prior such as rf.Normal(0, 1), or a number that "
+        f"fixes the parameter, not {value!r}"
+    )
+
+
+def allowed(name: str, prior: Prior, support: str) -> Prior:
+    """`prior` if it can be the prior of a parameter that lives on `support`.
+
+    Raises:
+        OptionError: naming the parameter and what would fit.
+    """
+    advice = {
+        "real": "Normal, StudentT, Cauchy, Uniform or Flat",
+        "positive": "HalfNormal, HalfStudentT, Exponential, Gamma or Flat",
+        "correlation": "LKJ",
+    }[support]
+    inside = prior.support in (support, "any") or (
+        prior.support in ("positive", "interval") and support == "real"
+    )
+    if support == "positive" and prior.support == "interval":
+        inside = getattr(prior, "lower", 0.0) >= 0
+    if support == "correlation" and not isinstance(prior, LKJ):
+        inside = False
+    if isinstance(prior, Fixed) and support == "positive" and prior.value <= 0:
+        inside = False
+    if not inside:
+        raise OptionError(f"{prior} cannot be the prior of {name!r}: use {advice}")
+    return prior

@@ -1,0 +1,280 @@
+"""Terms, family and priors as one NumPyro program, and what it learns before a fit.
+
+    eta_p = sum of the terms of parameter p,   y ~ Family(link^-1(eta_p), ...)
+
+`Program` is what the formula says; `State` is what the training rows add to it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro
+from jax import Array
+
+from ranef import registry, sites
+from ranef.errors import ColumnError, FormulaError, OptionError
+from ranef.families.base import INVERSE_LINKS, Family, FamilyParameter, ResponseDesign
+from ranef.formula import Formula
+from ranef.frame import Frame, Rows, complete
+from ranef.inference.base import Problem
+from ranef.moments import Moments, Scale
+from ranef.priors import Prior, allowed
+from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Variable
+
+# Term label to the term's design; a minibatch indexes every leaf.
+Designs = Mapping[str, Design]
+
+_RESERVED = ("chain", "draw")
+
+
+@dataclass(frozen=True)
+class State:
+    """What was learned from the training rows.
+
+    Attributes:
+        terms: term label to the term's state.
+        family: the family's state.
+        priors: every parameter that takes a prior, the user's or the default.
+        scales: family parameter to the scale of its predictor.
+    """
+
+    terms: Mapping[str, Any]
+    family: Any
+    priors: Mapping[str, Prior]
+    scales: Mapping[str, Scale]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training rows as the program takes them."""
+
+    state: State
+    designs: Designs
+    response: ResponseDesign
+    rows: Rows
+
+
+class Program:
+    """The model that a formula and a family describe.
+
+    Args:
+        formula: parsed.
+        family: the family's registered name.
+        priors: the user's, by parameter name; "common" stands for all common effects but
+            the intercept.
+        networks: Keras models by name.
+        missing: texts that mean a missing level.
+
+    Raises:
+        FormulaError, OptionError: for a predictor of what the family does not have, and for
+            terms or families that do not exist.
+    """
+
+    def __init__(
+        self,
+        formula: Formula,
+        family: str,
+        priors: Mapping[str, Prior],
+        networks: Mapping[str, Any],
+        missing: Sequence[str],
+    ) -> None:
+        self.formula = formula
+        self.family: Family = registry.load("family", family)(formula.response)
+        self.user_priors = dict(priors)
+        self.missing = tuple(missing)
+        self.terms = self._terms(networks)
+        self.response_name = str(formula.response).replace("/", "_over_")
+        used = [name for name in self.needs() if name in _RESERVED]
+        if used:
+            raise ColumnError(
+                f"a column cannot be named {used[0]!r}, which names a dimension of the posterior; "
+                "rename it"
+            )
+
+    def _terms(self, networks: Mapping[str, Any]) -> dict[str, tuple[Term, ...]]:
+        location = self.family.parameters[0].name
+        free = {p.name for p in self.family.free_parameters()}
+        out: dict[str, tuple[Term, ...]] = {}
+        for name, calls in self.formula.predictors.items():
+            parameter = name or location
+            if parameter not in free or parameter in out:
+                raise FormulaError(
+                    f"the family {self.family.name} has no parameter {parameter!r} to predict; it "
+                    f"has: {', '.join(sorted(free - {location}))}"
+                )
+            prefix = "" if parameter == location else f"{parameter}_"
+            out[parameter] = tuple(
+                registry.load("term", call.kind)(call, prefix, networks) for call in calls
+            )
+        return out
+
+    def all_terms(self) -> Iterator[tuple[FamilyParameter, Term]]:
+        for parameter in self.family.parameters:
+            for term in self.terms.get(parameter.name, ()):
+                yield parameter, term
+
+    def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, set[str]]:
+        """Column to the ways it is used; the response and what is beside it if asked for."""
+        out: dict[str, set[str]] = {}
+        sources = [term.needs() for _, term in self.all_terms()]
+        sources.append(self.family.needs(response=response, companion=companion))
+        for name, use in (pair for source in sources for pair in source.items()):
+            out.setdefault(name, set()).add(use)
+        return out
+
+    def learn(self, frame: Frame) -> Training:
+        """Everything the training rows say before the fit: states, default priors, designs.
+
+        Raises:
+            DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
+        """
+        frame, rows = complete(frame, self.needs())
+        family = self.family.finish(self.family.scan(None, frame))
+        response = self.family.design(family, frame)
+        moments = self.family.measure(Moments(), response)
+        family = self.family.measured(family, moments.measures())
+        states: dict[str, Any] = {}
+        for _, term in self.all_terms():
+            state = term.finish(term.scan(None, frame))
+            columns = term.columns(term.design(state, frame))
+            if columns.size:
+                state = term.measured(state, Moments().add(columns).measures())
+            states[term.label] = state
+        scales = {p.name: self.family.predictor_scale(family, p) for p in self.family.parameters}
+        priors = self._priors(states, family, scales)
+        state = State(states, family, priors, scales)
+        return Training(state, self.designs(state, frame), response, rows)
+
+    def _priors(
+        self, states: Mapping[str, Any], family: Any, scales: Mapping[str, Scale]
+    ) -> dict[str, Prior]:
+        """The user's prior of every parameter, else the default."""
+        slots: dict[str, Parameter] = {}
+        for parameter, term in self.all_terms():
+            for name, slot in term.parameters(states[term.label], scales[parameter.name]).items():
+                if name in slots:
+                    raise FormulaError(f"two terms have a parameter {name!r}; merge the terms")
+                slots[name] = slot
+        for parameter in self.family.free_parameters():
+            if parameter.name not in self.terms and parameter.default is not None:
+                default = parameter.default(family.scale)
+                slots[parameter.name] = Parameter(default, parameter.support)
+        for name in self.user_priors:
+            if name not in slots and name not in {slot.alias for slot in slots.values()}:
+                hint = registry.suggestion(name, slots)
+                raise OptionError(f"there is no parameter {name!r} to give a prior to; {hint}")
+        out = {}
+        for name, slot in slots.items():
+            default = self.user_priors.get(slot.alias, slot.prior)
+            out[name] = allowed(name, self.user_priors.get(name, default), slot.support)
+        return out
+
+    def designs(self, state: State, frame: Frame) -> Designs:
+        """What each term needs of the rows of `frame`, training or new."""
+        return {t.label: t.design(state.terms[t.label], frame) for _, t in self.all_terms()}
+
+    def problem(self, training: Training) -> Problem:
+        """The program on the training rows, as methods take it."""
+        state = training.state
+
+        def run(data: tuple[Designs, ResponseDesign], rows: int | None = None) -> Any:
+            return self(state, data[0], data[1], rows=rows)
+
+        def blocks(hyperparameters: Mapping[str, Any]) -> dict[str, LinearBlock]:
+            return self.blocks(state, training.designs, hyperparameters)
+
+        data = (training.designs, training.response)
+        return Problem(run, data, training.rows.used, blocks, state.family.scale.spread)
+
+    def __call__(
+        self,
+        state: State,
+        designs: Designs,
+        response: ResponseDesign | None = None,
+        *,
+        rows: int | None = None,
+        replay: Replay | None = None,
+    ) -> dict[str, Array]:
+        """Run within a NumPyro handler; returns each family parameter, (n,) or ().
+
+        Args:
+            state: what `learn` returned.
+            designs: the rows, or a minibatch of them.
+            response: on the same rows; None to predict.
+            rows: how many rows the minibatch stands for.
+            replay: how to run; training by default.
+        """
+        replay = replay or Replay()
+        values: dict[str, Array] = {}
+        for parameter in self.family.free_parameters():
+            name = parameter.name
+            if name in self.terms:
+                eta = sum(
+                    term.sample(
+                        state.terms[term.label],
+                        designs[term.label],
+                        state.priors,
+                        state.scales[name],
+                        replay,
+                    )
+                    for term in self.terms[name]
+                )
+                values[name] = INVERSE_LINKS[parameter.link](eta)
+            else:
+                start = state.family.scale.spread if name == "sigma" else None
+                values[name] = sites.parameter(
+                    name, state.priors[name], support=parameter.support, start=start
+                )
+        if response is not None:
+            batch = jnp.shape(response.value)[0]
+            with numpyro.handlers.scale(scale=(rows or batch) / batch):
+                numpyro.sample(
+                    self.response_name,
+                    self.family.distribution(response, **values).to_event(1),
+                    obs=jnp.asarray(response.value),
+                )
+        return values
+
+    def blocks(
+        self, state: State, designs: Designs, hyperparameters: Mapping[str, Any]
+    ) -> dict[str, LinearBlock]:
+        """The linear blocks of every predictor, by term label.
+
+        Args:
+            state, designs: as for the program.
+            hyperparameters: values of the scale and correlation sites.
+        """
+        run = numpyro.handlers.substitute(self._blocks, data=dict(hyperparameters))
+        return numpyro.handlers.seed(run, 0)(state, designs)
+
+    def _blocks(self, state: State, designs: Designs) -> dict[str, LinearBlock]:
+        out = {}
+        for parameter, term in self.all_terms():
+            block = term.linear_block(
+                state.terms[term.label],
+                designs[term.label],
+                state.priors,
+                state.scales[parameter.name],
+            )
+            if block is not None:
+                out[term.label] = block
+        return out
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        """The variables of the posterior in the order of the formula."""
+        out: dict[str, Variable] = {}
+        for _, term in self.all_terms():
+            out.update(term.variables(state.terms[term.label]))
+        for parameter in self.family.free_parameters():
+            if parameter.name not in self.terms:
+                out[parameter.name] = Variable("family")
+        return out
+
+    def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Variables that are functions of the sites, by draw."""
+        out: dict[str, Any] = {}
+        for _, term in self.all_terms():
+            out.update(term.derived(state.terms[term.label], values))
+        return out

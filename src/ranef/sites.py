@@ -1,0 +1,96 @@
+"""A named parameter and its prior as a NumPyro site.
+
+A prior becomes a sample site, a fixed number a constant, a point estimate a param site.
+Each site carries `start` and `unit`, where a search for it begins and how large a step
+is natural, which any method may read.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import constraints
+
+from ranef import priors
+from ranef.priors import Prior
+
+CONSTRAINTS = {"real": constraints.real, "positive": constraints.positive}
+
+
+def parameter(
+    name: str,
+    prior: Prior,
+    *,
+    shape: tuple[int, ...] = (),
+    support: str = "real",
+    start: Any = None,
+    unit: Any = 1.0,
+) -> Array:
+    """The value of the parameter in the running NumPyro program.
+
+    Args:
+        name: of the site.
+        prior: what is believed about each element.
+        shape: of the value; elements are independent.
+        support: "real" or "positive".
+        start: where a search begins, an array that broadcasts to `shape`.
+        unit: natural step of each element, in the units of the parameter.
+    """
+    default = 0.0 if support == "real" else 1.0
+    if isinstance(prior, (priors.Uniform, priors.Beta)):
+        start = distribution(prior).mean  # a start of the term's choosing may lie outside
+    begin = jnp.broadcast_to(jnp.asarray(default if start is None else start, float), shape)
+    if isinstance(prior, priors.Fixed):
+        return jnp.full(shape, prior.value)
+    if isinstance(prior, priors.PointEstimate):
+        if prior.start is not None:
+            begin = jnp.full(shape, prior.start)
+        return numpyro.param(name, begin, constraint=CONSTRAINTS[support], unit=unit)
+    density = _batched(distribution(prior, support), shape)
+    return numpyro.sample(name, density, infer={"start": begin, "unit": unit})
+
+
+def _batched(density: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
+    """`density` for an array of independent elements, one event."""
+    if isinstance(density, dist.ImproperUniform):
+        return dist.ImproperUniform(density.support, (), event_shape=shape)
+    return density.expand(shape).to_event(len(shape))
+
+
+def distribution(prior: Prior, support: str = "real") -> dist.Distribution:
+    """The prior as a NumPyro distribution; a tuple argument makes it a vector.
+
+    `support` matters for `Flat` alone, which is improper on either.
+    """
+    p: Any = prior
+    number = jnp.asarray
+    match prior:
+        case priors.Flat():
+            return dist.ImproperUniform(CONSTRAINTS[support], (), ())
+        case priors.Normal():
+            return dist.Normal(number(p.mu), number(p.sigma))
+        case priors.StudentT():
+            return dist.StudentT(p.nu, number(p.mu), number(p.sigma))
+        case priors.Cauchy():
+            return dist.Cauchy(number(p.mu), number(p.sigma))
+        case priors.HalfNormal():
+            return dist.HalfNormal(p.sigma)
+        case priors.HalfStudentT():
+            return dist.FoldedDistribution(dist.StudentT(p.nu, 0.0, p.sigma))
+        case priors.HalfCauchy():
+            return dist.HalfCauchy(p.sigma)
+        case priors.Exponential():
+            return dist.Exponential(p.rate)
+        case priors.Gamma():
+            return dist.Gamma(p.alpha, p.beta)
+        case priors.InverseGamma():
+            return dist.InverseGamma(p.alpha, p.beta)
+        case priors.LogNormal():
+            return dist.LogNormal(p.mu, p.sigma)
+        case priors.Uniform():
+            return dist.Uniform(p.lower, p.upper)
+        case priors.Beta():
+            return dist.Beta(p.alpha, p.beta)
+    raise TypeError(f"{prior} is not the prior of a number")

@@ -1,0 +1,259 @@
+"""What a term of the predictor is: `Term`, its `Design`, and `LinearTerm` with `LinearBlock`.
+
+How to add one: a class with the methods below in a file of its own under ``terms/``, and
+a line in ``registry.TERMS``. A term that is linear in coefficients with a Gaussian prior
+derives from `LinearTerm` and is then understood by every method.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef.formula import TermCall
+from ranef.frame import Frame
+from ranef.moments import Measures, Scale
+from ranef.priors import Prior
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["new"])
+@dataclass(frozen=True)
+class Design:
+    """What a term needs of each row.
+
+    Attributes:
+        arrays: every array has the rows as its leading axis, so a minibatch is
+            ``jax.tree.map(lambda a: a[rows], design)``.
+        new: levels that training did not see; their codes follow the known ones.
+    """
+
+    arrays: Mapping[str, Any]
+    new: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter that takes a prior: its default one, where it lives, and under which
+    further name (such as "common") users may set it together with others."""
+
+    prior: Prior
+    support: str = "real"
+    alias: str = ""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of the posterior.
+
+    Attributes:
+        role: "common" (a common effect), "group" (one value per level), "sd", "correlation",
+            or "family" (a parameter of the response distribution).
+        dims: names of its dimensions beyond chain and draw.
+        coords: the coordinates of each.
+        factor: the grouping it belongs to.
+    """
+
+    role: str = "common"
+    dims: tuple[str, ...] = ()
+    coords: tuple[tuple[str, ...], ...] = ()
+    factor: str = ""
+
+    def elements(self, name: str) -> list[tuple[str, int]]:
+        """Name and flat place of each element that says something, such as `f[b]`.
+
+        Of a correlation matrix those are the ones above the diagonal.
+        """
+        if not self.coords:
+            return [(name, 0)]
+        out = []
+        for flat, index in enumerate(np.ndindex(*(len(coord) for coord in self.coords))):
+            if self.role == "correlation" and index[0] >= index[1]:
+                continue
+            labels = (coord[i] for coord, i in zip(self.coords, index, strict=True))
+            out.append((f"{name}[{', '.join(labels)}]", flat))
+        return out
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["columns", "codes", "mean", "factor"],
+    meta_fields=["levels", "gaussian", "sites"],
+)
+@dataclass(frozen=True)
+class LinearBlock:
+    """eta_i = columns_i . b[codes_i], with b[j] ~ N(mean, factor factor') for each level j.
+
+    Attributes:
+        columns: (n, k).
+        codes: (n,) int32, or None where all rows share one vector of coefficients.
+        levels: number of vectors b[j].
+        mean: (k,) prior mean.
+        factor: (k, k) lower triangular prior scale factor, or (k,) for a diagonal one;
+            infinite for a flat prior.
+        gaussian: whether the prior is Gaussian (or flat), so that b can be integrated out.
+        sites: the sites that hold the columns of b in order, with how many each holds.
+    """
+
+    columns: Array
+    codes: Array | None
+    levels: int
+    mean: Array
+    factor: Array
+    gaussian: bool = True
+    sites: tuple[tuple[str, int], ...] = ()
+
+    def predict(self, coefficients: Array) -> Array:
+        """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""
+        if self.codes is None:
+            return self.columns @ coefficients
+        return jnp.sum(self.columns * coefficients[self.codes], axis=-1)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How the program runs.
+
+    Attributes:
+        training: whether networks update what they learn from batches.
+        new_levels: "sample" draws a new level's coefficients from their prior, "zero" sets
+            them to zero. ("error" is dealt with before the program runs.)
+    """
+
+    training: bool = True
+    new_levels: str = "sample"
+
+
+class Term(ABC):
+    """One summand of a predictor.
+
+    The order of calls: `scan` each batch of training rows, `finish`, `design` and
+    `columns` of each batch to be measured, `measured`; then `parameters` for the default
+    priors, and `sample` within the NumPyro program. `state` is what `finish` learned;
+    the term itself keeps none.
+
+    Args:
+        call: the term as the formula has it.
+        prefix: of its names: "" for the mean, "sigma_" for sigma.
+        networks: Keras models by name.
+    """
+
+    def __init__(
+        self, call: TermCall, prefix: str = "", networks: Mapping[str, Any] | None = None
+    ) -> None:
+        self.call = call
+        self.prefix = prefix
+        self.networks = networks or {}
+        self.label = prefix + call.label
+
+    @abstractmethod
+    def needs(self) -> dict[str, str]:
+        """Columns it reads, with "number", "level", or "any" for what the table says."""
+
+    @abstractmethod
+    def scan(self, accumulator: Any, frame: Frame) -> Any:
+        """Take in one batch of training rows; `accumulator` is None at first."""
+
+    @abstractmethod
+    def finish(self, accumulator: Any) -> Any:
+        """The state: all that is learned from the training rows before the fit."""
+
+    @abstractmethod
+    def design(self, state: Any, frame: Frame) -> Design:
+        """What the program needs of the rows of `frame`, training or new."""
+
+    def columns(self, design: Design) -> NDArray[np.float64]:
+        """(n, k) columns whose mean and sd the state should know."""
+        return np.zeros((0, 0))
+
+    def measured(self, state: Any, measures: Measures) -> Any:
+        """The state with the measures of its columns."""
+        return state
+
+    def parameters(self, state: Any, scale: Scale) -> dict[str, Parameter]:
+        """Names that take a prior, with the weakly informative default for this scale."""
+        return {}
+
+    @abstractmethod
+    def sample(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale, replay: Replay
+    ) -> Array:
+        """Eta (n,), within a NumPyro program."""
+
+    def linear_block(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale
+    ) -> LinearBlock | None:
+        """The term as a block, within a NumPyro program; None where it is not linear."""
+        return None
+
+    def variables(self, state: Any) -> dict[str, Variable]:
+        """Variables it contributes to the posterior."""
+        return {}
+
+    def derived(self, state: Any, sites: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of those variables that are not sites themselves, from draws of the sites.
+
+        Arrays have a leading axis of draws.
+        """
+        return {}
+
+    def variances(
+        self, state: Any, design: Design, values: Mapping[str, Any]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Variance of eta that each grouping contributes, by grouping, one per draw."""
+        return {}
+
+
+class LinearTerm(Term):
+    """A term linear in its coefficients: write `hyperparameters`, `block`, `coefficients`."""
+
+    @abstractmethod
+    def hyperparameters(
+        self, state: Any, priors_: Mapping[str, Prior], scale: Scale
+    ) -> dict[str, Array]:
+        """Sites of the scales and correlations, within a NumPyro program."""
+
+    @abstractmethod
+    def block(
+        self,
+        state: Any,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        hyperparameters: Mapping[str, Array],
+    ) -> LinearBlock:
+        """The columns and the Gaussian prior given the hyperparameters."""
+
+    @abstractmethod
+    def coefficients(
+        self,
+        state: Any,
+        block: LinearBlock,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        design: Design,
+        replay: Replay,
+    ) -> Array:
+        """Sites of the coefficients, (k,) or (levels, k), within a NumPyro program."""
+
+    def linear_block(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale
+    ) -> LinearBlock:
+        hyperparameters = self.hyperparameters(state, priors_, scale)
+        return self.block(state, design, priors_, hyperparameters)
+
+    def sample(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale, replay: Replay
+    ) -> Array:
+        block = self.linear_block(state, design, priors_, scale)
+        return block.predict(self.coefficients(state, block, priors_, scale, design, replay))
+
+
+def clean_name(text: str) -> str:
+    """`text` as a variable of the posterior: a DataTree refuses "/" in a name."""
+    return text.replace("/", "_over_")

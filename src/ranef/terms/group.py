@@ -1,0 +1,258 @@
+"""Group-specific effects: eta_i = z_i . b_{g(i)}, b_j ~ N(0, Sigma), Sigma = D R D.
+
+D holds the sds of the columns of z, R their correlations (identity under `||`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import matrix, priors, sites
+from ranef.errors import DataError
+from ranef.frame import Frame, crossed_levels, sorted_levels
+from ranef.moments import Measures, Scale
+from ranef.priors import Prior
+from ranef.terms.base import (
+    Design,
+    LinearBlock,
+    LinearTerm,
+    Parameter,
+    Replay,
+    Variable,
+    clean_name,
+)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The slopes' scan, and the levels seen."""
+
+    matrix: matrix.Scan
+    levels: dict[str, None]
+
+
+@dataclass(frozen=True)
+class State:
+    """Coding of the columns, the levels in order, and the columns' mean and sd."""
+
+    matrix: matrix.Matrix
+    levels: tuple[str, ...]
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name of each column, as in `1|g`."""
+        names: list[str] = []
+        for coding in self.matrix.codings:
+            base = "1" if coding.name == "Intercept" else coding.name
+            names += [f"{base}[{label}]" for label in coding.names] or [base]
+        return tuple(clean_name(name) for name in names)
+
+
+class Group(LinearTerm):
+    """Coefficients that vary by the levels of one grouping factor."""
+
+    @property
+    def factor(self) -> str:
+        return clean_name(":".join(self.call.options["factor"]))
+
+    def correlated(self, state: State) -> bool:
+        return self.call.options["correlated"] and len(state.columns) > 1
+
+    def needs(self) -> dict[str, str]:
+        out = dict.fromkeys(self.call.options["factor"], "level")
+        for expression in self.call.expressions():
+            for name in expression.columns():
+                out.setdefault(name, "any" if str(expression) == name else "number")
+        return out
+
+    def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
+        found = crossed_levels(frame, self.call.options["factor"])
+        present = np.unique(found.codes[found.codes >= 0])
+        levels = dict(accumulator.levels) if accumulator else {}
+        levels.update(dict.fromkeys(found.names[present]))
+        seen = accumulator.matrix if accumulator else None
+        return Scan(matrix.scan(seen, self.call.arguments, frame), levels)
+
+    def finish(self, accumulator: Scan) -> State:
+        levels = tuple(sorted_levels(accumulator.levels))
+        if len(levels) < 2:
+            raise DataError(
+                f"the grouping {self.factor!r} has one level, {levels[0]!r}, so nothing can vary by "
+                f"it; leave ({self.call.label}) out"
+            )
+        learned = matrix.finish(accumulator.matrix, self.call.arguments)
+        width = sum(coding.width for coding in learned.codings)
+        return State(learned, levels, np.zeros(width), np.ones(width))
+
+    def design(self, state: State, frame: Frame) -> Design:
+        found = crossed_levels(frame, self.call.options["factor"])
+        place = {level: i for i, level in enumerate(state.levels)}
+        present = np.unique(found.codes[found.codes >= 0])
+        new = tuple(level for level in found.names[present] if level not in place)
+        place.update({level: len(state.levels) + i for i, level in enumerate(new)})
+        codes = np.array([*(place.get(n, -1) for n in found.names), -1], np.int32)[found.codes]
+        if (codes < 0).any():
+            row = frame.row_number(int(np.argmax(codes < 0)))
+            raise DataError(
+                f"the grouping {self.factor!r} is missing in row {row}; fill or drop it"
+            )
+        return Design({"columns": state.matrix.build(frame), "codes": codes}, new)
+
+    def columns(self, design: Design) -> NDArray[np.float64]:
+        return design.arrays["columns"]
+
+    def measured(self, state: State, measures: Measures) -> State:
+        return replace(state, mean=measures.mean, sd=measures.sd)
+
+    def _spread(self, state: State, scale: Scale) -> NDArray[np.float64]:
+        size = np.where(state.mean != 0, np.abs(state.mean), 1.0)
+        sd = np.where(state.sd > 1e-12 * size, state.sd, size)
+        return scale.spread / sd
+
+    def _scale_site(self, column: str) -> str:
+        return f"{self.prefix}{column}|{self.factor}_sigma"
+
+    def _corr_site(self) -> str:
+        return f"{self.prefix}{self.factor}_corr"
+
+    def _effect_site(self, column: str) -> str:
+        return f"{self.prefix}{column}|{self.factor}"
+
+    def _joint_site(self) -> str:
+        return f"{self.prefix}{self.factor}_effects"
+
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+        out: dict[str, Parameter] = {}
+        for column, spread in zip(state.columns, self._spread(state, scale), strict=True):
+            prior = priors.HalfNormal(2.5 * float(spread))
+            out[self._scale_site(column)] = Parameter(prior, "positive")
+        if self.correlated(state):
+            out[self._corr_site()] = Parameter(priors.LKJ(1.0), "correlation")
+        return out
+
+    def hyperparameters(
+        self, state: State, priors_: Mapping[str, Prior], scale: Scale
+    ) -> dict[str, Array]:
+        spread = self._spread(state, scale)
+        sds = [
+            sites.parameter(
+                self._scale_site(column),
+                priors_[self._scale_site(column)],
+                support="positive",
+                start=0.3 * float(unit),
+            )
+            for column, unit in zip(state.columns, spread, strict=True)
+        ]
+        out = {"sd": jnp.stack(sds)}
+        if self.correlated(state):
+            k = len(state.columns)
+            eta = getattr(priors_[self._corr_site()], "eta", 1.0)
+            density = dist.LKJCholesky(k, eta)
+            infer = {"start": jnp.eye(k), "unit": 1.0}
+            out["cholesky"] = numpyro.sample(f"{self._corr_site()}_cholesky", density, infer=infer)
+        return out
+
+    def block(
+        self,
+        state: State,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        hyperparameters: Mapping[str, Array],
+    ) -> LinearBlock:
+        factor = hyperparameters["sd"]
+        held = tuple((self._effect_site(column), 1) for column in state.columns)
+        if "cholesky" in hyperparameters:
+            factor = factor[:, None] * hyperparameters["cholesky"]
+            held = ((self._joint_site(), len(state.columns)),)
+        return LinearBlock(
+            jnp.asarray(design.arrays["columns"]),
+            jnp.asarray(design.arrays["codes"]),
+            len(state.levels),
+            jnp.zeros(len(state.columns)),
+            factor,
+            sites=held,
+        )
+
+    def coefficients(
+        self,
+        state: State,
+        block: LinearBlock,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        design: Design,
+        replay: Replay,
+    ) -> Array:
+        unit = jnp.asarray(self._spread(state, scale))
+        effects = self._draw(state, block, block.levels, "", unit)
+        new = len(design.new)
+        if new == 0:
+            return effects
+        if replay.new_levels == "zero":
+            unseen = jnp.zeros((new, effects.shape[1]))
+        else:
+            unseen = self._draw(state, block, new, "_new", unit)
+        return jnp.concatenate([effects, unseen])
+
+    def _draw(
+        self, state: State, block: LinearBlock, levels: int, suffix: str, unit: Array
+    ) -> Array:
+        """(levels, k) coefficients from their prior; `suffix` marks those of new levels."""
+        if block.factor.ndim == 2:
+            mean = jnp.zeros((levels, block.factor.shape[0]))
+            joint = dist.MultivariateNormal(mean, scale_tril=block.factor).to_event(1)
+            infer = {"start": mean, "unit": jnp.broadcast_to(unit, mean.shape)}
+            return numpyro.sample(self._joint_site() + suffix, joint, infer=infer)
+        columns = [
+            numpyro.sample(
+                self._effect_site(column) + suffix,
+                dist.Normal(jnp.zeros(levels), sd).to_event(1),
+                infer={"start": jnp.zeros(levels), "unit": unit[c]},
+            )
+            for c, (column, sd) in enumerate(zip(state.columns, block.factor, strict=True))
+        ]
+        return jnp.stack(columns, axis=-1)
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        dim = f"{self.factor}__factor_dim"
+        out: dict[str, Variable] = {}
+        for column in state.columns:
+            out[self._scale_site(column)] = Variable("sd", factor=self.factor)
+        if self.correlated(state):
+            names = (f"{self.factor}__corr_row", f"{self.factor}__corr_column")
+            out[self._corr_site()] = Variable(
+                "correlation", names, (state.columns, state.columns), self.factor
+            )
+        for column in state.columns:
+            out[self._effect_site(column)] = Variable("group", (dim,), (state.levels,), self.factor)
+        return out
+
+    def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.correlated(state):
+            return {}
+        factor = values[f"{self._corr_site()}_cholesky"]
+        effects = values[self._joint_site()]
+        out = {self._corr_site(): factor @ np.swapaxes(factor, -1, -2)}
+        for c, column in enumerate(state.columns):
+            out[self._effect_site(column)] = effects[..., c]
+        return out
+
+    def variances(
+        self, state: State, design: Design, values: Mapping[str, Any]
+    ) -> dict[str, NDArray[np.float64]]:
+        """E_i[z_i' Sigma z_i] = trace(Sigma E[z z']), by draw."""
+        z = np.asarray(design.arrays["columns"], dtype=np.float64)
+        second = z.T @ z / len(z)
+        sd = np.stack([np.asarray(values[self._scale_site(c)]) for c in state.columns], axis=-1)
+        sd = np.atleast_2d(sd)
+        corr = values[self._corr_site()] if self.correlated(state) else np.eye(len(state.columns))
+        sigma = sd[..., :, None] * corr * sd[..., None, :]
+        return {self.factor: np.einsum("...ij,ij->...", sigma, second)}

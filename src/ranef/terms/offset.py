@@ -1,0 +1,43 @@
+"""A known part of the predictor: eta_i = o_i, no coefficient."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from ranef import transforms
+from ranef.errors import FormulaError
+from ranef.frame import Frame
+from ranef.moments import Scale
+from ranef.priors import Prior
+from ranef.terms.base import Design, Replay, Term
+
+
+class Offset(Term):
+    """offset(o) for a numeric expression o."""
+
+    def needs(self) -> dict[str, str]:
+        if len(self.call.arguments) != 1 or self.call.options:
+            raise FormulaError(f"{self.call.label}: offset() takes one numeric column")
+        return dict.fromkeys(self.call.arguments[0].columns(), "number")
+
+    def scan(self, accumulator: Any, frame: Frame) -> Any:
+        calls = transforms.stateful_calls(self.call.arguments)
+        return transforms.accumulate(accumulator, calls, frame)
+
+    def finish(self, accumulator: Any) -> transforms.Learned:
+        return transforms.finish(accumulator, transforms.stateful_calls(self.call.arguments))
+
+    def design(self, state: transforms.Learned, frame: Frame) -> Design:
+        return Design({"values": transforms.evaluate(self.call.arguments[0], frame, state)})
+
+    def sample(
+        self,
+        state: transforms.Learned,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Array:
+        return jnp.asarray(design.arrays["values"])
