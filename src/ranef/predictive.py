@@ -51,21 +51,19 @@ class Predictive:
 
     def over(
         self, designs: Designs, response: ResponseDesign, n: int
-    ) -> Iterator[tuple[ResponseDesign, dict[str, Array], Array, int]]:
-        """Chunks of rows: response design, parameters (draws, rows), a key, rows that count.
+    ) -> Iterator[tuple[ResponseDesign, dict[str, Array], int]]:
+        """Chunks of rows: response design, parameters (draws, rows), rows that count.
 
         Every chunk has the same number of rows, the last padded with its first row, so that
         one compiled program serves all.
         """
         size = max(1, min(n, _CELLS // self._size()))
         key = jax.random.key(self.seed)
-        replay_key, noise_key = jax.random.split(key)
         for start in range(0, n, size):
             stop = min(n, start + size)
             rows = np.r_[start:stop, np.full(size - (stop - start), start)]
             part, companion = jax.tree.map(lambda a, i=rows: jnp.asarray(a[i]), (designs, response))
-            chunk_key = jax.random.fold_in(noise_key, start)
-            yield companion, self._run(part, replay_key), chunk_key, stop - start
+            yield companion, self._run(part, key), stop - start
 
     @cached_property
     def _run(self) -> Any:
@@ -97,7 +95,8 @@ class Predictive:
         family = self.program.family
         tails = [(1 - interval) / 2, (1 + interval) / 2]
         parts: list[tuple[NDArray, ...]] = []
-        for companion, values, key, count in self.over(designs, response, n):
+        rng = np.random.default_rng(self.seed)
+        for companion, values, count in self.over(designs, response, n):
             shape = next(iter(values.values())).shape
             location = np.asarray(family.mean(companion, **values), dtype=np.float64)[:, :count]
             variance = location.var(axis=0)
@@ -106,8 +105,7 @@ class Predictive:
                 spread = family.variance(companion, **values)
                 inner = np.asarray(jnp.broadcast_to(spread, shape), dtype=np.float64)
                 variance = variance + inner.mean(axis=0)[:count]
-                drawn = family.distribution(companion, **values).expand(shape).sample(key)
-                cells = np.asarray(drawn, dtype=np.float64)[:, :count]
+                cells = np.asarray(family.sample(rng, companion, **values), np.float64)[:, :count]
             lower, upper = np.quantile(cells, tails, axis=0)
             parts.append((location.mean(axis=0), np.sqrt(variance), lower, upper))
         columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
@@ -117,7 +115,7 @@ class Predictive:
         self, designs: Designs, response: ResponseDesign, n: int
     ) -> Iterator[NDArray[np.float64]]:
         """Log p(y_i | draw), chunks of (draws, rows)."""
-        for companion, values, _, count in self.over(designs, response, n):
+        for companion, values, count in self.over(designs, response, n):
             density = self.program.family.distribution(companion, **values)
             values_log = density.log_prob(jnp.asarray(companion.value))
             yield np.asarray(values_log, dtype=np.float64)[:, :count]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 from jax import Array
@@ -133,8 +134,7 @@ class Program:
         frame, rows = complete(frame, self.needs())
         family = self.family.finish(self.family.scan(None, frame))
         response = self.family.design(family, frame)
-        moments = self.family.measure(Moments(), response)
-        family = self.family.measured(family, moments.measures())
+        family = self.family.measured(family, self.family.measure(None, response))
         states: dict[str, Any] = {}
         for _, term in self.all_terms():
             state = term.finish(term.scan(None, frame))
@@ -206,7 +206,7 @@ class Program:
             rows: how many rows the minibatch stands for.
             replay: how to run; training by default.
         """
-        replay = replay or Replay()
+        replay = replay or Replay(rows=rows or _length(designs))
         values: dict[str, Array] = {}
         for parameter in self.family.free_parameters():
             name = parameter.name
@@ -228,8 +228,7 @@ class Program:
                     name, state.priors[name], support=parameter.support, start=start
                 )
         if response is not None:
-            batch = jnp.shape(response.value)[0]
-            with numpyro.handlers.scale(scale=(rows or batch) / batch):
+            with numpyro.handlers.scale(scale=replay.rows / jnp.shape(response.value)[0]):
                 numpyro.sample(
                     self.response_name,
                     self.family.distribution(response, **values).to_event(1),
@@ -278,3 +277,8 @@ class Program:
         for _, term in self.all_terms():
             out.update(term.derived(state.terms[term.label], values))
         return out
+
+
+def _length(designs: Designs) -> int:
+    """The number of rows."""
+    return int(jnp.shape(jax.tree.leaves(designs)[0])[0])

@@ -22,7 +22,7 @@ from ranef.errors import DataError, OptionError
 from ranef.expression import Expression
 from ranef.formula import ResponseCall
 from ranef.frame import Frame
-from ranef.moments import Measures, Moments, Scale
+from ranef.moments import Moments, Scale
 from ranef.priors import Prior
 
 # Link to its inverse: the predictor eta to the parameter.
@@ -126,14 +126,21 @@ class Family(ABC):
                 )
         return ResponseDesign(value, companion, self.response.form)
 
-    def measure(self, moments: Moments, design: ResponseDesign) -> Moments:
-        return moments.add(np.asarray(design.value)[:, None])
+    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+        """Take in the responses of one batch; `accumulator` is None at first."""
+        return (accumulator or Moments()).add(np.asarray(design.value)[:, None])
 
-    def measured(self, state: State, measures: Measures) -> State:
+    def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
+        """Mean and sd of the response, or what stands for them in this family."""
+        measures = accumulator.measures()
+        return float(measures.mean[0]), float(measures.sd[0])
+
+    def measured(self, state: State, accumulator: Any) -> State:
         """The state with the response's scale. A constant response counts by its size."""
-        mean, sd = float(measures.mean[0]), float(measures.sd[0])
-        spread = sd if sd > 1e-12 * abs(mean) else max(abs(mean), 1.0)
-        return State(state.learned, Scale(mean, spread))
+        location, spread = self.location_and_spread(accumulator)
+        if spread <= 1e-12 * abs(location):
+            spread = abs(location) or 1.0
+        return State(state.learned, Scale(location, spread))
 
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
         """Where the predictor of a parameter lies, on its link's scale."""
@@ -144,6 +151,17 @@ class Family(ABC):
     @abstractmethod
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         """The distribution of each row's response."""
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        """One response for each element of the parameters, which have one shape.
+
+        A family whose distribution JAX samples slowly may draw with NumPy instead; the
+        contract test holds it to `distribution`.
+        """
+        key = jax.random.key(int(rng.integers(2**32)))
+        return np.asarray(self.distribution(response, **parameters).sample(key))
 
     def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
         """Its mean (the location, for a family without one)."""

@@ -14,6 +14,9 @@ from ranef import priors
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
 from ranef.moments import Scale
 
+# Responses that the scale is learned from.
+_MOST = 2_000_000
+
 
 class Student(Family):
     """y_i ~ StudentT(nu, mu_i, sigma); with weights(y, w) the scale is sigma / sqrt(w_i).
@@ -32,6 +35,21 @@ class Student(Family):
     )
     forms = ("plain", "weights")
 
+    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+        """Every response, or an even thinning of them where there are very many."""
+        seen, stride = accumulator or (np.zeros(0), 1)
+        seen = np.concatenate([seen, np.asarray(design.value)[::stride]])
+        while len(seen) > _MOST:
+            seen, stride = seen[::2], 2 * stride
+        return seen, stride
+
+    def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
+        """Median and scaled median absolute deviation: an sd may not exist."""
+        values, _ = accumulator
+        location = float(np.median(values))
+        spread = 1.4826 * float(np.median(np.abs(values - location)))
+        return location, spread or float(values.std())
+
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
         if parameter.name == "nu":
             return Scale(math.log(5.0), 1.0)
@@ -40,6 +58,15 @@ class Student(Family):
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         scale = self._scale(response, parameters)
         return dist.StudentT(parameters["nu"], parameters["mu"], scale)
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        """Drawn with NumPy: JAX's gamma sampler takes thirty times as long on a CPU."""
+        nu = np.asarray(parameters["nu"], dtype=np.float64)
+        scale = np.asarray(self._scale(response, parameters))
+        noise = rng.standard_t(nu, size=np.broadcast_shapes(nu.shape, scale.shape))
+        return np.asarray(parameters["mu"]) + scale * noise
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         nu = parameters["nu"]

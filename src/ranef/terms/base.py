@@ -84,7 +84,7 @@ class Variable:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["columns", "codes", "mean", "factor"],
-    meta_fields=["levels", "gaussian", "sites"],
+    meta_fields=["levels", "gaussian", "sites", "scales"],
 )
 @dataclass(frozen=True)
 class LinearBlock:
@@ -99,6 +99,7 @@ class LinearBlock:
             infinite for a flat prior.
         gaussian: whether the prior is Gaussian (or flat), so that b can be integrated out.
         sites: the sites that hold the columns of b in order, with how many each holds.
+        scales: the sites that hold the sd of each column, where it is a parameter.
     """
 
     columns: Array
@@ -108,6 +109,7 @@ class LinearBlock:
     factor: Array
     gaussian: bool = True
     sites: tuple[tuple[str, int], ...] = ()
+    scales: tuple[str, ...] = ()
 
     def predict(self, coefficients: Array) -> Array:
         """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""
@@ -124,10 +126,12 @@ class Replay:
         training: whether networks update what they learn from batches.
         new_levels: "sample" draws a new level's coefficients from their prior, "zero" sets
             them to zero. ("error" is dealt with before the program runs.)
+        rows: how many rows the minibatch at hand stands for.
     """
 
     training: bool = True
     new_levels: str = "sample"
+    rows: int = 1
 
 
 class Term(ABC):

@@ -180,6 +180,7 @@ class Group(LinearTerm):
             jnp.zeros(len(state.columns)),
             factor,
             sites=held,
+            scales=tuple(self._scale_site(column) for column in state.columns),
         )
 
     def coefficients(

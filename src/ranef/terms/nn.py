@@ -75,9 +75,9 @@ class Network(Term):
     """nn(x1, x2, ..., net=name) for a Keras model, nn(..., hidden=[8, 4]) for an MLP.
 
     An MLP gets standardized inputs and its output is multiplied by the spread of the
-    predictor, so that the same settings serve data of any unit. Regularization losses are
-    subtracted from the log density as they are: the penalty l2 sum w^2 is, up to a
-    constant, the log of the prior w ~ N(0, 1 / (2 l2)).
+    predictor, so that the same settings serve data of any unit. Regularization losses count
+    as in Keras, where the loss is a mean over rows: n times the penalty is subtracted from
+    the log density of n rows, so l2 sum w^2 amounts to the prior w ~ N(0, 1 / (2 n l2)).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -232,7 +232,7 @@ class Network(Term):
         paths = (v.path for v in model.non_trainable_variables)
         carried.update(zip(paths, updated, strict=True))
         if losses:
-            numpyro.factor(f"{self.label}/penalty", -sum(losses))
+            numpyro.factor(f"{self.label}/penalty", -replay.rows * sum(losses))
         return output.reshape(-1) * (scale.spread if own else 1.0)
 
 
