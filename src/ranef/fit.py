@@ -173,7 +173,7 @@ class Fit:
         """Scales and correlations of the group effects, and the scale of the residual."""
         out = self._table("sd", "correlation")
         residual = self._table("family")
-        return pd.concat([out, residual[residual.index == "sigma"]])
+        return pd.concat([out, residual.loc[residual.index == "sigma", :]])
 
     def ranef(self, factor: str) -> pd.DataFrame:
         """Effects of the levels of one grouping: term, posterior mean and sd by level.

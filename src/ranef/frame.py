@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, DataError
 from ranef.registry import suggestion
+
+# Arrow makes its functions when it is imported, out of sight of type checkers.
+pc: Any = pyarrow.compute
 
 # What an untyped text may say instead of a number.
 _NOT_A_NUMBER = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
@@ -160,7 +163,7 @@ class Frame:
         """(n,) True where the column has no value, NaN included."""
         values = self.column(name)
         if isinstance(values, np.ndarray):
-            return np.isnan(values).reshape(self.n, -1).any(axis=1)
+            return np.asarray(np.isnan(values).reshape(self.n, -1).any(axis=1))
         if _holds_text(values.type) and self.is_text(name):
             return self.levels(name).codes < 0
         if _holds_text(values.type):

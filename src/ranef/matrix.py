@@ -150,8 +150,8 @@ def finish(seen: Scan, products: Sequence[Product]) -> Matrix:
     for coding in codings:
         if coding.width > MAX_COLUMNS:
             raise DataError(
-                f"{coding.name} would take {coding.width:,} columns, more than {MAX_COLUMNS:,}; use "
-                "group effects such as (1 | g) for a factor with many levels"
+                f"{coding.name} would take {coding.width:,} columns, more than {MAX_COLUMNS:,}; "
+                "for a factor with many levels use group effects such as (1 | g)"
             )
     return Matrix(codings, learned)
 
@@ -161,10 +161,11 @@ def _part(
 ) -> Part:
     key = str(expression)
     if key not in seen.factors:
-        poly = isinstance(expression, Function) and expression.name == "poly"
-        return Part(expression, transforms.degree(expression) if poly else 1)
-    levels = tuple(sorted_levels(seen.factors[key]))
-    if len(levels) < 2:
+        if isinstance(expression, Function) and expression.name == "poly":
+            return Part(expression, transforms.degree(expression))
+        return Part(expression)
+    levels: tuple[str, ...] = tuple(sorted_levels(seen.factors[key]))
+    if len(levels) == 1:
         raise DataError(
             f"the factor {expression} has one level, {levels[0]!r}, and so no effect to estimate; "
             "leave it out"

@@ -75,7 +75,7 @@ class Predictive:
             data = {**sites, **given, **{name: dict(v) for name, v in carried.items()}}
             seeded = numpyro.handlers.seed(self.program, key)
             run = numpyro.handlers.substitute(seeded, data=data)
-            values = run(self.state, designs, replay=self.replay)
+            values: Any = run(self.state, designs, replay=self.replay)
             return {name: jnp.atleast_1d(v) for name, v in values.items()}
 
         @jax.jit

@@ -242,11 +242,13 @@ class Program:
         """The linear blocks of every predictor, by term label.
 
         Args:
-            state, designs: as for the program.
+            state: what `learn` returned.
+            designs: the rows.
             hyperparameters: values of the scale and correlation sites.
         """
-        run = numpyro.handlers.substitute(self._blocks, data=dict(hyperparameters))
-        return numpyro.handlers.seed(run, 0)(state, designs)
+        substituted = numpyro.handlers.substitute(self._blocks, data=dict(hyperparameters))
+        run: Any = numpyro.handlers.seed(substituted, 0)
+        return run(state, designs)
 
     def _blocks(self, state: State, designs: Designs) -> dict[str, LinearBlock]:
         out = {}

@@ -57,7 +57,7 @@ def load(kind: str, name: str) -> Any:
 
 
 def suggestion(name: str, known: Any, limit: int = 12) -> str:
-    """ "did you mean 'x'?" where a known name is close, else the list of them."""
+    """Ask whether a close known name was meant, else list the known ones."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close:

@@ -47,9 +47,10 @@ def parameter(
     if isinstance(prior, priors.PointEstimate):
         if prior.start is not None:
             begin = jnp.full(shape, prior.start)
-        return numpyro.param(name, begin, constraint=CONSTRAINTS[support], unit=unit)
+        value = numpyro.param(name, begin, constraint=CONSTRAINTS[support], unit=unit)
+        return jnp.asarray(value)
     density = _batched(distribution(prior, support), shape)
-    return numpyro.sample(name, density, infer={"start": begin, "unit": unit})
+    return jnp.asarray(numpyro.sample(name, density, infer={"start": begin, "unit": unit}))
 
 
 def _batched(density: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:

@@ -12,8 +12,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.dataset
+from pyarrow import csv, dataset
 
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
 from ranef.frame import Frame
@@ -125,11 +124,11 @@ def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
     try:
         if kind == "csv":
             names = _csv_names(path)
-            table = pa.csv.read_csv(path, **_csv_options(_wanted(names, columns, source)))
+            table = csv.read_csv(path, **_csv_options(_wanted(names, columns, source)))
             return _from_arrow(table, source, untyped=True)
-        dataset = pa.dataset.dataset(path, format=kind)
-        names = _wanted(dataset.schema.names, columns, source)
-        return _from_arrow(dataset.to_table(columns=names), source)
+        stored = dataset.dataset(path, format=kind)
+        names = _wanted(stored.schema.names, columns, source)
+        return _from_arrow(stored.to_table(columns=names), source)
     except RanefError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -161,10 +160,10 @@ def _format(path: Path) -> str:
 def _csv_names(path: Path) -> list[str]:
     """The header of a CSV file."""
     with pa.input_stream(path) as stream:
-        reader = pa.csv.open_csv(
+        reader = csv.open_csv(
             stream,
-            read_options=pa.csv.ReadOptions(block_size=1 << 20),
-            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+            read_options=csv.ReadOptions(block_size=1 << 20),
+            parse_options=csv.ParseOptions(newlines_in_values=True),
         )
         names = reader.schema.names
     repeated = {name for name in names if names.count(name) > 1}
@@ -176,8 +175,8 @@ def _csv_names(path: Path) -> list[str]:
 def _csv_options(columns: list[str]) -> dict[str, Any]:
     """Every column as text: what it means is the formula's business."""
     return {
-        "parse_options": pa.csv.ParseOptions(newlines_in_values=True),
-        "convert_options": pa.csv.ConvertOptions(
+        "parse_options": csv.ParseOptions(newlines_in_values=True),
+        "convert_options": csv.ConvertOptions(
             include_columns=columns,
             column_types=dict.fromkeys(columns, pa.string()),
             strings_can_be_null=False,
@@ -197,8 +196,8 @@ def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> I
     try:
         names = _wanted(_csv_names(place), columns, source)
         options = _csv_options(names)
-        read_options = pa.csv.ReadOptions(block_size=1 << 24)
-        for batch in pa.csv.open_csv(place, read_options=read_options, **options):
+        read_options = csv.ReadOptions(block_size=1 << 24)
+        for batch in csv.open_csv(place, read_options=read_options, **options):
             yield _from_arrow(pa.Table.from_batches([batch]), source, untyped=True)
     except pa.ArrowException as error:
         raise FileError(f"{source} cannot be read as csv: {_first_line(error)}") from None
@@ -236,8 +235,8 @@ def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
         for frame in frames:
             batch = pa.table(dict(frame.columns))
             if writer is None:
-                writer = pa.csv.CSVWriter(
-                    partial, batch.schema, write_options=pa.csv.WriteOptions(quoting_style="needed")
+                writer = csv.CSVWriter(
+                    partial, batch.schema, write_options=csv.WriteOptions(quoting_style="needed")
                 )
             writer.write_table(batch)
         if writer is not None:

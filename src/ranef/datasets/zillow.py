@@ -110,7 +110,7 @@ def prepare(
 
 def _parcels_sold(properties: str | os.PathLike, sales: Frame) -> Frame:
     """The rows of the properties file whose parcel was sold, columns by readable name."""
-    sold = sales.levels("parcelid").names
+    sold = list(sales.levels("parcelid").names)
     parts = [batch.where("parcelid", sold) for batch in scan_csv(properties)]
     if not parts:
         raise DataError(f"{str(properties)!r} has no parcels in it")

@@ -6,7 +6,7 @@ The bend is orthogonal to the linear part over the sales, so that the coefficien
 linear fit have a true value too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ SIGMA_ZIP, SIGMA, NU = 0.02, 0.05, 2.5
 INTERCEPT = 0.01
 # Per population sd of area, bathrooms and year.
 SLOPES = (0.012, -0.006, 0.005)
-BEND = 0.025
+BEND = 0.015
 # Mean and sd of the same in the population.
 POPULATION = ((1800.0, 850.0), (2.4, 0.9), (1968.0, 23.0))
 _BATCH = 100_000
@@ -49,7 +49,7 @@ class Truth:
     sigma: float
     nu: float
 
-    def scaled(self, scales: dict[str, tuple[float, float]]) -> dict[str, float]:
+    def scaled(self, scales: Mapping[str, tuple[float, float]]) -> dict[str, float]:
         """Coefficients of predictors scaled by these means and sds."""
         out = {"Intercept": self.intercept}
         for name, (mean, sd) in scales.items():
@@ -68,7 +68,8 @@ def generate(
     """Write the two files and return what generated them.
 
     Args:
-        properties, transactions: where to write; an existing file is replaced.
+        properties: where to write the parcels; an existing file is replaced.
+        transactions: where to write the sales.
         sales: rows of the second file; one parcel in two hundred is sold twice.
         seed: of everything.
         parcels: rows of the first file; by default a tenth more than there are sales.

@@ -121,8 +121,8 @@ class Family(ABC):
             if (companion <= 0).any():
                 row = frame.row_number(int(np.argmin(companion)))
                 raise DataError(
-                    f"{self.response.companion} in {self.response.form}() must be above zero; it is "
-                    f"{companion.min():g} in row {row}"
+                    f"{self.response.companion} in {self.response.form}() must be above zero and "
+                    f"is {companion.min():g} in row {row}; correct or remove such rows"
                 )
         return ResponseDesign(value, companion, self.response.form)
 

@@ -183,13 +183,11 @@ def build(kind: str, latents: Mapping[str, Latent], problem: Problem) -> Guide:
     """The guide of that kind: "meanfield" or "structured"."""
     start, split = ravel_pytree({name: latent.start for name, latent in latents.items()})
     unit, _ = ravel_pytree({name: latent.unit for name, latent in latents.items()})
-    parts = _parts(latents, problem) if kind == "structured" else []
-    shared = tuple(part for part in parts if isinstance(part, Shared))
-    grouped = tuple(part for part in parts if isinstance(part, Grouped))
-    return Guide(start.size, start, unit, shared, grouped, split, latents)
+    shared, grouped = _parts(latents, problem) if kind == "structured" else ([], [])
+    return Guide(start.size, start, unit, tuple(shared), tuple(grouped), split, latents)
 
 
-def _parts(latents: Mapping[str, Latent], problem: Problem) -> list[Shared | Grouped]:
+def _parts(latents: Mapping[str, Latent], problem: Problem) -> tuple[list[Shared], list[Grouped]]:
     """The linear blocks as parts of the guide. One that all rows share is whitened by s R^-1
     with R'R = X'X / n: a step of one in u moves the predictor by the response's spread s."""
     places = _places(latents)
@@ -198,7 +196,8 @@ def _parts(latents: Mapping[str, Latent], problem: Problem) -> list[Shared | Gro
     def blocks() -> dict[str, LinearBlock]:
         return problem.blocks({n: latent.transform(latent.start) for n, latent in latents.items()})
 
-    out: list[Shared | Grouped] = []
+    shared: list[Shared] = []
+    grouped: list[Grouped] = []
     rest = set(latents)
     for block in blocks().values():
         names = [name for name, _ in block.sites if name in latents]
@@ -209,16 +208,20 @@ def _parts(latents: Mapping[str, Latent], problem: Problem) -> list[Shared | Gro
         if block.codes is not None:
             known = all(name in latents for name in block.scales)
             scales = np.concatenate([places[name] for name in block.scales]) if known else None
-            out.append(Grouped(jnp.asarray(index), None if scales is None else jnp.asarray(scales)))
+            grouped.append(
+                Grouped(jnp.asarray(index), None if scales is None else jnp.asarray(scales))
+            )
             continue
         used = np.repeat([name in names for name, _ in block.sites], [k for _, k in block.sites])
         unit = np.concatenate([np.ravel(latents[name].unit) for name in names])
         matrix = _whitening(np.asarray(block.columns, dtype=np.float64)[:, used])
-        out.append(Shared(jnp.asarray(index), jnp.asarray(problem.spread * matrix / unit[:, None])))
+        shared.append(
+            Shared(jnp.asarray(index), jnp.asarray(problem.spread * matrix / unit[:, None]))
+        )
     index = np.concatenate([[], *(places[name] for name in sorted(rest))]).astype(int)
     if 0 < len(index) <= _MOST_FULL:
-        out.append(Shared(jnp.asarray(index[None]), jnp.eye(len(index)), common=False))
-    return out
+        shared.append(Shared(jnp.asarray(index[None]), jnp.eye(len(index)), common=False))
+    return shared, grouped
 
 
 def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:

@@ -14,11 +14,12 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef import matrix, priors, sites
+from ranef import matrix, priors
 from ranef.errors import DataError
 from ranef.frame import Frame, crossed_levels, sorted_levels
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
+from ranef.sites import parameter
 from ranef.terms.base import (
     Design,
     LinearBlock,
@@ -83,11 +84,11 @@ class Group(LinearTerm):
         return Scan(matrix.scan(seen, self.call.arguments, frame), levels)
 
     def finish(self, accumulator: Scan) -> State:
-        levels = tuple(sorted_levels(accumulator.levels))
-        if len(levels) < 2:
+        levels: tuple[str, ...] = tuple(sorted_levels(accumulator.levels))
+        if len(levels) == 1:
             raise DataError(
-                f"the grouping {self.factor!r} has one level, {levels[0]!r}, so nothing can vary by "
-                f"it; leave ({self.call.label}) out"
+                f"the grouping {self.factor!r} has one level, {levels[0]!r}, and nothing can vary "
+                f"by it; leave ({self.call.label}) out"
             )
         learned = matrix.finish(accumulator.matrix, self.call.arguments)
         width = sum(coding.width for coding in learned.codings)
@@ -144,7 +145,7 @@ class Group(LinearTerm):
     ) -> dict[str, Array]:
         spread = self._spread(state, scale)
         sds = [
-            sites.parameter(
+            parameter(
                 self._scale_site(column),
                 priors_[self._scale_site(column)],
                 support="positive",
@@ -158,7 +159,8 @@ class Group(LinearTerm):
             eta = getattr(priors_[self._corr_site()], "eta", 1.0)
             density = dist.LKJCholesky(k, eta)
             infer = {"start": jnp.eye(k), "unit": 1.0}
-            out["cholesky"] = numpyro.sample(f"{self._corr_site()}_cholesky", density, infer=infer)
+            site = f"{self._corr_site()}_cholesky"
+            out["cholesky"] = jnp.asarray(numpyro.sample(site, density, infer=infer))
         return out
 
     def block(
@@ -211,7 +213,7 @@ class Group(LinearTerm):
             mean = jnp.zeros((levels, block.factor.shape[0]))
             joint = dist.MultivariateNormal(mean, scale_tril=block.factor).to_event(1)
             infer = {"start": mean, "unit": jnp.broadcast_to(unit, mean.shape)}
-            return numpyro.sample(self._joint_site() + suffix, joint, infer=infer)
+            return jnp.asarray(numpyro.sample(self._joint_site() + suffix, joint, infer=infer))
         columns = [
             numpyro.sample(
                 self._effect_site(column) + suffix,
@@ -236,11 +238,11 @@ class Group(LinearTerm):
             out[self._effect_site(column)] = Variable("group", (dim,), (state.levels,), self.factor)
         return out
 
-    def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:
+    def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
         if not self.correlated(state):
             return {}
-        factor = values[f"{self._corr_site()}_cholesky"]
-        effects = values[self._joint_site()]
+        factor = sites[f"{self._corr_site()}_cholesky"]
+        effects = sites[self._joint_site()]
         out = {self._corr_site(): factor @ np.swapaxes(factor, -1, -2)}
         for c, column in enumerate(state.columns):
             out[self._effect_site(column)] = effects[..., c]

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 import numpyro
 from jax import Array
 from numpy.typing import NDArray
+from numpyro.primitives import mutable
 
 from ranef import transforms
 from ranef.errors import BackendError, DataError, FormulaError, OptionError
@@ -221,7 +222,7 @@ class Network(Term):
             for v in model.trainable_variables
         ]
         start = {v.path: jnp.asarray(v.value) for v in model.non_trainable_variables}
-        carried = numpyro.primitives.mutable(f"{self.label}/state", start) or {}
+        carried: Any = mutable(f"{self.label}/state", cast(Any, start))
         output, updated, losses = model.stateless_call(
             weights,
             [carried[v.path] for v in model.non_trainable_variables],
