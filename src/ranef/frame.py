@@ -260,7 +260,9 @@ def _level_names(column: str, values: pa.Array) -> list[str | None]:
                 f"column {column!r} holds ids above 2**53 as floats, which have lost digits; "
                 "read it as text or as integers"
             )
-        return [None if np.isnan(x) else f"{x:.0f}" if x == int(x) else repr(x) for x in numbers]
+        return [
+            None if np.isnan(x) else f"{x:.0f}" if x == int(x) else repr(float(x)) for x in numbers
+        ]
     if pa.types.is_boolean(kind):
         return [None if v is None else str(v) for v in values.to_pylist()]
     try:

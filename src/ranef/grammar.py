@@ -111,10 +111,10 @@ def _separate(text: str) -> str:
 def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaError:
     if not text.strip():
         return FormulaError("the formula is empty; write one such as 'y ~ x + (1 | g)'")
-    position = error.pos_in_stream
-    at_end = str(getattr(error, "token", "")) == ""
-    if position is None or position < 0 or (at_end and position >= len(text.rstrip(" ;\n"))):
-        position = len(text.rstrip())
+    token = getattr(error, "token", None)
+    position = error.pos_in_stream or 0
+    if token is not None and token.type == "$END":
+        position = len(text.rstrip(" \t\r\n;"))
         what = "the formula ends too early"
     elif isinstance(error, lark.exceptions.UnexpectedCharacters):
         what = f"the character {text[position]!r} is not expected here"

@@ -71,10 +71,12 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
 
 
 def _arrow_column(name: str, series: nw.Series) -> pa.ChunkedArray:
-    """One column as Arrow. A float of pandas keeps NaN apart from an empty cell."""
+    """One column as Arrow. A NumPy float of pandas has NaN and no empty cells."""
     try:
-        if series.implementation.is_pandas() and series.dtype.is_float():
-            return pa.chunked_array([pa.array(series.to_numpy(), from_pandas=False)])
+        native = series.to_native()
+        plain = series.implementation.is_pandas() and isinstance(native.dtype, np.dtype)
+        if plain and native.dtype.kind == "f":
+            return pa.chunked_array([pa.array(native.to_numpy(), from_pandas=False)])
         return series.to_frame().to_arrow().column(0)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise _mixed(name, error) from None

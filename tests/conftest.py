@@ -1,0 +1,60 @@
+"""Fixtures: the reference data, small published tables, and a cache of compiled programs."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Compiling is most of the suite's time: programs are kept between runs, in the repository's
+# own ignored folder.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """The folder of published data; it is not part of the repository."""
+    folder = Path(os.environ.get("RANEF_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        if os.environ.get("RANEF_REQUIRE_DATA"):
+            pytest.fail(f"the reference data is missing: {folder}")
+        pytest.skip(f"the reference data is not here: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dyestuff() -> dict[str, np.ndarray]:
+    """Yield of 5 samples from each of 6 batches (Davies and Goldsmith, 1972)."""
+    yields = [
+        *(1545, 1440, 1440, 1520, 1580),
+        *(1540, 1555, 1490, 1560, 1495),
+        *(1595, 1550, 1605, 1510, 1560),
+        *(1445, 1440, 1595, 1465, 1545),
+        *(1595, 1630, 1515, 1635, 1625),
+        *(1520, 1455, 1450, 1480, 1445),
+    ]
+    return {"Batch": np.repeat(list("ABCDEF"), 5), "Yield": np.array(yields, dtype=float)}
+
+
+@pytest.fixture(scope="session")
+def grouped() -> dict[str, np.ndarray]:
+    """300 rows in 12 groups: y = 1 + 2 x + (1 + x | g) + noise, with a factor f."""
+    rng = np.random.default_rng(5)
+    codes = np.r_[np.arange(12), rng.integers(0, 12, 288)]
+    x = rng.normal(size=300)
+    b = rng.normal(size=(12, 2)) * [1.0, 0.5]
+    y = 1 + 2 * x + b[codes, 0] + b[codes, 1] * x + 0.5 * rng.normal(size=300)
+    return {
+        "y": y,
+        "x": x,
+        "z": rng.normal(3.0, 2.0, 300),
+        "w": rng.uniform(0.5, 2.0, 300),
+        "f": np.array(list("abc"))[rng.integers(0, 3, 300)],
+        "g": np.array([f"g{c}" for c in codes]),
+        "h": np.array([f"h{c % 4}" for c in codes]),
+    }

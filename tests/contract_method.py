@@ -1,0 +1,63 @@
+"""One contract for every registered method: run by ``tests/inference/test_contract.py``.
+
+To put a new method under it, add options that make it quick to `EXAMPLES`.
+"""
+
+import numpy as np
+import pytest
+
+from contract_term import learn
+from ranef import registry
+from ranef.errors import OptionError
+
+EXAMPLES = {"svi": [{"guide": "structured", "steps": 60}, {"guide": "meanfield", "steps": 60}]}
+FORMULA = "y ~ x + (1 + x | g)"
+
+
+def run(name: str, options: dict, table: dict, *, seed: int = 1, draws: int = 20):
+    program, training = learn(FORMULA, table)
+    method = registry.load("method", name)(**options)
+    return (
+        program,
+        training,
+        method.run(program.problem(training), seed=seed, draws=draws, progress=False),
+    )
+
+
+def check_draws_every_site(name: str, options: dict, table: dict) -> None:
+    """Every latent site has finite draws on its support, and the variables follow."""
+    program, training, draws = run(name, options, table)
+    assert all(v.shape[:2] == (1, 20) for v in draws.sites.values())
+    assert all(np.isfinite(v).all() for v in draws.sites.values())
+    values = {**draws.sites, **program.derived(training.state, draws.sites)}
+    for variable, v in program.variables(training.state).items():
+        assert values[variable].shape[2:] == tuple(len(c) for c in v.coords)
+    for scale in ("sigma", "1|g_sigma", "x|g_sigma"):
+        assert (values[scale] > 0).all()
+    np.testing.assert_allclose(values["g_corr"][..., 0, 0], 1.0, rtol=1e-5)
+
+
+def check_the_same_seed_gives_the_same_bytes(name: str, options: dict, table: dict) -> None:
+    first, second, other = (run(name, options, table, seed=s)[2] for s in (7, 7, 8))
+    for site, value in first.sites.items():
+        assert value.tobytes() == second.sites[site].tobytes()
+        assert value.tobytes() != other.sites[site].tobytes()
+
+
+def check_says_how_it_ended(name: str, options: dict, table: dict) -> None:
+    draws = run(name, options, table)[2]
+    assert draws.message
+    assert draws.converged is False  # sixty steps are not enough, and it must say so
+
+
+def check_refuses_unknown_options(name: str, options: dict, table: dict) -> None:
+    with pytest.raises(OptionError, match=f"method '{name}' has no option 'stepz'"):
+        registry.load("method", name)(stepz=3)
+
+
+CHECKS = [
+    check_draws_every_site,
+    check_the_same_seed_gives_the_same_bytes,
+    check_says_how_it_ended,
+    check_refuses_unknown_options,
+]

@@ -1,0 +1,16 @@
+"""Every registered family keeps the contract."""
+
+import pytest
+
+from contract_family import CHECKS, EXAMPLES
+from ranef import registry
+
+
+def test_every_registered_family_is_under_contract():
+    assert set(EXAMPLES) == set(registry.FAMILIES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_contract(check, name):
+    check(name)

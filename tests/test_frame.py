@@ -1,0 +1,53 @@
+"""Gaps drop rows and are counted; levels have an order and cross."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ranef.errors import DataError
+from ranef.frame import complete, crossed_levels, sorted_levels
+from ranef.tables import read
+
+
+def test_rows_with_gaps_are_dropped_and_counted_by_column():
+    data = pd.DataFrame(
+        {"y": [1.0, 2.0, 3.0, 4.0], "x": [np.nan, 1.0, 2.0, np.nan], "g": ["a", None, "b", None]}
+    )
+    frame, rows = complete(read(data), {"y": {"response"}, "x": {"number"}, "g": {"level"}})
+    assert frame.n == 1
+    assert (rows.read, rows.used, dict(rows.dropped)) == (4, 1, {"x": 2, "g": 2})
+    assert str(rows) == "4 rows read, 1 used; 3 dropped: x missing in 2, g missing in 2"
+    assert frame.row_number(0) == 3
+
+
+def test_an_empty_response_drops_the_row_and_nan_stays_to_be_refused():
+    needs = {"y": {"response"}}
+    empty = pd.DataFrame({"y": pd.array([1.0, None], dtype="Float64")})
+    assert complete(read(empty), needs)[1].dropped == {"y": 1}
+    assert complete(read({"y": np.array([1.0, np.nan])}), needs)[1].used == 2
+
+
+def test_a_table_without_a_complete_row_names_the_worst_column():
+    with pytest.raises(DataError, match="'x' is missing in 2 of 2"):
+        complete(read({"x": np.full(2, np.nan)}), {"x": {"number"}})
+    with pytest.raises(DataError, match="has no rows"):
+        complete(read({"x": np.zeros(0)}), {"x": {"number"}})
+
+
+def test_levels_are_ordered_as_users_expect():
+    assert sorted_levels(["10", "9", "-1"]) == ["-1", "9", "10"]
+    assert sorted_levels(["10", "9", "007"]) == ["007", "10", "9"]
+    assert sorted_levels(["b", "a"]) == ["a", "b"]
+
+
+def test_crossed_levels_are_the_pairs_that_occur():
+    frame = read({"a": np.array(["x", "x", "y"]), "b": np.array(["1", "2", "1"])})
+    found = crossed_levels(frame, ("a", "b"))
+    assert [found.names[c] for c in found.codes] == ["x:1", "x:2", "y:1"]
+
+
+def test_crossing_with_a_gap_is_a_gap():
+    frame = read(pd.DataFrame({"a": ["x", None, "y"], "b": ["1", "2", "1"]}))
+    found = crossed_levels(frame, ("a", "b"))
+    assert list(found.codes < 0) == [False, True, False]
+    assert sorted(found.names) == ["x:1", "y:1"]

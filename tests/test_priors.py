@@ -1,0 +1,76 @@
+"""Priors are checked values; their densities are scipy's."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats as st
+
+import ranef as rf
+from ranef import priors, sites
+from ranef.errors import OptionError
+
+X = np.array([0.2, 0.5, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("prior", "expected"),
+    [
+        (rf.Normal(1, 2), st.norm(1, 2).logpdf(X)),
+        (rf.StudentT(4, 1, 2), st.t(4, 1, 2).logpdf(X)),
+        (rf.Cauchy(1, 2), st.cauchy(1, 2).logpdf(X)),
+        (rf.HalfNormal(2), st.halfnorm(0, 2).logpdf(X)),
+        (rf.HalfStudentT(4, 2), st.t(4, 0, 2).logpdf(X) + np.log(2)),
+        (rf.HalfCauchy(2), st.halfcauchy(0, 2).logpdf(X)),
+        (rf.Exponential(2), st.expon(0, 1 / 2).logpdf(X)),
+        (rf.Gamma(2, 3), st.gamma(2, 0, 1 / 3).logpdf(X)),
+        (rf.InverseGamma(2, 3), st.invgamma(2, 0, 3).logpdf(X)),
+        (rf.LogNormal(0.5, 2), st.lognorm(2, 0, np.exp(0.5)).logpdf(X)),
+        (rf.Uniform(0, 2), st.uniform(0, 2).logpdf(X)),
+        (rf.Beta(2, 3), st.beta(2, 3).logpdf(X)),
+        (rf.Flat(), np.zeros(3)),
+    ],
+)
+def test_densities(prior, expected):
+    got = sites.distribution(prior).log_prob(jnp.asarray(X))
+    np.testing.assert_allclose(np.broadcast_to(got, 3), expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rf.Normal(0, -1),
+        lambda: rf.Normal(0, 0),
+        lambda: rf.Normal(float("nan"), 1),
+        lambda: rf.Normal("a", 1),
+        lambda: rf.HalfNormal(True),
+        lambda: rf.Uniform(2, 1),
+        lambda: rf.Gamma(0, 1),
+        lambda: priors.checked({"x": "Normal"}),
+        lambda: priors.checked([rf.Normal()]),
+    ],
+)
+def test_what_is_no_prior_is_refused(make):
+    with pytest.raises(OptionError):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("prior", "support", "fits"),
+    [
+        (rf.Normal(), "real", True),
+        (rf.Normal(), "positive", False),
+        (rf.HalfNormal(), "real", True),
+        (rf.Uniform(-1, 1), "positive", False),
+        (rf.Uniform(0, 1), "positive", True),
+        (rf.LKJ(2), "correlation", True),
+        (rf.Normal(), "correlation", False),
+        (priors.Fixed(-1.0), "positive", False),
+        (priors.Fixed(-1.0), "real", True),
+    ],
+)
+def test_a_prior_must_live_where_the_parameter_does(prior, support, fits):
+    if fits:
+        assert priors.allowed("p", prior, support) is prior
+    else:
+        with pytest.raises(OptionError, match="cannot be the prior of 'p': use"):
+            priors.allowed("p", prior, support)
