@@ -217,11 +217,13 @@ def from_arrays(table: Mapping[str, Any]) -> Frame:
 def concatenate(frames: Sequence[Frame]) -> Frame:
     """The rows of all frames, which have the same columns, as one."""
     first = frames[0]
-    columns = {
-        name: pa.chunked_array([c for f in frames for c in f.columns[name].chunks])
-        for name in first.columns
-    }
+    columns = {name: _joined([frame.columns[name] for frame in frames]) for name in first.columns}
     return replace(first, columns=columns, n=sum(f.n for f in frames), rows=None, _cache={})
+
+
+def _joined(parts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    chunks = [chunk for part in parts for chunk in part.chunks]
+    return pa.chunked_array(chunks, type=parts[0].type)
 
 
 def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
@@ -232,19 +234,27 @@ def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
     """
     place = Path(path)
     partial = place.with_name(f".{place.name}.partial")
+    options = csv.WriteOptions(include_header=False, quoting_style="needed")
     writer = None
     try:
-        for frame in frames:
-            batch = pa.table(dict(frame.columns))
-            if writer is None:
-                writer = csv.CSVWriter(
-                    partial, batch.schema, write_options=csv.WriteOptions(quoting_style="needed")
-                )
-            writer.write_table(batch)
-        if writer is not None:
-            writer.close()
-            os.replace(partial, place)
+        with open(partial, "wb") as file:
+            for frame in frames:
+                batch = pa.table(dict(frame.columns))
+                if writer is None:
+                    file.write((",".join(map(_quoted, batch.column_names)) + "\n").encode())
+                    writer = csv.CSVWriter(file, batch.schema, write_options=options)
+                writer.write_table(batch)
+            if writer is not None:
+                writer.close()
+        os.replace(partial, place)
     except OSError as error:
         raise FileError(f"{str(place)!r} cannot be written: {_first_line(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _quoted(name: str) -> str:
+    """A column name as a cell of the header; Arrow would quote every one."""
+    if any(char in name for char in ',"\n\r'):
+        return '"' + name.replace('"', '""') + '"'
+    return name

@@ -1,0 +1,100 @@
+"""The command line: what it prints, where it writes, how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ranef.cli import main
+
+KEYS = {
+    *("name", "formula", "mae", "log_score", "coverage_90"),
+    *("elbo", "converged", "steps", "seconds"),
+}
+
+
+def test_zillow_prints_one_json_object(tmp_path, capsys):
+    assert main(["zillow", "--rows", "1500", "--out", str(tmp_path / "o"), "--json"]) == 0
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert set(result["data"]) == {"source", "rows", "train", "validation", "zips"}
+    assert set(result["constants"]) == {"mean", "median", "student"}
+    assert [m["name"] for m in result["models"]] == ["linear", "random_intercepts", "network"]
+    assert all(set(m) == KEYS for m in result["models"])
+    assert os.path.isabs(result["out"])
+    assert json.loads((tmp_path / "o" / "results.json").read_text()) == result
+    assert "fitting network" in printed.err
+    names = sorted(p.name for p in (tmp_path / "o").rglob("*") if p.is_file())
+    assert names == ["properties_2016.csv", "results.json", "train_2016_v2.csv"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_models_beat_the_constants_on_the_real_files(reference_data, tmp_path, capsys, seed):
+    folder = reference_data / "zillow"
+    arguments = [
+        *("zillow", "--properties", str(folder / "properties_2016.csv")),
+        *("--transactions", str(folder / "train_2016_v2.csv")),
+        *("--out", str(tmp_path), "--seed", str(seed), "--json"),
+    ]
+    assert main(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["data"]["rows"] == 8_116
+    for model in result["models"]:
+        assert model["converged"]
+        assert model["mae"] < result["constants"]["median"]["mae"]
+        assert model["log_score"] > result["constants"]["student"]["log_score"] + 0.002
+        assert 0.86 < model["coverage_90"] < 0.92
+
+
+def test_as_posted_fixes_the_noise_and_marks_the_point_estimate(tmp_path, capsys):
+    arguments = ["zillow", "--as-posted", "--rows", "1500", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    for word in ("constant: median", "linear", "random_intercepts", "network", "known truth"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--properties", "x.csv"], 2, "go together"),
+        (["--rows", "3"], 2, "must be at least 8"),
+        (["--seed", "-1"], 2, "must be from 0"),
+        (["--family", "poisson"], 2, "invalid choice"),
+        (["--as-posted", "--family", "student"], 2, "Gaussian noise"),
+        (["--properties", "absent.csv", "--transactions", "absent.csv"], 1, "no file or folder"),
+    ],
+)
+def test_wrong_use_is_2_and_bad_data_1(arguments, status, message, tmp_path, capsys):
+    try:
+        got = main(["zillow", "--out", str(tmp_path), *arguments])
+    except SystemExit as stop:
+        got = stop.code
+    assert got == status
+    assert message in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused_first(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["zillow", "--out", str(tmp_path / "file" / "o")]) == 1
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_an_interrupt_leaves_no_half_written_file(tmp_path):
+    run = subprocess.Popen(
+        [sys.executable, "-m", "ranef.cli", "zillow", "--rows", "400000", "--out", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "data").glob(".*partial")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert b"Traceback" not in err
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
