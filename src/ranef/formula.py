@@ -220,11 +220,11 @@ def _expand(node: Expression, text: str) -> _Expansion:
 
 
 def _expand_function(node: Function, text: str) -> _Expansion:
-    if node.name in registry.TERMS or node.name in registry.PLANNED["term"]:
-        if node.name not in ("nn", "offset"):
-            if node.name in registry.PLANNED["term"]:
-                raise _fail(text, node, f"the term {node.name}() is not built yet")
-            raise _fail(text, node, f"{node.name}() cannot be called; write it in + and | notation")
+    if node.name in registry.PLANNED["term"]:
+        raise _fail(text, node, f"the term {node.name}() is not built yet")
+    if node.name in registry.NOTATION:
+        raise _fail(text, node, f"{node.name}() cannot be called; write it with + and |")
+    if node.name in registry.TERMS:
         for argument in node.arguments:
             _check_column_expression(argument, text)
         options = {name: _literal(value, text) for name, value in node.options}
@@ -241,7 +241,8 @@ def _check_column_expression(node: Expression, text: str) -> None:
     for part in node.walk():
         if isinstance(part, Function):
             if part.name not in COLUMN_FUNCTIONS:
-                known = (*COLUMN_FUNCTIONS, *registry.TERMS)
+                known = [*COLUMN_FUNCTIONS, *registry.TERMS]
+                known = [name for name in known if name not in registry.NOTATION]
                 hint = registry.suggestion(part.name, known)
                 raise _fail(text, part, f"there is no function {part.name}(); {hint}")
             if part.options or not part.arguments:

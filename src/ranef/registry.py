@@ -17,6 +17,9 @@ TERMS = {
     "offset": "ranef.terms.offset:Offset",
 }
 
+# Terms that have a notation of their own and are not called by name in a formula.
+NOTATION = ("common", "group")
+
 FAMILIES = {
     "gaussian": "ranef.families.gaussian:Gaussian",
     "student": "ranef.families.student:Student",
