@@ -36,7 +36,7 @@ def values_at(program: Program, training: Training, designs, seed: int, **replay
             return None
         begin = site["infer"]["start"]
         away = 0.1 * jnp.sin(1.0 + jnp.arange(np.size(begin))).reshape(np.shape(begin))
-        return begin if site["name"].endswith("_cholesky") else begin + away
+        return begin if site["name"].endswith("/cholesky") else begin + away
 
     run = numpyro.handlers.substitute(
         numpyro.handlers.seed(program, seed), substitute_fn=near_start
@@ -89,18 +89,18 @@ def check_names_agree(formula: str, table: dict) -> None:
     """Parameters with priors, sites of the program and variables of the posterior agree."""
     program, training = learn(formula, table)
     variables = program.variables(training.state)
+    trace = _trace(program, training)
     latent = {
-        name
-        for name, site in _trace(program, training).items()
-        if site["type"] == "sample" and not site["is_observed"]
+        name for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]
     }
-    derived = {name.removesuffix("_cholesky") for name in latent}
+    draws = {name: np.asarray(trace[name]["value"])[None] for name in latent}
+    derived = latent | set(program.derived(training.state, draws))
     for name in training.state.priors:
         assert name in variables
         assert name in derived
     for name, variable in variables.items():
         assert len(variable.dims) == len(variable.coords)
-        assert name in derived or variable.role == "group"
+        assert name in derived
 
 
 def check_block_is_the_term(formula: str, table: dict) -> None:

@@ -62,8 +62,9 @@ def test_as_posted_fixes_the_noise_and_marks_the_point_estimate(tmp_path, capsys
     ("arguments", "status", "message"),
     [
         (["--properties", "x.csv"], 2, "go together"),
-        (["--rows", "3"], 2, "must be at least 8"),
-        (["--seed", "-1"], 2, "must be from 0"),
+        (["--rows", "3"], 2, "whole number of at least 8"),
+        (["--seed", "-1"], 2, "whole number of at least 0"),
+        (["--rows", "abc"], 2, "whole number of at least 8, not abc"),
         (["--family", "poisson"], 2, "invalid choice"),
         (["--as-posted", "--family", "student"], 2, "Gaussian noise"),
         (["--properties", "absent.csv", "--transactions", "absent.csv"], 1, "no file or folder"),
@@ -91,7 +92,7 @@ def test_an_interrupt_leaves_no_half_written_file(tmp_path):
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "data").glob(".*partial")) and time.monotonic() < deadline:
+    while not list((tmp_path / "generated").glob(".*partial")) and time.monotonic() < deadline:
         time.sleep(0.02)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=60)

@@ -18,9 +18,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read the output has had enough; Python must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except RanefError as error:
         print(f"ranef: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"ranef: the output cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("ranef: interrupted", file=sys.stderr)
@@ -39,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Fit a linear model, random intercepts by zip code, and a network with random "
             "intercepts to house sales, and score them beside constants. Without files, sales "
-            "in Kaggle's schema are generated under OUT/data."
+            "in Kaggle's schema are generated in OUT/generated."
         ),
     )
     zillow.add_argument("--properties", type=Path, help="Kaggle's properties_2016.csv")
@@ -59,17 +69,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 8:
-        raise argparse.ArgumentTypeError(f"must be at least 8, not {value}")
-    return value
+    return _whole(text, 8)
 
 
 def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1, not {value}")
-    return value
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or not least <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text}")
+    return int(text)
 
 
 def _zillow(options: argparse.Namespace) -> int:
@@ -84,7 +94,7 @@ def _zillow(options: argparse.Namespace) -> int:
     truth = None
     properties, transactions = options.properties, options.transactions
     if properties is None:
-        data = _folder(out / "data")
+        data = _folder(out / "generated")
         properties, transactions = data / "properties_2016.csv", data / "train_2016_v2.csv"
         _say("generating sales in Kaggle's schema")
         truth = zillow_generator.generate(

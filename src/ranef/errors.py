@@ -4,6 +4,10 @@ Every message is one sentence (sometimes with a caret under a formula) that name
 the column, level, term or file, says what was expected and what to do.
 """
 
+from typing import Any
+
+import numpy as np
+
 
 class RanefError(Exception):
     """Base of everything raised for input that cannot be used."""
@@ -47,3 +51,15 @@ class OptionError(RanefError, ValueError):
 
 class BackendError(RanefError, RuntimeError):
     """Keras runs on another backend than JAX."""
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """`value` as an int, NumPy's included.
+
+    Raises:
+        OptionError: naming the argument, for anything else or a number below `least`.
+    """
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if whole and least <= int(value) < 2**32:
+        return int(value)
+    raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}")

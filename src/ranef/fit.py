@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from ranef import priors
-from ranef.errors import ColumnError, DataError, OptionError
+from ranef.errors import ColumnError, DataError, OptionError, whole_number
 from ranef.frame import Frame, Rows
 from ranef.inference.base import Draws
 from ranef.predictive import Predictive
@@ -108,7 +107,7 @@ class Fit:
             if isinstance(prior, priors.Fixed):
                 out[name] = (prior.value, "fixed")
             elif isinstance(prior, priors.PointEstimate):
-                out[name] = (float(self.draws.points[name]), "point estimate")
+                out[name] = (np.asarray(self.draws.points[name], np.float64), "point estimate")
         return out
 
     @cached_property
@@ -125,14 +124,19 @@ class Fit:
             for v in self.variables.values()
             for dim, coord in zip(v.dims, v.coords, strict=True)
         }
-        response = self.program.response_name
-        observed = {response: np.asarray(self.training.response.value)}
+        response = str(self.program.formula.response).replace("/", "_over_")
+        # On its own: a response may have the name of a parameter.
+        observed = arviz_base.from_dict(
+            {"observed_data": {response: np.asarray(self.training.response.value)}},
+            dims={response: ["row"]},
+        )
         tree = arviz_base.from_dict(
-            {"posterior": self._values, "observed_data": observed},
-            dims={**dims, response: ["row"]},
+            {"posterior": self._values},
+            dims=dims,
             coords=coords,
             attrs={"posterior": {"formula": self.program.formula.text, "method": self.method}},
         )
+        tree["observed_data"] = observed["observed_data"]
         if self.draws.trace:
             steps = {name: ("step", value) for name, value in self.draws.trace.items()}
             tree["optimization"] = xr.DataTree(xr.Dataset(steps))
@@ -158,7 +162,8 @@ class Fit:
                 if value is None:
                     described = _describe(self._flat(name)[:, place], tails)
                 else:
-                    described = (float(value), 0.0, float(value), float(value))
+                    point = _element(value, place)
+                    described = (point, 0.0, point, point)
                 rows.append((label, *described, kind))
         for factor, share in self._shares().items():
             rows.append((f"share({factor})", *_describe(share, tails), "derived"))
@@ -187,11 +192,11 @@ class Fit:
         names = {
             name: v
             for name, v in self.variables.items()
-            if v.role == "group" and v.factor == factor.replace("/", "_over_")
+            if v.role == "group" and v.factor == str(factor).replace("/", "_over_")
         }
         if not names:
             groups = dict.fromkeys(v.factor for v in self.variables.values() if v.role == "group")
-            hint = suggestion(factor, groups) if groups else "it has none"
+            hint = suggestion(str(factor), groups) if groups else "it has none"
             raise ColumnError(f"the model has no grouping {factor!r}; {hint}")
         parts = []
         for name, variable in names.items():
@@ -224,7 +229,7 @@ class Fit:
                     flat = self._flat(name)[:, place]
                     rows.append((label, flat.mean(), flat.std(ddof=1)))
                 else:
-                    rows.append((label, float(value), 0.0))
+                    rows.append((label, _element(value, place), 0.0))
         return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
 
     def _shares(self) -> dict[str, NDArray[np.float64]]:
@@ -281,6 +286,7 @@ class Fit:
         if kind not in _KINDS:
             raise OptionError(f"kind must be 'mean' or 'response', not {kind!r}")
         _tails(interval)
+        seed = whole_number("seed", seed, least=0)
         frame, designs = self._designs(data, new_levels, response=False, companion=kind != "mean")
         family, state = self.program.family, self.training.state.family
         response = family.design(state, frame, known=False, beside=kind == "response")
@@ -294,14 +300,11 @@ class Fit:
 
         Args and errors are those of `predict`; `data` must hold the response.
         """
+        seed = whole_number("seed", seed, least=0)
         frame, designs = self._designs(data, new_levels, response=True, companion=True)
         response = self.program.family.design(self.training.state.family, frame)
         predictive = self._predictive(new_levels, seed)
-        parts = [
-            logsumexp(block, axis=0) - np.log(len(block))
-            for block in predictive.log_densities(designs, response, frame.n)
-        ]
-        return np.concatenate(parts)
+        return np.concatenate(predictive.log_scores(designs, response, frame.n))
 
     def _predictive(self, new_levels: str, seed: int) -> Predictive:
         key = (new_levels, seed)
@@ -350,6 +353,12 @@ def _tails(interval: float) -> tuple[float, float]:
     if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < 1:
         raise OptionError(f"interval must be a probability between 0 and 1, not {interval!r}")
     return (1 - interval) / 2, (1 + interval) / 2
+
+
+def _element(value: Any, place: int) -> float:
+    """One element of a constant, which may be one number for all of them."""
+    flat = np.ravel(value)
+    return float(flat[place] if len(flat) > 1 else flat[0])
 
 
 def _describe(values: NDArray[np.float64], tails: tuple[float, float]) -> tuple[float, ...]:

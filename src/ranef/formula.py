@@ -110,7 +110,22 @@ class Formula:
             if name in predictors:
                 raise FormulaError.at(text, position_of(left), f"{name!r} has two predictors")
             predictors[name] = _predictor(right, text)
-        return cls(text, _response(response, text), MappingProxyType(predictors))
+        formula = cls(text, _response(response, text), MappingProxyType(predictors))
+        _refuse_homonyms(formula)
+        return formula
+
+
+def _refuse_homonyms(formula: Formula) -> None:
+    """Refuse two expressions of one text, such as log(w) and a column named "log(w)"."""
+    seen: dict[str, Expression] = {}
+    for term in (t for terms in formula.predictors.values() for t in terms):
+        for expression in term.expressions():
+            if seen.setdefault(str(expression), expression) != expression:
+                raise _fail(
+                    formula.text,
+                    expression,
+                    f"a column and a function are both written {expression}; rename the column",
+                )
 
 
 def _fail(text: str, node: Any, message: str) -> FormulaError:
@@ -120,6 +135,8 @@ def _fail(text: str, node: Any, message: str) -> FormulaError:
 def _response(left: Expression, text: str) -> ResponseCall:
     if isinstance(left, Operation) and left.operator == "/":
         call = ResponseCall(left.left, "trials", left.right)
+    elif isinstance(left, Function) and left.name in registry.TERMS:
+        raise _fail(text, left, f"{left.name}() cannot stand on the left side")
     elif isinstance(left, Function) and left.name in ("se", "weights"):
         if len(left.arguments) != 2 or left.options:
             raise _fail(text, left, f"{left.name}() takes the response and one column")
@@ -129,6 +146,8 @@ def _response(left: Expression, text: str) -> ResponseCall:
     for side in (call.value, call.companion):
         if side is not None:
             _check_column_expression(side, text)
+            if isinstance(side, Function) and side.name in ("poly", "C"):
+                raise _fail(text, side, f"{side.name}() cannot stand on the left side")
     if not call.value.columns():
         raise _fail(text, left, "the left side of the formula must name a column")
     return call
@@ -192,7 +211,7 @@ class _Expansion:
 
 
 def _same(a: Product, b: Product) -> bool:
-    return {str(e) for e in a} == {str(e) for e in b}
+    return set(a) == set(b)
 
 
 def _expand(node: Expression, text: str) -> _Expansion:
@@ -227,6 +246,8 @@ def _expand_function(node: Function, text: str) -> _Expansion:
     if node.name in registry.TERMS:
         for argument in node.arguments:
             _check_column_expression(argument, text)
+            if isinstance(argument, Function) and argument.name == "C":
+                raise _fail(text, argument, f"{node.name}() takes numbers, not a factor")
         options = {name: _literal(value, text) for name, value in node.options}
         if len(options) < len(node.options):
             raise _fail(text, node, f"an option of {node.name}() is given twice")
@@ -245,6 +266,8 @@ def _check_column_expression(node: Expression, text: str) -> None:
                 known = [name for name in known if name not in registry.NOTATION]
                 hint = registry.suggestion(part.name, known)
                 raise _fail(text, part, f"there is no function {part.name}(); {hint}")
+            if part.name in ("poly", "C") and part is not node:
+                raise _fail(text, part, f"{part.name}() must stand by itself, not inside {node}")
             if part.options or not part.arguments:
                 raise _fail(text, part, f"{part.name}() takes a column and no named options")
         elif isinstance(part, Operation) and part.operator in ("|", "||", ":"):

@@ -24,6 +24,10 @@ pc: Any = pyarrow.compute
 # What an untyped text may say instead of a number.
 _NOT_A_NUMBER = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
 
+_NUMBER = r"^[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|inf|Inf|INF)$"
+# A column of a file with so small a share of texts among numbers has errors, not levels.
+_FEW = 0.05
+
 _INTEGER = re.compile(r"0|-?[1-9]\d*")
 
 
@@ -85,14 +89,29 @@ class Frame:
         return self.columns[name]
 
     def is_text(self, name: str) -> bool:
-        """Whether the column holds texts that are not all numbers."""
+        """Whether the column holds texts that are not all numbers, or declared categories.
+
+        Raises:
+            DataError: for a column of a file that holds numbers but for a few texts.
+        """
         return self._remember(("is_text", name), lambda: self._is_text(name))
 
     def _is_text(self, name: str) -> bool:
         values = self.column(name)
         if isinstance(values, np.ndarray) or not _holds_text(values.type):
-            return False
-        return not (self.untyped and _parse_numbers(values) is not None)
+            return not isinstance(values, np.ndarray) and pa.types.is_dictionary(values.type)
+        if not self.untyped or self.n == 0:
+            return True
+        bad = _not_numbers(values)
+        wrong, said = int(bad.sum()), int((~_says_nothing(values)).sum())
+        if 0 < wrong <= _FEW * said:
+            row = int(np.argmax(bad))
+            raise DataError(
+                f"column {name!r} holds numbers but for {wrong:,} of {said:,} values, such as "
+                f"{str(values[row])!r} in row {self.row_number(row)}; correct them, or write "
+                f"C({name}) to use it as a factor"
+            )
+        return wrong > 0
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """The column as float64, (n,) or (n, ...), NaN where missing.
@@ -107,14 +126,17 @@ class Frame:
         if isinstance(values, np.ndarray):
             return values
         if _holds_text(values.type):
-            parsed = _parse_numbers(values) if self.untyped else None
-            if parsed is None:
-                row, text = self._first_text(values)
+            bad = _not_numbers(values) if self.untyped else ~_to_numpy(values.is_null(), bool)
+            if bad.any():
+                row = int(np.argmax(bad))
                 raise DataError(
-                    f"column {name!r} holds text where a number is needed, such as {text!r} in "
-                    f"row {row}; convert it, or write C({name}) to use it as a factor"
+                    f"column {name!r} holds text where a number is needed, such as "
+                    f"{str(values[row])!r} in row {self.row_number(row)}; convert it to numbers, "
+                    f"or use the column by itself, as C({name}), for a factor"
                 )
-            values = parsed
+            values = _parse_numbers(values)
+        elif pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
         try:
             values = pc.cast(values, pa.float64(), safe=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -122,15 +144,6 @@ class Frame:
                 f"column {name!r} holds {values.type} where a number is needed; convert it first"
             ) from None
         return _to_numpy(values)
-
-    def _first_text(self, values: Any) -> tuple[int, str]:
-        texts = values.cast(pa.string()).to_pylist()
-        for row, text in enumerate(texts):
-            if text is None or (self.untyped and text.strip() in _NOT_A_NUMBER):
-                continue
-            if not self.untyped or _as_float(text) is None:
-                return self.row_number(row), text
-        return 0, ""
 
     def levels(self, name: str) -> Levels:
         """The column as levels, each a string as written.
@@ -145,8 +158,11 @@ class Frame:
         if isinstance(values, np.ndarray):
             raise DataError(f"column {name!r} holds arrays and cannot be used as levels")
         encoded = _combined(values)
-        if not pa.types.is_dictionary(encoded.type):
-            encoded = encoded.dictionary_encode()
+        try:
+            if not pa.types.is_dictionary(encoded.type):
+                encoded = encoded.dictionary_encode()
+        except pa.ArrowNotImplementedError:
+            raise _not_levels(name, values.type) from None
         names = _level_names(name, encoded.dictionary)
         codes = encoded.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
         # An empty cell of a file is a gap; so is what the user listed.
@@ -164,6 +180,8 @@ class Frame:
         values = self.column(name)
         if isinstance(values, np.ndarray):
             return np.asarray(np.isnan(values).reshape(self.n, -1).any(axis=1))
+        if pa.types.is_dictionary(values.type):
+            return self.levels(name).codes < 0
         if _holds_text(values.type) and self.is_text(name):
             return self.levels(name).codes < 0
         if _holds_text(values.type):
@@ -232,21 +250,26 @@ def _holds_text(kind: pa.DataType) -> bool:
 
 
 def _parse_numbers(values: Any) -> Any:
-    """Texts as numbers, null where they say there is none; None if one says otherwise."""
+    """Texts as numbers, null where they say that there is none."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
     blank = pc.is_in(texts, pa.array(_NOT_A_NUMBER))
     texts = pc.if_else(blank, pa.scalar(None, pa.string()), texts)
-    try:
-        return pc.cast(texts, pa.float64())
-    except pa.ArrowInvalid:
-        return None
+    return pc.cast(texts, pa.float64())
 
 
-def _as_float(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _not_numbers(values: Any) -> NDArray[np.bool_]:
+    """(n,) True for a text that neither is a number nor says that there is none."""
+    texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    number = pc.match_substring_regex(texts, _NUMBER).fill_null(False)
+    return ~_to_numpy(number, bool) & ~_says_nothing(values)
+
+
+def _says_nothing(values: Any) -> NDArray[np.bool_]:
+    """(n,) True for a text that says there is no value."""
+    texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
+    return _to_numpy(pc.is_in(texts, pa.array(_NOT_A_NUMBER)).fill_null(True), bool) | _to_numpy(
+        values.is_null(), bool
+    )
 
 
 def _level_names(column: str, values: pa.Array) -> list[str | None]:
@@ -255,9 +278,9 @@ def _level_names(column: str, values: pa.Array) -> list[str | None]:
     kind = values.type
     if pa.types.is_floating(kind):
         numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
-        if np.nanmax(np.abs(numbers), initial=0.0) > 2**53:
+        if np.nanmax(np.abs(numbers), initial=0.0) >= 2**53:
             raise DataError(
-                f"column {column!r} holds ids above 2**53 as floats, which have lost digits; "
+                f"column {column!r} holds ids of 2**53 or more as floats, which have lost digits; "
                 "read it as text or as integers"
             )
         return [
@@ -268,9 +291,13 @@ def _level_names(column: str, values: pa.Array) -> list[str | None]:
     try:
         return values.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise DataError(
-            f"column {column!r} holds {kind}, which cannot be used as levels; convert it to text"
-        ) from None
+        raise _not_levels(column, kind) from None
+
+
+def _not_levels(column: str, kind: pa.DataType) -> DataError:
+    return DataError(
+        f"column {column!r} holds {kind}, which cannot be used as levels; convert it to text"
+    )
 
 
 def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
@@ -317,16 +344,24 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
 def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
     """The levels of one grouping column, or those that several form together, as "a:b"."""
     first, *others = (frame.levels(name) for name in names)
-    for other in others:
+    for level, other in enumerate(others, start=1):
         size = len(other.names)
         pairs = first.codes.astype(np.int64) * size + other.codes
         pairs[(first.codes < 0) | (other.codes < 0)] = -1
         seen, codes = np.unique(pairs, return_inverse=True)
         if len(seen) and seen[0] == -1:
             seen, codes = seen[1:], codes - 1
-        joined = [f"{first.names[p // size]}:{other.names[p % size]}" for p in seen]
+        joined = [
+            f"{_joinable(first.names[p // size], level > 1)}:{_joinable(other.names[p % size])}"
+            for p in seen
+        ]
         first = Levels(codes.astype(np.int32), np.array(joined, dtype=object))
     return first
+
+
+def _joinable(name: Any, joined: bool = False) -> str:
+    """A level as a part of "a:b"; one that holds a ":" of its own is put in backticks."""
+    return f"`{name}`" if ":" in name and not joined else str(name)
 
 
 def sorted_levels(names: Iterable[str]) -> list[str]:

@@ -182,7 +182,10 @@ class _Nodes(lark.Transformer):
         return Column(str(items[0]).strip("`"), _token_start(items[0]))
 
     def number(self, items: list) -> Expression:
-        return Number(float(items[0]), _token_start(items[0]))
+        value = float(items[0])
+        if value == float("inf"):
+            raise FormulaError(f"the number {items[0]} is too large")
+        return Number(value, _token_start(items[0]))
 
     def string(self, items: list) -> Expression:
         return Text(str(items[0])[1:-1], _token_start(items[0]))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import transforms
-from ranef.errors import DataError, OptionError
+from ranef.errors import ColumnError, DataError, OptionError
 from ranef.expression import Column, Expression, Function
 from ranef.formula import Product
 from ranef.frame import Frame, sorted_levels
@@ -50,7 +50,8 @@ class Part:
     def columns(self, frame: Frame, learned: transforms.Learned) -> NDArray[np.float64]:
         """(n, width)."""
         if self.levels is None:
-            return transforms.evaluate(self.expression, frame, learned).reshape(frame.n, -1)
+            single = transforms.evaluate_single if self.width == 1 else transforms.evaluate
+            return single(self.expression, frame, learned).reshape(frame.n, -1)
         name = self.expression.columns()[0]
         found = frame.levels(name)
         place = {level: i for i, level in enumerate(self.levels)}
@@ -116,6 +117,17 @@ def is_factor(expression: Expression, frame: Frame) -> bool:
     return isinstance(expression, Column) and frame.is_text(expression.name)
 
 
+def needs(products: Sequence[Product]) -> dict[str, str]:
+    """Columns that products read, as "level", "number", or "any" for what the table says."""
+    out: dict[str, str] = {}
+    for expression in (e for product in products for e in product):
+        coded = isinstance(expression, Function) and expression.name == "C"
+        bare = isinstance(expression, Column)
+        for name in expression.columns():
+            out[name] = "level" if coded else "any" if bare else "number"
+    return out
+
+
 def scan(seen: Scan | None, products: Sequence[Product], frame: Frame) -> Scan:
     """Learn from one batch of rows."""
     expressions = [e for product in products for e in product]
@@ -147,7 +159,12 @@ def finish(seen: Scan, products: Sequence[Product]) -> Matrix:
         )
         for product in products
     )
-    for coding in codings:
+    names = [coding.name for coding in codings]
+    for product, coding in zip(products, codings, strict=True):
+        if names.count(coding.name) > 1 or (product and coding.name == "Intercept"):
+            raise ColumnError(
+                f"two parts of a term are named {coding.name!r}; rename the column of that name"
+            )
         if coding.width > MAX_COLUMNS:
             raise DataError(
                 f"{coding.name} would take {coding.width:,} columns, more than {MAX_COLUMNS:,}; "

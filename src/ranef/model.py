@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ranef import registry
-from ranef.errors import OptionError
+from ranef.errors import OptionError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
 from ranef.priors import Prior, checked
@@ -39,8 +39,10 @@ class Model:
         networks: Mapping[str, Any] | None = None,
         missing: Sequence[str] = (),
     ) -> None:
-        if isinstance(missing, str):
-            raise OptionError(f"missing must be a list of texts, such as ({missing!r},)")
+        if not isinstance(missing, (list, tuple)) or not all(isinstance(m, str) for m in missing):
+            raise OptionError(f"missing must be a list of texts such as ('NA',), not {missing!r}")
+        if networks is not None and not isinstance(networks, Mapping):
+            raise OptionError(f"networks must be a dict of Keras models by name, not {networks!r}")
         self.formula = formula
         self.program = Program(
             Formula.parse(formula), family, checked(priors), dict(networks or {}), missing
@@ -78,11 +80,7 @@ class Model:
             RanefError: one of its kinds, with one sentence that says what is wrong and what
                 to do.
         """
-        for name, value, least in (("draws", draws, 2), ("seed", seed, 0)):
-            if type(value) is not int or not least <= value < 2**32:
-                raise OptionError(
-                    f"{name} must be a whole number of at least {least}, not {value!r}"
-                )
+        draws, seed = whole_number("draws", draws, least=2), whole_number("seed", seed, least=0)
         chosen, why = self._choose(method)
         runner = registry.load("method", chosen)(**options)
         began = time.perf_counter()

@@ -11,7 +11,9 @@ import numpy as np
 import numpyro
 from jax import Array
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
+from ranef.errors import DataError
 from ranef.families.base import ResponseDesign
 from ranef.inference.base import Draws
 from ranef.program import Designs, Program, State
@@ -92,6 +94,12 @@ class Predictive:
         self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
     ) -> dict[str, NDArray[np.float64]]:
         """mean, sd, lower and upper of each row, of the mean or of a response."""
+        with jax.enable_x64(True):
+            return self._summaries(designs, response, n, kind, interval)
+
+    def _summaries(
+        self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
+    ) -> dict[str, NDArray[np.float64]]:
         family = self.program.family
         tails = [(1 - interval) / 2, (1 + interval) / 2]
         parts: list[tuple[NDArray, ...]] = []
@@ -99,6 +107,11 @@ class Predictive:
         for companion, values, count in self.over(designs, response, n):
             shape = next(iter(values.values())).shape
             location = np.asarray(family.mean(companion, **values), dtype=np.float64)[:, :count]
+            if not np.isfinite(location).all():
+                raise DataError(
+                    "the prediction of some rows is not a finite number; their columns lie too far "
+                    "from the training rows"
+                )
             variance = location.var(axis=0)
             cells = location
             if kind == "response":
@@ -111,11 +124,14 @@ class Predictive:
         columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
         return dict(zip(("mean", "sd", "lower", "upper"), columns, strict=True))
 
-    def log_densities(
+    def log_scores(
         self, designs: Designs, response: ResponseDesign, n: int
-    ) -> Iterator[NDArray[np.float64]]:
-        """Log p(y_i | draw), chunks of (draws, rows)."""
-        for companion, values, count in self.over(designs, response, n):
-            density = self.program.family.distribution(companion, **values)
-            values_log = density.log_prob(jnp.asarray(companion.value))
-            yield np.asarray(values_log, dtype=np.float64)[:, :count]
+    ) -> list[NDArray[np.float64]]:
+        """Log mean_s p(y_i | draw s), in chunks of rows."""
+        out = []
+        with jax.enable_x64(True):
+            for companion, values, count in self.over(designs, response, n):
+                density = self.program.family.distribution(companion, **values)
+                each = np.asarray(density.log_prob(jnp.asarray(companion.value)))[:, :count]
+                out.append(logsumexp(each, axis=0) - np.log(len(each)))
+        return out

@@ -4,8 +4,8 @@ A prior says what it is; ``ranef.sites`` turns it into a NumPyro site. A number 
 place of a prior fixes the parameter, `PointEstimate` estimates it without a posterior.
 """
 
-import math
 import numbers
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -25,8 +25,16 @@ class Prior:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            for number in value if isinstance(value, tuple) else (value,):
+            listed = value if isinstance(value, tuple) and "tuple" in str(field.type) else (value,)
+            if not listed:
+                raise OptionError(f"{type(self).__name__}: {field.name} is an empty tuple")
+            for number in listed:
                 _check(type(self).__name__, field.name, number)
+
+    def length(self) -> int | None:
+        """Of its tuple arguments; None where all are numbers."""
+        lengths = {len(v) for f in fields(self) if isinstance(v := getattr(self, f.name), tuple)}
+        return max(lengths) if lengths else None
 
     def __str__(self) -> str:
         numbers = ", ".join(_short(getattr(self, f.name)) for f in fields(self))
@@ -34,12 +42,16 @@ class Prior:
 
 
 def _check(kind: str, name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if not _is_number(value):
         raise OptionError(f"{kind}: {name} must be a number, not {value!r}")
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # NaN is refused here too
         raise OptionError(f"{kind}: {name} must be finite, not {value!r}")
     if name in _POSITIVE and value <= 0:
         raise OptionError(f"{kind}: {name} must be above zero, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _short(value: Any) -> str:
@@ -222,7 +234,7 @@ def checked(priors: Mapping[str, Any] | None) -> dict[str, Prior]:
 def _as_prior(name: str, value: Any) -> Prior:
     if isinstance(value, Prior):
         return value
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if _is_number(value):
         return Fixed(float(value))
     raise OptionError(
         f"the prior of {name!r} must be a prior such as rf.Normal(0, 1), or a number that "
@@ -230,8 +242,8 @@ def _as_prior(name: str, value: Any) -> Prior:
     )
 
 
-def allowed(name: str, prior: Prior, support: str) -> Prior:
-    """`prior` if it can be the prior of a parameter that lives on `support`.
+def allowed(name: str, prior: Prior, support: str, size: int = 1) -> Prior:
+    """`prior` if it can be that of a parameter with `size` elements that lives on `support`.
 
     Raises:
         OptionError: naming the parameter and what would fit.
@@ -248,8 +260,15 @@ def allowed(name: str, prior: Prior, support: str) -> Prior:
         inside = getattr(prior, "lower", 0.0) >= 0
     if support == "correlation" and not isinstance(prior, LKJ):
         inside = False
-    if isinstance(prior, Fixed) and support == "positive" and prior.value <= 0:
-        inside = False
+    if support == "positive":
+        start = getattr(prior, "start", None)
+        inside &= getattr(prior, "value", 1.0) > 0 and (start is None or start > 0)
     if not inside:
         raise OptionError(f"{prior} cannot be the prior of {name!r}: use {advice}")
+    length = prior.length()
+    if length is not None and length != size:
+        raise OptionError(
+            f"the prior of {name!r} has {length} values and the parameter {size}; give one number "
+            "or one for each"
+        )
     return prior

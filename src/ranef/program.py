@@ -29,6 +29,9 @@ Designs = Mapping[str, Design]
 
 _RESERVED = ("chain", "draw")
 
+# Of the observed response: no column can have this name, "/" being stored otherwise.
+RESPONSE_SITE = "/response"
+
 
 @dataclass(frozen=True)
 class State:
@@ -86,7 +89,6 @@ class Program:
         self.user_priors = dict(priors)
         self.missing = tuple(missing)
         self.terms = self._terms(networks)
-        self.response_name = str(formula.response).replace("/", "_over_")
         used = [name for name in self.needs() if name in _RESERVED]
         if used:
             raise ColumnError(
@@ -103,7 +105,7 @@ class Program:
             if parameter not in free or parameter in out:
                 raise FormulaError(
                     f"the family {self.family.name} has no parameter {parameter!r} to predict; it "
-                    f"has: {', '.join(sorted(free - {location}))}"
+                    f"has: {', '.join(sorted(free - {location})) or 'none but the mean'}"
                 )
             prefix = "" if parameter == location else f"{parameter}_"
             out[parameter] = tuple(
@@ -145,6 +147,7 @@ class Program:
         scales = {p.name: self.family.predictor_scale(family, p) for p in self.family.parameters}
         priors = self._priors(states, family, scales)
         state = State(states, family, priors, scales)
+        self.variables(state)  # refuses names that clash
         return Training(state, self.designs(state, frame), response, rows)
 
     def _priors(
@@ -155,10 +158,12 @@ class Program:
         for parameter, term in self.all_terms():
             for name, slot in term.parameters(states[term.label], scales[parameter.name]).items():
                 if name in slots:
-                    raise FormulaError(f"two terms have a parameter {name!r}; merge the terms")
+                    raise _clash(name)
                 slots[name] = slot
         for parameter in self.family.free_parameters():
             if parameter.name not in self.terms and parameter.default is not None:
+                if parameter.name in slots:
+                    raise _clash(parameter.name)
                 default = parameter.default(family.scale)
                 slots[parameter.name] = Parameter(default, parameter.support)
         for name in self.user_priors:
@@ -168,7 +173,7 @@ class Program:
         out = {}
         for name, slot in slots.items():
             default = self.user_priors.get(slot.alias, slot.prior)
-            out[name] = allowed(name, self.user_priors.get(name, default), slot.support)
+            out[name] = allowed(name, self.user_priors.get(name, default), slot.support, slot.size)
         return out
 
     def designs(self, state: State, frame: Frame) -> Designs:
@@ -230,7 +235,7 @@ class Program:
         if response is not None:
             with numpyro.handlers.scale(scale=replay.rows / jnp.shape(response.value)[0]):
                 numpyro.sample(
-                    self.response_name,
+                    RESPONSE_SITE,
                     self.family.distribution(response, **values).to_event(1),
                     obs=jnp.asarray(response.value),
                 )
@@ -267,10 +272,16 @@ class Program:
         """The variables of the posterior in the order of the formula."""
         out: dict[str, Variable] = {}
         for _, term in self.all_terms():
-            out.update(term.variables(state.terms[term.label]))
+            for name, variable in term.variables(state.terms[term.label]).items():
+                if name in out:
+                    raise _clash(name)
+                out[name] = variable
         for parameter in self.family.free_parameters():
             if parameter.name not in self.terms:
                 out[parameter.name] = Variable("family")
+        # ArviZ drops a variable that shares a dimension's name.
+        for name in {dim for variable in out.values() for dim in variable.dims} & set(out):
+            raise _clash(name)
         return out
 
     def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,6 +290,12 @@ class Program:
         for _, term in self.all_terms():
             out.update(term.derived(state.terms[term.label], values))
         return out
+
+
+def _clash(name: str) -> ColumnError:
+    return ColumnError(
+        f"two parts of the model are named {name!r}; rename the column, or merge the terms"
+    )
 
 
 def _length(designs: Designs) -> int:

@@ -50,6 +50,8 @@ def load(kind: str, name: str) -> Any:
         OptionError: for a name that is not registered, saying which names are.
     """
     table = KINDS[kind]
+    if not isinstance(name, str):
+        raise OptionError(f"a {kind} is given by its name, such as {next(iter(table))!r}")
     if name not in table:
         built = ", ".join(table)
         if name in PLANNED[kind]:
@@ -61,10 +63,12 @@ def load(kind: str, name: str) -> Any:
 
 def suggestion(name: str, known: Any, limit: int = 12) -> str:
     """Ask whether a close known name was meant, else list the known ones."""
-    known = list(known)
+    known = [str(k) for k in known]
+    if not known:
+        return "there are none"
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    listed = ", ".join(str(k) for k in known[:limit])
+    listed = ", ".join(known[:limit])
     more = f" and {len(known) - limit} more" if len(known) > limit else ""
     return f"known are: {listed}{more}"

@@ -41,6 +41,8 @@ def parameter(
     default = 0.0 if support == "real" else 1.0
     if isinstance(prior, (priors.Uniform, priors.Beta)):
         start = distribution(prior).mean  # a start of the term's choosing may lie outside
+    elif prior.support == "positive" and support == "real":
+        start = jnp.maximum(0.0 if start is None else start, jnp.asarray(unit))
     begin = jnp.broadcast_to(jnp.asarray(default if start is None else start, float), shape)
     if isinstance(prior, priors.Fixed):
         return jnp.full(shape, prior.value)

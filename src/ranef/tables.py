@@ -41,15 +41,23 @@ def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str]
     return replace(frame, missing=tuple(missing))
 
 
-def _wanted(available: Sequence[str], columns: Sequence[str] | None, source: str) -> list[str]:
+def _wanted(available: Sequence[Any], columns: Sequence[str] | None, source: str) -> dict[str, Any]:
+    """Name as text to the table's own name of each wanted column.
+
+    Where none is wanted, one column is read all the same, for the number of rows.
+    """
+    own: dict[str, Any] = {}
+    for name in available:
+        if str(name) in own and (columns is None or str(name) in columns):
+            raise DataError(f"{source} has the column {str(name)!r} twice; rename one")
+        own[str(name)] = name
     if columns is None:
-        return list(available)
+        return own
     for name in columns:
-        if name not in available:
-            raise ColumnError(
-                f"column {name!r} is not in {source}; {suggestion(name, list(available))}"
-            )
-    return list(columns)
+        if name not in own:
+            raise ColumnError(f"column {name!r} is not in {source}; {suggestion(name, own)}")
+    wanted = columns or list(own)[:1]
+    return {name: own[name] for name in wanted}
 
 
 def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
@@ -61,13 +69,21 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
             f"not {type(data).__name__}"
         ) from None
     except (nw.exceptions.NarwhalsError, ValueError) as error:
-        raise DataError(f"the table cannot be used: {error}") from None
-    names = table.collect_schema().names()
-    selected = table.select(_wanted(names, columns, "the table"))
-    if isinstance(selected, nw.LazyFrame):
-        selected = selected.collect()
-    arrays = {name: _arrow_column(name, selected[name]) for name in selected.columns}
+        raise DataError(f"the table cannot be used: {_first_line(error)}") from None
+    try:
+        names = _wanted(table.collect_schema().names(), columns, "the table")
+        selected = table.select(list(names.values()))
+        if isinstance(selected, nw.LazyFrame):
+            selected = selected.collect()
+    except RanefError:
+        raise
+    except Exception as error:  # a lazy table runs its whole plan here, and any part may fail
+        raise DataError(f"the table cannot be computed: {_first_line(error)}") from None
+    arrays = {name: _arrow_column(name, selected[own]) for name, own in names.items()}
     return Frame(arrays, len(selected), "the table")
+
+
+_UNREADABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
 def _arrow_column(name: str, series: nw.Series) -> pa.ChunkedArray:
@@ -77,14 +93,15 @@ def _arrow_column(name: str, series: nw.Series) -> pa.ChunkedArray:
         plain = series.implementation.is_pandas() and isinstance(native.dtype, np.dtype)
         if plain and native.dtype.kind == "f":
             return pa.chunked_array([pa.array(native.to_numpy(), from_pandas=False)])
-        return series.to_frame().to_arrow().column(0)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        return series.alias("column").to_frame().to_arrow().column(0)
+    except _UNREADABLE as error:
         raise _mixed(name, error) from None
 
 
 def _mixed(name: str, error: Exception) -> DataError:
+    reason = _first_line(error).split("', '")[0].strip("(\"'")
     return DataError(
-        f"column {name!r} mixes kinds of values ({_first_line(error)}); make it all numbers or "
+        f"column {name!r} cannot be read as one kind of value ({reason}); make it all numbers or "
         "all text"
     )
 
@@ -94,23 +111,9 @@ def _from_arrow(table: pa.Table, source: str, untyped: bool = False) -> Frame:
     return Frame(columns, table.num_rows, source, untyped)
 
 
-def _from_dict(data: Mapping[str, Any], columns: Sequence[str] | None) -> Frame:
-    names = _wanted([str(name) for name in data], columns, "the table")
-    arrays: dict[str, Any] = {}
-    for name in names:
-        values = data[name]
-        array = values if isinstance(values, np.ndarray) else np.asarray(values, dtype=None)
-        if array.ndim == 0:
-            raise DataError(f"column {name!r} is a single value; it must be an array of n values")
-        if array.ndim > 1:
-            arrays[name] = np.asarray(array, dtype=np.float64)
-            continue
-        try:
-            # A list with gaps is read by Arrow, which keeps None apart from NaN.
-            raw = array.tolist() if array.dtype.kind in "OUS" else array
-            arrays[name] = pa.chunked_array([pa.array(raw, from_pandas=False)])
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise _mixed(name, error) from None
+def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
+    names = _wanted(list(data), columns, "the table")
+    arrays = {name: _dict_column(name, data[own]) for name, own in names.items()}
     lengths = {name: len(values) for name, values in arrays.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name}: {length}" for name, length in lengths.items())
@@ -118,19 +121,45 @@ def _from_dict(data: Mapping[str, Any], columns: Sequence[str] | None) -> Frame:
     return Frame(arrays, next(iter(lengths.values()), 0), "the table")
 
 
+def _dict_column(name: str, values: Any) -> Any:
+    """An array or list as Arrow; as float64 where it holds an array per row."""
+    try:
+        if isinstance(values, np.ma.MaskedArray):
+            values = np.where(np.ma.getmaskarray(values), np.nan, np.ma.getdata(values))
+        if np.ndim(values) == 0:
+            raise DataError(f"column {name!r} is a single value; it must be an array of n values")
+        if np.ndim(values) > 1:
+            return np.asarray(values, dtype=np.float64)
+        if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
+            return pa.chunked_array([pa.array(values, from_pandas=False)])
+        listed = list(values)
+        if any(isinstance(value, str) for value in listed):
+            # Among texts a NaN is how pandas and NumPy write an empty cell.
+            listed = [None if isinstance(v, float) and v != v else v for v in listed]
+        return pa.chunked_array([pa.array(listed, from_pandas=False)])
+    except _UNREADABLE as error:
+        if isinstance(error, RanefError):
+            raise
+        raise _mixed(name, error) from None
+
+
 def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
-    if not path.exists():
+    try:
+        found = str(path) != "." and path.exists()
+    except OSError as error:
+        raise FileError(f"the path cannot be used: {error.strerror}; check it") from None
+    if not found:
         raise FileError(f"there is no file or folder {str(path)!r}; check the path")
     kind = _format(path)
     source = repr(str(path))
     try:
         if kind == "csv":
             names = _csv_names(path)
-            table = csv.read_csv(path, **_csv_options(_wanted(names, columns, source)))
+            table = csv.read_csv(path, **_csv_options(list(_wanted(names, columns, source))))
             return _from_arrow(table, source, untyped=True)
         stored = dataset.dataset(path, format=kind)
-        names = _wanted(stored.schema.names, columns, source)
-        return _from_arrow(stored.to_table(columns=names), source)
+        wanted = list(_wanted(stored.schema.names, columns, source))
+        return _from_arrow(stored.to_table(columns=wanted), source)
     except RanefError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -167,11 +196,7 @@ def _csv_names(path: Path) -> list[str]:
             read_options=csv.ReadOptions(block_size=1 << 20),
             parse_options=csv.ParseOptions(newlines_in_values=True),
         )
-        names = reader.schema.names
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated:
-        raise DataError(f"{str(path)!r} has the column {min(repeated)!r} twice; rename one")
-    return names
+        return reader.schema.names
 
 
 def _csv_options(columns: list[str]) -> dict[str, Any]:
@@ -196,7 +221,7 @@ def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> I
     if not place.is_file():
         raise FileError(f"there is no file {source}; check the path")
     try:
-        names = _wanted(_csv_names(place), columns, source)
+        names = list(_wanted(_csv_names(place), columns, source))
         options = _csv_options(names)
         read_options = csv.ReadOptions(block_size=1 << 24)
         for batch in csv.open_csv(place, read_options=read_options, **options):

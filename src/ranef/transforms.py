@@ -53,9 +53,7 @@ def accumulate(
     """
     triangle = dict(triangle or {})
     for key, call in calls.items():
-        x = evaluate(call.arguments[0], frame, {})
-        if x.ndim > 1:
-            raise DataError(f"{key} needs a column of single numbers, not of arrays")
+        x = evaluate_single(call.arguments[0], frame, {})
         if len(x) == 0:
             continue
         if key in triangle:
@@ -129,6 +127,21 @@ def evaluate(expression: Expression, frame: Frame, learned: Learned) -> NDArray[
         raise DataError(
             f"{expression} is not a finite number in {int(bad.sum()):,} of {frame.n:,} rows, the "
             f"first of them row {row}; remove or correct those rows"
+        )
+    return values
+
+
+def evaluate_single(expression: Expression, frame: Frame, learned: Learned) -> NDArray[np.float64]:
+    """`evaluate` where one number for each row is needed, (n,).
+
+    Raises:
+        DataError: for a column that holds an array for each row.
+    """
+    values = evaluate(expression, frame, learned)
+    if values.ndim > 1:
+        raise DataError(
+            f"{expression} holds arrays of shape {values.shape[1:]} where one number for each row "
+            "is needed; only nn() takes such a column"
         )
     return values
 

@@ -160,9 +160,9 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(posted, monkeypatch):
     assert (fit.fixef()["mean"].abs() < 1).all()
 
 
-def test_columns_beyond_single_precision_are_refused(posted):
-    wild = {**posted, "a": posted["a"] * 1e60}
-    with pytest.raises(DataError, match="values of common reach .* single precision"):
+def test_columns_too_large_to_be_squared_are_refused(posted):
+    wild = {**posted, "a": posted["a"] * 1e150}
+    with pytest.raises(DataError, match="values of common reach .* too large to be squared"):
         rf.Model("y ~ a").fit(wild, guide="meanfield", progress=False)
 
 

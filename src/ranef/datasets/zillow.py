@@ -100,7 +100,10 @@ def prepare(
         values = table.numbers(name)
         mean, sd = values[train].mean(), values[train].std()
         if sd == 0:
-            raise DataError(f"{name!r} is the same in every sale and cannot be scaled")
+            raise DataError(
+                f"{name!r} is the same in all {int(train.sum())} training sales and cannot be "
+                "scaled; use more rows"
+            )
         columns[name], scales[name] = (values - mean) / sd, (float(mean), float(sd))
     for name in REGIONS:
         columns[name] = _whole_ids(table, name)

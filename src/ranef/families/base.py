@@ -114,10 +114,12 @@ class Family(ABC):
         Raises:
             DataError: for a response that is not a finite number, or a companion below zero.
         """
-        value = transforms.evaluate(self.response.value, frame, state.learned) if known else None
+        value = (
+            transforms.evaluate_single(self.response.value, frame, state.learned) if known else None
+        )
         companion = None
         if beside and self.response.companion is not None:
-            companion = transforms.evaluate(self.response.companion, frame, state.learned)
+            companion = transforms.evaluate_single(self.response.companion, frame, state.learned)
             if (companion <= 0).any():
                 row = frame.row_number(int(np.argmin(companion)))
                 raise DataError(
@@ -128,7 +130,8 @@ class Family(ABC):
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
         """Take in the responses of one batch; `accumulator` is None at first."""
-        return (accumulator or Moments()).add(np.asarray(design.value)[:, None])
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (accumulator or Moments()).add(np.asarray(design.value)[:, None])
 
     def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
         """Mean and sd of the response, or what stands for them in this family."""
@@ -137,7 +140,13 @@ class Family(ABC):
 
     def measured(self, state: State, accumulator: Any) -> State:
         """The state with the response's scale. A constant response counts by its size."""
-        location, spread = self.location_and_spread(accumulator)
+        with np.errstate(over="ignore", invalid="ignore"):
+            location, spread = self.location_and_spread(accumulator)
+        if not np.isfinite(location + spread):
+            raise DataError(
+                f"the response {self.response.value} is too large to be squared; rescale it, as in "
+                "scale(y)"
+            )
         if spread <= 1e-12 * abs(location):
             spread = abs(location) or 1.0
         return State(state.learned, Scale(location, spread))

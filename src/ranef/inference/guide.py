@@ -25,6 +25,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
+from ranef.errors import DataError
 from ranef.inference.base import Latent, Problem
 from ranef.terms.base import LinearBlock
 
@@ -33,6 +34,10 @@ _LOG_2PI = float(np.log(2 * np.pi))
 _START_RHO = float(np.log(np.expm1(0.1)))
 _MOST_TIES = 2_000_000
 _MOST_FULL = 200
+# Below this part of its length outside the span of the others, a column is collinear.
+_COLLINEAR = 1e-11
+# A column whose mean is fifty times its sd, beside an intercept.
+_WORST_CONDITION = 100.0
 
 
 @dataclass(frozen=True)
@@ -199,13 +204,14 @@ def _parts(latents: Mapping[str, Latent], problem: Problem) -> tuple[list[Shared
     shared: list[Shared] = []
     grouped: list[Grouped] = []
     rest = set(latents)
-    for block in blocks().values():
+    for label, block in blocks().items():
         names = [name for name, _ in block.sites if name in latents]
         rest -= set(names)
         if not names:
             continue
         index = np.concatenate([places[n].reshape(block.levels, -1) for n in names], axis=1)
         if block.codes is not None:
+            _refuse_collinear(label, block)
             known = all(name in latents for name in block.scales)
             scales = np.concatenate([places[name] for name in block.scales]) if known else None
             grouped.append(
@@ -235,10 +241,27 @@ def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
 
 
 def _whitening(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R^-1 of the QR of x / sqrt(n), a small ridge added for collinear columns."""
+    """R^-1 of the QR of x / sqrt(n). A column that the others make up counts by its own size."""
     n, k = x.shape
     size = np.linalg.norm(x, axis=0) / np.sqrt(n)
     size[size == 0] = 1.0
-    r = np.linalg.qr(np.vstack([x / size / np.sqrt(n), 1e-4 * np.eye(k)]), mode="r")
-    r *= np.sign(np.diag(r))[:, None]
+    r = np.linalg.qr(np.vstack([x / size / np.sqrt(n), np.zeros((k, k))]), mode="r")
+    r *= np.where(np.diag(r) < 0, -1.0, 1.0)[:, None]
+    made_up = np.diag(r) < _COLLINEAR
+    r[made_up] = np.eye(k)[made_up]
     return np.linalg.inv(r) / size[:, None]
+
+
+def _refuse_collinear(label: str, block: LinearBlock) -> None:
+    """Coefficients of one level that the columns cannot tell apart would not be found.
+
+    Raises:
+        DataError: naming the term, with the remedy.
+    """
+    x = np.asarray(block.columns, dtype=np.float64)
+    size = np.linalg.norm(x, axis=0)
+    if x.shape[1] > 1 and size.min() > 0 and np.linalg.cond(x / size) > _WORST_CONDITION:
+        raise DataError(
+            f"the columns of ({label}) can hardly be told apart, as those of 1 + x cannot where x "
+            "is far from zero for its spread; centre them, as in (1 + center(x) | g)"
+        )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from numpyro.infer.util import log_density
 from tqdm import tqdm
 
-from ranef.errors import DataError, OptionError
+from ranef.errors import DataError, OptionError, whole_number
 from ranef.inference import guide as guides
 from ranef.inference.base import Draws, Method, Problem, Sites, sites_of
 
@@ -29,8 +29,8 @@ WINDOW = 50
 DECAY, STAGES = 0.2, 4
 # Passes over the rows that the average of the last stage spans, under minibatches.
 PASSES = 100
-# The largest value whose square float32 holds with room to spare.
-_LARGEST = 1e15
+# The largest value whose square a float holds with room to spare for a sum.
+_LARGEST = 1e140
 # Rows above which a step sees a minibatch unless the user says otherwise.
 FULL_BATCH = 100_000
 BATCH = 16_384
@@ -55,11 +55,8 @@ class SVI(Method):
         if chosen["guide"] not in ("structured", "meanfield"):
             raise OptionError(f"guide must be 'structured' or 'meanfield', not {chosen['guide']!r}")
         for name in ("samples", "steps", "batch_size"):
-            value = chosen[name]
-            if not (type(value) is int and value >= 1) and not (
-                name == "batch_size" and value is None
-            ):
-                raise OptionError(f"{name} must be a whole number above zero, not {value!r}")
+            if name != "batch_size" or chosen[name] is not None:
+                chosen[name] = whole_number(name, chosen[name], least=1)
         optimizer = chosen["optimizer"]
         if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
             raise OptionError(
@@ -68,7 +65,13 @@ class SVI(Method):
             )
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
-        problem = replace(problem, data=_single_precision(problem.data))
+        # Single precision cannot tell the intercept of a column far from zero from its slope,
+        # and on a CPU double costs little more here.
+        with jax.enable_x64(True):
+            return self._run(problem, seed, draws, progress)
+
+    def _run(self, problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
+        problem = replace(problem, data=_on_device(problem.data))
         key = jax.random.key(seed)
         start_key, loop_key, elbo_key, draw_key = jax.random.split(key, 4)
         sites = sites_of(problem, start_key)
@@ -79,8 +82,15 @@ class SVI(Method):
         found = search.run(loop_key, self.settings["steps"], progress)
         elbo = search.estimate(found, elbo_key)
 
+        if not math.isfinite(elbo[0]):
+            raise DataError(
+                "svi ended where the objective is not finite; check the scale of the columns and "
+                "the priors, or take smaller steps by optimizer="
+            )
+
         def draw() -> Mapping[str, NDArray]:
-            return objective.draw(found.params, draw_key, draws)
+            with jax.enable_x64(True):
+                return objective.draw(found.params, draw_key, draws)
 
         return Draws(
             draw,
@@ -100,17 +110,17 @@ class SVI(Method):
         return min(asked, n)
 
 
-def _single_precision(data: Any) -> Any:
-    """The rows as float32 on the device.
+def _on_device(data: Any) -> Any:
+    """The rows on the device.
 
     Raises:
-        DataError: for values that single precision cannot work with.
+        DataError: for values whose squares could overflow.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if np.size(leaf) and np.abs(leaf).max() > _LARGEST:
             raise DataError(
                 f"values of {jax.tree_util.keystr(path[1:2], simple=True) or 'the response'} reach "
-                f"{np.abs(leaf).max():.3g}, beyond what svi can work with in single precision; "
+                f"{np.abs(leaf).max():.3g}, too large to be squared safely; "
                 "rescale the column, as in scale(x)"
             )
     return jax.tree.map(jnp.asarray, data)
@@ -238,6 +248,9 @@ class _Search:
             self.window(carry, key, np.int32(i), np.int32(0), still)[1][0] for i in range(windows)
         ]
         values = np.concatenate([np.asarray(r, dtype=np.float64) for r in records])
+        finite = values[np.isfinite(values)]
+        # Now and then a draw from far out may fail; if half of them do, the answer has.
+        values = finite if len(finite) >= len(values) / 2 else values
         return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
 
     def _start(self, params: Any, carried: Any) -> Any:
@@ -248,6 +261,13 @@ class _Search:
 
     def run(self, key: Array, steps: int, progress: bool) -> _Found:
         params = self.objective.init()
+        try:
+            jax.eval_shape(self.optimizer.update, params, self.optimizer.init(params), params)
+        except TypeError:
+            raise OptionError(
+                "the optimizer needs more than gradients, as one with a line search does; take "
+                "one such as optax.adam(0.05)"
+            ) from None
         carry = self._start(params, self.objective.sites.carried)
         trace: list[NDArray] = []
         done = skipped = averaged = stage = quiet = 0

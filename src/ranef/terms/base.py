@@ -46,6 +46,7 @@ class Parameter:
     prior: Prior
     support: str = "real"
     alias: str = ""
+    size: int = 1
 
 
 @dataclass(frozen=True)

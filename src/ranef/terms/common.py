@@ -52,13 +52,7 @@ class Common(LinearTerm):
     """
 
     def needs(self) -> dict[str, str]:
-        out: dict[str, str] = {}
-        for expression in self.call.expressions():
-            bare = str(expression) == expression.columns()[0] if expression.columns() else False
-            coded = str(expression).startswith("C(")
-            for name in expression.columns():
-                out[name] = "level" if coded else "any" if bare else "number"
-        return out
+        return matrix.needs(self.call.arguments)
 
     def scan(self, accumulator: Any, frame: Frame) -> matrix.Scan:
         return matrix.scan(accumulator, self.call.arguments, frame)
@@ -94,7 +88,8 @@ class Common(LinearTerm):
                 sigma = tuple(float(s) for s in slopes[columns])
                 prior = priors.Normal(0.0, sigma if self._is_vector(state, name) else sigma[0])
             alias = "common" if name != INTERCEPT and not self.prefix else ""
-            out[self._site(name)] = Parameter(prior, alias=alias)
+            size = columns.stop - columns.start
+            out[self._site(name)] = Parameter(prior, alias=alias, size=size)
         return out
 
     def _is_vector(self, state: State, name: str) -> bool:

@@ -15,7 +15,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import matrix, priors
-from ranef.errors import DataError
+from ranef.errors import ColumnError, DataError
 from ranef.frame import Frame, crossed_levels, sorted_levels
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
@@ -69,11 +69,10 @@ class Group(LinearTerm):
         return self.call.options["correlated"] and len(state.columns) > 1
 
     def needs(self) -> dict[str, str]:
-        out = dict.fromkeys(self.call.options["factor"], "level")
-        for expression in self.call.expressions():
-            for name in expression.columns():
-                out.setdefault(name, "any" if str(expression) == name else "number")
-        return out
+        return {
+            **matrix.needs(self.call.arguments),
+            **dict.fromkeys(self.call.options["factor"], "level"),
+        }
 
     def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
         found = crossed_levels(frame, self.call.options["factor"])
@@ -92,7 +91,12 @@ class Group(LinearTerm):
             )
         learned = matrix.finish(accumulator.matrix, self.call.arguments)
         width = sum(coding.width for coding in learned.codings)
-        return State(learned, levels, np.zeros(width), np.ones(width))
+        state = State(learned, levels, np.zeros(width), np.ones(width))
+        if len(set(state.columns)) < len(state.columns):
+            raise ColumnError(
+                f"two columns of ({self.call.label}) have one name; rename the column '1'"
+            )
+        return state
 
     def design(self, state: State, frame: Frame) -> Design:
         found = crossed_levels(frame, self.call.options["factor"])
@@ -125,11 +129,14 @@ class Group(LinearTerm):
     def _corr_site(self) -> str:
         return f"{self.prefix}{self.factor}_corr"
 
+    def _cholesky_site(self) -> str:
+        return f"({self.label})/cholesky"
+
     def _effect_site(self, column: str) -> str:
         return f"{self.prefix}{column}|{self.factor}"
 
     def _joint_site(self) -> str:
-        return f"{self.prefix}{self.factor}_effects"
+        return f"({self.label})/effects"
 
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
         out: dict[str, Parameter] = {}
@@ -159,7 +166,7 @@ class Group(LinearTerm):
             eta = getattr(priors_[self._corr_site()], "eta", 1.0)
             density = dist.LKJCholesky(k, eta)
             infer = {"start": jnp.eye(k), "unit": 1.0}
-            site = f"{self._corr_site()}_cholesky"
+            site = self._cholesky_site()
             out["cholesky"] = jnp.asarray(numpyro.sample(site, density, infer=infer))
         return out
 
@@ -241,7 +248,7 @@ class Group(LinearTerm):
     def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
         if not self.correlated(state):
             return {}
-        factor = sites[f"{self._corr_site()}_cholesky"]
+        factor = sites[self._cholesky_site()]
         effects = sites[self._joint_site()]
         out = {self._corr_site(): factor @ np.swapaxes(factor, -1, -2)}
         for c, column in enumerate(state.columns):

@@ -98,6 +98,8 @@ class Network(Term):
         if (self.options["net"] is None) == (self.options["hidden"] is None):
             raise FormulaError("nn() needs either net=name or hidden=[widths], as in hidden=[8]")
         name = self.options["net"]
+        if name is not None and not isinstance(name, str):
+            raise FormulaError(f"nn(net={name!r}): write the name of one network")
         if name is not None and name not in self.networks:
             given = suggestion(str(name), self.networks) if self.networks else "none was given"
             raise OptionError(
@@ -129,7 +131,7 @@ class Network(Term):
         if getattr(expression, "name", "") == "poly":
             return transforms.degree(expression)
         shapes = [frame.numbers(name).shape[1:] for name in expression.columns()]
-        return int(np.prod(shapes[0], dtype=int)) if shapes else 1
+        return max((int(np.prod(shape, dtype=int)) for shape in shapes), default=1)
 
     def finish(self, accumulator: Any) -> State:
         triangle, width = accumulator
@@ -147,12 +149,18 @@ class Network(Term):
             raise OptionError(
                 f"the network {name!r} must be a Keras model, not {type(model).__name__}"
             )
-        if not model.built:
+        if not model.built and isinstance(model, keras.Sequential) and model.layers:
             model.build((None, width))
+        if not getattr(model, "inputs", None):
+            raise OptionError(
+                f"the network {name!r} must be a Sequential or functional Keras model with layers"
+            )
         if len(model.inputs) != 1:
             raise OptionError(
                 f"the network {name!r} has {len(model.inputs)} inputs; nn() feeds one so far"
             )
+        if not isinstance(model.output_shape, tuple) or len(model.outputs) != 1:
+            raise OptionError(f"the network {name!r} has several outputs; nn() takes one")
         expected = model.input_shape[-1]
         if len(model.input_shape) != 2 or expected not in (None, width):
             raise DataError(

@@ -8,6 +8,7 @@ from jax import Array
 
 from ranef import transforms
 from ranef.errors import FormulaError
+from ranef.expression import Function
 from ranef.frame import Frame
 from ranef.moments import Scale
 from ranef.priors import Prior
@@ -20,6 +21,8 @@ class Offset(Term):
     def needs(self) -> dict[str, str]:
         if len(self.call.arguments) != 1 or self.call.options:
             raise FormulaError(f"{self.call.label}: offset() takes one numeric column")
+        if isinstance(self.call.arguments[0], Function) and self.call.arguments[0].name == "poly":
+            raise FormulaError(f"{self.call.label}: poly() is several columns, and takes none here")
         return dict.fromkeys(self.call.arguments[0].columns(), "number")
 
     def scan(self, accumulator: Any, frame: Frame) -> Any:
@@ -30,7 +33,7 @@ class Offset(Term):
         return transforms.finish(accumulator, transforms.stateful_calls(self.call.arguments))
 
     def design(self, state: transforms.Learned, frame: Frame) -> Design:
-        return Design({"values": transforms.evaluate(self.call.arguments[0], frame, state)})
+        return Design({"values": transforms.evaluate_single(self.call.arguments[0], frame, state)})
 
     def sample(
         self,
