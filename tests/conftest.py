@@ -6,8 +6,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parent.parent
+
+# Annotations are checked at run time in tests, but for the modules whose own work it is to
+# refuse what users pass: model, fit, priors, formula, tables.
+CHECKED = ("terms", "families", "inference", "datasets", "program", "predictive")
+GROUND = ("sites", "matrix", "transforms", "frame", "moments", "expression", "grammar")
+install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "beartype.beartype")
 
 # Compiling is most of the suite's time: programs are kept between runs, in the repository's
 # own ignored folder.

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -124,7 +125,8 @@ def test_rows_of_one_new_level_share_its_effect(fitted, grouped):
     replay = Replay(training=False, new_levels="sample")
     predictive = Predictive(fitted.program, fitted.training.state, fitted.draws, replay, 0)
     response = fitted.program.family.design(fitted.training.state.family, read(new), known=False)
-    ((_, values, _),) = predictive.over(designs, response, 3)
+    with jax.enable_x64(True):
+        ((_, values, _),) = predictive.over(designs, response, 3)
     np.testing.assert_array_equal(values["mu"][:, 0], values["mu"][:, 1])
     assert not np.array_equal(values["mu"][:, 0], values["mu"][:, 2])
 
