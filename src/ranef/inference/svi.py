@@ -240,7 +240,7 @@ class _Search:
         active = jnp.arange(WINDOW) < size
         return jax.lax.scan(self._step, carry, (keys, active, jnp.full(WINDOW, factor)))
 
-    def estimate(self, found: _Found, key: Array, windows: int = 4) -> tuple[float, float]:
+    def estimate(self, found: _Found, key: Array, windows: int = 2) -> tuple[float, float]:
         """The ELBO at what was found and its standard error, from windows of idle steps."""
         carry = self._start(found.params, found.carried)
         still = np.float32(0.0)
