@@ -245,7 +245,7 @@ def _whitening(x: NDArray[np.float64]) -> NDArray[np.float64]:
     n, k = x.shape
     size = np.linalg.norm(x, axis=0) / np.sqrt(n)
     size[size == 0] = 1.0
-    r = np.linalg.qr(np.vstack([x / size / np.sqrt(n), np.zeros((k, k))]), mode="r")
+    r = np.asarray(np.linalg.qr(np.vstack([x / size / np.sqrt(n), np.zeros((k, k))]), mode="r"))
     r *= np.where(np.diag(r) < 0, -1.0, 1.0)[:, None]
     made_up = np.diag(r) < _COLLINEAR
     r[made_up] = np.eye(k)[made_up]
