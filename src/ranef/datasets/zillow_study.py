@@ -146,7 +146,9 @@ def truth_table(sales: Sales, truth: Truth, entries: Mapping[str, Entry]) -> lis
         if table.loc["1|zip_sigma", "kind"] == "posterior":
             rows.append(_truth_row(name, "1|zip_sigma", truth.sigma_zip, table.loc["1|zip_sigma"]))
         share = _zip_coverage(fit, truth)
-        rows.append({"model": name, "parameter": "zip effects", "truth": 0.9, "mean": share})
+        rows.append(
+            {"model": name, "parameter": "zip effects, share inside", "truth": 0.9, "mean": share}
+        )
     return rows
 
 

@@ -85,11 +85,15 @@ def sites_of(problem: Problem, key: Array) -> Sites:
         observed = site["type"] != "sample" or site["is_observed"]
         return None if observed else site["infer"]["start"]
 
+    order: list[str] = []
+
     def read_off(key: Array) -> tuple[dict, dict, dict]:
         seeded = numpyro.handlers.seed(problem.run, key)
         program = numpyro.handlers.substitute(seeded, substitute_fn=start)
         latents, points, carried = {}, {}, {}
-        for name, site in numpyro.handlers.trace(program).get_trace(first, problem.n).items():
+        trace = numpyro.handlers.trace(program).get_trace(first, problem.n)
+        order[:] = trace
+        for name, site in trace.items():
             if site["type"] == "sample" and not site["is_observed"]:
                 latents[name] = _read(site["fn"].support, site["value"], site["infer"]["unit"])
             elif site["type"] == "param":
@@ -100,11 +104,16 @@ def sites_of(problem: Problem, key: Array) -> Sites:
         return latents, points, carried
 
     latents, points, carried = jax.jit(read_off)(key)
-    return Sites(
-        {name: Latent(biject_to(support), *rest) for name, (support, *rest) in latents.items()},
-        {name: Latent(biject_to(support), *rest) for name, (support, *rest) in points.items()},
-        carried,
-    )
+
+    def in_order(found: dict) -> dict[str, Latent]:
+        """The program's order, which the compiled function's dicts have lost."""
+        return {
+            name: Latent(biject_to(found[name][0]), *found[name][1:])
+            for name in order
+            if name in found
+        }
+
+    return Sites(in_order(latents), in_order(points), carried)
 
 
 def _read(support: Any, value: Array, unit: Any) -> tuple[Any, Array, Array]:

@@ -186,8 +186,14 @@ def _solve(factor: Array, away: Array) -> Array:
 
 def build(kind: str, latents: Mapping[str, Latent], problem: Problem) -> Guide:
     """The guide of that kind: "meanfield" or "structured"."""
-    start, split = ravel_pytree({name: latent.start for name, latent in latents.items()})
-    unit, _ = ravel_pytree({name: latent.unit for name, latent in latents.items()})
+    # In the program's order: where coefficients then lie side by side as their columns do, a
+    # step compiles to a plain product and runs several times as fast.
+    start, separate = ravel_pytree([latent.start for latent in latents.values()])
+    unit, _ = ravel_pytree([latent.unit for latent in latents.values()])
+
+    def split(z: Array) -> dict[str, Array]:
+        return dict(zip(latents, separate(z), strict=True))
+
     shared, grouped = _parts(latents, problem) if kind == "structured" else ([], [])
     return Guide(start.size, start, unit, tuple(shared), tuple(grouped), split, latents)
 
@@ -231,10 +237,10 @@ def _parts(latents: Mapping[str, Latent], problem: Problem) -> tuple[list[Shared
 
 
 def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
-    """Where each site lies in the flat z: `ravel_pytree` goes through a dict by sorted key."""
+    """Where each site lies in the flat z."""
     out, first = {}, 0
-    for name in sorted(latents):
-        size = int(np.size(latents[name].start))
+    for name, latent in latents.items():
+        size = int(np.size(latent.start))
         out[name] = np.arange(first, first + size)
         first += size
     return out
