@@ -89,19 +89,24 @@ class Frame:
         return self.columns[name]
 
     def is_text(self, name: str) -> bool:
-        """Whether the column holds texts that are not all numbers, or declared categories.
-
-        Raises:
-            DataError: for a column of a file that holds numbers but for a few texts.
-        """
+        """Whether the column holds texts that are not all numbers, or declared categories."""
         return self._remember(("is_text", name), lambda: self._is_text(name))
 
     def _is_text(self, name: str) -> bool:
         values = self.column(name)
         if isinstance(values, np.ndarray) or not _holds_text(values.type):
             return not isinstance(values, np.ndarray) and pa.types.is_dictionary(values.type)
-        if not self.untyped or self.n == 0:
-            return True
+        return not self.untyped or self.n == 0 or bool(_not_numbers(values).any())
+
+    def refuse_stray_texts(self, name: str) -> None:
+        """Refuse to take a column of a file for a factor because of a few texts among numbers.
+
+        Raises:
+            DataError: naming the first of them and its row.
+        """
+        values = self.column(name)
+        if not self.untyped or isinstance(values, np.ndarray):
+            return
         bad = _not_numbers(values)
         wrong, said = int(bad.sum()), int((~_says_nothing(values)).sum())
         if 0 < wrong <= _FEW * said:
@@ -111,7 +116,6 @@ class Frame:
                 f"{str(values[row])!r} in row {self.row_number(row)}; correct them, or write "
                 f"C({name}) to use it as a factor"
             )
-        return wrong > 0
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """The column as float64, (n,) or (n, ...), NaN where missing.

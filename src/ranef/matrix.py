@@ -109,12 +109,19 @@ class Matrix:
 
 
 def is_factor(expression: Expression, frame: Frame) -> bool:
-    """Whether the expression is C(column), or a column of text."""
+    """Whether the expression is C(column), or a column of text.
+
+    Raises:
+        DataError: for a column of a file whose few texts look like errors among numbers.
+    """
     if isinstance(expression, Function) and expression.name == "C":
         if len(expression.arguments) != 1 or not isinstance(expression.arguments[0], Column):
             raise OptionError(f"{expression}: C() takes one column")
         return True
-    return isinstance(expression, Column) and frame.is_text(expression.name)
+    if not isinstance(expression, Column) or not frame.is_text(expression.name):
+        return False
+    frame.refuse_stray_texts(expression.name)
+    return True
 
 
 def needs(products: Sequence[Product]) -> dict[str, str]:
