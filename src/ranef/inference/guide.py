@@ -30,8 +30,6 @@ from ranef.inference.base import Latent, Problem
 from ranef.terms.base import LinearBlock
 
 _LOG_2PI = float(np.log(2 * np.pi))
-# softplus^-1(0.1): a guide starts at a tenth of the natural unit.
-_START_RHO = float(np.log(np.expm1(0.1)))
 _MOST_TIES = 2_000_000
 _MOST_FULL = 200
 # Below this part of its length outside the span of the others, a column is collinear.
@@ -76,7 +74,9 @@ class Guide:
         size: length of z and of u.
         start: (size,) z at u = 0.
         unit: (size,) step of z for a step of one in u.
+        width: (size,) sd of u where the search begins.
         shared, grouped: the parts that are not factorised; none under "meanfield".
+        following: whether group effects follow the scales and common effects.
         split: a flat z to a dict by site.
         latents: the sites.
     """
@@ -84,8 +84,10 @@ class Guide:
     size: int
     start: Array
     unit: Array
+    width: Array
     shared: tuple[Shared, ...]
     grouped: tuple[Grouped, ...]
+    following: bool
     split: Any
     latents: Mapping[str, Latent]
 
@@ -94,10 +96,11 @@ class Guide:
         kind = self.start.dtype
         common = sum(part.index.size for part in self.shared if part.common)
         # C takes as many numbers as there are coefficients times common effects.
-        tied = common * sum(part.index.size for part in self.grouped) <= _MOST_TIES
+        ties = common * sum(part.index.size for part in self.grouped)
+        tied = self.following and ties <= _MOST_TIES
         return {
             "loc": jnp.zeros(self.size, kind),
-            "rho": jnp.full(self.size, _START_RHO, kind),
+            "rho": jnp.log(jnp.expm1(self.width)),
             "lower": [
                 jnp.zeros((*part.index.shape, part.index.shape[1]), kind)
                 for part in (*self.shared, *self.grouped)
@@ -123,7 +126,8 @@ class Guide:
         common = [away[part.index[0]] for part in self.shared if part.common]
         beta = jnp.concatenate(common) if common else jnp.zeros(0)
         for part, power, tie in zip(self.grouped, params["powers"], params["ties"], strict=True):
-            moved = away[part.scales] if part.scales is not None else jnp.zeros(power.shape[-1])
+            free = part.scales is not None and self.following
+            moved = away[part.scales] if free else jnp.zeros(power.shape[-1])
             mean = params["loc"][part.index] * jnp.exp(power[0] * moved)
             if tie.shape[-1]:
                 mean = mean + tie @ beta
@@ -184,8 +188,14 @@ def _solve(factor: Array, away: Array) -> Array:
     return jax.scipy.linalg.solve_triangular(factor, away[..., None], lower=True)[..., 0]
 
 
-def build(kind: str, latents: Mapping[str, Latent], problem: Problem) -> Guide:
-    """The guide of that kind: "meanfield" or "structured"."""
+def build(
+    kind: str, latents: Mapping[str, Latent], problem: Problem, *, following: bool = True
+) -> Guide:
+    """The guide of that kind: "meanfield" or "structured".
+
+    Under minibatches, `following` should be off: what says how group effects follow the scales
+    is so faint beside the noise that a wrong following makes the scales far too certain.
+    """
     # In the program's order: where coefficients then lie side by side as their columns do, a
     # step compiles to a plain product and runs several times as fast.
     start, separate = ravel_pytree([latent.start for latent in latents.values()])
@@ -195,7 +205,25 @@ def build(kind: str, latents: Mapping[str, Latent], problem: Problem) -> Guide:
         return dict(zip(latents, separate(z), strict=True))
 
     shared, grouped = _parts(latents, problem) if kind == "structured" else ([], [])
-    return Guide(start.size, start, unit, tuple(shared), tuple(grouped), split, latents)
+    # About as narrow as n rows, or the rows of one level, will make it. From too narrow a scale
+    # grows at once; from too wide, the noise of a minibatch drowns what would shrink it.
+    width = np.concatenate(
+        [
+            np.full(np.size(latent.start), min(0.1, np.sqrt(np.size(latent.start) / problem.n)))
+            for latent in latents.values()
+        ]
+    )
+    return Guide(
+        start.size,
+        start,
+        unit,
+        jnp.asarray(width),
+        tuple(shared),
+        tuple(grouped),
+        following,
+        split,
+        latents,
+    )
 
 
 def _parts(latents: Mapping[str, Latent], problem: Problem) -> tuple[list[Shared], list[Grouped]]:

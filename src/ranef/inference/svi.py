@@ -29,16 +29,18 @@ WINDOW = 50
 DECAY, STAGES = 0.2, 4
 # Passes over the rows that the average of the last stage spans, under minibatches.
 PASSES = 100
+# Steps of an earlier stage at least, under minibatches.
+LEAST = 600
 # The largest value whose square a float holds with room to spare for a sum.
 _LARGEST = 1e140
 # Rows above which a step sees a minibatch unless the user says otherwise.
-FULL_BATCH = 100_000
-BATCH = 16_384
+FULL_BATCH = 500_000
+BATCH = 32_768
 
 
 class SVI(Method):
     """Options: `guide`, `optimizer` (any of optax), `samples` per step, `steps` at most,
-    `batch_size` (None: all rows up to 100,000, else 16,384)."""
+    `batch_size` (None: all rows up to 500,000, else 32,768)."""
 
     name = "svi"
     options = {
@@ -75,10 +77,12 @@ class SVI(Method):
         key = jax.random.key(seed)
         start_key, loop_key, elbo_key, draw_key = jax.random.split(key, 4)
         sites = sites_of(problem, start_key)
-        guide = guides.build(self.settings["guide"], sites.latents, problem)
+        batch = self._batch_size(problem.n)
+        whole = batch == problem.n
+        guide = guides.build(self.settings["guide"], sites.latents, problem, following=whole)
         objective = _Objective(problem, sites, guide, self.settings["samples"])
         optimizer = self.settings["optimizer"] or optax.adam(0.05, b2=0.99)
-        search = _Search(objective, optimizer, self._batch_size(problem.n))
+        search = _Search(objective, optimizer, batch)
         found = search.run(loop_key, self.settings["steps"], progress)
         elbo = search.estimate(found, elbo_key)
 
@@ -200,9 +204,11 @@ class _Search:
         self, objective: _Objective, optimizer: optax.GradientTransformation, batch: int
     ) -> None:
         self.objective, self.optimizer, self.batch = objective, optimizer, batch
-        # An average over so many passes is off by about a tenth of a posterior sd.
+        # Under minibatches the ELBO is too noisy to say when a stage is over before so many
+        # steps. An average over PASSES passes is off by about a tenth of a posterior sd.
         n = objective.problem.n
-        self.least = math.ceil(PASSES * n / batch) if batch < n else 0
+        last = math.ceil(PASSES * n / batch)
+        self.least = [*[LEAST] * (STAGES - 1), max(LEAST, last)] if batch < n else [0] * STAGES
         self.window = jax.jit(self._window)
 
     def _step(self, carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, tuple]:
@@ -292,7 +298,7 @@ class _Search:
             bar.update(size)
             bar.set_postfix_str(f"ELBO {means[-1][0]:,.1f}")
             quiet = quiet + 1 if _has_stopped(means) else 0
-            if quiet >= 2 and (stage < STAGES - 1 or averaged >= self.least):
+            if quiet >= 2 and averaged >= self.least[stage]:
                 stage += 1
                 if stage < STAGES:
                     means, quiet, averaged = [], 0, 0
