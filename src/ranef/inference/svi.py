@@ -39,8 +39,8 @@ BATCH = 32_768
 
 
 class SVI(Method):
-    """Options: `guide`, `optimizer` (any of optax), `samples` per step, `steps` at most,
-    `batch_size` (None: all rows up to 500,000, else 32,768)."""
+    """Options: `guide`, `optimizer` (of optax, without a line search), `samples` per step,
+    `steps` at most, `batch_size` (None: all rows up to 500,000, else 32,768)."""
 
     name = "svi"
     options = {

@@ -48,7 +48,7 @@ class Common(LinearTerm):
     """Effects shared by all rows, each variable a site of its own with its own prior.
 
     Columns are held centred by their training means m, which adds m . beta back to the
-    predictor: the same model, without the cancellation that large means bring in float32.
+    predictor: the same model, with less cancellation.
     """
 
     def needs(self) -> dict[str, str]:
