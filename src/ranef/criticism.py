@@ -3,7 +3,7 @@
 The figures themselves take a DataTree and know nothing of the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +27,7 @@ from ranef.terms.base import Replay, clean_name
 
 # Draws behind a band or a cloud of curves; a thousand would look the same.
 _DRAWS = 200
+_PRIOR_DRAWS = 1000
 # Planes in a picture of the fit, and points along each side of one.
 _PLANES, _SIDE = 20, 15
 # Points along a curve, and the most common levels of a factor that are shown.
@@ -35,6 +36,10 @@ _POINTS, _MOST_LEVELS = 60, 30
 _TAIL = 0.01
 # A level no table has: the effects of new levels are set to zero.
 _NO_LEVEL = "\x00"
+
+
+# What NumPyro's handler records of a run: site to what is known of it.
+Trace = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,17 +103,25 @@ class Criticism:
 
     def prior(self, seed: int) -> xr.Dataset:
         """Draws of the variables from their priors, (chain, draw, ...)."""
-        sites, _ = self._prior_run(self.posterior.training.sample, seed, size=_DRAWS * 5)
-        state = self.posterior.training.state
+
+        def sites(trace: Trace, location: Any) -> dict[str, Any]:
+            return {n: site["value"] for n, site in trace.items() if site["type"] == "sample"}
+
+        training = self.posterior.training
+        first = training.sample.take(np.zeros(1, np.int64))
+        drawn = self._prior_run(first, seed, _PRIOR_DRAWS, sites)
         values = variable_values(
-            self.posterior.program, state, {name: v[None] for name, v in sites.items()}
+            self.posterior.program, training.state, {n: v[None] for n, v in drawn.items()}
         )
         return self.posterior.dataset(values)
 
     def _prior_run(
-        self, frame: Frame, seed: int, size: int
-    ) -> tuple[dict[str, NDArray], NDArray[np.float64]]:
-        """Prior draws of the sites (size, ...), and of the location on `frame` (size, n)."""
+        self, frame: Frame, seed: int, size: int, want: Callable[[Trace, Any], Any]
+    ) -> Any:
+        """`want(trace, location on frame)` of `size` runs of the program on prior draws.
+
+        What is not wanted is not compiled either, and gamma variates take seconds to.
+        """
         program, state = self.posterior.program, self.posterior.training.state
         for name, prior in state.priors.items():
             if isinstance(prior, priors.Flat):
@@ -119,21 +132,14 @@ class Criticism:
         designs = program.designs(state, frame)
         replay = Replay(training=False, new_levels="zero")
 
-        def one(key: Any) -> tuple[dict[str, Any], Any]:
-            seeded = numpyro.handlers.seed(program, key)
-            handler: Any = numpyro.handlers.trace(seeded)
+        def one(key: Any) -> Any:
+            handler: Any = numpyro.handlers.trace(numpyro.handlers.seed(program, key))
             values = handler(state, designs, replay=replay)
-            sites = {
-                name: site["value"]
-                for name, site in handler.trace.items()
-                if site["type"] == "sample"
-            }
-            return sites, values[program.location]
+            return want(handler.trace, values[program.location])
 
         with jax.enable_x64(True):
             keys = jax.random.split(jax.random.key(seed), size)
-            sites, location = jax.jit(jax.vmap(one))(keys)
-        return {name: np.asarray(v) for name, v in sites.items()}, np.asarray(location)
+            return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
 
     def surface(self, seed: int) -> xr.Dataset:
         """The location over the first two numeric predictors, by prior and posterior draws.
@@ -158,7 +164,7 @@ class Criticism:
         if not any(
             isinstance(p, priors.Flat) for p in self.posterior.training.state.priors.values()
         ):
-            _, prior = self._prior_run(frame, seed, _PLANES)
+            prior = self._prior_run(frame, seed, _PLANES, lambda _, location: location)
             variables["prior"] = (dims, prior.reshape(shape))
         rows = self._sample_rows()
         for place, name in zip(("first", "second"), names, strict=False):
