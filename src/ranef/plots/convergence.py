@@ -1,0 +1,44 @@
+"""How the search went."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ranef.errors import OptionError
+from ranef.plots.canvas import BLUE, INK, panels, styled
+from ranef.plots.source import group, tree_of
+
+# Steps whose mean makes the smooth line, as many as the method judges at once.
+_WINDOW = 50
+# The first steps climb far and would flatten all that follows.
+_CLIMB = 0.2
+
+
+@styled
+def elbo(fit: Any) -> Figure:
+    """The evidence lower bound by step, with its mean over windows of 50.
+
+    The axis leaves out most of the first climb.
+
+    Raises:
+        OptionError: where the method left no trace.
+    """
+    if "optimization" not in tree_of(fit).children:
+        raise OptionError("this fit has no ELBO trace: its method did not optimise one")
+    trace = group(fit, "optimization")["elbo"].to_numpy()
+    figure, (axes,) = panels(1)
+    steps = np.arange(1, len(trace) + 1)
+    axes.plot(steps, trace, color=BLUE, alpha=0.35, linewidth=0.6, label="one step")
+    whole = len(trace) // _WINDOW
+    if whole:
+        means = np.nanmean(trace[: whole * _WINDOW].reshape(whole, _WINDOW), axis=1)
+        middles = (np.arange(whole) + 0.5) * _WINDOW
+        axes.plot(middles, means, color=INK, linewidth=1.4, label=f"mean of {_WINDOW} steps")
+    late = trace[int(len(trace) * _CLIMB) :]
+    low, high = np.nanmin(late), np.nanmax(late)
+    margin = 0.05 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+    axes.set(xlabel="step", ylabel="ELBO, nats")
+    axes.legend(loc="lower right")
+    return figure

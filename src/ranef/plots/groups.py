@@ -1,0 +1,133 @@
+"""Effects of the levels of a grouping."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from numpy.typing import NDArray
+
+from ranef.errors import whole_number
+from ranef.plots.canvas import BLUE, INK, POINTS, label, panels, styled, window
+from ranef.plots.source import group, grouping, sizes, stacked
+
+# Clusters that a picture can tell apart; of more, as many evenly over the order of size.
+_MOST = 5000
+
+
+def shrinkage_table(fit: Any, factor: str | None = None) -> pd.DataFrame:
+    """What `shrinkage` draws: level, size, unpooled and pooled location, the largest first."""
+    name = grouping(fit, factor)
+    factor = name.partition("|")[2]
+    effects = group(fit, "posterior")[name]
+    alone = group(fit, "shrinkage")
+    centre = alone.attrs[f"centre|{factor}"]
+    table = pd.DataFrame(
+        {
+            "level": effects[effects.dims[-1]].to_numpy(),
+            "size": sizes(fit, name, effects.shape[-1]),
+            "unpooled": centre + alone[f"unpooled|{factor}"].to_numpy(),
+            "pooled": centre + stacked(effects).mean(axis=0),
+        }
+    )
+    table = table.sort_values("size", ascending=False, kind="stable", ignore_index=True)
+    table.attrs["centre"], table.attrs["levels"] = centre, len(table)
+    if len(table) > _MOST:
+        table = table.iloc[np.linspace(0, len(table) - 1, _MOST).astype(int)]
+    return table.reset_index(drop=True)
+
+
+@styled
+def shrinkage(fit: Any, factor: str | None = None) -> Figure:
+    """Each level's estimate from its rows alone, and the partially pooled one.
+
+    Levels are ordered and coloured by how many rows they have; a line joins the two
+    estimates of a level, and the horizontal one is the mean over all rows. Without other terms
+    the first estimate is the mean of the level's rows, for a gaussian response. Of more than
+    5,000 levels as many are drawn, evenly over the order.
+
+    Args:
+        fit: what has `.idata`.
+        factor: the grouping; by default the first.
+    """
+    table = shrinkage_table(fit, factor)
+    place = np.arange(len(table))
+    figure, (axes,) = panels(1, width=7.6, height=4.4)
+    low, high = window(table["unpooled"].to_numpy(), 0.99)
+    margin = 0.06 * (high - low)
+    low, high = min(low, table["pooled"].min()) - margin, max(high, table["pooled"].max()) + margin
+    axes.vlines(place, table["unpooled"], table["pooled"], color=INK, alpha=0.2, linewidth=0.5)
+    axes.scatter(place, table["unpooled"], 14, marker="x", color=INK, alpha=0.5, linewidth=0.7)
+    norm = LogNorm(max(table["size"].min(), 1), max(table["size"].max(), 2))
+    pooled = axes.scatter(place, table["pooled"], 16, table["size"], norm=norm, gid=POINTS)
+    axes.axhline(table.attrs["centre"], color=INK, linewidth=1.0, linestyle="--")
+    beyond = int(((table["unpooled"] < low) | (table["unpooled"] > high)).sum())
+    some = f", {len(table):,} of {table.attrs['levels']:,} shown"
+    axes.set_title(
+        "crosses: each level alone; dots: partially pooled; dashed: mean over all rows"
+        + (f"\n{beyond:,} crosses lie beyond the axis" if beyond else "")
+    )
+    axes.set_ylim(low, high)
+    axes.set_xlabel(
+        "level, from most rows to fewest" + (some if len(table) < table.attrs["levels"] else "")
+    )
+    axes.set_ylabel(label(group(fit, "shrinkage").attrs["response"]))
+    bar = figure.colorbar(pooled, label="rows in the level", pad=0.01)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    return figure
+
+
+def effects_table(
+    fit: Any, factor: str | None = None, largest: int = 30, term: str = "1"
+) -> pd.DataFrame:
+    """What `group_effects` draws: level, size, mean, and ends of the 50% and 90% intervals."""
+    largest = whole_number("largest", largest, least=1)
+    name = grouping(fit, factor, term)
+    effects = group(fit, "posterior")[name]
+    draws = stacked(effects)
+    means = draws.mean(axis=0)
+    chosen = np.argsort(-np.abs(means), kind="stable")[:largest]
+    chosen = chosen[np.argsort(-means[chosen], kind="stable")]
+    ends = np.quantile(draws[:, chosen], [0.05, 0.25, 0.75, 0.95], axis=0)
+    return pd.DataFrame(
+        {
+            "level": effects[effects.dims[-1]].to_numpy()[chosen],
+            "size": sizes(fit, name, len(means))[chosen],
+            "mean": means[chosen],
+            **dict(zip(("lower_90", "lower_50", "upper_50", "upper_90"), ends, strict=True)),
+        }
+    )
+
+
+@styled
+def group_effects(
+    fit: Any, factor: str | None = None, largest: int = 30, term: str = "1"
+) -> Figure:
+    """The levels whose effects are largest either way: mean, 50% and 90% intervals.
+
+    Args:
+        fit: what has `.idata`.
+        factor: the grouping; by default the first.
+        largest: how many levels.
+        term: "1" for intercepts, or the column of a slope.
+    """
+    table = effects_table(fit, factor, largest, term)
+    name = grouping(fit, factor, term)
+    figure, (axes,) = panels(1, width=6.4, height=0.9 + 0.19 * len(table))
+    place = np.arange(len(table))[::-1]
+    _bars(axes, place, table[["lower_90", "upper_90"]].to_numpy(), 1.0)
+    _bars(axes, place, table[["lower_50", "upper_50"]].to_numpy(), 2.6)
+    axes.scatter(table["mean"], place, 16, color=BLUE, zorder=3, gid=POINTS)
+    axes.axvline(0.0, color=INK, linewidth=0.8, linestyle="--")
+    axes.set_yticks(place, [label(level) for level in table["level"]])
+    axes.set_ylim(-0.7, len(table) - 0.3)
+    axes.set_xlabel(label(name, 60))
+    return figure
+
+
+def _bars(axes: Axes, place: NDArray, ends: NDArray, width: float) -> None:
+    axes.hlines(place, ends[:, 0], ends[:, 1], color=BLUE, linewidth=width, alpha=0.75)

@@ -1,0 +1,87 @@
+"""The posterior of each parameter."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from ranef.errors import OptionError
+from ranef.plots.canvas import label, styled
+from ranef.plots.source import LEVELS, group
+
+# Panels that one figure can hold and a reader can read.
+_MOST = 24
+
+# A spread below this share of the size is rounding, as on a correlation's diagonal.
+_CONSTANT = 1e-12
+
+
+@styled
+def posterior(fit: Any) -> Figure:
+    """The marginal density of each parameter, with its mean and central interval.
+
+    Effects of single levels are left out, and so is what does not vary. At most 24 are shown.
+
+    Raises:
+        OptionError: where every parameter is a constant.
+    """
+    # arviz_plots takes seconds to import, and no other figure needs it.
+    import arviz_plots
+
+    found = elements(group(fit, "posterior"))
+    if not found:
+        raise OptionError("no parameter has a posterior to show")
+    shown = dict(list(found.items())[:_MOST])
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    with warnings.catch_warnings():
+        # Its layout engine warns of what it then does right.
+        warnings.filterwarnings("ignore", message=".*layout.*", category=UserWarning)
+        collection = arviz_plots.plot_dist(
+            xr.DataTree.from_dict({"posterior": xr.Dataset(shown)}),
+            backend="matplotlib",
+            col_wrap=columns,
+            figure_kwargs={"figsize": (2.3 * columns, 1.9 * rows), "figsize_units": "inches"},
+        )
+    figure = collection.viz["figure"].item()
+    for panel in figure.axes:
+        panel.locator_params(axis="x", nbins=3)
+        panel.title.set_fontsize(8)
+    figure.set_layout_engine("constrained")
+    if len(found) > _MOST:
+        figure.suptitle(f"the first {_MOST} of {len(found):,} parameters")
+    return figure
+
+
+def elements(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Every number of the posterior that varies, (chain, draw), by its name in the summary.
+
+    Effects of single levels are left out, and the second half of a symmetric matrix.
+    """
+    out: dict[str, xr.DataArray] = {}
+    for name, values in dataset.data_vars.items():
+        own = [str(d) for d in values.dims if d not in ("chain", "draw")]
+        if any(dim.endswith(LEVELS) for dim in own):
+            continue
+        for index in np.ndindex(*(values.sizes[d] for d in own)):
+            if _is_mirrored(values, own, index):
+                continue
+            element = values.isel(dict(zip(own, index, strict=True)), drop=True)
+            places = [
+                str(values[d].to_numpy()[i]) if d in values.coords else str(i)
+                for d, i in zip(own, index, strict=True)
+            ]
+            if float(element.std()) > _CONSTANT * float(abs(element).max()):
+                inside = f"[{', '.join(places)}]" if places else ""
+                out[label(f"{name}{inside}", 40)] = element
+    return out
+
+
+def _is_mirrored(values: xr.DataArray, own: list[str], index: tuple[int, ...]) -> bool:
+    """Below the diagonal of a correlation matrix, whose two dimensions have equal labels."""
+    if len(own) != 2 or values.sizes[own[0]] != values.sizes[own[1]]:
+        return False
+    labels = [values[d].to_numpy() for d in own]
+    return index[0] > index[1] and bool((labels[0] == labels[1]).all())
