@@ -39,6 +39,7 @@ from ranef.priors import (
 )
 
 if TYPE_CHECKING:
+    from ranef import plots
     from ranef.fit import Fit
     from ranef.model import Model
 
@@ -48,6 +49,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 __version__ = "0.1.0"
 
 _LAZY = {"Model": "ranef.model", "Fit": "ranef.fit"}
+# Modules that are public as they are; matplotlib loads with the first of their names.
+_MODULES = ("plots",)
 
 __all__ = [
     "LKJ",
@@ -74,14 +77,17 @@ __all__ = [
     "RanefError",
     "StudentT",
     "Uniform",
+    "plots",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"ranef.{name}")
     raise AttributeError(f"module 'ranef' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted([*globals(), *_LAZY, *_MODULES])

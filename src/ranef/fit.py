@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,6 +195,21 @@ class Fit:
     def equations(self) -> list[str]:
         """The model on paper, a subscript as ``_{...}``."""
         return [plain(line) for line in self.program.equations(self.training.state)]
+
+    def report(self, path: Any) -> Path:
+        """Write one self-contained HTML page about this fit, and return where it lies.
+
+        It holds the data and what was dropped, the model as formula and equations, priors,
+        convergence, every parameter, what is a point estimate, what share of the variance
+        each grouping explains, and the figures of `rf.plots` with how to read them.
+
+        Raises:
+            FileError: where it cannot be written.
+        """
+        # matplotlib and arviz-plots take seconds to import, which a fit should not.
+        from ranef import report
+
+        return report.write(self, path)
 
     # Prediction
 

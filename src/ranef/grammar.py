@@ -45,7 +45,7 @@ SIGN: "+" | "-"
 TIMES: "*" | "/"
 POWER: "**" | "^"
 NAME: /\.?[^\W\d][\w.]*/
-QUOTED: /`[^`\n]+`/
+QUOTED: /`[^`]+`/
 NUMBER: /(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?/
 STRING: /"[^"\n]*"|'[^'\n]*'/
 %ignore /\s+/
@@ -81,14 +81,14 @@ def _parser() -> lark.Lark:
 def _separate(text: str) -> str:
     """`text` with each newline that starts a new part as ";" and trailing ";" blanked.
 
-    A newline starts a part where a "~" follows on its line and no bracket is open, so
+    A newline starts a part where a "~" follows on its line and no bracket or name is open, so
     that a long formula may be broken anywhere else. Positions are kept.
     """
     out = list(text)
     depth, quote = 0, ""
     for i, char in enumerate(text):
         if quote:
-            quote = "" if char in (quote, "\n") else quote
+            quote = "" if char == quote or (char == "\n" and quote != "`") else quote
         elif char in "`'\"":
             quote = char
         elif char in "([":
@@ -99,7 +99,7 @@ def _separate(text: str) -> str:
                 )
         elif char in ")]":
             depth = max(0, depth - 1)
-        if char == "\n" and depth == 0:
+        if char == "\n" and depth == 0 and not quote:
             line = text[i + 1 :].split("\n", 1)[0]
             empty = not "".join(out[:i]).strip(" \t\r\n;")
             out[i] = ";" if "~" in line and not empty and out[i - 1] != ";" else " "

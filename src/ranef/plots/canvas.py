@@ -47,7 +47,13 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def panels(
-    count: int, columns: int = 1, *, width: float = 7.2, height: float = 3.0, **shared: bool
+    count: int,
+    columns: int = 1,
+    *,
+    width: float = 7.2,
+    height: float = 3.0,
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels, row by row, `height` inches each row."""
     columns = min(columns, count)
@@ -58,7 +64,8 @@ def panels(
         figsize=(width, height * rows),
         layout="constrained",
         squeeze=False,
-        **shared,
+        sharex=sharex,
+        sharey=sharey,
     )
     flat = list(axes.ravel())
     for empty in flat[count:]:

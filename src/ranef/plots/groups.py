@@ -55,16 +55,17 @@ def shrinkage(fit: Any, factor: str | None = None) -> Figure:
     """
     table = shrinkage_table(fit, factor)
     place = np.arange(len(table))
+    alone, pooled, size = (table[name].to_numpy() for name in ("unpooled", "pooled", "size"))
     figure, (axes,) = panels(1, width=7.6, height=4.4)
-    low, high = window(table["unpooled"].to_numpy(), 0.99)
+    low, high = window(alone, 0.99)
     margin = 0.06 * (high - low)
-    low, high = min(low, table["pooled"].min()) - margin, max(high, table["pooled"].max()) + margin
-    axes.vlines(place, table["unpooled"], table["pooled"], color=INK, alpha=0.2, linewidth=0.5)
-    axes.scatter(place, table["unpooled"], 14, marker="x", color=INK, alpha=0.5, linewidth=0.7)
-    norm = LogNorm(max(table["size"].min(), 1), max(table["size"].max(), 2))
-    pooled = axes.scatter(place, table["pooled"], 16, table["size"], norm=norm, gid=POINTS)
+    low, high = min(low, float(pooled.min())) - margin, max(high, float(pooled.max())) + margin
+    axes.vlines(place, alone, pooled, color=INK, alpha=0.2, linewidth=0.5)
+    axes.scatter(place, alone, 14, marker="x", color=INK, alpha=0.5, linewidth=0.7)
+    norm = LogNorm(max(float(size.min()), 1.0), max(float(size.max()), 2.0))
+    dots = axes.scatter(place, pooled, 16, size, norm=norm, gid=POINTS)
     axes.axhline(table.attrs["centre"], color=INK, linewidth=1.0, linestyle="--")
-    beyond = int(((table["unpooled"] < low) | (table["unpooled"] > high)).sum())
+    beyond = int(((alone < low) | (alone > high)).sum())
     some = f", {len(table):,} of {table.attrs['levels']:,} shown"
     axes.set_title(
         "crosses: each level alone; dots: partially pooled; dashed: mean over all rows"
@@ -75,7 +76,7 @@ def shrinkage(fit: Any, factor: str | None = None) -> Figure:
         "level, from most rows to fewest" + (some if len(table) < table.attrs["levels"] else "")
     )
     axes.set_ylabel(label(group(fit, "shrinkage").attrs["response"]))
-    bar = figure.colorbar(pooled, label="rows in the level", pad=0.01)
+    bar = figure.colorbar(dots, label="rows in the level", pad=0.01)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
@@ -119,8 +120,8 @@ def group_effects(
     name = grouping(fit, factor, term)
     figure, (axes,) = panels(1, width=6.4, height=0.9 + 0.19 * len(table))
     place = np.arange(len(table))[::-1]
-    _bars(axes, place, table[["lower_90", "upper_90"]].to_numpy(), 1.0)
-    _bars(axes, place, table[["lower_50", "upper_50"]].to_numpy(), 2.6)
+    _bars(axes, place, table, 90, 1.0)
+    _bars(axes, place, table, 50, 2.6)
     axes.scatter(table["mean"], place, 16, color=BLUE, zorder=3, gid=POINTS)
     axes.axvline(0.0, color=INK, linewidth=0.8, linestyle="--")
     axes.set_yticks(place, [label(level) for level in table["level"]])
@@ -129,5 +130,6 @@ def group_effects(
     return figure
 
 
-def _bars(axes: Axes, place: NDArray, ends: NDArray, width: float) -> None:
-    axes.hlines(place, ends[:, 0], ends[:, 1], color=BLUE, linewidth=width, alpha=0.75)
+def _bars(axes: Axes, place: NDArray, table: pd.DataFrame, share: int, width: float) -> None:
+    lower, upper = (table[f"{end}_{share}"].to_numpy() for end in ("lower", "upper"))
+    axes.hlines(place, lower, upper, color=BLUE, linewidth=width, alpha=0.75)

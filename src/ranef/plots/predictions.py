@@ -28,7 +28,9 @@ def residuals(fits: Any) -> Figure:
     low, high = window(np.concatenate(list(found.values())))
     figure, axes = panels(len(found), 2, height=2.2, sharex=True, sharey=True)
     for panel, (name, values), i in zip(axes, found.items(), range(len(found)), strict=True):
-        panel.hist(values, np.linspace(low, high, _BINS + 1), color=COLOURS[i % len(COLOURS)])
+        panel.hist(
+            values, np.linspace(low, high, _BINS + 1).tolist(), color=COLOURS[i % len(COLOURS)]
+        )
         panel.axvline(0.0, color=INK, linewidth=0.8)
         panel.set_title(
             f"{label(name)}: MAE {np.abs(values).mean():.5g}"

@@ -1,0 +1,14 @@
+"""One self-contained HTML page about a fit."""
+
+from pathlib import Path
+from typing import Any
+
+from ranef.plots.canvas import label
+from ranef.report.page import Page
+from ranef.report.sections import of_fit
+
+
+def write(fit: Any, path: Any) -> Path:
+    """Write the page of a fit and return where it lies; see `Fit.report`."""
+    response = label(fit.program.formula.response, 60)
+    return Page(f"{response}: a fitted model", "", tuple(of_fit(fit))).write(path)

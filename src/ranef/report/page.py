@@ -1,0 +1,86 @@
+"""The page as one file: nothing remote, nothing unescaped, written whole or not at all."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ranef.files import write_whole
+from ranef.report.parts import Picture, Section
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page; `lead` stands under its title."""
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
+
+    def pictures(self) -> list[Picture]:
+        return [picture for section in self.sections for picture in section.pictures()]
+
+    def html(self) -> str:
+        """The page.
+
+        The content-security policy allows the page's own style and script, by their hashes,
+        and images that are part of it; no address is ever asked for anything.
+        """
+        style, script = _resource("page.css"), _resource("page.js")
+        policy = (
+            f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
+            f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+        )
+        return (
+            _environment()
+            .get_template("page.html")
+            .render(page=self, policy=policy, style=style, script=script)
+        )
+
+    def write(self, path: Any) -> Path:
+        """Write the page.
+
+        Raises:
+            FileError: where it cannot be written.
+        """
+        # A lone surrogate, which Python's strings may hold, has no UTF-8.
+        return write_whole(path, self.html().encode("utf-8", "replace"))
+
+
+def _resource(name: str) -> str:
+    return files("ranef.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ranef.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["address"] = _address
+    environment.filters["points"] = _points
+    return environment
+
+
+def _address(picture: Picture) -> str:
+    return f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}"
+
+
+def _points(picture: Picture) -> str:
+    """For an attribute: the template escapes it as it escapes all text."""
+    return json.dumps([[p.x, p.y, p.text] for p in picture.points], ensure_ascii=False)

@@ -1,0 +1,62 @@
+"""From a matplotlib figure to a picture of the page, its points found where they were drawn."""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.collections import Collection
+from matplotlib.figure import Figure
+
+from ranef.errors import ColumnError, OptionError
+from ranef.plots.canvas import POINTS
+from ranef.report.parts import Picture, Point, Text
+
+_DPI = 120
+
+
+def picture(
+    draw: Callable[[], Figure], name: str, title: str, reading: str, texts: Sequence[str] = ()
+) -> Picture | Text:
+    """The picture, or the reason why this model has none.
+
+    Args:
+        draw: makes the figure.
+        name: as of `Picture`, and so are `title` and `reading`.
+        title: see there.
+        reading: see there.
+        texts: what each point says, in the order the figure drew them.
+    """
+    try:
+        figure = draw()
+    except (ColumnError, OptionError) as error:
+        return Text(f"{title}: not drawn, because {error}")
+    try:
+        return _saved(figure, name, title, reading, texts)
+    finally:
+        plt.close(figure)
+
+
+def _saved(figure: Figure, name: str, title: str, reading: str, texts: Sequence[str]) -> Picture:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # A level in a script the font lacks shows as boxes; hover and tables have its text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    width, height = (round(inches * _DPI) for inches in figure.get_size_inches())
+    points = _points(figure, texts) if len(texts) else ()
+    return Picture(name, title, reading, buffer.getvalue(), width, height, points)
+
+
+def _points(figure: Figure, texts: Sequence[str]) -> tuple[Point, ...]:
+    """Where the figure's marked artists drew each point."""
+    places: list[Any] = []
+    for artist in figure.findobj(Collection):
+        if artist.get_gid() == POINTS:
+            places.extend(artist.get_offset_transform().transform(artist.get_offsets()))
+    across, down = figure.bbox.width, figure.bbox.height
+    return tuple(
+        Point(round(x / across, 5), round(1 - y / down, 5), text)
+        for (x, y), text in zip(places, texts, strict=True)
+    )

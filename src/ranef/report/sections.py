@@ -1,0 +1,292 @@
+"""What a page says of one fit."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ranef import plots
+from ranef.plots.canvas import label
+from ranef.plots.groups import effects_table, shrinkage_table
+from ranef.plots.source import LEVELS, tree_of
+from ranef.report.parts import Code, Equations, Part, Picture, Section, Table, Text, cells
+from ranef.report.pictures import picture
+
+# Rows of a table that a reader will look through.
+_ROWS = 200
+# Characters of a level that a point says.
+_SAID = 160
+_LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy", "arviz-base")
+
+Found = Picture | Text
+
+
+def of_fit(fit: Any) -> list[Section]:
+    """All sections, in reading order."""
+    groups = groupings(fit)
+    response = label(fit.program.formula.response, 60)
+    about = (
+        f"How does {response} depend on what the formula names, and how sure can one be of it?"
+        if not groups
+        else f"How does {response} depend on what the formula names, how much do the levels of "
+        f"{' and of '.join(label(g, 60) for g in groups)} differ beyond that, and how sure can "
+        "one be of it?"
+    )
+    return [
+        Section("Question and data", [Text(about), *data(fit)]),
+        Section("Model", [*model(fit), priors(fit)]),
+        Section("Convergence", [Text(convergence(fit)), *elbo(fit)]),
+        Section("Parameters", [*parameters(fit), posterior(fit)]),
+        Section("Predictors", [*data_fit(fit), partial_effects(fit)]),
+        Section("Predictions", [posterior_predictive(fit)]),
+        *(
+            [Section("Groups", [p for g in groups for p in (shrinkage(fit, g), *effects(fit, g))])]
+            if groups
+            else []
+        ),
+        Section("Made with", [Text(made_with(fit))]),
+    ]
+
+
+def groupings(fit: Any) -> list[str]:
+    """Groupings of the fit, those with random intercepts first."""
+    names = {
+        str(name).rpartition("|")[2]: str(name)
+        for name, values in fit.posterior.data_vars.items()
+        if str(values.dims[-1]).endswith(LEVELS)
+    }
+    return sorted(names, key=lambda g: f"1|{g}" not in fit.posterior)
+
+
+def data(fit: Any) -> list[Part]:
+    """Rows read, used and dropped."""
+    rows = fit.rows
+    told = f"{rows.read:,} rows were read and {rows.used:,} used."
+    if not rows.dropped:
+        return [Text(f"{told} None had a gap in a column that the model uses.")]
+    dropped = [(label(name, 80), f"{count:,}") for name, count in rows.dropped.items()]
+    return [
+        Text(f"{told} The others had a gap in a column that the model uses."),
+        Table(("column", "rows with a gap"), dropped),
+    ]
+
+
+def model(fit: Any) -> list[Part]:
+    """Formula and equations."""
+    return [
+        Code(fit.program.formula.text),
+        Equations(fit.program.equations(fit.training.state)),
+    ]
+
+
+def priors(fit: Any) -> Table:
+    rows = [(label(name, 80), str(prior)) for name, prior in fit.priors.items()]
+    return _capped(("parameter", "prior"), rows, "Priors, given or default.")
+
+
+def convergence(fit: Any) -> str:
+    """How the method ended, in a sentence or two."""
+    ended = f"{fit.message[0].upper()}{fit.message[1:]}"
+    return f"Method {fit.method}, because {fit.why}. {ended}. It took {fit.seconds:.1f} s."
+
+
+def parameters(fit: Any, interval: float = 0.9) -> list[Part]:
+    """The posterior as a table, what has none, and the shares of variance."""
+    table = fit.summary(interval)
+    known = table[table["kind"] == "posterior"]
+    constants = table[table["kind"].isin(("point estimate", "fixed"))]
+    shares = table[table["kind"] == "derived"]
+    head = ("parameter", "mean", "sd", f"{(1 - interval) / 2:.0%}", f"{(1 + interval) / 2:.0%}")
+    columns = ["mean", "sd", "lower", "upper"]
+    parts: list[Part] = [_capped(head, _rows(known[columns]), "Posterior of each parameter.")]
+    if len(constants):
+        parts.append(
+            _capped(
+                ("parameter", "value", "what it is"),
+                _rows(constants[["mean", "kind"]]),
+                "Not in the posterior: the uncertainty of these is nowhere in the results.",
+            )
+        )
+    points = _networks(fit)
+    if points:
+        parts.append(Text(points))
+    if not constants.size and not points:
+        parts.append(Text("No parameter is a point estimate or fixed."))
+    if len(shares):
+        parts.append(
+            _capped(
+                ("grouping", *head[1:]),
+                _rows(shares[columns]),
+                "Share of the variance of predictor and residual that each grouping explains.",
+            )
+        )
+    return parts
+
+
+def _networks(fit: Any) -> str:
+    """Which networks are points, in a sentence; none is the empty text."""
+    names = [
+        label(term.label, 80)
+        for terms in fit.program.terms.values()
+        for term in terms
+        if term.call.kind == "nn"
+    ]
+    if not names:
+        return ""
+    return (
+        f"The weights of {' and '.join(names)} are point estimates: bands around its curve show "
+        "the uncertainty of the other parameters, not of the weights."
+    )
+
+
+# Pictures
+
+
+def elbo(fit: Any, name: str = "") -> list[Found]:
+    """The trace of the search; none for a method that did not optimise."""
+    if "optimization" not in tree_of(fit).children:
+        return []
+    return [
+        picture(
+            lambda: plots.elbo(fit),
+            _file(name, "elbo"),
+            "Search for the best approximation",
+            "The evidence lower bound by step. It has converged where the dark line is flat.",
+        )
+    ]
+
+
+def posterior(fit: Any, name: str = "") -> Found:
+    return picture(
+        lambda: plots.posterior(fit),
+        _file(name, "posterior"),
+        "Posterior of each parameter",
+        "The higher the curve, the more plausible the value. The bar is the central interval, "
+        "the dot the mean.",
+    )
+
+
+def data_fit(fit: Any, name: str = "") -> list[Found]:
+    """Under prior draws and under posterior draws."""
+    read = {
+        "prior": "What the model holds possible before it sees a row: one sheet or line a draw.",
+        "posterior": "What it holds possible afterwards. The closer the draws lie together, the "
+        "surer it is of the mean; the rows scatter around it.",
+    }
+    return [
+        picture(
+            lambda under=under: plots.data_fit(fit, under),
+            _file(name, f"data_fit_{under}"),
+            f"Fit under {under} draws",
+            reading,
+        )
+        for under, reading in read.items()
+    ]
+
+
+def partial_effects(fit: Any, name: str = "") -> Found:
+    return picture(
+        lambda: plots.partial_effects(fit),
+        _file(name, "partial_effects"),
+        "Effect of each predictor",
+        "The location along one predictor, the others at their mean or most common level and "
+        "group effects at zero, with its 90% band.",
+    )
+
+
+def posterior_predictive(fit: Any, name: str = "") -> Found:
+    return picture(
+        lambda: plots.posterior_predictive(fit),
+        _file(name, "posterior_predictive"),
+        "Responses drawn from the fit",
+        "The dark line should run inside the band, and the shares beyond the axis should agree; "
+        "where they do not, the family is wrong for this response.",
+    )
+
+
+def shrinkage(fit: Any, factor: str, name: str = "") -> Found:
+    """The picture, its points naming level, size and both estimates."""
+    if f"1|{factor}" not in fit.posterior:
+        return Text(
+            f"{label(factor, 60)} has varying slopes only, which no estimate stands beside."
+        )
+    table = shrinkage_table(fit, factor)
+    texts = [
+        f"{_said(row['level'])}: {_rows_of(row['size'])}, alone {row['unpooled']:.4g}, "
+        f"pooled {row['pooled']:.4g}"
+        for row in table.to_dict("records")
+    ]
+    return picture(
+        lambda: plots.shrinkage(fit, factor),
+        _file(name, f"shrinkage_{factor}"),
+        f"Shrinkage of {label(factor, 60)}",
+        "Each level's own estimate (cross) is drawn towards the mean over all rows, the more so "
+        "the fewer rows it has (dot). Point at a dot to see which level it is.",
+        texts,
+    )
+
+
+def effects(fit: Any, factor: str, name: str = "") -> list[Found]:
+    """A picture for each coefficient that varies over the grouping's levels."""
+    found: list[Found] = []
+    for variable in fit.posterior.data_vars:
+        term, _, own = str(variable).rpartition("|")
+        if own != factor or not str(fit.posterior[variable].dims[-1]).endswith(LEVELS):
+            continue
+        table = effects_table(fit, factor, term=term)
+        texts = [
+            f"{_said(row['level'])}: {_rows_of(row['size'])}, {row['mean']:.4g} "
+            f"({row['lower_90']:.4g} to {row['upper_90']:.4g})"
+            for row in table.to_dict("records")
+        ]
+        shown = "Intercepts" if term == "1" else f"Slopes of {label(term, 40)}"
+        found.append(
+            picture(
+                lambda term=term: plots.group_effects(fit, factor, term=term),
+                _file(name, f"group_effects_{len(found)}_{factor}"),
+                f"{shown} by {label(factor, 60)}",
+                "The levels that differ most, with 50% and 90% intervals. One whose interval "
+                "spans zero may not differ at all. Point at a dot to see how many rows it has.",
+                texts,
+            )
+        )
+    return found
+
+
+def made_with(fit: Any) -> str:
+    known = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    return f"{known}; Python {platform.python_version()}."
+
+
+def _file(name: str, figure: str) -> str:
+    """A file's stem that any system takes."""
+    text = f"{name}_{figure}" if name else figure
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in text)[:80]
+
+
+def _said(level: Any) -> str:
+    text = str(level)
+    return text if len(text) <= _SAID else f"{text[:_SAID]}…"
+
+
+def _rows_of(size: float) -> str:
+    if np.isnan(size):
+        return "rows unknown"
+    return f"{size:,.0f} row{'' if size == 1 else 's'}"
+
+
+def _rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
+    return [
+        (label(name, 80), *cells(row))
+        for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
+    ]
+
+
+def _capped(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
+    """The table, or its first rows, said so."""
+    if len(rows) > _ROWS:
+        caption = f"{caption} The first {_ROWS} of {len(rows):,}."
+    return Table(head, rows[:_ROWS], caption)
