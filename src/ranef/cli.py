@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ranef.errors import FileError, RanefError
+from ranef.files import write_whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,11 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     zillow = commands.add_parser(
         "zillow",
-        help="the three models of the 2017 post, on house sales",
+        help="the models of the 2017 post, on house sales",
         description=(
-            "Fit a linear model, random intercepts by zip code, and a network with random "
-            "intercepts to house sales, and score them beside constants. Without files, sales "
-            "in Kaggle's schema are generated in OUT/generated."
+            "Fit a linear model, random intercepts by zip code, a network with random "
+            "intercepts, several random effects, and a slope that varies by zip code to house "
+            "sales, score them beside constants, and write a report. Without files, sales in "
+            "Kaggle's schema are generated in OUT/generated."
         ),
     )
     zillow.add_argument("--properties", type=Path, help="Kaggle's properties_2016.csv")
@@ -88,7 +90,7 @@ def _zillow(options: argparse.Namespace) -> int:
     if options.as_posted and options.family == "student":
         options.parser.error("--as-posted has Gaussian noise; leave --family out")
 
-    from ranef.datasets import zillow, zillow_generator, zillow_study
+    from ranef.datasets import zillow, zillow_generator, zillow_report, zillow_study
 
     out = _folder(options.out)
     truth = None
@@ -104,8 +106,8 @@ def _zillow(options: argparse.Namespace) -> int:
     sales = zillow.prepare(properties, transactions, options.rows, options.seed)
     _say(_preparation(sales))
     entries = {}
-    for name in zillow_study.FORMULAS:
-        _say(f"fitting {name}: {zillow_study.FORMULAS[name]}")
+    for name, formula in zillow_study.FORMULAS.items():
+        _say(f"fitting {name}: {formula}")
         entries[name] = zillow_study.fit_model(
             sales,
             name,
@@ -123,12 +125,20 @@ def _zillow(options: argparse.Namespace) -> int:
             "zips": len(set(sales.columns["zip"])),
         },
         "constants": zillow_study.constants(sales),
-        "models": [entry.as_json() for entry in entries.values()],
+        "models": [entries[name].as_json() for name in zillow_study.SCORED],
         "out": str(out.resolve()),
     }
     if truth:
         result["truth"] = zillow_study.truth_table(sales, truth, entries)
-    _write(out / "results.json", json.dumps(result, indent=2) + "\n")
+    _say("drawing the report")
+    page = zillow_report.page(sales, entries, result)
+    figures = _folder(out / "figures")
+    result["figures"] = [
+        str(write_whole(figures / f"{picture.name}.png", picture.png).resolve())
+        for picture in page.pictures()
+    ]
+    result["report"] = str(page.write(out / "report.html").resolve())
+    write_whole(out / "results.json", json.dumps(result, indent=2) + "\n")
     print(json.dumps(result) if options.json else _text(result))
     return 0
 
@@ -147,46 +157,21 @@ def _preparation(sales: Any) -> str:
 
 def _text(result: dict[str, Any]) -> str:
     """The result as tables for a person."""
-    data, rows = result["data"], []
-    for name, scores in result["constants"].items():
-        score = f"{scores['log_score']:.4f}" if "log_score" in scores else ""
-        rows.append((f"constant: {name}", f"{scores['mae']:.5f}", score, "", "", "", ""))
-    for model in result["models"]:
-        rows.append(
-            (
-                model["name"],
-                f"{model['mae']:.5f}",
-                f"{model['log_score']:.4f}",
-                f"{model['coverage_90']:.3f}",
-                f"{model['elbo']:,.1f}",
-                f"{model['steps']:,}" + ("" if model["converged"] else " (not converged)"),
-                f"{model['seconds']:.1f}",
-            )
-        )
-    head = ("model", "MAE", "log score", "90% covers", "ELBO", "steps", "seconds")
+    from ranef.datasets import zillow_tables
+
+    data = result["data"]
     lines = [
         f"{data['rows']:,} sales in {data['zips']} zips: {data['train']:,} to fit on, "
         f"{data['validation']:,} to score on ({data['source']})",
         "",
-        *_aligned([head, *rows]),
+        *_aligned(zillow_tables.scores(result)),
         "",
         *(f"{model['name']}: {model['formula']}" for model in result["models"]),
     ]
     if "truth" in result:
-        head = ("model", "parameter", "truth", "mean", "90% interval", "")
-        rows = [
-            (
-                row["model"],
-                row["parameter"],
-                f"{row['truth']:.4f}",
-                f"{row['mean']:.4f}",
-                f"{row['lower']:.4f} to {row['upper']:.4f}" if "lower" in row else "",
-                {True: "inside", False: "outside", None: ""}[row.get("inside")],
-            )
-            for row in result["truth"]
-        ]
-        lines += ["", "The known truth of the generated sales:", "", *_aligned([head, *rows])]
-    return "\n".join([*lines, "", f"written to {result['out']}"])
+        title = "The known truth of the generated sales:"
+        lines += ["", title, "", *_aligned(zillow_tables.truths(result))]
+    return "\n".join([*lines, "", f"written to {result['out']}", f"report: {result['report']}"])
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
@@ -217,18 +202,6 @@ def _folder(path: Path) -> Path:
             f"the folder {str(path)!r} cannot be written to ({error.strerror}); choose another"
         ) from None
     return path
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise FileError(f"{str(path)!r} cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _say(text: str) -> None:

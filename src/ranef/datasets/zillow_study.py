@@ -1,4 +1,8 @@
-"""The post's three models on the prepared sales, beside the constants they must beat."""
+"""The post's three models on the prepared sales, and two it says its formulation makes easy.
+
+Beside them the constants that they must beat, and intercepts alone, of which the post draws
+how far pooling shrinks them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +22,26 @@ from ranef.priors import Normal, PointEstimate
 _SUM = " + ".join(PREDICTORS)
 _NETWORK = f"nn({', '.join(PREDICTORS)}, hidden=[5], activation='tanh', l2=0.001)"
 
+# Of this one only the shrinkage of its intercepts is drawn.
+INTERCEPTS = "intercepts"
+
 FORMULAS = {
     "linear": f"{RESPONSE} ~ {_SUM}",
     "random_intercepts": f"{RESPONSE} ~ {_SUM} + (1 | zip)",
     "network": f"{RESPONSE} ~ {_NETWORK} + (1 | zip)",
+    "several_effects": f"{RESPONSE} ~ {_SUM} + (1 | zip) + (1 | city) + (1 | county)",
+    "varying_slope": f"{RESPONSE} ~ {_SUM} + (1 + {PREDICTORS[0]} | zip)",
+    INTERCEPTS: f"{RESPONSE} ~ 1 + (1 | zip)",
+}
+SCORED = tuple(name for name in FORMULAS if name != INTERCEPTS)
+
+_GROUP_SDS = {
+    "linear": (),
+    "random_intercepts": ("1|zip_sigma",),
+    "network": ("1|zip_sigma",),
+    "several_effects": ("1|zip_sigma", "1|city_sigma", "1|county_sigma"),
+    "varying_slope": ("1|zip_sigma", f"{PREDICTORS[0]}|zip_sigma"),
+    INTERCEPTS: ("1|zip_sigma",),
 }
 
 
@@ -91,35 +111,31 @@ def _student(y: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def posted_priors(name: str) -> dict[str, Any]:
-    """The post's: N(0, 1) on common effects, noise of sd 1, sigma_zip a point estimate."""
+    """The post's: N(0, 1) on common effects, noise of sd 1, group sds point estimates."""
     out: dict[str, Any] = {"Intercept": Normal(0.0, 1.0), "sigma": 1.0}
-    if name != "network":
+    if name not in ("network", INTERCEPTS):
         out["common"] = Normal(0.0, 1.0)
-    if name != "linear":
-        out["1|zip_sigma"] = PointEstimate()
-    return out
+    return out | {sd: PointEstimate() for sd in _GROUP_SDS[name]}
 
 
 def fit_model(
     sales: Sales, name: str, *, family: str, as_posted: bool, seed: int, progress: bool
 ) -> Entry:
-    """Fit one of the three models on the training rows and score it on the others."""
+    """Fit one model on the training rows and score it on the others."""
     if as_posted:
         model = Model(FORMULAS[name], "gaussian", posted_priors(name))
         options: dict[str, Any] = {"guide": "meanfield", "samples": 5}
     else:
         model, options = Model(FORMULAS[name], family), {}
     fit = model.fit(sales.part(True), method="svi", seed=seed, progress=progress, **options)
-    valid = sales.part(False)
-    response = fit.predict(valid, kind="response", interval=0.9, new_levels="sample", seed=seed)
-    y = valid[RESPONSE]
-    inside = (y >= response["lower"].to_numpy()) & (y <= response["upper"].to_numpy())
+    tree = fit.extend("validation", data=sales.part(False), new_levels="sample", seed=seed)
+    rows = tree["validation"].to_dataset()
     return Entry(
         name,
         fit,
-        float(np.abs(y - response["mean"].to_numpy()).mean()),
-        float(fit.log_score(valid, new_levels="sample", seed=seed).mean()),
-        float(inside.mean()),
+        float(np.abs(rows["observed"] - rows["mean"]).mean()),
+        float(rows["log_score"].mean()),
+        float((np.abs(2 * rows["pit"] - 1) <= 0.9).mean()),
     )
 
 
@@ -132,11 +148,10 @@ def truth_table(sales: Sales, truth: Truth, entries: Mapping[str, Entry]) -> lis
     known = truth.scaled(sales.scales)
     # Without zip effects in the model, the intercept takes up their mean over the sales.
     zips = np.mean([truth.zips[name] for name in sales.part(True)["zip"]])
-    shift = {"linear": float(zips), "random_intercepts": 0.0}
     rows = []
-    for name in ("linear", "random_intercepts"):
+    for name in ("linear", "random_intercepts", "several_effects", "varying_slope"):
         table = entries[name].fit.summary(0.9)
-        intercept = known["Intercept"] + shift[name]
+        intercept = known["Intercept"] + (float(zips) if name == "linear" else 0.0)
         rows.append(_truth_row(name, "Intercept", intercept, table.loc["Intercept"]))
         for parameter in PREDICTORS:
             rows.append(_truth_row(name, parameter, known[parameter], table.loc[parameter]))

@@ -58,7 +58,7 @@ def _lines(
 def _planes(
     draws: NDArray[np.float64], surface: xr.Dataset, rows: xr.Dataset, names: list[str], colour: str
 ) -> Figure:
-    figure = plt.figure(figsize=(7.2, 5.6), layout="constrained")
+    figure = plt.figure(figsize=(7.2, 4.8), layout="constrained")
     axes: Any = figure.add_subplot(projection="3d")
     first, second = np.meshgrid(surface["first"], surface["second"], indexing="ij")
     for plane in draws:
@@ -77,6 +77,7 @@ def _planes(
     axes.set_zlim(low, high)
     axes.set(xlabel=label(names[0]), ylabel=label(names[1]))
     axes.set_zlabel(label(surface.attrs["response"]))
+    axes.set_box_aspect(None, zoom=1.15)
     axes.view_init(elev=18, azim=-58)
     return figure
 
@@ -115,5 +116,5 @@ def _effect(panel: Axes, values: xr.DataArray) -> None:
     numeric = points.dtype.kind == "f"
     places = np.arange(len(points))
     panel.errorbar(places, middle, [middle - low, high - middle], fmt="o", color=BLUE, capsize=2)
-    names = [f"{p:g}" if numeric else label(p, 14) for p in points]
+    names = [f"{p:.3g}" if numeric else label(p, 14) for p in points]
     panel.set_xticks(places, names, rotation=0 if len(points) <= 6 else 90)

@@ -40,11 +40,12 @@ class Equations:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, the first column to the left."""
+    """Cells as text; the first column, and all where they hold words, to the left."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    words: bool = False
     kind: ClassVar[str] = "table"
 
 

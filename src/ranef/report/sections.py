@@ -38,7 +38,10 @@ def of_fit(fit: Any) -> list[Section]:
     return [
         Section("Question and data", [Text(about), *data(fit)]),
         Section("Model", [*model(fit), priors(fit)]),
-        Section("Convergence", [Text(convergence(fit)), *elbo(fit)]),
+        Section(
+            "Convergence",
+            [Text(f"Method {fit.method}: {fit.why}. {convergence(fit)}"), *elbo(fit)],
+        ),
         Section("Parameters", [*parameters(fit), posterior(fit)]),
         Section("Predictors", [*data_fit(fit), partial_effects(fit)]),
         Section("Predictions", [posterior_predictive(fit)]),
@@ -84,13 +87,13 @@ def model(fit: Any) -> list[Part]:
 
 def priors(fit: Any) -> Table:
     rows = [(label(name, 80), str(prior)) for name, prior in fit.priors.items()]
-    return _capped(("parameter", "prior"), rows, "Priors, given or default.")
+    return _capped(("parameter", "prior"), rows, "Priors, given or default.", words=True)
 
 
 def convergence(fit: Any) -> str:
     """How the method ended, in a sentence or two."""
     ended = f"{fit.message[0].upper()}{fit.message[1:]}"
-    return f"Method {fit.method}, because {fit.why}. {ended}. It took {fit.seconds:.1f} s."
+    return f"{ended}. It took {fit.seconds:.1f} s."
 
 
 def parameters(fit: Any, interval: float = 0.9) -> list[Part]:
@@ -169,8 +172,10 @@ def posterior(fit: Any, name: str = "") -> Found:
     )
 
 
-def data_fit(fit: Any, name: str = "") -> list[Found]:
-    """Under prior draws and under posterior draws."""
+def data_fit(
+    fit: Any, name: str = "", under: Sequence[str] = ("prior", "posterior")
+) -> list[Found]:
+    """Under prior draws and under posterior draws, or one of them."""
     read = {
         "prior": "What the model holds possible before it sees a row: one sheet or line a draw.",
         "posterior": "What it holds possible afterwards. The closer the draws lie together, the "
@@ -178,12 +183,12 @@ def data_fit(fit: Any, name: str = "") -> list[Found]:
     }
     return [
         picture(
-            lambda under=under: plots.data_fit(fit, under),
-            _file(name, f"data_fit_{under}"),
-            f"Fit under {under} draws",
-            reading,
+            lambda which=which: plots.data_fit(fit, which),
+            _file(name, f"data_fit_{which}"),
+            f"Fit under {which} draws",
+            read[which],
         )
-        for under, reading in read.items()
+        for which in under
     ]
 
 
@@ -285,8 +290,10 @@ def _rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
     ]
 
 
-def _capped(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
+def _capped(
+    head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: bool = False
+) -> Table:
     """The table, or its first rows, said so."""
     if len(rows) > _ROWS:
         caption = f"{caption} The first {_ROWS} of {len(rows):,}."
-    return Table(head, rows[:_ROWS], caption)
+    return Table(head, rows[:_ROWS], caption, words)
