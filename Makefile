@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with python3 (3.11 or later) and make:
-#   make demo    the post's three models on generated house sales
+#   make demo    the post's models on generated house sales, and a report
 #   make test    the tests
 PYTHON ?= python3
 DEMO_VENV := .venvs/demo

@@ -71,10 +71,36 @@ def check_weights_scale_the_precision(name: str) -> None:
     np.testing.assert_allclose(weighted.log_prob(y), plain.log_prob(y), rtol=1e-5)
 
 
+def check_shifts_maximise_each_levels_likelihood(name: str) -> None:
+    """All at once, they are what a search in each level by itself finds."""
+    values, law = EXAMPLES[name]
+    rng = np.random.default_rng(2)
+    codes = np.repeat(np.arange(3, dtype=np.int32), [2, 20, 60])
+    y = law.rvs(size=82, random_state=rng) + np.array([1.0, -2.0, 0.3])[codes]
+    location = next(iter(values))
+    known = {n: np.full(82, values[n]) for n in values}
+    known[location] += rng.normal(size=82)
+    shifts = family(name).shifts(ResponseDesign(y), codes, 3, **known)
+    if shifts is None:
+        return
+    for level in range(3):
+        rows = codes == level
+
+        def loss(shift: float, rows: np.ndarray = rows) -> float:
+            moved = {**known, location: known[location] + shift}
+            here = {n: jnp.asarray(v[rows]) for n, v in moved.items()}
+            law = family(name).distribution(ResponseDesign(jnp.asarray(y[rows])), **here)
+            return -float(law.log_prob(jnp.asarray(y[rows])).sum())
+
+        tried = np.linspace(-8.0, 8.0, 641)
+        assert loss(shifts[level]) <= min(loss(shift) for shift in tried) + 1e-4
+
+
 CHECKS = [
     check_density_is_scipys,
     check_mean_and_variance_are_scipys,
     check_samples_follow_the_distribution,
     check_parameters_are_declared,
     check_weights_scale_the_precision,
+    check_shifts_maximise_each_levels_likelihood,
 ]

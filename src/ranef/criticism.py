@@ -226,7 +226,7 @@ class Criticism:
             raise OptionError(
                 f"{program.formula.text!r} has no (1 | g), whose levels could be shrunk"
             )
-        means = self._predictive(seed, "sample").means(
+        means = self._predictive(seed, "sample", whole=True).means(
             training.designs, training.response, training.rows.used
         )
         levels = program.codes(training.designs, training.state)

@@ -6,9 +6,9 @@ The bend is orthogonal to the linear part over the sales, so that the coefficien
 linear fit have a true value too.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,8 @@ class Truth:
 
 
 def generate(
-    properties: Path,
-    transactions: Path,
+    properties: str | os.PathLike,
+    transactions: str | os.PathLike,
     sales: int = 30_000,
     seed: int = 0,
     parcels: int | None = None,

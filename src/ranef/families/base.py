@@ -224,7 +224,7 @@ class Family(ABC):
 
         Returns:
             (levels,), or None for a family that does not say; NaN for a level without rows.
-        """  # fmt: skip
+        """
         return None
 
     @abstractmethod

@@ -39,7 +39,7 @@ class Gaussian(Family):
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return self._sd(response, parameters) ** 2
 
-    def _sd(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Array:
+    def _sd(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Any:
         if response.form == "se":
             return jnp.asarray(response.companion)
         if response.form == "weights":
@@ -62,7 +62,7 @@ class Gaussian(Family):
         levels: int,
         **parameters: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """sum_i w_i (y_i - mu_i) / sum_i w_i with weights 1 / sd_i^2."""  # fmt: skip
+        """sum_i w_i (y_i - mu_i) / sum_i w_i with weights 1 / sd_i^2."""
         away = np.asarray(response.value) - parameters["mu"]
         sd = np.broadcast_to(self._sd(response, parameters), away.shape)
         return weighted_means(away, 1.0 / sd**2, codes, levels)

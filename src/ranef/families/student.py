@@ -78,7 +78,7 @@ class Student(Family):
         inflation = jnp.where(nu > 2, finite / (finite - 2), jnp.inf)
         return self._scale(response, parameters) ** 2 * inflation
 
-    def _scale(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Array:
+    def _scale(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Any:
         if response.form == "weights":
             return parameters["sigma"] / jnp.sqrt(jnp.asarray(response.companion))
         return parameters["sigma"]
@@ -100,7 +100,7 @@ class Student(Family):
 
         Started at the medians, since the likelihood of few rows may have several maxima.
         Source: Lange, Little and Taylor (1989), section 3.
-        """  # fmt: skip
+        """
         away = np.asarray(response.value) - parameters["mu"]
         scale = np.broadcast_to(self._scale(response, parameters), away.shape)
         shift = _medians(away, codes, levels)
