@@ -191,7 +191,28 @@ class Program:
             return self.blocks(state, training.designs, hyperparameters)
 
         data = (training.designs, training.response)
-        return Problem(run, data, training.rows.used, blocks, state.family.scale.spread)
+
+        def structure() -> dict[str, LinearBlock | None]:
+            return {
+                term.label: term.structure(
+                    state.terms[term.label], training.designs[term.label], state.priors
+                )
+                for _, term in self.all_terms()
+            }
+
+        return Problem(
+            run,
+            data,
+            training.rows.used,
+            blocks,
+            state.family.scale.spread,
+            self.family.name,
+            lambda: self.family.normal(training.response),
+            structure,
+            {term.label: parameter.name for parameter, term in self.all_terms()},
+            self.family.parameters[0].name,
+            state.priors,
+        )
 
     def __call__(
         self,

@@ -10,7 +10,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.families.base import Family, FamilyParameter, ResponseDesign
+from ranef.families.base import Family, FamilyParameter, Normal, ResponseDesign
 
 
 class Gaussian(Family):
@@ -34,6 +34,10 @@ class Gaussian(Family):
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Normal(parameters["mu"], self._sd(response, parameters))
+
+    def normal(self, response: ResponseDesign) -> Normal:
+        beside, known = response.companion, response.form == "se"
+        return Normal(response.value, beside**-2.0 if known else beside, "" if known else "sigma")
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return self._sd(response, parameters) ** 2

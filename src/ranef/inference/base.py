@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from numpyro.distributions import biject_to, constraints
 
 from ranef.errors import OptionError
+from ranef.families.base import Normal
+from ranef.priors import Prior
 from ranef.registry import suggestion
 from ranef.terms.base import LinearBlock
 
@@ -34,6 +36,13 @@ class Problem:
         n: number of rows.
         blocks: values of the hyperparameter sites to the linear blocks on `data`.
         spread: of the response.
+        family: its name.
+        normal: the response as a normal one, None where the family is not.
+        structure: the linear blocks at unit scales, in NumPy, None for a term that is not
+            linear.
+        predicts: label of each term to the family parameter that it predicts.
+        location: the family parameter that is the mean.
+        priors: of every parameter that takes one.
     """
 
     run: Callable[..., Any]
@@ -41,6 +50,12 @@ class Problem:
     n: int
     blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
     spread: float
+    family: str
+    normal: Callable[[], Normal | None]
+    structure: Callable[[], Mapping[str, LinearBlock | None]]
+    predicts: Mapping[str, str]
+    location: str
+    priors: Mapping[str, Prior]
 
 
 @dataclass(frozen=True)

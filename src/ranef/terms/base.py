@@ -85,7 +85,7 @@ class Variable:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["columns", "codes", "mean", "factor"],
-    meta_fields=["levels", "gaussian", "sites", "scales"],
+    meta_fields=["levels", "gaussian", "sites", "scales", "cholesky"],
 )
 @dataclass(frozen=True)
 class LinearBlock:
@@ -101,16 +101,19 @@ class LinearBlock:
         gaussian: whether the prior is Gaussian (or flat), so that b can be integrated out.
         sites: the sites that hold the columns of b in order, with how many each holds.
         scales: the sites that hold the sd of each column, where it is a parameter.
+        cholesky: the site that holds the Cholesky factor of their correlations; "" for none.
+            factor = diag(scales) cholesky.
     """
 
-    columns: Array
-    codes: Array | None
+    columns: Any
+    codes: Any
     levels: int
-    mean: Array
-    factor: Array
+    mean: Any
+    factor: Any
     gaussian: bool = True
     sites: tuple[tuple[str, int], ...] = ()
     scales: tuple[str, ...] = ()
+    cholesky: str = ""
 
     def predict(self, coefficients: Array) -> Array:
         """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""
@@ -197,6 +200,15 @@ class Term(ABC):
         """The term as a block, within a NumPyro program; None where it is not linear."""
         return None
 
+    def structure(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior]
+    ) -> LinearBlock | None:
+        """The block at scales of one and without correlations, in NumPy: nothing is compiled.
+
+        A known part of the predictor is a column whose coefficient has no variance.
+        """
+        return None
+
     def variables(self, state: Any) -> dict[str, Variable]:
         """Variables it contributes to the posterior."""
         return {}
@@ -245,6 +257,11 @@ class LinearTerm(Term):
         replay: Replay,
     ) -> Array:
         """Sites of the coefficients, (k,) or (levels, k), within a NumPyro program."""
+
+    def structure(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior]
+    ) -> LinearBlock | None:
+        return self.block(state, design, priors_, {})
 
     def linear_block(
         self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale

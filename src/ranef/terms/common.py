@@ -111,7 +111,7 @@ class Common(LinearTerm):
         hyperparameters: Mapping[str, Array],
     ) -> LinearBlock:
         """One vector of coefficients for all rows, on the columns as the formula has them."""
-        columns = design.arrays["columns"] + jnp.asarray(state.mean)
+        columns = design.arrays["columns"] + state.mean
         means, sds, gaussian = [], [], True
         for name, place in state.slices.items():
             mean, sd, normal = _moments(priors_[self._site(name)])
@@ -123,8 +123,8 @@ class Common(LinearTerm):
             columns,
             None,
             1,
-            jnp.asarray(np.concatenate(means)),
-            jnp.asarray(np.concatenate(sds)),
+            np.concatenate(means),
+            np.concatenate(sds),
             gaussian,
             tuple((self._site(n), s.stop - s.start) for n, s in state.slices.items()),
         )

@@ -175,7 +175,7 @@ class Group(LinearTerm):
         state: State,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Array],
+        hyperparameters: Mapping[str, Any],
     ) -> LinearBlock:
         factor = hyperparameters["sd"]
         held = tuple((self._effect_site(column), 1) for column in state.columns)
@@ -183,14 +183,22 @@ class Group(LinearTerm):
             factor = factor[:, None] * hyperparameters["cholesky"]
             held = ((self._joint_site(), len(state.columns)),)
         return LinearBlock(
-            jnp.asarray(design.arrays["columns"]),
-            jnp.asarray(design.arrays["codes"]),
+            design.arrays["columns"],
+            design.arrays["codes"],
             len(state.levels),
-            jnp.zeros(len(state.columns)),
+            np.zeros(len(state.columns)),
             factor,
             sites=held,
             scales=tuple(self._scale_site(column) for column in state.columns),
+            cholesky=self._cholesky_site() if "cholesky" in hyperparameters else "",
         )
+
+    def structure(self, state: State, design: Design, priors_: Mapping[str, Prior]) -> LinearBlock:
+        k = len(state.columns)
+        unit: dict[str, Any] = {"sd": np.ones(k)}
+        if self.correlated(state):
+            unit["cholesky"] = np.eye(k)
+        return self.block(state, design, priors_, unit)
 
     def coefficients(
         self,
