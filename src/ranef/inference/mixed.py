@@ -1,0 +1,275 @@
+"""A Gaussian mixed model in the form that its closed-form solution takes.
+
+    y_i ~ N(x_i . beta + sum_f z_fi . b_f[g_f(i)], sigma^2 / w_i),   b_fj ~ N(0, Sigma_f)
+
+Terms that vary by the same levels are one vector-valued factor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.errors import DataError, OptionError
+from ranef.inference.base import Problem
+from ranef.inference.crossproducts import Factor, Rows, cross_products
+from ranef.inference.pwls import PWLS
+from ranef.inference.remainder import DependentColumnError
+from ranef.terms.base import LinearBlock
+
+Array = NDArray[np.float64]
+
+# The largest value whose square a float holds with room to spare for a sum.
+_LARGEST = 1e140
+# The smallest eigenvalue of the correlations of the columns of a factor, about zero.
+_TOLD_APART = 1e-8
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A term that varies by level, in the factor that it shares with others.
+
+    Attributes:
+        label: of the term.
+        factor: its place among the factors.
+        columns: its columns within the factor.
+        levels: J.
+        sites: that hold its coefficients, with how many columns each.
+        scales: that hold the sd of each column.
+        cholesky: that holds the Cholesky factor of their correlations; "" for none.
+    """
+
+    label: str
+    factor: int
+    columns: slice
+    levels: int
+    sites: tuple[tuple[str, int], ...]
+    scales: tuple[str, ...]
+    cholesky: str
+
+    @property
+    def width(self) -> int:
+        return self.columns.stop - self.columns.start
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The model and its data, compressed.
+
+    Attributes:
+        solver: of the least-squares problem.
+        groupings: in the order of the formula.
+        common: sites of the common effects, with how many columns each.
+        mean, precision: (p,) of their normal priors; precision 0 for a flat one.
+        sigma: the name of the residual sd, "" where it is known to be one.
+        n: rows.
+        log_weights: sum of the logarithms of the weights.
+        total: weighted sum of squares of the response about its mean.
+    """
+
+    solver: PWLS
+    groupings: tuple[Grouping, ...]
+    common: tuple[tuple[str, int], ...]
+    mean: Array
+    precision: Array
+    sigma: str
+    n: int
+    log_weights: float
+    total: float
+
+    def roots(self, of: Sequence[Array]) -> list[Array]:
+        """The root of each factor, (..., k, k), from the root of each grouping."""
+        out = []
+        for f, width in enumerate(self.solver.products.widths):
+            inside = [
+                (g, root) for g, root in zip(self.groupings, of, strict=True) if g.factor == f
+            ]
+            if len(inside) == 1:
+                out.append(inside[0][1])
+                continue
+            shape = np.broadcast_shapes(*(root.shape[:-2] for _, root in inside))
+            whole = np.zeros((*shape, width, width))
+            for g, root in inside:
+                whole[..., g.columns, g.columns] = root
+            out.append(whole)
+        return out
+
+    def column_name(self, place: int) -> str:
+        """Of a common column, for a message."""
+        names = [name for name, count in self.common for _ in range(count)]
+        return names[place]
+
+
+def read(problem: Problem, method: str) -> Mixed:
+    """The model of a problem, for a method that integrates the coefficients in closed form.
+
+    Raises:
+        OptionError: naming the family, term or prior that is not of this form.
+        DataError: for columns that are too large, or too far from zero to be told apart.
+    """
+    normal = problem.normal()
+    if normal is None:
+        raise OptionError(
+            f"method {method!r} takes gaussian responses, and the family is {problem.family}; "
+            "use method='svi'"
+        )
+    blocks: dict[str, LinearBlock] = {}
+    for label, block in problem.structure().items():
+        if problem.predicts[label] != problem.location:
+            raise OptionError(
+                f"method {method!r} takes one {problem.predicts[label]} for all rows, and the "
+                f"formula predicts it by {label.removeprefix(problem.predicts[label] + '_')}; "
+                "use method='svi'"
+            )
+        if block is None:
+            raise OptionError(
+                f"method {method!r} takes terms that are linear in their coefficients, and "
+                f"{label} is not; use method='svi'"
+            )
+        blocks[label] = block
+    value = np.asarray(normal.value, dtype=np.float64)
+    parts: list[tuple[str, LinearBlock, Array]] = []
+    for label, block in blocks.items():
+        columns = np.asarray(block.columns, dtype=np.float64)
+        largest = float(np.abs(columns).max(initial=0.0))
+        if largest > _LARGEST:
+            raise DataError(
+                f"values of {label} reach {largest:.3g}, too large to be squared safely; rescale "
+                "the column, as in scale(x)"
+            )
+        parts.append((label, block, columns))
+    shared = [part for part in parts if part[1].codes is None]
+    common, columns, mean, precision, known = _common(shared, problem, method)
+    factors, groupings = _factors([part for part in parts if part[1].codes is not None])
+    products = cross_products(Rows(value - known, columns, factors, normal.weights))
+    for grouping in groupings:
+        _refuse_indistinct(grouping, products.own[grouping.factor])
+    solver = PWLS(products)
+    return Mixed(
+        solver,
+        tuple(groupings),
+        common,
+        mean,
+        precision,
+        normal.sigma,
+        problem.n,
+        products.log_weights,
+        float(products.common[-1, -1]),
+    )
+
+
+def _common(
+    parts: Sequence[tuple[str, LinearBlock, Array]], problem: Problem, method: str
+) -> tuple[tuple[tuple[str, int], ...], Array, Array, Array, Array]:
+    """Sites, columns, prior means and precisions; and what is known of the predictor."""
+    sites: list[tuple[str, int]] = []
+    columns, means, sds = [], [], []
+    known = np.zeros(problem.n)
+    for _, block, x in parts:
+        if not block.gaussian:
+            name = next(name for name, _ in block.sites if not _is_normal(problem, name))
+            raise OptionError(
+                f"method {method!r} takes flat or normal priors on common effects, and that of "
+                f"{name!r} is {problem.priors[name]}; use method='svi'"
+            )
+        factor, mean = np.asarray(block.factor), np.asarray(block.mean)
+        fixed = factor == 0
+        known += x[:, fixed] @ mean[fixed]
+        start = 0
+        for name, count in block.sites:
+            if not fixed[start]:
+                sites.append((name, count))
+            start += count
+        columns.append(x[:, ~fixed])
+        means.append(np.where(np.isfinite(factor), mean, 0.0)[~fixed])
+        sds.append(factor[~fixed])
+    if not columns:
+        return (), np.zeros((problem.n, 0)), np.zeros(0), np.zeros(0), known
+    return (
+        tuple(sites),
+        np.concatenate(columns, axis=1),
+        np.concatenate(means),
+        np.concatenate(sds) ** -2.0,
+        known,
+    )
+
+
+def _is_normal(problem: Problem, name: str) -> bool:
+    return type(problem.priors[name]).__name__ in ("Normal", "Flat", "Fixed")
+
+
+def _factors(
+    parts: Sequence[tuple[str, LinearBlock, Array]],
+) -> tuple[list[Factor], list[Grouping]]:
+    """Terms by the same levels as one factor."""
+    shared: list[list[tuple[str, LinearBlock, Array]]] = []
+    for part in parts:
+        codes, levels = part[1].codes, part[1].levels
+        for group in shared:
+            if group[0][1].levels == levels and np.array_equal(group[0][1].codes, codes):
+                group.append(part)
+                break
+        else:
+            shared.append([part])
+    place = {}
+    factors = []
+    for f, group in enumerate(shared):
+        start = 0
+        for label, _, x in group:
+            place[label] = (f, slice(start, start + x.shape[1]))
+            start += x.shape[1]
+        first = group[0][1]
+        columns = np.concatenate([x for _, _, x in group], axis=1)
+        factors.append(Factor(np.asarray(first.codes), columns, first.levels))
+    groupings = [
+        Grouping(label, *place[label], block.levels, block.sites, block.scales, block.cholesky)
+        for label, block, _ in parts
+    ]
+    return factors, groupings
+
+
+def _refuse_indistinct(grouping: Grouping, own: Array) -> None:
+    """Columns far from zero for their spread would lose their digits in their own squares."""
+    whole = own[grouping.columns, grouping.columns].sum(axis=-1)
+    size = np.sqrt(np.diagonal(whole))
+    if grouping.width < 2 or size.min() == 0:
+        return
+    if np.linalg.eigvalsh(whole / size / size[:, None])[0] < _TOLD_APART:
+        raise DataError(
+            f"the columns of ({grouping.label}) can hardly be told apart, as those of 1 + x cannot "
+            "where x is far from zero for its spread; centre them, as in (1 + center(x) | g)"
+        )
+
+
+def dependent(mixed: Mixed, error: DependentColumnError) -> DataError:
+    """The sentence for common columns that cannot be told apart."""
+    if error.column < 0:
+        return DataError(
+            "the variances of the group effects are too large beside the residual's for the "
+            "arithmetic; rescale the columns, or give the scales tighter priors"
+        )
+    name = mixed.column_name(error.column)
+    return DataError(
+        f"the column {name!r} is a combination of those before it to the last digit, and its prior "
+        "does not say what the data cannot; leave it out, or give it a normal prior"
+    )
+
+
+def values_by_site(
+    mixed: Mixed, effects: Mapping[int, Any] | Sequence[Any], common: Any
+) -> dict[str, Any]:
+    """Arrays of coefficients, effects (..., J, k) by factor and common (..., p), by site."""
+    out: dict[str, Any] = {}
+    start = 0
+    for name, count in mixed.common:
+        out[name] = common[..., start : start + count]
+        start += count
+    for grouping in mixed.groupings:
+        own = effects[grouping.factor][..., grouping.columns]
+        start = 0
+        for name, count in grouping.sites:
+            out[name] = own[..., start : start + count]
+            start += count
+    return out
