@@ -8,7 +8,6 @@ Walker, 2015, eq. 34 and 41),
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,7 +161,7 @@ class Likelihood:
                 for j in range(i + 1, grouping.width):
                     with np.errstate(invalid="ignore"):
                         correlation = covariance[i, j] / (sd[i] * sd[j])
-                    rows.append((_correlation_name(grouping.scales, i, j), correlation))
+                    rows.append((_correlation_name(grouping, i, j), correlation))
         if self.mixed.sigma:
             rows.append((self.mixed.sigma, sigma))
         table = pd.DataFrame(rows, columns=["parameter", "estimate"])
@@ -177,8 +176,7 @@ def _elements(grouping: Grouping) -> list[tuple[int, int]]:
     return [(i, j) for j in range(k) for i in range(j, k)]
 
 
-def _correlation_name(scales: Sequence[str], i: int, j: int) -> str:
-    """g_corr[1, x] from the names 1|g_sigma and x|g_sigma."""
-    first, factor = scales[i].rsplit("|", 1)
-    second = scales[j].rsplit("|", 1)[0]
-    return f"{factor.removesuffix('_sigma')}_corr[{first}, {second}]"
+def _correlation_name(grouping: Grouping, i: int, j: int) -> str:
+    """As in g_corr[1, x], of the columns whose sds are 1|g_sigma and x|g_sigma."""
+    first, second = (grouping.scales[c].rsplit("|", 1)[0] for c in (i, j))
+    return f"{grouping.correlation}[{first}, {second}]"

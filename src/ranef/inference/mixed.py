@@ -39,6 +39,7 @@ class Grouping:
         sites: that hold its coefficients, with how many columns each.
         scales: that hold the sd of each column.
         cholesky: that holds the Cholesky factor of their correlations; "" for none.
+        correlation: the parameter that takes the correlations' prior.
     """
 
     label: str
@@ -48,6 +49,7 @@ class Grouping:
     sites: tuple[tuple[str, int], ...]
     scales: tuple[str, ...]
     cholesky: str
+    correlation: str
 
     @property
     def width(self) -> int:
@@ -224,7 +226,15 @@ def _factors(
         columns = np.concatenate([x for _, _, x in group], axis=1)
         factors.append(Factor(np.asarray(first.codes), columns, first.levels))
     groupings = [
-        Grouping(label, *place[label], block.levels, block.sites, block.scales, block.cholesky)
+        Grouping(
+            label,
+            *place[label],
+            block.levels,
+            block.sites,
+            block.scales,
+            block.cholesky,
+            block.correlation,
+        )
         for label, block, _ in parts
     ]
     return factors, groupings

@@ -32,22 +32,25 @@ class Minimum:
     evaluations: int
 
 
-def minimise(objective: Objective, start: Array, *, gain: float = 1e-9) -> Minimum:
+def minimise(
+    objective: Objective, start: Array, *, gain: float = 1e-12, width: Array | None = None
+) -> Minimum:
     """BFGS with a line search (Nocedal and Wright, 2006, algorithms 6.1 and 3.5).
 
     Args:
         objective: value and gradient; a value that is not finite is a step too far.
         start: where its value is finite.
         gain: the search ends when a step would lower the function by less.
+        width: (d,) about how far each coordinate may go before the function rises by one.
     """
     x = np.array(start, dtype=np.float64)
     value, gradient = objective(x)
-    evaluations, inverse = 1, np.eye(len(x)) / max(1.0, float(np.linalg.norm(gradient)))
-    fresh = True
+    first = np.eye(len(x)) / max(1.0, float(np.linalg.norm(gradient)))
+    evaluations, inverse, fresh = 1, first if width is None else np.diag(width**2), True
     for _ in range(_STEPS):
         step = -inverse @ gradient
         slope = float(gradient @ step)
-        if -slope < 2 * gain and not (fresh and float(gradient @ gradient) > gain):
+        if -slope < 2 * gain and not (fresh and float(gradient @ gradient) > 1e3 * gain):
             return Minimum(x, value, gradient, True, evaluations)
         length, new_value, new_gradient, used = _line(objective, x, step, value, slope)
         evaluations += used
@@ -61,7 +64,7 @@ def minimise(objective: Objective, start: Array, *, gain: float = 1e-9) -> Minim
         x, value, gradient = x + moved, new_value, new_gradient
         curvature = float(moved @ change)
         if curvature > 1e-12 * float(np.linalg.norm(moved) * np.linalg.norm(change)):
-            if fresh:
+            if fresh and width is None:
                 inverse = np.eye(len(x)) * curvature / float(change @ change)
             left = np.eye(len(x)) - np.outer(moved, change) / curvature
             inverse = left @ inverse @ left.T + np.outer(moved, moved) / curvature

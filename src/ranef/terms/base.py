@@ -85,7 +85,7 @@ class Variable:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["columns", "codes", "mean", "factor"],
-    meta_fields=["levels", "gaussian", "sites", "scales", "cholesky"],
+    meta_fields=["levels", "gaussian", "sites", "scales", "cholesky", "correlation"],
 )
 @dataclass(frozen=True)
 class LinearBlock:
@@ -103,6 +103,7 @@ class LinearBlock:
         scales: the sites that hold the sd of each column, where it is a parameter.
         cholesky: the site that holds the Cholesky factor of their correlations; "" for none.
             factor = diag(scales) cholesky.
+        correlation: the parameter that takes the prior of the correlations.
     """
 
     columns: Any
@@ -114,6 +115,7 @@ class LinearBlock:
     sites: tuple[tuple[str, int], ...] = ()
     scales: tuple[str, ...] = ()
     cholesky: str = ""
+    correlation: str = ""
 
     def predict(self, coefficients: Array) -> Array:
         """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""

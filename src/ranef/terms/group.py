@@ -191,6 +191,7 @@ class Group(LinearTerm):
             sites=held,
             scales=tuple(self._scale_site(column) for column in state.columns),
             cholesky=self._cholesky_site() if "cholesky" in hyperparameters else "",
+            correlation=self._corr_site() if "cholesky" in hyperparameters else "",
         )
 
     def structure(self, state: State, design: Design, priors_: Mapping[str, Prior]) -> LinearBlock:
