@@ -26,6 +26,7 @@ FAMILIES = {
 }
 
 METHODS = {
+    "exact": "ranef.inference.exact:Exact",
     "svi": "ranef.inference.svi:SVI",
 }
 
@@ -39,7 +40,7 @@ PLANNED = {
         *("lognormal", "exponential", "ordinal", "categorical"),
         *("zero_inflated_poisson", "zero_inflated_negative_binomial"),
     ),
-    "method": ("exact", "laplace", "nuts"),
+    "method": ("laplace", "nuts"),
 }
 
 

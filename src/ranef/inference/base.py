@@ -152,6 +152,9 @@ class Draws:
         message: how it ended, in a sentence.
         steps: how many it took.
         elbo: the evidence lower bound in nats and its Monte Carlo standard error, or None.
+        moments: makes the mean and sd of sites whose posterior is known in closed form; those
+            of the others are those of their draws.
+        k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
         trace: per-step records, such as the ELBO.
     """
 
@@ -163,11 +166,18 @@ class Draws:
     steps: int = 0
     elbo: tuple[float, float] | None = None
     trace: Mapping[str, NDArray] = field(default_factory=dict)
+    moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
+    k_hat: float | None = None
 
     @cached_property
     def sites(self) -> Mapping[str, NDArray]:
-        """Draws of every latent site, (chain, draw, ...)."""
-        return {name: np.asarray(value) for name, value in self.draw().items()}
+        """Draws of every latent site, (chain, draw, ...); a mapping may make each when asked."""
+        return self.draw()
+
+    @cached_property
+    def known_moments(self) -> Mapping[str, tuple[NDArray, NDArray]]:
+        """Mean and sd by site, where they are known in closed form."""
+        return self.moments()
 
 
 class Method(ABC):
@@ -175,6 +185,14 @@ class Method(ABC):
 
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
+
+    def likelihood(self, problem: Problem) -> Any:
+        """The likelihood criterion of the problem, with `deviance` and `maximum`.
+
+        Raises:
+            OptionError: for a method that has none.
+        """
+        raise OptionError(f"method {self.name!r} has no likelihood criterion; exact has")
 
     def __init__(self, **options: Any) -> None:
         for name in options:

@@ -75,6 +75,11 @@ class Crossed:
             dense(products, remainder),
         )
 
+    @property
+    def cells(self) -> int:
+        """As of a chain; factoring the dense matrix counts by its time."""
+        return self.own.size + self.columns.size + 4 * self.values.size + self.remainder.size**3 // 1_000
+
     def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedEliminated":
         """At one value of the hyperparameters: roots (1, k, k), penalty (1, p + 1, p + 1)."""
         k, r = len(self.own), self.remainder.random

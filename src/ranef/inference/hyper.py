@@ -102,7 +102,7 @@ class Peak:
     found: bool
 
 
-def peak(target: Target, start: Array, width: Array, tick: Callable[[], None]) -> Peak:
+def peak(target: Target, start: Array, width: Array, tick: Callable[[], object]) -> Peak:
     """The mode, and the curvature from gradients on either side of it along each coordinate."""
 
     def negative(x: Array) -> tuple[float, Array]:
@@ -167,7 +167,7 @@ def explore(
     draws: int,
     *,
     cheap: bool,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], object] = lambda: None,
 ) -> Explored:
     """Draws of x from its posterior.
 
@@ -254,7 +254,7 @@ def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -
 
 
 def _designed(
-    target: Target, top: Peak, rng: np.random.Generator, draws: int, tick: Callable[[], None]
+    target: Target, top: Peak, rng: np.random.Generator, draws: int, tick: Callable[[], object]
 ) -> Explored:
     signs = _signs(target, top)
     d, evaluations = len(top.x), top.evaluations

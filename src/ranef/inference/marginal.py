@@ -83,6 +83,19 @@ class Marginal:
         places[: len(start)] = start
         return cls(mixed, coordinates, known, places)
 
+    @property
+    def width(self) -> Array:
+        """(d,) about one posterior sd of each coordinate, from how many observations it has."""
+        out = np.empty(self.coordinates.size)
+        levels = {name: g.levels for g in self.mixed.groupings for name in (*g.scales, g.cholesky)}
+        for i, scale in enumerate(self.coordinates.scales):
+            out[i] = 1 / math.sqrt(2 * levels.get(scale.name, self.mixed.n))
+        for (correlation, _), place in zip(
+            self.coordinates.correlations, self.coordinates.slices, strict=True
+        ):
+            out[place] = 1 / math.sqrt(levels[correlation.name])
+        return np.minimum(out, 0.5)
+
     @cached_property
     def _prior(self) -> tuple[Array, float, int]:
         """Penalty per sigma^2, log |P|+, and how many common effects are flat."""
@@ -194,7 +207,4 @@ class Marginal:
 
 def _residual(mixed: Mixed) -> float:
     """The residual sd of the common effects alone."""
-    penalty = mixed.solver.penalty(mixed.mean, mixed.precision)
-    roots = [np.zeros((k, k)) for k in mixed.solver.products.widths]
-    solution = mixed.solver.solve(roots, 1e-10 * penalty)
-    return math.sqrt(float(solution.residual[0]) / max(1, mixed.n - mixed.solver.p))
+    return math.sqrt(mixed.least_residual / max(1, mixed.n - mixed.solver.p))

@@ -5,9 +5,9 @@
 Terms that vary by the same levels are one vector-valued factor.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class Grouping:
         columns: its columns within the factor.
         levels: J.
         sites: that hold its coefficients, with how many columns each.
+        shapes: of each of these sites, for one level.
         scales: that hold the sd of each column.
         cholesky: that holds the Cholesky factor of their correlations; "" for none.
         correlation: the parameter that takes the correlations' prior.
@@ -47,6 +48,7 @@ class Grouping:
     columns: slice
     levels: int
     sites: tuple[tuple[str, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
     scales: tuple[str, ...]
     cholesky: str
     correlation: str
@@ -63,7 +65,7 @@ class Mixed:
     Attributes:
         solver: of the least-squares problem.
         groupings: in the order of the formula.
-        common: sites of the common effects, with how many columns each.
+        common: sites of the common effects, with how many columns each, and `shapes`.
         mean, precision: (p,) of their normal priors; precision 0 for a flat one.
         sigma: the name of the residual sd, "" where it is known to be one.
         n: rows.
@@ -74,6 +76,7 @@ class Mixed:
     solver: PWLS
     groupings: tuple[Grouping, ...]
     common: tuple[tuple[str, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
     mean: Array
     precision: Array
     sigma: str
@@ -97,6 +100,15 @@ class Mixed:
                 whole[..., g.columns, g.columns] = root
             out.append(whole)
         return out
+
+    @cached_property
+    def least_residual(self) -> float:
+        """The weighted residual sum of squares of the common effects alone."""
+        x = self.solver.products.common
+        scale = np.sqrt(np.maximum(np.diagonal(x)[:-1], np.finfo(np.float64).tiny))
+        gram = x[:-1, :-1] / scale / scale[:, None]
+        beta = np.linalg.lstsq(gram, x[:-1, -1] / scale, rcond=1e-12)[0]
+        return max(float(x[-1, -1] - beta @ (x[:-1, -1] / scale)), 0.0)
 
     def column_name(self, place: int) -> str:
         """Of a common column, for a message."""
@@ -143,7 +155,7 @@ def read(problem: Problem, method: str) -> Mixed:
             )
         parts.append((label, block, columns))
     shared = [part for part in parts if part[1].codes is None]
-    common, columns, mean, precision, known = _common(shared, problem, method)
+    common, shapes, columns, mean, precision, known = _common(shared, problem, method)
     factors, groupings = _factors([part for part in parts if part[1].codes is not None])
     products = cross_products(Rows(value - known, columns, factors, normal.weights))
     for grouping in groupings:
@@ -153,6 +165,7 @@ def read(problem: Problem, method: str) -> Mixed:
         solver,
         tuple(groupings),
         common,
+        shapes,
         mean,
         precision,
         normal.sigma,
@@ -164,9 +177,12 @@ def read(problem: Problem, method: str) -> Mixed:
 
 def _common(
     parts: Sequence[tuple[str, LinearBlock, Array]], problem: Problem, method: str
-) -> tuple[tuple[tuple[str, int], ...], Array, Array, Array, Array]:
-    """Sites, columns, prior means and precisions; and what is known of the predictor."""
+) -> tuple[
+    tuple[tuple[str, int], ...], tuple[tuple[int, ...], ...], Array, Array, Array, Array
+]:
+    """Sites, their shapes, columns, prior means and precisions; and what is known of eta."""
     sites: list[tuple[str, int]] = []
+    shapes: list[tuple[int, ...]] = []
     columns, means, sds = [], [], []
     known = np.zeros(problem.n)
     for _, block, x in parts:
@@ -180,17 +196,19 @@ def _common(
         fixed = factor == 0
         known += x[:, fixed] @ mean[fixed]
         start = 0
-        for name, count in block.sites:
+        for (name, count), shape in zip(block.sites, block.shapes, strict=True):
             if not fixed[start]:
                 sites.append((name, count))
+                shapes.append(shape)
             start += count
         columns.append(x[:, ~fixed])
         means.append(np.where(np.isfinite(factor), mean, 0.0)[~fixed])
         sds.append(factor[~fixed])
     if not columns:
-        return (), np.zeros((problem.n, 0)), np.zeros(0), np.zeros(0), known
+        return (), (), np.zeros((problem.n, 0)), np.zeros(0), np.zeros(0), known
     return (
         tuple(sites),
+        tuple(shapes),
         np.concatenate(columns, axis=1),
         np.concatenate(means),
         np.concatenate(sds) ** -2.0,
@@ -231,6 +249,7 @@ def _factors(
             *place[label],
             block.levels,
             block.sites,
+            block.shapes,
             block.scales,
             block.cholesky,
             block.correlation,
@@ -267,19 +286,22 @@ def dependent(mixed: Mixed, error: DependentColumnError) -> DataError:
     )
 
 
-def values_by_site(
-    mixed: Mixed, effects: Mapping[int, Any] | Sequence[Any], common: Any
-) -> dict[str, Any]:
-    """Arrays of coefficients, effects (..., J, k) by factor and common (..., p), by site."""
-    out: dict[str, Any] = {}
+def common_by_site(mixed: Mixed, values: Array) -> dict[str, Array]:
+    """Arrays (..., p) of common effects by site."""
+    out: dict[str, Array] = {}
     start = 0
-    for name, count in mixed.common:
-        out[name] = common[..., start : start + count]
+    for (name, count), shape in zip(mixed.common, mixed.shapes, strict=True):
+        out[name] = values[..., start : start + count].reshape((*values.shape[:-1], *shape))
         start += count
-    for grouping in mixed.groupings:
-        own = effects[grouping.factor][..., grouping.columns]
-        start = 0
-        for name, count in grouping.sites:
-            out[name] = own[..., start : start + count]
-            start += count
+    return out
+
+
+def effects_by_site(grouping: Grouping, values: Array) -> dict[str, Array]:
+    """Arrays (..., J, k) of the coefficients of the grouping's factor by site."""
+    out: dict[str, Array] = {}
+    start = grouping.columns.start
+    for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
+        own = values[..., start : start + count]
+        out[name] = own.reshape((*values.shape[:-1], *shape))
+        start += count
     return out

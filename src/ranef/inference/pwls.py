@@ -32,8 +32,9 @@ Array = NDArray[np.float64]
 _DENSE, _DENSE_AT_MOST, _FULL = 300_000, 30_000_000, 0.15
 # Coefficients left after the elimination that one dense matrix may hold: 3.2 GB of it.
 MOST_REMAINING = 20_000
-# Numbers held at once for several values of the hyperparameters.
-_BATCH = 250_000
+# Numbers held at once for several values of the hyperparameters, and up to which one value
+# takes about a tenth of a millisecond.
+_BATCH, _CHEAP = 250_000, 4_000
 
 
 class PWLS:
@@ -55,11 +56,19 @@ class PWLS:
         return len(self._offset)
 
     @property
+    def cost(self) -> int:
+        """Of an evaluation: how many numbers it goes through, some tens of times."""
+        return self.system.cells
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether thousands of evaluations can be afforded."""
+        return isinstance(self.system, Chain) and self.cost <= _CHEAP
+
+    @property
     def batch(self) -> int:
         """How many values of the hyperparameters are solved for at once."""
-        if not isinstance(self.system, Chain):
-            return 1
-        return max(1, _BATCH // self.system.cells)
+        return max(1, _BATCH // self.cost) if isinstance(self.system, Chain) else 1
 
     def penalty(self, mean: Array, precision: Array) -> Array:
         """The normal prior of the common effects as a quadratic form of (beta, -1).
@@ -219,22 +228,29 @@ class Solution:
         inside = penalty[:-1, :-1]
         return float((self._centred_covariance[0] * inside).sum()), float(beta @ penalty @ beta)
 
-    def draws(
-        self, rng: np.random.Generator, sigma: Array
-    ) -> tuple[tuple[Array, ...], Array]:
-        """Exact draws given the hyperparameters: effects by factor (M, J, k), common (M, p).
+    def remainder_draws(self, rng: np.random.Generator, sigma: Array) -> Array:
+        """Exact draws of what is not eliminated, (M, Q), for `effect_draws` and `common_of`.
 
         Args:
             rng: of the noise.
             sigma: (M,); M is B, or anything where B is 1.
         """
-        products, m = self.solver.products, len(sigma)
         remainder = self.system.remainder
-        last = remainder.draws(sigma, rng.standard_normal((m, remainder.layout.size - 1)))
+        return remainder.draws(sigma, rng.standard_normal((len(sigma), remainder.layout.size - 1)))
+
+    def common_of(self, remainder: Array) -> Array:
+        """The common effects (M, p) of `remainder_draws`."""
+        return self._uncentred(remainder)
+
+    def effect_draws(
+        self, rng: np.random.Generator, sigma: Array, remainder: Array
+    ) -> tuple[Array, ...]:
+        """Exact draws of the effects by factor, (M, J, k), given those of the remainder."""
+        products, kept = self.solver.products, self.system.remainder.layout.parts
         noise = {
-            f: rng.standard_normal((products.widths[f], m, products.levels[f]))
+            f: rng.standard_normal((products.widths[f], len(sigma), products.levels[f]))
             for f in range(len(self.roots))
-            if f not in {part.factor for part in remainder.layout.parts}
+            if f not in {part.factor for part in kept}
         }
-        found, last = self.system.effects(sigma, noise, last)
-        return tuple(found[f] for f in range(len(self.roots))), self._uncentred(last)
+        found, _ = self.system.effects(sigma, noise, remainder)
+        return tuple(found[f] for f in range(len(self.roots)))

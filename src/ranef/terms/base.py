@@ -85,7 +85,7 @@ class Variable:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["columns", "codes", "mean", "factor"],
-    meta_fields=["levels", "gaussian", "sites", "scales", "cholesky", "correlation"],
+    meta_fields=["levels", "gaussian", "sites", "shapes", "scales", "cholesky", "correlation"],
 )
 @dataclass(frozen=True)
 class LinearBlock:
@@ -100,6 +100,7 @@ class LinearBlock:
             infinite for a flat prior.
         gaussian: whether the prior is Gaussian (or flat), so that b can be integrated out.
         sites: the sites that hold the columns of b in order, with how many each holds.
+        shapes: the shape of each of these sites, for one level.
         scales: the sites that hold the sd of each column, where it is a parameter.
         cholesky: the site that holds the Cholesky factor of their correlations; "" for none.
             factor = diag(scales) cholesky.
@@ -113,6 +114,7 @@ class LinearBlock:
     factor: Any
     gaussian: bool = True
     sites: tuple[tuple[str, int], ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
     scales: tuple[str, ...] = ()
     cholesky: str = ""
     correlation: str = ""

@@ -127,7 +127,13 @@ class Common(LinearTerm):
             np.concatenate(sds),
             gaussian,
             tuple((self._site(n), s.stop - s.start) for n, s in state.slices.items()),
+            tuple(self._shape(state, name) for name in state.slices),
         )
+
+    def _shape(self, state: State, name: str) -> tuple[int, ...]:
+        """Of the site that holds the coefficients of one variable."""
+        columns = state.slices[name]
+        return (columns.stop - columns.start,) if self._is_vector(state, name) else ()
 
     def coefficients(
         self,
@@ -141,7 +147,7 @@ class Common(LinearTerm):
         units = scale.spread / _spread(state)
         parts = []
         for name, columns in state.slices.items():
-            shape = (columns.stop - columns.start,) if self._is_vector(state, name) else ()
+            shape = self._shape(state, name)
             value = sites.parameter(
                 self._site(name),
                 priors_[self._site(name)],

@@ -178,10 +178,13 @@ class Group(LinearTerm):
         hyperparameters: Mapping[str, Any],
     ) -> LinearBlock:
         factor = hyperparameters["sd"]
+        held: tuple[tuple[str, int], ...]
         held = tuple((self._effect_site(column), 1) for column in state.columns)
+        shapes: tuple[tuple[int, ...], ...] = ((),) * len(held)
         if "cholesky" in hyperparameters:
             factor = factor[:, None] * hyperparameters["cholesky"]
             held = ((self._joint_site(), len(state.columns)),)
+            shapes = ((len(state.columns),),)
         return LinearBlock(
             design.arrays["columns"],
             design.arrays["codes"],
@@ -189,6 +192,7 @@ class Group(LinearTerm):
             np.zeros(len(state.columns)),
             factor,
             sites=held,
+            shapes=shapes,
             scales=tuple(self._scale_site(column) for column in state.columns),
             cholesky=self._cholesky_site() if "cholesky" in hyperparameters else "",
             correlation=self._corr_site() if "cholesky" in hyperparameters else "",
