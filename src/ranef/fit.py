@@ -5,19 +5,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import arviz_base
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.errors import ColumnError, DataError, OptionError, whole_number
+from ranef.criticism import Criticism
+from ranef.equation import plain
+from ranef.errors import DataError, OptionError, whole_number
 from ranef.frame import Frame, Rows
 from ranef.inference.base import Draws
+from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
 from ranef.program import Designs, Program, Training
-from ranef.registry import suggestion
 from ranef.tables import read
 from ranef.terms.base import Replay, Variable
 
@@ -88,27 +89,13 @@ class Fit:
     # Draws
 
     @cached_property
+    def _known(self) -> Posterior:
+        return Posterior(self.program, self.training, self.draws)
+
+    @property
     def variables(self) -> dict[str, Variable]:
         """Every variable of the model, with its role, dimensions and coordinates."""
-        return self.program.variables(self.training.state)
-
-    @cached_property
-    def _values(self) -> dict[str, NDArray[np.float64]]:
-        """Draws of every variable with a posterior, (chain, draw, ...)."""
-        sites = {n: np.asarray(v, dtype=np.float64) for n, v in self.draws.sites.items()}
-        known = {**sites, **self.program.derived(self.training.state, sites)}
-        return {name: known[name] for name in self.variables if name in known}
-
-    @cached_property
-    def _constants(self) -> dict[str, tuple[Any, str]]:
-        """Parameters without a posterior: value, and "point estimate" or "fixed"."""
-        out = {}
-        for name, prior in self.training.state.priors.items():
-            if isinstance(prior, priors.Fixed):
-                out[name] = (prior.value, "fixed")
-            elif isinstance(prior, priors.PointEstimate):
-                out[name] = (np.asarray(self.draws.points[name], np.float64), "point estimate")
-        return out
+        return self._known.variables
 
     @cached_property
     def posterior(self) -> xr.Dataset:
@@ -117,30 +104,59 @@ class Fit:
 
     @cached_property
     def idata(self) -> xr.DataTree:
-        """The ArviZ DataTree: posterior, observed_data, and the method's own record."""
-        dims = {name: list(v.dims) for name, v in self.variables.items()}
-        coords = {
-            dim: list(coord)
-            for v in self.variables.values()
-            for dim, coord in zip(v.dims, v.coords, strict=True)
+        """The ArviZ DataTree: posterior, observed_data, and the method's own record.
+
+        `extend` adds to it what takes longer: predictions, prior draws, likelihoods.
+        """
+        attributes = {"formula": self.program.formula.text, "method": self.method}
+        groups = {
+            "posterior": self._known.dataset(self._known.values, **attributes),
+            "observed_data": self._criticism.observed(),
+            "constant_data": self._criticism.sizes(),
         }
-        response = str(self.program.formula.response).replace("/", "_over_")
-        # On its own: a response may have the name of a parameter.
-        observed = arviz_base.from_dict(
-            {"observed_data": {response: np.asarray(self.training.response.value)}},
-            dims={response: ["row"]},
-        )
-        tree = arviz_base.from_dict(
-            {"posterior": self._values},
-            dims=dims,
-            coords=coords,
-            attrs={"posterior": {"formula": self.program.formula.text, "method": self.method}},
-        )
-        tree["observed_data"] = observed["observed_data"]
         if self.draws.trace:
             steps = {name: ("step", value) for name, value in self.draws.trace.items()}
-            tree["optimization"] = xr.DataTree(xr.Dataset(steps))
-        return tree
+            groups["optimization"] = xr.Dataset(steps)
+        return xr.DataTree.from_dict(groups)
+
+    @cached_property
+    def _criticism(self) -> Criticism:
+        return Criticism(self._known)
+
+    def extend(
+        self, *groups: str, data: Any = None, new_levels: str = "sample", seed: int = 0
+    ) -> xr.DataTree:
+        """Add groups to `idata` and return it; the figures of `rf.plots` ask for theirs.
+
+        Args:
+            groups: of ArviZ: "posterior_predictive" (on at most 20,000 rows), "prior",
+                "log_likelihood". Of this package: "surface", "partial_effects",
+                "shrinkage", "validation" (needs `data`).
+            data: rows to validate on, with their response.
+            new_levels: as for `predict`, for "validation".
+            seed: of what is sampled.
+
+        Raises:
+            OptionError: for a group there is not, or that this model cannot have.
+            DataError: for a gap in `data`, or a level not seen under "error".
+        """
+        seed = whole_number("seed", seed, least=0)
+        for group in groups:
+            if group == "validation":
+                self.idata[group] = xr.DataTree(self._validation(data, new_levels, seed))
+            else:
+                self.idata[group] = xr.DataTree(self._criticism.group(group, seed))
+        return self.idata
+
+    def _validation(self, data: Any, new_levels: str, seed: int) -> xr.Dataset:
+        if data is None:
+            raise OptionError(
+                "validation needs rows that the fit has not seen; pass them as in "
+                "fit.extend('validation', data=table)"
+            )
+        frame, designs = self._designs(data, new_levels, response=True, companion=True)
+        response = self.program.family.design(self.training.state.family, frame)
+        return self._predictive(new_levels, seed).validation(designs, response, frame.n)
 
     # Tables
 
@@ -152,33 +168,17 @@ class Fit:
         ``share(g)`` hold the share of the predictor's and residual's variance (of the
         squared scale, for student) that the grouping g explains.
         """
-        tails = _tails(interval)
-        rows = []
-        for name, variable in self.variables.items():
-            if variable.role == "group":
-                continue
-            value, kind = self._constants.get(name, (None, "posterior"))
-            for label, place in variable.elements(name):
-                if value is None:
-                    described = _describe(self._flat(name)[:, place], tails)
-                else:
-                    point = _element(value, place)
-                    described = (point, 0.0, point, point)
-                rows.append((label, *described, kind))
-        for factor, share in self._shares().items():
-            rows.append((f"share({factor})", *_describe(share, tails), "derived"))
-        columns = ["parameter", "mean", "sd", "lower", "upper", "kind"]
-        return pd.DataFrame(rows, columns=columns).set_index("parameter")
+        return self._known.summary(interval)
 
     def fixef(self) -> pd.DataFrame:
         """Common effects: posterior mean and sd."""
-        return self._table("common")
+        return self._known.table("common")
 
     def varcorr(self) -> pd.DataFrame:
         """Scales and correlations of the group effects, and the scale of the residual."""
-        out = self._table("sd", "correlation")
-        residual = self._table("family")
-        return pd.concat([out, residual.loc[residual.index == "sigma", :]])
+        residual = self._known.table("family")
+        parts = [self._known.table("sd", "correlation"), residual.loc[residual.index == "sigma", :]]
+        return pd.concat(parts)
 
     def ranef(self, factor: str) -> pd.DataFrame:
         """Effects of the levels of one grouping: term, posterior mean and sd by level.
@@ -189,70 +189,11 @@ class Fit:
         Raises:
             ColumnError: for a grouping the model does not have.
         """
-        names = {
-            name: v
-            for name, v in self.variables.items()
-            if v.role == "group" and v.factor == str(factor).replace("/", "_over_")
-        }
-        if not names:
-            groups = dict.fromkeys(v.factor for v in self.variables.values() if v.role == "group")
-            hint = suggestion(str(factor), groups) if groups else "it has none"
-            raise ColumnError(f"the model has no grouping {factor!r}; {hint}")
-        parts = []
-        for name, variable in names.items():
-            flat = self._flat(name)
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "term": name.removesuffix(f"|{variable.factor}"),
-                        "mean": flat.mean(axis=0),
-                        "sd": flat.std(axis=0, ddof=1),
-                    },
-                    index=pd.Index(variable.coords[0], name=factor),
-                )
-            )
-        return pd.concat(parts)
+        return self._known.effects(factor)
 
-    def _flat(self, name: str) -> NDArray[np.float64]:
-        """Draws of a variable as (chains times draws, elements)."""
-        values = self._values[name]
-        return values.reshape(values.shape[0] * values.shape[1], -1)
-
-    def _table(self, *roles: str) -> pd.DataFrame:
-        rows = []
-        for name, variable in self.variables.items():
-            if variable.role not in roles:
-                continue
-            value, _ = self._constants.get(name, (None, ""))
-            for label, place in variable.elements(name):
-                if value is None:
-                    flat = self._flat(name)[:, place]
-                    rows.append((label, flat.mean(), flat.std(ddof=1)))
-                else:
-                    rows.append((label, _element(value, place), 0.0))
-        return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
-
-    def _shares(self) -> dict[str, NDArray[np.float64]]:
-        """Share of variance that each grouping explains, by draw."""
-        known: dict[str, Any] = {name: values.reshape(-1, *values.shape[2:])
-                 for name, values in self._values.items()}  # fmt: skip
-        size = max((len(v) for v in known.values()), default=1)
-        known |= {name: np.full(size, value) for name, (value, _) in self._constants.items()
-                  if np.ndim(value) == 0}  # fmt: skip
-        parts: dict[str, NDArray[np.float64]] = {}
-        location = self.program.family.parameters[0].name
-        for parameter, term in self.program.all_terms():
-            if parameter.name != location:
-                continue
-            state = self.training.state.terms[term.label]
-            design = self.training.designs[term.label]
-            for factor, variance in term.variances(state, design, known).items():
-                parts[factor] = parts.get(factor, 0.0) + variance
-        residual = self.program.family.residual(known)
-        if residual is None or not parts:
-            return {}
-        total = residual + sum(parts.values())
-        return {factor: variance / total for factor, variance in parts.items()}
+    def equations(self) -> list[str]:
+        """The model on paper, a subscript as ``_{...}``."""
+        return [plain(line) for line in self.program.equations(self.training.state)]
 
     # Prediction
 
@@ -285,7 +226,7 @@ class Fit:
         """
         if kind not in _KINDS:
             raise OptionError(f"kind must be 'mean' or 'response', not {kind!r}")
-        _tails(interval)
+        tails_of(interval)
         seed = whole_number("seed", seed, least=0)
         frame, designs = self._designs(data, new_levels, response=False, companion=kind != "mean")
         family, state = self.program.family, self.training.state.family
@@ -304,7 +245,7 @@ class Fit:
         frame, designs = self._designs(data, new_levels, response=True, companion=True)
         response = self.program.family.design(self.training.state.family, frame)
         predictive = self._predictive(new_levels, seed)
-        return np.concatenate(predictive.log_scores(designs, response, frame.n))
+        return predictive.log_scores(designs, response, frame.n)
 
     def _predictive(self, new_levels: str, seed: int) -> Predictive:
         key = (new_levels, seed)
@@ -347,20 +288,3 @@ class Fit:
                     f"({label}) has no effect for the level {shown}{more}, not seen in training; "
                     "use new_levels='sample' or new_levels='zero'"
                 )
-
-
-def _tails(interval: float) -> tuple[float, float]:
-    if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < 1:
-        raise OptionError(f"interval must be a probability between 0 and 1, not {interval!r}")
-    return (1 - interval) / 2, (1 + interval) / 2
-
-
-def _element(value: Any, place: int) -> float:
-    """One element of a constant, which may be one number for all of them."""
-    flat = np.ravel(value)
-    return float(flat[place] if len(flat) > 1 else flat[0])
-
-
-def _describe(values: NDArray[np.float64], tails: tuple[float, float]) -> tuple[float, ...]:
-    lower, upper = np.quantile(values, tails)
-    return float(values.mean()), float(values.std(ddof=1)), float(lower), float(upper)

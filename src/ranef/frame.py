@@ -221,7 +221,10 @@ class Frame:
 
     def take(self, places: NDArray[np.int64]) -> "Frame":
         """The rows at `places`, which may repeat."""
-        columns = {name: values.take(pa.array(places)) for name, values in self.columns.items()}
+        columns = {
+            name: values[places] if isinstance(values, np.ndarray) else values.take(places)
+            for name, values in self.columns.items()
+        }
         return replace(self, columns=columns, n=len(places), rows=None, _cache={})
 
     def rename(self, names: Mapping[str, str]) -> "Frame":

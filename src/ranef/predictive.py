@@ -1,6 +1,6 @@
 """The program replayed on new rows with draws of its sites: never a second implementation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import xarray as xr
 from jax import Array
 from numpy.typing import NDArray
 from scipy.special import logsumexp
@@ -21,6 +22,26 @@ from ranef.terms.base import Replay
 
 # Draws times rows held at once.
 _CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A chunk of rows.
+
+    Attributes:
+        response: its response design.
+        values: each family parameter, (draws, rows).
+        count: rows that count; those after them are padding.
+    """
+
+    response: ResponseDesign
+    values: Mapping[str, Array]
+    count: int
+
+    def own(self, values: Any) -> NDArray[np.float64]:
+        """`values`, which broadcast to (draws, rows), without the padding."""
+        shape = next(iter(self.values.values())).shape
+        return np.broadcast_to(np.asarray(values, dtype=np.float64), shape)[:, : self.count]
 
 
 @dataclass(frozen=True)
@@ -51,10 +72,8 @@ class Predictive:
     def _size(self) -> int:
         return len(next(iter(self._sites.values()))) if self._sites else 1
 
-    def over(
-        self, designs: Designs, response: ResponseDesign, n: int
-    ) -> Iterator[tuple[ResponseDesign, dict[str, Array], int]]:
-        """Chunks of rows: response design, parameters (draws, rows), rows that count.
+    def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[Part]":
+        """The rows in chunks.
 
         Every chunk has the same number of rows, the last padded with its first row, so that
         one compiled program serves all.
@@ -65,7 +84,7 @@ class Predictive:
             stop = min(n, start + size)
             rows = np.r_[start:stop, np.full(size - (stop - start), start)]
             part, companion = jax.tree.map(lambda a, i=rows: jnp.asarray(a[i]), (designs, response))
-            yield companion, self._run(part, key), stop - start
+            yield Part(companion, self._run(part, key), stop - start)
 
     @cached_property
     def _run(self) -> Any:
@@ -94,44 +113,111 @@ class Predictive:
         self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
     ) -> dict[str, NDArray[np.float64]]:
         """mean, sd, lower and upper of each row, of the mean or of a response."""
-        with jax.enable_x64(True):
-            return self._summaries(designs, response, n, kind, interval)
-
-    def _summaries(
-        self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
-    ) -> dict[str, NDArray[np.float64]]:
         family = self.program.family
         tails = [(1 - interval) / 2, (1 + interval) / 2]
-        parts: list[tuple[NDArray, ...]] = []
         rng = np.random.default_rng(self.seed)
-        for companion, values, count in self.over(designs, response, n):
-            shape = next(iter(values.values())).shape
-            location = np.asarray(family.mean(companion, **values), dtype=np.float64)[:, :count]
-            if not np.isfinite(location).all():
-                raise DataError(
-                    "the prediction of some rows is not a finite number; their columns lie too far "
-                    "from the training rows"
-                )
-            variance = location.var(axis=0)
-            cells = location
-            if kind == "response":
-                spread = family.variance(companion, **values)
-                inner = np.asarray(jnp.broadcast_to(spread, shape), dtype=np.float64)
-                variance = variance + inner.mean(axis=0)[:count]
-                cells = np.asarray(family.sample(rng, companion, **values), np.float64)[:, :count]
-            lower, upper = np.quantile(cells, tails, axis=0)
-            parts.append((location.mean(axis=0), np.sqrt(variance), lower, upper))
-        columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
-        return dict(zip(("mean", "sd", "lower", "upper"), columns, strict=True))
 
-    def log_scores(
+        def describe(part: Part) -> dict[str, NDArray]:
+            location = cells = self._location(part)
+            variance = location.var(axis=0)
+            if kind == "response":
+                spread = family.variance(part.response, **part.values)
+                variance = variance + part.own(spread).mean(axis=0)
+                cells = part.own(family.sample(rng, part.response, **part.values))
+            lower, upper = np.quantile(cells, tails, axis=0)
+            sd = np.sqrt(variance)
+            return {"mean": location.mean(axis=0), "sd": sd, "lower": lower, "upper": upper}
+
+        return self._by_row(designs, response, n, describe)
+
+    def log_scores(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
+        """Log mean_s p(y_i | draw s), (n,)."""
+
+        def score(part: Part) -> dict[str, NDArray]:
+            return {"score": _log_mean(self._log_density(part))}
+
+        return self._by_row(designs, response, n, score)["score"]
+
+    def validation(self, designs: Designs, response: ResponseDesign, n: int) -> xr.Dataset:
+        """By row: observed, mean, pit = P(response <= observed), log_score.
+
+        The PIT is a mean over draws of responses with ties, of which there are none in a
+        continuous family, broken at random (Czado, Gneiting and Held, 2009).
+        """
+        family = self.program.family
+        rng = np.random.default_rng(self.seed)
+
+        def judge(part: Part) -> dict[str, NDArray]:
+            drawn = part.own(family.sample(rng, part.response, **part.values))
+            observed = np.asarray(part.response.value, np.float64)[: part.count]
+            below, equal = (drawn < observed).sum(axis=0), (drawn == observed).sum(axis=0)
+            uniform = rng.random(part.count)
+            return {
+                "observed": observed,
+                "mean": self._location(part).mean(axis=0),
+                "pit": (below + uniform * (equal + 1)) / (len(drawn) + 1),
+                "log_score": _log_mean(self._log_density(part)),
+            }
+
+        columns = self._by_row(designs, response, n, judge)
+        return xr.Dataset({name: ("row", values) for name, values in columns.items()})
+
+    def locations(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
+        """Draws of the location, (draws, n)."""
+        each = self._by_row(designs, response, n, lambda part: {"a": self._location(part).T})
+        return each["a"].T
+
+    def responses(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
+        """Draws of the response, (draws, n)."""
+        rng = np.random.default_rng(self.seed)
+
+        def draw(part: Part) -> dict[str, NDArray]:
+            return {"a": part.own(self.program.family.sample(rng, part.response, **part.values)).T}
+
+        return self._by_row(designs, response, n, draw)["a"].T
+
+    def log_likelihood(
         self, designs: Designs, response: ResponseDesign, n: int
-    ) -> list[NDArray[np.float64]]:
-        """Log mean_s p(y_i | draw s), in chunks of rows."""
-        out = []
+    ) -> NDArray[np.float64]:
+        """Log p(y_i | draw s), (draws, n)."""
+        each = self._by_row(designs, response, n, lambda part: {"a": self._log_density(part).T})
+        return each["a"].T
+
+    def means(
+        self, designs: Designs, response: ResponseDesign, n: int
+    ) -> dict[str, NDArray[np.float64]]:
+        """Posterior mean of each family parameter on each row, (n,)."""
+
+        def mean(part: Part) -> dict[str, NDArray]:
+            return {name: part.own(value).mean(axis=0) for name, value in part.values.items()}
+
+        return self._by_row(designs, response, n, mean)
+
+    def _by_row(
+        self,
+        designs: Designs,
+        response: ResponseDesign,
+        n: int,
+        describe: Callable[["Part"], dict[str, NDArray]],
+    ) -> dict[str, NDArray]:
+        """What `describe` says of each chunk of rows, rows leading, one after the other."""
         with jax.enable_x64(True):
-            for companion, values, count in self.over(designs, response, n):
-                density = self.program.family.distribution(companion, **values)
-                each = np.asarray(density.log_prob(jnp.asarray(companion.value)))[:, :count]
-                out.append(logsumexp(each, axis=0) - np.log(len(each)))
-        return out
+            parts = [describe(part) for part in self.over(designs, response, n)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _location(self, part: "Part") -> NDArray[np.float64]:
+        location = part.own(self.program.family.mean(part.response, **part.values))
+        if not np.isfinite(location).all():
+            raise DataError(
+                "the prediction of some rows is not a finite number; their columns lie too far "
+                "from the training rows"
+            )
+        return location
+
+    def _log_density(self, part: "Part") -> NDArray[np.float64]:
+        density = self.program.family.distribution(part.response, **part.values)
+        return part.own(density.log_prob(jnp.asarray(part.response.value)))
+
+
+def _log_mean(log_density: NDArray[np.float64]) -> NDArray[np.float64]:
+    return logsumexp(log_density, axis=0) - np.log(len(log_density))

@@ -11,10 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from jax import Array
 
 from ranef import registry, sites
+from ranef.equation import Line, Sub, joined
 from ranef.errors import ColumnError, FormulaError, OptionError
 from ranef.families.base import INVERSE_LINKS, Family, FamilyParameter, ResponseDesign
 from ranef.formula import Formula
@@ -28,6 +30,9 @@ from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Varia
 Designs = Mapping[str, Design]
 
 _RESERVED = ("chain", "draw")
+
+# Rows of the training table that are kept as they were read.
+SAMPLE = 20_000
 
 # Of the observed response: no column can have this name, "/" being stored otherwise.
 RESPONSE_SITE = "/response"
@@ -52,12 +57,20 @@ class State:
 
 @dataclass(frozen=True)
 class Training:
-    """The training rows as the program takes them."""
+    """The training rows as the program takes them.
+
+    Attributes:
+        state, designs, response: what was learned, and every row that is used.
+        rows: what became of the rows of the table.
+        sample: the used rows as they were read, or evenly spaced ones where there are many:
+            for pictures, and for what is typical of a column.
+    """
 
     state: State
     designs: Designs
     response: ResponseDesign
     rows: Rows
+    sample: Frame
 
 
 class Program:
@@ -96,8 +109,13 @@ class Program:
                 "rename it"
             )
 
+    @property
+    def location(self) -> str:
+        """The family parameter that the formula's first part predicts."""
+        return self.family.parameters[0].name
+
     def _terms(self, networks: Mapping[str, Any]) -> dict[str, tuple[Term, ...]]:
-        location = self.family.parameters[0].name
+        location = self.location
         free = {p.name for p in self.family.free_parameters()}
         out: dict[str, tuple[Term, ...]] = {}
         for name, calls in self.formula.predictors.items():
@@ -148,7 +166,8 @@ class Program:
         priors = self._priors(states, family, scales)
         state = State(states, family, priors, scales)
         self.variables(state)  # refuses names that clash
-        return Training(state, self.designs(state, frame), response, rows)
+        sample = frame.take(np.unique(np.linspace(0, frame.n - 1, SAMPLE).astype(np.int64)))
+        return Training(state, self.designs(state, frame), response, rows, sample)
 
     def _priors(
         self, states: Mapping[str, Any], family: Any, scales: Mapping[str, Scale]
@@ -289,6 +308,22 @@ class Program:
                 out[term.label] = block
         return out
 
+    def equations(self, state: State) -> list[Line]:
+        """The model on paper: the response's law, each predictor, the laws of what is in it."""
+        symbols: dict[str, Line] = {}
+        predictors: list[Line] = []
+        laws: list[Line] = []
+        for parameter in self.family.free_parameters():
+            terms = [t.equation(state.terms[t.label]) for t in self.terms.get(parameter.name, ())]
+            symbols[parameter.name] = (parameter.symbol, Sub("i")) if terms else (parameter.symbol,)
+            if terms:
+                link = "" if parameter.link == "identity" else f"{parameter.link} "
+                left: Line = (link, *symbols[parameter.name], " = ")
+                predictors.append((*left, *joined([t.text for t in terms], " + ")))
+                laws += [law for t in terms for law in t.laws]
+        response: Line = (str(self.family.response.value), Sub("i"), " ~ ")
+        return [(*response, *self.family.law(symbols)), *predictors, *laws]
+
     def variables(self, state: State) -> dict[str, Variable]:
         """The variables of the posterior in the order of the formula."""
         out: dict[str, Variable] = {}
@@ -304,6 +339,15 @@ class Program:
         for name in {dim for variable in out.values() for dim in variable.dims} & set(out):
             raise _clash(name)
         return out
+
+    def codes(self, designs: Designs, state: State) -> dict[str, Array]:
+        """The level of each row, (n,), for every variable with one value per level."""
+        return {
+            name: designs[term.label].arrays["codes"]
+            for _, term in self.all_terms()
+            for name, variable in term.variables(state.terms[term.label]).items()
+            if variable.role == "group"
+        }
 
     def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:
         """Variables that are functions of the sites, by draw."""

@@ -18,12 +18,15 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import transforms
+from ranef.equation import Line, Sub
 from ranef.errors import DataError, OptionError
 from ranef.expression import Expression
 from ranef.formula import ResponseCall
 from ranef.frame import Frame
 from ranef.moments import Moments, Scale
 from ranef.priors import Prior
+
+_GREEK = {"mu": "μ", "sigma": "σ", "nu": "ν"}
 
 # Link to its inverse: the predictor eta to the parameter.
 INVERSE_LINKS: dict[str, Callable[[Any], Any]] = {"identity": lambda eta: eta, "log": jnp.exp}
@@ -61,6 +64,10 @@ class FamilyParameter:
     support: str
     default: Callable[[Scale], Prior] | None = None
 
+    @property
+    def symbol(self) -> str:
+        return _GREEK.get(self.name, self.name)
+
 
 @dataclass(frozen=True)
 class State:
@@ -83,6 +90,18 @@ class Normal:
     value: NDArray[np.float64]
     weights: NDArray[np.float64] | None
     sigma: str
+
+
+def weighted_means(
+    values: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    codes: NDArray[np.int32],
+    levels: int,
+) -> NDArray[np.float64]:
+    """(levels,) weighted mean of each level's rows, NaN for a level without any."""
+    total = np.bincount(codes, weights, levels)
+    sums = np.bincount(codes, weights * values, levels)
+    return np.divide(sums, total, out=np.full(levels, np.nan), where=total > 0)
 
 
 class Family(ABC):
@@ -198,6 +217,34 @@ class Family(ABC):
     @abstractmethod
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         """Its variance, infinite where it is."""
+
+    @abstractmethod
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        """What follows "y_i ~" on paper; `symbols` holds each free parameter's."""
+
+    def companion(self) -> Line:
+        """The standard error or weight of row i on paper."""
+        return (str(self.response.companion), Sub("i"))
+
+    def shifts(
+        self,
+        response: ResponseDesign,
+        codes: NDArray[np.int32],
+        levels: int,
+        **parameters: NDArray[np.float64],
+    ) -> NDArray[np.float64] | None:
+        """Maximum-likelihood shift of the location within each level, all levels at once.
+
+        Args:
+            response: the rows.
+            codes: (n,) level of each row.
+            levels: how many there are.
+            parameters: each parameter without the shift, (n,) or ().
+
+        Returns:
+            (levels,), or None for a family that does not say; NaN for a level without rows.
+        """  # fmt: skip
+        return None
 
     @abstractmethod
     def residual(self, values: Mapping[str, Any]) -> NDArray[np.float64] | None:

@@ -10,7 +10,8 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.families.base import Family, FamilyParameter, Normal, ResponseDesign
+from ranef.equation import Line
+from ranef.families.base import Family, FamilyParameter, Normal, ResponseDesign, weighted_means
 
 
 class Gaussian(Family):
@@ -42,12 +43,33 @@ class Gaussian(Family):
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return self._sd(response, parameters) ** 2
 
-    def _sd(self, response: ResponseDesign, parameters: Mapping[str, Array]) -> Array:
+    def _sd(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Array:
         if response.form == "se":
             return jnp.asarray(response.companion)
         if response.form == "weights":
             return parameters["sigma"] / jnp.sqrt(jnp.asarray(response.companion))
         return parameters["sigma"]
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        if self.response.form == "se":
+            spread: Line = (*self.companion(), "²")
+        elif self.response.form == "weights":
+            spread = (*symbols["sigma"], "² / ", *self.companion())
+        else:
+            spread = (*symbols["sigma"], "²")
+        return ("Normal(", *symbols["mu"], ", ", *spread, ")")
+
+    def shifts(
+        self,
+        response: ResponseDesign,
+        codes: NDArray[np.int32],
+        levels: int,
+        **parameters: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """sum_i w_i (y_i - mu_i) / sum_i w_i with weights 1 / sd_i^2."""  # fmt: skip
+        away = np.asarray(response.value) - parameters["mu"]
+        sd = np.broadcast_to(self._sd(response, parameters), away.shape)
+        return weighted_means(away, 1.0 / sd**2, codes, levels)
 
     def residual(self, values: Mapping[str, Any]) -> NDArray[np.float64] | None:
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

@@ -11,8 +11,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.equation import Line
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State, weighted_means
 from ranef.moments import Scale
+
+# EM gains a factor in the error with each step, the smaller the tails the larger.
+_EM_STEPS = 500
 
 # Responses that the scale is learned from.
 _MOST = 2_000_000
@@ -74,11 +78,51 @@ class Student(Family):
         inflation = jnp.where(nu > 2, finite / (finite - 2), jnp.inf)
         return self._scale(response, parameters) ** 2 * inflation
 
-    def _scale(self, response: ResponseDesign, parameters: Mapping[str, Array]) -> Array:
+    def _scale(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Array:
         if response.form == "weights":
             return parameters["sigma"] / jnp.sqrt(jnp.asarray(response.companion))
         return parameters["sigma"]
 
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        scale: Line = symbols["sigma"]
+        if self.response.form == "weights":
+            scale = (*scale, " / √", *self.companion())
+        return ("StudentT(", *symbols["nu"], ", ", *symbols["mu"], ", ", *scale, ")")
+
+    def shifts(
+        self,
+        response: ResponseDesign,
+        codes: NDArray[np.int32],
+        levels: int,
+        **parameters: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """By EM: a weighted mean with weights (nu + 1) / (nu + r_i^2), r the scaled residual.
+
+        Started at the medians, since the likelihood of few rows may have several maxima.
+        Source: Lange, Little and Taylor (1989), section 3.
+        """  # fmt: skip
+        away = np.asarray(response.value) - parameters["mu"]
+        scale = np.broadcast_to(self._scale(response, parameters), away.shape)
+        shift = _medians(away, codes, levels)
+        for _ in range(_EM_STEPS):
+            scaled = (away - shift[codes]) / scale
+            weight = (parameters["nu"] + 1.0) / (parameters["nu"] + scaled**2) / scale**2
+            before, shift = shift, weighted_means(away, weight, codes, levels)
+            if np.nanmax(np.abs(shift - before)) < 1e-6 * float(scale.min()):
+                break
+        return shift
+
     def residual(self, values: Mapping[str, Any]) -> NDArray[np.float64] | None:
         """sigma^2: the squared scale, since the variance may not exist."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None
+
+
+def _medians(
+    values: NDArray[np.float64], codes: NDArray[np.int32], levels: int
+) -> NDArray[np.float64]:
+    """(levels,) the lower median of each level's rows, NaN for a level without any."""
+    order = np.lexsort((values, codes))
+    counts = np.bincount(codes, minlength=levels)
+    first = np.r_[0, np.cumsum(counts)[:-1]]
+    place = np.where(counts > 0, first + np.maximum(counts - 1, 0) // 2, 0)
+    return np.where(counts > 0, values[order][place], np.nan)

@@ -6,7 +6,7 @@ How to add one: a class with `run` in a file of its own under ``inference/``, an
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -168,6 +168,17 @@ class Draws:
     trace: Mapping[str, NDArray] = field(default_factory=dict)
     moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
     k_hat: float | None = None
+
+    def thinned(self, most: int) -> "Draws":
+        """The same with at most so many draws of the posterior, evenly spaced, in one chain."""
+
+        def draw() -> Mapping[str, NDArray]:
+            flat = {n: v.reshape(-1, *v.shape[2:]) for n, v in self.sites.items()}
+            size = max((len(v) for v in flat.values()), default=1)
+            places = np.unique(np.linspace(0, size - 1, most).astype(int))
+            return {name: value[None, places] for name, value in flat.items()}
+
+        return replace(self, draw=draw)
 
     @cached_property
     def sites(self) -> Mapping[str, NDArray]:

@@ -80,9 +80,7 @@ class Coefficients:
         if self.x.shape[1] == 0 or not np.ptp(self.x, axis=0).any():
             return [_Cell(np.arange(draws), self.x[:1])]
         if solver.cost * draws <= _EACH:
-            return [
-                _Cell(np.arange(draws)[part], self.x[part]) for part in solver.chunks(draws)
-            ]
+            return [_Cell(np.arange(draws)[part], self.x[part]) for part in solver.chunks(draws)]
         count = int(np.clip(_CELLS // solver.cost, _LEAST, _MOST))
         spread = self.x.std(axis=0)
         scaled = self.x / np.where(spread > 0, spread, 1.0)
@@ -171,9 +169,7 @@ class _Sums:
         return self.first + away, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _split(
-    x: Array, members: NDArray[np.int64], count: int
-) -> Iterator[NDArray[np.int64]]:
+def _split(x: Array, members: NDArray[np.int64], count: int) -> Iterator[NDArray[np.int64]]:
     """`count` sets of draws near each other, split in turn across their longest direction."""
     if count == 1 or len(members) < 2:
         yield members

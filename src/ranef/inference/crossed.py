@@ -78,7 +78,12 @@ class Crossed:
     @property
     def cells(self) -> int:
         """As of a chain; factoring the dense matrix counts by its time."""
-        return self.own.size + self.columns.size + 4 * self.values.size + self.remainder.size**3 // 1_000
+        return (
+            self.own.size
+            + self.columns.size
+            + 4 * self.values.size
+            + self.remainder.size**3 // 1_000
+        )
 
     def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedEliminated":
         """At one value of the hyperparameters: roots (1, k, k), penalty (1, p + 1, p + 1)."""

@@ -89,10 +89,13 @@ class Chain:
     @property
     def cells(self) -> int:
         """Numbers held for one value of the hyperparameters: what an evaluation costs."""
-        return sum(
-            stage.own.size + stage.columns.size + sum(x.size for x in stage.later)
-            for stage in self.stages
-        ) + len(self.matrix) ** 2
+        return (
+            sum(
+                stage.own.size + stage.columns.size + sum(x.size for x in stage.later)
+                for stage in self.stages
+            )
+            + len(self.matrix) ** 2
+        )
 
     def factorize(self, roots: Sequence[Array], penalty: Array) -> "Eliminated":
         """At B values of the hyperparameters.
@@ -191,7 +194,9 @@ class Eliminated:
         return out
 
     def effects(
-        self, sigma: Array | None = None, noise: Mapping[int, Array] | None = None,
+        self,
+        sigma: Array | None = None,
+        noise: Mapping[int, Array] | None = None,
         remainder: Array | None = None,
     ) -> tuple[dict[int, Array], Array]:
         """Coefficients by factor, (M, J, k), and the remainder's (M, Q), -1 its last.
@@ -214,6 +219,7 @@ class Eliminated:
             out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
         return out, last
 
+
 def dense(products: CrossProducts, remainder: Remainder) -> Array:
     """The cross-products among what remains, (Q, Q)."""
     out = np.zeros((remainder.size, remainder.size))
@@ -223,7 +229,9 @@ def dense(products: CrossProducts, remainder: Remainder) -> Array:
         place = part.start + np.arange(part.levels)[:, None] * part.width + np.arange(part.width)
         own = products.own[part.factor].transpose(2, 0, 1)
         out[place[:, :, None], place[:, None, :]] = own
-        across = products.cross[part.factor].transpose(2, 0, 1).reshape(-1, products.common.shape[0])
+        across = (
+            products.cross[part.factor].transpose(2, 0, 1).reshape(-1, products.common.shape[0])
+        )
         out[part.place, r:], out[r:, part.place] = across, across.T
         for other in remainder.parts:
             if other.start > part.start:

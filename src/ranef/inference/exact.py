@@ -179,4 +179,3 @@ def _message(found: Explored, draws: int) -> str:
             "not of a form that the proposal can follow; compare with method='svi'"
         )
     return text
-

@@ -280,9 +280,7 @@ def _designed(
             return surrogate.log_density(whitened(x))
 
         proposal = Mixture(top.x[None], 1.1 * top.root, 6.0, signs)
-        x, weights, *_ = _importance(
-            guess, target, proposal, rng, max(_POOL * draws, 4_000), _good
-        )
+        x, weights, *_ = _importance(guess, target, proposal, rng, max(_POOL * draws, 4_000), _good)
         chosen = x[resampled(rng, weights, draws)]
         checks = chosen[: min(_CHECKS, draws)]
         missed = np.empty(len(checks))

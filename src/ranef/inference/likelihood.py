@@ -135,7 +135,9 @@ class Likelihood:
         out, start = theta.copy(), 0
         for g in self.order:
             places = _elements(self.mixed.groupings[g])
-            sign = {j: np.sign(theta[start + e]) or 1.0 for e, (i, j) in enumerate(places) if i == j}
+            sign = {
+                j: np.sign(theta[start + e]) or 1.0 for e, (i, j) in enumerate(places) if i == j
+            }
             for e, (_, j) in enumerate(places):
                 out[start + e] *= sign[j]
             start += len(places)

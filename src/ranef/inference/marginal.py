@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.inference.coordinates import CorrelationCoordinates, Coordinates, ScaleCoordinate
+from ranef.inference.coordinates import Coordinates, CorrelationCoordinates, ScaleCoordinate
 from ranef.inference.mixed import Mixed
 from ranef.inference.pwls import Solution
 from ranef.inference.remainder import DependentColumnError

@@ -177,9 +177,7 @@ def read(problem: Problem, method: str) -> Mixed:
 
 def _common(
     parts: Sequence[tuple[str, LinearBlock, Array]], problem: Problem, method: str
-) -> tuple[
-    tuple[tuple[str, int], ...], tuple[tuple[int, ...], ...], Array, Array, Array, Array
-]:
+) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[int, ...], ...], Array, Array, Array, Array]:
     """Sites, their shapes, columns, prior means and precisions; and what is known of eta."""
     sites: list[tuple[str, int]] = []
     shapes: list[tuple[int, ...]] = []

@@ -222,7 +222,7 @@ class Solution:
         return [found[f] for f in range(len(self.roots))]
 
     def penalty_derivatives(self, penalty: Array) -> tuple[float, float]:
-        """d log det / d t and d residual / d t along penalty + t penalty, at B = 1, t = 0."""
+        """D log det / d t and d residual / d t along penalty + t penalty, at B = 1, t = 0."""
         last = self._means[1][0]
         beta = last[len(last) - 1 - self.solver.p :]
         inside = penalty[:-1, :-1]

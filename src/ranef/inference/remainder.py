@@ -283,5 +283,3 @@ class Factorized:
         else:
             away = self.layout._unscaled(away, self.roots)
         return self.coefficients + away
-
-

@@ -45,9 +45,7 @@ class Surrogate:
         best: tuple[float, float, Array] | None = None
         for length in _LENGTHS:
             covariance = _covariance(points, length)
-            factor = cho_factor(
-                covariance + _NOISE * np.diag(np.diagonal(covariance)), lower=True
-            )
+            factor = cho_factor(covariance + _NOISE * np.diag(np.diagonal(covariance)), lower=True)
             solved = cho_solve(factor, observed.ravel())
             scale = max(float(observed.ravel() @ solved) / (m * (1 + d)), 1e-30)
             log_det = 2 * np.log(np.diagonal(factor[0])).sum()

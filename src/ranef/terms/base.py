@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from ranef.equation import Summand
 from ranef.formula import TermCall
 from ranef.frame import Frame
 from ranef.moments import Measures, Scale
@@ -54,8 +55,9 @@ class Variable:
     """A variable of the posterior.
 
     Attributes:
-        role: "common" (a common effect), "group" (one value per level), "sd", "correlation",
-            or "family" (a parameter of the response distribution).
+        role: "common" (a common effect), "group" (one value per level, the design's array
+            ``codes`` saying which level a row has), "sd", "correlation", or "family" (a
+            parameter of the response distribution).
         dims: names of its dimensions beyond chain and draw.
         coords: the coordinates of each.
         factor: the grouping it belongs to.
@@ -212,6 +214,10 @@ class Term(ABC):
         A known part of the predictor is a column whose coefficient has no variance.
         """
         return None
+
+    def equation(self, state: Any) -> Summand:
+        """The term as its users write it on paper."""
+        return Summand((self.call.label,))
 
     def variables(self, state: Any) -> dict[str, Variable]:
         """Variables it contributes to the posterior."""

@@ -10,6 +10,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import matrix, priors, sites
+from ranef.equation import Line, Sub, Summand, joined
 from ranef.frame import Frame
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
@@ -169,6 +170,19 @@ class Common(LinearTerm):
         block = self.block(state, design, priors_, {})
         beta = self.coefficients(state, block, priors_, scale, design, replay)
         return design.arrays["columns"] @ beta + jnp.asarray(state.mean) @ beta
+
+    def equation(self, state: State) -> Summand:
+        """A factor's coefficient is indexed by the level of row i, a number's multiplies it."""
+        parts: list[Line] = []
+        for coding in state.matrix.codings:
+            if coding.name == INTERCEPT:
+                parts.append(("β", Sub(f"{self.prefix}0")))
+            elif coding.names:
+                parts.append(("β", Sub(f"{self.prefix}{coding.name}[i]")))
+            else:
+                name = self.prefix + coding.name
+                parts.append(("β", Sub(name), f" {coding.name}", Sub("i")))
+        return Summand(joined(parts, " + "))
 
     def variables(self, state: State) -> dict[str, Variable]:
         out = {}

@@ -15,6 +15,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import matrix, priors
+from ranef.equation import Line, Sub, Summand, joined
 from ranef.errors import ColumnError, DataError
 from ranef.frame import Frame, crossed_levels, sorted_levels
 from ranef.moments import Measures, Scale
@@ -243,6 +244,24 @@ class Group(LinearTerm):
             for c, (column, sd) in enumerate(zip(state.columns, block.factor, strict=True))
         ]
         return jnp.stack(columns, axis=-1)
+
+    def equation(self, state: State) -> Summand:
+        parts: list[Line] = []
+        effects: list[Line] = []
+        scales: list[Line] = []
+        for column in state.columns:
+            of = f"{self.prefix}{column}|{self.factor}"
+            times = () if column == "1" else (f" {column}", Sub("i"))
+            parts.append(("b", Sub(f"{of}[i]"), *times))
+            effects.append(("b", Sub(f"{of}[j]")))
+            scales.append(("σ", Sub(of)))
+        if not self.correlated(state):
+            laws = [(*b, " ~ Normal(0, ", *s, "²)") for b, s in zip(effects, scales, strict=True)]
+            return Summand(joined(parts, " + "), tuple(laws))
+        corr = ("R", Sub(self.factor))
+        law: Line = ("(", *joined(effects, ", "), ") ~ Normal(0, D ", *corr, " D), D = diag(",
+                     *joined(scales, ", "), ")")  # fmt: skip
+        return Summand(joined(parts, " + "), (law,))
 
     def variables(self, state: State) -> dict[str, Variable]:
         dim = f"{self.factor}__factor_dim"

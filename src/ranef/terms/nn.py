@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from numpyro.primitives import mutable
 
 from ranef import transforms
+from ranef.equation import Line, Sub, Summand, joined
 from ranef.errors import BackendError, DataError, FormulaError, OptionError
 from ranef.frame import Frame
 from ranef.moments import Measures, Scale
@@ -212,6 +213,15 @@ class Network(Term):
         constant = measures.sd <= 1e-12 * np.maximum(np.abs(measures.mean), 1e-300)
         return replace(state, mean=measures.mean, sd=np.where(constant, 1.0, measures.sd))
 
+    def equation(self, state: State) -> Summand:
+        inputs: list[Line] = [(str(argument), Sub("i")) for argument in self.call.arguments]
+        widths = " → ".join(str(w) for w in [state.width, *_widths(state.model)])
+        law: Line = (
+            f"f: a network of {widths} units and {state.model.count_params():,} weights w, "
+            "a point estimate",
+        )
+        return Summand(("f(", *joined(inputs, ", "), "; w)"), (law,))
+
     def sample(
         self,
         state: State,
@@ -250,3 +260,8 @@ def _glorot(shape: tuple[int, ...]) -> Any:
     if len(shape) < 2:
         return jnp.zeros(shape)
     return lambda key: jax.nn.initializers.glorot_uniform()(key, shape)
+
+
+def _widths(model: Any) -> list[int]:
+    """Units of each layer that has weights."""
+    return [int(layer.output.shape[-1]) for layer in model.layers if layer.trainable_variables]

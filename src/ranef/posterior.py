@@ -1,0 +1,188 @@
+"""Draws of every variable with its role, dimensions and labels, and the tables made of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import arviz_base
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.errors import ColumnError, OptionError
+from ranef.inference.base import Draws
+from ranef.program import Program, State, Training
+from ranef.registry import suggestion
+from ranef.terms.base import Variable, clean_name
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What a method's draws say of the model's variables.
+
+    Attributes:
+        program: the model.
+        training: what it learned before the fit.
+        draws: of its sites.
+    """
+
+    program: Program
+    training: Training
+    draws: Draws
+
+    @cached_property
+    def variables(self) -> dict[str, Variable]:
+        """Every variable of the model in the order of the formula."""
+        return self.program.variables(self.training.state)
+
+    @cached_property
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        """Draws of every variable with a posterior, (chain, draw, ...)."""
+        return variable_values(self.program, self.training.state, self.draws.sites)
+
+    @cached_property
+    def constants(self) -> dict[str, tuple[Any, str]]:
+        """Parameters without a posterior: value, and "point estimate" or "fixed"."""
+        out = {}
+        for name, prior in self.training.state.priors.items():
+            if isinstance(prior, priors.Fixed):
+                out[name] = (prior.value, "fixed")
+            elif isinstance(prior, priors.PointEstimate):
+                out[name] = (np.asarray(self.draws.points[name], np.float64), "point estimate")
+        return out
+
+    def dataset(self, values: Mapping[str, NDArray], **attributes: Any) -> xr.Dataset:
+        """Values of variables, (chain, draw, ...), with their dimensions and labels."""
+        dims = {name: list(self.variables[name].dims) for name in values}
+        coords = {
+            dim: list(coord)
+            for name in values
+            for dim, coord in zip(
+                self.variables[name].dims, self.variables[name].coords, strict=True
+            )
+        }
+        tree = arviz_base.from_dict(
+            {"values": dict(values)}, dims=dims, coords=coords, attrs={"values": attributes}
+        )
+        return tree["values"].to_dataset()
+
+    def summary(self, interval: float) -> pd.DataFrame:
+        """`Fit.summary`."""
+        tails = tails_of(interval)
+        rows = []
+        for name, variable in self.variables.items():
+            if variable.role == "group":
+                continue
+            value, kind = self.constants.get(name, (None, "posterior"))
+            for label, place in variable.elements(name):
+                if value is None:
+                    described = _describe(self._flat(name)[:, place], tails)
+                else:
+                    point = _element(value, place)
+                    described = (point, 0.0, point, point)
+                rows.append((label, *described, kind))
+        for factor, share in self._shares().items():
+            rows.append((f"share({factor})", *_describe(share, tails), "derived"))
+        columns = ["parameter", "mean", "sd", "lower", "upper", "kind"]
+        return pd.DataFrame(rows, columns=columns).set_index("parameter")
+
+    def table(self, *roles: str) -> pd.DataFrame:
+        """Mean and sd of the variables of some roles."""
+        rows = []
+        for name, variable in self.variables.items():
+            if variable.role not in roles:
+                continue
+            value, _ = self.constants.get(name, (None, ""))
+            for label, place in variable.elements(name):
+                if value is None:
+                    flat = self._flat(name)[:, place]
+                    rows.append((label, flat.mean(), flat.std(ddof=1)))
+                else:
+                    rows.append((label, _element(value, place), 0.0))
+        return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
+
+    def effects(self, factor: str) -> pd.DataFrame:
+        """`Fit.ranef`."""
+        names = {
+            name: v
+            for name, v in self.variables.items()
+            if v.role == "group" and v.factor == clean_name(str(factor))
+        }
+        if not names:
+            groups = dict.fromkeys(v.factor for v in self.variables.values() if v.role == "group")
+            hint = suggestion(str(factor), groups) if groups else "it has none"
+            raise ColumnError(f"the model has no grouping {factor!r}; {hint}")
+        parts = []
+        for name, variable in names.items():
+            flat = self._flat(name)
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "term": name.removesuffix(f"|{variable.factor}"),
+                        "mean": flat.mean(axis=0),
+                        "sd": flat.std(axis=0, ddof=1),
+                    },
+                    index=pd.Index(variable.coords[0], name=factor),
+                )
+            )
+        return pd.concat(parts)
+
+    def _flat(self, name: str) -> NDArray[np.float64]:
+        """Draws of a variable as (chains times draws, elements)."""
+        values = self.values[name]
+        return values.reshape(values.shape[0] * values.shape[1], -1)
+
+    def _shares(self) -> dict[str, NDArray[np.float64]]:
+        """Share of variance that each grouping explains, by draw."""
+        known: dict[str, Any] = {
+            name: values.reshape(-1, *values.shape[2:]) for name, values in self.values.items()
+        }
+        size = max((len(v) for v in known.values()), default=1)
+        for name, (value, _) in self.constants.items():
+            if np.ndim(value) == 0:
+                known[name] = np.full(size, value)
+        parts: dict[str, NDArray[np.float64]] = {}
+        for term in self.program.terms.get(self.program.location, ()):
+            state = self.training.state.terms[term.label]
+            design = self.training.designs[term.label]
+            for factor, variance in term.variances(state, design, known).items():
+                parts[factor] = parts.get(factor, 0.0) + variance
+        residual = self.program.family.residual(known)
+        if residual is None or not parts:
+            return {}
+        total = residual + sum(parts.values())
+        return {factor: variance / total for factor, variance in parts.items()}
+
+
+def variable_values(
+    program: Program, state: State, sites: Mapping[str, Any]
+) -> dict[str, NDArray[np.float64]]:
+    """The variables of the model from draws of its sites, in the order of the formula."""
+    known = {name: np.asarray(value, dtype=np.float64) for name, value in sites.items()}
+    known |= program.derived(state, known)
+    return {name: known[name] for name in program.variables(state) if name in known}
+
+
+def tails_of(interval: float) -> tuple[float, float]:
+    """Lower and upper probability of a central interval.
+
+    Raises:
+        OptionError: for what is no probability.
+    """
+    if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < 1:
+        raise OptionError(f"interval must be a probability between 0 and 1, not {interval!r}")
+    return (1 - interval) / 2, (1 + interval) / 2
+
+
+def _element(value: Any, place: int) -> float:
+    """One element of a constant, which may be one number for all of them."""
+    flat = np.ravel(value)
+    return float(flat[place] if len(flat) > 1 else flat[0])
+
+
+def _describe(values: NDArray[np.float64], tails: tuple[float, float]) -> tuple[float, ...]:
+    lower, upper = np.quantile(values, tails)
+    return float(values.mean()), float(values.std(ddof=1)), float(lower), float(upper)
