@@ -10,7 +10,12 @@ from contract_term import learn
 from ranef import registry
 from ranef.errors import OptionError
 
-EXAMPLES = {"svi": [{"guide": "structured", "steps": 60}, {"guide": "meanfield", "steps": 60}]}
+EXAMPLES = {
+    "exact": [{}],
+    "svi": [{"guide": "structured", "steps": 60}, {"guide": "meanfield", "steps": 60}],
+}
+# Sixty steps are not enough, and svi must say so.
+UNFINISHED = {"svi"}
 FORMULA = "y ~ x + (1 + x | g)"
 
 
@@ -47,7 +52,10 @@ def check_the_same_seed_gives_the_same_bytes(name: str, options: dict, table: di
 def check_says_how_it_ended(name: str, options: dict, table: dict) -> None:
     draws = run(name, options, table)[2]
     assert draws.message
-    assert draws.converged is False  # sixty steps are not enough, and it must say so
+    if name in UNFINISHED:
+        assert draws.converged is False
+    else:
+        assert draws.converged is True
 
 
 def check_refuses_unknown_options(name: str, options: dict, table: dict) -> None:

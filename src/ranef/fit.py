@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from ranef import priors
+from ranef import priors, registry
 from ranef.criticism import Criticism
 from ranef.equation import plain
 from ranef.errors import DataError, OptionError, whole_number
@@ -194,6 +194,44 @@ class Fit:
     def equations(self) -> list[str]:
         """The model on paper, a subscript as ``_{...}``."""
         return [plain(line) for line in self.program.equations(self.training.state)]
+
+    # The likelihood
+
+    @cached_property
+    def _likelihood(self) -> Any:
+        method = registry.load("method", self.method)()
+        return method.likelihood(self.program.problem(self.training))
+
+    def deviance(self, theta: Any, reml: bool = False) -> float:
+        """-2 log likelihood at theta as lme4 has it, restricted if `reml`; priors play no part.
+
+        Args:
+            theta: relative Cholesky factors column by column, factors by decreasing number
+                of levels, terms without correlations by their diagonals.
+            reml: whether the common effects are integrated out.
+
+        Raises:
+            OptionError: for a theta of the wrong length, a method without a likelihood, known
+                standard errors, or a fixed sigma.
+        """
+        return self._likelihood.deviance(theta, reml)
+
+    def maximum_likelihood(self, reml: bool = False) -> dict[str, Any]:
+        """The estimates that maximise the likelihood, as lme4's.
+
+        Returns:
+            theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate),
+            sigma. Raises what `deviance` raises.
+        """
+        found = self._likelihood.maximum(reml)
+        labels = {
+            name: [label for label, _ in variable.elements(name)]
+            for name, variable in self.variables.items()
+            if variable.role == "common"
+        }
+        names = [label for name, _ in self._likelihood.mixed.common for label in labels[name]]
+        found["fixef"].index = pd.Index(names, name="parameter")
+        return found
 
     # Prediction
 

@@ -340,7 +340,7 @@ class Program:
             raise _clash(name)
         return out
 
-    def codes(self, designs: Designs, state: State) -> dict[str, Array]:
+    def codes(self, designs: Designs, state: State) -> dict[str, Any]:
         """The level of each row, (n,), for every variable with one value per level."""
         return {
             name: designs[term.label].arrays["codes"]

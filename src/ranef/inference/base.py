@@ -154,6 +154,7 @@ class Draws:
         elbo: the evidence lower bound in nats and its Monte Carlo standard error, or None.
         moments: makes the mean and sd of sites whose posterior is known in closed form; those
             of the others are those of their draws.
+        later: sites whose draws are large and made only when they are asked for.
         k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
         trace: per-step records, such as the ELBO.
     """
@@ -167,6 +168,7 @@ class Draws:
     elbo: tuple[float, float] | None = None
     trace: Mapping[str, NDArray] = field(default_factory=dict)
     moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
+    later: tuple[str, ...] = ()
     k_hat: float | None = None
 
     def thinned(self, most: int) -> "Draws":

@@ -15,6 +15,7 @@ Kurowicka and Joe, 2009), whose LKJ density is a product.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,7 @@ class ScaleCoordinate:
     def _bounds(self) -> tuple[float, float]:
         return getattr(self.prior, "lower", 0.0), getattr(self.prior, "upper", 1.0)
 
-    def value(self, x: Array) -> Array:
+    def value(self, x: Any) -> Any:
         """The parameter, with the sign of x where it is folded."""
         x = np.clip(x, -_FARTHEST, _FARTHEST)
         if self.kind == "folded":
@@ -72,7 +73,7 @@ class ScaleCoordinate:
         low, high = self._bounds()
         return low + (high - low) / (1 + np.exp(-x))
 
-    def slope(self, x: Array) -> Array:
+    def slope(self, x: Any) -> Any:
         """D value / d x."""
         x = np.clip(x, -_FARTHEST, _FARTHEST)
         if self.kind == "folded":
@@ -92,7 +93,7 @@ class ScaleCoordinate:
         share = min(max((value - low) / (high - low), 0.05), 0.95)
         return float(np.log(share / (1 - share)))
 
-    def log_prior(self, x: Array) -> tuple[Array, Array]:
+    def log_prior(self, x: Any) -> tuple[Any, Any]:
         """Log density in x, and its derivative. A point estimate has none."""
         if self.is_point:
             return np.zeros_like(x), np.zeros_like(x)
@@ -151,7 +152,7 @@ class CorrelationCoordinates:
             out[e] -= np.tanh(x[e]) * float(by_cholesky[i, later] @ lower[i, later])
         return out
 
-    def log_prior(self, x: Array) -> tuple[Array, Array]:
+    def log_prior(self, x: Array) -> tuple[Any, Array]:
         """Log density in x (..., k (k - 1) / 2), and its derivative."""
         column = np.array([j for _, j in self.places])
         b = self.eta + (self.size - 2 - column) / 2
@@ -186,7 +187,7 @@ class Coordinates:
             start = out[-1].stop
         return out
 
-    def values(self, x: Array) -> dict[str, Array]:
+    def values(self, x: Array) -> dict[str, Any]:
         """Sites at x (..., d): scales above zero (signed where x is), Cholesky factors."""
         out = {scale.name: scale.value(x[..., i]) for i, scale in enumerate(self.scales)}
         for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
@@ -204,7 +205,7 @@ class Coordinates:
             value = value + density
         return value, slope
 
-    def gradient(self, x: Array, by_value: Mapping[str, Array]) -> Array:
+    def gradient(self, x: Array, by_value: Mapping[str, Any]) -> Array:
         """The derivatives in x (d,) of a function whose derivatives in the sites are given."""
         out = np.zeros_like(x)
         for i, scale in enumerate(self.scales):

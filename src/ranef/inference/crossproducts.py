@@ -298,4 +298,5 @@ def _merged(a: Pairs, b: Pairs, levels: int) -> Pairs:
     seen, inverse = np.unique(key, return_inverse=True)
     values = np.concatenate([a.values, b.values], axis=-1)
     flat = [np.bincount(inverse, each, len(seen)) for each in values.reshape(-1, len(key))]
-    return Pairs(seen // levels, seen % levels, np.reshape(flat, (*values.shape[:2], len(seen))))
+    summed = np.array(flat, dtype=np.float64).reshape((*values.shape[:2], len(seen)))
+    return Pairs(seen // levels, seen % levels, summed)

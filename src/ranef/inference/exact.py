@@ -9,6 +9,7 @@ them come from their exact conditional.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,9 @@ from ranef.inference.remainder import DependentColumnError
 
 Array = NDArray[np.float64]
 
-# A residual below this share of the response's spread is its rounding.
-_ROUNDING = 1e-11
+# A spread below this share of the response's size is its rounding; a residual sum of squares
+# below this share of the total is that of the cross-products.
+_ROUNDING, _FITTED = 1e-11, 1e-13
 
 
 class Exact(Method):
@@ -68,6 +70,7 @@ class Exact(Method):
             _message(found, draws),
             found.evaluations,
             moments=coefficients.moments,
+            later=tuple(coefficients.group_sites),
             k_hat=found.k_hat,
         )
 
@@ -128,7 +131,7 @@ class _Target:
 
 def _without_points(
     marginal: Marginal, tick: Callable[[], object]
-) -> tuple[_Target, dict[str, Array]]:
+) -> tuple[_Target, dict[str, Any]]:
     """The target, point estimates fixed at the joint mode, and those estimates by site."""
     coordinates = marginal.coordinates
     points = [i for i, scale in enumerate(coordinates.scales) if scale.is_point]
@@ -160,7 +163,7 @@ def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
             f"the response is {value[0]:g} in every row, so nothing tells the residual's spread; "
             f"{advice}"
         )
-    if mixed.total > 0 and mixed.least_residual <= _ROUNDING**2 * mixed.total:
+    if mixed.total > 0 and mixed.least_residual <= _FITTED * mixed.total:
         raise DataError(
             f"the common effects fit the response exactly, so nothing tells the residual's spread; "
             f"leave some out, or {advice}"

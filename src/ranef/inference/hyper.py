@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ _FOLD = 6.0
 _MOST_FOLDS = 5
 
 
+@runtime_checkable
 class Target(Protocol):
     """A log density of x (d,) up to a constant."""
 
@@ -156,7 +157,7 @@ def _inverse_root(curvature: Array, step: Array) -> Array:
     values, vectors = np.linalg.eigh(np.nan_to_num(curvature) * step * step[:, None])
     values = np.maximum(values, 0.05)
     inverse = (vectors / values) @ vectors.T * step * step[:, None]
-    return np.linalg.cholesky(inverse)
+    return np.asarray(np.linalg.cholesky(inverse), dtype=np.float64)
 
 
 def explore(
@@ -248,7 +249,7 @@ def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -
         target.log_density, target, proposal, rng, size, _good
     )
     chosen = x[resampled(rng, weights, draws)]
-    reliable = k < threshold(size)
+    reliable = bool(k < threshold(size))
     evaluations += top.evaluations
     return Explored(chosen, top.x, k, effective, evaluations, reliable, top.found)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError
 from ranef.inference.mixed import Grouping, Mixed, dependent
@@ -22,6 +22,9 @@ from ranef.inference.remainder import DependentColumnError
 from ranef.inference.search import minimise
 
 Array = NDArray[np.float64]
+
+# A residual below this share of the total sum of squares is the rounding of cross-products.
+_FITTED = 1e-13
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,17 @@ class Likelihood:
             start += len(places)
         return self.mixed.roots(own)
 
-    def deviance(self, theta: ArrayLike, reml: bool = False) -> float:
+    def deviance(self, theta: Any, reml: bool = False) -> float:
         """-2 log likelihood at theta, or -2 log restricted likelihood.
 
         Raises:
             OptionError: for a theta of another length, or one that is not finite.
             DataError: where the common columns cannot be told apart.
         """
-        values = np.atleast_1d(np.asarray(theta, dtype=np.float64))
+        try:
+            values = np.atleast_1d(np.asarray(theta, dtype=np.float64))
+        except (TypeError, ValueError):
+            values = np.zeros(0)
         if values.shape != (self.size,) or not np.isfinite(values).all():
             raise OptionError(f"theta must be {self.size} finite numbers, not {theta!r}")
         return self._value(self._solve(values), reml)
@@ -83,7 +89,7 @@ class Likelihood:
     def _value(self, solution: Solution, reml: bool) -> float:
         freedom = self._freedom(reml)
         residual = float(solution.residual[0])
-        if freedom <= 0 or residual <= 1e-20 * self.mixed.total:
+        if freedom <= 0 or residual <= _FITTED * self.mixed.total:
             raise DataError(
                 "the columns fit the response exactly, so the likelihood has no maximum; take "
                 "fewer columns"

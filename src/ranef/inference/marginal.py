@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,14 +105,14 @@ class Marginal:
         normal = precision > 0
         return penalty, float(np.log(precision[normal]).sum()), int((~normal).sum())
 
-    def sites(self, x: Array) -> dict[str, Array]:
+    def sites(self, x: Array) -> dict[str, Any]:
         """Hyperparameters at x (..., d), those that are known included."""
         values = self.coordinates.values(x)
         for name, value in self.known.items():
             values[name] = np.full(x.shape[:-1], value)
         return values
 
-    def _absolute(self, values: Mapping[str, Array]) -> list[Array]:
+    def _absolute(self, values: Mapping[str, Any]) -> list[Array]:
         """The root of each grouping's covariance, (..., k, k)."""
         out = []
         for grouping in self.mixed.groupings:
@@ -122,7 +123,7 @@ class Marginal:
                 out.append(sd[..., None] * np.eye(grouping.width))
         return out
 
-    def _sigma(self, values: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
+    def _sigma(self, values: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
         return values[self.mixed.sigma] if self.mixed.sigma else np.ones(shape)
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
@@ -180,7 +181,7 @@ class Marginal:
         sigma = float(sigma_[0])
         values = {name: v[0] for name, v in self.sites(x[None]).items()}
         found = solution.root_derivatives()
-        by_value: dict[str, Array] = {}
+        by_value: dict[str, Any] = {}
         turning = 0.0
         for grouping, root in zip(self.mixed.groupings, self._absolute(values), strict=True):
             log_det, residual = found[grouping.factor]

@@ -241,19 +241,11 @@ def _factors(
         first = group[0][1]
         columns = np.concatenate([x for _, _, x in group], axis=1)
         factors.append(Factor(np.asarray(first.codes), columns, first.levels))
-    groupings = [
-        Grouping(
-            label,
-            *place[label],
-            block.levels,
-            block.sites,
-            block.shapes,
-            block.scales,
-            block.cholesky,
-            block.correlation,
-        )
-        for label, block, _ in parts
-    ]
+    groupings = []
+    for label, block, _ in parts:
+        factor, columns = place[label]
+        held = (block.sites, block.shapes, block.scales, block.cholesky, block.correlation)
+        groupings.append(Grouping(label, factor, columns, block.levels, *held))
     return factors, groupings
 
 

@@ -1,4 +1,4 @@
-"""Proposals for importance sampling: mixtures of multivariate t, folded where the target is even."""
+"""Proposals for importance sampling: mixtures of t, folded where the target is even."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,8 @@ class Mixture:
 
     def log_density(self, x: Array) -> Array:
         """(n,) at x (n, d), the images under the sign changes added up."""
-        return logsumexp([self._plain(x * sign) for sign in self.signs], axis=0)
+        images = np.stack([self._plain(x * sign) for sign in self.signs])
+        return np.asarray(logsumexp(images, axis=0), dtype=np.float64)
 
     def _plain(self, x: Array) -> Array:
         m, d = self.centres.shape

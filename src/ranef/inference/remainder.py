@@ -14,9 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack, solve_triangular
+from scipy.linalg import get_lapack_funcs, solve_triangular
 
 Array = NDArray[np.float64]
+
+_dpotrf, _dpotri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
 
 # A pivot this much smaller than its diagonal element says that the column is, to the digits
 # that cross-products keep, a combination of those before it.
@@ -135,7 +137,7 @@ class Remainder:
         size = self.size - 1
         out = np.zeros_like(s)
         if size:
-            lower, failed = lapack.dpotrf(s[:size, :size], lower=1, clean=1)
+            lower, failed = _dpotrf(s[:size, :size], lower=1, clean=1)
             pivots = np.diagonal(lower) ** 2
             with np.errstate(invalid="ignore"):
                 weak = ~(pivots > _DEPENDENT * np.diagonal(s)[:size])
@@ -161,12 +163,27 @@ class Remainder:
 
 
 def _each(s: Array) -> Array:
+    """The factor of each of several matrices as `Remainder._one` has it; nan where it fails."""
+    size = s.shape[1] - 1
+    out = np.zeros_like(s)
+    if size:
+        lower = _choleskies(s[:, :size, :size])
+        out[:, :size, :size] = lower
+        fine = ~np.isnan(lower[:, 0, 0])
+        half = np.linalg.solve(lower[fine], s[fine, :size, size:])[..., 0]
+        out[fine, size, :size] = half
+    rest = s[:, size, size] - (out[:, size, :size] ** 2).sum(axis=1)
+    out[:, size, size] = np.sqrt(np.maximum(rest, 0.0))
+    return out
+
+
+def _choleskies(s: Array) -> Array:
     try:
-        return np.linalg.cholesky(s)
+        return np.asarray(np.linalg.cholesky(s), dtype=np.float64)
     except np.linalg.LinAlgError:
         out = np.full_like(s, np.nan)
         for i, one in enumerate(s):
-            lower, failed = lapack.dpotrf(one, lower=1, clean=1)
+            lower, failed = _dpotrf(one, lower=1, clean=1)
             if not failed:
                 out[i] = lower
         return out
@@ -180,7 +197,8 @@ def _transposed_solve(lower: Array, b: Array) -> Array:
         return solve_triangular(lower[0], b[0], lower=True, trans=1)[None]
     if np.isnan(lower).any():
         lower = np.where(np.isnan(lower).any(axis=(1, 2), keepdims=True), np.eye(b.shape[1]), lower)
-    return np.linalg.solve(np.swapaxes(lower, 1, 2), b[..., None])[..., 0]
+    out = np.linalg.solve(np.swapaxes(lower, 1, 2), b[..., None])[..., 0]
+    return np.asarray(out, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -213,7 +231,7 @@ class Factorized:
         if m == 0:
             return lower.copy()
         if len(lower) == 1:
-            out, _ = lapack.dpotri(lower[0], lower=1)
+            out, _ = _dpotri(lower[0], lower=1)
             upper = np.triu_indices(m, 1) if m < 2_000 else None
             if upper is not None:
                 out[upper] = out.T[upper]

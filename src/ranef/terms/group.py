@@ -280,11 +280,13 @@ class Group(LinearTerm):
     def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
         if not self.correlated(state):
             return {}
-        factor = sites[self._cholesky_site()]
-        effects = sites[self._joint_site()]
-        out = {self._corr_site(): factor @ np.swapaxes(factor, -1, -2)}
-        for c, column in enumerate(state.columns):
-            out[self._effect_site(column)] = effects[..., c]
+        out: dict[str, Any] = {}
+        if self._cholesky_site() in sites:
+            factor = sites[self._cholesky_site()]
+            out[self._corr_site()] = factor @ np.swapaxes(factor, -1, -2)
+        if self._joint_site() in sites:
+            for c, column in enumerate(state.columns):
+                out[self._effect_site(column)] = sites[self._joint_site()][..., c]
         return out
 
     def variances(
