@@ -6,7 +6,7 @@ the memory is three matrices of the remaining coefficients squared, and the time
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,32 @@ from ranef.inference.remainder import Factorized, Remainder
 
 Array = NDArray[np.float64]
 
-# Columns of a sparse product, and elements of gathered blocks, held at once.
-_STRIPE, _GATHERED = 1_024, 4_000_000
+# Columns of a sparse product, and pairs of coefficients, that are held at once; and how many
+# pairs are kept from one evaluation to the next.
+_STRIPE, _GATHERED, _KEPT = 1_024, 2_000_000, 10_000_000
+
+
+@dataclass(frozen=True)
+class MetPairs:
+    """Pairs of remaining coefficients that one level meets.
+
+    Attributes:
+        level: (m,).
+        first, second: places in `Crossed.places`.
+        places: of their element in the flattened dense matrix.
+    """
+
+    level: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence["MetPairs"]) -> "MetPairs":
+        if len(parts) == 1:
+            return parts[0]
+        names = ("level", "first", "second", "places")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,7 @@ class Crossed:
     values: Array
     remainder: Remainder
     matrix: Array
+    _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, products: CrossProducts, factor: int, rest: Sequence[int]) -> "Crossed":
@@ -100,7 +125,7 @@ class Crossed:
         g = self.matrix.copy()
         self._subtract_gram(g[:r, :r], met)
         h = half[:, k:, 0]
-        across = sum(self._sparse(met[a]).T @ h[a].T for a in range(k))
+        across = sum(self.sparse(met[a]).T @ h[a].T for a in range(k))
         g[:r, r:] -= across
         g[r:, :r] = g[:r, r:].T
         g[r:, r:] -= levelwise.gram(half[:, k:], half[:, k:])[0]
@@ -108,9 +133,41 @@ class Crossed:
         remainder = self.remainder.factorize(g[None], rest, penalty)
         return CrossedEliminated(self, root, every, lower, half, met, remainder)
 
-    def _sparse(self, values: Array) -> sparse.csr_array:
+    def sparse(self, values: Array) -> sparse.csr_array:
         shape = (len(self.starts) - 1, self.remainder.random)
         return sparse.csr_array((values, self.places, self.starts), shape=shape)
+
+    def pairs(self) -> Iterator["MetPairs"]:
+        """Every two coefficients that one level meets, kept where they are not too many."""
+        if "pairs" in self._cache:
+            yield from self._cache["pairs"]
+            return
+        counts = np.diff(self.starts)
+        total = int((counts * (counts - 1) // 2).sum())
+        made = self._pairs(counts)
+        if total <= _KEPT:
+            self._cache["pairs"] = list(made)
+            made = iter(self._cache["pairs"])
+        yield from made
+
+    def _pairs(self, counts: NDArray[np.int64]) -> Iterator["MetPairs"]:
+        size, held, parts = self.remainder.size, 0, []
+        for m in np.unique(counts):
+            one, other = np.triu_indices(m, 1)
+            alike = np.flatnonzero(counts == m)
+            step = max(1, _GATHERED // max(1, len(one)))
+            for start in range(0, len(alike) if len(one) else 0, step):
+                levels = alike[start : start + step]
+                first = (self.starts[levels][:, None] + one).ravel()
+                second = (self.starts[levels][:, None] + other).ravel()
+                places = self.places[first] * size + self.places[second]
+                parts.append(MetPairs(np.repeat(levels, len(one)), first, second, places))
+                held += len(first)
+                if held >= _GATHERED:
+                    yield MetPairs.joined(parts)
+                    held, parts = 0, []
+        if parts:
+            yield MetPairs.joined(parts)
 
     def _subtract_gram(self, g: Array, met: Array) -> None:
         """G - met' met, a stripe of columns at a time."""
@@ -151,7 +208,7 @@ class CrossedEliminated:
         out = -levelwise.combine(half, np.ascontiguousarray(last[:, r:]))
         b = np.ascontiguousarray(last[:, :r].T)
         for a in range(len(out)):
-            out[a] -= (self.crossed._sparse(met[a]) @ b).T
+            out[a] -= (self.crossed.sparse(met[a]) @ b).T
         return out
 
     def effects(
@@ -182,32 +239,33 @@ class CrossedCovariances:
 
     def _spread(self, met: Array, half: Array) -> Array:
         """X V X' of every level, (k, k, 1, J), for X = [met, half]."""
-        r = self.system.remainder.layout.random
+        crossed, k = self.system.crossed, len(met)
+        r, levels = self.system.remainder.layout.random, len(crossed.starts) - 1
         v = self.last[0]
+        out = levelwise.quadratic(half, self.last[:, r:, r:])[:, :, 0]
         beside = np.ascontiguousarray(v[:r, r:])
-        out = levelwise.quadratic(half, self.last[:, r:, r:])
-        turned = half[:, :, 0]
-        for levels, entries, places in self._alike():
-            x = met[:, entries].transpose(1, 0, 2)
-            blocks = np.matmul(x, v[places[:, :, None], places[:, None, :]])
-            own = np.matmul(blocks, x.transpose(0, 2, 1))
-            # V between what the level meets and the common columns, (b, m, q).
-            mixed = np.matmul(x, beside[places]) @ turned[:, :, levels].transpose(2, 1, 0)
-            out[:, :, 0, levels] += (own + mixed + mixed.transpose(0, 2, 1)).transpose(1, 2, 0)
-        return out
-
-    def _alike(self) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-        """Levels that meet equally many coefficients, some at a time: levels, entries, places."""
-        crossed = self.system.crossed
-        counts = np.diff(crossed.starts)
-        order = np.argsort(counts, kind="stable")
-        sizes, firsts = np.unique(counts[order], return_index=True)
-        for m, first, end in zip(sizes, firsts, [*firsts[1:], len(order)], strict=True):
-            step = max(1, _GATHERED // max(1, m * m))
-            for start in range(first, end, step):
-                levels = order[start : min(end, start + step)]
-                entries = crossed.starts[levels][:, None] + np.arange(m)
-                yield levels, entries, crossed.places[entries]
+        diagonal = np.diagonal(v)[crossed.places]
+        mixed = np.stack([(crossed.sparse(met[a]) @ beside).T for a in range(k)])
+        crossings = np.einsum("aqj,cqj->acj", mixed, half[:, :, 0])
+        out = out + crossings + crossings.transpose(1, 0, 2)
+        flat = v.reshape(-1)
+        for a in range(k):
+            for c in range(a + 1):
+                out[a, c] += np.bincount(crossed.level, met[a] * met[c] * diagonal, levels)
+        for pairs in crossed.pairs():
+            found = flat[pairs.places]
+            for a in range(k):
+                for c in range(a + 1):
+                    each = met[a, pairs.first] * met[c, pairs.second]
+                    if a == c:
+                        each *= 2.0
+                    else:
+                        each += met[a, pairs.second] * met[c, pairs.first]
+                    out[a, c] += np.bincount(pairs.level, each * found, levels)
+        for a in range(k):
+            for c in range(a):
+                out[c, a] = out[a, c]
+        return out[:, :, None]
 
     def variances(self) -> tuple[dict[int, Array], Array]:
         """As `Covariances.variances`."""

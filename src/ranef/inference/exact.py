@@ -52,6 +52,7 @@ class Exact(Method):
                 rng,
                 draws,
                 cheap=mixed.solver.is_cheap,
+                patient=mixed.solver.is_affordable,
                 tick=bar.update,
             )
         except DependentColumnError as error:

@@ -1,9 +1,10 @@
 """The posterior of a few hyperparameters, whose density can be evaluated at a point.
 
 First the mode. Then, where an evaluation is cheap, importance-weighted draws from t
-distributions that adapt to the target. Where it is dear, a deterministic design around the
-mode, a surrogate of the log density through it, draws from the surrogate, and evaluations
-at some of the draws, which check it and, where it is not good enough, improve it.
+distributions that adapt to the target. Where it is dear, a surrogate of the log density through
+what the mode took, draws from it, and evaluations at some of the draws, which check it; where
+it is not good enough, a deterministic design around the mode, and then some of these draws,
+improve it.
 """
 
 import itertools
@@ -28,8 +29,10 @@ _POOL, _ROUNDS = 4, 6
 _EFFECTIVE = 0.3
 # Where the design looks, in posterior sds, and how many points it may have.
 _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
-# Draws at which the surrogate is checked, and the error in nats that passes, root mean square.
-_CHECKS, _ERROR = 25, 0.1
+# Points at which the surrogate is checked each time, draws and further out, and how often.
+_INNER, _OUTER, _ROUNDS_OF_CHECKS = 25, 8, 3
+# The root mean square error in nats that passes at either.
+_ERROR, _OUTER_ERROR = 0.1, 0.3
 # An even density whose mode is further from zero than this many sds is folded in one place.
 _FOLD = 6.0
 # Folds at once.
@@ -114,7 +117,7 @@ def peak(target: Target, start: Array, width: Array, tick: Callable[[], object])
     found = minimise(negative, start, gain=1e-4, width=width)
     d, mode = len(start), found.x
     points, values, gradients = [mode], [-found.value], [-found.gradient]
-    step = np.minimum(width, 0.5)
+    step = np.clip(np.sqrt(np.diagonal(found.inverse)), width / 3, np.minimum(3 * width, 1.0))
     evaluations = found.evaluations
     curvature = np.zeros((d, d))
     for _ in range(2):
@@ -133,9 +136,9 @@ def peak(target: Target, start: Array, width: Array, tick: Callable[[], object])
             curvature[i] = (sides[2 * i] - sides[2 * i + 1]) / (2 * step[i])
         curvature = (curvature + curvature.T) / 2
         diagonal = np.maximum(np.diagonal(curvature), 1e-8)
-        # About a posterior sd; a step ten times off says nothing of the curvature there.
+        # About a posterior sd; a step far from it says nothing of the curvature there.
         ideal = np.minimum(1 / np.sqrt(diagonal), 2.0)
-        if (np.abs(np.log(ideal / step)) < math.log(5.0)).all():
+        if (np.abs(np.log(ideal / step)) < math.log(4.0)).all():
             break
         step = ideal
     root = _inverse_root(curvature, step)
@@ -168,6 +171,7 @@ def explore(
     draws: int,
     *,
     cheap: bool,
+    patient: bool = False,
     tick: Callable[[], object] = lambda: None,
 ) -> Explored:
     """Draws of x from its posterior.
@@ -179,6 +183,7 @@ def explore(
         rng: of all that is drawn.
         draws: how many.
         cheap: whether thousands of evaluations can be afforded.
+        patient: whether they can where nothing less serves.
         tick: called at each evaluation.
     """
     if len(start) == 0:
@@ -186,7 +191,10 @@ def explore(
     top = peak(target, start, width, tick)
     if cheap:
         return _weighted(target, top, rng, draws)
-    return _designed(target, top, rng, draws, tick)
+    found = _designed(target, top, rng, draws, tick)
+    if found.reliable or not patient:
+        return found
+    return _weighted(target, top, rng, draws)
 
 
 def _signs(target: Target, top: Peak) -> Array:
@@ -265,8 +273,8 @@ def _designed(
         return (x - top.x) @ inverse.T
 
     points, values, gradients = whitened(top.points), top.values, top.gradients @ top.root
-    tried = [top.x + top.root @ z for z in _design(d)[: max(0, _DESIGN - len(points))]]
-    while True:
+    tried: list[Array] = []
+    for trial in range(_ROUNDS_OF_CHECKS):
         for x in tried:
             tick()
             value, gradient = target.value_and_gradient(x)
@@ -283,22 +291,42 @@ def _designed(
         proposal = Mixture(top.x[None], 1.1 * top.root, 6.0, signs)
         x, weights, *_ = _importance(guess, target, proposal, rng, max(_POOL * draws, 4_000), _good)
         chosen = x[resampled(rng, weights, draws)]
-        checks = chosen[: min(_CHECKS, draws)]
+        log_guess = guess(x)
+        # Of a flatter density, so that mass which the surrogate misses can be seen.
+        flat = (
+            np.exp(0.5 * (log_guess - log_guess.max()))
+            * weights
+            / np.exp(log_guess - log_guess.max())
+        )
+        outer = x[resampled(rng, flat / flat.sum(), _OUTER)]
+        inner = chosen[:_INNER]
+        checks = np.vstack([inner, outer])
         missed = np.empty(len(checks))
         for i, place in enumerate(checks):
             tick()
             missed[i] = target.log_density(place[None])[0] - top.value - guess(place[None])[0]
         evaluations += len(checks)
-        error = float(np.std(missed))
-        weights, k = smoothed(missed)
-        effective = 1 / float((weights**2).sum()) / len(checks)
-        room = min(_DESIGN, 4 * _CHECKS) - len(points)
-        if error < _ERROR or room < d or not np.isfinite(missed).all():
+        middle = float(np.median(missed[: len(inner)]))
+        error = _rms(missed[: len(inner)] - middle)
+        outer_error = _rms(missed[len(inner) :] - middle)
+        shares, k = smoothed(missed[: len(inner)])
+        effective = 1 / float((shares**2).sum()) / len(inner)
+        good = error < _ERROR and outer_error < _OUTER_ERROR
+        if good or not np.isfinite(missed).all():
             break
-        # Where it is wrong is where a design point teaches most.
-        tried = list(checks[np.argsort(-np.abs(missed - np.median(missed)))[: max(d, room // 2)]])
-    reliable = bool(np.isfinite(missed).all()) and error < 5 * _ERROR
+        # What the checks have told is known from now on, and the next are new ones.
+        points = np.vstack([points, whitened(checks)])
+        values = np.append(values, top.value + guess(checks) + missed)
+        gradients = np.vstack([gradients, np.full_like(checks, np.nan)])
+        tried = []
+        if trial + 2 == _ROUNDS_OF_CHECKS:
+            tried = [top.x + top.root @ z for z in _design(d)[: _DESIGN - 2 * d]]
+    reliable = bool(np.isfinite(missed).all()) and error < 3 * _ERROR and outer_error < 1.0
     return Explored(chosen, top.x, k, effective, evaluations, reliable, top.found)
+
+
+def _rms(x: Array) -> float:
+    return float(np.sqrt((x**2).mean()))
 
 
 def _design(d: int) -> list[Array]:

@@ -32,9 +32,9 @@ Array = NDArray[np.float64]
 _DENSE, _DENSE_AT_MOST, _FULL = 300_000, 30_000_000, 0.15
 # Coefficients left after the elimination that one dense matrix may hold: 3.2 GB of it.
 MOST_REMAINING = 20_000
-# Numbers held at once for several values of the hyperparameters, and up to which one value
-# takes about a tenth of a millisecond.
-_BATCH, _CHEAP = 250_000, 4_000
+# Numbers held at once for several values of the hyperparameters; up to which one evaluation
+# takes about a tenth of a millisecond; and a few milliseconds.
+_BATCH, _CHEAP, _AFFORDABLE = 250_000, 4_000, 200_000
 
 
 class PWLS:
@@ -64,6 +64,11 @@ class PWLS:
     def is_cheap(self) -> bool:
         """Whether thousands of evaluations can be afforded."""
         return isinstance(self.system, Chain) and self.cost <= _CHEAP
+
+    @property
+    def is_affordable(self) -> bool:
+        """Whether they can where nothing less serves."""
+        return isinstance(self.system, Chain) and self.cost <= _AFFORDABLE
 
     @property
     def batch(self) -> int:

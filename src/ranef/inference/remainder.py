@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import get_lapack_funcs, solve_triangular
+from scipy.linalg import get_lapack_funcs
 
 Array = NDArray[np.float64]
 
-_dpotrf, _dpotri = get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
+_potrf, _potri, _trtrs = get_lapack_funcs(("potrf", "potri", "trtrs"), dtype=np.float64)
 
 # A pivot this much smaller than its diagonal element says that the column is, to the digits
 # that cross-products keep, a combination of those before it.
@@ -83,16 +83,45 @@ class Remainder:
         return self.random + self.common + 1
 
     def scaled(self, g: Array, roots: Mapping[int, Array]) -> Array:
-        """E' g, on the second axis from the end; the common rows stay as they are."""
+        """E' g E, for g (B, Q, Q) or its leading rows and columns."""
+        if all(part.width == 1 for part in self.parts):
+            scale = self._diagonal(roots)[:, : g.shape[1]]
+            return g * scale[:, :, None] * scale[:, None, :]
+        half = self._rows_scaled(g, roots)
+        return np.swapaxes(self._rows_scaled(np.swapaxes(half, 1, 2), roots), 1, 2)
+
+    def _diagonal(self, roots: Mapping[int, Array]) -> Array:
+        """E where it is diagonal, (B, Q)."""
+        parts = [np.repeat(roots[p.factor][:, :, 0], p.levels, axis=1) for p in self.parts]
+        batch = len(parts[0]) if parts else 1
+        return np.concatenate([*parts, np.ones((batch, self.common + 1))], axis=1)
+
+    def _rows_scaled(self, g: Array, roots: Mapping[int, Array]) -> Array:
+        """E' g."""
         out = g.copy()
         for part in self.parts:
             rows = out[:, part.place]
-            root = roots[part.factor]
-            if part.width == 1:
-                rows *= root.reshape(-1, 1, 1)
-                continue
             split = rows.reshape(len(g), part.levels, part.width, -1)
-            rows[...] = np.einsum("bca,bjcm->bjam", root, split).reshape(rows.shape)
+            rows[...] = np.einsum("bca,bjcm->bjam", roots[part.factor], split).reshape(rows.shape)
+        return out
+
+    def columns_scaled(self, rows: Array, roots: Mapping[int, Array]) -> Array:
+        """Rows (r, m) times E, for B = 1."""
+        if all(part.width == 1 for part in self.parts):
+            return rows * self._diagonal(roots)[0, : rows.shape[1]]
+        out = rows.copy()
+        for part in self.parts:
+            split = out[:, part.place].reshape(len(out), part.levels, part.width)
+            out[:, part.place] = (split @ roots[part.factor][0]).reshape(len(out), -1)
+        return out
+
+    def unscaled(self, vectors: Array, roots: Mapping[int, Array]) -> Array:
+        """E times (M, R + p) or (M, Q), B of 1 or M."""
+        out = vectors.copy()
+        for part in self.parts:
+            split = out[:, part.place].reshape(len(out), part.levels, part.width)
+            turned = np.matmul(split, np.swapaxes(roots[part.factor], 1, 2))
+            out[:, part.place] = turned.reshape(len(out), -1)
         return out
 
     def factorize(self, g: Array, roots: Mapping[int, Array], penalty: Array) -> "Factorized":
@@ -106,21 +135,20 @@ class Remainder:
         Raises:
             DependentColumnError: for B = 1; several values give nan where they fail.
         """
-        s = g.copy()
-        if self.parts:
-            s = self.scaled(s, roots)
-            s = np.swapaxes(self.scaled(np.swapaxes(s, 1, 2), roots), 1, 2)
-            diagonal = np.arange(self.random)
-            s[:, diagonal, diagonal] += 1.0
+        s = self.scaled(g, roots) if self.parts else g.copy()
+        diagonal = np.arange(self.random)
+        s[:, diagonal, diagonal] += 1.0
         s[:, self.random :, self.random :] += penalty
         size = self.size - 1
-        lower = self._one(s[0])[None] if len(s) == 1 else _each(s)
-        # The response's row is the solution half way, its last element the penalised residual.
-        half = lower[:, size, :size]
-        pivots = np.log(np.diagonal(lower, axis1=1, axis2=2)[:, :size])
-        solution = _transposed_solve(lower[:, :size, :size], half)
-        coefficients = np.concatenate([solution, np.full((len(s), 1), -1.0)], axis=1)
-        coefficients = self._unscaled(coefficients, roots)
+        right, total = s[:, :size, size], s[:, size, size]
+        if len(s) == 1:
+            lower, half, solution = self._one(s[0], right[0])
+        else:
+            lower, half, solution = _each(s[:, :size, :size], right)
+        pivots = np.log(np.diagonal(lower, axis1=1, axis2=2))
+        coefficients = np.concatenate(
+            [self.unscaled(solution, roots), np.full((len(s), 1), -1.0)], axis=1
+        )
         return Factorized(
             self,
             g,
@@ -129,76 +157,44 @@ class Remainder:
             coefficients,
             2 * pivots[:, : self.random].sum(axis=1),
             2 * pivots[:, self.random :].sum(axis=1),
-            lower[:, size, size] ** 2,
+            np.maximum(total - (half**2).sum(axis=1), 0.0),
         )
 
-    def _one(self, s: Array) -> Array:
-        """The Cholesky factor of one matrix, the response's row and all, by LAPACK."""
-        size = self.size - 1
-        out = np.zeros_like(s)
-        if size:
-            lower, failed = _dpotrf(s[:size, :size], lower=1, clean=1)
-            pivots = np.diagonal(lower) ** 2
-            with np.errstate(invalid="ignore"):
-                weak = ~(pivots > _DEPENDENT * np.diagonal(s)[:size])
-            weak[: self.random] = False
-            if failed or weak.any():
-                raise DependentColumnError(
-                    (failed - 1 if failed else int(np.argmax(weak))) - self.random
-                )
-            out[:size, :size] = lower
-            out[size, :size] = solve_triangular(lower, s[:size, size], lower=True)
-        out[size, size] = np.sqrt(max(s[size, size] - out[size, :size] @ out[size, :size], 0.0))
-        return out
-
-    def _unscaled(self, vectors: Array, roots: Mapping[int, Array]) -> Array:
-        """E times (B, Q)."""
-        for part in self.parts:
-            split = vectors[:, part.place].reshape(len(vectors), part.levels, part.width)
-            root = roots[part.factor]
-            vectors[:, part.place] = np.matmul(split, np.swapaxes(root, 1, 2)).reshape(
-                len(vectors), -1
-            )
-        return vectors
+    def _one(self, s: Array, right: Array) -> tuple[Array, Array, Array]:
+        """L of one matrix by LAPACK, L^-1 right and S^-1 right, each with a leading axis."""
+        size = len(right)
+        if size == 0:
+            return np.zeros((1, 0, 0)), right[None], right[None]
+        diagonal = np.diagonal(s)[:size].copy()
+        # In the order of LAPACK, which then works in place: the matrix is symmetric.
+        lower, failed = _potrf(np.array(s[:size, :size], order="F"), lower=1, overwrite_a=1)
+        with np.errstate(invalid="ignore"):
+            weak = ~(np.diagonal(lower) ** 2 > _DEPENDENT * diagonal)
+        weak[: self.random] = False
+        if failed or weak.any():
+            place = failed - 1 if failed else int(np.argmax(weak))
+            raise DependentColumnError(place - self.random)
+        half, _ = _trtrs(lower, right, lower=1)
+        solution, _ = _trtrs(lower, half, lower=1, trans=1)
+        return lower[None], half[None], solution[None]
 
 
-def _each(s: Array) -> Array:
-    """The factor of each of several matrices as `Remainder._one` has it; nan where it fails."""
-    size = s.shape[1] - 1
-    out = np.zeros_like(s)
-    if size:
-        lower = _choleskies(s[:, :size, :size])
-        out[:, :size, :size] = lower
-        fine = ~np.isnan(lower[:, 0, 0])
-        half = np.linalg.solve(lower[fine], s[fine, :size, size:])[..., 0]
-        out[fine, size, :size] = half
-    rest = s[:, size, size] - (out[:, size, :size] ** 2).sum(axis=1)
-    out[:, size, size] = np.sqrt(np.maximum(rest, 0.0))
-    return out
-
-
-def _choleskies(s: Array) -> Array:
+def _each(s: Array, right: Array) -> tuple[Array, Array, Array]:
+    """As `Remainder._one`, of several matrices; nan where one fails."""
     try:
-        return np.asarray(np.linalg.cholesky(s), dtype=np.float64)
+        lower = np.linalg.cholesky(s)
     except np.linalg.LinAlgError:
-        out = np.full_like(s, np.nan)
+        lower = np.full_like(s, np.nan)
         for i, one in enumerate(s):
-            lower, failed = _dpotrf(one, lower=1, clean=1)
+            found, failed = _potrf(one, lower=1)
             if not failed:
-                out[i] = lower
-        return out
-
-
-def _transposed_solve(lower: Array, b: Array) -> Array:
-    """L'^-1 b for b (B, m), one right-hand side each."""
-    if b.shape[1] == 0:
-        return b.copy()
-    if len(lower) == 1:
-        return solve_triangular(lower[0], b[0], lower=True, trans=1)[None]
-    if np.isnan(lower).any():
-        lower = np.where(np.isnan(lower).any(axis=(1, 2), keepdims=True), np.eye(b.shape[1]), lower)
-    out = np.linalg.solve(np.swapaxes(lower, 1, 2), b[..., None])[..., 0]
-    return np.asarray(out, dtype=np.float64)
+                lower[i] = found
+    half, solution = np.full_like(right, np.nan), np.full_like(right, np.nan)
+    fine = ~np.isnan(np.diagonal(lower, axis1=1, axis2=2)).any(axis=1)
+    half[fine] = np.linalg.solve(lower[fine], right[fine, :, None])[..., 0]
+    turned = np.swapaxes(lower[fine], 1, 2)
+    solution[fine] = np.linalg.solve(turned, half[fine, :, None])[..., 0]
+    return np.asarray(lower, dtype=np.float64), half, solution
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,7 @@ class Factorized:
         layout: of the matrix.
         g: (B, Q, Q) cross-products before scaling.
         roots: Lambda of each remaining factor.
-        lower: (B, Q, Q) L, the response's row last.
+        lower: (B, R + p, R + p) L.
         coefficients: (B, Q) b, beta and -1, so that G c = -(what the residual leaves).
         log_det_random, log_det_common: (B,) log det of the two diagonal parts of S.
         residual: (B,) penalised residual sum of squares.
@@ -231,12 +227,10 @@ class Factorized:
         if m == 0:
             return lower.copy()
         if len(lower) == 1:
-            out, _ = _dpotri(lower[0], lower=1)
-            upper = np.triu_indices(m, 1) if m < 2_000 else None
-            if upper is not None:
-                out[upper] = out.T[upper]
-            else:
-                out = np.tril(out) + np.tril(out, -1).T
+            # LAPACK gives the lower triangle, and the upper one is zero.
+            found, _ = _potri(np.array(lower[0], order="F"), lower=1, overwrite_c=1)
+            out = found + found.T
+            out[np.arange(m), np.arange(m)] = np.diagonal(found)
             return out[None]
         half = np.linalg.inv(lower)
         return np.matmul(np.swapaxes(half, 1, 2), half)
@@ -244,12 +238,11 @@ class Factorized:
     def covariance(self, inverse: Array) -> Array:
         """E S^-1 E', (B, Q, Q): of b and beta in units of sigma^2, zero for the response."""
         m, size = inverse.shape[1], self.layout.size
-        out = np.zeros((len(inverse), size, size))
-        out[:, :m, :m] = inverse
         if self.layout.parts:
             swapped = {f: np.swapaxes(root, 1, 2) for f, root in self.roots.items()}
-            out = self.layout.scaled(out, swapped)
-            out = np.swapaxes(self.layout.scaled(np.swapaxes(out, 1, 2), swapped), 1, 2)
+            inverse = self.layout.scaled(inverse, swapped)
+        out = np.zeros((len(inverse), size, size))
+        out[:, :m, :m] = inverse
         return out
 
     def derivatives(self, inverse: Array) -> dict[int, tuple[Array, Array]]:
@@ -263,7 +256,7 @@ class Factorized:
         for part in self.layout.parts:
             k, root = part.width, self.roots[part.factor][0]
             rows = self.g[0, part.place]
-            scaled = self._columns_scaled(rows[:, :m])
+            scaled = self.layout.columns_scaled(rows[:, :m], self.roots)
             blocks = scaled.reshape(part.levels, k, m)
             inverses = inverse[0, part.place].reshape(part.levels, k, m)
             information = np.empty((k, k))
@@ -274,30 +267,13 @@ class Factorized:
             out[part.factor] = (2 * information, -2 * (score.T @ score) @ root)
         return out
 
-    def _columns_scaled(self, rows: Array) -> Array:
-        """Rows times E, for B = 1."""
-        out = rows.copy()
-        for part in self.layout.parts:
-            split = out[:, part.place].reshape(len(out), part.levels, part.width)
-            out[:, part.place] = (split @ self.roots[part.factor][0]).reshape(len(out), -1)
-        return out
-
     def draws(self, sigma: Array, noise: Array) -> Array:
         """(M, Q) draws of b, beta and -1 around the solution, B of 1 or M; noise (M, R + p)."""
-        m = self.layout.size - 1
-        if m == 0:
-            return np.broadcast_to(self.coefficients, (len(noise), 1)).copy()
-        lower = self.lower[:, :m, :m]
-        if len(lower) == 1:
-            u = solve_triangular(lower[0], noise.T, lower=True, trans=1).T
+        if noise.shape[1] == 0:
+            return np.repeat(self.coefficients, len(noise) // len(self.coefficients), axis=0)
+        if len(self.lower) == 1:
+            u = _trtrs(self.lower[0], noise.T, lower=1, trans=1)[0].T
         else:
-            u = _transposed_solve(lower, noise)
-        away = np.concatenate([sigma[:, None] * u, np.zeros((len(noise), 1))], axis=1)
-        if len(lower) == 1:
-            for part in self.layout.parts:
-                split = away[:, part.place].reshape(len(away), part.levels, part.width)
-                turned = split @ self.roots[part.factor][0].T
-                away[:, part.place] = turned.reshape(len(away), -1)
-        else:
-            away = self.layout._unscaled(away, self.roots)
-        return self.coefficients + away
+            u = np.linalg.solve(np.swapaxes(self.lower, 1, 2), noise[..., None])[..., 0]
+        away = self.layout.unscaled(sigma[:, None] * u, self.roots)
+        return self.coefficients + np.concatenate([away, np.zeros((len(away), 1))], axis=1)

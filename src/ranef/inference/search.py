@@ -21,6 +21,7 @@ class Minimum:
 
     Attributes:
         x, value, gradient: of the function there.
+        inverse: (d, d) about the inverse of its second derivatives.
         converged: whether the gradient says that nothing is left to gain.
         evaluations: of the function.
     """
@@ -28,6 +29,7 @@ class Minimum:
     x: Array
     value: float
     gradient: Array
+    inverse: Array
     converged: bool
     evaluations: int
 
@@ -51,7 +53,7 @@ def minimise(
         step = -inverse @ gradient
         slope = float(gradient @ step)
         if -slope < 2 * gain and not (fresh and float(gradient @ gradient) > 1e3 * gain):
-            return Minimum(x, value, gradient, True, evaluations)
+            return Minimum(x, value, gradient, inverse, True, evaluations)
         length, new_value, new_gradient, used = _line(objective, x, step, value, slope)
         evaluations += used
         if length == 0.0:
@@ -71,7 +73,7 @@ def minimise(
             fresh = False
     # Where no step gains anything the rounding of the function has been reached.
     flat = float(gradient @ inverse @ gradient) < max(2 * gain, 1e-10 * abs(value))
-    return Minimum(x, value, gradient, flat, evaluations)
+    return Minimum(x, value, gradient, inverse, flat, evaluations)
 
 
 def _line(

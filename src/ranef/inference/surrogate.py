@@ -36,22 +36,28 @@ class Surrogate:
     def of(cls, points: Array, values: Array, gradients: Array) -> "Surrogate":
         """Through values (m,) and gradients (m, d) of log p at points (m, d).
 
+        A gradient that was not evaluated is nan.
+
         The length is the one under which they are likeliest.
         """
         m, d = points.shape
         observed = np.concatenate(
             [(values + 0.5 * (points**2).sum(axis=1))[:, None], gradients + points], axis=1
         )
+        known = np.isfinite(observed).ravel()
+        told = observed.ravel()[known]
         best: tuple[float, float, Array] | None = None
         for length in _LENGTHS:
-            covariance = _covariance(points, length)
+            covariance = _covariance(points, length)[np.ix_(known, known)]
             factor = cho_factor(covariance + _NOISE * np.diag(np.diagonal(covariance)), lower=True)
-            solved = cho_solve(factor, observed.ravel())
-            scale = max(float(observed.ravel() @ solved) / (m * (1 + d)), 1e-30)
+            solved = cho_solve(factor, told)
+            scale = max(float(told @ solved) / len(told), 1e-30)
             log_det = 2 * np.log(np.diagonal(factor[0])).sum()
-            likelihood = -0.5 * (log_det + m * (1 + d) * np.log(scale))
+            likelihood = -0.5 * (log_det + len(told) * np.log(scale))
             if best is None or likelihood > best[0]:
-                best = (likelihood, length, solved.reshape(m, 1 + d))
+                weights = np.zeros(m * (1 + d))
+                weights[known] = solved
+                best = (likelihood, length, weights.reshape(m, 1 + d))
         assert best is not None
         return cls(points, best[2], best[1])
 
