@@ -19,10 +19,11 @@ from ranef import priors
 from ranef.errors import DataError, OptionError
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
-from ranef.inference.hyper import Explored, explore, peak
+from ranef.inference.hyper import Explored, explore
 from ranef.inference.likelihood import Likelihood
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import Mixed, dependent, read
+from ranef.inference.peak import peak
 from ranef.inference.remainder import DependentColumnError
 
 Array = NDArray[np.float64]
