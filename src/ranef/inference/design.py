@@ -25,7 +25,7 @@ _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
 # Points at which the surrogate is checked each time, draws and further out, and how often.
 _INNER, _OUTER, _CHECKS = 25, 8, 3
 # The root mean square error in nats that passes at either, and that may be relied on.
-_ERRORS, _RELIABLE = (0.1, 0.3), (0.3, 1.0)
+_ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
 
 
 @dataclass(frozen=True)
