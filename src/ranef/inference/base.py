@@ -157,6 +157,7 @@ class Draws:
         later: sites whose draws are large and made only when they are asked for.
         k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
         trace: per-step records, such as the ELBO.
+        statistics: of every draw, by ArviZ's names for them, (chain, draw).
     """
 
     draw: Callable[[], Mapping[str, NDArray]]
@@ -170,6 +171,7 @@ class Draws:
     moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
     later: tuple[str, ...] = ()
     k_hat: float | None = None
+    statistics: Mapping[str, NDArray] = field(default_factory=dict)
 
     def thinned(self, most: int) -> "Draws":
         """The same with at most so many draws of the posterior, evenly spaced, in one chain."""

@@ -25,7 +25,7 @@ _EACH = 2_000_000
 
 
 class Sites(Mapping[str, Array]):
-    """Draws by site, (1, draws, ...); those of group effects are made when first asked for."""
+    """Draws by site, (chain, draw, ...); those of group effects are made when first asked for."""
 
     def __init__(self, ready: Mapping[str, Array], later: "Coefficients") -> None:
         self._ready, self._later = dict(ready), later
@@ -62,11 +62,13 @@ class Coefficients:
         marginal: of the hyperparameters.
         x: (draws, d) draws of them.
         seed: of the coefficients' draws, which do not depend on when they are asked for.
+        chains: that the draws lie in, one after the other.
     """
 
     marginal: Marginal
     x: Array
     seed: int
+    chains: int = 1
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -113,10 +115,14 @@ class Coefficients:
 
     def sites(self, hyper: Mapping[str, Array]) -> Sites:
         """Draws by site, those of the hyperparameters given."""
-        common = np.empty((1, len(self.x), self.marginal.mixed.solver.p))
+        common = np.empty((len(self.x), self.marginal.mixed.solver.p))
         for cell, _, _, values in self._remainders():
-            common[0, cell.members] = values
-        return Sites({**hyper, **common_by_site(self.marginal.mixed, common)}, self)
+            common[cell.members] = values
+        by_chain = common_by_site(self.marginal.mixed, self._by_chain(common))
+        return Sites({**hyper, **by_chain}, self)
+
+    def _by_chain(self, draws: Array) -> Array:
+        return draws.reshape(self.chains, -1, *draws.shape[1:])
 
     def _remainders(self) -> Iterator[tuple]:
         """By cell: its solution, draws of what is not eliminated, and of the common effects."""
@@ -129,20 +135,20 @@ class Coefficients:
 
     @cached_property
     def group_draws(self) -> dict[str, Array]:
-        """Draws of every group effect by site, (1, draws, ...)."""
+        """Draws of every group effect by site, (chain, draw, ...)."""
         mixed = self.marginal.mixed
         products = mixed.solver.products
         draws = [
-            np.empty((1, len(self.x), j, k))
+            np.empty((len(self.x), j, k))
             for j, k in zip(products.levels, products.widths, strict=True)
         ]
         for place, (cell, solution, (sigma, remainder), _) in enumerate(self._remainders()):
             rng = np.random.default_rng([self.seed, 2, place])
             for f, effects in enumerate(solution.effect_draws(rng, sigma, remainder)):
-                draws[f][0, cell.members] = effects
+                draws[f][cell.members] = effects
         out: dict[str, Array] = {}
         for grouping in mixed.groupings:
-            out.update(effects_by_site(grouping, draws[grouping.factor]))
+            out.update(effects_by_site(grouping, self._by_chain(draws[grouping.factor])))
         return out
 
 

@@ -83,15 +83,21 @@ class ScaleCoordinate:
         low, high = self._bounds()
         return (high - low) / (2 + np.exp(-x) + np.exp(x))
 
-    def place(self, value: float) -> float:
+    def inverse(self, value: Any) -> Any:
         """The x of a value."""
         if self.kind == "folded":
-            return float(np.arcsinh(value / self.unit))
+            return np.arcsinh(value / self.unit)
         if self.kind == "log":
-            return float(np.log(value))
+            return np.log(value)
         low, high = self._bounds()
-        share = min(max((value - low) / (high - low), 0.05), 0.95)
-        return float(np.log(share / (1 - share)))
+        return np.log(value - low) - np.log(high - value)
+
+    def place(self, value: float) -> float:
+        """The x at which a search for it begins, which is off the ends of an interval."""
+        if self.kind == "interval":
+            low, high = self._bounds()
+            value = low + (high - low) * min(max((value - low) / (high - low), 0.05), 0.95)
+        return float(self.inverse(value))
 
     def log_prior(self, x: Any) -> tuple[Any, Any]:
         """Log density in x, and its derivative. A point estimate has none."""
@@ -139,6 +145,13 @@ class CorrelationCoordinates:
         for i in range(self.size):
             out[..., i, i] = left[..., i]
         return out
+
+    def inverse(self, cholesky: Array) -> Array:
+        """The coordinates (..., k (k - 1) / 2) of a factor (..., k, k)."""
+        left = 1 - np.cumsum(cholesky**2, axis=-1) + cholesky**2
+        partial = [cholesky[..., i, j] / np.sqrt(left[..., i, j]) for i, j in self.places]
+        edge = 1 - np.finfo(np.float64).epsneg
+        return np.arctanh(np.clip(np.stack(partial, axis=-1), -edge, edge))
 
     def gradient(self, x: Array, by_cholesky: Array) -> Array:
         """The derivatives in x of a function whose derivatives in the factor are given."""
@@ -193,6 +206,12 @@ class Coordinates:
         for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
             out[correlation.name] = correlation.cholesky(x[..., place])
         return out
+
+    def inverse(self, values: Mapping[str, Any]) -> Array:
+        """The x (..., d) of values (...) by site."""
+        parts = [np.asarray(s.inverse(values[s.name]))[..., None] for s in self.scales]
+        parts += [c.inverse(values[c.name]) for c, _ in self.correlations]
+        return np.concatenate(parts, axis=-1)
 
     def log_prior(self, x: Array) -> tuple[Array, Array]:
         """Log density (...) of x (..., d), Jacobian included, and its derivative (..., d)."""

@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ranef import priors
-from ranef.errors import DataError, OptionError
+from ranef.errors import OptionError
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.hyper import Explored, explore
 from ranef.inference.likelihood import Likelihood
 from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import Mixed, dependent, read
+from ranef.inference.mixed import dependent, read, refuse_without_residual
 from ranef.inference.peak import peak
 from ranef.inference.remainder import DependentColumnError
 
 Array = NDArray[np.float64]
-
-# A spread below this share of the response's size is its rounding; a residual sum of squares
-# below this share of the total is that of the cross-products.
-_ROUNDING, _FITTED = 1e-11, 1e-13
 
 
 class Exact(Method):
@@ -146,30 +142,6 @@ def _without_points(
     values = coordinates.values(base)
     names = [coordinates.scales[i].name for i in points]
     return _Target(marginal, free, base), {name: values[name] for name in names}
-
-
-def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
-    """Where nothing is left for sigma its posterior is a spike at zero.
-
-    Raises:
-        DataError: for a constant response, and for one that the common effects fit exactly.
-    """
-    if not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed):
-        return
-    advice = f"fix {mixed.sigma}, as in priors={{'{mixed.sigma}': 1.0}}"
-    normal = problem.normal()
-    value = normal.value if normal is not None else np.zeros(1)
-    size = float(np.abs(value).max())
-    if float(np.ptp(value)) <= _ROUNDING * size:
-        raise DataError(
-            f"the response is {value[0]:g} in every row, so nothing tells the residual's spread; "
-            f"{advice}"
-        )
-    if mixed.total > 0 and mixed.least_residual <= _FITTED * mixed.total:
-        raise DataError(
-            f"the common effects fit the response exactly, so nothing tells the residual's spread; "
-            f"leave some out, or {advice}"
-        )
 
 
 def _message(found: Explored, draws: int) -> str:

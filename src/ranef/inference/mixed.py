@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef import priors
 from ranef.errors import DataError, OptionError
 from ranef.inference.base import Problem
 from ranef.inference.crossproducts import Factor, Rows, cross_products
@@ -25,6 +26,9 @@ Array = NDArray[np.float64]
 _LARGEST = 1e140
 # The smallest eigenvalue of the correlations of the columns of a factor, about zero.
 _TOLD_APART = 1e-8
+# A spread below this share of the response's size is its rounding; a residual sum of squares
+# below this share of the total is that of the cross-products.
+_ROUNDING, _FITTED = 1e-11, 1e-13
 
 
 @dataclass(frozen=True)
@@ -259,6 +263,30 @@ def _refuse_indistinct(grouping: Grouping, own: Array) -> None:
         raise DataError(
             f"the columns of ({grouping.label}) can hardly be told apart, as those of 1 + x cannot "
             "where x is far from zero for its spread; centre them, as in (1 + center(x) | g)"
+        )
+
+
+def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
+    """Where nothing is left for sigma its posterior is a spike at zero.
+
+    Raises:
+        DataError: for a constant response, and for one that the common effects fit exactly.
+    """
+    if not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed):
+        return
+    advice = f"fix {mixed.sigma}, as in priors={{'{mixed.sigma}': 1.0}}"
+    normal = problem.normal()
+    value = normal.value if normal is not None else np.zeros(1)
+    size = float(np.abs(value).max())
+    if float(np.ptp(value)) <= _ROUNDING * size:
+        raise DataError(
+            f"the response is {value[0]:g} in every row, so nothing tells the residual's spread; "
+            f"{advice}"
+        )
+    if mixed.total > 0 and mixed.least_residual <= _FITTED * mixed.total:
+        raise DataError(
+            f"the common effects fit the response exactly, so nothing tells the residual's spread; "
+            f"leave some out, or {advice}"
         )
 
 
