@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ranef import priors, registry
+from ranef.check import Check, check
 from ranef.criticism import Criticism
 from ranef.equation import plain
 from ranef.errors import DataError, OptionError, whole_number
@@ -114,6 +115,9 @@ class Fit:
             "observed_data": self._criticism.observed(),
             "constant_data": self._criticism.sizes(),
         }
+        if self.draws.statistics:
+            each = {n: (("chain", "draw"), v) for n, v in self.draws.statistics.items()}
+            groups["sample_stats"] = xr.Dataset(each)
         if self.draws.trace:
             steps = {name: ("step", value) for name, value in self.draws.trace.items()}
             groups["optimization"] = xr.Dataset(steps)
@@ -194,6 +198,10 @@ class Fit:
     def equations(self) -> list[str]:
         """The model on paper, a subscript as ``_{...}``."""
         return [plain(line) for line in self.program.equations(self.training.state)]
+
+    def check(self) -> Check:
+        """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust"."""
+        return check(self._known)
 
     # The likelihood
 

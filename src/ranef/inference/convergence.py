@@ -68,6 +68,6 @@ def energy_fractions(energy: NDArray) -> NDArray[np.float64]:
 
 def _statistics() -> Any:
     """Imported when it is needed: it takes longer to load than a small model to fit."""
-    from arviz_stats.base import array_stats
+    from arviz_stats.base.array import array_stats
 
     return array_stats

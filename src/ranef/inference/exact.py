@@ -8,14 +8,14 @@ them come from their exact conditional.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ranef import priors
+from ranef import priors, registry
 from ranef.errors import OptionError
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
@@ -56,6 +56,8 @@ class Exact(Method):
             raise dependent(mixed, error) from None
         finally:
             bar.close()
+        if not (found.found and found.reliable) and not points and mixed.solver.is_affordable:
+            return _by_nuts(problem, found, seed=seed, draws=draws, progress=progress)
         x = target.whole(found.x)
         coefficients = Coefficients(marginal, x, seed)
         sites = marginal.coordinates.values(x)
@@ -142,6 +144,14 @@ def _without_points(
     values = coordinates.values(base)
     names = [coordinates.scales[i].name for i in points]
     return _Target(marginal, free, base), {name: values[name] for name in names}
+
+
+def _by_nuts(problem: Problem, found: Explored, *, seed: int, draws: int, progress: bool) -> Draws:
+    """Chains where the proposal could not follow the posterior of the scales."""
+    nuts: Method = registry.load("method", "nuts")()
+    result = nuts.run(problem, seed=seed, draws=draws, progress=progress)
+    why = f"k-hat {found.k_hat:.2f} of the importance weights is over its threshold, so nuts drew"
+    return replace(result, message=f"{why} the scales: {result.message}")
 
 
 def _message(found: Explored, draws: int) -> str:

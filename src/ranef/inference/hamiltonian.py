@@ -9,7 +9,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ _DENSE = 60
 _JITTER = (0.5, 0.1, 0.01, 0.0)
 
 
+@runtime_checkable
 class Density(Protocol):
     """What is drawn from.
 
@@ -100,10 +101,21 @@ def sample(
     dense = start.size <= _DENSE
     kernel = NUTS(model, dense_mass=dense, target_accept_prob=target_accept)
     jitter_key, chain_key = jax.random.split(key)
-    starts = _starts(density, data, jitter_key, chains)
     begin = jax.jit(lambda key, z, data: kernel.init(key, tune, {"z": z}, (data,), {}))
+
+    def state_near(key: Array, noise: Array) -> Any:
+        for spread in _JITTER:
+            state = begin(key, start + spread * noise, data)
+            if np.isfinite(state.potential_energy) and np.isfinite(state.z_grad["z"]).all():
+                return state
+        raise DataError(
+            "nuts cannot start, because the density is not finite there; check the scale of the "
+            "columns and the priors"
+        )
+
+    noise = jax.random.normal(jitter_key, (chains, *start.shape))
     keys = jax.random.split(chain_key, chains)
-    states = [begin(k, z, data) for k, z in zip(keys, starts, strict=True)]
+    states = [state_near(k, away) for k, away in zip(keys, noise, strict=True)]
 
     def steps(state: Any, data: Any) -> tuple[Any, tuple]:
         def step(state: Any, _: None) -> tuple[Any, tuple]:
@@ -142,25 +154,3 @@ def sample(
     names = ("diverging", "energy", "acceptance_rate", "n_steps")
     values = (diverging, energy, acceptance, count)
     return Chains(z, dict(zip(names, values, strict=True)))
-
-
-def _starts(density: Density, data: Any, key: Array, chains: int) -> list[Array]:
-    """Places around the start at which the density and its gradient are finite."""
-    start = density.start
-
-    @jax.jit
-    def is_finite(z: Array, data: Any) -> Array:
-        value, gradient = jax.value_and_grad(density.log_density)(z, data)
-        return jnp.isfinite(value) & jnp.isfinite(gradient).all()
-
-    out = []
-    for noise in jax.random.normal(key, (chains, *start.shape)):
-        places = (start + spread * noise for spread in _JITTER)
-        place = next((z for z in places if is_finite(z, data)), None)
-        if place is None:
-            raise DataError(
-                "nuts cannot start, because the density is not finite there; check the scale of "
-                "the columns and the priors"
-            )
-        out.append(place)
-    return out

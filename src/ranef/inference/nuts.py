@@ -3,12 +3,11 @@
 Where the responses are normal and the terms linear the coefficients are integrated out, as
 the exact method does but through a likelihood of its own: the chains run over the few scales
 and correlations, and coefficients are drawn from their exact conditional. Elsewhere the chains
-run over everything, common effects whitened and group effects non-centred,
-
-    b_j = mean + L eta_j,   eta_j ~ N(0, I),   L L' = Sigma.
+run over everything, common effects whitened and group effects non-centred where their rows say
+little of them (``centring``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from ranef import priors
 from ranef.errors import OptionError, whole_number
 from ranef.inference import guide as guides
 from ranef.inference.base import Draws, Latent, Method, Problem, sites_of
+from ranef.inference.centring import Centring, centrings
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.collapsed import Collapsed
 from ranef.inference.convergence import Convergence, convergence
@@ -101,20 +101,23 @@ class NoUTurn(Method):
 
 @dataclass(frozen=True)
 class Sampled:
-    """The density of everything, common effects whitened and group effects non-centred.
+    """The density of everything, common effects whitened and group effects partly centred.
 
     Attributes:
         problem: the model and its rows.
-        guide: what places z.
+        guide: what places z, but for the coefficients of levels.
+        centrings: what places these.
     """
 
     problem: Problem
     guide: guides.Guide
+    centrings: Sequence[Centring]
     about = "of all parameters"
 
     @classmethod
     def of(cls, problem: Problem, latents: Mapping[str, Latent]) -> "Sampled":
-        return cls(problem, guides.build("structured", latents, problem))
+        guide = guides.build("structured", latents, problem)
+        return cls(problem, guide, centrings(problem, latents))
 
     @property
     def start(self) -> Array:
@@ -124,29 +127,27 @@ class Sampled:
     def data(self) -> Any:
         return jax.tree.map(jnp.asarray, self.problem.data)
 
-    def _constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
+    def constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
         """Values of the sites, and log |d site / d z| up to a constant."""
         values, log_det = self.guide.constrain(self.guide.place(z))
         noise = self.guide.split(z)
-        for block in self.problem.blocks(values).values():
-            if block.codes is None:
-                continue
+        blocks = self.problem.blocks(values)
+        for centring in self.centrings:
+            block = blocks[centring.label]
             parts = [noise[name].reshape(block.levels, -1) for name, _ in block.sites]
-            factor = jnp.asarray(block.factor)
             eta = jnp.concatenate(parts, axis=1)
-            effects = block.mean + (eta @ factor.T if factor.ndim == 2 else eta * factor)
-            diagonal = jnp.diagonal(factor) if factor.ndim == 2 else factor
-            log_det += block.levels * jnp.log(diagonal).sum()
+            effects, own = centring.effects(eta, _root(block), values)
             values |= _by_site(block, effects)
+            log_det += own
         return values, log_det
 
     def log_density(self, z: Array, data: Any) -> Array:
-        values, log_det = self._constrained(z)
+        values, log_det = self.constrained(z)
         return log_density(self.problem.run, (data, self.problem.n), {}, values)[0] + log_det
 
     def values(self, z: NDArray) -> dict[str, NDArray]:
         """Draws of the sites, (chain, draw, ...)."""
-        found = jax.jit(jax.vmap(jax.vmap(lambda z: self._constrained(z)[0])))(jnp.asarray(z))
+        found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
     def completed(self, found: Draws, values: Mapping[str, NDArray], seed: int) -> Draws:
@@ -192,7 +193,7 @@ class Integrated:
     def data(self) -> Any:
         return jax.tree.map(jnp.asarray, self.collapsed.data)
 
-    def _constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
+    def constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
         separate = ravel_pytree([latent.start for latent in self.latents.values()])[1]
         values, log_det = {}, jnp.zeros(())
         for (name, latent), own in zip(self.latents.items(), separate(z), strict=True):
@@ -201,7 +202,7 @@ class Integrated:
         return values, log_det
 
     def log_density(self, z: Array, data: Any) -> Array:
-        values, log_det = self._constrained(z)
+        values, log_det = self.constrained(z)
         mixed = self.collapsed.mixed
         seeded = numpyro.handlers.seed(self.problem.run, 0)
         program = numpyro.handlers.substitute(seeded, data={**self.given, **values})
@@ -223,7 +224,7 @@ class Integrated:
 
     def values(self, z: NDArray) -> dict[str, NDArray]:
         """Draws of the scales and correlations, (chain, draw, ...)."""
-        found = jax.jit(jax.vmap(jax.vmap(lambda z: self._constrained(z)[0])))(jnp.asarray(z))
+        found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
     def completed(self, found: Draws, values: Mapping[str, NDArray], seed: int) -> Draws:
