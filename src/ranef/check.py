@@ -138,7 +138,7 @@ def _boundaries(posterior: Posterior) -> Iterator[Symptom]:
             posterior.training.state.priors.get(name), priors.Fixed | priors.PointEstimate
         ):
             continue
-        low, middle = np.quantile(posterior.values[name], [0.05, 0.5])
+        low, middle = np.quantile(posterior.draws.sites[name], [0.05, 0.5])
         if low < _AT_ZERO * middle:
             yield Symptom(
                 f"{name} may be zero (5% of its posterior lies below {low:.2g})",

@@ -4,13 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ranef import registry
+from ranef import registry, streaming
 from ranef.errors import OptionError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
 from ranef.priors import Prior, checked
 from ranef.program import Program, Training
-from ranef.tables import read
+from ranef.tables import batches, read
 
 
 class Model:
@@ -54,7 +54,7 @@ class Model:
 
     def priors_for(self, data: Any) -> dict[str, Prior]:
         """The prior of every parameter on this table, given or default."""
-        return dict(self._learn(data).state.priors)
+        return dict(self._learn(data, streams=True).state.priors)
 
     def fit(
         self,
@@ -70,12 +70,15 @@ class Model:
         Args:
             data: a pandas, polars or pyarrow table, a dict of arrays, or a path to CSV or
                 Parquet. Rows with a gap in a used column are dropped; `Fit.rows` counts them.
-            method: "svi", or "auto" to let the model choose.
+                The exact method reads Parquet of more than a million rows in batches and keeps
+                a sample; other methods read all rows.
+            method: "exact", "nuts", "svi", or "auto" to let the model choose.
             seed: the same seed gives the same bytes on the same machine and versions.
-            draws: of the posterior.
+            draws: of the posterior, in each chain.
             progress: whether to show a bar on standard error.
             options: of the method. svi: guide ("structured" or "meanfield"), optimizer (any
-                of optax), samples, steps, batch_size.
+                of optax), samples, steps, batch_size. nuts: chains, tune, target_accept,
+                coefficients ("integrated" or "sampled").
 
         Raises:
             RanefError: one of its kinds, with one sentence that says what is wrong and what
@@ -85,7 +88,7 @@ class Model:
         chosen, why = self._choose(method)
         runner = registry.load("method", chosen)(**options)
         began = time.perf_counter()
-        training = self._learn(data)
+        training = self._learn(data, streams=runner.streams, progress=progress)
         result = runner.run(
             self.program.problem(training), seed=seed, draws=draws, progress=progress
         )
@@ -96,6 +99,10 @@ class Model:
             return method, "it was asked for"
         return "svi", "it fits every family and term there is"
 
-    def _learn(self, data: Any) -> Training:
+    def _learn(self, data: Any, *, streams: bool = False, progress: bool = False) -> Training:
         program = self.program
+        needs = list(program.needs())
+        source = batches(data, needs, program.missing) if streams else None
+        if source is not None:
+            return streaming.learn(program, source, progress=progress)
         return program.learn(read(data, list(program.needs()), program.missing))

@@ -5,7 +5,7 @@
 `Program` is what the formula says; `State` is what the training rows add to it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax import Array
+from numpy.typing import NDArray
 
 from ranef import registry, sites
 from ranef.equation import Line, Sub, joined
@@ -21,7 +22,7 @@ from ranef.errors import ColumnError, FormulaError, OptionError
 from ranef.families.base import INVERSE_LINKS, Family, FamilyParameter, ResponseDesign
 from ranef.formula import Formula
 from ranef.frame import Frame, Rows, complete
-from ranef.inference.base import Problem
+from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.priors import Prior, allowed
 from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Variable
@@ -64,6 +65,8 @@ class Training:
         rows: what became of the rows of the table.
         sample: the used rows as they were read, or evenly spaced ones where there are many:
             for pictures, and for what is typical of a column.
+        stream: where the rows are too many to be held, goes through all of them in batches;
+            `designs` and `response` are then those of `sample`.
     """
 
     state: State
@@ -71,6 +74,19 @@ class Training:
     response: ResponseDesign
     rows: Rows
     sample: Frame
+    stream: Callable[[], Iterator[tuple[Designs, ResponseDesign]]] | None = None
+
+    @property
+    def held(self) -> int:
+        """How many rows `designs` and `response` have."""
+        return len(self.response.value)
+
+    def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
+        """Every row that is used, in batches."""
+        if self.stream is None:
+            yield self.designs, self.response
+        else:
+            yield from self.stream()
 
 
 class Program:
@@ -152,22 +168,47 @@ class Program:
             DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
         """
         frame, rows = complete(frame, self.needs())
-        family = self.family.finish(self.family.scan(None, frame))
-        response = self.family.design(family, frame)
-        family = self.family.measured(family, self.family.measure(None, response))
-        states: dict[str, Any] = {}
-        for _, term in self.all_terms():
-            state = term.finish(term.scan(None, frame))
-            columns = term.columns(term.design(state, frame))
-            if columns.size:
-                state = term.measured(state, Moments().add(columns).measures())
-            states[term.label] = state
+        state = self.learned([frame])
+        return Training(
+            state,
+            self.designs(state, frame),
+            self.family.design(state.family, frame),
+            rows,
+            frame.take(evenly(frame.n)),
+        )
+
+    def learned(self, frames: Iterable[Frame]) -> State:
+        """What batches of complete rows say; they are gone through twice.
+
+        Raises:
+            DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
+        """
+        terms = [term for _, term in self.all_terms()]
+        seen: list[Any] = [None] * len(terms)
+        response: Any = None
+        for frame in frames:
+            response = self.family.scan(response, frame)
+            seen = [term.scan(a, frame) for term, a in zip(terms, seen, strict=True)]
+        family = self.family.finish(response)
+        states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
+        moments = {term.label: Moments() for term in terms}
+        measure: Any = None
+        for frame in frames:
+            measure = self.family.measure(measure, self.family.design(family, frame))
+            for term in terms:
+                columns = term.columns(states[term.label], frame)
+                if columns.size:
+                    moments[term.label] = moments[term.label].add(columns)
+        family = self.family.measured(family, measure)
+        for term in terms:
+            if moments[term.label].n:
+                measures = moments[term.label].measures()
+                states[term.label] = term.measured(states[term.label], measures)
         scales = {p.name: self.family.predictor_scale(family, p) for p in self.family.parameters}
         priors = self._priors(states, family, scales)
         state = State(states, family, priors, scales)
         self.variables(state)  # refuses names that clash
-        sample = frame.take(np.unique(np.linspace(0, frame.n - 1, SAMPLE).astype(np.int64)))
-        return Training(state, self.designs(state, frame), response, rows, sample)
+        return state
 
     def _priors(
         self, states: Mapping[str, Any], family: Any, scales: Mapping[str, Scale]
@@ -211,13 +252,17 @@ class Program:
 
         data = (training.designs, training.response)
 
-        def structure() -> dict[str, LinearBlock | None]:
+        def structure(designs: Designs) -> dict[str, LinearBlock | None]:
             return {
                 term.label: term.structure(
-                    state.terms[term.label], training.designs[term.label], state.priors
+                    state.terms[term.label], designs[term.label], state.priors
                 )
                 for _, term in self.all_terms()
             }
+
+        def parts() -> Iterator[Part]:
+            for designs, response in training.parts():
+                yield Part(self.family.normal(response), structure(designs))
 
         return Problem(
             run,
@@ -227,7 +272,8 @@ class Program:
             state.family.scale.spread,
             self.family.name,
             lambda: self.family.normal(training.response),
-            structure,
+            lambda: structure(training.designs),
+            parts,
             {term.label: parameter.name for parameter, term in self.all_terms()},
             self.family.parameters[0].name,
             state.priors,
@@ -355,6 +401,11 @@ class Program:
         for _, term in self.all_terms():
             out.update(term.derived(state.terms[term.label], values))
         return out
+
+
+def evenly(n: int) -> NDArray[np.int64]:
+    """Places of the rows of the sample among n."""
+    return np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
 
 
 def _clash(name: str) -> ColumnError:

@@ -5,7 +5,7 @@ How to add one: a class with `run` in a file of its own under ``inference/``, an
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -40,6 +40,8 @@ class Problem:
         normal: the response as a normal one, None where the family is not.
         structure: the linear blocks at unit scales, in NumPy, None for a term that is not
             linear.
+        parts: goes through all rows in batches; `data`, `normal` and `structure` have only some
+            of them where there are too many to be held.
         predicts: label of each term to the family parameter that it predicts.
         location: the family parameter that is the mean.
         priors: of every parameter that takes one.
@@ -53,9 +55,18 @@ class Problem:
     family: str
     normal: Callable[[], Normal | None]
     structure: Callable[[], Mapping[str, LinearBlock | None]]
+    parts: Callable[[], Iterator["Part"]]
     predicts: Mapping[str, str]
     location: str
     priors: Mapping[str, Prior]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A batch of rows: the response as a normal one, or None, and the blocks at unit scales."""
+
+    normal: Normal | None
+    blocks: Mapping[str, LinearBlock | None]
 
 
 @dataclass(frozen=True)
@@ -200,6 +211,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
+    # Whether it goes through the rows by `Problem.parts` alone, so that they need not be held.
+    streams: ClassVar[bool] = False
 
     def likelihood(self, problem: Problem) -> Any:
         """The likelihood criterion of the problem, with `deviance` and `maximum`.

@@ -94,8 +94,9 @@ def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[Centring]
             response[:, 0] = normal.value - columns @ beta
             if normal.weights is not None:
                 z = z * normal.weights[:, None]
-        sums = [_by_level(block, z, right) for right in (block.columns, columns, response)]
-        out.append(Centring(label, *sums[:2], sums[2][..., 0], common, spread))
+        own = _by_level(block, z, np.asarray(block.columns))
+        cross, pull = _by_level(block, z, columns), _by_level(block, z, response)[..., 0]
+        out.append(Centring(label, own, cross, pull, common, spread))
     return out
 
 

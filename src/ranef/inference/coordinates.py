@@ -209,7 +209,7 @@ class Coordinates:
 
     def inverse(self, values: Mapping[str, Any]) -> Array:
         """The x (..., d) of values (...) by site."""
-        shape = np.shape(next(iter(values.values()), ()))
+        shape = np.shape(next(iter(values.values()), 0.0))
         parts = [np.zeros((*shape, 0))] if not self.size else []
         parts += [np.asarray(s.inverse(values[s.name]))[..., None] for s in self.scales]
         parts += [c.inverse(values[c.name]) for c, _ in self.correlations]

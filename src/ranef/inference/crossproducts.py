@@ -85,12 +85,18 @@ class Centre:
     response: Array
 
     @classmethod
-    def of(cls, rows: Rows) -> "Centre":
-        """The means of the batch, for predictors that have a constant column."""
+    def of(cls, rows: Rows, varying: frozenset[int] = frozenset()) -> "Centre":
+        """The means of the batch, for predictors that have a constant column.
+
+        Args:
+            rows: the first batch.
+            varying: columns that are constant in it and not in all others.
+        """
         y, x = _two_dimensional(rows.response), rows.common
         predictor = _predictor(rows.predictor, x.shape[1])
         constant = np.full(y.shape[1], -1)
         steady = (x == x[:1]).all(axis=0) & (x[0] != 0) if len(x) else np.zeros(x.shape[1], bool)
+        steady[list(varying)] = False
         for j in np.flatnonzero(steady)[::-1]:
             constant[predictor[j]] = j
         known = constant >= 0

@@ -33,6 +33,7 @@ class Exact(Method):
     """Gaussian responses and terms linear in their coefficients; it has no options."""
 
     name = "exact"
+    streams = True
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         mixed = read(problem, self.name)

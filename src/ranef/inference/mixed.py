@@ -5,6 +5,7 @@
 Terms that vary by the same levels are one vector-valued factor.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.errors import DataError, OptionError
-from ranef.inference.base import Problem
-from ranef.inference.crossproducts import Factor, Rows, cross_products
+from ranef.inference.base import Part, Problem
+from ranef.inference.crossproducts import Centre, CrossProducts, Factor, Rows, cross_products
 from ranef.inference.pwls import PWLS
 from ranef.inference.remainder import DependentColumnError
 from ranef.terms.base import LinearBlock
@@ -75,6 +76,7 @@ class Mixed:
         n: rows.
         log_weights: sum of the logarithms of the weights.
         total: weighted sum of squares of the response about its mean.
+        span: the smallest and the largest response.
     """
 
     solver: PWLS
@@ -87,6 +89,7 @@ class Mixed:
     n: int
     log_weights: float
     total: float
+    span: tuple[float, float]
 
     def roots(self, of: Sequence[Array]) -> list[Array]:
         """The root of each factor, (..., k, k), from the root of each grouping."""
@@ -127,14 +130,75 @@ def read(problem: Problem, method: str) -> Mixed:
         OptionError: naming the family, term or prior that is not of this form.
         DataError: for columns that are too large, or too far from zero to be told apart.
     """
-    normal = problem.normal()
+    varying: set[int] = set()
+    while True:
+        try:
+            return _compressed(problem, method, frozenset(varying))
+        except _VaryingError as error:
+            varying.add(error.column)
+
+
+class _VaryingError(Exception):
+    """A column that was constant in the first batch, and is not in a later one."""
+
+    def __init__(self, column: int) -> None:
+        super().__init__(column)
+        self.column = column
+
+
+def _compressed(problem: Problem, method: str, varying: frozenset[int]) -> Mixed:
+    """The sums over all batches, centred as the first one is.
+
+    Args:
+        problem: the model and its rows.
+        method: for messages.
+        varying: columns that are not constant, although the first batch says so.
+    """
+    products: CrossProducts | None = None
+    layout: tuple | None = None
+    low, high = math.inf, -math.inf
+    for part in problem.parts():
+        layout, rows = _rows(part, problem, method)
+        if products is None:
+            products = cross_products(rows, Centre.of(rows, varying))
+        else:
+            centre = products.centre
+            for place, value in zip(centre.constant, centre.value, strict=True):
+                if place >= 0 and (rows.common[:, place] != value).any():
+                    raise _VaryingError(int(place))
+            products = products + cross_products(rows, centre)
+        value = np.asarray(part.normal.value if part.normal else 0.0)
+        low, high = min(low, float(value.min())), max(high, float(value.max()))
+    if products is None or layout is None:
+        raise DataError("there are no rows to fit")
+    common, shapes, mean, precision, groupings, sigma = layout
+    for grouping in groupings:
+        _refuse_indistinct(grouping, products.own[grouping.factor])
+    return Mixed(
+        PWLS(products),
+        groupings,
+        common,
+        shapes,
+        mean,
+        precision,
+        sigma,
+        problem.n,
+        products.log_weights,
+        float(products.common[-1, -1]),
+        (low, high),
+    )
+
+
+def _rows(part: Part, problem: Problem, method: str) -> tuple[tuple, Rows]:
+    """A batch as the solver takes it, and what `Mixed` says of it: the same for every batch."""
+    normal = part.normal
     if normal is None:
         raise OptionError(
             f"method {method!r} takes gaussian responses, and the family is {problem.family}; "
             "use method='svi'"
         )
-    blocks: dict[str, LinearBlock] = {}
-    for label, block in problem.structure().items():
+    parts: list[tuple[str, LinearBlock, Array]] = []
+    for label, block in part.blocks.items():
         if problem.predicts[label] != problem.location:
             raise OptionError(
                 f"method {method!r} takes one {problem.predicts[label]} for all rows, and the "
@@ -146,10 +210,6 @@ def read(problem: Problem, method: str) -> Mixed:
                 f"method {method!r} takes terms that are linear in their coefficients, and "
                 f"{label} is not; use method='svi'"
             )
-        blocks[label] = block
-    value = np.asarray(normal.value, dtype=np.float64)
-    parts: list[tuple[str, LinearBlock, Array]] = []
-    for label, block in blocks.items():
         columns = np.asarray(block.columns, dtype=np.float64)
         largest = float(np.abs(columns).max(initial=0.0))
         if largest > _LARGEST:
@@ -158,35 +218,22 @@ def read(problem: Problem, method: str) -> Mixed:
                 "the column, as in scale(x)"
             )
         parts.append((label, block, columns))
+    value = np.asarray(normal.value, dtype=np.float64)
     shared = [part for part in parts if part[1].codes is None]
-    common, shapes, columns, mean, precision, known = _common(shared, problem, method)
+    common, shapes, columns, mean, precision, known = _common(shared, len(value), problem, method)
     factors, groupings = _factors([part for part in parts if part[1].codes is not None])
-    products = cross_products(Rows(value - known, columns, factors, normal.weights))
-    for grouping in groupings:
-        _refuse_indistinct(grouping, products.own[grouping.factor])
-    solver = PWLS(products)
-    return Mixed(
-        solver,
-        tuple(groupings),
-        common,
-        shapes,
-        mean,
-        precision,
-        normal.sigma,
-        problem.n,
-        products.log_weights,
-        float(products.common[-1, -1]),
-    )
+    rows = Rows(value - known, columns, factors, normal.weights)
+    return (common, shapes, mean, precision, tuple(groupings), normal.sigma), rows
 
 
 def _common(
-    parts: Sequence[tuple[str, LinearBlock, Array]], problem: Problem, method: str
+    parts: Sequence[tuple[str, LinearBlock, Array]], n: int, problem: Problem, method: str
 ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[int, ...], ...], Array, Array, Array, Array]:
     """Sites, their shapes, columns, prior means and precisions; and what is known of eta."""
     sites: list[tuple[str, int]] = []
     shapes: list[tuple[int, ...]] = []
     columns, means, sds = [], [], []
-    known = np.zeros(problem.n)
+    known = np.zeros(n)
     for _, block, x in parts:
         if not block.gaussian:
             name = next(name for name, _ in block.sites if not _is_normal(problem, name))
@@ -207,7 +254,7 @@ def _common(
         means.append(np.where(np.isfinite(factor), mean, 0.0)[~fixed])
         sds.append(factor[~fixed])
     if not columns:
-        return (), (), np.zeros((problem.n, 0)), np.zeros(0), np.zeros(0), known
+        return (), (), np.zeros((n, 0)), np.zeros(0), np.zeros(0), known
     return (
         tuple(sites),
         tuple(shapes),
@@ -228,9 +275,8 @@ def _factors(
     """Terms by the same levels as one factor."""
     shared: list[list[tuple[str, LinearBlock, Array]]] = []
     for part in parts:
-        codes, levels = part[1].codes, part[1].levels
         for group in shared:
-            if group[0][1].levels == levels and np.array_equal(group[0][1].codes, codes):
+            if group[0][1].grouping == part[1].grouping:
                 group.append(part)
                 break
         else:
@@ -275,12 +321,10 @@ def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
     if not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed):
         return
     advice = f"fix {mixed.sigma}, as in priors={{'{mixed.sigma}': 1.0}}"
-    normal = problem.normal()
-    value = normal.value if normal is not None else np.zeros(1)
-    size = float(np.abs(value).max())
-    if float(np.ptp(value)) <= _ROUNDING * size:
+    low, high = mixed.span
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):
         raise DataError(
-            f"the response is {value[0]:g} in every row, so nothing tells the residual's spread; "
+            f"the response is {low:g} in every row, so nothing tells the residual's spread; "
             f"{advice}"
         )
     if mixed.total > 0 and mixed.least_residual <= _FITTED * mixed.total:

@@ -7,6 +7,7 @@ run over everything, common effects whitened and group effects non-centred where
 little of them (``centring``).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,7 +85,7 @@ class NoUTurn(Method):
             int(np.sum(chains.statistics.get("n_steps", 0))),
             statistics=chains.statistics,
         )
-        return density.completed(found, values, seed)
+        return density.completed(found, values, chains.z.shape[:2], seed)
 
     def _integrated(self, problem: Problem, latents: Mapping[str, Latent]) -> "Integrated | None":
         """None where there is no closed form, or it is not to be used."""
@@ -150,7 +151,9 @@ class Sampled:
         found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
-    def completed(self, found: Draws, values: Mapping[str, NDArray], seed: int) -> Draws:
+    def completed(
+        self, found: Draws, values: Mapping[str, NDArray], shape: tuple[int, ...], seed: int
+    ) -> Draws:
         return found
 
 
@@ -227,7 +230,9 @@ class Integrated:
         found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
-    def completed(self, found: Draws, values: Mapping[str, NDArray], seed: int) -> Draws:
+    def completed(
+        self, found: Draws, values: Mapping[str, NDArray], shape: tuple[int, ...], seed: int
+    ) -> Draws:
         """The same with draws of the coefficients, given those of the scales.
 
         Raises:
@@ -236,7 +241,9 @@ class Integrated:
         mixed = self.collapsed.mixed
         marginal = Marginal.of(mixed, self.problem.priors, self.problem.spread)
         x = marginal.coordinates.inverse(values)
-        coefficients = Coefficients(marginal, x.reshape(-1, x.shape[-1]), seed, len(x))
+        x = np.broadcast_to(x, (*shape, x.shape[-1]))
+        flat = x.reshape(math.prod(shape), x.shape[-1])
+        coefficients = Coefficients(marginal, flat, seed, shape[0])
         try:
             draws = coefficients.sites(values)
         except DependentColumnError as error:
@@ -286,7 +293,7 @@ def _message(
     )
     if np.isfinite(how.r_hat):
         text += f"R-hat {how.r_hat:.3f} at most, "
-    text += f"{how.ess:,.0f} effective draws at least"
+    text += f"{how.ess:,.0f} effective draws at least" if np.isfinite(how.ess) else "no scales"
     if diverging:
         text += f", {diverging:,} divergences"
     if not how.mixed:

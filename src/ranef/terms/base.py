@@ -87,7 +87,10 @@ class Variable:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["columns", "codes", "mean", "factor"],
-    meta_fields=["levels", "gaussian", "sites", "shapes", "scales", "cholesky", "correlation"],
+    meta_fields=[
+        *("levels", "gaussian", "sites", "shapes"),
+        *("scales", "grouping", "cholesky", "correlation"),
+    ],
 )
 @dataclass(frozen=True)
 class LinearBlock:
@@ -104,6 +107,7 @@ class LinearBlock:
         sites: the sites that hold the columns of b in order, with how many each holds.
         shapes: the shape of each of these sites, for one level.
         scales: the sites that hold the sd of each column, where it is a parameter.
+        grouping: the name of the grouping, where codes is not None.
         cholesky: the site that holds the Cholesky factor of their correlations; "" for none.
             factor = diag(scales) cholesky.
         correlation: the parameter that takes the prior of the correlations.
@@ -118,6 +122,7 @@ class LinearBlock:
     sites: tuple[tuple[str, int], ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
     scales: tuple[str, ...] = ()
+    grouping: str = ""
     cholesky: str = ""
     correlation: str = ""
 
@@ -147,8 +152,8 @@ class Replay:
 class Term(ABC):
     """One summand of a predictor.
 
-    The order of calls: `scan` each batch of training rows, `finish`, `design` and
-    `columns` of each batch to be measured, `measured`; then `parameters` for the default
+    The order of calls: `scan` each batch of training rows, `finish`, `columns` of each batch
+    to be measured, `measured`; then `parameters` for the default
     priors, and `sample` within the NumPyro program. `state` is what `finish` learned;
     the term itself keeps none.
 
@@ -182,7 +187,7 @@ class Term(ABC):
     def design(self, state: Any, frame: Frame) -> Design:
         """What the program needs of the rows of `frame`, training or new."""
 
-    def columns(self, design: Design) -> NDArray[np.float64]:
+    def columns(self, state: Any, frame: Frame) -> NDArray[np.float64]:
         """(n, k) columns whose mean and sd the state should know."""
         return np.zeros((0, 0))
 

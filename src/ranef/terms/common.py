@@ -66,8 +66,8 @@ class Common(LinearTerm):
     def design(self, state: State, frame: Frame) -> Design:
         return Design({"columns": state.matrix.build(frame) - state.mean})
 
-    def columns(self, design: Design) -> NDArray[np.float64]:
-        return design.arrays["columns"]
+    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        return state.matrix.build(frame)
 
     def measured(self, state: State, measures: Measures) -> State:
         intercept = [coding.name == INTERCEPT for coding in state.matrix.codings]
