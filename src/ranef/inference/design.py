@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.importance import importance
-from ranef.inference.pareto import smoothed
 from ranef.inference.peak import Peak, Target
 from ranef.inference.proposal import resampled
 from ranef.inference.surrogate import Surrogate
@@ -34,15 +33,13 @@ class Drawn:
 
     Attributes:
         x: (draws, d), equally weighted.
-        k_hat: of the ratios of the density to the surrogate at the checks.
-        effective: share of the checks that these ratios leave.
+        error: of the surrogate at the checks among its draws, root mean square in nats.
         evaluations: of the density.
         reliable: whether the surrogate is close to the density where it was checked.
     """
 
     x: Array
-    k_hat: float
-    effective: float
+    error: float
     evaluations: int
     reliable: bool
 
@@ -129,10 +126,8 @@ def designed(
         evaluations += used
     # From what the last check has told too, which it could not judge.
     x, weights, *_ = importance(told.surrogate(), target, top, rng, size)
-    shares, k = smoothed(check.inner)
-    effective = 1 / float((shares**2).sum()) / len(shares)
     chosen = x[resampled(rng, weights, draws)]
-    return Drawn(chosen, k, effective, evaluations, check.within(_RELIABLE))
+    return Drawn(chosen, check.errors[0], evaluations, check.within(_RELIABLE))
 
 
 def _checked(

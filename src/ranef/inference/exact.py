@@ -174,13 +174,15 @@ def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
 
 def _message(found: Explored, draws: int) -> str:
     text = f"{draws:,} draws from {found.evaluations:,} evaluations"
-    if math.isfinite(found.k_hat):
+    if found.k_hat is not None and math.isfinite(found.k_hat):
         text += f", k-hat {found.k_hat:.2f}"
+    if found.error is not None:
+        text += f", within {found.error:.2f} nats of the density where it was checked"
     if not found.found:
         return f"not converged: the search for the mode of the scales ended early; {text}"
     if not found.reliable:
         return (
-            f"not reliable: {text}, over its threshold, because the posterior of the scales is "
-            "not of a form that the proposal can follow; compare with method='svi'"
+            f"not reliable: {text}, because the posterior of the scales is not of a form that the "
+            "proposal can follow; compare with method='svi'"
         )
     return text
