@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ranef import registry
-from ranef.errors import OptionError, whole_number
+from ranef.errors import MethodError, OptionError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
+from ranef.inference.base import Draws, Method, Problem
 from ranef.priors import Prior, checked
 from ranef.program import Program, Training
 from ranef.tables import read
@@ -70,7 +71,8 @@ class Model:
         Args:
             data: a pandas, polars or pyarrow table, a dict of arrays, or a path to CSV or
                 Parquet. Rows with a gap in a used column are dropped; `Fit.rows` counts them.
-            method: "svi", or "auto" to let the model choose.
+            method: "exact", "svi", or "auto": exact wherever it applies, else svi;
+                `Fit.why` says why.
             seed: the same seed gives the same bytes on the same machine and versions.
             draws: of the posterior.
             progress: whether to show a bar on standard error.
@@ -82,20 +84,42 @@ class Model:
                 to do.
         """
         draws, seed = whole_number("draws", draws, least=2), whole_number("seed", seed, least=0)
-        chosen, why = self._choose(method)
-        runner = registry.load("method", chosen)(**options)
+        runners, why = _candidates(method, options)
         began = time.perf_counter()
         training = self._learn(data)
-        result = runner.run(
-            self.program.problem(training), seed=seed, draws=draws, progress=progress
-        )
+        problem = self.program.problem(training)
+        result, chosen, why = _run(runners, why, problem, seed=seed, draws=draws, progress=progress)
         return Fit(self.program, training, result, chosen, why, time.perf_counter() - began)
-
-    def _choose(self, method: str) -> tuple[str, str]:
-        if method != "auto":
-            return method, "it was asked for"
-        return "svi", "it fits every family and term there is"
 
     def _learn(self, data: Any) -> Training:
         program = self.program
         return program.learn(read(data, list(program.needs()), program.missing))
+
+
+def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], str]:
+    """The methods to try in order, and why the first comes first."""
+    if method != "auto":
+        return [registry.load("method", method)(**options)], "it was asked for"
+    exact = registry.load("method", "exact")
+    other = [registry.load("method", "svi")(**options)]
+    unknown = sorted(set(options) - set(exact.options))
+    if unknown:
+        return other, f"it has the option {unknown[0]!r}"
+    return [exact(**options), *other], (
+        "the response is gaussian and every term linear in its coefficients, which therefore "
+        "integrate out in closed form"
+    )
+
+
+def _run(
+    runners: Sequence[Method], why: str, problem: Problem, **settings: Any
+) -> tuple[Draws, str, str]:
+    """Draws by the first method that can fit the problem, its name, and why it is the one."""
+    first, *others = runners
+    try:
+        return first.run(problem, **settings), first.name, why
+    except MethodError as error:
+        if not others:
+            raise
+        why = f"method {error.method!r} {error.reason}"
+    return _run(others, why, problem, **settings)

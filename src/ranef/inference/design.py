@@ -21,8 +21,9 @@ Array = NDArray[np.float64]
 
 # Where the design looks, in posterior sds, and how many points it and the mode may have.
 _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
-# Points at which the surrogate is checked each time, draws and further out, and how often.
-_INNER, _OUTER, _CHECKS = 25, 8, 3
+# Points at which the surrogate is checked each time, draws and further out; how often at
+# most, and before which check the design is evaluated.
+_INNER, _OUTER, _CHECKS, _DESIGNED = 15, 5, 5, 3
 # The root mean square error in nats that passes at either, and that may be relied on.
 _ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
 
@@ -115,7 +116,7 @@ def designed(
     for trial in range(1, _CHECKS):
         if check.within(_ERRORS):
             break
-        if trial + 1 == _CHECKS:
+        if trial == _DESIGNED:
             for z in _design(len(top.x)):
                 tick()
                 place = top.x + top.root @ z

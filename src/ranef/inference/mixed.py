@@ -12,10 +12,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.errors import DataError, OptionError
+from ranef.errors import DataError, MethodError
 from ranef.inference.base import Problem
 from ranef.inference.crossproducts import Factor, Rows, cross_products
-from ranef.inference.pwls import PWLS
+from ranef.inference.pwls import PWLS, TooManyEffectsError
 from ranef.inference.remainder import DependentColumnError
 from ranef.terms.base import LinearBlock
 
@@ -120,27 +120,24 @@ def read(problem: Problem, method: str) -> Mixed:
     """The model of a problem, for a method that integrates the coefficients in closed form.
 
     Raises:
-        OptionError: naming the family, term or prior that is not of this form.
+        MethodError: naming the family, term or prior that is not of this form, and for crossed
+            groupings that are too large.
         DataError: for columns that are too large, or too far from zero to be told apart.
     """
     normal = problem.normal()
     if normal is None:
-        raise OptionError(
-            f"method {method!r} takes gaussian responses, and the family is {problem.family}; "
-            "use method='svi'"
-        )
+        raise MethodError(method, f"takes gaussian responses, and the family is {problem.family}")
     blocks: dict[str, LinearBlock] = {}
     for label, block in problem.structure().items():
         if problem.predicts[label] != problem.location:
-            raise OptionError(
-                f"method {method!r} takes one {problem.predicts[label]} for all rows, and the "
-                f"formula predicts it by {label.removeprefix(problem.predicts[label] + '_')}; "
-                "use method='svi'"
+            raise MethodError(
+                method,
+                f"takes one {problem.predicts[label]} for all rows, and the formula predicts it "
+                f"by {label.removeprefix(problem.predicts[label] + '_')}",
             )
         if block is None:
-            raise OptionError(
-                f"method {method!r} takes terms that are linear in their coefficients, and "
-                f"{label} is not; use method='svi'"
+            raise MethodError(
+                method, f"takes terms that are linear in their coefficients, and {label} is not"
             )
         blocks[label] = block
     value = np.asarray(normal.value, dtype=np.float64)
@@ -160,7 +157,10 @@ def read(problem: Problem, method: str) -> Mixed:
     products = cross_products(Rows(value - known, columns, factors, normal.weights))
     for grouping in groupings:
         _refuse_indistinct(grouping, products.own[grouping.factor])
-    solver = PWLS(products)
+    try:
+        solver = PWLS(products)
+    except TooManyEffectsError as error:
+        raise MethodError(method, str(error)) from None
     return Mixed(
         solver,
         tuple(groupings),
@@ -186,9 +186,10 @@ def _common(
     for _, block, x in parts:
         if not block.gaussian:
             name = next(name for name, _ in block.sites if not _is_normal(problem, name))
-            raise OptionError(
-                f"method {method!r} takes flat or normal priors on common effects, and that of "
-                f"{name!r} is {problem.priors[name]}; use method='svi'"
+            raise MethodError(
+                method,
+                f"takes flat or normal priors on common effects, and that of {name!r} is "
+                f"{problem.priors[name]}",
             )
         factor, mean = np.asarray(block.factor), np.asarray(block.mean)
         fixed = factor == 0
