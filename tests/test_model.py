@@ -40,7 +40,13 @@ def test_posterior_names_and_dims_follow_bambi(fitted):
     assert posterior["x|g"].dims == ("chain", "draw", "g__factor_dim")
     assert posterior["g_corr"].shape == (1, 1000, 2, 2)
     assert posterior["sigma"].dims == ("chain", "draw")
-    assert set(fitted.idata.children) == {"posterior", "observed_data", "optimization"}
+    assert set(fitted.idata.children) == {
+        "posterior",
+        "observed_data",
+        "constant_data",
+        "optimization",
+    }
+    assert int(fitted.idata["constant_data"]["size|g"].sum()) == 300
 
 
 def test_recovers_what_made_the_data(fitted):
@@ -126,9 +132,10 @@ def test_rows_of_one_new_level_share_its_effect(fitted, grouped):
     predictive = Predictive(fitted.program, fitted.training.state, fitted.draws, replay, 0)
     response = fitted.program.family.design(fitted.training.state.family, read(new), known=False)
     with jax.enable_x64(True):
-        ((_, values, _),) = predictive.over(designs, response, 3)
-    np.testing.assert_array_equal(values["mu"][:, 0], values["mu"][:, 1])
-    assert not np.array_equal(values["mu"][:, 0], values["mu"][:, 2])
+        (part,) = predictive.over(designs, response, 3)
+    mu = part.own(part.values["mu"])
+    np.testing.assert_array_equal(mu[:, 0], mu[:, 1])
+    assert not np.array_equal(mu[:, 0], mu[:, 2])
 
 
 def test_chunks_of_rows_do_not_change_the_answer(fitted, grouped, monkeypatch):

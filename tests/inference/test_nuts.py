@@ -188,7 +188,8 @@ def test_exact_gives_way_to_nuts_where_its_weights_fail(grouped, monkeypatch):
     """As on a posterior that the proposal cannot follow."""
 
     def unreliable(target, start, *rest, **options):
-        return Explored(np.tile(start, (50, 1)), start, 1.3, 0.1, 50, False, True)
+        x = np.tile(start, (50, 1))
+        return Explored(x, start, 1.3, None, 0.1, 50, reliable=False, found=True)
 
     monkeypatch.setattr(exact, "explore", unreliable)
     fit = rf.Model("y ~ x + (1 + x | g)").fit(grouped, method="exact", draws=100, progress=False)

@@ -153,7 +153,7 @@ def test_more_crossed_levels_than_a_dense_matrix_holds_are_refused(monkeypatch):
     monkeypatch.setattr(pwls, "_DENSE_AT_MOST", 0)
     data = example()
     rows = Rows(data["y"], data["x"], [data["g"], data["h"]])
-    with pytest.raises(DataError, match="the largest have 7 effects together"):
+    with pytest.raises(DataError, match="beside the largest have 7 together"):
         PWLS(cross_products(rows))
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.importance import importance
-from ranef.inference.pareto import smoothed
 from ranef.inference.peak import Peak, Target
 from ranef.inference.proposal import resampled
 from ranef.inference.surrogate import Surrogate
@@ -22,8 +21,9 @@ Array = NDArray[np.float64]
 
 # Where the design looks, in posterior sds, and how many points it and the mode may have.
 _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
-# Points at which the surrogate is checked each time, draws and further out, and how often.
-_INNER, _OUTER, _CHECKS = 25, 8, 3
+# Points at which the surrogate is checked each time, draws and further out; how often at
+# most, and before which check the design is evaluated.
+_INNER, _OUTER, _CHECKS, _DESIGNED = 15, 5, 5, 3
 # The root mean square error in nats that passes at either, and that may be relied on.
 _ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
 
@@ -34,15 +34,13 @@ class Drawn:
 
     Attributes:
         x: (draws, d), equally weighted.
-        k_hat: of the ratios of the density to the surrogate at the checks.
-        effective: share of the checks that these ratios leave.
+        error: of the surrogate at the checks among its draws, root mean square in nats.
         evaluations: of the density.
         reliable: whether the surrogate is close to the density where it was checked.
     """
 
     x: Array
-    k_hat: float
-    effective: float
+    error: float
     evaluations: int
     reliable: bool
 
@@ -118,7 +116,7 @@ def designed(
     for trial in range(1, _CHECKS):
         if check.within(_ERRORS):
             break
-        if trial + 1 == _CHECKS:
+        if trial == _DESIGNED:
             for z in _design(len(top.x)):
                 tick()
                 place = top.x + top.root @ z
@@ -129,10 +127,8 @@ def designed(
         evaluations += used
     # From what the last check has told too, which it could not judge.
     x, weights, *_ = importance(told.surrogate(), target, top, rng, size)
-    shares, k = smoothed(check.inner)
-    effective = 1 / float((shares**2).sum()) / len(shares)
     chosen = x[resampled(rng, weights, draws)]
-    return Drawn(chosen, k, effective, evaluations, check.within(_RELIABLE))
+    return Drawn(chosen, check.errors[0], evaluations, check.within(_RELIABLE))
 
 
 def _checked(

@@ -151,19 +151,26 @@ def _by_nuts(problem: Problem, found: Explored, *, seed: int, draws: int, progre
     """Chains where the proposal could not follow the posterior of the scales."""
     nuts: Method = registry.load("method", "nuts")()
     result = nuts.run(problem, seed=seed, draws=draws, progress=progress)
-    why = f"k-hat {found.k_hat:.2f} of the importance weights is over its threshold, so nuts drew"
-    return replace(result, message=f"{why} the scales: {result.message}")
+    if not found.found:
+        why = "the search for the mode of the scales ended early"
+    elif found.k_hat is not None:
+        why = f"k-hat {found.k_hat:.2f} of the importance weights is over its threshold"
+    else:
+        why = f"the surrogate is {found.error:.2f} nats off the density where it was checked"
+    return replace(result, message=f"{why}, so nuts drew the scales: {result.message}")
 
 
 def _message(found: Explored, draws: int) -> str:
     text = f"{draws:,} draws from {found.evaluations:,} evaluations"
-    if math.isfinite(found.k_hat):
+    if found.k_hat is not None and math.isfinite(found.k_hat):
         text += f", k-hat {found.k_hat:.2f}"
+    if found.error is not None:
+        text += f", within {found.error:.2f} nats of the density where it was checked"
     if not found.found:
         return f"not converged: the search for the mode of the scales ended early; {text}"
     if not found.reliable:
         return (
-            f"not reliable: {text}, over its threshold, because the posterior of the scales is "
-            "not of a form that the proposal can follow; compare with method='svi'"
+            f"not reliable: {text}, because the posterior of the scales is not of a form that the "
+            "proposal can follow; compare with method='svi'"
         )
     return text

@@ -30,17 +30,17 @@ class Explored:
     Attributes:
         x: (draws, d), equally weighted.
         mode: (d,).
-        k_hat: of the importance weights, or of what the surrogate missed.
-        effective: share of the pool, or of the checks, that the weights leave.
+        k_hat: of the importance weights; None for draws from a surrogate.
+        error: of the surrogate, root mean square in nats; None without one.
         evaluations: of the density.
-        reliable: whether k-hat is below its threshold.
+        reliable: whether k-hat, or the error, is below its threshold.
         found: whether the search for the mode ended at one.
     """
 
     x: Array
     mode: Array
-    k_hat: float
-    effective: float
+    k_hat: float | None
+    error: float | None
     evaluations: int
     reliable: bool
     found: bool
@@ -70,7 +70,7 @@ def explore(
         tick: called at each evaluation.
     """
     if len(start) == 0:
-        return Explored(np.zeros((draws, 0)), start, -np.inf, 1.0, 1, True, True)
+        return Explored(np.zeros((draws, 0)), start, None, None, 1, True, True)
     top = peak(target, start, width, tick)
     if cheap:
         return _weighted(target, top, rng, draws)
@@ -79,15 +79,13 @@ def explore(
     if patient and not found.reliable:
         return _weighted(target, top, rng, draws)
     evaluations = top.evaluations + found.evaluations
-    return Explored(
-        found.x, top.x, found.k_hat, found.effective, evaluations, found.reliable, top.found
-    )
+    return Explored(found.x, top.x, None, found.error, evaluations, found.reliable, top.found)
 
 
 def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -> Explored:
     size = max(_POOL * draws, _LEAST)
-    x, weights, k, effective, evaluations = importance(target.log_density, target, top, rng, size)
+    x, weights, k, _, evaluations = importance(target.log_density, target, top, rng, size)
     chosen = x[resampled(rng, weights, draws)]
     reliable = bool(k < threshold(size))
     evaluations += top.evaluations
-    return Explored(chosen, top.x, k, effective, evaluations, reliable, top.found)
+    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.errors import DataError, OptionError
+from ranef.errors import DataError, MethodError
 from ranef.inference.base import Part, Problem
 from ranef.inference.crossproducts import Centre, CrossProducts, Factor, Rows, cross_products
-from ranef.inference.pwls import PWLS
+from ranef.inference.pwls import PWLS, TooManyEffectsError
 from ranef.inference.remainder import DependentColumnError
 from ranef.terms.base import LinearBlock
 
@@ -127,7 +127,8 @@ def read(problem: Problem, method: str) -> Mixed:
     """The model of a problem, for a method that integrates the coefficients in closed form.
 
     Raises:
-        OptionError: naming the family, term or prior that is not of this form.
+        MethodError: naming the family, term or prior that is not of this form, and for crossed
+            groupings that are too large.
         DataError: for columns that are too large, or too far from zero to be told apart.
     """
     varying: set[int] = set()
@@ -174,8 +175,12 @@ def _compressed(problem: Problem, method: str, varying: frozenset[int]) -> Mixed
     common, shapes, mean, precision, groupings, sigma = layout
     for grouping in groupings:
         _refuse_indistinct(grouping, products.own[grouping.factor])
+    try:
+        solver = PWLS(products)
+    except TooManyEffectsError as error:
+        raise MethodError(method, str(error)) from None
     return Mixed(
-        PWLS(products),
+        solver,
         groupings,
         common,
         shapes,
@@ -193,22 +198,18 @@ def _rows(part: Part, problem: Problem, method: str) -> tuple[tuple, Rows]:
     """A batch as the solver takes it, and what `Mixed` says of it: the same for every batch."""
     normal = part.normal
     if normal is None:
-        raise OptionError(
-            f"method {method!r} takes gaussian responses, and the family is {problem.family}; "
-            "use method='svi'"
-        )
+        raise MethodError(method, f"takes gaussian responses, and the family is {problem.family}")
     parts: list[tuple[str, LinearBlock, Array]] = []
     for label, block in part.blocks.items():
         if problem.predicts[label] != problem.location:
-            raise OptionError(
-                f"method {method!r} takes one {problem.predicts[label]} for all rows, and the "
-                f"formula predicts it by {label.removeprefix(problem.predicts[label] + '_')}; "
-                "use method='svi'"
+            raise MethodError(
+                method,
+                f"takes one {problem.predicts[label]} for all rows, and the formula predicts it "
+                f"by {label.removeprefix(problem.predicts[label] + '_')}",
             )
         if block is None:
-            raise OptionError(
-                f"method {method!r} takes terms that are linear in their coefficients, and "
-                f"{label} is not; use method='svi'"
+            raise MethodError(
+                method, f"takes terms that are linear in their coefficients, and {label} is not"
             )
         columns = np.asarray(block.columns, dtype=np.float64)
         largest = float(np.abs(columns).max(initial=0.0))
@@ -237,9 +238,10 @@ def _common(
     for _, block, x in parts:
         if not block.gaussian:
             name = next(name for name, _ in block.sites if not _is_normal(problem, name))
-            raise OptionError(
-                f"method {method!r} takes flat or normal priors on common effects, and that of "
-                f"{name!r} is {problem.priors[name]}; use method='svi'"
+            raise MethodError(
+                method,
+                f"takes flat or normal priors on common effects, and that of {name!r} is "
+                f"{problem.priors[name]}",
             )
         factor, mean = np.asarray(block.factor), np.asarray(block.mean)
         fixed = factor == 0

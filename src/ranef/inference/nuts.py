@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from numpyro.infer.util import log_density
 
 from ranef import priors
-from ranef.errors import OptionError, whole_number
+from ranef.errors import MethodError, OptionError, whole_number
 from ranef.inference import guide as guides
 from ranef.inference.base import Draws, Latent, Method, Problem, sites_of
 from ranef.inference.centring import Centring, centrings
@@ -93,7 +93,7 @@ class NoUTurn(Method):
             return None
         try:
             mixed = read(problem, self.name)
-        except OptionError:  # the model is not of the form
+        except MethodError:
             return None
         refuse_without_residual(mixed, problem)
         collapsed = Collapsed.of(mixed)

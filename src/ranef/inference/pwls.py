@@ -37,11 +37,15 @@ MOST_REMAINING = 20_000
 _BATCH, _CHEAP, _AFFORDABLE = 250_000, 4_000, 200_000
 
 
+class TooManyEffectsError(DataError):
+    """Crossed factors that leave more than a dense matrix can hold."""
+
+
 class PWLS:
     """The system of a set of rows, ready to be solved at any hyperparameters.
 
     Raises:
-        DataError: where the crossed factors leave more than a dense matrix can hold.
+        TooManyEffectsError: where the crossed factors leave more than a dense matrix can hold.
     """
 
     def __init__(self, products: CrossProducts) -> None:
@@ -134,10 +138,9 @@ def _analysed(products: CrossProducts) -> Chain | Crossed:
         return Chain.of(products, chain, rest)
     remaining = int(sizes[order[1:]].sum())
     if remaining > MOST_REMAINING:
-        raise DataError(
-            f"the groupings beside the largest have {remaining:,} effects together, and their "
-            f"joint posterior takes a dense matrix that may have {MOST_REMAINING:,}; "
-            "use method='svi'"
+        raise TooManyEffectsError(
+            f"factors a dense matrix of at most {MOST_REMAINING:,} effects, and the groupings "
+            f"beside the largest have {remaining:,} together"
         )
     return Crossed.of(products, first, order[1:])
 

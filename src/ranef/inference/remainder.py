@@ -86,7 +86,9 @@ class Remainder:
         """E' g E, for g (B, Q, Q) or its leading rows and columns."""
         if all(part.width == 1 for part in self.parts):
             scale = self._diagonal(roots)[:, : g.shape[1]]
-            return g * scale[:, :, None] * scale[:, None, :]
+            out = g * scale[:, :, None]
+            out *= scale[:, None, :]
+            return out
         half = self._rows_scaled(g, roots)
         return np.swapaxes(self._rows_scaled(np.swapaxes(half, 1, 2), roots), 1, 2)
 
