@@ -64,7 +64,7 @@ def test_rows_with_gaps_are_counted_over_all_batches(parquet):
 
 def test_a_sample_is_kept(parquet, monkeypatch):
     """Of evenly spaced rows, and the tree says nothing of what it has not."""
-    monkeypatch.setattr("ranef.program.SAMPLE", 100)
+    monkeypatch.setattr("ranef.training.SAMPLE", 100)
     fit = rf.Model("y ~ x + (1 | g)").fit(parquet, method="exact", progress=False)
     assert fit.idata["observed_data"]["y"].shape == (100,)
     assert "size|g" not in fit.idata["constant_data"]

@@ -20,10 +20,10 @@ from ranef.frame import Frame
 from ranef.inference.base import Draws
 from ranef.posterior import Posterior, variable_values
 from ranef.predictive import Predictive
-from ranef.program import evenly
 from ranef.registry import suggestion
 from ranef.tables import from_arrays
 from ranef.terms.base import Replay, clean_name
+from ranef.training import evenly
 
 # Draws behind a band or a cloud of curves; a thousand would look the same.
 _DRAWS = 200

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 
 from ranef import priors, registry
 from ranef.check import Check, check
+from ranef.complete import Rows
 from ranef.criticism import Criticism
 from ranef.equation import plain
 from ranef.errors import DataError, OptionError, whole_number
-from ranef.frame import Frame, Rows
+from ranef.frame import Frame
 from ranef.inference.base import Draws
 from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
-from ranef.program import Designs, Program, Training
+from ranef.program import Program
 from ranef.tables import read
 from ranef.terms.base import Replay, Variable
+from ranef.training import Designs, Training
 
 _KINDS = ("mean", "response")
 _NEW_LEVELS = ("error", "sample", "zero")

@@ -10,8 +10,9 @@ from ranef.fit import Fit
 from ranef.formula import Formula
 from ranef.inference.base import Method
 from ranef.priors import Prior, checked
-from ranef.program import Program, Training
+from ranef.program import Program
 from ranef.tables import batches, read
+from ranef.training import Training
 
 
 class Model:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.errors import ColumnError, OptionError
 from ranef.inference.base import Draws
-from ranef.program import Program, State, Training
+from ranef.program import Program
 from ranef.registry import suggestion
 from ranef.terms.base import Variable, clean_name
+from ranef.training import State, Training
 
 
 @dataclass(frozen=True)

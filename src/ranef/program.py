@@ -5,88 +5,31 @@
 `Program` is what the formula says; `State` is what the training rows add to it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 from jax import Array
-from numpy.typing import NDArray
 
 from ranef import registry, sites
+from ranef.complete import complete
 from ranef.equation import Line, Sub, joined
 from ranef.errors import ColumnError, FormulaError, OptionError
 from ranef.families.base import INVERSE_LINKS, Family, FamilyParameter, ResponseDesign
 from ranef.formula import Formula
-from ranef.frame import Frame, Rows, complete
+from ranef.frame import Frame
 from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.priors import Prior, allowed
-from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Variable
-
-# Term label to the term's design; a minibatch indexes every leaf.
-Designs = Mapping[str, Design]
+from ranef.terms.base import LinearBlock, Parameter, Replay, Term, Variable
+from ranef.training import Designs, State, Training, evenly
 
 _RESERVED = ("chain", "draw")
 
-# Rows of the training table that are kept as they were read.
-SAMPLE = 20_000
-
 # Of the observed response: no column can have this name, "/" being stored otherwise.
 RESPONSE_SITE = "/response"
-
-
-@dataclass(frozen=True)
-class State:
-    """What was learned from the training rows.
-
-    Attributes:
-        terms: term label to the term's state.
-        family: the family's state.
-        priors: every parameter that takes a prior, the user's or the default.
-        scales: family parameter to the scale of its predictor.
-    """
-
-    terms: Mapping[str, Any]
-    family: Any
-    priors: Mapping[str, Prior]
-    scales: Mapping[str, Scale]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The training rows as the program takes them.
-
-    Attributes:
-        state, designs, response: what was learned, and every row that is used.
-        rows: what became of the rows of the table.
-        sample: the used rows as they were read, or evenly spaced ones where there are many:
-            for pictures, and for what is typical of a column.
-        stream: where the rows are too many to be held, goes through all of them in batches;
-            `designs` and `response` are then those of `sample`.
-    """
-
-    state: State
-    designs: Designs
-    response: ResponseDesign
-    rows: Rows
-    sample: Frame
-    stream: Callable[[], Iterator[tuple[Designs, ResponseDesign]]] | None = None
-
-    @property
-    def held(self) -> int:
-        """How many rows `designs` and `response` have."""
-        return len(self.response.value)
-
-    def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
-        """Every row that is used, in batches."""
-        if self.stream is None:
-            yield self.designs, self.response
-        else:
-            yield from self.stream()
 
 
 class Program:
@@ -401,11 +344,6 @@ class Program:
         for _, term in self.all_terms():
             out.update(term.derived(state.terms[term.label], values))
         return out
-
-
-def evenly(n: int) -> NDArray[np.int64]:
-    """Places of the rows of the sample among n."""
-    return np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
 
 
 def _clash(name: str) -> ColumnError:

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
+from ranef.complete import Rows, gaps, refuse_none
 from ranef.families.base import ResponseDesign
-from ranef.frame import Frame, Rows, gaps, refuse_none
-from ranef.program import Designs, Program, Training, evenly
+from ranef.frame import Frame
+from ranef.program import Program
 from ranef.tables import Batches, concatenate
+from ranef.training import Designs, Training, evenly
 
 
 class _Complete:

@@ -9,8 +9,9 @@ from numpyro.infer.util import log_density
 import ranef as rf
 from ranef.errors import DataError, OptionError
 from ranef.formula import Formula
+from ranef.inference.compressed import read
 from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import common_by_site, effects_by_site, read
+from ranef.inference.mixed import common_by_site, effects_by_site
 from ranef.priors import checked
 from ranef.program import Program
 from ranef.tables import read as read_table

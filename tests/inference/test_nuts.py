@@ -12,9 +12,9 @@ from ranef.errors import OptionError
 from ranef.inference import exact
 from ranef.inference.base import sites_of
 from ranef.inference.collapsed import Collapsed
+from ranef.inference.compressed import read
 from ranef.inference.hyper import Explored
 from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import read
 from ranef.inference.nuts import Integrated, Sampled
 
 FORMULAS = [
@@ -189,7 +189,7 @@ def test_exact_gives_way_to_nuts_where_its_weights_fail(grouped, monkeypatch):
 
     def unreliable(target, start, *rest, **options):
         x = np.tile(start, (50, 1))
-        return Explored(x, start, 1.3, None, 0.1, 50, reliable=False, found=True)
+        return Explored(x, start, 1.3, None, 50, reliable=False, found=True)
 
     monkeypatch.setattr(exact, "explore", unreliable)
     fit = rf.Model("y ~ x + (1 + x | g)").fit(grouped, method="exact", draws=100, progress=False)

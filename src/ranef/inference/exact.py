@@ -19,10 +19,11 @@ from ranef import priors, registry
 from ranef.errors import OptionError
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
+from ranef.inference.compressed import read
 from ranef.inference.hyper import Explored, explore
 from ranef.inference.likelihood import Likelihood
 from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import dependent, read, refuse_without_residual
+from ranef.inference.mixed import dependent, refuse_without_residual
 from ranef.inference.peak import peak
 from ranef.inference.remainder import DependentColumnError
 
