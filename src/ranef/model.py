@@ -121,7 +121,9 @@ def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], 
     if method != "auto":
         return [registry.load("method", method)(**options)], "it was asked for"
     exact = registry.load("method", "exact")
-    other = [registry.load("method", "svi")(**options)]
+    runners = [registry.load("method", name) for name in ("svi", "nuts")]
+    having = [runner for runner in runners if set(options) <= set(runner.options)]
+    other = [(having or runners)[0](**options)]
     unknown = sorted(set(options) - set(exact.options))
     if unknown:
         return other, f"it has the option {unknown[0]!r}"

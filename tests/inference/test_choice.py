@@ -52,6 +52,8 @@ def test_svi_elsewhere_and_what_exact_lacks(formula, options, why, grouped, monk
 def test_an_option_chooses_the_method_that_has_it(grouped):
     found = fit("y ~ x", grouped, fit={"steps": 50})
     assert (found.method, found.why) == ("svi", "it has the option 'steps'")
+    found = fit("y ~ x", grouped, fit={"chains": 1, "tune": 50})
+    assert (found.method, found.why) == ("nuts", "it has the option 'chains'")
     with pytest.raises(rf.OptionError, match="'svi' has no option 'stepz'; did you mean 'steps'"):
         fit("y ~ x", grouped, fit={"stepz": 50})
 

@@ -8,7 +8,7 @@ from numpyro.infer.util import log_density
 
 import ranef as rf
 from contract_term import learn
-from ranef.errors import OptionError
+from ranef.errors import DataError, OptionError
 from ranef.inference import exact
 from ranef.inference.base import sites_of
 from ranef.inference.collapsed import Collapsed
@@ -47,7 +47,7 @@ def test_the_collapsed_likelihood_is_that_of_the_solver(formula, grouped):
     values = marginal.coordinates.values(x)
     with jax.enable_x64(True):
         latents = sites_of(problem, jax.random.key(0)).latents
-        density = Integrated.of(problem, latents, Collapsed.of(mixed))
+        density = Integrated.of(problem, latents, Collapsed.of(mixed), marginal)
         found, expected = [], marginal.log_density(x) - marginal.coordinates.log_prior(x)[0]
         for i in range(len(x)):
             z, prior = [], 0.0
@@ -168,6 +168,16 @@ def test_refuses_what_is_a_point_estimate(grouped):
     scale = rf.Model("y ~ x + (1 | g)", priors={"1|g_sigma": rf.PointEstimate()})
     with pytest.raises(OptionError, match=r"'1\|g_sigma' is a point estimate"):
         scale.fit(grouped, method="nuts", progress=False)
+
+
+def test_refuses_columns_that_cannot_be_told_apart(grouped):
+    same = {**grouped, "x2": grouped["x"]}
+    model = rf.Model("y ~ x + x2 + (1 | g)", priors={"common": rf.Flat()})
+    with pytest.raises(DataError, match="'x2' is a combination of those before it"):
+        model.fit(same, method="nuts", progress=False)
+    flat = {**grouped, "y": np.ones(300)}
+    with pytest.raises(DataError, match="the response is 1 in every row"):
+        rf.Model("y ~ x").fit(flat, method="nuts", progress=False)
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,13 @@ class NoUTurn(Method):
         except MethodError:
             return None
         refuse_without_residual(mixed, problem)
+        marginal = Marginal.of(mixed, problem.priors, problem.spread)
+        try:
+            marginal.solve(marginal.start)
+        except DependentColumnError as error:
+            raise dependent(mixed, error) from None
         collapsed = Collapsed.of(mixed)
-        return Integrated.of(problem, latents, collapsed) if collapsed else None
+        return Integrated.of(problem, latents, collapsed, marginal) if collapsed else None
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,7 @@ class Integrated:
         first: the first row, on which the program says how likely they are beforehand.
         given: values of the coefficients there, which play no part.
         collapsed: the likelihood.
+        marginal: the posterior of the coefficients given all this.
     """
 
     problem: Problem
@@ -175,11 +181,16 @@ class Integrated:
     first: Any
     given: Mapping[str, Array]
     collapsed: Collapsed
+    marginal: Marginal
     about = "of the scales, coefficients integrated out"
 
     @classmethod
     def of(
-        cls, problem: Problem, latents: Mapping[str, Latent], collapsed: Collapsed
+        cls,
+        problem: Problem,
+        latents: Mapping[str, Latent],
+        collapsed: Collapsed,
+        marginal: Marginal,
     ) -> "Integrated":
         mixed = collapsed.mixed
         held = {name for name, _ in mixed.common}
@@ -187,7 +198,7 @@ class Integrated:
         given = {name: latents[name].transform(latents[name].start) for name in held}
         first = jax.tree.map(lambda a: jnp.asarray(a[:1]), problem.data)
         own = {name: latent for name, latent in latents.items() if name not in held}
-        return cls(problem, own, first, given, collapsed)
+        return cls(problem, own, first, given, collapsed, marginal)
 
     @property
     def start(self) -> Array:
@@ -239,8 +250,7 @@ class Integrated:
         Raises:
             DataError: for common columns that cannot be told apart.
         """
-        mixed = self.collapsed.mixed
-        marginal = Marginal.of(mixed, self.problem.priors, self.problem.spread)
+        marginal = self.marginal
         x = marginal.coordinates.inverse(values)
         x = np.broadcast_to(x, (*shape, x.shape[-1]))
         flat = x.reshape(math.prod(shape), x.shape[-1])
@@ -248,7 +258,7 @@ class Integrated:
         try:
             draws = coefficients.sites(values)
         except DependentColumnError as error:
-            raise dependent(mixed, error) from None
+            raise dependent(marginal.mixed, error) from None
         return replace(
             found,
             draw=lambda: draws,
