@@ -368,3 +368,15 @@ def test_a_million_groups_in_the_solver():
     assert solution.log_det_random[0] == pytest.approx(levels * np.log(1 + m * 0.64), rel=1e-10)
     shrunk = (means - y.mean()) * m * 0.64 / (1 + m * 0.64)
     np.testing.assert_allclose(solution.effects[0][0, :, 0], shrunk, atol=1e-9)
+
+
+def test_steps_too_far_for_the_arithmetic_are_taken_back():
+    """Slopes far larger than the residual: a long step of the search cannot be factored."""
+    rng = np.random.default_rng(14)
+    g, x = np.repeat(np.arange(25), 8), rng.normal(size=200)
+    b = rng.normal(size=(25, 2)) @ np.array([[1.2, -2.0], [0.0, 0.3]])
+    y = b[g, 0] + (2.3 + b[g, 1]) * x + 0.01 * rng.normal(size=200)
+    table = {"y": y, "x": x, "g": np.array([f"g{i:02}" for i in g])}
+    fit = exact("y ~ x + (1 + x | g)", table)
+    assert fit.converged
+    assert fit.summary().loc["sigma", "mean"] == pytest.approx(0.01, rel=0.2)

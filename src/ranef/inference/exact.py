@@ -43,6 +43,8 @@ class Exact(Method):
         bar = tqdm(desc="exact", unit="evaluation", disable=not progress, leave=False)
         try:
             marginal = Marginal.of(mixed, problem.priors, problem.spread)
+            # Columns that cannot be told apart here never can; further out it may be the scales.
+            marginal.solve(marginal.start)
             target, points = _without_points(marginal, bar.update)
             found = explore(
                 target,

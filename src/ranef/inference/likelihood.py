@@ -124,7 +124,15 @@ class Likelihood:
             [np.array([float(i == j) for i, j in _elements(self.mixed.groupings[g])])
              for g in self.order] or [np.zeros(0)]
         )  # fmt: skip
-        found = minimise(lambda theta: self.value_and_gradient(theta, reml), start)
+        self._value(self._solve(start), reml)
+
+        def objective(theta: Array) -> tuple[float, Array]:
+            try:
+                return self.value_and_gradient(theta, reml)
+            except DataError:  # where the start is fine, a step too far
+                return math.inf, np.zeros_like(theta)
+
+        found = minimise(objective, start)
         theta = self._signed(found.x)
         solution = self._solve(theta)
         sigma = math.sqrt(float(solution.residual[0]) / self._freedom(reml))

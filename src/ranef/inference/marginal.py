@@ -163,21 +163,16 @@ class Marginal:
         return np.where(np.isfinite(out), out, -np.inf)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """At x (d,)."""
-        return self.at(x)[:2]
-
-    def at(self, x: Array) -> tuple[float, Array, Solution]:
-        """Value, gradient, and the posterior of the coefficients, at x (d,).
-
-        Raises:
-            DependentColumnError: where the common columns cannot be told apart.
-        """
+        """At x (d,); minus infinity and zero where the arithmetic fails."""
         with np.errstate(all="ignore"):
-            solution, sigma_ = self.solve(x)
+            try:
+                solution, sigma_ = self.solve(x)
+            except DependentColumnError:
+                return -np.inf, np.zeros_like(x)
             value = float(self._likelihood(solution, sigma_)[0])
             prior, slope = self.coordinates.log_prior(x[None])
             if not np.isfinite(value + prior[0]):
-                return -np.inf, np.zeros_like(x), solution
+                return -np.inf, np.zeros_like(x)
         sigma = float(sigma_[0])
         values = {name: v[0] for name, v in self.sites(x[None]).items()}
         found = solution.root_derivatives()
@@ -203,7 +198,7 @@ class Marginal:
             turning += float(solution.residual[0]) / sigma**2
             by_value[self.mixed.sigma] = np.asarray(turning / sigma)
         gradient = self.coordinates.gradient(x, by_value) + slope[0]
-        return value + float(prior[0]), gradient, solution
+        return value + float(prior[0]), gradient
 
 
 def _residual(mixed: Mixed) -> float:
