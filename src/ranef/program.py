@@ -141,7 +141,9 @@ class Program:
             for term in terms:
                 columns = term.columns(states[term.label], frame)
                 if columns.size:
-                    moments[term.label] = moments[term.label].add(columns)
+                    # What overflows here is refused by name where it is used.
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        moments[term.label] = moments[term.label].add(columns)
         family = self.family.measured(family, measure)
         for term in terms:
             if moments[term.label].n:

@@ -122,7 +122,7 @@ class Coefficients:
         return Sites({**hyper, **by_chain}, self)
 
     def _by_chain(self, draws: Array) -> Array:
-        return draws.reshape(self.chains, -1, *draws.shape[1:])
+        return draws.reshape(self.chains, len(draws) // self.chains, *draws.shape[1:])
 
     def _remainders(self) -> Iterator[tuple]:
         """By cell: its solution, draws of what is not eliminated, and of the common effects."""
