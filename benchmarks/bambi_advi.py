@@ -39,7 +39,7 @@ print(json.dumps({"seconds": seconds, "posterior": out,
 OWN = """
 import sys, json, pandas as pd, ranef as rf
 data = pd.read_csv(sys.argv[1], dtype={"zip": str})
-fit = rf.Model("y ~ a + b + c + (1|zip)").fit(data, progress=False)
+fit = rf.Model("y ~ a + b + c + (1|zip)").fit(data, method="svi", progress=False)
 table = fit.summary()
 out = {n: [table.loc[n, "mean"], table.loc[n, "sd"]] for n in ("a", "b", "1|zip_sigma", "sigma")}
 print(json.dumps({"seconds": fit.seconds, "posterior": out, "versions": ""}))

@@ -13,7 +13,17 @@ ROOT = Path(__file__).parent.parent
 # Annotations are checked at run time in tests, but for the modules whose own work it is to
 # refuse what users pass: model, fit, priors, formula, tables.
 CHECKED = ("terms", "families", "inference", "datasets", "program", "predictive")
-GROUND = ("sites", "matrix", "transforms", "frame", "moments", "expression", "grammar")
+GROUND = (
+    "sites",
+    "training",
+    "complete",
+    "matrix",
+    "transforms",
+    "frame",
+    "moments",
+    "expression",
+    "grammar",
+)
 install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "beartype.beartype")
 
 # Compiling is most of the suite's time: programs are kept between runs, in the repository's

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
+from ranef.complete import complete
 from ranef.formula import Formula
-from ranef.frame import complete
-from ranef.program import Program, Training
+from ranef.program import Program
 from ranef.tables import read
 from ranef.terms.base import Replay
+from ranef.training import Training
 
 EXAMPLES = {
     "common": ["y ~ x*f + poly(z, 2)", "y ~ 0 + scale(x) + C(h)"],

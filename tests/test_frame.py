@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ranef.complete import complete
 from ranef.errors import DataError
-from ranef.frame import complete, crossed_levels, sorted_levels
+from ranef.frame import crossed_levels, sorted_levels
 from ranef.tables import read
 
 

@@ -20,10 +20,10 @@ from ranef.frame import Frame
 from ranef.inference.base import Draws
 from ranef.posterior import Posterior, variable_values
 from ranef.predictive import Predictive
-from ranef.program import SAMPLE
 from ranef.registry import suggestion
 from ranef.tables import from_arrays
 from ranef.terms.base import Replay, clean_name
+from ranef.training import evenly
 
 # Draws behind a band or a cloud of curves; a thousand would look the same.
 _DRAWS = 200
@@ -69,8 +69,10 @@ class Criticism:
         return xr.Dataset({self._response: ("row", value)}, {"row": np.arange(len(value))})
 
     def sizes(self) -> xr.Dataset:
-        """Training rows of each level, ``size|g`` for every grouping g."""
+        """Training rows of each level, ``size|g`` for every grouping g, where all are held."""
         training = self.posterior.training
+        if training.stream is not None:
+            return xr.Dataset()
         levels = self.posterior.program.codes(training.designs, training.state)
         variables, coords = {}, {}
         for name, codes in levels.items():
@@ -83,8 +85,7 @@ class Criticism:
     def posterior_predictive(self, seed: int) -> xr.Dataset:
         """Draws of the response, (chain, draw, row), on the rows or evenly spaced ones."""
         training = self.posterior.training
-        n = training.rows.used
-        rows = np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
+        rows = evenly(training.held)
         designs, response = jax.tree.map(lambda a: a[rows], (training.designs, training.response))
         drawn = self._predictive(seed, "sample").responses(designs, response, len(rows))
         return xr.Dataset(
@@ -96,7 +97,7 @@ class Criticism:
         """Log p(y_i | draw), (chain, draw, row), for every draw and row."""
         training, draws = self.posterior.training, self.posterior.draws
         predictive = self._predictive(seed, "sample", whole=True)
-        each = predictive.log_likelihood(training.designs, training.response, training.rows.used)
+        each = predictive.log_likelihood(training.designs, training.response, training.held)
         chains = next((v.shape[0] for v in draws.sites.values()), 1)
         shaped = each.reshape(chains, -1, each.shape[1])
         return xr.Dataset({self._response: (("chain", "draw", "row"), shaped)})
@@ -222,12 +223,17 @@ class Criticism:
             for name, v in self.posterior.variables.items()
             if v.role == "group" and name == f"1|{v.factor}" and name in values
         }
+        if training.stream is not None:
+            raise OptionError(
+                "shrinkage compares every row with its level, and this fit has read its rows in "
+                "batches and kept a sample; fit a table of fewer rows to see it"
+            )
         if not intercepts:
             raise OptionError(
                 f"{program.formula.text!r} has no (1 | g), whose levels could be shrunk"
             )
         means = self._predictive(seed, "sample", whole=True).means(
-            training.designs, training.response, training.rows.used
+            training.designs, training.response, training.held
         )
         levels = program.codes(training.designs, training.state)
         variables, coords, attributes = {}, {}, {}
@@ -298,8 +304,7 @@ class Criticism:
         return self._predictive(seed, "zero").locations(designs, response, frame.n)
 
     def _sample_rows(self) -> NDArray[np.int64]:
-        n = self.posterior.training.rows.used
-        return np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
+        return evenly(self.posterior.training.held)
 
     def _predictive(self, seed: int, new_levels: str, whole: bool = False) -> Predictive:
         replay = Replay(training=False, new_levels=new_levels)

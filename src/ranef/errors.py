@@ -49,6 +49,19 @@ class OptionError(RanefError, ValueError):
     """An argument outside what it may be."""
 
 
+class MethodError(OptionError):
+    """A method that cannot fit a model or a table which another method can.
+
+    Attributes:
+        method: its name.
+        reason: what it takes instead, to be read after the name.
+    """
+
+    def __init__(self, method: str, reason: str) -> None:
+        super().__init__(f"method {method!r} {reason}; use method='svi'")
+        self.method, self.reason = method, reason
+
+
 class BackendError(RanefError, RuntimeError):
     """Keras runs on another backend than JAX."""
 

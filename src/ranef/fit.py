@@ -11,17 +11,20 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from ranef import priors
+from ranef import priors, registry
+from ranef.check import Check, check
+from ranef.complete import Rows
 from ranef.criticism import Criticism
 from ranef.equation import plain
 from ranef.errors import DataError, OptionError, whole_number
-from ranef.frame import Frame, Rows
+from ranef.frame import Frame
 from ranef.inference.base import Draws
 from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
-from ranef.program import Designs, Program, Training
+from ranef.program import Program
 from ranef.tables import read
 from ranef.terms.base import Replay, Variable
+from ranef.training import Designs, Training
 
 _KINDS = ("mean", "response")
 _NEW_LEVELS = ("error", "sample", "zero")
@@ -115,6 +118,9 @@ class Fit:
             "observed_data": self._criticism.observed(),
             "constant_data": self._criticism.sizes(),
         }
+        if self.draws.statistics:
+            each = {n: (("chain", "draw"), v) for n, v in self.draws.statistics.items()}
+            groups["sample_stats"] = xr.Dataset(each)
         if self.draws.trace:
             steps = {name: ("step", value) for name, value in self.draws.trace.items()}
             groups["optimization"] = xr.Dataset(steps)
@@ -196,6 +202,10 @@ class Fit:
         """The model on paper, a subscript as ``_{...}``."""
         return [plain(line) for line in self.program.equations(self.training.state)]
 
+    def check(self) -> Check:
+        """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust"."""
+        return check(self._known)
+
     def report(self, path: Any) -> Path:
         """Write one self-contained HTML page about this fit, and return where it lies.
 
@@ -210,6 +220,44 @@ class Fit:
         from ranef import report
 
         return report.write(self, path)
+
+    # The likelihood
+
+    @cached_property
+    def _likelihood(self) -> Any:
+        method = registry.load("method", self.method)()
+        return method.likelihood(self.program.problem(self.training))
+
+    def deviance(self, theta: Any, reml: bool = False) -> float:
+        """-2 log likelihood at theta as lme4 has it, restricted if `reml`; priors play no part.
+
+        Args:
+            theta: relative Cholesky factors column by column, factors by decreasing number
+                of levels, terms without correlations by their diagonals.
+            reml: whether the common effects are integrated out.
+
+        Raises:
+            OptionError: for a theta of the wrong length, a method without a likelihood, known
+                standard errors, or a fixed sigma.
+        """
+        return self._likelihood.deviance(theta, reml)
+
+    def maximum_likelihood(self, reml: bool = False) -> dict[str, Any]:
+        """The estimates that maximise the likelihood, as lme4's.
+
+        Returns:
+            theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate),
+            sigma. Raises what `deviance` raises.
+        """
+        found = self._likelihood.maximum(reml)
+        labels = {
+            name: [label for label, _ in variable.elements(name)]
+            for name, variable in self.variables.items()
+            if variable.role == "common"
+        }
+        names = [label for name, _ in self._likelihood.mixed.common for label in labels[name]]
+        found["fixef"].index = pd.Index(names, name="parameter")
+        return found
 
     # Prediction
 

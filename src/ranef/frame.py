@@ -38,28 +38,9 @@ class Levels:
     codes: NDArray[np.int32]
     names: NDArray[np.object_]
 
-
-@dataclass(frozen=True)
-class Rows:
-    """What became of the rows of a table.
-
-    Attributes:
-        read: rows in the table.
-        used: rows the fit is based on.
-        dropped: column to the number of rows in which it is missing; a row with several
-            gaps counts once for each of them.
-    """
-
-    read: int
-    used: int
-    dropped: Mapping[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        text = f"{self.read:,} rows read, {self.used:,} used"
-        if self.read > self.used:
-            why = ", ".join(f"{name} missing in {count:,}" for name, count in self.dropped.items())
-            text += f"; {self.read - self.used:,} dropped: {why}"
-        return text
+    def present(self) -> NDArray[np.int64]:
+        """The codes that some row has, in order."""
+        return np.flatnonzero(np.bincount(self.codes + 1, minlength=len(self.names) + 1)[1:])
 
 
 @dataclass(frozen=True)
@@ -192,6 +173,15 @@ class Frame:
             return np.isnan(self.numbers(name))
         return _to_numpy(values.is_null(nan_is_null=True), bool)
 
+    def is_no_level(self, name: str) -> NDArray[np.bool_]:
+        """(n,) True where the column, taken as levels, has none."""
+        values = self.column(name)
+        if self.untyped or self.missing or isinstance(values, np.ndarray):
+            return self.levels(name).codes < 0
+        if pa.types.is_dictionary(values.type):
+            return self.levels(name).codes < 0
+        return _to_numpy(values.is_null(nan_is_null=True), bool)
+
     def is_null(self, name: str) -> NDArray[np.bool_]:
         """(n,) True where the cell is empty; a NaN is a value here."""
         values = self.column(name)
@@ -307,45 +297,29 @@ def _not_levels(column: str, kind: pa.DataType) -> DataError:
     )
 
 
-def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
-    """The rows without a gap in any needed column, and what became of the others.
+class Index:
+    """Names by their place, for many look-ups at once."""
 
-    A gap in a predictor or grouping drops the row, NaN included. In a response only an
-    empty cell does: a NaN there is a computation gone wrong, left for the family to refuse.
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = pa.array(list(names), pa.string())
 
-    Args:
-        frame: the table.
-        needs: column to how it is used: "number", "level", "any" or "response".
+    def places(self, names: Iterable[str]) -> NDArray[np.int64]:
+        """Where each name stands, -1 for one that is not among them."""
+        found = pc.index_in(pa.array(list(names), pa.string()), value_set=self._names)
+        return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
-    Raises:
-        DataError: where no row is left.
-    """
-    if frame.n == 0:
-        raise DataError(f"{frame.source} has no rows; there is nothing to fit")
-    whole = np.ones(frame.n, dtype=bool)
-    dropped: dict[str, int] = {}
-    for name, uses in needs.items():
-        gaps = np.zeros(frame.n, dtype=bool)
-        if "response" in uses:
-            frame.numbers(name)
-            gaps |= frame.is_null(name)
-        if "number" in uses:
-            gaps |= np.isnan(frame.numbers(name)).reshape(frame.n, -1).any(axis=1)
-        if "level" in uses:
-            gaps |= frame.levels(name).codes < 0
-        if "any" in uses:
-            gaps |= frame.is_missing(name)
-        if gaps.any():
-            dropped[name] = int(gaps.sum())
-            whole &= ~gaps
-    rows = Rows(frame.n, int(whole.sum()), dropped)
-    if not whole.any():
-        worst = max(dropped, key=lambda name: dropped[name])
-        raise DataError(
-            f"no row of {frame.source} is complete: {worst!r} is missing in {dropped[worst]:,} of "
-            f"{frame.n:,} rows; leave it out or fill it"
-        )
-    return frame.keep(whole), rows
+    def codes(self, frame: "Frame", name: str) -> NDArray[np.int32] | None:
+        """The place of each row's level; None where a row has none, or one that is not here.
+
+        A column of texts is looked up as it is, without listing its own levels first.
+        """
+        values: Any = frame.column(name)
+        if frame.untyped or frame.missing or isinstance(values, np.ndarray):
+            return None
+        if pa.types.is_dictionary(values.type) or not _holds_text(values.type):
+            return None
+        found = pc.index_in(values.cast(pa.string()), value_set=self._names)
+        return None if found.null_count else _to_numpy(found, np.int32)
 
 
 def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:

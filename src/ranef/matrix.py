@@ -144,8 +144,8 @@ def scan(seen: Scan | None, products: Sequence[Product], frame: Frame) -> Scan:
         if is_factor(expression, frame):
             name = expression.columns()[0]
             found = frame.levels(name)
-            present = np.unique(found.codes[found.codes >= 0])
-            factors.setdefault(str(expression), {}).update(dict.fromkeys(found.names[present]))
+            present = found.names[found.present()]
+            factors.setdefault(str(expression), {}).update(dict.fromkeys(present))
     calls = transforms.stateful_calls(expressions)
     return Scan(factors, transforms.accumulate(seen.triangles, calls, frame))
 

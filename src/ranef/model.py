@@ -4,13 +4,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ranef import registry
-from ranef.errors import OptionError, whole_number
+from ranef import registry, streaming
+from ranef.errors import MethodError, OptionError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
+from ranef.inference.base import Method
 from ranef.priors import Prior, checked
-from ranef.program import Program, Training
-from ranef.tables import read
+from ranef.program import Program
+from ranef.tables import batches, read
+from ranef.training import Training
 
 
 class Model:
@@ -54,7 +56,7 @@ class Model:
 
     def priors_for(self, data: Any) -> dict[str, Prior]:
         """The prior of every parameter on this table, given or default."""
-        return dict(self._learn(data).state.priors)
+        return dict(self._learn(data, streams=True).state.priors)
 
     def fit(
         self,
@@ -70,32 +72,62 @@ class Model:
         Args:
             data: a pandas, polars or pyarrow table, a dict of arrays, or a path to CSV or
                 Parquet. Rows with a gap in a used column are dropped; `Fit.rows` counts them.
-            method: "svi", or "auto" to let the model choose.
+                The exact method reads Parquet of more than a million rows in batches and keeps
+                a sample; other methods read all rows.
+            method: "exact", "nuts", "svi", or "auto": exact wherever it applies, else svi;
+                `Fit.why` says why.
             seed: the same seed gives the same bytes on the same machine and versions.
-            draws: of the posterior.
+            draws: of the posterior, in each chain.
             progress: whether to show a bar on standard error.
             options: of the method. svi: guide ("structured" or "meanfield"), optimizer (any
-                of optax), samples, steps, batch_size.
+                of optax), samples, steps, batch_size. nuts: chains, tune, target_accept,
+                coefficients ("integrated" or "sampled").
 
         Raises:
             RanefError: one of its kinds, with one sentence that says what is wrong and what
                 to do.
         """
         draws, seed = whole_number("draws", draws, least=2), whole_number("seed", seed, least=0)
-        chosen, why = self._choose(method)
-        runner = registry.load("method", chosen)(**options)
+        runners, why = _candidates(method, options)
         began = time.perf_counter()
-        training = self._learn(data)
-        result = runner.run(
-            self.program.problem(training), seed=seed, draws=draws, progress=progress
-        )
-        return Fit(self.program, training, result, chosen, why, time.perf_counter() - began)
+        training: Training | None = None
+        for runner in runners:
+            # Rows that one method has read in batches the next may need all at once.
+            if training is None or training.stream is not None:
+                training = self._learn(data, streams=runner.streams, progress=progress)
+            problem = self.program.problem(training)
+            try:
+                found = runner.run(problem, seed=seed, draws=draws, progress=progress)
+            except MethodError as error:
+                if runner is runners[-1]:
+                    raise
+                why = f"method {error.method!r} {error.reason}"
+                continue
+            seconds = time.perf_counter() - began
+            return Fit(self.program, training, found, runner.name, why, seconds)
+        raise OptionError(f"there is no method to try for {method!r}")
 
-    def _choose(self, method: str) -> tuple[str, str]:
-        if method != "auto":
-            return method, "it was asked for"
-        return "svi", "it fits every family and term there is"
-
-    def _learn(self, data: Any) -> Training:
+    def _learn(self, data: Any, *, streams: bool = False, progress: bool = False) -> Training:
         program = self.program
+        needs = list(program.needs())
+        source = batches(data, needs, program.missing) if streams else None
+        if source is not None:
+            return streaming.learn(program, source, progress=progress)
         return program.learn(read(data, list(program.needs()), program.missing))
+
+
+def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], str]:
+    """The methods to try in order, and why the first comes first."""
+    if method != "auto":
+        return [registry.load("method", method)(**options)], "it was asked for"
+    exact = registry.load("method", "exact")
+    runners = [registry.load("method", name) for name in ("svi", "nuts")]
+    having = [runner for runner in runners if set(options) <= set(runner.options)]
+    other = [(having or runners)[0](**options)]
+    unknown = sorted(set(options) - set(exact.options))
+    if unknown:
+        return other, f"it has the option {unknown[0]!r}"
+    return [exact(**options), *other], (
+        "the response is gaussian and every term linear in its coefficients, which therefore "
+        "integrate out in closed form"
+    )

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.errors import ColumnError, OptionError
 from ranef.inference.base import Draws
-from ranef.program import Program, State, Training
+from ranef.program import Program
 from ranef.registry import suggestion
 from ranef.terms.base import Variable, clean_name
+from ranef.training import State, Training
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,27 @@ class Posterior:
     def values(self) -> dict[str, NDArray[np.float64]]:
         """Draws of every variable with a posterior, (chain, draw, ...)."""
         return variable_values(self.program, self.training.state, self.draws.sites)
+
+    @cached_property
+    def _ready(self) -> dict[str, NDArray[np.float64]]:
+        """Those of them that take no draws which are made only when asked for."""
+        later = set(self.draws.later)
+        if not later:
+            return self.values
+        sites = {name: self.draws.sites[name] for name in self.draws.sites if name not in later}
+        return variable_values(self.program, self.training.state, sites)
+
+    @cached_property
+    def moments(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Mean and sd of the variables for which the method knows them in closed form."""
+        known = self.draws.known_moments
+        state = self.training.state
+        # Coefficients are variables as they are, or parts of a site's array: so is their sd.
+        mean, sd = (
+            variable_values(self.program, state, {name: both[i] for name, both in known.items()})
+            for i in (0, 1)
+        )
+        return {name: (mean[name], sd[name]) for name in mean}
 
     @cached_property
     def constants(self) -> dict[str, tuple[Any, str]]:
@@ -80,6 +102,7 @@ class Posterior:
             for label, place in variable.elements(name):
                 if value is None:
                     described = _describe(self._flat(name)[:, place], tails)
+                    described = (*self._mean_and_sd(name, place), *described[2:])
                 else:
                     point = _element(value, place)
                     described = (point, 0.0, point, point)
@@ -98,8 +121,7 @@ class Posterior:
             value, _ = self.constants.get(name, (None, ""))
             for label, place in variable.elements(name):
                 if value is None:
-                    flat = self._flat(name)[:, place]
-                    rows.append((label, flat.mean(), flat.std(ddof=1)))
+                    rows.append((label, *self._mean_and_sd(name, place)))
                 else:
                     rows.append((label, _element(value, place), 0.0))
         return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
@@ -117,28 +139,36 @@ class Posterior:
             raise ColumnError(f"the model has no grouping {factor!r}; {hint}")
         parts = []
         for name, variable in names.items():
-            flat = self._flat(name)
+            if name in self.moments:
+                mean, sd = self.moments[name]
+            else:
+                flat = self._flat(name)
+                mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
             parts.append(
                 pd.DataFrame(
-                    {
-                        "term": name.removesuffix(f"|{variable.factor}"),
-                        "mean": flat.mean(axis=0),
-                        "sd": flat.std(axis=0, ddof=1),
-                    },
+                    {"term": name.removesuffix(f"|{variable.factor}"), "mean": mean, "sd": sd},
                     index=pd.Index(variable.coords[0], name=factor),
                 )
             )
         return pd.concat(parts)
 
+    def _mean_and_sd(self, name: str, place: int) -> tuple[float, float]:
+        """Of one element of a variable, in closed form where that is known."""
+        if name in self.moments:
+            mean, sd = (np.ravel(each)[place] for each in self.moments[name])
+            return float(mean), float(sd)
+        flat = self._flat(name)[:, place]
+        return float(flat.mean()), float(flat.std(ddof=1))
+
     def _flat(self, name: str) -> NDArray[np.float64]:
         """Draws of a variable as (chains times draws, elements)."""
-        values = self.values[name]
+        values = self._ready[name] if name in self._ready else self.values[name]
         return values.reshape(values.shape[0] * values.shape[1], -1)
 
     def _shares(self) -> dict[str, NDArray[np.float64]]:
         """Share of variance that each grouping explains, by draw."""
         known: dict[str, Any] = {
-            name: values.reshape(-1, *values.shape[2:]) for name, values in self.values.items()
+            name: values.reshape(-1, *values.shape[2:]) for name, values in self._ready.items()
         }
         size = max((len(v) for v in known.values()), default=1)
         for name, (value, _) in self.constants.items():

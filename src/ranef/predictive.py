@@ -17,8 +17,9 @@ from scipy.special import logsumexp
 from ranef.errors import DataError
 from ranef.families.base import ResponseDesign
 from ranef.inference.base import Draws
-from ranef.program import Designs, Program, State
+from ranef.program import Program
 from ranef.terms.base import Replay
+from ranef.training import Designs, State
 
 # Draws times rows held at once.
 _CELLS = 4_000_000

@@ -5,8 +5,7 @@
 `Program` is what the formula says; `State` is what the training rows add to it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,61 +15,22 @@ import numpyro
 from jax import Array
 
 from ranef import registry, sites
+from ranef.complete import complete
 from ranef.equation import Line, Sub, joined
 from ranef.errors import ColumnError, FormulaError, OptionError
 from ranef.families.base import INVERSE_LINKS, Family, FamilyParameter, ResponseDesign
 from ranef.formula import Formula
-from ranef.frame import Frame, Rows, complete
-from ranef.inference.base import Problem
+from ranef.frame import Frame
+from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.priors import Prior, allowed
-from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Variable
-
-# Term label to the term's design; a minibatch indexes every leaf.
-Designs = Mapping[str, Design]
+from ranef.terms.base import LinearBlock, Parameter, Replay, Term, Variable
+from ranef.training import Designs, State, Training, evenly
 
 _RESERVED = ("chain", "draw")
 
-# Rows of the training table that are kept as they were read.
-SAMPLE = 20_000
-
 # Of the observed response: no column can have this name, "/" being stored otherwise.
 RESPONSE_SITE = "/response"
-
-
-@dataclass(frozen=True)
-class State:
-    """What was learned from the training rows.
-
-    Attributes:
-        terms: term label to the term's state.
-        family: the family's state.
-        priors: every parameter that takes a prior, the user's or the default.
-        scales: family parameter to the scale of its predictor.
-    """
-
-    terms: Mapping[str, Any]
-    family: Any
-    priors: Mapping[str, Prior]
-    scales: Mapping[str, Scale]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The training rows as the program takes them.
-
-    Attributes:
-        state, designs, response: what was learned, and every row that is used.
-        rows: what became of the rows of the table.
-        sample: the used rows as they were read, or evenly spaced ones where there are many:
-            for pictures, and for what is typical of a column.
-    """
-
-    state: State
-    designs: Designs
-    response: ResponseDesign
-    rows: Rows
-    sample: Frame
 
 
 class Program:
@@ -152,22 +112,49 @@ class Program:
             DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
         """
         frame, rows = complete(frame, self.needs())
-        family = self.family.finish(self.family.scan(None, frame))
-        response = self.family.design(family, frame)
-        family = self.family.measured(family, self.family.measure(None, response))
-        states: dict[str, Any] = {}
-        for _, term in self.all_terms():
-            state = term.finish(term.scan(None, frame))
-            columns = term.columns(term.design(state, frame))
-            if columns.size:
-                state = term.measured(state, Moments().add(columns).measures())
-            states[term.label] = state
+        state = self.learned([frame])
+        return Training(
+            state,
+            self.designs(state, frame),
+            self.family.design(state.family, frame),
+            rows,
+            frame.take(evenly(frame.n)),
+        )
+
+    def learned(self, frames: Iterable[Frame]) -> State:
+        """What batches of complete rows say; they are gone through twice.
+
+        Raises:
+            DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
+        """
+        terms = [term for _, term in self.all_terms()]
+        seen: list[Any] = [None] * len(terms)
+        response: Any = None
+        for frame in frames:
+            response = self.family.scan(response, frame)
+            seen = [term.scan(a, frame) for term, a in zip(terms, seen, strict=True)]
+        family = self.family.finish(response)
+        states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
+        moments = {term.label: Moments() for term in terms}
+        measure: Any = None
+        for frame in frames:
+            measure = self.family.measure(measure, self.family.design(family, frame))
+            for term in terms:
+                columns = term.columns(states[term.label], frame)
+                if columns.size:
+                    # What overflows here is refused by name where it is used.
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        moments[term.label] = moments[term.label].add(columns)
+        family = self.family.measured(family, measure)
+        for term in terms:
+            if moments[term.label].n:
+                measures = moments[term.label].measures()
+                states[term.label] = term.measured(states[term.label], measures)
         scales = {p.name: self.family.predictor_scale(family, p) for p in self.family.parameters}
         priors = self._priors(states, family, scales)
         state = State(states, family, priors, scales)
         self.variables(state)  # refuses names that clash
-        sample = frame.take(np.unique(np.linspace(0, frame.n - 1, SAMPLE).astype(np.int64)))
-        return Training(state, self.designs(state, frame), response, rows, sample)
+        return state
 
     def _priors(
         self, states: Mapping[str, Any], family: Any, scales: Mapping[str, Scale]
@@ -210,7 +197,33 @@ class Program:
             return self.blocks(state, training.designs, hyperparameters)
 
         data = (training.designs, training.response)
-        return Problem(run, data, training.rows.used, blocks, state.family.scale.spread)
+
+        def structure(designs: Designs) -> dict[str, LinearBlock | None]:
+            return {
+                term.label: term.structure(
+                    state.terms[term.label], designs[term.label], state.priors
+                )
+                for _, term in self.all_terms()
+            }
+
+        def parts() -> Iterator[Part]:
+            for designs, response in training.parts():
+                yield Part(self.family.normal(response), structure(designs))
+
+        return Problem(
+            run,
+            data,
+            training.rows.used,
+            blocks,
+            state.family.scale.spread,
+            self.family.name,
+            lambda: self.family.normal(training.response),
+            lambda: structure(training.designs),
+            parts,
+            {term.label: parameter.name for parameter, term in self.all_terms()},
+            self.family.parameters[0].name,
+            state.priors,
+        )
 
     def __call__(
         self,

@@ -5,7 +5,7 @@ A CSV file is read as text, since only the formula knows whether 007 is a number
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from pyarrow import csv, dataset
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
 from ranef.frame import Frame
 from ranef.registry import suggestion
+
+# Rows of a batch at most, numbers in one, and rows at least, where it is not all of a file.
+BATCH, _CELLS, _LEAST = 1_000_000, 16_000_000, 20_000
 
 
 def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str] = ()) -> Frame:
@@ -164,6 +167,82 @@ def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FileError(f"{source} cannot be read as {kind}: {_first_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The rows of Parquet files in batches, as often as they are gone through.
+
+    Attributes:
+        path: of the file or folder.
+        columns: that are read.
+        missing: texts that mean a missing level.
+        n: rows in all.
+        size: rows of a batch, at least.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    missing: tuple[str, ...]
+    n: int
+    size: int
+
+    @property
+    def source(self) -> str:
+        return repr(str(self.path))
+
+    def __iter__(self) -> Iterator[Frame]:
+        parts: list[pa.RecordBatch] = []
+        held = first = 0
+        try:
+            stored = dataset.dataset(self.path, format="parquet")
+            batches = stored.to_batches(
+                columns=list(self.columns),
+                batch_size=self.size,
+                batch_readahead=1,
+                fragment_readahead=1,
+            )
+            for batch in batches:
+                parts.append(batch)
+                held += batch.num_rows
+                if held >= self.size:
+                    yield self._frame(parts, first, held)
+                    first, held, parts = first + held, 0, []
+            if held:
+                yield self._frame(parts, first, held)
+        except (pa.ArrowException, OSError) as error:
+            raise FileError(f"{self.source} cannot be read: {_first_line(error)}") from None
+
+    def _frame(self, parts: list[pa.RecordBatch], first: int, n: int) -> Frame:
+        """A batch whose rows know where they stand in the whole."""
+        frame = _from_arrow(pa.Table.from_batches(parts), self.source)
+        return replace(frame, missing=self.missing, rows=np.arange(first, first + n))
+
+
+def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> Batches | None:
+    """The rows of a Parquet path in batches; None for other data, and where one batch is all.
+
+    Args:
+        data: as for `read`.
+        columns: to read.
+        missing: texts that mean a missing level.
+
+    Raises:
+        FileError, ColumnError: as `read`.
+    """
+    if not isinstance(data, (str, os.PathLike)):
+        return None
+    path = Path(data)
+    if not path.exists() or _format(path) != "parquet":
+        return None
+    try:
+        stored = dataset.dataset(path, format="parquet")
+        wanted = tuple(_wanted(stored.schema.names, columns, repr(str(path))))
+        n = stored.count_rows()
+    except (pa.ArrowException, OSError) as error:
+        raise FileError(f"{str(path)!r} cannot be read: {_first_line(error)}") from None
+    size = min(BATCH, max(_LEAST, _CELLS // max(1, len(wanted))))
+    return Batches(path, wanted, tuple(missing), n, size) if n > size else None
 
 
 def _first_line(error: Exception) -> str:

@@ -77,6 +77,21 @@ class State:
     scale: Scale
 
 
+@dataclass(frozen=True)
+class Normal:
+    """A response that is normal around its predictor: y_i ~ N(eta_i, sigma^2 / w_i).
+
+    Attributes:
+        value: (n,) the response.
+        weights: (n,) w, or None where they are all one.
+        sigma: the name of the residual sd; "" where it is known to be one.
+    """
+
+    value: NDArray[np.float64]
+    weights: NDArray[np.float64] | None
+    sigma: str
+
+
 def weighted_means(
     values: NDArray[np.float64],
     weights: NDArray[np.float64],
@@ -190,6 +205,10 @@ class Family(ABC):
         """
         key = jax.random.key(int(rng.integers(2**32)))
         return np.asarray(self.distribution(response, **parameters).sample(key))
+
+    def normal(self, response: ResponseDesign) -> Normal | None:
+        """The response as a normal one, where the family is; None where it is not."""
+        return None
 
     def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
         """Its mean (the location, for a family without one)."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.equation import Line
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, weighted_means
+from ranef.families.base import Family, FamilyParameter, Normal, ResponseDesign, weighted_means
 
 
 class Gaussian(Family):
@@ -35,6 +35,10 @@ class Gaussian(Family):
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Normal(parameters["mu"], self._sd(response, parameters))
+
+    def normal(self, response: ResponseDesign) -> Normal:
+        beside, known = response.companion, response.form == "se"
+        return Normal(response.value, beside**-2.0 if known else beside, "" if known else "sigma")
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return self._sd(response, parameters) ** 2

@@ -5,7 +5,7 @@ How to add one: a class with `run` in a file of its own under ``inference/``, an
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from numpyro.distributions import biject_to, constraints
 
 from ranef.errors import OptionError
+from ranef.families.base import Normal
+from ranef.priors import Prior
 from ranef.registry import suggestion
 from ranef.terms.base import LinearBlock
 
@@ -34,6 +36,15 @@ class Problem:
         n: number of rows.
         blocks: values of the hyperparameter sites to the linear blocks on `data`.
         spread: of the response.
+        family: its name.
+        normal: the response as a normal one, None where the family is not.
+        structure: the linear blocks at unit scales, in NumPy, None for a term that is not
+            linear.
+        parts: goes through all rows in batches; `data`, `normal` and `structure` have only some
+            of them where there are too many to be held.
+        predicts: label of each term to the family parameter that it predicts.
+        location: the family parameter that is the mean.
+        priors: of every parameter that takes one.
     """
 
     run: Callable[..., Any]
@@ -41,6 +52,21 @@ class Problem:
     n: int
     blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
     spread: float
+    family: str
+    normal: Callable[[], Normal | None]
+    structure: Callable[[], Mapping[str, LinearBlock | None]]
+    parts: Callable[[], Iterator["Part"]]
+    predicts: Mapping[str, str]
+    location: str
+    priors: Mapping[str, Prior]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A batch of rows: the response as a normal one, or None, and the blocks at unit scales."""
+
+    normal: Normal | None
+    blocks: Mapping[str, LinearBlock | None]
 
 
 @dataclass(frozen=True)
@@ -137,7 +163,12 @@ class Draws:
         message: how it ended, in a sentence.
         steps: how many it took.
         elbo: the evidence lower bound in nats and its Monte Carlo standard error, or None.
+        moments: makes the mean and sd of sites whose posterior is known in closed form; those
+            of the others are those of their draws.
+        later: sites whose draws are large and made only when they are asked for.
+        k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
         trace: per-step records, such as the ELBO.
+        statistics: of every draw, by ArviZ's names for them, (chain, draw).
     """
 
     draw: Callable[[], Mapping[str, NDArray]]
@@ -148,6 +179,10 @@ class Draws:
     steps: int = 0
     elbo: tuple[float, float] | None = None
     trace: Mapping[str, NDArray] = field(default_factory=dict)
+    moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
+    later: tuple[str, ...] = ()
+    k_hat: float | None = None
+    statistics: Mapping[str, NDArray] = field(default_factory=dict)
 
     def thinned(self, most: int) -> "Draws":
         """The same with at most so many draws of the posterior, evenly spaced, in one chain."""
@@ -162,8 +197,13 @@ class Draws:
 
     @cached_property
     def sites(self) -> Mapping[str, NDArray]:
-        """Draws of every latent site, (chain, draw, ...)."""
-        return {name: np.asarray(value) for name, value in self.draw().items()}
+        """Draws of every latent site, (chain, draw, ...); a mapping may make each when asked."""
+        return self.draw()
+
+    @cached_property
+    def known_moments(self) -> Mapping[str, tuple[NDArray, NDArray]]:
+        """Mean and sd by site, where they are known in closed form."""
+        return self.moments()
 
 
 class Method(ABC):
@@ -171,6 +211,16 @@ class Method(ABC):
 
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
+    # Whether it goes through the rows by `Problem.parts` alone, so that they need not be held.
+    streams: ClassVar[bool] = False
+
+    def likelihood(self, problem: Problem) -> Any:
+        """The likelihood criterion of the problem, with `deviance` and `maximum`.
+
+        Raises:
+            OptionError: for a method that has none.
+        """
+        raise OptionError(f"method {self.name!r} has no likelihood criterion; exact has")
 
     def __init__(self, **options: Any) -> None:
         for name in options:

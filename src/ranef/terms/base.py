@@ -87,7 +87,10 @@ class Variable:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["columns", "codes", "mean", "factor"],
-    meta_fields=["levels", "gaussian", "sites", "scales"],
+    meta_fields=[
+        *("levels", "gaussian", "sites", "shapes"),
+        *("scales", "grouping", "cholesky", "correlation"),
+    ],
 )
 @dataclass(frozen=True)
 class LinearBlock:
@@ -102,17 +105,26 @@ class LinearBlock:
             infinite for a flat prior.
         gaussian: whether the prior is Gaussian (or flat), so that b can be integrated out.
         sites: the sites that hold the columns of b in order, with how many each holds.
+        shapes: the shape of each of these sites, for one level.
         scales: the sites that hold the sd of each column, where it is a parameter.
+        grouping: the name of the grouping, where codes is not None.
+        cholesky: the site that holds the Cholesky factor of their correlations; "" for none.
+            factor = diag(scales) cholesky.
+        correlation: the parameter that takes the prior of the correlations.
     """
 
-    columns: Array
-    codes: Array | None
+    columns: Any
+    codes: Any
     levels: int
-    mean: Array
-    factor: Array
+    mean: Any
+    factor: Any
     gaussian: bool = True
     sites: tuple[tuple[str, int], ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
     scales: tuple[str, ...] = ()
+    grouping: str = ""
+    cholesky: str = ""
+    correlation: str = ""
 
     def predict(self, coefficients: Array) -> Array:
         """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""
@@ -140,8 +152,8 @@ class Replay:
 class Term(ABC):
     """One summand of a predictor.
 
-    The order of calls: `scan` each batch of training rows, `finish`, `design` and
-    `columns` of each batch to be measured, `measured`; then `parameters` for the default
+    The order of calls: `scan` each batch of training rows, `finish`, `columns` of each batch
+    to be measured, `measured`; then `parameters` for the default
     priors, and `sample` within the NumPyro program. `state` is what `finish` learned;
     the term itself keeps none.
 
@@ -175,7 +187,7 @@ class Term(ABC):
     def design(self, state: Any, frame: Frame) -> Design:
         """What the program needs of the rows of `frame`, training or new."""
 
-    def columns(self, design: Design) -> NDArray[np.float64]:
+    def columns(self, state: Any, frame: Frame) -> NDArray[np.float64]:
         """(n, k) columns whose mean and sd the state should know."""
         return np.zeros((0, 0))
 
@@ -197,6 +209,15 @@ class Term(ABC):
         self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale
     ) -> LinearBlock | None:
         """The term as a block, within a NumPyro program; None where it is not linear."""
+        return None
+
+    def structure(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior]
+    ) -> LinearBlock | None:
+        """The block at scales of one and without correlations, in NumPy: nothing is compiled.
+
+        A known part of the predictor is a column whose coefficient has no variance.
+        """
         return None
 
     def equation(self, state: Any) -> Summand:
@@ -251,6 +272,11 @@ class LinearTerm(Term):
         replay: Replay,
     ) -> Array:
         """Sites of the coefficients, (k,) or (levels, k), within a NumPyro program."""
+
+    def structure(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior]
+    ) -> LinearBlock | None:
+        return self.block(state, design, priors_, {})
 
     def linear_block(
         self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale

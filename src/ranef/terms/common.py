@@ -66,8 +66,8 @@ class Common(LinearTerm):
     def design(self, state: State, frame: Frame) -> Design:
         return Design({"columns": state.matrix.build(frame) - state.mean})
 
-    def columns(self, design: Design) -> NDArray[np.float64]:
-        return design.arrays["columns"]
+    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        return state.matrix.build(frame)
 
     def measured(self, state: State, measures: Measures) -> State:
         intercept = [coding.name == INTERCEPT for coding in state.matrix.codings]
@@ -112,7 +112,7 @@ class Common(LinearTerm):
         hyperparameters: Mapping[str, Array],
     ) -> LinearBlock:
         """One vector of coefficients for all rows, on the columns as the formula has them."""
-        columns = design.arrays["columns"] + jnp.asarray(state.mean)
+        columns = design.arrays["columns"] + state.mean
         means, sds, gaussian = [], [], True
         for name, place in state.slices.items():
             mean, sd, normal = _moments(priors_[self._site(name)])
@@ -124,11 +124,17 @@ class Common(LinearTerm):
             columns,
             None,
             1,
-            jnp.asarray(np.concatenate(means)),
-            jnp.asarray(np.concatenate(sds)),
+            np.concatenate(means),
+            np.concatenate(sds),
             gaussian,
             tuple((self._site(n), s.stop - s.start) for n, s in state.slices.items()),
+            tuple(self._shape(state, name) for name in state.slices),
         )
+
+    def _shape(self, state: State, name: str) -> tuple[int, ...]:
+        """Of the site that holds the coefficients of one variable."""
+        columns = state.slices[name]
+        return (columns.stop - columns.start,) if self._is_vector(state, name) else ()
 
     def coefficients(
         self,
@@ -142,7 +148,7 @@ class Common(LinearTerm):
         units = scale.spread / _spread(state)
         parts = []
         for name, columns in state.slices.items():
-            shape = (columns.stop - columns.start,) if self._is_vector(state, name) else ()
+            shape = self._shape(state, name)
             value = sites.parameter(
                 self._site(name),
                 priors_[self._site(name)],

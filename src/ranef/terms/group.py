@@ -5,6 +5,7 @@ D holds the sds of the columns of z, R their correlations (identity under `||`).
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ranef import matrix, priors
 from ranef.equation import Line, Sub, Summand, joined
 from ranef.errors import ColumnError, DataError
-from ranef.frame import Frame, crossed_levels, sorted_levels
+from ranef.frame import Frame, Index, crossed_levels, sorted_levels
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
 from ranef.sites import parameter
@@ -37,7 +38,7 @@ class Scan:
     """The slopes' scan, and the levels seen."""
 
     matrix: matrix.Scan
-    levels: dict[str, None]
+    levels: set[str]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class State:
     levels: tuple[str, ...]
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
+
+    @cached_property
+    def index(self) -> Index:
+        """The levels, to be looked up."""
+        return Index(self.levels)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -77,9 +83,8 @@ class Group(LinearTerm):
 
     def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
         found = crossed_levels(frame, self.call.options["factor"])
-        present = np.unique(found.codes[found.codes >= 0])
-        levels = dict(accumulator.levels) if accumulator else {}
-        levels.update(dict.fromkeys(found.names[present]))
+        levels = accumulator.levels if accumulator else set()
+        levels.update(found.names[found.present()].tolist())
         seen = accumulator.matrix if accumulator else None
         return Scan(matrix.scan(seen, self.call.arguments, frame), levels)
 
@@ -100,21 +105,35 @@ class Group(LinearTerm):
         return state
 
     def design(self, state: State, frame: Frame) -> Design:
+        names = self.call.options["factor"]
+        codes = state.index.codes(frame, names[0]) if len(names) == 1 else None
+        new: tuple[str, ...] = ()
+        if codes is None:
+            codes, new = self._coded(state, frame)
+        return Design({"columns": state.matrix.build(frame), "codes": codes}, new)
+
+    def _coded(self, state: State, frame: Frame) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """The level of each row, and the new ones, which follow the known ones.
+
+        Raises:
+            DataError: for a row without one.
+        """
         found = crossed_levels(frame, self.call.options["factor"])
-        place = {level: i for i, level in enumerate(state.levels)}
-        present = np.unique(found.codes[found.codes >= 0])
-        new = tuple(level for level in found.names[present] if level not in place)
-        place.update({level: len(state.levels) + i for i, level in enumerate(new)})
-        codes = np.array([*(place.get(n, -1) for n in found.names), -1], np.int32)[found.codes]
+        place = state.index.places(found.names)
+        present = found.present()
+        unseen = present[place[present] < 0]
+        new = tuple(found.names[unseen])
+        place[unseen] = len(state.levels) + np.arange(len(new))
+        codes = np.append(place, -1).astype(np.int32)[found.codes]
         if (codes < 0).any():
             row = frame.row_number(int(np.argmax(codes < 0)))
             raise DataError(
                 f"the grouping {self.factor!r} is missing in row {row}; fill or drop it"
             )
-        return Design({"columns": state.matrix.build(frame), "codes": codes}, new)
+        return codes, new
 
-    def columns(self, design: Design) -> NDArray[np.float64]:
-        return design.arrays["columns"]
+    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        return state.matrix.build(frame)
 
     def measured(self, state: State, measures: Measures) -> State:
         return replace(state, mean=measures.mean, sd=measures.sd)
@@ -176,22 +195,36 @@ class Group(LinearTerm):
         state: State,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Array],
+        hyperparameters: Mapping[str, Any],
     ) -> LinearBlock:
         factor = hyperparameters["sd"]
+        held: tuple[tuple[str, int], ...]
         held = tuple((self._effect_site(column), 1) for column in state.columns)
+        shapes: tuple[tuple[int, ...], ...] = ((),) * len(held)
         if "cholesky" in hyperparameters:
             factor = factor[:, None] * hyperparameters["cholesky"]
             held = ((self._joint_site(), len(state.columns)),)
+            shapes = ((len(state.columns),),)
         return LinearBlock(
-            jnp.asarray(design.arrays["columns"]),
-            jnp.asarray(design.arrays["codes"]),
+            design.arrays["columns"],
+            design.arrays["codes"],
             len(state.levels),
-            jnp.zeros(len(state.columns)),
+            np.zeros(len(state.columns)),
             factor,
             sites=held,
+            shapes=shapes,
             scales=tuple(self._scale_site(column) for column in state.columns),
+            grouping=self.factor,
+            cholesky=self._cholesky_site() if "cholesky" in hyperparameters else "",
+            correlation=self._corr_site() if "cholesky" in hyperparameters else "",
         )
+
+    def structure(self, state: State, design: Design, priors_: Mapping[str, Prior]) -> LinearBlock:
+        k = len(state.columns)
+        unit: dict[str, Any] = {"sd": np.ones(k)}
+        if self.correlated(state):
+            unit["cholesky"] = np.eye(k)
+        return self.block(state, design, priors_, unit)
 
     def coefficients(
         self,
@@ -267,11 +300,13 @@ class Group(LinearTerm):
     def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
         if not self.correlated(state):
             return {}
-        factor = sites[self._cholesky_site()]
-        effects = sites[self._joint_site()]
-        out = {self._corr_site(): factor @ np.swapaxes(factor, -1, -2)}
-        for c, column in enumerate(state.columns):
-            out[self._effect_site(column)] = effects[..., c]
+        out: dict[str, Any] = {}
+        if self._cholesky_site() in sites:
+            factor = sites[self._cholesky_site()]
+            out[self._corr_site()] = factor @ np.swapaxes(factor, -1, -2)
+        if self._joint_site() in sites:
+            for c, column in enumerate(state.columns):
+                out[self._effect_site(column)] = sites[self._joint_site()][..., c]
         return out
 
     def variances(

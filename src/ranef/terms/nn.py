@@ -204,8 +204,8 @@ class Network(Term):
         ]
         return Design({"columns": (np.concatenate(columns, axis=1) - state.mean) / state.sd})
 
-    def columns(self, design: Design) -> NDArray[np.float64]:
-        return design.arrays["columns"]
+    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        return self.design(state, frame).arrays["columns"]
 
     def measured(self, state: State, measures: Measures) -> State:
         if self.options["net"] is not None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ranef import transforms
@@ -12,7 +13,7 @@ from ranef.expression import Function
 from ranef.frame import Frame
 from ranef.moments import Scale
 from ranef.priors import Prior
-from ranef.terms.base import Design, Replay, Term
+from ranef.terms.base import Design, LinearBlock, Replay, Term
 
 
 class Offset(Term):
@@ -34,6 +35,12 @@ class Offset(Term):
 
     def design(self, state: transforms.Learned, frame: Frame) -> Design:
         return Design({"values": transforms.evaluate_single(self.call.arguments[0], frame, state)})
+
+    def structure(
+        self, state: transforms.Learned, design: Design, priors_: Mapping[str, Prior]
+    ) -> LinearBlock:
+        column = design.arrays["values"][:, None]
+        return LinearBlock(column, None, 1, np.ones(1), np.zeros(1))
 
     def sample(
         self,

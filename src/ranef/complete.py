@@ -1,0 +1,90 @@
+"""Rows without a gap in any column that the model needs, and what became of the others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.errors import DataError
+from ranef.frame import Frame
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What became of the rows of a table.
+
+    Attributes:
+        read: rows in the table.
+        used: rows the fit is based on.
+        dropped: column to the number of rows in which it is missing; a row with several
+            gaps counts once for each of them.
+    """
+
+    read: int
+    used: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = f"{self.read:,} rows read, {self.used:,} used"
+        if self.read > self.used:
+            why = ", ".join(f"{name} missing in {count:,}" for name, count in self.dropped.items())
+            text += f"; {self.read - self.used:,} dropped: {why}"
+        return text
+
+
+def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
+    """The rows without a gap in any needed column, and what became of the others.
+
+    A gap in a predictor or grouping drops the row, NaN included. In a response only an
+    empty cell does: a NaN there is a computation gone wrong, left for the family to refuse.
+
+    Args:
+        frame: the table.
+        needs: column to how it is used: "number", "level", "any" or "response".
+
+    Raises:
+        DataError: where no row is left.
+    """
+    refuse_none(Rows(frame.n, frame.n), frame.source)
+    whole, dropped = gaps(frame, needs)
+    rows = Rows(frame.n, int(whole.sum()), dropped)
+    refuse_none(rows, frame.source)
+    return frame.keep(whole), rows
+
+
+def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """(n,) True for rows without a gap, and by column how many gaps it has."""
+    whole = np.ones(frame.n, dtype=bool)
+    dropped: dict[str, int] = {}
+    for name, uses in needs.items():
+        gap = np.zeros(frame.n, dtype=bool)
+        if "response" in uses:
+            frame.numbers(name)
+            gap |= frame.is_null(name)
+        if "number" in uses:
+            gap |= np.isnan(frame.numbers(name)).reshape(frame.n, -1).any(axis=1)
+        if "level" in uses:
+            gap |= frame.is_no_level(name)
+        if "any" in uses:
+            gap |= frame.is_missing(name)
+        if gap.any():
+            dropped[name] = int(gap.sum())
+            whole &= ~gap
+    return whole, dropped
+
+
+def refuse_none(rows: Rows, source: str) -> None:
+    """Refuse a table without a complete row.
+
+    Raises:
+        DataError: naming the column with most gaps.
+    """
+    if rows.read == 0:
+        raise DataError(f"{source} has no rows; there is nothing to fit")
+    if rows.used == 0:
+        worst = max(rows.dropped, key=lambda name: rows.dropped[name])
+        raise DataError(
+            f"no row of {source} is complete: {worst!r} is missing in {rows.dropped[worst]:,} of "
+            f"{rows.read:,} rows; leave it out or fill it"
+        )

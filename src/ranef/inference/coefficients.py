@@ -1,0 +1,189 @@
+"""Coefficients of a Gaussian mixed model, given draws of its hyperparameters.
+
+    E b = E_theta E[b | theta, y],   var b = E_theta var[b | theta, y] + var_theta E[b | theta, y]
+
+A factorization for every draw of theta is made where it is cheap. Elsewhere the draws are put
+into a few tens of cells, and one factorization at its centre serves each.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.marginal import Marginal
+from ranef.inference.mixed import common_by_site, effects_by_site
+
+Array = NDArray[np.float64]
+
+# Numbers that factorizations for the coefficients may touch in all, and how many there are
+# at least and, unless every draw has its own, at most.
+_CELLS, _LEAST, _MOST = 20_000_000, 5, 30
+_EACH = 2_000_000
+
+
+class Sites(Mapping[str, Array]):
+    """Draws by site, (chain, draw, ...); those of group effects are made when first asked for."""
+
+    def __init__(self, ready: Mapping[str, Array], later: "Coefficients") -> None:
+        self._ready, self._later = dict(ready), later
+        self._names = [*ready, *later.group_sites]
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._ready:
+            if name not in self._later.group_sites:
+                raise KeyError(name)
+            self._ready.update(self._later.group_draws)
+        return self._ready[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Draws that share a factorization: which they are, and the hyperparameters of each, or
+    of all."""
+
+    members: NDArray[np.int64]
+    x: Array
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The posterior of all coefficients.
+
+    Attributes:
+        marginal: of the hyperparameters.
+        x: (draws, d) draws of them.
+        seed: of the coefficients' draws, which do not depend on when they are asked for.
+        chains: that the draws lie in, one after the other.
+    """
+
+    marginal: Marginal
+    x: Array
+    seed: int
+    chains: int = 1
+    _cache: dict = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def group_sites(self) -> list[str]:
+        return [name for g in self.marginal.mixed.groupings for name, _ in g.sites]
+
+    @cached_property
+    def _cells(self) -> list[_Cell]:
+        solver, draws = self.marginal.mixed.solver, len(self.x)
+        # All draws where there are no hyperparameters to differ in share one.
+        if self.x.shape[1] == 0 or not np.ptp(self.x, axis=0).any():
+            return [_Cell(np.arange(draws), self.x[:1])]
+        if solver.cost * draws <= _EACH:
+            return [_Cell(np.arange(draws)[part], self.x[part]) for part in solver.chunks(draws)]
+        count = int(np.clip(_CELLS // solver.cost, _LEAST, _MOST))
+        spread = self.x.std(axis=0)
+        scaled = self.x / np.where(spread > 0, spread, 1.0)
+        return [
+            _Cell(members, self.x[members].mean(axis=0, keepdims=True))
+            for members in _split(scaled, np.arange(draws), min(count, draws))
+        ]
+
+    def moments(self) -> dict[str, tuple[Array, Array]]:
+        """Mean and sd by site."""
+        mixed = self.marginal.mixed
+        factors = len(mixed.solver.products.widths)
+        sums = [_Sums() for _ in range(factors + 1)]
+        with np.errstate(all="ignore"):
+            for cell in self._cells:
+                solution, sigma = self.marginal.solve(cell.x)
+                share = len(cell.members) / len(cell.x)
+                variances = solution.effect_variances
+                for f, effects in enumerate(solution.effects):
+                    sums[f].add(effects, variances[f] * sigma[:, None, None] ** 2, share)
+                spread = np.diagonal(solution.common_covariance, axis1=1, axis2=2)
+                sums[factors].add(solution.common, spread * sigma[:, None] ** 2, share)
+        mean, sd = sums[factors].moments()
+        means, sds = common_by_site(mixed, mean), common_by_site(mixed, sd)
+        for grouping in mixed.groupings:
+            mean, sd = sums[grouping.factor].moments()
+            means.update(effects_by_site(grouping, mean))
+            sds.update(effects_by_site(grouping, sd))
+        return {name: (means[name], sds[name]) for name in means}
+
+    def sites(self, hyper: Mapping[str, Array]) -> Sites:
+        """Draws by site, those of the hyperparameters given."""
+        common = np.empty((len(self.x), self.marginal.mixed.solver.p))
+        for cell, _, _, values in self._remainders():
+            common[cell.members] = values
+        by_chain = common_by_site(self.marginal.mixed, self._by_chain(common))
+        return Sites({**hyper, **by_chain}, self)
+
+    def _by_chain(self, draws: Array) -> Array:
+        return draws.reshape(self.chains, len(draws) // self.chains, *draws.shape[1:])
+
+    def _remainders(self) -> Iterator[tuple]:
+        """By cell: its solution, draws of what is not eliminated, and of the common effects."""
+        for place, cell in enumerate(self._cells):
+            solution, sigma = self.marginal.solve(cell.x)
+            rng = np.random.default_rng([self.seed, 1, place])
+            sigma = np.broadcast_to(sigma, (len(cell.members),))
+            remainder = solution.remainder_draws(rng, sigma)
+            yield cell, solution, (sigma, remainder), solution.common_of(remainder)
+
+    @cached_property
+    def group_draws(self) -> dict[str, Array]:
+        """Draws of every group effect by site, (chain, draw, ...)."""
+        mixed = self.marginal.mixed
+        products = mixed.solver.products
+        draws = [
+            np.empty((len(self.x), j, k))
+            for j, k in zip(products.levels, products.widths, strict=True)
+        ]
+        for place, (cell, solution, (sigma, remainder), _) in enumerate(self._remainders()):
+            rng = np.random.default_rng([self.seed, 2, place])
+            for f, effects in enumerate(solution.effect_draws(rng, sigma, remainder)):
+                draws[f][cell.members] = effects
+        out: dict[str, Array] = {}
+        for grouping in mixed.groupings:
+            out.update(effects_by_site(grouping, self._by_chain(draws[grouping.factor])))
+        return out
+
+
+class _Sums:
+    """Sums over values of the hyperparameters, from which mean and sd are mixed.
+
+    Squares are taken about the first mean, so that a small spread about a large mean is kept.
+    """
+
+    def __init__(self) -> None:
+        self.share, self.first, self.mean, self.square = 0.0, np.zeros(0), 0.0, 0.0
+
+    def add(self, means: Array, variances: Array, share: float) -> None:
+        if not self.share:
+            self.first = means[0].copy()
+        away = means - self.first
+        self.share += share * len(means)
+        self.mean = self.mean + share * away.sum(axis=0)
+        self.square = self.square + share * (variances + away**2).sum(axis=0)
+
+    def moments(self) -> tuple[Array, Array]:
+        away = np.asarray(self.mean) / self.share
+        variance = np.asarray(self.square) / self.share - away**2
+        return self.first + away, np.sqrt(np.maximum(variance, 0.0))
+
+
+def _split(x: Array, members: NDArray[np.int64], count: int) -> Iterator[NDArray[np.int64]]:
+    """`count` sets of draws near each other, split in turn across their longest direction."""
+    if count == 1 or len(members) < 2:
+        yield members
+        return
+    own = x[members]
+    direction = np.linalg.svd(own - own.mean(axis=0), full_matrices=False)[2][0]
+    order = np.argsort(own @ direction, kind="stable")
+    left = count // 2
+    cut = max(1, len(members) * left // count)
+    yield from _split(x, members[order[:cut]], left)
+    yield from _split(x, members[order[cut:]], count - left)

@@ -1,0 +1,263 @@
+"""Hyperparameters in coordinates on the whole line, in which their posterior is near normal.
+
+A scale t is, by its prior,
+
+    folded     t = |s sinh x|        a density that is finite at zero
+    log        t = exp(x)            one that vanishes or has a pole there; the residual sd
+    interval   t = a + (b - a) / (1 + exp(-x))
+
+Folded, zero is no wall: the density is even and smooth in x, near zero the coordinate is
+linear and far from it logarithmic; s is the sd that the data can just tell from zero.
+A correlation matrix is held by its canonical partial correlations tanh(x) (Lewandowski,
+Kurowicka and Joe, 2009), whose LKJ density is a product.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaln
+
+from ranef import priors
+from ranef.inference.prior_density import is_finite_at_zero, log_density
+from ranef.priors import Prior
+
+Array = NDArray[np.float64]
+
+# Beyond this a double holds neither the hyperbolic sine nor its square.
+_FARTHEST = 300.0
+
+
+@dataclass(frozen=True)
+class ScaleCoordinate:
+    """One positive parameter.
+
+    Attributes:
+        name: of its site.
+        prior: of it.
+        kind: "folded", "log" or "interval".
+        unit: s of a folded one.
+    """
+
+    name: str
+    prior: Prior
+    kind: str
+    unit: float = 1.0
+
+    @classmethod
+    def of(cls, name: str, prior: Prior, unit: float, *, folds: bool = True) -> "ScaleCoordinate":
+        """The coordinate that suits the prior; `folds` False where zero is out of question."""
+        if isinstance(prior, (priors.Uniform, priors.Beta)):
+            return cls(name, prior, "interval")
+        kind = "folded" if folds and is_finite_at_zero(prior) else "log"
+        return cls(name, prior, kind, unit)
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it is estimated without a posterior."""
+        return isinstance(self.prior, priors.PointEstimate)
+
+    def _bounds(self) -> tuple[float, float]:
+        return getattr(self.prior, "lower", 0.0), getattr(self.prior, "upper", 1.0)
+
+    def value(self, x: Any) -> Any:
+        """The parameter, with the sign of x where it is folded."""
+        x = np.clip(x, -_FARTHEST, _FARTHEST)
+        if self.kind == "folded":
+            return self.unit * np.sinh(x)
+        if self.kind == "log":
+            return np.exp(x)
+        low, high = self._bounds()
+        return low + (high - low) / (1 + np.exp(-x))
+
+    def slope(self, x: Any) -> Any:
+        """D value / d x."""
+        x = np.clip(x, -_FARTHEST, _FARTHEST)
+        if self.kind == "folded":
+            return self.unit * np.cosh(x)
+        if self.kind == "log":
+            return np.exp(x)
+        low, high = self._bounds()
+        return (high - low) / (2 + np.exp(-x) + np.exp(x))
+
+    def inverse(self, value: Any) -> Any:
+        """The x of a value."""
+        if self.kind == "folded":
+            return np.arcsinh(value / self.unit)
+        if self.kind == "log":
+            return np.log(value)
+        low, high = self._bounds()
+        return np.log(value - low) - np.log(high - value)
+
+    def place(self, value: float) -> float:
+        """The x at which a search for it begins, which is off the ends of an interval."""
+        if self.kind == "interval":
+            low, high = self._bounds()
+            value = low + (high - low) * min(max((value - low) / (high - low), 0.05), 0.95)
+        return float(self.inverse(value))
+
+    def log_prior(self, x: Any) -> tuple[Any, Any]:
+        """Log density in x, and its derivative. A point estimate has none."""
+        if self.is_point:
+            return np.zeros_like(x), np.zeros_like(x)
+        value, slope = self.value(x), self.slope(x)
+        # The kinds with a pole at zero are not folded; this one's density is finite there.
+        size = np.maximum(np.abs(value), np.finfo(np.float64).tiny)
+        density, derivative = log_density(self.prior, size)
+        if self.kind == "folded":
+            bend = np.tanh(x)
+        elif self.kind == "log":
+            bend = np.ones_like(x)
+        else:
+            bend = -np.tanh(x / 2)
+        return density + np.log(slope), derivative * np.sign(value) * slope + bend
+
+
+@dataclass(frozen=True)
+class CorrelationCoordinates:
+    """The correlations of k columns, by k (k - 1) / 2 partial correlations.
+
+    Attributes:
+        name: of the site of the Cholesky factor.
+        size: k.
+        eta: of the LKJ prior.
+    """
+
+    name: str
+    size: int
+    eta: float
+
+    @cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """Row and column of each coordinate, row by row."""
+        return [(i, j) for i in range(self.size) for j in range(i)]
+
+    def cholesky(self, x: Array) -> Array:
+        """(..., k, k) of coordinates (..., k (k - 1) / 2)."""
+        out = np.zeros((*x.shape[:-1], self.size, self.size))
+        left = np.ones((*x.shape[:-1], self.size))
+        for e, (i, j) in enumerate(self.places):
+            out[..., i, j] = np.tanh(x[..., e]) * left[..., i]
+            left[..., i] /= np.cosh(np.clip(x[..., e], -_FARTHEST, _FARTHEST))
+        for i in range(self.size):
+            out[..., i, i] = left[..., i]
+        return out
+
+    def inverse(self, cholesky: Array) -> Array:
+        """The coordinates (..., k (k - 1) / 2) of a factor (..., k, k)."""
+        left = 1 - np.cumsum(cholesky**2, axis=-1) + cholesky**2
+        partial = [cholesky[..., i, j] / np.sqrt(left[..., i, j]) for i, j in self.places]
+        edge = 1 - np.finfo(np.float64).epsneg
+        return np.arctanh(np.clip(np.stack(partial, axis=-1), -edge, edge))
+
+    def gradient(self, x: Array, by_cholesky: Array) -> Array:
+        """The derivatives in x of a function whose derivatives in the factor are given."""
+        lower = self.cholesky(x)
+        out = np.zeros(len(x))
+        for e, (i, j) in enumerate(self.places):
+            before = np.prod([1 / np.cosh(x[f]) for f, (r, c) in enumerate(self.places)
+                              if r == i and c < j])  # fmt: skip
+            out[e] = by_cholesky[i, j] * before / np.cosh(x[e]) ** 2
+            later = slice(j + 1, i + 1)
+            out[e] -= np.tanh(x[e]) * float(by_cholesky[i, later] @ lower[i, later])
+        return out
+
+    def log_prior(self, x: Array) -> tuple[Any, Array]:
+        """Log density in x (..., k (k - 1) / 2), and its derivative."""
+        column = np.array([j for _, j in self.places])
+        b = self.eta + (self.size - 2 - column) / 2
+        # log sech^2 x, without overflow.
+        log_left = -2 * (np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2.0))
+        constant = (2 * b - 1) * np.log(2.0) + betaln(b, b)
+        return (b * log_left - constant).sum(axis=-1), -2 * b * np.tanh(x)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """All hyperparameters: the scales, then the correlations.
+
+    Attributes:
+        scales: every positive parameter.
+        correlations: every correlation matrix, with the names of its columns' sds.
+    """
+
+    scales: Sequence[ScaleCoordinate]
+    correlations: Sequence[tuple[CorrelationCoordinates, tuple[str, ...]]]
+
+    @property
+    def size(self) -> int:
+        return len(self.scales) + sum(len(c.places) for c, _ in self.correlations)
+
+    @cached_property
+    def slices(self) -> list[slice]:
+        """Where each correlation matrix's coordinates lie."""
+        out, start = [], len(self.scales)
+        for correlation, _ in self.correlations:
+            out.append(slice(start, start + len(correlation.places)))
+            start = out[-1].stop
+        return out
+
+    def values(self, x: Array) -> dict[str, Any]:
+        """Sites at x (..., d): scales above zero (signed where x is), Cholesky factors."""
+        out = {scale.name: scale.value(x[..., i]) for i, scale in enumerate(self.scales)}
+        for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
+            out[correlation.name] = correlation.cholesky(x[..., place])
+        return out
+
+    def inverse(self, values: Mapping[str, Any]) -> Array:
+        """The x (..., d) of values (...) by site."""
+        shape = np.shape(next(iter(values.values()), 0.0))
+        parts = [np.zeros((*shape, 0))] if not self.size else []
+        parts += [np.asarray(s.inverse(values[s.name]))[..., None] for s in self.scales]
+        parts += [c.inverse(values[c.name]) for c, _ in self.correlations]
+        return np.concatenate(parts, axis=-1)
+
+    def log_prior(self, x: Array) -> tuple[Array, Array]:
+        """Log density (...) of x (..., d), Jacobian included, and its derivative (..., d)."""
+        value, slope = np.zeros(x.shape[:-1]), np.zeros_like(x)
+        for i, scale in enumerate(self.scales):
+            density, slope[..., i] = scale.log_prior(x[..., i])
+            value = value + density
+        for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
+            density, slope[..., place] = correlation.log_prior(x[..., place])
+            value = value + density
+        return value, slope
+
+    def gradient(self, x: Array, by_value: Mapping[str, Any]) -> Array:
+        """The derivatives in x (d,) of a function whose derivatives in the sites are given."""
+        out = np.zeros_like(x)
+        for i, scale in enumerate(self.scales):
+            if scale.name in by_value:
+                out[i] = float(by_value[scale.name]) * float(scale.slope(x[i]))
+        for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
+            out[place] = correlation.gradient(x[place], by_value[correlation.name])
+        return out
+
+    @property
+    def folded(self) -> list[int]:
+        """Coordinates in which the density is even."""
+        return [i for i, scale in enumerate(self.scales) if scale.kind == "folded"]
+
+    def signs(self, flips: Sequence[int]) -> Array:
+        """(d,) the factor that turning round the scales `flips` puts on every coordinate.
+
+        With a column's sd the sign of its correlations turns, and the model is the same.
+        """
+        out = np.ones(self.size)
+        out[list(flips)] = -1.0
+        place = {scale.name: i for i, scale in enumerate(self.scales)}
+        for (correlation, names), where in zip(self.correlations, self.slices, strict=True):
+            own = np.array([out[place[name]] if name in place else 1.0 for name in names])
+            out[where] = [own[i] * own[j] for i, j in correlation.places]
+        return out
+
+    def canonical(self, x: Array) -> Array:
+        """The same model with every scale above zero, (n, d)."""
+        out = x.copy()
+        for i in self.folded:
+            below = out[:, i] < 0
+            out[below] *= self.signs([i])
+        return out

@@ -1,0 +1,176 @@
+"""Draws from a surrogate of a log density that is dear to evaluate, and checks of it.
+
+The surrogate goes through what finding the mode took. It is evaluated at some of its own
+draws, and at points further out, where mass that it misses could be. Where it fails, what the
+checks have told improves it; then so does a deterministic design around the mode.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.importance import importance
+from ranef.inference.peak import Peak, Target
+from ranef.inference.proposal import resampled
+from ranef.inference.surrogate import Surrogate
+
+Array = NDArray[np.float64]
+
+# Where the design looks, in posterior sds, and how many points it and the mode may have.
+_NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
+# Points at which the surrogate is checked each time, draws and further out; how often at
+# most, and before which check the design is evaluated.
+_INNER, _OUTER, _CHECKS, _DESIGNED = 15, 5, 5, 3
+# The root mean square error in nats that passes at either, and that may be relied on.
+_ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws from the surrogate.
+
+    Attributes:
+        x: (draws, d), equally weighted.
+        error: of the surrogate at the checks among its draws, root mean square in nats.
+        evaluations: of the density.
+        reliable: whether the surrogate is close to the density where it was checked.
+    """
+
+    x: Array
+    error: float
+    evaluations: int
+    reliable: bool
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Log density less surrogate at draws and further out."""
+
+    inner: Array
+    outer: Array
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        middle = np.median(self.inner)
+        return _rms(self.inner - middle), _rms(self.outer - middle)
+
+    def within(self, limits: tuple[float, float]) -> bool:
+        return all(error < limit for error, limit in zip(self.errors, limits, strict=True))
+
+
+@dataclass
+class _Told:
+    """What is known of the density, at whitened points; nan for a gradient that is not."""
+
+    top: Peak
+    points: Array
+    values: Array
+    gradients: Array
+
+    @classmethod
+    def of(cls, top: Peak) -> "_Told":
+        empty = np.zeros((0, len(top.x)))
+        out = cls(top, empty, np.zeros(0), empty)
+        out.add(top.points, top.values, top.gradients)
+        return out
+
+    def whitened(self, x: Array) -> Array:
+        away = np.linalg.solve(self.top.root, (x - self.top.x).T).T
+        return np.asarray(away, dtype=np.float64)
+
+    def add(self, x: Array, values: Array, gradients: Array) -> None:
+        finite = np.isfinite(values)
+        self.points = np.vstack([self.points, self.whitened(x)[finite]])
+        self.values = np.append(self.values, values[finite] - self.top.value)
+        self.gradients = np.vstack([self.gradients, (gradients @ self.top.root)[finite]])
+
+    def surrogate(self) -> Callable[[Array], Array]:
+        """A log density of x (B, d), less that at the mode."""
+        fitted = Surrogate.of(self.points, self.values, self.gradients)
+        return lambda x: fitted.log_density(self.whitened(x))
+
+
+def designed(
+    target: Target,
+    top: Peak,
+    rng: np.random.Generator,
+    draws: int,
+    size: int,
+    tick: Callable[[], object],
+) -> Drawn:
+    """Draws of x from the surrogate, at most forty evaluations and a hundred checks behind it.
+
+    Args:
+        target: the log density.
+        top: its mode.
+        rng: of the draws.
+        draws: how many.
+        size: of the weighted draws that they are taken from.
+        tick: called at each evaluation.
+    """
+    told = _Told.of(top)
+    check, evaluations = _checked(told, target, rng, size, tick)
+    for trial in range(1, _CHECKS):
+        if check.within(_ERRORS):
+            break
+        if trial == _DESIGNED:
+            for z in _design(len(top.x)):
+                tick()
+                place = top.x + top.root @ z
+                value, gradient = target.value_and_gradient(place)
+                told.add(place[None], np.array([value]), gradient[None])
+                evaluations += 1
+        check, used = _checked(told, target, rng, size, tick)
+        evaluations += used
+    # From what the last check has told too, which it could not judge.
+    x, weights, *_ = importance(told.surrogate(), target, top, rng, size)
+    chosen = x[resampled(rng, weights, draws)]
+    return Drawn(chosen, check.errors[0], evaluations, check.within(_RELIABLE))
+
+
+def _checked(
+    told: _Told,
+    target: Target,
+    rng: np.random.Generator,
+    size: int,
+    tick: Callable[[], object],
+) -> tuple[_Check, int]:
+    """The surrogate against the density, which is told what it was there; evaluations."""
+    top, guess = told.top, told.surrogate()
+    x, weights, *_ = importance(guess, target, top, rng, size)
+    inner = x[resampled(rng, weights, _INNER)]
+    # Of the square root of the density, so that mass which the surrogate misses can be seen.
+    flat = np.exp(-0.5 * (guess(x) - guess(x).max())) * weights
+    outer = x[resampled(rng, flat / flat.sum(), _OUTER)]
+    places = np.vstack([inner, outer])
+    values = np.empty(len(places))
+    for i, place in enumerate(places):
+        tick()
+        values[i] = target.log_density(place[None])[0]
+    missed = values - top.value - guess(places)
+    told.add(places, values, np.full_like(places, np.nan))
+    return _Check(missed[:_INNER], missed[_INNER:]), len(places)
+
+
+def _rms(x: Array) -> float:
+    return float(np.sqrt((x**2).mean()))
+
+
+def _design(d: int) -> list[Array]:
+    """Along each axis near and far, then along each pair of axes."""
+    out = []
+    for distance in (_NEAR, _FAR):
+        for i in range(d):
+            for side in (1.0, -1.0):
+                z = np.zeros(d)
+                z[i] = side * distance
+                out.append(z)
+    for i, j in itertools.combinations(range(d), 2):
+        for a, b in itertools.product((1.0, -1.0), repeat=2):
+            z = np.zeros(d)
+            z[i], z[j] = a * _NEAR, b * _NEAR
+            out.append(z)
+    return out[: _DESIGN - 2 * d - 1]

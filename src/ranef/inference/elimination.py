@@ -1,0 +1,292 @@
+"""Elimination of group effects level by level, where what they meet can be held as columns.
+
+The factors of a chain are nested, each level of one within a single level of the next, so
+that the cross-products of every one stay block-diagonal when those before it are gone. For
+a level of a factor with root Lambda, A its own cross-products and C those with all that
+comes later,
+
+    D = Lambda' A Lambda + I = L L',  half = L^-1 Lambda' [A, C],
+
+and C' (what is later) loses half' half. Any number of values of the hyperparameters at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference import levelwise
+from ranef.inference.crossproducts import CrossProducts, Pairs
+from ranef.inference.remainder import Factorized, Remainder
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One factor of the chain, its levels in the order that puts siblings side by side.
+
+    Attributes:
+        factor: its place among the factors.
+        order: (J,) the level at each place.
+        own: (k, k, 1, J).
+        later: cross-products with each later factor of the chain, (k, k', 1, J).
+        parents: (J,) place of each level's parent in each later factor.
+        starts: (J',) the first child of each parent.
+        columns: (k, Q, 1, J) cross-products with the remainder.
+    """
+
+    factor: int
+    order: NDArray[np.int64]
+    own: Array
+    later: tuple[Array, ...]
+    parents: tuple[NDArray[np.int64], ...]
+    starts: tuple[NDArray[np.int64], ...]
+    columns: Array
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages in order of elimination, and what remains after them."""
+
+    stages: tuple[Stage, ...]
+    remainder: Remainder
+    matrix: Array
+
+    @classmethod
+    def of(cls, products: CrossProducts, chain: Sequence[int], rest: Sequence[int]) -> "Chain":
+        """Eliminate the factors `chain`, each nested in the next, and keep `rest` as columns."""
+        levels, widths = products.levels, products.widths
+        remainder = Remainder.of(
+            [(f, levels[f], widths[f]) for f in rest], len(products.common) - 1
+        )
+        orders, parents = _family_order(products, chain)
+        stages = []
+        for s, f in enumerate(chain):
+            order = orders[s]
+            later, places, starts = [], [], []
+            for t in range(s + 1, len(chain)):
+                values = pairs_of(products, f, chain[t]).values[..., order]
+                later.append(values[:, :, None])
+                place = np.empty(levels[chain[t]], dtype=np.int64)
+                place[orders[t]] = np.arange(levels[chain[t]])
+                places.append(place[parents[s][t][order]])
+                starts.append(np.flatnonzero(np.diff(places[-1], prepend=-1)))
+            stages.append(
+                Stage(
+                    f,
+                    order,
+                    products.own[f][:, :, None, order],
+                    tuple(later),
+                    tuple(places),
+                    tuple(starts),
+                    _columns(products, f, remainder)[:, :, None, order],
+                )
+            )
+        return cls(tuple(stages), remainder, dense(products, remainder))
+
+    @property
+    def cells(self) -> int:
+        """Numbers held for one value of the hyperparameters: what an evaluation costs."""
+        return (
+            sum(
+                stage.own.size + stage.columns.size + sum(x.size for x in stage.later)
+                for stage in self.stages
+            )
+            + len(self.matrix) ** 2
+        )
+
+    def factorize(self, roots: Sequence[Array], penalty: Array) -> "Eliminated":
+        """At B values of the hyperparameters.
+
+        Args:
+            roots: Lambda of each factor, (B, k, k).
+            penalty: (B, p + 1, p + 1) of (beta, -1).
+        """
+        batch = len(penalty)
+        count = len(self.stages)
+        own = [stage.own for stage in self.stages]
+        later = [list(stage.later) for stage in self.stages]
+        columns = [stage.columns for stage in self.stages]
+        g = np.repeat(self.matrix[None], batch, axis=0)
+        steps = []
+        for s, stage in enumerate(self.stages):
+            root = np.ascontiguousarray(roots[stage.factor].transpose(1, 2, 0))[..., None]
+            every = np.concatenate([own[s], *later[s], columns[s]], axis=1)
+            scaled = levelwise.times(levelwise.transposed(root), every)
+            k = len(own[s])
+            d = levelwise.times(levelwise.transposed(root), levelwise.transposed(scaled[:, :k]))
+            d[np.arange(k), np.arange(k)] += 1.0
+            lower = levelwise.cholesky(d)
+            half = levelwise.forward(lower, scaled)
+            steps.append(Step(stage, root, every, lower, half))
+            if s + 1 == count:
+                h = half[:, k:]
+                g = g - levelwise.gram(h, h)
+                continue
+            widths = [own[t].shape[1] for t in range(s + 1, count)]
+            edges = np.cumsum([k, *widths])
+            parts = [half[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            h = half[:, edges[-1] :]
+            for i, t in enumerate(range(s + 1, count)):
+                starts = stage.starts[i]
+
+                def less(b: Array, a: Array = parts[i], starts: NDArray = starts) -> Array:
+                    return levelwise.segments(levelwise.per_level(a, b), starts)
+
+                own[t] = own[t] - less(parts[i])
+                for j in range(i + 1, len(parts)):
+                    later[t][j - i - 1] = later[t][j - i - 1] - less(parts[j])
+                columns[t] = columns[t] - less(h)
+            g = g - levelwise.gram(h, h)
+        rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
+        return Eliminated(tuple(steps), self.remainder.factorize(g, rest, penalty))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage at given hyperparameters: every = [A, C], half = L^-1 Lambda' every."""
+
+    stage: Stage
+    root: Array
+    every: Array
+    lower: Array
+    half: Array
+
+    @property
+    def width(self) -> int:
+        return len(self.root)
+
+    def effects(self, rest: Array) -> Array:
+        """Lambda L'^-1 rest, for rest (k, m, B, J)."""
+        return levelwise.times(self.root, levelwise.backward(self.lower, rest))
+
+    def outer(self, given: Sequence[Array]) -> Array:
+        """What the later coefficients leave of half, (k, M, J).
+
+        `given` holds those of each later stage, (k', M, J'), and last of the remainder, (M, Q).
+        """
+        out = -levelwise.combine(self.half[:, self.half.shape[1] - given[-1].shape[1] :], given[-1])
+        start = self.width
+        for place, b in zip(self.stage.parents, given[:-1], strict=True):
+            for c in range(len(b)):
+                out -= self.half[:, start + c] * b[c][:, place]
+            start += len(b)
+        return out
+
+
+@dataclass(frozen=True)
+class Eliminated:
+    """The whole system at B values of the hyperparameters."""
+
+    steps: tuple[Step, ...]
+    remainder: Factorized
+
+    @property
+    def log_det_random(self) -> Array:
+        """(B,) log |Lambda' Z'WZ Lambda + I|."""
+        out = self.remainder.log_det_random
+        for step in self.steps:
+            k = np.arange(step.width)
+            # A log of the product of the pivots would overflow; of each, it does not.
+            out = out + 2 * np.log(step.lower[k, k]).sum(axis=(0, 2))
+        return out
+
+    def effects(
+        self,
+        sigma: Array | None = None,
+        noise: Mapping[int, Array] | None = None,
+        remainder: Array | None = None,
+    ) -> tuple[dict[int, Array], Array]:
+        """Coefficients by factor, (M, J, k), and the remainder's (M, Q), -1 its last.
+
+        The solution; or, with `sigma` (M,), `noise` by factor (k, M, J) and the remainder's
+        draws, one exact conditional draw for each of M.
+        """
+        last = self.remainder.coefficients if remainder is None else remainder
+        found: list[Array] = []
+        out: dict[int, Array] = {}
+        for step in reversed(self.steps):
+            rest = step.outer([*reversed(found), last])
+            if noise is not None and sigma is not None:
+                rest = rest + sigma[:, None] * noise[step.stage.factor]
+            b = step.effects(rest[:, None])[:, 0]
+            found.append(b)
+            out[step.stage.factor] = np.empty((b.shape[1], b.shape[2], b.shape[0]))
+            out[step.stage.factor][:, step.stage.order] = b.transpose(1, 2, 0)
+        for part in self.remainder.layout.parts:
+            out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
+        return out, last
+
+
+def dense(products: CrossProducts, remainder: Remainder) -> Array:
+    """The cross-products among what remains, (Q, Q)."""
+    out = np.zeros((remainder.size, remainder.size))
+    r = remainder.random
+    out[r:, r:] = products.common
+    for part in remainder.parts:
+        place = part.start + np.arange(part.levels)[:, None] * part.width + np.arange(part.width)
+        own = products.own[part.factor].transpose(2, 0, 1)
+        out[place[:, :, None], place[:, None, :]] = own
+        across = (
+            products.cross[part.factor].transpose(2, 0, 1).reshape(-1, products.common.shape[0])
+        )
+        out[part.place, r:], out[r:, part.place] = across, across.T
+        for other in remainder.parts:
+            if other.start > part.start:
+                pairs = pairs_of(products, part.factor, other.factor)
+                a = part.start + pairs.left * part.width + np.arange(part.width)[:, None]
+                b = other.start + pairs.right * other.width + np.arange(other.width)[:, None]
+                out[a[:, None], b[None]] = pairs.values
+                out[b[None], a[:, None]] = pairs.values
+    return out
+
+
+def _columns(products: CrossProducts, factor: int, remainder: Remainder) -> Array:
+    """Cross-products of a factor's levels with everything in the remainder, (k, Q, J)."""
+    k, levels = products.widths[factor], products.levels[factor]
+    out = np.zeros((k, remainder.size, levels))
+    out[:, remainder.random :] = products.cross[factor]
+    for part in remainder.parts:
+        pairs = pairs_of(products, factor, part.factor)
+        for c in range(part.width):
+            out[:, part.start + pairs.right * part.width + c, pairs.left] = pairs.values[:, c]
+    return out
+
+
+def pairs_of(products: CrossProducts, f: int, h: int) -> Pairs:
+    """Of the levels of f with those of h, in the order of f."""
+    if f < h:
+        return products.pairs[f, h]
+    turned = products.pairs[h, f]
+    order = np.argsort(turned.right, kind="stable")
+    return Pairs(
+        turned.right[order], turned.left[order], turned.values.transpose(1, 0, 2)[..., order]
+    )
+
+
+def nested(products: CrossProducts, f: int, h: int) -> bool:
+    """Whether every level of f meets one level of h alone."""
+    pairs = products.pairs[min(f, h), max(f, h)]
+    return len(pairs.left) == products.levels[f]
+
+
+def _family_order(
+    products: CrossProducts, chain: Sequence[int]
+) -> tuple[list[NDArray[np.int64]], list[dict[int, NDArray[np.int64]]]]:
+    """An order of each factor's levels that puts siblings side by side; parents by level."""
+    parents = [
+        {t: pairs_of(products, f, chain[t]).right for t in range(s + 1, len(chain))}
+        for s, f in enumerate(chain)
+    ]
+    orders: list[NDArray[np.int64]] = [np.arange(0)] * len(chain)
+    for s in reversed(range(len(chain))):
+        levels = products.levels[chain[s]]
+        if s + 1 == len(chain):
+            orders[s] = np.arange(levels)
+            continue
+        place = np.empty(len(orders[s + 1]), dtype=np.int64)
+        place[orders[s + 1]] = np.arange(len(place))
+        orders[s] = np.argsort(place[parents[s][s + 1]], kind="stable")
+    return orders, parents

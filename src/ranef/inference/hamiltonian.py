@@ -1,0 +1,156 @@
+"""Chains of the No-U-Turn sampler, in parallel on the cores.
+
+The kernel is NumPyro's (Hoffman and Gelman, 2014). It is compiled once, and each chain runs in
+a thread of its own: compiled code holds no lock, so chains use as many cores as there are, and
+neither the number of JAX's devices nor any other setting of the process is touched.
+"""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+from numpy.typing import NDArray
+from numpyro.distributions import ImproperUniform, constraints
+from numpyro.infer import NUTS
+from tqdm import tqdm
+
+from ranef.errors import DataError
+
+# Steps between two updates of the progress bar.
+_WINDOW = 50
+# Up to this dimension the mass matrix is dense.
+_DENSE = 60
+# Where chains start: sds about the start, the last for a density that is only finite there.
+_JITTER = (0.5, 0.1, 0.01, 0.0)
+
+
+@runtime_checkable
+class Density(Protocol):
+    """What is drawn from.
+
+    Attributes:
+        start: (d,) where it is finite.
+        data: arrays that it takes, a pytree.
+    """
+
+    @property
+    def start(self) -> Array: ...
+
+    @property
+    def data(self) -> Any: ...
+
+    def log_density(self, z: Array, data: Any) -> Array:
+        """At z (d,), up to a constant."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chains:
+    """Draws after the tuning, and how each step went.
+
+    Attributes:
+        z: (chains, draws, d).
+        statistics: by ArviZ's names, (chains, draws): diverging, energy, acceptance_rate,
+            n_steps.
+    """
+
+    z: NDArray[np.float64]
+    statistics: dict[str, NDArray]
+
+
+def sample(
+    density: Density,
+    *,
+    key: Array,
+    chains: int,
+    tune: int,
+    draws: int,
+    target_accept: float,
+    progress: bool,
+) -> Chains:
+    """Draws from a density.
+
+    Args:
+        density: what is drawn from; chains start around its start.
+        key: the same key gives the same draws.
+        chains: how many.
+        tune: steps in which the step size and the mass matrix adapt.
+        draws: of each chain, after these.
+        target_accept: acceptance that the step size is tuned to.
+        progress: whether to show a bar on standard error.
+
+    Raises:
+        DataError: where the density is not finite at the start.
+    """
+    start, data = density.start, density.data
+
+    def model(data: Any) -> None:
+        z = numpyro.sample("z", ImproperUniform(constraints.real, (), event_shape=start.shape))
+        # A density that runs a program of its own keeps that program's sites to itself.
+        with numpyro.handlers.block():
+            value = density.log_density(jnp.asarray(z), data)
+        numpyro.factor("density", value)
+
+    dense = start.size <= _DENSE
+    kernel = NUTS(model, dense_mass=dense, target_accept_prob=target_accept)
+    jitter_key, chain_key = jax.random.split(key)
+    begin = jax.jit(lambda key, z, data: kernel.init(key, tune, {"z": z}, (data,), {}))
+
+    def state_near(key: Array, noise: Array) -> Any:
+        for spread in _JITTER:
+            state = begin(key, start + spread * noise, data)
+            if np.isfinite(state.potential_energy) and np.isfinite(state.z_grad["z"]).all():
+                return state
+        raise DataError(
+            "nuts cannot start, because the density is not finite there; check the scale of the "
+            "columns and the priors"
+        )
+
+    noise = jax.random.normal(jitter_key, (chains, *start.shape))
+    keys = jax.random.split(chain_key, chains)
+    states = [state_near(k, away) for k, away in zip(keys, noise, strict=True)]
+
+    def steps(state: Any, data: Any) -> tuple[Any, tuple]:
+        def step(state: Any, _: None) -> tuple[Any, tuple]:
+            state = kernel.sample(state, (data,), {})
+            about = (state.diverging, state.energy, state.accept_prob, state.num_steps)
+            return state, (state.z["z"], *about)
+
+        return jax.lax.scan(step, state, None, length=_WINDOW)
+
+    window = jax.jit(steps).lower(states[0], data).compile()
+    windows = -(-(tune + draws) // _WINDOW)
+    bar = tqdm(total=windows * _WINDOW * chains, desc="nuts", unit="step", disable=not progress,
+               leave=False)  # fmt: skip
+    stopped = threading.Event()
+
+    def run(state: Any) -> list[NDArray]:
+        parts = []
+        # The precision is a thread's own setting.
+        with jax.enable_x64(True):
+            for _ in range(windows):
+                if stopped.is_set():
+                    break
+                state, record = window(state, data)
+                parts.append([np.asarray(each) for each in record])
+                bar.update(_WINDOW)
+        kept = slice(tune, tune + draws)
+        return [np.concatenate(each)[kept] for each in zip(*parts, strict=True)]
+
+    with ThreadPoolExecutor(min(chains, os.cpu_count() or 1)) as threads:
+        try:
+            found = list(threads.map(run, states))
+        finally:
+            stopped.set()
+            bar.close()
+    z, diverging, energy, acceptance, count = (np.stack(each) for each in zip(*found, strict=True))
+    names = ("diverging", "energy", "acceptance_rate", "n_steps")
+    values = (diverging, energy, acceptance, count)
+    return Chains(z, dict(zip(names, values, strict=True)))

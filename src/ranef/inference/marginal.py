@@ -1,0 +1,206 @@
+"""The posterior of the hyperparameters of a Gaussian mixed model, coefficients integrated out.
+
+    log p(y | theta) = -1/2 [(n - p0) log(2 pi sigma^2) - log|W| + log|M| - log|sigma^2 P|+
+                             + r^2 / sigma^2]
+
+with M, r^2 of ``pwls``, p0 the number of common effects with a flat prior, and |.|+ over
+those with a normal one. Everything it takes per evaluation is in the cross-products.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.inference.coordinates import Coordinates, CorrelationCoordinates, ScaleCoordinate
+from ranef.inference.mixed import Mixed
+from ranef.inference.pwls import Solution
+from ranef.inference.remainder import DependentColumnError
+from ranef.priors import Prior
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """Log p(theta | y) up to a constant, in the coordinates x.
+
+    Attributes:
+        mixed: the model and its cross-products.
+        coordinates: of what is not known.
+        known: sites of the hyperparameters that are.
+        start: where a search begins.
+    """
+
+    mixed: Mixed
+    coordinates: Coordinates
+    known: Mapping[str, float]
+    start: Array
+
+    @classmethod
+    def of(cls, mixed: Mixed, given: Mapping[str, Prior], spread: float) -> "Marginal":
+        """From the priors of the scales; `spread` is that of the response."""
+        known: dict[str, float] = {}
+        scales: list[ScaleCoordinate] = []
+        start: list[float] = []
+        residual = _residual(mixed) if mixed.sigma else 1.0
+        if mixed.sigma:
+            prior = given[mixed.sigma]
+            if isinstance(prior, priors.Fixed):
+                known[mixed.sigma] = residual = prior.value
+            else:
+                residual = max(residual, 1e-6 * spread)
+                scales.append(ScaleCoordinate.of(mixed.sigma, prior, residual, folds=False))
+                start.append(scales[-1].place(getattr(prior, "start", None) or residual))
+        correlations = []
+        for grouping in mixed.groupings:
+            own = mixed.solver.products.own[grouping.factor]
+            for name, column in zip(
+                grouping.scales, range(grouping.columns.start, grouping.columns.stop), strict=True
+            ):
+                prior = given[name]
+                if isinstance(prior, priors.Fixed):
+                    known[name] = prior.value
+                    continue
+                information = float(own[column, column].mean())
+                unit = residual / math.sqrt(information) if information > 0 else spread
+                scales.append(ScaleCoordinate.of(name, prior, unit))
+                start.append(scales[-1].place(getattr(prior, "start", None) or 2 * unit))
+            if grouping.cholesky:
+                eta = float(getattr(given[grouping.correlation], "eta", 1.0))
+                correlations.append(
+                    (
+                        CorrelationCoordinates(grouping.cholesky, grouping.width, eta),
+                        grouping.scales,
+                    )
+                )
+        coordinates = Coordinates(scales, correlations)
+        places = np.zeros(coordinates.size)
+        places[: len(start)] = start
+        return cls(mixed, coordinates, known, places)
+
+    @property
+    def width(self) -> Array:
+        """(d,) about one posterior sd of each coordinate, from how many observations it has."""
+        out = np.empty(self.coordinates.size)
+        levels = {name: g.levels for g in self.mixed.groupings for name in (*g.scales, g.cholesky)}
+        for i, scale in enumerate(self.coordinates.scales):
+            out[i] = 1 / math.sqrt(2 * levels.get(scale.name, self.mixed.n))
+        for (correlation, _), place in zip(
+            self.coordinates.correlations, self.coordinates.slices, strict=True
+        ):
+            out[place] = 1 / math.sqrt(levels[correlation.name])
+        return np.minimum(out, 0.5)
+
+    @cached_property
+    def _prior(self) -> tuple[Array, float, int]:
+        """Penalty per sigma^2, log |P|+, and how many common effects are flat."""
+        precision = self.mixed.precision
+        penalty = self.mixed.solver.penalty(self.mixed.mean, precision)
+        normal = precision > 0
+        return penalty, float(np.log(precision[normal]).sum()), int((~normal).sum())
+
+    def sites(self, x: Array) -> dict[str, Any]:
+        """Hyperparameters at x (..., d), those that are known included."""
+        values = self.coordinates.values(x)
+        for name, value in self.known.items():
+            values[name] = np.full(x.shape[:-1], value)
+        return values
+
+    def _absolute(self, values: Mapping[str, Any]) -> list[Array]:
+        """The root of each grouping's covariance, (..., k, k)."""
+        out = []
+        for grouping in self.mixed.groupings:
+            sd = np.stack([values[name] for name in grouping.scales], axis=-1)
+            if grouping.cholesky:
+                out.append(sd[..., None] * values[grouping.cholesky])
+            else:
+                out.append(sd[..., None] * np.eye(grouping.width))
+        return out
+
+    def _sigma(self, values: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
+        return values[self.mixed.sigma] if self.mixed.sigma else np.ones(shape)
+
+    def solve(self, x: Array) -> tuple[Solution, Array]:
+        """The coefficients' posterior at x (B, d) or (d,), and sigma."""
+        x = np.atleast_2d(x)
+        values = self.sites(x)
+        sigma = self._sigma(values, x.shape[:-1])
+        roots = [root / sigma[:, None, None] for root in self._absolute(values)]
+        penalty = sigma[:, None, None] ** 2 * self._prior[0]
+        return self.mixed.solver.solve(self.mixed.roots(roots), penalty), sigma
+
+    def _likelihood(self, solution: Solution, sigma: Array) -> Array:
+        _, log_precision, flat = self._prior
+        log_det = solution.log_det_random + solution.log_det_common
+        normal = self.mixed.solver.p - flat
+        return -0.5 * (
+            (self.mixed.n - flat) * np.log(2 * np.pi * sigma**2)
+            - self.mixed.log_weights
+            + log_det
+            - log_precision
+            - 2 * normal * np.log(sigma)
+            + solution.residual / sigma**2
+        )
+
+    def log_density(self, x: Array) -> Array:
+        """(B,) at x (B, d); minus infinity where the arithmetic fails."""
+        out = np.empty(len(x))
+        with np.errstate(all="ignore"):
+            for part in self.mixed.solver.chunks(len(x)):
+                try:
+                    solution, sigma = self.solve(x[part])
+                except DependentColumnError:
+                    out[part] = -np.inf
+                    continue
+                out[part] = self._likelihood(solution, sigma)
+            out += self.coordinates.log_prior(x)[0]
+        return np.where(np.isfinite(out), out, -np.inf)
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """At x (d,); minus infinity and zero where the arithmetic fails."""
+        with np.errstate(all="ignore"):
+            try:
+                solution, sigma_ = self.solve(x)
+            except DependentColumnError:
+                return -np.inf, np.zeros_like(x)
+            value = float(self._likelihood(solution, sigma_)[0])
+            prior, slope = self.coordinates.log_prior(x[None])
+            if not np.isfinite(value + prior[0]):
+                return -np.inf, np.zeros_like(x)
+        sigma = float(sigma_[0])
+        values = {name: v[0] for name, v in self.sites(x[None]).items()}
+        found = solution.root_derivatives()
+        by_value: dict[str, Any] = {}
+        turning = 0.0
+        for grouping, root in zip(self.mixed.groupings, self._absolute(values), strict=True):
+            log_det, residual = found[grouping.factor]
+            whole = -0.5 * (log_det + residual / sigma**2)
+            own = whole[grouping.columns, grouping.columns] / sigma
+            turning -= float((own * root).sum())
+            sd = np.array([values[name] for name in grouping.scales])
+            shape = values[grouping.cholesky] if grouping.cholesky else np.eye(grouping.width)
+            for c, name in enumerate(grouping.scales):
+                by_value[name] = np.asarray(own[c] @ shape[c])
+            if grouping.cholesky:
+                by_value[grouping.cholesky] = own * sd[:, None]
+        if self.mixed.sigma:
+            penalty, _, flat = self._prior
+            by_penalty = solution.penalty_derivatives(penalty * sigma**2)
+            normal = self.mixed.solver.p - flat
+            turning -= self.mixed.n - flat - normal
+            turning -= by_penalty[0] + by_penalty[1] / sigma**2
+            turning += float(solution.residual[0]) / sigma**2
+            by_value[self.mixed.sigma] = np.asarray(turning / sigma)
+        gradient = self.coordinates.gradient(x, by_value) + slope[0]
+        return value + float(prior[0]), gradient
+
+
+def _residual(mixed: Mixed) -> float:
+    """The residual sd of the common effects alone."""
+    return math.sqrt(mixed.least_residual / max(1, mixed.n - mixed.solver.p))

@@ -1,0 +1,173 @@
+"""A Gaussian mixed model in the form that its closed-form solution takes.
+
+    y_i ~ N(x_i . beta + sum_f z_fi . b_f[g_f(i)], sigma^2 / w_i),   b_fj ~ N(0, Sigma_f)
+
+Terms that vary by the same levels are one vector-valued factor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.errors import DataError
+from ranef.inference.base import Problem
+from ranef.inference.pwls import PWLS
+from ranef.inference.remainder import DependentColumnError
+
+Array = NDArray[np.float64]
+
+# A spread below this share of the response's size is its rounding; a residual sum of squares
+# below this share of the total is that of the cross-products.
+_ROUNDING, _FITTED = 1e-11, 1e-13
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A term that varies by level, in the factor that it shares with others.
+
+    Attributes:
+        label: of the term.
+        factor: its place among the factors.
+        columns: its columns within the factor.
+        levels: J.
+        sites: that hold its coefficients, with how many columns each.
+        shapes: of each of these sites, for one level.
+        scales: that hold the sd of each column.
+        cholesky: that holds the Cholesky factor of their correlations; "" for none.
+        correlation: the parameter that takes the correlations' prior.
+    """
+
+    label: str
+    factor: int
+    columns: slice
+    levels: int
+    sites: tuple[tuple[str, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    scales: tuple[str, ...]
+    cholesky: str
+    correlation: str
+
+    @property
+    def width(self) -> int:
+        return self.columns.stop - self.columns.start
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The model and its data, compressed.
+
+    Attributes:
+        solver: of the least-squares problem.
+        groupings: in the order of the formula.
+        common: sites of the common effects, with how many columns each, and `shapes`.
+        mean, precision: (p,) of their normal priors; precision 0 for a flat one.
+        sigma: the name of the residual sd, "" where it is known to be one.
+        n: rows.
+        log_weights: sum of the logarithms of the weights.
+        total: weighted sum of squares of the response about its mean.
+        span: the smallest and the largest response.
+    """
+
+    solver: PWLS
+    groupings: tuple[Grouping, ...]
+    common: tuple[tuple[str, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    mean: Array
+    precision: Array
+    sigma: str
+    n: int
+    log_weights: float
+    total: float
+    span: tuple[float, float]
+
+    def roots(self, of: Sequence[Array]) -> list[Array]:
+        """The root of each factor, (..., k, k), from the root of each grouping."""
+        out = []
+        for f, width in enumerate(self.solver.products.widths):
+            inside = [
+                (g, root) for g, root in zip(self.groupings, of, strict=True) if g.factor == f
+            ]
+            if len(inside) == 1:
+                out.append(inside[0][1])
+                continue
+            shape = np.broadcast_shapes(*(root.shape[:-2] for _, root in inside))
+            whole = np.zeros((*shape, width, width))
+            for g, root in inside:
+                whole[..., g.columns, g.columns] = root
+            out.append(whole)
+        return out
+
+    @cached_property
+    def least_residual(self) -> float:
+        """The weighted residual sum of squares of the common effects alone."""
+        x = self.solver.products.common
+        scale = np.sqrt(np.maximum(np.diagonal(x)[:-1], np.finfo(np.float64).tiny))
+        gram = x[:-1, :-1] / scale / scale[:, None]
+        beta = np.linalg.lstsq(gram, x[:-1, -1] / scale, rcond=1e-12)[0]
+        return max(float(x[-1, -1] - beta @ (x[:-1, -1] / scale)), 0.0)
+
+    def column_name(self, place: int) -> str:
+        """Of a common column, for a message."""
+        names = [name for name, count in self.common for _ in range(count)]
+        return names[place]
+
+
+def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
+    """Where nothing is left for sigma its posterior is a spike at zero.
+
+    Raises:
+        DataError: for a constant response, and for one that the common effects fit exactly.
+    """
+    if not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed):
+        return
+    advice = f"fix {mixed.sigma}, as in priors={{'{mixed.sigma}': 1.0}}"
+    low, high = mixed.span
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+        raise DataError(
+            f"the response is {low:g} in every row, so nothing tells the residual's spread; "
+            f"{advice}"
+        )
+    if mixed.total > 0 and mixed.least_residual <= _FITTED * mixed.total:
+        raise DataError(
+            f"the common effects fit the response exactly, so nothing tells the residual's spread; "
+            f"leave some out, or {advice}"
+        )
+
+
+def dependent(mixed: Mixed, error: DependentColumnError) -> DataError:
+    """The sentence for common columns that cannot be told apart."""
+    if error.column < 0:
+        return DataError(
+            "the variances of the group effects are too large beside the residual's for the "
+            "arithmetic; rescale the columns, or give the scales tighter priors"
+        )
+    name = mixed.column_name(error.column)
+    return DataError(
+        f"the column {name!r} is a combination of those before it to the last digit, and its prior "
+        "does not say what the data cannot; leave it out, or give it a normal prior"
+    )
+
+
+def common_by_site(mixed: Mixed, values: Array) -> dict[str, Array]:
+    """Arrays (..., p) of common effects by site."""
+    out: dict[str, Array] = {}
+    start = 0
+    for (name, count), shape in zip(mixed.common, mixed.shapes, strict=True):
+        out[name] = values[..., start : start + count].reshape((*values.shape[:-1], *shape))
+        start += count
+    return out
+
+
+def effects_by_site(grouping: Grouping, values: Array) -> dict[str, Array]:
+    """Arrays (..., J, k) of the coefficients of the grouping's factor by site."""
+    out: dict[str, Array] = {}
+    start = grouping.columns.start
+    for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
+        own = values[..., start : start + count]
+        out[name] = own.reshape((*values.shape[:-1], *shape))
+        start += count
+    return out

@@ -1,0 +1,135 @@
+"""A log density of a few coordinates: its mode, the curvature there, where it is even."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.search import minimise
+
+Array = NDArray[np.float64]
+
+# An even density whose mode is further from zero than this many sds is folded in one place.
+_FOLD = 6.0
+# Folds at once.
+_MOST_FOLDS = 5
+
+
+@runtime_checkable
+class Target(Protocol):
+    """A log density of x (d,) up to a constant."""
+
+    def log_density(self, x: Array) -> Array:
+        """(B,) at x (B, d)."""
+        ...
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """At x (d,)."""
+        ...
+
+    def canonical(self, x: Array) -> Array:
+        """Of the points (n, d) at which the density is the same, the one that stands for all."""
+        ...
+
+    def folds(self) -> list[tuple[int, Array]]:
+        """Coordinates whose sign may change, each with the signs that it changes (d,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The mode and the curvature there.
+
+    Attributes:
+        x: (d,).
+        value: of the log density.
+        root: (d, d) lower triangular, root root' the inverse curvature.
+        points, values, gradients: where the density was evaluated for it.
+        evaluations: in all.
+        found: whether the gradient vanishes.
+    """
+
+    x: Array
+    value: float
+    root: Array
+    points: Array
+    values: Array
+    gradients: Array
+    evaluations: int
+    found: bool
+
+
+def peak(target: Target, start: Array, width: Array, tick: Callable[[], object]) -> Peak:
+    """The mode, and the curvature from gradients on either side of it along each coordinate."""
+
+    def negative(x: Array) -> tuple[float, Array]:
+        tick()
+        value, gradient = target.value_and_gradient(x)
+        return -value, -gradient
+
+    found = minimise(negative, start, gain=1e-4, width=width)
+    d, mode = len(start), found.x
+    points, values, gradients = [mode], [-found.value], [-found.gradient]
+    step = np.clip(np.sqrt(np.diagonal(found.inverse)), width / 3, np.minimum(3 * width, 1.0))
+    evaluations = found.evaluations
+    curvature = np.zeros((d, d))
+    for _ in range(2):
+        sides = []
+        for i in range(d):
+            for side in (1.0, -1.0):
+                x = mode.copy()
+                x[i] += side * step[i]
+                value, gradient = negative(x)
+                sides.append(gradient)
+                points.append(x)
+                values.append(-value)
+                gradients.append(-gradient)
+        evaluations += 2 * d
+        for i in range(d):
+            curvature[i] = (sides[2 * i] - sides[2 * i + 1]) / (2 * step[i])
+        curvature = (curvature + curvature.T) / 2
+        diagonal = np.maximum(np.diagonal(curvature), 1e-8)
+        # About a posterior sd; a step far from it says nothing of the curvature there.
+        ideal = np.minimum(1 / np.sqrt(diagonal), 2.0)
+        if (np.abs(np.log(ideal / step)) < math.log(4.0)).all():
+            break
+        step = ideal
+    root = _inverse_root(curvature, step)
+    finite = np.isfinite(values)
+    return Peak(
+        mode,
+        -found.value,
+        root,
+        np.array(points)[finite],
+        np.array(values)[finite],
+        np.array(gradients)[finite],
+        evaluations,
+        found.converged,
+    )
+
+
+def _inverse_root(curvature: Array, step: Array) -> Array:
+    """A root of the inverse; directions without curvature get a width of a few steps."""
+    values, vectors = np.linalg.eigh(np.nan_to_num(curvature) * step * step[:, None])
+    values = np.maximum(values, 0.05)
+    inverse = (vectors / values) @ vectors.T * step * step[:, None]
+    return np.asarray(np.linalg.cholesky(inverse), dtype=np.float64)
+
+
+def signs(target: Target, top: Peak) -> Array:
+    """Sign changes under which the density is the same and its parts overlap, (s, d)."""
+    sd = np.sqrt((top.root**2).sum(axis=1))
+    folds = target.folds()
+    near = sorted((f for f in folds if abs(top.x[f[0]]) < _FOLD * sd[f[0]]),
+                  key=lambda f: abs(top.x[f[0]]) / sd[f[0]])[:_MOST_FOLDS]  # fmt: skip
+    out = []
+    for chosen in itertools.product((False, True), repeat=len(near)):
+        sign = np.ones(len(top.x))
+        for use, (_, change) in zip(chosen, near, strict=True):
+            sign = sign * change if use else sign
+        out.append(sign)
+    return np.array(out)

@@ -1,0 +1,76 @@
+"""Log densities of priors and their derivatives, in NumPy, for methods that compile nothing."""
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.special import betaln, gammaln
+
+from ranef import priors
+from ranef.priors import Prior
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def log_density(prior: Prior, x: Any) -> tuple[Any, Any]:
+    """Log p(x) and its derivative at each x > 0, normalised; a flat prior's is 0.
+
+    Raises:
+        TypeError: for a kind that is no prior of a positive number.
+    """
+    p: Any = prior
+    zero = np.zeros_like(x)
+    match prior:
+        case priors.Flat():
+            return zero, zero
+        case priors.HalfNormal():
+            z = x / p.sigma
+            return -0.5 * z**2 + math.log(2 / p.sigma) - 0.5 * _LOG_2PI, -z / p.sigma
+        case priors.HalfCauchy():
+            return _half_student(x, 1.0, p.sigma)
+        case priors.HalfStudentT():
+            return _half_student(x, p.nu, p.sigma)
+        case priors.Exponential():
+            return math.log(p.rate) - p.rate * x, zero - p.rate
+        case priors.Gamma():
+            constant = p.alpha * math.log(p.beta) - float(gammaln(p.alpha))
+            return (
+                (p.alpha - 1) * np.log(x) - p.beta * x + constant,
+                (p.alpha - 1) / x - p.beta,
+            )
+        case priors.InverseGamma():
+            constant = p.alpha * math.log(p.beta) - float(gammaln(p.alpha))
+            return (
+                -(p.alpha + 1) * np.log(x) - p.beta / x + constant,
+                -(p.alpha + 1) / x + p.beta / x**2,
+            )
+        case priors.LogNormal():
+            z = (np.log(x) - p.mu) / p.sigma
+            value = -0.5 * z**2 - np.log(x) - math.log(p.sigma) - 0.5 * _LOG_2PI
+            return value, -(z / p.sigma + 1) / x
+        case priors.Uniform():
+            return zero - math.log(p.upper - p.lower), zero
+        case priors.Beta():
+            value = (p.alpha - 1) * np.log(x) + (p.beta - 1) * np.log1p(-x)
+            slope = (p.alpha - 1) / x - (p.beta - 1) / (1 - x)
+            return value - float(betaln(p.alpha, p.beta)), slope
+    raise TypeError(f"{prior} is not the prior of a positive number")
+
+
+def _half_student(x: Any, nu: Any, sigma: Any) -> tuple[Any, Any]:
+    z = x / sigma
+    constant = (
+        math.log(2 / sigma)
+        + float(gammaln((nu + 1) / 2) - gammaln(nu / 2))
+        - 0.5 * math.log(nu * math.pi)
+    )
+    value = constant - 0.5 * (nu + 1) * np.log1p(z**2 / nu)
+    return value, -(nu + 1) * z / (nu + z**2) / sigma
+
+
+def is_finite_at_zero(prior: Prior) -> bool:
+    """Whether the density at zero is neither zero nor infinite."""
+    kinds = (priors.Flat, priors.HalfNormal, priors.HalfCauchy, priors.HalfStudentT)
+    return isinstance(prior, (*kinds, priors.Exponential, priors.PointEstimate)) or (
+        isinstance(prior, priors.Gamma) and prior.alpha == 1
+    )

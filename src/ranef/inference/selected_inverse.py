@@ -1,0 +1,118 @@
+"""Variances of every coefficient and derivatives, after an elimination along a chain.
+
+The selected inverse (Takahashi, Fagan and Chin, 1973): only blocks of the inverse that meet
+a block of the matrix are ever formed, from the last stage back to the first.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference import levelwise
+from ranef.inference.elimination import Eliminated, Step
+
+Array = NDArray[np.float64]
+
+
+class Covariances:
+    """Blocks of the inverse in units of sigma^2; `common` False holds the common effects fixed.
+
+    With V of all that is later, R = Lambda L'^-1 half: V_j later = -R_j V, and
+    V_jj = Lambda D^-1 Lambda' + R_j V R_j'.
+    """
+
+    def __init__(self, system: Eliminated, *, common: bool) -> None:
+        self.system = system
+        self.inverse = system.remainder.inverse(common=common)
+        self.last = system.remainder.covariance(self.inverse)
+        # By stage: its own (k, k, B, J), with each later stage, and with the remainder.
+        self._blocks: dict[int, tuple[Array, list[Array], Array]] = {}
+        for s in reversed(range(len(system.steps))):
+            self._stage(s)
+
+    def _stage(self, s: int) -> None:
+        step = self.system.steps[s]
+        k = step.width
+        reach = step.effects(step.half[:, k:])
+        spread, to_later, to_last = self._spread_by(s, reach)
+        batch, levels = step.lower.shape[2:]
+        unit = np.zeros((k, k, batch, levels))
+        unit[np.arange(k), np.arange(k)] = 1.0
+        half = levelwise.forward(step.lower, unit)
+        root_half = levelwise.times(step.root, levelwise.transposed(half))
+        plain = levelwise.times(root_half, levelwise.transposed(root_half))
+        self._blocks[s] = (plain + spread, to_later, to_last)
+
+    def _spread_by(self, s: int, reach: Array) -> tuple[Array, list[Array], Array]:
+        """X V X' of every level, and -X V with each later part, for X (k, later + Q, B, J)."""
+        stage = self.system.steps[s].stage
+        count, q = len(stage.parents), self.last.shape[1]
+        if count == 0:
+            last = self._to_last(reach) if s else reach[:, :0]
+            return levelwise.quadratic(reach, self.last), [], last
+        start, parts = 0, []
+        for i in range(count):
+            width = self.system.steps[s + 1 + i].width
+            parts.append(reach[:, start : start + width])
+            start += width
+        tail = reach[:, start : start + q]
+        to_later = [np.zeros_like(part) for part in parts]
+        to_last = self._to_last(tail)
+        for i in range(count):
+            own, pairs, outer = self._at(s, i)
+            to_later[i] -= levelwise.times(parts[i], own)
+            to_later[i] -= levelwise.times(tail, levelwise.transposed(outer))
+            to_last -= levelwise.times(parts[i], outer)
+            for j in range(i + 1, count):
+                to_later[j] -= levelwise.times(parts[i], pairs[j - i - 1])
+                to_later[i] -= levelwise.times(parts[j], levelwise.transposed(pairs[j - i - 1]))
+        spread = -sum(
+            levelwise.times(part, levelwise.transposed(each))
+            for part, each in zip([*parts, tail], [*to_later, to_last], strict=True)
+        )
+        return np.asarray(spread), to_later, to_last
+
+    def _to_last(self, tail: Array) -> Array:
+        return -np.einsum("kqbj,bqr->krbj", tail, self.last, optimize=True)
+
+    def _at(self, s: int, i: int) -> tuple[Array, list[Array], Array]:
+        """The blocks of the i-th later stage at the parents of the levels of stage s."""
+        own, pairs, outer = self._blocks[s + 1 + i]
+        place = self.system.steps[s].stage.parents[i]
+        return own[..., place], [pair[..., place] for pair in pairs], outer[..., place]
+
+    def variances(self) -> tuple[dict[int, Array], Array]:
+        """Variances by factor, (B, J, k), and of the remainder, (B, Q), in units of sigma^2."""
+        out = {}
+        for s, step in enumerate(self.system.steps):
+            k = np.arange(step.width)
+            diagonal = self._blocks[s][0][k, k].transpose(1, 2, 0)
+            out[step.stage.factor] = np.empty_like(diagonal)
+            out[step.stage.factor][:, step.stage.order] = diagonal
+        last = np.diagonal(self.last, axis1=1, axis2=2)
+        for part in self.system.remainder.layout.parts:
+            out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
+        return out, last
+
+    def derivatives(self) -> dict[int, tuple[Array, Array]]:
+        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k), for B = 1.
+
+        2 T Lambda with T = sum_j N A - N (C V C') N', N = I - A Lambda D^-1 Lambda', and
+        -2 (sum_j s_j s_j') Lambda, s = N (C_y - C b): no inverse of Lambda, which may be 0.
+        """
+        out = self.system.remainder.derivatives(self.inverse)
+        found: list[Array] = []
+        last = self.system.remainder.coefficients
+        for s in reversed(range(len(self.system.steps))):
+            step = self.system.steps[s]
+            k = step.width
+            own = step.half[:, :k]
+            reduced = step.every - levelwise.times(levelwise.transposed(own), step.half)
+            spread = self._spread_by(s, reduced[:, k:])[0]
+            information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
+            given = [*reversed(found), last]
+            bare = Step(step.stage, step.root, step.every, step.lower, reduced)
+            score = bare.outer(given)[:, 0]
+            found.append(step.effects(step.outer(given)[:, None])[:, 0])
+            root = step.root[..., 0, 0]
+            out[step.stage.factor] = (2 * information @ root, -2 * (score @ score.T) @ root)
+        return out

@@ -1,0 +1,118 @@
+"""A log density from few evaluations of it and of its gradient.
+
+    log p(z) = c + b . z - z' H z / 2 + delta(z),   delta ~ GP(0, a^2 exp(-|z - z'|^2 / (2 l^2)))
+
+in coordinates z whitened at the mode. The quadratic is the least-squares fit to all that is
+known, and where nothing is known the density is that normal one: the curvature at the mode
+alone says little of the tails where the top is flat or sharp.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+Array = NDArray[np.float64]
+
+_LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
+# The least curvature of the quadratic, of which one is that at the mode.
+_FLATTEST = 0.1
+# Share of its variance by which an observation may miss: the rounding of what is observed.
+_NOISE = 1e-9
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The Gaussian process given what was observed.
+
+    Attributes:
+        points: (m, d).
+        constant, linear, curvature: c, b (d,) and H (d, d).
+        weights: (m, 1 + d) of the kernel, and of its derivatives, at each.
+        length: l.
+    """
+
+    points: Array
+    constant: float
+    linear: Array
+    curvature: Array
+    weights: Array
+    length: float
+
+    @classmethod
+    def of(cls, points: Array, values: Array, gradients: Array) -> "Surrogate":
+        """Through values (m,) and gradients (m, d) of log p at points (m, d).
+
+        A gradient that was not evaluated is nan.
+
+        The length is the one under which they are likeliest.
+        """
+        m, d = points.shape
+        constant, linear, curvature = _quadratic(points, values, gradients)
+        moved = points @ curvature
+        smooth = constant + points @ linear - 0.5 * (points * moved).sum(axis=1)
+        observed = np.concatenate([(values - smooth)[:, None], gradients - linear + moved], axis=1)
+        known = np.isfinite(observed).ravel()
+        told = observed.ravel()[known]
+        best: tuple[float, float, Array] | None = None
+        for length in _LENGTHS:
+            covariance = _covariance(points, length)[np.ix_(known, known)]
+            factor = cho_factor(covariance + _NOISE * np.diag(np.diagonal(covariance)), lower=True)
+            solved = cho_solve(factor, told)
+            scale = max(float(told @ solved) / len(told), 1e-30)
+            log_det = 2 * np.log(np.diagonal(factor[0])).sum()
+            likelihood = -0.5 * (log_det + len(told) * np.log(scale))
+            if best is None or likelihood > best[0]:
+                weights = np.zeros(m * (1 + d))
+                weights[known] = solved
+                best = (likelihood, length, weights.reshape(m, 1 + d))
+        assert best is not None
+        return cls(points, constant, linear, curvature, best[2], best[1])
+
+    def log_density(self, z: Array) -> Array:
+        """(n,) at z (n, d)."""
+        out = self.constant + z @ self.linear - 0.5 * (z * (z @ self.curvature)).sum(axis=1)
+        squares = (z**2).sum(axis=1)[:, None] + (self.points**2).sum(axis=1)
+        kernel = np.exp(-np.maximum(squares - 2 * z @ self.points.T, 0.0) / (2 * self.length**2))
+        # Cov(delta(z), d delta(p) / d p) = k (z - p) / l^2.
+        slopes = self.weights[:, 1:] / self.length**2
+        moved = z @ slopes.T - (self.points * slopes).sum(axis=1)
+        return out + (kernel * (self.weights[:, 0] + moved)).sum(axis=1)
+
+
+def _covariance(points: Array, length: float) -> Array:
+    """Of values and gradients at the points, (m (1 + d), m (1 + d)), for a = 1."""
+    m, d = points.shape
+    away = (points[:, None] - points) / length
+    kernel = np.exp(-0.5 * (away**2).sum(axis=2))
+    out = np.empty((m, 1 + d, m, 1 + d))
+    out[:, 0, :, 0] = kernel
+    out[:, 0, :, 1:] = kernel[..., None] * away / length
+    out[:, 1:, :, 0] = -(kernel[..., None] * away / length).transpose(0, 2, 1)
+    cross = np.eye(d) - away[..., :, None] * away[..., None, :]
+    out[:, 1:, :, 1:] = (kernel[..., None, None] * cross / length**2).transpose(0, 2, 1, 3)
+    return out.reshape(m * (1 + d), m * (1 + d))
+
+
+def _quadratic(points: Array, values: Array, gradients: Array) -> tuple[float, Array, Array]:
+    """The least-squares c, b and H; the normal approximation where H is not far above zero."""
+    m, d = points.shape
+    rows, columns = np.triu_indices(d)
+    design = np.zeros((m, 1 + d, 1 + d + len(rows)))
+    design[:, 0, 0] = 1.0
+    design[:, 0, 1 : 1 + d] = points
+    design[:, 1:, 1 : 1 + d] = np.eye(d)
+    for e, (i, j) in enumerate(zip(rows, columns, strict=True)):
+        design[:, 0, 1 + d + e] = -points[:, i] * points[:, j] / (2 if i == j else 1)
+        design[:, 1 + i, 1 + d + e] -= points[:, j]
+        if i != j:
+            design[:, 1 + j, 1 + d + e] -= points[:, i]
+    told = np.concatenate([values[:, None], gradients], axis=1).ravel()
+    known = np.isfinite(told)
+    solution = np.linalg.lstsq(design.reshape(len(told), -1)[known], told[known])[0]
+    curvature = np.zeros((d, d))
+    curvature[rows, columns] = curvature[columns, rows] = solution[1 + d :]
+    if np.linalg.eigvalsh(curvature)[0] < _FLATTEST:
+        return 0.0, np.zeros(d), np.eye(d)
+    return float(solution[0]), np.asarray(solution[1 : 1 + d], dtype=np.float64), curvature

@@ -1,0 +1,85 @@
+"""A model learned from batches of rows that are never held together.
+
+The batches are gone through twice for what the program learns, levels and transforms first,
+means and sds then, and as often as the method asks after that: once for the cross-products of
+the exact method. A sample of the rows stays, for pictures.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from ranef.complete import Rows, gaps, refuse_none
+from ranef.families.base import ResponseDesign
+from ranef.frame import Frame
+from ranef.program import Program
+from ranef.tables import Batches, concatenate
+from ranef.training import Designs, Training, evenly
+
+
+class _Complete:
+    """The rows without a gap, batch by batch, as often as they are gone through.
+
+    The first time counts them and the second takes the sample.
+    """
+
+    def __init__(self, program: Program, batches: Batches, progress: bool) -> None:
+        self.batches, self.progress = batches, progress
+        self.needs = program.needs()
+        self.rows: Rows | None = None
+        self.sample: list[Frame] = []
+        self._passes = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        self._passes += 1
+        places = evenly(self.rows.used) if self.rows and self._passes == 2 else None
+        used, dropped = 0, dict.fromkeys(self.needs, 0)
+        bar = tqdm(
+            total=self.batches.n,
+            desc=f"reading, pass {self._passes}",
+            unit="row",
+            unit_scale=True,
+            disable=not self.progress,
+            leave=False,
+        )
+        with bar:
+            for frame in self.batches:
+                whole, missing = gaps(frame, self.needs)
+                for name, count in missing.items():
+                    dropped[name] += count
+                kept = frame.keep(whole)
+                if kept.n and places is not None:
+                    own = places[(places >= used) & (places < used + kept.n)] - used
+                    self.sample.append(replace(kept.take(own), rows=None))
+                used += kept.n
+                if kept.n:
+                    yield kept
+                bar.update(frame.n)
+        counts = {name: count for name, count in dropped.items() if count}
+        self.rows = Rows(self.batches.n, used, counts)
+        refuse_none(self.rows, self.batches.source)
+
+
+def learn(program: Program, batches: Batches, *, progress: bool) -> Training:
+    """What `Program.learn` says, from batches.
+
+    Raises:
+        DataError, ColumnError, OptionError: as it does.
+    """
+    complete = _Complete(program, batches, progress)
+    state = program.learned(complete)
+    sample = concatenate(complete.sample)
+
+    def stream() -> Iterator[tuple[Designs, ResponseDesign]]:
+        for frame in complete:
+            yield program.designs(state, frame), program.family.design(state.family, frame)
+
+    return Training(
+        state,
+        program.designs(state, sample),
+        program.family.design(state.family, sample),
+        complete.rows or Rows(0, 0),
+        sample,
+        stream,
+    )

@@ -1,0 +1,76 @@
+"""What a program learns from its training rows, and those rows as it takes them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.complete import Rows
+from ranef.families.base import ResponseDesign
+from ranef.frame import Frame
+from ranef.moments import Scale
+from ranef.priors import Prior
+from ranef.terms.base import Design
+
+# Term label to the term's design; a minibatch indexes every leaf.
+Designs = Mapping[str, Design]
+
+# Rows of the training table that are kept as they were read.
+SAMPLE = 20_000
+
+
+@dataclass(frozen=True)
+class State:
+    """What was learned from the training rows.
+
+    Attributes:
+        terms: term label to the term's state.
+        family: the family's state.
+        priors: every parameter that takes a prior, the user's or the default.
+        scales: family parameter to the scale of its predictor.
+    """
+
+    terms: Mapping[str, Any]
+    family: Any
+    priors: Mapping[str, Prior]
+    scales: Mapping[str, Scale]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training rows as the program takes them.
+
+    Attributes:
+        state, designs, response: what was learned, and every row that is used.
+        rows: what became of the rows of the table.
+        sample: the used rows as they were read, or evenly spaced ones where there are many:
+            for pictures, and for what is typical of a column.
+        stream: where the rows are too many to be held, goes through all of them in batches;
+            `designs` and `response` are then those of `sample`.
+    """
+
+    state: State
+    designs: Designs
+    response: ResponseDesign
+    rows: Rows
+    sample: Frame
+    stream: Callable[[], Iterator[tuple[Designs, ResponseDesign]]] | None = None
+
+    @property
+    def held(self) -> int:
+        """How many rows `designs` and `response` have."""
+        return len(self.response.value)
+
+    def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
+        """Every row that is used, in batches."""
+        if self.stream is None:
+            yield self.designs, self.response
+        else:
+            yield from self.stream()
+
+
+def evenly(n: int) -> NDArray[np.int64]:
+    """Places of the rows of the sample among n."""
+    return np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.int64))

@@ -1,0 +1,215 @@
+"""nuts against closed forms, the exact method, and the program's own density."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro.infer.util import log_density
+
+import ranef as rf
+from contract_term import learn
+from ranef.errors import DataError, OptionError
+from ranef.inference import exact
+from ranef.inference.base import sites_of
+from ranef.inference.collapsed import Collapsed
+from ranef.inference.compressed import read
+from ranef.inference.hyper import Explored
+from ranef.inference.marginal import Marginal
+from ranef.inference.nuts import Integrated, Sampled
+
+FORMULAS = [
+    "y ~ x + (1 | g)",
+    "y ~ 0 + x + (1 + x | g) + (1 | h)",
+    "y ~ x + (x || g) + (1 | f)",
+    "weights(y, w) ~ x + (1 + x + z | g) + (1 + z | f)",
+    "y ~ x",
+]
+
+
+def problem_of(formula, table, priors=None):
+    if priors is None:
+        program, training = learn(formula, table)
+    else:
+        model = rf.Model(formula, priors=priors)
+        program, training = model.program, model._learn(table)
+    return program.problem(training)
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_the_collapsed_likelihood_is_that_of_the_solver(formula, grouped):
+    """Two derivations of log p(theta | y), one by autodiff in JAX and one in NumPy."""
+    table = {**grouped, "f": grouped["f"].copy()}
+    problem = problem_of(formula, table, {"Intercept": rf.Flat()} if "0 +" not in formula else {})
+    mixed = read(problem, "nuts")
+    marginal = Marginal.of(mixed, problem.priors, problem.spread)
+    x = marginal.start + 0.3 * np.random.default_rng(2).normal(size=(4, len(marginal.start)))
+    x = marginal.coordinates.canonical(x)
+    values = marginal.coordinates.values(x)
+    with jax.enable_x64(True):
+        latents = sites_of(problem, jax.random.key(0)).latents
+        density = Integrated.of(problem, latents, Collapsed.of(mixed), marginal)
+        found, expected = [], marginal.log_density(x) - marginal.coordinates.log_prior(x)[0]
+        for i in range(len(x)):
+            z, prior = [], 0.0
+            for name, latent in density.latents.items():
+                value = jnp.asarray(values[name][i])
+                own = latent.transform.inv(value)
+                prior += latent.transform.log_abs_det_jacobian(own, value).sum()
+                z.append(jnp.ravel(own))
+            given = {**density.given, **{n: jnp.asarray(values[n][i]) for n in density.latents}}
+            prior += sum(
+                _log_prior(problem, density.first, given, name) for name in density.latents
+            )
+            at = density.log_density(jnp.concatenate(z), density.data)
+            found.append(float(at - prior))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def _log_prior(problem, data, given, name):
+    import numpyro
+
+    seeded = numpyro.handlers.seed(problem.run, 0)
+    program = numpyro.handlers.substitute(seeded, data=given)
+    site = numpyro.handlers.trace(program).get_trace(data, problem.n)[name]
+    return jnp.sum(site["fn"].log_prob(given[name]))
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + f + (1 + x | g)", "y ~ x + (x || g) + (1 | h)"])
+def test_the_sampled_density_is_the_programs(formula, grouped):
+    """Its coordinates change the program's density by their Jacobian alone."""
+    problem = problem_of(formula, grouped)
+    with jax.enable_x64(True):
+        latents = sites_of(problem, jax.random.key(0)).latents
+        density = Sampled.of(problem, latents)
+        gaps = []
+        for seed in range(3):
+            z = 0.3 * jax.random.normal(jax.random.key(seed), density.start.shape)
+            values = density.constrained(z)[0]
+            program = float(log_density(problem.run, (problem.data, problem.n), {}, values)[0])
+
+            def flat(z):
+                """The sites on the line, where the program's Jacobian is known."""
+                values = density.constrained(z)[0]
+                return jnp.concatenate(
+                    [jnp.ravel(latents[n].transform.inv(v)) for n, v in values.items()]
+                )
+
+            jacobian = float(jnp.linalg.slogdet(jax.jacobian(flat)(z))[1])
+            for name, value in values.items():
+                own = latents[name].transform.inv(value)
+                slope = latents[name].transform.log_abs_det_jacobian(own, value)
+                jacobian += float(jnp.sum(slope))
+            gaps.append(float(density.log_density(z, density.data)) - program - jacobian)
+    np.testing.assert_allclose(gaps, gaps[0], atol=1e-6)
+
+
+def test_known_variances_leave_the_closed_form(dyestuff):
+    """Dyestuff, conjugate: mean 1527.5 with sd 19.3834, and nothing to sample."""
+    priors = {"Intercept": rf.Flat(), "1|Batch_sigma": 1764.05**0.5, "sigma": 2451.25**0.5}
+    fit = rf.Model("Yield ~ 1 + (1 | Batch)", priors=priors).fit(
+        dyestuff, method="nuts", draws=50, progress=False
+    )
+    mean, sd = fit.fixef().loc["Intercept"]
+    assert mean == pytest.approx(1527.5, rel=1e-6)
+    assert sd == pytest.approx(19.3834, abs=1e-4)
+    assert fit.posterior["1|Batch"].shape == (4, 50, 6)
+
+
+@pytest.fixture(scope="module")
+def chains(grouped):
+    model = rf.Model("y ~ x + (1 + x | g)")
+    return {
+        name: model.fit(grouped, method="nuts", coefficients=name, draws=750, tune=500,
+                        progress=False)
+        for name in ("integrated", "sampled")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("coefficients", ["integrated", "sampled"])
+def test_agrees_with_the_exact_method(coefficients, chains, grouped):
+    fit = chains[coefficients]
+    other = rf.Model("y ~ x + (1 + x | g)").fit(grouped, method="exact", draws=10_000)
+    own, exact_ = fit.summary(), other.summary()
+    assert fit.converged, fit.message
+    # A tenth of a posterior sd, and 10% of it, each with room for the error of 750 draws.
+    away = (own["mean"] - exact_["mean"]).abs() / exact_["sd"]
+    assert (away < 0.15).all()
+    np.testing.assert_allclose(own["sd"], exact_["sd"], rtol=0.15)
+    effects = (fit.ranef("g")["mean"] - other.ranef("g")["mean"]).abs() / other.ranef("g")["sd"]
+    assert (effects < 0.15).all()
+
+
+def test_the_tree_has_the_statistics_of_the_sampler(chains):
+    stats = chains["sampled"].idata["sample_stats"]
+    assert set(stats) >= {"diverging", "energy", "acceptance_rate", "n_steps"}
+    assert stats["energy"].shape == (4, 750)
+    assert 0.6 < float(stats["acceptance_rate"].mean()) < 1
+
+
+def test_settings_of_the_process_are_left_alone(chains):
+    assert not jax.config.jax_enable_x64
+    assert jax.local_device_count() == 1
+
+
+def test_student_responses(grouped):
+    """Three groupings of a heavy-tailed response, sampled: the slope is 2 up to noise."""
+    fit = rf.Model("y ~ x + (1 | g)", family="student").fit(
+        grouped, method="nuts", draws=300, tune=300, chains=2, progress=False
+    )
+    mean, sd = fit.fixef().loc["x"]
+    assert abs(mean - 2) < 5 * sd
+    assert "2 chains of 300 draws after 300 to tune, of all parameters" in fit.message
+
+
+def test_refuses_what_is_a_point_estimate(grouped):
+    network = rf.Model("y ~ nn(x, hidden=[3]) + (1 | g)")
+    with pytest.raises(OptionError, match=r"the weights of nn\(x, .* are point estimates"):
+        network.fit(grouped, method="nuts", progress=False)
+    scale = rf.Model("y ~ x + (1 | g)", priors={"1|g_sigma": rf.PointEstimate()})
+    with pytest.raises(OptionError, match=r"'1\|g_sigma' is a point estimate"):
+        scale.fit(grouped, method="nuts", progress=False)
+
+
+def test_refuses_columns_that_cannot_be_told_apart(grouped):
+    same = {**grouped, "x2": grouped["x"]}
+    model = rf.Model("y ~ x + x2 + (1 | g)", priors={"common": rf.Flat()})
+    with pytest.raises(DataError, match="'x2' is a combination of those before it"):
+        model.fit(same, method="nuts", progress=False)
+    flat = {**grouped, "y": np.ones(300)}
+    with pytest.raises(DataError, match="the response is 1 in every row"):
+        rf.Model("y ~ x").fit(flat, method="nuts", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chains": 0}, "chains must be a whole number of at least 1"),
+        ({"tune": 2.5}, "tune must be a whole number"),
+        ({"target_accept": 1.5}, "target_accept must lie between 0 and 1"),
+        ({"coefficients": "both"}, "coefficients must be 'integrated' or 'sampled'"),
+    ],
+)
+def test_refuses_options_outside_what_they_may_be(options, message, grouped):
+    with pytest.raises(OptionError, match=message):
+        rf.Model("y ~ x").fit(grouped, method="nuts", progress=False, **options)
+
+
+def test_exact_gives_way_to_nuts_where_its_weights_fail(grouped, monkeypatch):
+    """As on a posterior that the proposal cannot follow."""
+
+    def unreliable(target, start, *rest, **options):
+        x = np.tile(start, (50, 1))
+        return Explored(x, start, 1.3, None, 50, reliable=False, found=True)
+
+    monkeypatch.setattr(exact, "explore", unreliable)
+    fit = rf.Model("y ~ x + (1 + x | g)").fit(grouped, method="exact", draws=100, progress=False)
+    assert fit.method == "exact"
+    assert fit.message.startswith("k-hat 1.30 of the importance weights is over its threshold")
+    assert fit.posterior["sigma"].shape == (4, 100)
+
+
+def test_progress_goes_to_standard_error(grouped, capfd):
+    rf.Model("y ~ x").fit(grouped, method="nuts", draws=50, tune=50, chains=1)
+    out, err = capfd.readouterr()
+    assert not out
+    assert "nuts" in err
