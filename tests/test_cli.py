@@ -15,7 +15,7 @@ from ranef.cli import main
 POSTED = ("linear", "random_intercepts", "network")
 KEYS = {
     *("name", "formula", "mae", "log_score", "coverage_90"),
-    *("elbo", "converged", "steps", "seconds"),
+    *("method", "elbo", "converged", "steps", "seconds"),
 }
 
 
@@ -62,6 +62,16 @@ def test_the_report_holds_the_results(generated):
     assert page.count("<img ") == len(result["figures"])
     assert page.count("data-points=") == 8
     assert len(page) < 8e6
+
+
+def test_gaussian_models_are_exact_but_for_the_network(tmp_path, capsys):
+    arguments = ["zillow", "--rows", "1500", "--family", "gaussian", "--out", str(tmp_path)]
+    assert main([*arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    methods = {m["name"]: m["method"] for m in result["models"]}
+    assert methods.pop("network") == "svi"
+    assert set(methods.values()) == {"exact"}
+    assert "Method exact: the response is gaussian" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -114,9 +114,12 @@ def _results(result: dict[str, Any], fits: Mapping[str, Fit]) -> list[Part]:
     return [
         *parts,
         Table(
-            ("model", "how the fit ended"),
-            [(name, sections.convergence(fit)) for name, fit in fits.items()],
-            "Convergence, by stochastic variational inference.",
+            ("model", "method", "how the fit ended", "verdict"),
+            [
+                (name, fit.method, sections.convergence(fit), fit.check().verdict)
+                for name, fit in fits.items()
+            ],
+            "Convergence.",
             words=True,
         ),
         picture(
@@ -139,6 +142,8 @@ def _results(result: dict[str, Any], fits: Mapping[str, Fit]) -> list[Part]:
 def _model(name: str, fit: Fit) -> list[Part]:
     parts: list[Part] = [
         Text(_ABOUT[name]),
+        Text(f"Method {fit.method}: {fit.why}."),
+        *sections.verdict(fit),
         *sections.model(fit),
         sections.priors(fit),
         *sections.parameters(fit),

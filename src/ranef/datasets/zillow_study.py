@@ -68,7 +68,8 @@ class Entry:
             "mae": self.mae,
             "log_score": self.log_score,
             "coverage_90": self.coverage_90,
-            "elbo": self.fit.elbo,
+            "method": self.fit.method,
+            "elbo": self.fit.elbo if self.fit.method == "svi" else None,
             "converged": self.fit.converged,
             "steps": self.fit.steps,
             "seconds": self.fit.seconds,
@@ -124,10 +125,10 @@ def fit_model(
     """Fit one model on the training rows and score it on the others."""
     if as_posted:
         model = Model(FORMULAS[name], "gaussian", posted_priors(name))
-        options: dict[str, Any] = {"guide": "meanfield", "samples": 5}
+        options: dict[str, Any] = {"method": "svi", "guide": "meanfield", "samples": 5}
     else:
         model, options = Model(FORMULAS[name], family), {}
-    fit = model.fit(sales.part(True), method="svi", seed=seed, progress=progress, **options)
+    fit = model.fit(sales.part(True), seed=seed, progress=progress, **options)
     tree = fit.extend("validation", data=sales.part(False), new_levels="sample", seed=seed)
     rows = tree["validation"].to_dataset()
     return Entry(

@@ -7,7 +7,7 @@ Rows = list[tuple[str, ...]]
 
 def scores(result: dict[str, Any]) -> Rows:
     """The constants and the models with their scores, under a head."""
-    rows: Rows = [("model", "MAE", "log score", "90% covers", "ELBO", "steps", "seconds")]
+    rows: Rows = [("model", "MAE", "log score", "90% covers", "method", "ELBO", "seconds")]
     for name, values in result["constants"].items():
         score = f"{values['log_score']:.4f}" if "log_score" in values else ""
         rows.append((f"constant: {name}", f"{values['mae']:.5f}", score, "", "", "", ""))
@@ -18,8 +18,8 @@ def scores(result: dict[str, Any]) -> Rows:
                 f"{model['mae']:.5f}",
                 f"{model['log_score']:.4f}",
                 f"{model['coverage_90']:.3f}",
-                f"{model['elbo']:,.1f}",
-                f"{model['steps']:,}" + ("" if model["converged"] else " (not converged)"),
+                model["method"] + ("" if model["converged"] else " (not converged)"),
+                "" if model["elbo"] is None else f"{model['elbo']:,.1f}",
                 f"{model['seconds']:.1f}",
             )
         )

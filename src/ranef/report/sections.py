@@ -40,7 +40,11 @@ def of_fit(fit: Any) -> list[Section]:
         Section("Model", [*model(fit), priors(fit)]),
         Section(
             "Convergence",
-            [Text(f"Method {fit.method}: {fit.why}. {convergence(fit)}"), *elbo(fit)],
+            [
+                Text(f"Method {fit.method}: {fit.why}. {convergence(fit)}"),
+                *verdict(fit),
+                *elbo(fit),
+            ],
         ),
         Section("Parameters", [*parameters(fit), posterior(fit)]),
         Section("Predictors", [*data_fit(fit), partial_effects(fit)]),
@@ -94,6 +98,13 @@ def convergence(fit: Any) -> str:
     """How the method ended, in a sentence or two."""
     ended = f"{fit.message[0].upper()}{fit.message[1:]}"
     return f"{ended}. It took {fit.seconds:.1f} s."
+
+
+def verdict(fit: Any) -> list[Part]:
+    """What speaks against the fit, and the word it comes to."""
+    found = fit.check()
+    reasons = [Text(f"{label(reason, 400)}.") for reason in found.reasons]
+    return [Text(f"Verdict: {found.verdict}."), *reasons]
 
 
 def parameters(fit: Any, interval: float = 0.9) -> list[Part]:
