@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 # A spread below this share of the response's size is its rounding; a residual sum of squares
 # below this share of the total is that of the cross-products.
 _ROUNDING, _FITTED = 1e-11, 1e-13
+# A known variance is far below the response's at this share of it.
+_SMALL = 1e-8
 
 
 class Exact(Method):
@@ -44,25 +46,30 @@ class Exact(Method):
         rng = np.random.default_rng(seed)
         bar = tqdm(desc="exact", unit="evaluation", disable=not progress, leave=False)
         try:
-            marginal = Marginal.of(mixed, problem.priors, problem.spread)
-            # Columns that cannot be told apart here never can; further out it may be the scales.
-            marginal.solve(marginal.start)
-            target, points = _without_points(marginal, bar.update)
-            found = explore(
-                target,
-                target.start,
-                target.width,
-                rng,
-                draws,
-                cheap=mixed.solver.is_cheap,
-                patient=mixed.solver.is_affordable,
-                tick=bar.update,
-            )
+            with np.errstate(all="ignore"):
+                marginal = Marginal.of(mixed, problem.priors, problem.spread)
+                # Columns that cannot be told apart here never can; further out it may be the
+                # scales.
+                marginal.solve(marginal.start)
+                target, points = _without_points(marginal, bar.update)
+                found = explore(
+                    target,
+                    target.start,
+                    target.width,
+                    rng,
+                    draws,
+                    cheap=mixed.solver.is_cheap,
+                    patient=mixed.solver.is_affordable,
+                    tick=bar.update,
+                )
         except DependentColumnError as error:
             raise dependent(mixed, error) from None
+        except (ArithmeticError, np.linalg.LinAlgError):
+            raise _out_of_reach(mixed, _is_known(mixed, problem)) from None
         finally:
             bar.close()
         x = target.whole(found.x)
+        _refuse_vanished(marginal, x, _is_known(mixed, problem), found=found.found)
         coefficients = Coefficients(marginal, x, seed)
         sites = marginal.coordinates.values(x)
         hyper = {name: value[None] for name, value in sites.items() if name not in points}
@@ -156,7 +163,7 @@ def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
     Raises:
         DataError: for a constant response, and for one that the common effects fit exactly.
     """
-    if not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed):
+    if _is_known(mixed, problem):
         return
     advice = f"fix {mixed.sigma}, as in priors={{'{mixed.sigma}': 1.0}}"
     normal = problem.normal()
@@ -172,6 +179,48 @@ def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
             f"the common effects fit the response exactly, so nothing tells the residual's spread; "
             f"leave some out, or {advice}"
         )
+
+
+def _is_known(mixed: Mixed, problem: Problem) -> bool:
+    """Whether the residual's sd is."""
+    return not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed)
+
+
+def _refuse_vanished(marginal: Marginal, x: Array, known: bool, *, found: bool) -> None:
+    """Where the groups leave next to nothing for sigma, rounding decides its posterior.
+
+    Args:
+        marginal: of the hyperparameters.
+        x: (n, d) draws of them.
+        known: whether the residual's sd is.
+        found: whether the search for the mode ended at one.
+
+    Raises:
+        DataError: for a sigma below what cross-products resolve, and where that of a known
+            one kept the search from its end.
+    """
+    mixed = marginal.mixed
+    sites = marginal.sites(x)
+    sigma = float(np.median(sites[mixed.sigma])) if mixed.sigma else 1.0
+    beside = mixed.least_residual / mixed.n
+    if known and not found and sigma**2 < _SMALL * beside:
+        raise _out_of_reach(mixed, known)
+    if not known and sigma**2 * mixed.n <= _FITTED * mixed.total:
+        raise _out_of_reach(mixed, known)
+
+
+def _out_of_reach(mixed: Mixed, known: bool) -> DataError:
+    if known:
+        what = f"{mixed.sigma} is fixed" if mixed.sigma else "the known standard errors are"
+        return DataError(
+            f"{what} so far below the scatter of the response that the arithmetic cannot tell the "
+            "scales of the group effects; check the unit, or take larger ones"
+        )
+    return DataError(
+        "the group effects are so large beside the residual, which they may fit entirely, that "
+        f"the arithmetic cannot tell {mixed.sigma}; leave a grouping out, or give {mixed.sigma} a "
+        "prior that keeps it away from zero"
+    )
 
 
 def _message(found: Explored, draws: int) -> str:
