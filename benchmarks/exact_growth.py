@@ -2,7 +2,7 @@
 
     python benchmarks/exact_growth.py [--picture exact_growth.svg] [--most-rows 1e7]
 
-``y ~ x + (1 | g)`` from a table in memory with text groups, the median of three calls after a
+``y ~ x + (1 | g)`` from a table in memory with text groups, the median of two calls after a
 first one, in a process for each size; memory is the peak of the process, the table included.
 """
 
@@ -22,7 +22,7 @@ rows, levels = json.loads(sys.argv[1])
 table = exact_peers.generated(rows, levels, "y ~ x + (1 | g)")
 model = rf.Model("y ~ x + (1 | g)")
 seconds = []
-for _ in range(4):
+for _ in range(3):
     began = time.perf_counter()
     fit = model.fit(table, method="exact", progress=False)
     fit.draws.known_moments
