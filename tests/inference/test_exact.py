@@ -380,3 +380,37 @@ def test_steps_too_far_for_the_arithmetic_are_taken_back():
     fit = exact("y ~ x + (1 + x | g)", table)
     assert fit.converged
     assert fit.summary().loc["sigma", "mean"] == pytest.approx(0.01, rel=0.2)
+
+
+def test_groups_that_fit_the_response_exactly(grouped):
+    codes = np.unique(grouped["g"], return_inverse=True)[1].astype(float)
+    for away in (0.0, 1e-9):
+        with pytest.raises(DataError, match="the arithmetic cannot tell sigma"):
+            exact("y ~ 1 + (1 | g)", {**grouped, "y": codes + away * grouped["y"]})
+
+
+def test_known_errors_far_below_the_scatter(grouped):
+    with pytest.raises(DataError, match="standard errors are so far below the scatter"):
+        exact("se(y, w) ~ 1 + (1 | g)", {**grouped, "w": np.full(300, 1e-8)})
+    with pytest.raises(DataError, match="sigma is fixed so far below the scatter"):
+        exact("y ~ 1 + (1 | g)", grouped, priors={"sigma": 1e-8})
+    fit = exact("se(y, w) ~ 1 + (1 | g)", {**grouped, "w": np.full(300, 1e-3)})
+    means = pd.Series(grouped["y"]).groupby(grouped["g"]).mean()
+    assert fit.converged
+    assert fit.summary().loc["1|g_sigma", "mean"] == pytest.approx(means.std(), rel=0.25)
+
+
+def test_a_response_too_small_to_be_squared(grouped):
+    with pytest.raises(DataError, match="too small to be squared; rescale it"):
+        exact("y ~ x + (1 | g)", {**grouped, "y": 1e-200 * grouped["y"]})
+
+
+def test_the_same_grouping_twice(grouped):
+    """Only the sum of the two variances is known."""
+    table = {**grouped, "k": np.char.replace(grouped["g"], "g", "k")}
+    both = exact("y ~ x + (1 | g) + (1 | k)", table)
+    one = exact("y ~ x + (1 | g)", grouped)
+    sds = both.posterior
+    total = np.sqrt(sds["1|g_sigma"] ** 2 + sds["1|k_sigma"] ** 2)
+    assert both.converged
+    assert float(total.mean()) == pytest.approx(float(one.posterior["1|g_sigma"].mean()), rel=0.25)

@@ -26,6 +26,9 @@ from ranef.frame import Frame
 from ranef.moments import Moments, Scale
 from ranef.priors import Prior
 
+# A response below this loses its digits, or all of itself, when it is squared.
+_LEAST_SQUARED = 1e-140
+
 _GREEK = {"mu": "μ", "sigma": "σ", "nu": "ν"}
 
 # Link to its inverse: the predictor eta to the parameter.
@@ -179,6 +182,11 @@ class Family(ABC):
         if not np.isfinite(location + spread):
             raise DataError(
                 f"the response {self.response.value} is too large to be squared; rescale it, as in "
+                "scale(y)"
+            )
+        if 0 < max(abs(location), spread) < _LEAST_SQUARED:
+            raise DataError(
+                f"the response {self.response.value} is too small to be squared; rescale it, as in "
                 "scale(y)"
             )
         if spread <= 1e-12 * abs(location):

@@ -23,8 +23,9 @@ from ranef.inference.compressed import read
 from ranef.inference.hyper import Explored, explore
 from ranef.inference.likelihood import Likelihood
 from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import dependent, refuse_without_residual
+from ranef.inference.mixed import dependent
 from ranef.inference.peak import peak
+from ranef.inference.reach import out_of_reach, refuse_vanished, refuse_without_residual
 from ranef.inference.remainder import DependentColumnError
 
 Array = NDArray[np.float64]
@@ -42,27 +43,32 @@ class Exact(Method):
         rng = np.random.default_rng(seed)
         bar = tqdm(desc="exact", unit="evaluation", disable=not progress, leave=False)
         try:
-            marginal = Marginal.of(mixed, problem.priors, problem.spread)
-            # Columns that cannot be told apart here never can; further out it may be the scales.
-            marginal.solve(marginal.start)
-            target, points = _without_points(marginal, bar.update)
-            found = explore(
-                target,
-                target.start,
-                target.width,
-                rng,
-                draws,
-                cheap=mixed.solver.is_cheap,
-                patient=mixed.solver.is_affordable,
-                tick=bar.update,
-            )
+            with np.errstate(all="ignore"):
+                marginal = Marginal.of(mixed, problem.priors, problem.spread)
+                # Columns that cannot be told apart here never can; further out it may be the
+                # scales.
+                marginal.solve(marginal.start)
+                target, points = _without_points(marginal, bar.update)
+                found = explore(
+                    target,
+                    target.start,
+                    target.width,
+                    rng,
+                    draws,
+                    cheap=mixed.solver.is_cheap,
+                    patient=mixed.solver.is_affordable,
+                    tick=bar.update,
+                )
         except DependentColumnError as error:
             raise dependent(mixed, error) from None
+        except (ArithmeticError, np.linalg.LinAlgError):
+            raise out_of_reach(mixed, problem) from None
         finally:
             bar.close()
+        x = target.whole(found.x)
+        refuse_vanished(marginal.sites(x), mixed, problem, found=found.found)
         if not (found.found and found.reliable) and not points and mixed.solver.is_affordable:
             return _by_nuts(problem, found, seed=seed, draws=draws, progress=progress)
-        x = target.whole(found.x)
         coefficients = Coefficients(marginal, x, seed)
         sites = marginal.coordinates.values(x)
         hyper = {name: value[None] for name, value in sites.items() if name not in points}

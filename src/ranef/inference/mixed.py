@@ -12,17 +12,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef import priors
 from ranef.errors import DataError
-from ranef.inference.base import Problem
 from ranef.inference.pwls import PWLS
 from ranef.inference.remainder import DependentColumnError
 
 Array = NDArray[np.float64]
-
-# A spread below this share of the response's size is its rounding; a residual sum of squares
-# below this share of the total is that of the cross-products.
-_ROUNDING, _FITTED = 1e-11, 1e-13
 
 
 @dataclass(frozen=True)
@@ -114,28 +108,6 @@ class Mixed:
         """Of a common column, for a message."""
         names = [name for name, count in self.common for _ in range(count)]
         return names[place]
-
-
-def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
-    """Where nothing is left for sigma its posterior is a spike at zero.
-
-    Raises:
-        DataError: for a constant response, and for one that the common effects fit exactly.
-    """
-    if not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed):
-        return
-    advice = f"fix {mixed.sigma}, as in priors={{'{mixed.sigma}': 1.0}}"
-    low, high = mixed.span
-    if high - low <= _ROUNDING * max(abs(low), abs(high)):
-        raise DataError(
-            f"the response is {low:g} in every row, so nothing tells the residual's spread; "
-            f"{advice}"
-        )
-    if mixed.total > 0 and mixed.least_residual <= _FITTED * mixed.total:
-        raise DataError(
-            f"the common effects fit the response exactly, so nothing tells the residual's spread; "
-            f"leave some out, or {advice}"
-        )
 
 
 def dependent(mixed: Mixed, error: DependentColumnError) -> DataError:

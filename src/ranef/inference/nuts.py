@@ -32,7 +32,8 @@ from ranef.inference.compressed import read
 from ranef.inference.convergence import Convergence, convergence
 from ranef.inference.hamiltonian import Chains, sample
 from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import dependent, refuse_without_residual
+from ranef.inference.mixed import dependent
+from ranef.inference.reach import refuse_without_residual
 from ranef.inference.remainder import DependentColumnError
 from ranef.terms.base import LinearBlock
 
