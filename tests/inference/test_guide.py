@@ -51,6 +51,23 @@ def test_meanfield_is_fully_factorised_and_structured_is_not(parts):
         assert (np.count_nonzero(jacobian) == guide.size) == factorised
 
 
+@pytest.mark.parametrize("following", [True, False])
+def test_levels_follow_the_correlation_scales_and_common_effects_or_none_of_them(parts, following):
+    problem, sites = parts
+    guide = guides.build("structured", sites.latents, problem, following=following)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda a: a + jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype), guide.init()
+    )
+    draw = jax.jit(jax.jacfwd(lambda e: guide.split(guide.place(guide.sample(params, e)))))
+    size = {name: np.size(latent.start) for name, latent in sites.latents.items()}
+    first = dict(zip(size, np.cumsum([0, *size.values()]), strict=False))
+    by_noise = np.asarray(draw(jnp.zeros(guide.size))["(1 + x | g)/effects"])
+    for name in ("(1 + x | g)/cholesky", "1|g_sigma", "x|g_sigma", "x"):
+        moved = by_noise[..., first[name] : first[name] + size[name]]
+        assert np.any(moved != 0) == following
+
+
 def test_what_the_search_maximises_is_the_programs_density(parts):
     """Log p of the objective against the NumPyro program at random points."""
     from ranef.inference.svi import _Objective

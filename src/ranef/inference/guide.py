@@ -4,17 +4,17 @@
 
 "structured" is q(theta) q(beta) q(b | theta, beta). The scales and other parameters theta have
 a full covariance, and so have the common effects beta of a predictor, in coordinates
-whitened by their cross-products. The coefficients of
-level j of a grouping follow the scales theta of that grouping and the common effects,
+whitened by their cross-products. The coefficients of level j of a grouping have the posterior
+that their prior N(0, Sigma(theta)) makes of a normal likelihood with precision A_j,
 
-    b_j = m_j exp(p_j d) + C_j (beta - E beta) + exp(r_j d) L_j noise,  d = theta - E theta,
+    b_j = V_j (A_j + Pbar) (m_j + C_j (beta - E beta)) + V_j^1/2 noise,  V_j = (A_j + P)^-1,
 
-with theta on the log scale: for a Gaussian response the powers p and r run from 0, where
-the data speak, to 2 and 1, where the prior does. Without them the scales' sds come out
-several times too small.
+with P = Sigma^-1 at theta and Pbar at E theta. For a Gaussian response with known variance that
+is exact. Coefficients that did not follow their scales and correlations would make the sds of
+these several times too small: they would seem to be known as if b had been observed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.inference.base import Latent, Problem
+from ranef.inference.triangles import cholesky, product, solve, square
 from ranef.terms.base import LinearBlock
 
 _LOG_2PI = float(np.log(2 * np.pi))
@@ -59,11 +60,11 @@ class Grouped:
 
     Attributes:
         index: (m, k) places in z.
-        scales: (k,) places in z of the columns' log sds; None where they have no posterior.
+        label: of their linear block, whose prior they follow; "" where they follow none.
     """
 
     index: Array
-    scales: Array | None
+    label: str
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ class Guide:
         unit: (size,) step of z for a step of one in u.
         width: (size,) sd of u where the search begins.
         shared, grouped: the parts that are not factorised; none under "meanfield".
-        following: whether group effects follow the scales and common effects.
+        following: whether group effects follow their prior's parameters and common effects.
         split: a flat z to a dict by site.
         latents: the sites.
+        blocks: values of the sites to the linear blocks.
     """
 
     size: int
@@ -90,6 +92,7 @@ class Guide:
     following: bool
     split: Any
     latents: Mapping[str, Latent]
+    blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
 
     def init(self) -> dict[str, Any]:
         """Variational parameters, in units of the coordinates."""
@@ -105,47 +108,60 @@ class Guide:
                 jnp.zeros((*part.index.shape, part.index.shape[1]), kind)
                 for part in (*self.shared, *self.grouped)
             ],
-            "powers": [jnp.zeros((2, *part.index.shape), kind) for part in self.grouped],
             "ties": [
                 jnp.zeros((*part.index.shape, common if tied else 0), kind) for part in self.grouped
             ],
         }
 
     def _factors(self, params: Mapping[str, Any]) -> list[Array]:
-        """L of every part, (m, k, k): the diagonal the scale, rows in proportion to it."""
+        """L of every shared part, (1, p, p): the diagonal the scale, rows in proportion to it."""
         scale = jax.nn.softplus(params["rho"])
-        parts = (*self.shared, *self.grouped)
         return [
-            (jnp.tril(lower, -1) + jnp.eye(lower.shape[-1])) * scale[part.index][..., None]
-            for part, lower in zip(parts, params["lower"], strict=True)
+            _unit_lower(lower) * scale[part.index][..., None]
+            for part, lower in zip(self.shared, params["lower"], strict=False)
         ]
 
     def _given(self, params: Mapping[str, Any], u: Array) -> Iterator[tuple[Array, Array]]:
-        """Mean and log stretch of each grouping's coefficients given the rest of u."""
+        """Mean (m, k) of each grouping's coefficients given the rest of u, and the Cholesky
+        factor (m, k, k) of their precision."""
+        scale = jax.nn.softplus(params["rho"])
         away = u - params["loc"]
         common = [away[part.index[0]] for part in self.shared if part.common]
         beta = jnp.concatenate(common) if common else jnp.zeros(0)
-        for part, power, tie in zip(self.grouped, params["powers"], params["ties"], strict=True):
-            free = part.scales is not None and self.following
-            moved = away[part.scales] if free else jnp.zeros(power.shape[-1])
-            mean = params["loc"][part.index] * jnp.exp(power[0] * moved)
+        here, usual = self._precisions(u), self._precisions(params["loc"])
+        lowers = params["lower"][len(self.shared) :]
+        for part, lower, tie in zip(self.grouped, lowers, params["ties"], strict=True):
+            root = _unit_lower(lower) / scale[part.index][..., None]
+            mean = params["loc"][part.index]
             if tie.shape[-1]:
                 mean = mean + tie @ beta
-            yield mean, power[1] * moved
+            if part.label in here:
+                said = square(root)
+                pull = product(said + usual[part.label], mean)
+                root = cholesky(said + here[part.label])
+                mean = solve(root, solve(root, pull), transposed=True)
+            yield mean, root
+
+    def _precisions(self, u: Array) -> dict[str, Array]:
+        """Prior precision (k, k) of the coefficients of each grouping that follows its prior."""
+        followed = {part.label: part.index[0] for part in self.grouped if part.label}
+        if not (followed and self.following):
+            return {}
+        blocks, out = self.blocks(self.constrain(self.place(u))[0]), {}
+        for label, index in followed.items():
+            factor = blocks[label].factor
+            root = (jnp.diag(factor) if factor.ndim == 1 else factor) / self.unit[index][:, None]
+            out[label] = square(solve(root, jnp.eye(len(root))))
+        return out
 
     def sample(self, params: Mapping[str, Any], noise: Array) -> Array:
         """U from standard normal noise (size,): softplus scales, reparameterised."""
         u = params["loc"] + jax.nn.softplus(params["rho"]) * noise
-        factors = self._factors(params)
-        count = len(self.shared)
-        for part, factor in zip(self.shared, factors[:count], strict=True):
-            step = jnp.einsum("mij,mj->mi", factor, noise[part.index])
+        for part, factor in zip(self.shared, self._factors(params), strict=True):
+            step = product(factor, noise[part.index])
             u = u.at[part.index].set(params["loc"][part.index] + step)
-        conditionals = self._given(params, u)
-        grouped = zip(self.grouped, factors[count:], conditionals, strict=True)
-        for part, factor, (mean, stretch) in list(grouped):
-            step = jnp.einsum("mij,mj->mi", factor, noise[part.index])
-            u = u.at[part.index].set(mean + jnp.exp(stretch) * step)
+        for part, (mean, root) in zip(self.grouped, list(self._given(params, u)), strict=True):
+            u = u.at[part.index].set(mean + solve(root, noise[part.index], transposed=True))
         return u
 
     def place(self, u: Array) -> Array:
@@ -161,16 +177,14 @@ class Guide:
         scale = jax.nn.softplus(params["rho"])
         away = u - params["loc"]
         noise, log_det = away / scale, jnp.log(scale * self.unit)
-        factors = self._factors(params)
-        count = len(self.shared)
-        for part, factor in zip(self.shared, factors[:count], strict=True):
-            noise = noise.at[part.index].set(_solve(factor, away[part.index]))
+        for part, factor in zip(self.shared, self._factors(params), strict=True):
+            noise = noise.at[part.index].set(solve(factor, away[part.index]))
             log_det = log_det.at[part.index].add(jnp.log(jnp.diag(part.matrix)))
-        grouped = zip(self.grouped, factors[count:], self._given(params, u), strict=True)
-        for part, factor, (mean, stretch) in grouped:
-            own = (u[part.index] - mean) * jnp.exp(-stretch)
-            noise = noise.at[part.index].set(_solve(factor, own))
-            log_det = log_det.at[part.index].add(stretch)
+        for part, (mean, root) in zip(self.grouped, self._given(params, u), strict=True):
+            own = product(jnp.swapaxes(root, -1, -2), u[part.index] - mean)
+            noise = noise.at[part.index].set(own)
+            stretch = -jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1))
+            log_det = log_det.at[part.index].set(stretch + jnp.log(self.unit[part.index]))
         return jnp.sum(-0.5 * noise**2 - 0.5 * _LOG_2PI - log_det)
 
     def constrain(self, z: Array) -> tuple[dict[str, Array], Array]:
@@ -183,15 +197,22 @@ class Guide:
         return values, log_det
 
 
-def _solve(factor: Array, away: Array) -> Array:
-    """L^-1 a for each of m, (m, k)."""
-    return jax.scipy.linalg.solve_triangular(factor, away[..., None], lower=True)[..., 0]
+def _unit_lower(lower: Array) -> Array:
+    """Lower triangular with ones on the diagonal."""
+    return jnp.tril(lower, -1) + jnp.eye(lower.shape[-1])
 
 
 def build(
-    kind: str, latents: Mapping[str, Latent], problem: Problem, *, following: bool = True
+    kind: str,
+    latents: Mapping[str, Latent],
+    problem: Problem,
+    *,
+    points: Collection[str] = (),
+    following: bool = True,
 ) -> Guide:
     """The guide of that kind: "meanfield" or "structured".
+
+    A grouping whose scales are among the point estimates, `points`, does not follow its prior.
 
     Under minibatches, `following` should be off: what says how group effects follow the scales
     is so faint beside the noise that a wrong following makes the scales far too certain.
@@ -204,7 +225,7 @@ def build(
     def split(z: Array) -> dict[str, Array]:
         return dict(zip(latents, separate(z), strict=True))
 
-    shared, grouped = _parts(latents, problem) if kind == "structured" else ([], [])
+    shared, grouped = _parts(latents, problem, points) if kind == "structured" else ([], [])
     # About as narrow as n rows, or the rows of one level, will make it. From too narrow a scale
     # grows at once; from too wide, the noise of a minibatch drowns what would shrink it.
     width = np.concatenate(
@@ -223,10 +244,13 @@ def build(
         following,
         split,
         latents,
+        problem.blocks,
     )
 
 
-def _parts(latents: Mapping[str, Latent], problem: Problem) -> tuple[list[Shared], list[Grouped]]:
+def _parts(
+    latents: Mapping[str, Latent], problem: Problem, points: Collection[str]
+) -> tuple[list[Shared], list[Grouped]]:
     """The linear blocks as parts of the guide. One that all rows share is whitened by s R^-1
     with R'R = X'X / n: a step of one in u moves the predictor by the response's spread s."""
     places = _places(latents)
@@ -246,11 +270,8 @@ def _parts(latents: Mapping[str, Latent], problem: Problem) -> tuple[list[Shared
         index = np.concatenate([places[n].reshape(block.levels, -1) for n in names], axis=1)
         if block.codes is not None:
             _refuse_collinear(label, block)
-            known = all(name in latents for name in block.scales)
-            scales = np.concatenate([places[name] for name in block.scales]) if known else None
-            grouped.append(
-                Grouped(jnp.asarray(index), None if scales is None else jnp.asarray(scales))
-            )
+            moving = any(name in points for name in block.scales)
+            grouped.append(Grouped(jnp.asarray(index), "" if moving else label))
             continue
         used = np.repeat([name in names for name, _ in block.sites], [k for _, k in block.sites])
         unit = np.concatenate([np.ravel(latents[name].unit) for name in names])

@@ -79,7 +79,13 @@ class SVI(Method):
         sites = sites_of(problem, start_key)
         batch = self._batch_size(problem.n)
         whole = batch == problem.n
-        guide = guides.build(self.settings["guide"], sites.latents, problem, following=whole)
+        guide = guides.build(
+            self.settings["guide"],
+            sites.latents,
+            problem,
+            points=sites.points,
+            following=whole,
+        )
         objective = _Objective(problem, sites, guide, self.settings["samples"])
         optimizer = self.settings["optimizer"] or optax.adam(0.05, b2=0.99)
         search = _Search(objective, optimizer, batch)
