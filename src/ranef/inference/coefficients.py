@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import common_by_site, effects_by_site
+from ranef.inference.threads import threads_for
 
 Array = NDArray[np.float64]
 
@@ -96,7 +97,7 @@ class Coefficients:
         mixed = self.marginal.mixed
         factors = len(mixed.solver.products.widths)
         sums = [_Sums() for _ in range(factors + 1)]
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             for cell in self._cells:
                 solution, sigma = self.marginal.solve(cell.x)
                 share = len(cell.members) / len(cell.x)
@@ -115,9 +116,11 @@ class Coefficients:
 
     def sites(self, hyper: Mapping[str, Array]) -> Sites:
         """Draws by site, those of the hyperparameters given."""
-        common = np.empty((len(self.x), self.marginal.mixed.solver.p))
-        for cell, _, _, values in self._remainders():
-            common[cell.members] = values
+        solver = self.marginal.mixed.solver
+        common = np.empty((len(self.x), solver.p))
+        with threads_for(solver.largest):
+            for cell, _, _, values in self._remainders():
+                common[cell.members] = values
         by_chain = common_by_site(self.marginal.mixed, self._by_chain(common))
         return Sites({**hyper, **by_chain}, self)
 
@@ -142,10 +145,11 @@ class Coefficients:
             np.empty((len(self.x), j, k))
             for j, k in zip(products.levels, products.widths, strict=True)
         ]
-        for place, (cell, solution, (sigma, remainder), _) in enumerate(self._remainders()):
-            rng = np.random.default_rng([self.seed, 2, place])
-            for f, effects in enumerate(solution.effect_draws(rng, sigma, remainder)):
-                draws[f][cell.members] = effects
+        with threads_for(mixed.solver.largest):
+            for place, (cell, solution, (sigma, remainder), _) in enumerate(self._remainders()):
+                rng = np.random.default_rng([self.seed, 2, place])
+                for f, effects in enumerate(solution.effect_draws(rng, sigma, remainder)):
+                    draws[f][cell.members] = effects
         out: dict[str, Array] = {}
         for grouping in mixed.groupings:
             out.update(effects_by_site(grouping, self._by_chain(draws[grouping.factor])))

@@ -27,6 +27,7 @@ from ranef.inference.mixed import dependent
 from ranef.inference.peak import peak
 from ranef.inference.reach import out_of_reach, refuse_vanished, refuse_without_residual
 from ranef.inference.remainder import DependentColumnError
+from ranef.inference.threads import threads_for
 
 Array = NDArray[np.float64]
 
@@ -43,7 +44,7 @@ class Exact(Method):
         rng = np.random.default_rng(seed)
         bar = tqdm(desc="exact", unit="evaluation", disable=not progress, leave=False)
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
                 marginal = Marginal.of(mixed, problem.priors, problem.spread)
                 # Columns that cannot be told apart here never can; further out it may be the
                 # scales.

@@ -20,6 +20,7 @@ from ranef.inference.mixed import Grouping, Mixed, dependent
 from ranef.inference.pwls import Solution
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.search import minimise
+from ranef.inference.threads import threads_for
 
 Array = NDArray[np.float64]
 
@@ -132,7 +133,8 @@ class Likelihood:
             except DataError:  # where the start is fine, a step too far
                 return math.inf, np.zeros_like(theta)
 
-        found = minimise(objective, start)
+        with threads_for(self.mixed.solver.largest):
+            found = minimise(objective, start)
         theta = self._signed(found.x)
         solution = self._solve(theta)
         sigma = math.sqrt(float(solution.residual[0]) / self._freedom(reml))

@@ -65,6 +65,12 @@ class PWLS:
         return self.system.cells
 
     @property
+    def largest(self) -> int:
+        """Columns that a dense matrix has at most."""
+        sizes = [j * k for j, k in zip(self.products.levels, self.products.widths, strict=True)]
+        return sum(sizes) - max(sizes, default=0) + self.p
+
+    @property
     def is_cheap(self) -> bool:
         """Whether thousands of evaluations can be afforded."""
         return isinstance(self.system, Chain) and self.cost <= _CHEAP
