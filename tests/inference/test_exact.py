@@ -414,3 +414,17 @@ def test_the_same_grouping_twice(grouped):
     total = np.sqrt(sds["1|g_sigma"] ** 2 + sds["1|k_sigma"] ** 2)
     assert both.converged
     assert float(total.mean()) == pytest.approx(float(one.posterior["1|g_sigma"].mean()), rel=0.25)
+
+
+def test_draws_of_more_effects_than_memory_holds_are_refused_and_their_moments_are_not(
+    grouped, monkeypatch
+):
+    monkeypatch.setattr("ranef.inference.coefficients._REALISED", 1_000)
+    fit = rf.Model("y ~ x + (1 | g)").fit(grouped, draws=200, progress=False)
+    assert np.isfinite(fit.ranef("g")[["mean", "sd"]]).all(axis=None)
+    assert len(fit.summary()) == 5
+    for ask in (lambda: fit.posterior, lambda: fit.predict(grouped)):
+        with pytest.raises(OptionError, match="200 draws of 12 group effects take.*draws=83 or"):
+            ask()
+    fewer = rf.Model("y ~ x + (1 | g)").fit(grouped, draws=83, progress=False)
+    assert fewer.posterior["1|g"].shape == (1, 83, 12)

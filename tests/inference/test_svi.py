@@ -93,7 +93,9 @@ def test_a_group_sd_that_is_a_point_estimate_may_move_far_from_its_start(posted)
     codes = np.unique(posted["zip"], return_inverse=True)[1]
     table = {**posted, "y": posted["y"] + effects[codes]}
     priors = {**PRIORS, "1|zip_sigma": rf.PointEstimate(start=0.1)}
-    fit = rf.Model("y ~ a + b + c + (1 | zip)", priors=priors).fit(table, progress=False)
+    fit = rf.Model("y ~ a + b + c + (1 | zip)", priors=priors).fit(
+        table, method="svi", progress=False
+    )
     scale = fit.summary().loc["1|zip_sigma", "mean"]
     assert scale > 0.4
     assert abs(fit.elbo - best(table, scale)[0]) < 0.05
@@ -131,7 +133,9 @@ def test_the_correlation_is_as_uncertain_as_levels_that_say_little_leave_it():
     weight = np.exp(log_p - evidence)
     mean = weight @ grid
     sd = np.sqrt(weight @ (grid - mean) ** 2)
-    fit = rf.Model("y ~ 0 + (1 + x | g)", priors=KNOWN).fit(table, draws=5000, progress=False)
+    fit = rf.Model("y ~ 0 + (1 + x | g)", priors=KNOWN).fit(
+        table, draws=5000, method="svi", progress=False
+    )
     row = fit.summary().loc["g_corr[1, x]"]
     assert row["mean"] == pytest.approx(mean, abs=0.1 * sd)
     assert row["sd"] == pytest.approx(sd, rel=0.1)
@@ -147,7 +151,9 @@ def test_correlation_and_scales_are_as_uncertain_as_the_integral_says():
     weight = np.exp(log_p - log_p.max())
     weight /= weight.sum()
     priors = {"sigma": 1.0, "1|g_sigma": rf.HalfNormal(1), "x|g_sigma": rf.HalfNormal(1)}
-    fit = rf.Model("y ~ 0 + (1 + x | g)", priors=priors).fit(table, draws=5000, progress=False)
+    fit = rf.Model("y ~ 0 + (1 + x | g)", priors=priors).fit(
+        table, draws=5000, method="svi", progress=False
+    )
     table = fit.summary()
     for name, values in zip(("1|g_sigma", "x|g_sigma", "g_corr[1, x]"), grid, strict=True):
         mean = (weight * values).sum()
@@ -183,7 +189,9 @@ def test_collinear_raw_columns_are_no_obstacle():
     year = rng.normal(1968, 20, 800)
     area = 1800 + 30 * (year - 1968) + rng.normal(0, 300, 800)
     y = 5e5 + 3e3 * (year - 1968) + 100 * area + rng.normal(0, 5e4, 800)
-    fit = rf.Model("y ~ year + area").fit({"y": y, "year": year, "area": area}, progress=False)
+    fit = rf.Model("y ~ year + area").fit(
+        {"y": y, "year": year, "area": area}, method="svi", progress=False
+    )
     x = np.column_stack([np.ones(800), year, area])
     beta, rss, *_ = np.linalg.lstsq(x, y, rcond=None)
     sd = np.sqrt(np.diag(np.linalg.inv(x.T @ x)) * rss[0] / 797)
@@ -193,7 +201,7 @@ def test_collinear_raw_columns_are_no_obstacle():
 
 
 def test_minibatches_find_what_all_rows_find(posted):
-    whole = rf.Model("y ~ a + b + c", priors=PRIORS).fit(posted, progress=False)
+    whole = rf.Model("y ~ a + b + c", priors=PRIORS).fit(posted, method="svi", progress=False)
     part = rf.Model("y ~ a + b + c", priors=PRIORS).fit(posted, batch_size=500, progress=False)
     sd = whole.fixef()["sd"]
     assert ((part.fixef()["mean"] - whole.fixef()["mean"]).abs() < 0.3 * sd).all()
@@ -207,7 +215,7 @@ def test_minibatches_know_how_uncertain_the_group_sd_is():
     y = rng.normal(0, 1, 40)[codes] + rng.normal(size=2000)
     table = {"y": y, "g": np.array([f"g{c}" for c in codes])}
     model = rf.Model("y ~ 1 + (1 | g)")
-    whole = model.fit(table, progress=False).summary().loc["1|g_sigma"]
+    whole = model.fit(table, method="svi", progress=False).summary().loc["1|g_sigma"]
     part = model.fit(table, batch_size=250, progress=False).summary().loc["1|g_sigma"]
     assert whole["sd"] / whole["mean"] == pytest.approx(1 / np.sqrt(80), rel=0.2)
     assert part["sd"] == pytest.approx(whole["sd"], rel=0.25)

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.errors import OptionError
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import common_by_site, effects_by_site
 from ranef.inference.threads import threads_for
@@ -23,6 +24,8 @@ Array = NDArray[np.float64]
 # at least and, unless every draw has its own, at most.
 _CELLS, _LEAST, _MOST = 20_000_000, 5, 30
 _EACH = 2_000_000
+# Draws of group effects that memory is taken for at once: 3.2 GB of them.
+_REALISED = 400_000_000
 
 
 class Sites(Mapping[str, Array]):
@@ -138,9 +141,20 @@ class Coefficients:
 
     @cached_property
     def group_draws(self) -> dict[str, Array]:
-        """Draws of every group effect by site, (chain, draw, ...)."""
+        """Draws of every group effect by site, (chain, draw, ...).
+
+        Raises:
+            OptionError: where they would not fit into memory.
+        """
         mixed = self.marginal.mixed
         products = mixed.solver.products
+        effects = sum(j * k for j, k in zip(products.levels, products.widths, strict=True))
+        if effects * len(self.x) > _REALISED:
+            raise OptionError(
+                f"{len(self.x):,} draws of {effects:,} group effects take "
+                f"{8e-9 * effects * len(self.x):,.0f} GB; fit with draws={_REALISED // effects:,} "
+                "or fewer to have them, or read means and sds from ranef()"
+            )
         draws = [
             np.empty((len(self.x), j, k))
             for j, k in zip(products.levels, products.widths, strict=True)

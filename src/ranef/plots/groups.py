@@ -69,7 +69,7 @@ def shrinkage(fit: Any, factor: str | None = None) -> Figure:
     some = f", {len(table):,} of {table.attrs['levels']:,} shown"
     axes.set_title(
         "crosses: each level alone; dots: partially pooled; dashed: mean over all rows"
-        + (f"\n{beyond:,} crosses lie beyond the axis" if beyond else "")
+        + (f"\nbeyond the axis: crosses of {beyond:,}" if beyond else "")
     )
     axes.set_ylim(low, high)
     axes.set_xlabel(
