@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ranef.errors import OptionError
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import common_by_site, effects_by_site
-from ranef.inference.threads import threads_for
+from ranef.inference.threads import side_by_side, threads_for
 
 Array = NDArray[np.float64]
 
@@ -100,15 +100,29 @@ class Coefficients:
         mixed = self.marginal.mixed
         factors = len(mixed.solver.products.widths)
         sums = [_Sums() for _ in range(factors + 1)]
-        with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
-            for cell in self._cells:
+
+        def known(cell: _Cell) -> list[tuple[Array, Array]]:
+            """Means and variances of each factor's effects, then of the common ones."""
+            with np.errstate(all="ignore"):
                 solution, sigma = self.marginal.solve(cell.x)
-                share = len(cell.members) / len(cell.x)
-                variances = solution.effect_variances
-                for f, effects in enumerate(solution.effects):
-                    sums[f].add(effects, variances[f] * sigma[:, None, None] ** 2, share)
                 spread = np.diagonal(solution.common_covariance, axis1=1, axis2=2)
-                sums[factors].add(solution.common, spread * sigma[:, None] ** 2, share)
+                return [
+                    *(
+                        (effects, variances * sigma[:, None, None] ** 2)
+                        for effects, variances in zip(
+                            solution.effects, solution.effect_variances, strict=True
+                        )
+                    ),
+                    (solution.common, spread * sigma[:, None] ** 2),
+                ]
+
+        largest = mixed.solver.largest
+        with threads_for(largest):
+            for cell, found in zip(
+                self._cells, side_by_side(known, self._cells, largest), strict=True
+            ):
+                for total, (means, variances) in zip(sums, found, strict=True):
+                    total.add(means, variances, len(cell.members) / len(cell.x))
         mean, sd = sums[factors].moments()
         means, sds = common_by_site(mixed, mean), common_by_site(mixed, sd)
         for grouping in mixed.groupings:

@@ -146,10 +146,9 @@ def _checked(
     flat = np.exp(-0.5 * (guess(x) - guess(x).max())) * weights
     outer = x[resampled(rng, flat / flat.sum(), _OUTER)]
     places = np.vstack([inner, outer])
-    values = np.empty(len(places))
-    for i, place in enumerate(places):
+    values = target.log_density(places)
+    for _ in places:
         tick()
-        values[i] = target.log_density(place[None])[0]
     missed = values - top.value - guess(places)
     told.add(places, values, np.full_like(places, np.nan))
     return _Check(missed[:_INNER], missed[_INNER:]), len(places)

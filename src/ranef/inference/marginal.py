@@ -21,6 +21,7 @@ from ranef.inference.coordinates import Coordinates, CorrelationCoordinates, Sca
 from ranef.inference.mixed import Mixed
 from ranef.inference.pwls import Solution
 from ranef.inference.remainder import DependentColumnError
+from ranef.inference.threads import side_by_side
 from ranef.priors import Prior
 
 Array = NDArray[np.float64]
@@ -150,16 +151,18 @@ class Marginal:
 
     def log_density(self, x: Array) -> Array:
         """(B,) at x (B, d); minus infinity where the arithmetic fails."""
-        out = np.empty(len(x))
-        with np.errstate(all="ignore"):
-            for part in self.mixed.solver.chunks(len(x)):
+        solver = self.mixed.solver
+
+        def part(rows: slice) -> Array:
+            with np.errstate(all="ignore"):
                 try:
-                    solution, sigma = self.solve(x[part])
+                    return self._likelihood(*self.solve(x[rows]))
                 except DependentColumnError:
-                    out[part] = -np.inf
-                    continue
-                out[part] = self._likelihood(solution, sigma)
-            out += self.coordinates.log_prior(x)[0]
+                    return np.full(len(x[rows]), -np.inf)
+
+        found = np.concatenate(side_by_side(part, solver.chunks(len(x)), solver.largest))
+        with np.errstate(all="ignore"):
+            out = found + self.coordinates.log_prior(x)[0]
         return np.where(np.isfinite(out), out, -np.inf)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:

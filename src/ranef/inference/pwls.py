@@ -13,7 +13,7 @@ then never sees the rows:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -161,6 +161,7 @@ class Solution:
     solver: PWLS
     system: Eliminated | CrossedEliminated
     roots: tuple[Array, ...]
+    _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def log_det_random(self) -> Array:
@@ -197,9 +198,12 @@ class Solution:
         centred = last[:, last.shape[1] - 1 - solver.p : last.shape[1] - 1]
         return (centred + solver._offset) @ solver._back.T
 
-    @cached_property
+    @property
     def _covariances(self) -> Covariances | CrossedCovariances:
-        return self._inverse(common=True)
+        # Before Python 3.12 cached properties of all instances wait for one lock.
+        if "covariances" not in self._cache:
+            self._cache["covariances"] = self._inverse(common=True)
+        return self._cache["covariances"]
 
     def _inverse(self, *, common: bool) -> Covariances | CrossedCovariances:
         if isinstance(self.system, CrossedEliminated):
