@@ -125,3 +125,9 @@ def test_equations_say_what_the_model_is(linear):
         "μ_{i} = β_{0} + β_{x} x_{i} + β_{f[i]} + b_{1|g[i]}",
         "b_{1|g[j]} ~ Normal(0, σ_{1|g}²)",
     ]
+
+
+def test_the_surface_of_few_draws(grouped):
+    fit = rf.Model("y ~ x + (1 | g)").fit(grouped, draws=40, progress=False)
+    surface = fit.extend("surface")["surface"].to_dataset()
+    assert surface["prior"].shape == surface["posterior"].shape == (8, 15)

@@ -165,7 +165,7 @@ class Criticism:
         if not any(
             isinstance(p, priors.Flat) for p in self.posterior.training.state.priors.values()
         ):
-            prior = self._prior_run(frame, seed, _PLANES, lambda _, location: location)
+            prior = self._prior_run(frame, seed, len(drawn), lambda _, location: location)
             variables["prior"] = (dims, prior.reshape(shape))
         rows = self._sample_rows()
         for place, name in zip(("first", "second"), names, strict=False):
@@ -242,7 +242,8 @@ class Criticism:
             codes = np.asarray(levels[name])
             dim = self.posterior.variables[name].dims[0]
             rest = {**means, program.location: means[program.location] - effect[codes]}
-            shift = family.shifts(training.response, codes, len(effect), **rest)
+            with jax.enable_x64(True):
+                shift = family.shifts(training.response, codes, len(effect), **rest)
             if shift is None:
                 raise OptionError(f"the family {family.name} has no estimate without pooling")
             variables[f"unpooled|{factor}"] = (dim, shift)
