@@ -40,7 +40,7 @@ from ranef.priors import (
 
 if TYPE_CHECKING:
     from ranef import plots
-    from ranef.fit import Fit
+    from ranef.fit import Fit, load
     from ranef.model import Model
 
 # Keras reads this once, at its first import; without it, it asks for TensorFlow.
@@ -48,7 +48,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 __version__ = "0.1.0"
 
-_LAZY = {"Model": "ranef.model", "Fit": "ranef.fit"}
+_LAZY = {"Model": "ranef.model", "Fit": "ranef.fit", "load": "ranef.fit"}
 # Modules that are public as they are; matplotlib loads with the first of their names.
 _MODULES = ("plots",)
 
@@ -77,6 +77,7 @@ __all__ = [
     "RanefError",
     "StudentT",
     "Uniform",
+    "load",
     "plots",
 ]
 

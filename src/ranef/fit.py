@@ -1,7 +1,7 @@
 """`Fit`: what is known after the fit, as tables, draws and predictions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from ranef import priors, registry
+from ranef import priors, registry, storage
 from ranef.check import Check, check
 from ranef.complete import Rows
 from ranef.criticism import Criticism
@@ -28,6 +28,8 @@ from ranef.training import Designs, Training
 
 _KINDS = ("mean", "response")
 _NEW_LEVELS = ("error", "sample", "zero")
+# What a file keeps in ways of its own.
+_PARTS = ("program", "training", "draws", "_cache")
 
 
 @dataclass(frozen=True, repr=False)
@@ -221,6 +223,21 @@ class Fit:
 
         return report.write(self, path)
 
+    def save(self, path: Any) -> Path:
+        """Write the fit as one file, which `ranef.load` reads, and return where it lies.
+
+        The file holds the model, its draws, and the rows it used of the columns it used, so
+        that a loaded fit does what this one does, bit for bit. Of a fit that has read its rows
+        in batches it holds their sample. A file that was there is replaced only when the new
+        one is complete.
+
+        Raises:
+            OptionError: for a network with a layer that is not one of Keras's common ones.
+            FileError: where it cannot be written.
+        """
+        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
+        return storage.write(path, self.program, self.training, self.draws, record)
+
     # The likelihood
 
     @cached_property
@@ -352,3 +369,17 @@ class Fit:
                     f"({label}) has no effect for the level {shown}{more}, not seen in training; "
                     "use new_levels='sample' or new_levels='zero'"
                 )
+
+
+def load(path: Any) -> Fit:
+    """The fit that `Fit.save` has written to a file. Nothing in it is run as code.
+
+    Raises:
+        FileError: for a file that is not there, is not a saved fit, is damaged, or comes from
+            a newer version.
+    """
+    kept = storage.read(path)
+    try:
+        return Fit(**kept)
+    except TypeError as error:
+        raise storage.damaged(path, str(error)) from None

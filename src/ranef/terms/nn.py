@@ -32,7 +32,7 @@ _OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point
 _WEIGHT_UNIT = 0.2
 
 
-def _keras() -> Any:
+def keras_on_jax() -> Any:
     """Keras on JAX.
 
     Raises:
@@ -141,7 +141,7 @@ class Network(Term):
         return State(learned, width, np.zeros(width), np.ones(width), model)
 
     def _model(self, width: int) -> Any:
-        keras = _keras()
+        keras = keras_on_jax()
         name = self.options["net"]
         if name is None:
             return self._mlp(keras, width)
