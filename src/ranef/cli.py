@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ranef import cli_keep
+from ranef.cli_options import count, say, seed
 from ranef.errors import FileError, RanefError
 from ranef.files import write_whole
 
@@ -56,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     zillow.add_argument("--properties", type=Path, help="Kaggle's properties_2016.csv")
     zillow.add_argument("--transactions", type=Path, help="Kaggle's train_2016_v2.csv")
-    zillow.add_argument("--rows", type=_count, help="sales to use, or to generate (30,000)")
-    zillow.add_argument("--seed", type=_seed, default=0, help="of everything (0)")
+    zillow.add_argument("--rows", type=count, help="sales to use, or to generate (30,000)")
+    zillow.add_argument("--seed", type=seed, default=0, help="of everything (0)")
     zillow.add_argument(
         "--as-posted",
         action="store_true",
@@ -67,21 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     zillow.add_argument("--out", type=Path, required=True, help="folder for what is written")
     zillow.add_argument("--json", action="store_true", help="print one JSON object")
     zillow.set_defaults(run=_zillow, parser=zillow)
+    cli_keep.add(commands)
     return parser
-
-
-def _count(text: str) -> int:
-    return _whole(text, 8)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or not least <= int(text) < 2**32:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text}")
-    return int(text)
 
 
 def _zillow(options: argparse.Namespace) -> int:
@@ -98,16 +87,16 @@ def _zillow(options: argparse.Namespace) -> int:
     if properties is None:
         data = _folder(out / "generated")
         properties, transactions = data / "properties_2016.csv", data / "train_2016_v2.csv"
-        _say("generating sales in Kaggle's schema")
+        say("generating sales in Kaggle's schema")
         truth = zillow_generator.generate(
             properties, transactions, options.rows or 30_000, options.seed
         )
-    _say("preparing the sales")
+    say("preparing the sales")
     sales = zillow.prepare(properties, transactions, options.rows, options.seed)
-    _say(_preparation(sales))
+    say(_preparation(sales))
     entries = {}
     for name, formula in zillow_study.FORMULAS.items():
-        _say(f"fitting {name}: {formula}")
+        say(f"fitting {name}: {formula}")
         entries[name] = zillow_study.fit_model(
             sales,
             name,
@@ -130,7 +119,7 @@ def _zillow(options: argparse.Namespace) -> int:
     }
     if truth:
         result["truth"] = zillow_study.truth_table(sales, truth, entries)
-    _say("drawing the report")
+    say("drawing the report")
     page = zillow_report.page(sales, entries, result)
     figures = _folder(out / "figures")
     result["figures"] = [
@@ -202,10 +191,6 @@ def _folder(path: Path) -> Path:
             f"the folder {str(path)!r} cannot be written to ({error.strerror}); choose another"
         ) from None
     return path
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import pyarrow as pa
-from pyarrow import csv, dataset
+from pyarrow import csv, dataset, parquet
 
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
+from ranef.files import replacing
 from ranef.frame import Frame
 from ranef.registry import suggestion
 
@@ -355,6 +356,22 @@ def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
         raise FileError(f"{str(place)!r} cannot be written: {_first_line(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
+    """Write columns, Arrow or NumPy, as CSV or Parquet by the file's suffix; returns its path.
+
+    Raises:
+        FileError: for another suffix, or where it cannot be written.
+    """
+    kind = _format(Path(path))
+    table = pa.table(dict(columns))
+    with replacing(path) as file:
+        if kind == "csv":
+            csv.write_csv(table, file, csv.WriteOptions(quoting_style="needed"))
+        else:
+            parquet.write_table(table, file)
+    return Path(path)
 
 
 def _quoted(name: str) -> str:

@@ -63,7 +63,9 @@ def write(
 
     Args:
         path: of the file.
-        program, training, draws: of the fit.
+        program: of the fit.
+        training: its training rows.
+        draws: what its method returned.
         record: what else it says of itself, plain values by name.
 
     Raises:
@@ -166,7 +168,7 @@ def _named(program: Program) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for _, term in program.all_terms():
         asked = term.call.options.get("net")
-        if asked in term.networks:
+        if isinstance(asked, str) and asked in term.networks:
             out[asked] = term.networks[asked]
     return out
 

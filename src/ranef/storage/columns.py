@@ -1,10 +1,9 @@
 """Columns of a `Frame` as arrays and texts, and back."""
 
-import pyarrow as pa
-
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ranef.frame import Frame
 
@@ -33,9 +32,7 @@ def restored(kept: Plain) -> Frame:
     columns = {name: _restored(column) for name, column in kept["columns"].items()}
     if any(len(values) != kept["n"] for values in columns.values()):
         raise ValueError("columns differ in length")
-    return Frame(
-        columns, kept["n"], kept["source"], kept["untyped"], kept["missing"], kept["rows"]
-    )
+    return Frame(columns, kept["n"], kept["source"], kept["untyped"], kept["missing"], kept["rows"])
 
 
 def _column(values: Any) -> Plain:

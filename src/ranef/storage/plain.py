@@ -243,7 +243,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in inner)
     if origin is tuple:
-        listed = inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (...,) else inner
+        listed = (
+            inner[:1] * len(value) if isinstance(value, tuple) and inner[1:] == (...,) else inner
+        )
         return (
             isinstance(value, tuple)
             and len(value) == len(listed)

@@ -72,7 +72,7 @@ def rebuilt(config: Any, variables: Sequence[tuple[str, NDArray]]) -> Any:
 
     Raises:
         FileError: for a configuration with a class that is not listed, or variables of other
-            names or shapes than it has.
+            shapes than it has.
     """
     for found in _objects(config):
         if not _is_listed(found):
@@ -86,13 +86,15 @@ def rebuilt(config: Any, variables: Sequence[tuple[str, NDArray]]) -> Any:
     ):
         raise FileError("its network is neither a Sequential nor a functional Keras model")
     keras = keras_on_jax()
-    network = _outline(keras, config, [(path, value.shape) for path, value in variables])
-    for own, (_, value) in zip(network.variables, variables, strict=True):
+    network = _outline(keras, config, [value.shape for _, value in variables])
+    for own, (path, value) in zip(network.variables, variables, strict=True):
         own.assign(value)
+        # Keras counts up names that it has given before, and estimates go by these names.
+        own._path = path
     return network
 
 
-def _outline(keras: Any, config: Any, expected: list[tuple[str, tuple[int, ...]]]) -> Any:
+def _outline(keras: Any, config: Any, expected: list[tuple[int, ...]]) -> Any:
     """The network, its variables allocated only once they have the expected shapes."""
     from keras.src.backend.common import global_state
 
@@ -101,7 +103,7 @@ def _outline(keras: Any, config: Any, expected: list[tuple[str, tuple[int, ...]]
     try:
         with keras.StatelessScope(initialize_variables=False):
             network = keras.saving.deserialize_keras_object(config, safe_mode=True)
-        if [(v.path, tuple(v.shape)) for v in network.variables] != expected:
+        if [tuple(v.shape) for v in network.variables] != expected:
             raise FileError("the weights of its network are not those of its layers")
     except FileError:
         global_state.set_global_attribute(waiting, before)

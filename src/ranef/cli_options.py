@@ -1,0 +1,33 @@
+"""What the commands share: kinds of arguments, and progress on standard error."""
+
+import argparse
+import sys
+
+
+def count(text: str) -> int:
+    """A number of rows or draws."""
+    return _whole(text, 8)
+
+
+def seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or not least <= int(text) < 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, not {text}")
+    return int(text)
+
+
+def probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, not {text}")
+    return value
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
