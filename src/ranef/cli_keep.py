@@ -11,6 +11,9 @@ from ranef import registry
 from ranef.cli_options import count, probability, say, seed
 from ranef.errors import FileError
 
+# Columns of what `predict` gives.
+_PREDICTIONS = ("mean", "sd", "lower", "upper")
+
 
 def add(commands: Any) -> None:
     """Add the three to the parser's commands."""
@@ -141,6 +144,9 @@ def _fit(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     if options.out.suffix.lower() not in (".csv", ".parquet"):
         options.parser.error(f"--out must be a .csv or .parquet file, not {options.out.name!r}")
+    for name in options.keep:
+        if name in _PREDICTIONS:
+            options.parser.error(f"--keep {name}: the predictions have a column of that name")
     _refuse_unwritable(options.out)
 
     from ranef import tables
@@ -157,9 +163,6 @@ def _predict(options: argparse.Namespace) -> int:
     )
     kept = dict(tables.read(options.data, options.keep).columns) if options.keep else {}
     predictions = {str(name): found[name].to_numpy() for name in found.columns}
-    clash = [name for name in kept if name in predictions]
-    if clash:
-        options.parser.error(f"--keep {clash[0]}: the predictions have a column of that name")
     out = str(tables.write(options.out, {**kept, **predictions}).resolve())
     result = {"rows": len(found), "columns": [*kept, *predictions], "out": out}
     if options.json:

@@ -1,0 +1,527 @@
+"""Fits as files: what comes back is what was saved, and what is no saved fit is refused."""
+
+import datetime
+import decimal
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import xarray as xr
+
+import ranef as rf
+from ranef import registry, tables
+from ranef.inference import coefficients
+from ranef.terms.base import Design
+
+# After ranef, which says on which backend it runs.
+keras = pytest.importorskip("keras")
+
+QUICK = {"method": "svi", "steps": 60}
+CHAINS = {"method": "nuts", "chains": 2, "tune": 60, "draws": 50}
+# Formula, what a model is given beside it, what a fit is.
+EXAMPLES = {
+    "exact": ("y ~ x * f + poly(z, 2) + (1 + x | g) + (1 | h) + offset(w)", {}, {}),
+    "point": ("y ~ x + (1 | g:h)", {"priors": {"1|g:h_sigma": rf.PointEstimate()}}, {}),
+    "fixed": (
+        "y ~ scale(x) + C(f) + (x || g)",
+        {"priors": {"sigma": 0.5, "common": rf.Flat(), "x|g_sigma": rf.Exponential(2.0)}},
+        {},
+    ),
+    "weights": ("weights(y, w) ~ log(w) + (1 | g)", {}, {}),
+    "se": ("se(y, w) ~ I(x**2) + (1 | g)", {}, {}),
+    "svi": ("y ~ x + (1 + x | g)", {}, QUICK),
+    "student": ("y ~ x + (1 | g); sigma ~ z", {"family": "student"}, QUICK),
+    "nuts": ("y ~ x + (1 + x | g)", {}, CHAINS),
+    "sampled": ("y ~ x + (1 | g)", {"family": "student"}, CHAINS),
+    "network": ("y ~ x + nn(x, z, hidden=[4]) + (1 | g)", {}, QUICK),
+}
+GROUPS = (
+    *("posterior_predictive", "log_likelihood", "prior", "surface", "partial_effects"),
+    "shrinkage",
+)
+NO_FLAT = ("prior", "surface")
+
+
+def fitted(formula: str, table, given: dict, options: dict) -> rf.Fit:
+    return rf.Model(formula, **given).fit(table, **{"draws": 100, "progress": False, **options})
+
+
+@pytest.fixture(scope="module")
+def small(grouped) -> rf.Fit:
+    return fitted("y ~ x + (1 | g)", grouped, {}, {})
+
+
+@pytest.fixture
+def kept(small, tmp_path) -> Path:
+    return small.save(tmp_path / "fit.ranef")
+
+
+def again(fit: rf.Fit, folder: Path) -> rf.Fit:
+    return rf.load(fit.save(folder / "fit.ranef"))
+
+
+def assert_same_table(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def assert_same_tree(a: xr.DataTree, b: xr.DataTree) -> None:
+    assert set(a.children) == set(b.children)
+    for name in a.children:
+        one, other = a[name].to_dataset(), b[name].to_dataset()
+        for stamped in (one, other):
+            stamped.attrs.pop("created_at", None)
+        xr.testing.assert_identical(one, other)
+
+
+def assert_same_answers(fit: rf.Fit, new: rf.Fit, table: dict, folder: Path) -> None:
+    """Everything that a fit answers, to the last bit."""
+    assert repr(fit) == repr(new)
+    for name in ("method", "why", "seconds", "rows", "converged", "message", "steps", "priors"):
+        assert getattr(fit, name) == getattr(new, name), name
+    assert fit.variables == new.variables
+    assert fit.equations() == new.equations()
+    for tables_of in (rf.Fit.summary, rf.Fit.fixef, rf.Fit.varcorr):
+        assert_same_table(tables_of(fit), tables_of(new))
+    for factor in {v.factor for v in fit.variables.values() if v.role == "group"}:
+        assert_same_table(fit.ranef(factor), new.ranef(factor))
+    assert str(fit.check()) == str(new.check())
+    rows = {name: values[:40] for name, values in table.items()}
+    unseen = {**rows, "g": np.array([*rows["g"][:-3], "new", "other", "new"])}
+    for kind in ("mean", "response"):
+        assert_same_table(fit.predict(rows, kind=kind), new.predict(rows, kind=kind))
+        for levels in ("sample", "zero"):
+            asked = {"kind": kind, "new_levels": levels, "seed": 3}
+            assert_same_table(fit.predict(unseen, **asked), new.predict(unseen, **asked))
+    assert fit.log_score(rows).tobytes() == new.log_score(rows).tobytes()
+    flat = any(isinstance(p, rf.Flat) for p in fit.priors.values())
+    for one in (fit, new):
+        one.extend(*(g for g in GROUPS if not (flat and g in NO_FLAT) and shows(fit, g)))
+        one.extend("validation", data=unseen)
+    assert_same_tree(fit.idata, new.idata)
+
+
+def shows(fit: rf.Fit, group: str) -> bool:
+    return group != "shrinkage" or any(n.startswith("1|g") for n in fit.posterior)
+
+
+def test_every_plug_in_is_among_the_examples():
+    calls = " ".join(formula for formula, _, _ in EXAMPLES.values())
+    assert all(f"{name}(" in calls for name in set(registry.TERMS) - set(registry.NOTATION))
+    families = {given.get("family", "gaussian") for _, given, _ in EXAMPLES.values()}
+    methods = {options.get("method", "exact") for _, _, options in EXAMPLES.values()}
+    assert families == set(registry.FAMILIES)
+    assert methods == set(registry.METHODS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_loaded_fit_answers_as_the_fit_did(name, grouped, tmp_path):
+    formula, given, options = EXAMPLES[name]
+    with_trouble = {**grouped, "x": np.where(np.arange(300) == 7, np.nan, grouped["x"])}
+    fit = fitted(formula, with_trouble, given, options)
+    new = again(fit, tmp_path)
+    assert_same_answers(fit, new, grouped, tmp_path)
+    assert new.save(tmp_path / "2").read_bytes() == fit.save(tmp_path / "1").read_bytes()
+
+
+def test_the_likelihood_is_that_of_the_fit(grouped, tmp_path):
+    fit = fitted("y ~ x + (1 + x | g)", grouped, {}, {})
+    new = again(fit, tmp_path)
+    theta = [0.7, 0.1, 0.4]
+    assert fit.deviance(theta, reml=True) == new.deviance(theta, reml=True)
+    one, other = fit.maximum_likelihood(), new.maximum_likelihood()
+    assert one["deviance"] == other["deviance"]
+    assert_same_table(one["fixef"], other["fixef"])
+
+
+def test_the_report_is_the_same_page(small, tmp_path):
+    new = again(small, tmp_path)
+    small.report(tmp_path / "1.html")
+    new.report(tmp_path / "2.html")
+    assert (tmp_path / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
+
+
+def network(*layers) -> keras.Sequential:
+    return keras.Sequential([keras.layers.Input((2,)), *layers, keras.layers.Dense(1)])
+
+
+def functional() -> keras.Model:
+    inputs = keras.Input((2,))
+    hidden = keras.layers.Dense(3, activation="silu", kernel_regularizer="l2")(inputs)
+    both = keras.layers.Concatenate()([inputs, hidden])
+    return keras.Model(inputs, keras.layers.Dense(1)(both))
+
+
+NETWORKS = {
+    "sequential": lambda: network(
+        keras.layers.Dense(4, activation="tanh"),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.2),
+        keras.layers.Dropout(0.1),
+    ),
+    "functional": functional,
+    "nested": lambda: network(
+        keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3)]),
+        keras.layers.LeakyReLU(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_users_network_comes_back(kind, grouped, tmp_path):
+    given = {"networks": {"f": NETWORKS[kind]()}}
+    fit = fitted("y ~ nn(x, z, net=f) + (1 | g)", grouped, given, QUICK)
+    new = again(fit, tmp_path)
+    assert_same_answers(fit, new, grouped, tmp_path)
+    # A third one, loaded from what was loaded: names that Keras counts up must not matter.
+    assert_same_answers(fit, again(new, tmp_path), grouped, tmp_path)
+
+
+def test_a_layer_that_no_file_holds_is_refused_by_name(grouped, tmp_path):
+    given = {"networks": {"f": network(keras.layers.Lambda(lambda x: x, name="mine"))}}
+    fit = fitted("y ~ nn(x, z, net=f)", grouped, given, QUICK)
+    with pytest.raises(rf.OptionError, match=r"Lambda \('mine'\)"):
+        fit.save(tmp_path / "fit.ranef")
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_of_every_kind(tmp_path):
+    n = 60
+    rng = np.random.default_rng(2)
+    day = [datetime.date(2024, 1, 1 + i % 3) for i in range(n)]
+    table = pa.table(
+        {
+            "y": pa.array(rng.normal(size=n), pa.float32()),
+            "x": pa.array([None if i == 4 else i % 7 for i in range(n)], pa.int16()),
+            "d": pa.array([decimal.Decimal(i % 5) / 4 for i in range(n)], pa.decimal128(8, 2)),
+            "b": pa.array([i % 2 == 0 for i in range(n)]),
+            "t": pa.array(day, pa.date32()),
+            "c": pa.array([f"ü{i % 4}" for i in range(n)]).dictionary_encode(),
+            "s": pa.array(["" if i % 3 else "\U0001f600" for i in range(n)], pa.large_string()),
+        }
+    )
+    fit = fitted("y ~ x + d + C(b) + C(t) + c + (1 | s)", table, {}, {})
+    new = again(fit, tmp_path)
+    rows = table.slice(5)
+    assert_same_table(fit.predict(rows), new.predict(rows))
+    for one in (fit, new):
+        one.extend("partial_effects", "posterior_predictive")
+    assert_same_tree(fit.idata, new.idata)
+
+
+def test_a_fit_of_a_file(grouped, tmp_path):
+    tables.write(tmp_path / "rows.csv", {k: pa.array(v) for k, v in grouped.items()})
+    fit = fitted("y ~ x + f + (1 | g)", tmp_path / "rows.csv", {"missing": ["g3"]}, {})
+    new = again(fit, tmp_path)
+    rows = {name: values[grouped["g"] != "g3"] for name, values in grouped.items()}
+    assert_same_table(fit.predict(rows), new.predict(rows))
+    for one in (fit, new):
+        one.extend("partial_effects")
+    assert_same_tree(fit.idata, new.idata)
+
+
+def test_rows_read_in_batches_are_kept_as_a_sample(grouped, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "BATCH", 100)
+    tables.write(tmp_path / "rows.parquet", {k: pa.array(v) for k, v in grouped.items()})
+    fit = fitted("y ~ x + (1 | g)", tmp_path / "rows.parquet", {}, {})
+    assert fit.training.stream is not None
+    new = again(fit, tmp_path)
+    assert_same_table(fit.summary(), new.summary())
+    assert_same_table(fit.predict(grouped), new.predict(grouped))
+    with pytest.raises(rf.OptionError, match="read its rows in batches"):
+        new.deviance([1.0])
+    with pytest.raises(rf.OptionError, match="read its rows in batches"):
+        new.extend("shrinkage")
+
+
+def test_draws_that_memory_does_not_hold_are_refused_as_before(grouped, tmp_path, monkeypatch):
+    monkeypatch.setattr(coefficients, "_REALISED", 100)
+    fit = fitted("y ~ x + (1 | g)", grouped, {}, {})
+    new = again(fit, tmp_path)
+    assert_same_table(fit.ranef("g"), new.ranef("g"))
+    assert_same_table(fit.summary(), new.summary())
+    for one in (fit, new):
+        with pytest.raises(rf.OptionError, match="100 draws of 12 group effects"):
+            one.predict(grouped)
+
+
+# What is no saved fit
+
+
+def rewritten(path: Path, change) -> Path:
+    """The file with its content changed and a checksum that says it was meant so."""
+    with zipfile.ZipFile(path) as archive:
+        content = json.loads(archive.read("model.json"))
+        numbers = archive.read("arrays.safetensors")
+    numbers = change(content, numbers) or numbers
+    content["arrays"] = {"bytes": len(numbers), "sha256": hashlib.sha256(numbers).hexdigest()}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model.json", json.dumps(content))
+        archive.writestr("arrays.safetensors", numbers)
+    return path
+
+
+def refused(path: Path) -> str:
+    """The one sentence that a file is refused with."""
+    with pytest.raises(rf.FileError) as caught:
+        rf.load(path)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert len(said) < 400
+    return said
+
+
+def loaded(path: Path) -> rf.Fit | None:
+    """The fit in a file, None where it is refused."""
+    try:
+        return rf.load(path)
+    except rf.FileError:
+        return None
+
+
+def test_a_file_cut_short_anywhere_is_refused(kept):
+    whole = kept.read_bytes()
+    for end in np.linspace(0, len(whole) - 1, 60).astype(int):
+        kept.write_bytes(whole[:end])
+        assert "not a saved fit" in refused(kept) or "damaged" in refused(kept)
+
+
+def test_a_changed_byte_is_refused_or_says_nothing(kept, small, grouped):
+    """The zip has some bytes that mean nothing, such as dates; no other can change unseen."""
+    whole, answer = kept.read_bytes(), small.predict(grouped)
+    rng = np.random.default_rng(0)
+    seen = 0
+    for place in rng.integers(0, len(whole), 150):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(rng.integers(8))
+        kept.write_bytes(changed)
+        new = loaded(kept)
+        if new is None:
+            seen += 1
+        else:
+            assert_same_table(answer, new.predict(grouped))
+    assert seen > 140
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"y,x\n1,2\n", b"\x80\x04N.", b"PK\3\4" * 99])
+def test_what_is_no_saved_fit_is_refused(content, tmp_path):
+    (tmp_path / "a").write_bytes(content)
+    assert "a saved fit" in refused(tmp_path / "a") or "damaged" in refused(tmp_path / "a")
+
+
+def test_paths_that_are_not_there(small, tmp_path):
+    assert "there is no file" in refused(tmp_path / "none")
+    assert "cannot be read" in refused(tmp_path)
+    for bad in (tmp_path, tmp_path / "none" / "a", "", "a\0b"):
+        with pytest.raises(rf.FileError, match="cannot be written"):
+            small.save(bad)
+    for bad in (3, None):
+        with pytest.raises(rf.OptionError, match="must be a text or a Path"):
+            small.save(bad)
+        with pytest.raises(rf.OptionError, match="must be a text or a Path"):
+            rf.load(bad)
+
+
+def test_a_newer_format_is_refused(kept):
+    def newer(content, _):
+        content["format"] = 99
+        content["versions"]["ranef"] = "7.1"
+
+    assert "format 99, written by ranef 7.1" in refused(rewritten(kept, newer))
+
+
+def header(numbers: bytes, shape: list[int], size: int = 8) -> bytes:
+    """An array of a shape that it claims, and of bytes that it has."""
+    text = json.dumps({"0": {"dtype": "F64", "shape": shape, "data_offsets": [0, size]}}).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [([10**12], 8), ([10**12], 8 * 10**12), ([2**40, 2**40], 8), ([-1], 8)]
+)
+def test_a_shape_beyond_the_file_is_refused(kept, shape, size):
+    said = refused(rewritten(kept, lambda _, numbers: header(numbers, shape, size)))
+    assert "arrays.safetensors" in said
+
+
+@pytest.mark.parametrize("name", ["../../out", "/tmp/out", "model.json/../x", "extra", "C:\\x"])
+def test_a_path_out_of_the_archive_is_refused(kept, name):
+    with zipfile.ZipFile(kept, "a") as archive:
+        archive.writestr(name, b"x")
+    assert "which no saved fit does" in refused(kept)
+    assert not Path("/tmp/out").exists()
+
+
+def test_compressed_parts_are_refused(kept):
+    """A few kilobytes can claim to be terabytes."""
+    with zipfile.ZipFile(kept, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.json", b" " * 10**7)
+        archive.writestr("arrays.safetensors", bytes(10**7))
+    assert "claims 10,000,000 bytes" in refused(kept)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_part_given_twice_is_refused(kept):
+    with zipfile.ZipFile(kept, "a") as archive:
+        archive.writestr("model.json", b"{}")
+    assert "once each" in refused(kept)
+
+
+def walk(value):
+    """Every object of a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, (dict, list)):
+            yield from walk(item)
+
+
+@pytest.fixture(scope="module")
+def with_network(grouped) -> rf.Fit:
+    given = {"networks": {"f": network(keras.layers.Dense(4))}}
+    return fitted("y ~ nn(x, z, net=f)", grouped, given, QUICK)
+
+
+def dense(content) -> dict:
+    """The last layer, which may become wider without another noticing."""
+    return [d for d in walk(content["networks"]) if d.get("class_name") == "Dense"][-1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"class_name": "Lambda"}, "'Lambda', which is not on the list"),
+        ({"module": "os", "class_name": "system"}, "'system', which is not on the list"),
+        ({"module": "keras.src.layers"}, "'Dense', which is not on the list"),
+        ({"registered_name": "Custom>Dense"}, "'Dense', which is not on the list"),
+        ({"class_name": ["Dense"]}, "which is not on the list"),
+        ({"config": 3}, "cannot be built"),
+        ({"config": {"units": 10**12, "name": "dense"}}, "the weights of its network"),
+        ({"config": {"units": 5, "name": "dense"}}, "the weights of its network"),
+        ({"config": {"units": -1}}, "cannot be built"),
+        ({"config": {"units": 4, "activation": "no_such"}}, "cannot be built"),
+    ],
+)
+def test_a_network_of_other_layers_is_refused(with_network, tmp_path, change, said):
+    path = with_network.save(tmp_path / "fit.ranef")
+
+    def other(content, _):
+        dense(content).update(change)
+
+    assert said in refused(rewritten(path, other))
+    # Nothing is left behind that Keras would come upon later.
+    keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(2)])
+    assert rf.load(with_network.save(path)).method == "svi"
+
+
+def first(content: dict, kind: str) -> dict:
+    return next(d for d in walk(content) if kind in d)
+
+
+HOSTILE = {
+    "a class that is not listed": lambda c: first(c, "of").update(of="subprocess.Popen"),
+    "a class of the library that is not listed": lambda c: first(c, "of").update(of="fit.Fit"),
+    "a kind there is not": lambda c: c.update(state={"pickle": "gASVAA=="}),
+    "no kind": lambda c: c.update(state={}),
+    "a field there is not": lambda c: first(c, "of")["fields"].update(more=1),
+    "a field of another type": lambda c: first(c, "of")["fields"].update(
+        dict.fromkeys(first(c, "of")["fields"], True)
+    ),
+    "an expression that is not in the formula": lambda c: first(c, "expression").update(
+        expression="exp(exp(x))"
+    ),
+    "a formula that is none": lambda c: c.update(formula="y ~ ("),
+    "another formula": lambda c: c.update(formula="y ~ x + z"),
+    "no formula": lambda c: c.pop("formula"),
+    "a family there is not": lambda c: c.update(family="os:system"),
+    "an array there is not": lambda c: first(c, "array").update(array="no"),
+    "axes there are not": lambda c: first(c, "array").update(axes=[5, 7]),
+    "a network there is not": lambda c: c.update(named={"map": {"f": {"network": 3}}}),
+    "a network within itself": lambda c: c.update(
+        networks=[{"configuration": {}, "variables": [{"network": 0}]}],
+        named={"map": {"f": {"network": 0}}},
+    ),
+    "a record of something else": lambda c: c.update(record={"map": {"evil": 1}}),
+    "draws of something else": lambda c: c["draws"]["map"]["sites"]["map"].update(
+        {"1|g": c["draws"]["map"]["sites"]["map"]["sigma"]}
+    ),
+    "no draws": lambda c: c["draws"]["map"].pop("sites"),
+    "a number of another kind": lambda c: c.update(priors={"scalar": ["O", 1]}),
+    "a float that is none": lambda c: c.update(priors={"float": "1e9e"}),
+    "a bare list": lambda c: c.update(priors=[1]),
+    "a version that is none": lambda c: c.update(format="1"),
+    "a bottomless value": lambda c: c.update(priors=deep(400)),
+}
+
+
+def deep(levels: int) -> dict:
+    value: dict = {"list": []}
+    for _ in range(levels):
+        value = {"list": [value]}
+    return value
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_no_fit_holds_is_refused(name, kept):
+    refused(rewritten(kept, lambda content, _: HOSTILE[name](content) and None))
+
+
+@pytest.mark.parametrize("text", ["NaN", "[" * 100_000, "3", "{", '{"format": 1e999}', "\xff"])
+def test_json_that_is_none_is_refused(kept, text):
+    with zipfile.ZipFile(kept) as archive:
+        numbers = archive.read("arrays.safetensors")
+    with zipfile.ZipFile(kept, "w") as archive:
+        archive.writestr("model.json", text.encode("latin-1"))
+        archive.writestr("arrays.safetensors", numbers)
+    refused(kept)
+
+
+def test_a_row_of_a_level_there_is_not_is_refused(small, tmp_path):
+    designs = dict(small.training.designs)
+    arrays = designs["1 | g"].arrays
+    designs["1 | g"] = Design({**arrays, "codes": arrays["codes"] + 100})
+    path = replace(small, training=replace(small.training, designs=designs)).save(tmp_path / "a")
+    assert "a level of '1|g' that there is not" in refused(path)
+
+
+# Killed
+
+
+def test_killed_while_it_saves_leaves_the_old_file_or_the_new(tmp_path):
+    """Fifty SIGKILLs, each at a moment of its own."""
+    script = Path(__file__).parent / "kill_saves.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path), "50"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["loaded"] == 50
+    # Most kills came while a file was half written.
+    assert result["halfway"] >= 10
+
+
+def test_a_save_that_fails_leaves_the_old_file(small, tmp_path, monkeypatch):
+    path = small.save(tmp_path / "fit.ranef")
+    before = path.read_bytes()
+
+    def full(_handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(rf.FileError, match="No space left on device"):
+        small.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["fit.ranef"]
