@@ -146,5 +146,9 @@ def ordered(array: NDArray) -> tuple[NDArray, list[int]]:
 
     Sums go along memory, so an array that comes back in another order gives other last digits.
     """
-    axes = sorted(range(array.ndim), key=lambda i: -abs(array.strides[i]))
+    if array.flags.c_contiguous:
+        return array, list(range(array.ndim))
+    # The stride of an axis of one says nothing.
+    stride = [abs(s) if n > 1 else np.inf for s, n in zip(array.strides, array.shape, strict=True)]
+    axes = sorted(range(array.ndim), key=lambda i: -stride[i])
     return np.asarray(array.transpose(axes), order="C"), axes
