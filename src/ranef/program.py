@@ -25,7 +25,8 @@ from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.priors import Prior, allowed
 from ranef.terms.base import LinearBlock, Parameter, Replay, Term, Variable
-from ranef.training import Designs, State, Training, evenly
+from ranef.networks import Networks
+from ranef.training import Designs, State, Training, evenly, length
 
 _RESERVED = ("chain", "draw")
 
@@ -186,12 +187,17 @@ class Program:
         """What each term needs of the rows of `frame`, training or new."""
         return {t.label: t.design(state.terms[t.label], frame) for _, t in self.all_terms()}
 
-    def problem(self, training: Training) -> Problem:
-        """The program on the training rows, as methods take it."""
+    def problem(self, training: Training, networks: Networks | None = None) -> Problem:
+        """The program on the training rows, as methods take it; networks as far as known."""
         state = training.state
+        known = networks or Networks(lambda designs, how: self.bases(state, designs, how))
 
         def run(data: tuple[Designs, ResponseDesign], rows: int | None = None) -> Any:
-            return self(state, data[0], data[1], rows=rows)
+            return known.within(lambda: self(state, data[0], data[1], rows=rows))()
+
+        def shape(data: tuple[Designs, ResponseDesign], training: bool = True) -> dict[str, Array]:
+            rows = Replay(training=training, rows=jnp.shape(data[1].value)[0])
+            return self.bases(state, data[0], rows)
 
         def blocks(hyperparameters: Mapping[str, Any]) -> dict[str, LinearBlock]:
             return self.blocks(state, training.designs, hyperparameters)
@@ -199,9 +205,13 @@ class Program:
         data = (training.designs, training.response)
 
         def structure(designs: Designs) -> dict[str, LinearBlock | None]:
+            bases = known.bases(designs)
             return {
                 term.label: term.structure(
-                    state.terms[term.label], designs[term.label], state.priors
+                    state.terms[term.label],
+                    designs[term.label],
+                    state.priors,
+                    bases.get(term.label),
                 )
                 for _, term in self.all_terms()
             }
@@ -223,7 +233,19 @@ class Program:
             {term.label: parameter.name for parameter, term in self.all_terms()},
             self.family.parameters[0].name,
             state.priors,
+            shape,
+            lambda points, carried: self.problem(training, known.at(points, carried)),
         )
+
+    def bases(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+        """Within a NumPyro handler: the columns that point estimates shape, by term label."""
+        out = {}
+        for parameter, term in self.all_terms():
+            label, scale = term.label, state.scales[parameter.name]
+            basis = term.basis(state.terms[label], designs[label], scale, replay)
+            if basis is not None:
+                out[label] = basis
+        return out
 
     def __call__(
         self,
@@ -243,7 +265,7 @@ class Program:
             rows: how many rows the minibatch stands for.
             replay: how to run; training by default.
         """
-        replay = replay or Replay(rows=rows or _length(designs))
+        replay = replay or Replay(rows=rows or length(designs))
         values: dict[str, Array] = {}
         for parameter in self.family.free_parameters():
             name = parameter.name
@@ -353,8 +375,3 @@ def _clash(name: str) -> ColumnError:
     return ColumnError(
         f"two parts of the model are named {name!r}; rename the column, or merge the terms"
     )
-
-
-def _length(designs: Designs) -> int:
-    """The number of rows."""
-    return int(jnp.shape(jax.tree.leaves(designs)[0])[0])

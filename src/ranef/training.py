@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,3 +75,8 @@ class Training:
 def evenly(n: int) -> NDArray[np.int64]:
     """Places of the rows of the sample among n."""
     return np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
+
+
+def length(designs: Designs) -> int:
+    """The number of rows."""
+    return len(next(iter(jax.tree.leaves(designs))))

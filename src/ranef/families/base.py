@@ -94,6 +94,11 @@ class Normal:
     weights: NDArray[np.float64] | None
     sigma: str
 
+    def keep(self, places: NDArray[Any]) -> "Normal":
+        """Some of the rows."""
+        weights = None if self.weights is None else self.weights[places]
+        return Normal(self.value[places], weights, self.sigma)
+
 
 def weighted_means(
     values: NDArray[np.float64],

@@ -45,6 +45,10 @@ class Problem:
         predicts: label of each term to the family parameter that it predicts.
         location: the family parameter that is the mean.
         priors: of every parameter that takes one.
+        shape: ``shape(data, training)``, a NumPyro program: the columns that point estimates
+            of networks shape, by the label of their term.
+        given: the problem with these point estimates, and what the program updates, known:
+            each of its terms is linear then.
     """
 
     run: Callable[..., Any]
@@ -59,6 +63,8 @@ class Problem:
     predicts: Mapping[str, str]
     location: str
     priors: Mapping[str, Prior]
+    shape: Callable[..., dict[str, Array]]
+    given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,13 @@ class Part:
 
     normal: Normal | None
     blocks: Mapping[str, LinearBlock | None]
+
+    def keep(self, places: NDArray) -> "Part":
+        """Some of the rows."""
+        return Part(
+            self.normal and self.normal.keep(places),
+            {label: block and block.keep(places) for label, block in self.blocks.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -100,12 +113,17 @@ class Sites:
 
 
 def sites_of(problem: Problem, key: Array) -> Sites:
-    """Run the program once on its first row and read off its sites.
+    """The sites of the problem's program."""
+    return sites_in(lambda data: problem.run(data, problem.n), problem.data, key)
+
+
+def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
+    """Run a NumPyro program once on its first row and read off its sites.
 
     It runs compiled, which costs one compilation where running it step by step costs one
     for each of its operations; what is read off are arrays and supports, both pytrees.
     """
-    first = jax.tree.map(lambda a: jnp.asarray(a[:1]), problem.data)
+    first = jax.tree.map(lambda a: jnp.asarray(a[:1]), data)
 
     def start(site: dict) -> Any:
         observed = site["type"] != "sample" or site["is_observed"]
@@ -114,10 +132,10 @@ def sites_of(problem: Problem, key: Array) -> Sites:
     order: list[str] = []
 
     def read_off(key: Array) -> tuple[dict, dict, dict]:
-        seeded = numpyro.handlers.seed(problem.run, key)
+        seeded = numpyro.handlers.seed(run, key)
         program = numpyro.handlers.substitute(seeded, substitute_fn=start)
         latents, points, carried = {}, {}, {}
-        trace = numpyro.handlers.trace(program).get_trace(first, problem.n)
+        trace = numpyro.handlers.trace(program).get_trace(first)
         order[:] = trace
         for name, site in trace.items():
             if site["type"] == "sample" and not site["is_observed"]:

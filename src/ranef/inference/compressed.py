@@ -57,7 +57,7 @@ def _compressed(problem: Problem, method: str, varying: frozenset[int]) -> Mixed
     layout: tuple | None = None
     low, high = math.inf, -math.inf
     for part in problem.parts():
-        layout, rows = _rows(part, problem, method)
+        layout, rows = rows_of(part, problem, method)
         if products is None:
             products = cross_products(rows, Centre.of(rows, varying))
         else:
@@ -92,7 +92,7 @@ def _compressed(problem: Problem, method: str, varying: frozenset[int]) -> Mixed
     )
 
 
-def _rows(part: Part, problem: Problem, method: str) -> tuple[tuple, Rows]:
+def rows_of(part: Part, problem: Problem, method: str) -> tuple[tuple, Rows]:
     """A batch as the solver takes it, and what `Mixed` says of it: the same for every batch."""
     normal = part.normal
     if normal is None:

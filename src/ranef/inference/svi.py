@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ranef.errors import DataError, OptionError, whole_number
 from ranef.inference import guide as guides
+from ranef.inference.alternation import Alternation, applies
 from ranef.inference.base import Draws, Method, Problem, Sites, sites_of
 
 # Steps between two looks at the ELBO; the compiled loop runs this many at a time.
@@ -67,6 +68,10 @@ class SVI(Method):
             )
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
+        if self.settings["guide"] == "structured" and applies(problem):
+            search = Alternation(problem, self.settings, seed)
+            state, interrupted = search.run(progress)
+            return search.finish(state, interrupted, draws, progress)
         # Single precision cannot tell the intercept of a column far from zero from its slope,
         # and on a CPU double costs little more here.
         with jax.enable_x64(True):

@@ -7,7 +7,7 @@ derives from `LinearTerm` and is then understood by every method.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -126,6 +126,11 @@ class LinearBlock:
     cholesky: str = ""
     correlation: str = ""
 
+    def keep(self, places: Any) -> "LinearBlock":
+        """Some of the rows."""
+        codes = None if self.codes is None else self.codes[places]
+        return replace(self, columns=self.columns[places], codes=codes)
+
     def predict(self, coefficients: Array) -> Array:
         """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""
         if self.codes is None:
@@ -211,12 +216,22 @@ class Term(ABC):
         """The term as a block, within a NumPyro program; None where it is not linear."""
         return None
 
+    def basis(self, state: Any, design: Design, scale: Scale, replay: Replay) -> Array | None:
+        """(n, k) columns that point estimates shape, within a NumPyro program.
+
+        Given them the term is linear in its coefficients, as `structure` says. None for a
+        term that needs no point estimates to be linear.
+        """
+        return None
+
     def structure(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior]
+        self, state: Any, design: Design, priors_: Mapping[str, Prior], basis: Any = None
     ) -> LinearBlock | None:
         """The block at scales of one and without correlations, in NumPy: nothing is compiled.
 
-        A known part of the predictor is a column whose coefficient has no variance.
+        A known part of the predictor is a column whose coefficient has no variance. `basis`
+        holds the columns of that name where they are known; without them a term that has
+        them is not linear, and returns None.
         """
         return None
 
@@ -274,7 +289,7 @@ class LinearTerm(Term):
         """Sites of the coefficients, (k,) or (levels, k), within a NumPyro program."""
 
     def structure(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior]
+        self, state: Any, design: Design, priors_: Mapping[str, Prior], basis: Any = None
     ) -> LinearBlock | None:
         return self.block(state, design, priors_, {})
 

@@ -219,7 +219,9 @@ class Group(LinearTerm):
             correlation=self._corr_site() if "cholesky" in hyperparameters else "",
         )
 
-    def structure(self, state: State, design: Design, priors_: Mapping[str, Prior]) -> LinearBlock:
+    def structure(
+        self, state: State, design: Design, priors_: Mapping[str, Prior], basis: Any = None
+    ) -> LinearBlock:
         k = len(state.columns)
         unit: dict[str, Any] = {"sd": np.ones(k)}
         if self.correlated(state):

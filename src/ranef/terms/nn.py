@@ -24,7 +24,7 @@ from ranef.frame import Frame
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
-from ranef.terms.base import Design, Replay, Term
+from ranef.terms.base import Design, LinearBlock, Replay, Term
 
 _OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point", "l2": 0.001}
 
@@ -230,6 +230,15 @@ class Network(Term):
         scale: Scale,
         replay: Replay,
     ) -> Array:
+        return self.basis(state, design, scale, replay)[:, 0]
+
+    def structure(
+        self, state: State, design: Design, priors_: Mapping[str, Prior], basis: Any = None
+    ) -> LinearBlock | None:
+        return None if basis is None else LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))
+
+    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+        """The output as a column whose coefficient is one."""
         model, own = state.model, self.options["net"] is None
         weights = [
             numpyro.param(
@@ -252,7 +261,7 @@ class Network(Term):
         carried.update(zip(paths, updated, strict=True))
         if losses:
             numpyro.factor(f"{self.label}/penalty", -replay.rows * sum(losses))
-        return output.reshape(-1) * (scale.spread if own else 1.0)
+        return output.reshape(-1, 1) * (scale.spread if own else 1.0)
 
 
 def _glorot(shape: tuple[int, ...]) -> Any:

@@ -37,7 +37,11 @@ class Offset(Term):
         return Design({"values": transforms.evaluate_single(self.call.arguments[0], frame, state)})
 
     def structure(
-        self, state: transforms.Learned, design: Design, priors_: Mapping[str, Prior]
+        self,
+        state: transforms.Learned,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        basis: Any = None,
     ) -> LinearBlock:
         column = design.arrays["values"][:, None]
         return LinearBlock(column, None, 1, np.ones(1), np.zeros(1))

@@ -1,0 +1,302 @@
+"""Networks beside linear blocks: the networks by gradient, all else in closed form.
+
+    y_i = f(x_i; w) + x_i' beta + sum_f z_fi' b_f[j] + e_i,   e_i ~ N(0, sigma^2 / v_i)
+
+A round takes the linear blocks given w in closed form (``conditional``), and then steps of w on
+
+    mean_i v_i (y_i - f(x_i; w) - x_i' E beta - z_i' E b)^2 / (2 sigma^2) + penalties
+
+over minibatches. Its gradient at the start of the round is that of log p(y, theta | w), all
+coefficients integrated out (Fisher's identity), so that the two climb one objective. A part of
+the rows is held out: the weights that predict it best are kept, and the posterior of all else
+given these is that of the exact method on all rows.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import optax
+from jax import Array
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ranef import registry
+from ranef.errors import DataError
+from ranef.inference.base import Draws, Method, Part, Problem, Sites, sites_in
+from ranef.inference.conditional import Conditional
+
+# Share of the rows that is held out, how many at most, and from how many rows on.
+_HELD_OUT, _MOST_HELD_OUT, _LEAST_ROWS = 0.1, 200_000, 50
+# Rounds, and rounds without a better prediction after which the last part begins.
+ROUNDS, _PATIENCE = 30, 8
+# Passes over a hundred thousand rows; of fewer rows more, of more fewer.
+_PASSES, _MOST_PASSES, _LEAST_PASSES = 30.0, 300.0, 3.0
+# Of Adam at its highest; shares of the rounds where it rises, and of the last part.
+RATE, _RISE, _LAST = 0.005, 0.05, 0.25
+
+
+def batch_size(n: int) -> int:
+    """Rows of a minibatch: about the square root of all, a power of two."""
+    return int(2 ** np.clip(round(math.log2(1.8 * math.sqrt(n))), 5, 12))
+
+
+def passes(n: int) -> float:
+    """Over n rows."""
+    return float(np.clip(_PASSES * math.sqrt(1e5 / n), _LEAST_PASSES, _MOST_PASSES))
+
+
+def rate(done: float) -> float:
+    """Share of the highest learning rate when a share `done` of the rounds is done."""
+    return min(1.0, (done + 1e-9) / _RISE) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+@dataclass
+class _State:
+    """Where the search is, between rounds.
+
+    Attributes:
+        points, carried, moments: of the networks and their optimizer.
+        done: share of the schedule.
+        rounds, steps, skipped: how many there were.
+        best: points, carried, error on the held-out rows, and the round it was at.
+        trace: by round, the evidence, the held-out error and the steps before it.
+    """
+
+    points: Any
+    carried: Any
+    moments: Any
+    done: float
+    rounds: int
+    steps: int
+    skipped: int
+    best: tuple[Any, Any, float, int]
+    trace: list[tuple[float, float, int]]
+
+
+class Alternation:
+    """The search of one problem.
+
+    Args:
+        problem: whose terms are linear once its networks are known.
+        settings: of svi.
+        seed: of all that is drawn.
+    """
+
+    def __init__(self, problem: Problem, settings: Mapping[str, Any], seed: int) -> None:
+        self.problem, self.seed = problem, seed
+        n = problem.n
+        held = min(int(_HELD_OUT * n), _MOST_HELD_OUT) if n >= _LEAST_ROWS else 0
+        order = np.random.default_rng([seed, 0]).permutation(n)
+        self.held, self.rows = np.sort(order[:held]), np.sort(order[held:])
+        size = len(self.rows)
+        self.batch = min(settings["batch_size"] or batch_size(size), size)
+        wanted = max(ROUNDS, math.ceil(passes(size) * size / self.batch))
+        self.cut = settings["steps"] < wanted
+        total = min(wanted, settings["steps"])
+        self.rounds = min(ROUNDS, total)
+        self.steps = math.ceil(total / self.rounds)
+        self.optimizer = settings["optimizer"] or optax.adam(RATE)
+        self.sites = self._sites()
+        self.data = jax.tree.map(lambda a: jnp.asarray(a[self.rows]), problem.data)
+        self._compiled = jax.jit(self._round)
+
+    def _sites(self) -> Sites:
+        key = jax.random.key(self.seed)
+        return sites_in(self.problem.shape, self.problem.data, key)
+
+    def begin(self) -> _State:
+        points = {
+            name: jnp.asarray(site.start, jnp.result_type(float))
+            for name, site in self.sites.points.items()
+        }
+        carried = dict(self.sites.carried)
+        moments = self.optimizer.init(points)
+        return _State(points, carried, moments, 0.0, 0, 0, 0, (points, carried, math.inf, 0), [])
+
+    def run(self, progress: bool) -> tuple[_State, bool]:
+        """The state at the end, and whether it was interrupted."""
+        state, given = self.begin(), None
+        bar = tqdm(total=self.rounds, desc="svi", unit="round", disable=not progress, leave=False)
+        with bar:
+            try:
+                while True:
+                    given, error, arrays = self._closed_form(state, given)
+                    self._judge(state, given, error)
+                    bar.set_postfix_str(f"held-out error {error:.6g}")
+                    if state.done >= 1.0:
+                        return state, False
+                    self._descend(state, given, arrays)
+                    bar.update(round(state.done * self.rounds) - bar.n)
+            except KeyboardInterrupt:
+                if not state.trace:
+                    raise
+                return state, True
+
+    def _closed_form(
+        self, state: _State, before: Conditional | None
+    ) -> tuple[Conditional, float, dict[str, Any]]:
+        """The linear blocks given the networks, their error, and what the steps hold on to."""
+        known = self.problem.given(state.points, state.carried)
+        (part,) = known.parts()
+        training = part.keep(self.rows)
+        own = replace(known, n=len(self.rows), parts=lambda: iter([training]))
+        given = Conditional.of(own, before)
+        assert part.normal is not None
+        away = part.normal.value - given.fitted(part, known)
+        v = part.normal.weights
+        v = np.ones(len(away)) if v is None else v
+        judged = self.held if len(self.held) else self.rows
+        error = float(np.sum(v[judged] * away[judged] ** 2) / np.sum(v[judged]))
+        if not math.isfinite(error):
+            raise DataError(
+                "svi ended where the networks' predictions are not finite; check the scale of the "
+                "columns, or take smaller steps by optimizer="
+            )
+        weights = {label: given.weights(training, label) for label in self.labels(training)}
+        target = away[self.rows]
+        for label, c in weights.items():
+            block = training.blocks[label]
+            target = target + np.asarray(block.columns) @ c if block else target
+        single = jnp.result_type(float)
+        arrays = {
+            "target": jnp.asarray(target, single),
+            "weights": jnp.asarray(v[self.rows] / given.sigma**2, single),
+            "coefficients": {label: jnp.asarray(c, single) for label, c in weights.items()},
+        }
+        return given, error, arrays
+
+    def labels(self, part: Part) -> list[str]:
+        """Of the blocks that networks shape."""
+        own = self.problem.structure()
+        return [label for label in part.blocks if own[label] is None]
+
+    def _judge(self, state: _State, given: Conditional, error: float) -> None:
+        whole = self.problem.n / len(self.rows)
+        state.trace.append((whole * given.evidence, error, state.steps))
+        if error < state.best[2]:
+            state.best = (state.points, state.carried, error, state.rounds)
+        elif state.rounds - state.best[3] >= _PATIENCE and state.done < 1 - _LAST:
+            # It has stopped getting better at this rate: the last part, from where it was best.
+            state.points, state.carried = state.best[0], state.best[1]
+            state.moments = self.optimizer.init(state.points)
+            state.done = 1 - _LAST
+
+    def _descend(self, state: _State, given: Conditional, arrays: dict[str, Any]) -> None:
+        """The steps of a round."""
+        rng = np.random.default_rng([self.seed, 1, state.rounds])
+        wanted, n = self.steps * self.batch, len(self.rows)
+        places = np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
+        share = np.arange(self.steps) / self.steps / self.rounds
+        rates = np.array([rate(state.done + s) for s in share], dtype=np.float32)
+        key = jax.random.fold_in(jax.random.key(self.seed), state.rounds)
+        carry = (state.points, state.carried, state.moments)
+        carry, skipped = self._compiled(
+            carry, arrays, places.reshape(self.steps, self.batch), rates, key
+        )
+        state.points, state.carried, state.moments = carry
+        state.skipped += int(skipped)
+        if int(skipped) == self.steps:
+            raise DataError(
+                f"svi could not take a step: the loss was not finite {self.steps} times in a row; "
+                "check the scale of the columns"
+            )
+        state.steps += self.steps
+        state.rounds += 1
+        state.done = min(1.0, state.done + 1 / self.rounds)
+        if state.done > 1 - 1e-9:
+            state.done = 1.0
+
+    def _round(
+        self, carry: Any, arrays: dict[str, Any], places: Array, rates: Array, key: Array
+    ) -> tuple[Any, Array]:
+        def step(carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+            points, carried, moments = carry
+            rows, factor, own = inputs
+            data = jax.tree.map(lambda a: a[rows], self.data)
+            target, v = arrays["target"][rows], arrays["weights"][rows]
+
+            def loss(points: Any) -> tuple[Array, Any]:
+                bases, updated, penalty = self._shaped(points, carried, data, own)
+                eta = sum(bases[label] @ c for label, c in arrays["coefficients"].items())
+                return 0.5 * jnp.mean(v * (target - eta) ** 2) + penalty / len(rows), updated
+
+            (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(points)
+            change, new = self.optimizer.update(gradient, moments, points)
+            moved = jax.tree.map(lambda p, c: p + factor * c, points, change)
+            sums = [jnp.sum(leaf) for leaf in jax.tree.leaves((gradient, moved))]
+            good = jnp.isfinite(value) & jnp.isfinite(jnp.sum(jnp.stack(sums)))
+            kept = jax.tree.map(
+                lambda a, b: jnp.where(good, a, b),
+                (moved, updated, new),
+                (points, carried, moments),
+            )
+            return kept, ~good
+
+        keys = jax.random.split(key, len(rates))
+        carry, skipped = jax.lax.scan(step, carry, (places, rates, keys))
+        return carry, jnp.sum(skipped)
+
+    def _shaped(
+        self, points: Any, carried: Any, data: Any, key: Array
+    ) -> tuple[dict[str, Array], Any, Array]:
+        """Columns of the networks, what they updated, and the penalty of these rows."""
+        given = {**points, **{name: dict(v) for name, v in carried.items()}}
+        seeded = numpyro.handlers.seed(self.problem.shape, key)
+        program = numpyro.handlers.trace(numpyro.handlers.substitute(seeded, data=given))
+        bases = program(data, True)
+        sites = program.trace
+        penalty = -sum(
+            jnp.sum(site["fn"].log_prob(site["value"]))
+            for site in sites.values()
+            if site["type"] == "sample" and site["is_observed"]
+        )
+        return bases, {name: sites[name]["value"] for name in carried}, jnp.asarray(penalty)
+
+    def finish(self, state: _State, interrupted: bool, draws: int, progress: bool) -> Draws:
+        """The exact posterior of all else on all rows, given the best networks."""
+        points, carried, error, _ = state.best
+        points = jax.tree.map(np.asarray, points)
+        carried = jax.tree.map(np.asarray, carried)
+        known = self.problem.given(points, carried)
+        exact: Method = registry.load("method", "exact")()
+        found = exact.run(known, seed=self.seed, draws=draws, progress=progress)
+        evidence, held, steps = (np.array(column) for column in zip(*state.trace, strict=True))
+        whole = not interrupted and not self.cut
+        return replace(
+            found,
+            points={**found.points, **points},
+            carried=carried,
+            converged=found.converged and whole,
+            message=self._message(state, interrupted, error, found.message),
+            steps=state.steps,
+            trace={"elbo": evidence, "held_out": held, "step": steps},
+        )
+
+    def _message(self, state: _State, interrupted: bool, error: float, rest: str) -> str:
+        text = f"{state.steps:,} steps of {self.batch:,} rows"
+        if interrupted:
+            text = f"interrupted after {text}"
+        elif self.cut:
+            text = f"not converged: {text}, cut short by steps="
+        if state.skipped:
+            text += f", of which {state.skipped:,} were skipped because they were not finite"
+        if len(self.held):
+            text += f"; root mean square error {math.sqrt(error):.4g} on {len(self.held):,} rows held out"
+        return f"{text}; all else in closed form: {rest}"
+
+
+def applies(problem: Problem) -> bool:
+    """Whether there are networks, and all else is linear and Gaussian."""
+    structure = problem.structure()
+    shaped = [label for label, block in structure.items() if block is None]
+    if not shaped or problem.normal() is None:
+        return False
+    if any(problem.predicts[label] != problem.location for label in structure):
+        return False
+    return all(block.gaussian for block in structure.values() if block is not None)

@@ -1,0 +1,96 @@
+"""What the linear blocks of a Gaussian model say while its networks are held.
+
+With f(x; w) known, y - f is a Gaussian mixed model: its scales are taken at the mode of their
+posterior, coefficients integrated out, and the coefficients at their mean given these.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.base import Part, Problem
+from ranef.inference.compressed import read, rows_of
+from ranef.inference.marginal import Marginal
+from ranef.inference.mixed import Mixed
+from ranef.inference.reach import refuse_without_residual
+from ranef.inference.search import minimise
+from ranef.inference.threads import threads_for
+
+Array = NDArray[np.float64]
+
+# Nats that a further step of the search for the mode should gain.
+_GAIN = 1e-3
+# A scale near zero, where its posterior is flat, begins again at this share of the default.
+_AGAIN = 0.3
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """The linear blocks given the networks.
+
+    Attributes:
+        mixed: the model of y - f.
+        sites: scales and correlations at their mode, by site.
+        sigma: of the residual.
+        evidence: log p(theta, y - f) there, coefficients integrated out.
+        common: (p,) posterior mean of the common effects.
+        effects: by factor, (J, k).
+    """
+
+    mixed: Mixed
+    sites: Mapping[str, Any]
+    sigma: float
+    evidence: float
+    common: Array
+    effects: tuple[Array, ...]
+
+    @classmethod
+    def of(cls, problem: Problem, before: "Conditional | None" = None) -> "Conditional":
+        """Given the networks that `problem` knows, from where they were `before`.
+
+        Raises:
+            MethodError: for a model that is not of this form.
+            DataError: where there is nothing left for sigma.
+        """
+        mixed = read(problem, "svi")
+        refuse_without_residual(mixed, problem)
+        with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
+            marginal = Marginal.of(mixed, problem.priors, problem.spread)
+            start = marginal.start
+            if before is not None:
+                start = marginal.coordinates.inverse(before.sites)
+                again = marginal.coordinates.folded
+                start[again] = np.maximum(np.abs(start[again]), _AGAIN * marginal.start[again])
+
+            def negative(x: Array) -> tuple[float, Array]:
+                value, gradient = marginal.value_and_gradient(x)
+                return -value, -gradient
+
+            found = minimise(negative, start, gain=_GAIN, width=marginal.width)
+            solution, sigma = marginal.solve(found.x)
+        return cls(
+            mixed,
+            marginal.sites(found.x),
+            float(sigma[0]),
+            -found.value,
+            solution.common[0],
+            tuple(effects[0] for effects in solution.effects),
+        )
+
+    def weights(self, part: Part, label: str) -> Array:
+        """The coefficients of a block that all rows share, (k,)."""
+        block = part.blocks[label]
+        assert block is not None
+        return np.asarray(block.mean, dtype=np.float64)
+
+    def fitted(self, part: Part, problem: Problem) -> Array:
+        """Eta (n,) of any rows."""
+        _, rows = rows_of(part, problem, "svi")
+        assert part.normal is not None
+        out = part.normal.value - rows.response + rows.common @ self.common
+        for factor, effects in zip(rows.factors, self.effects, strict=True):
+            out += np.einsum("nk,nk->n", factor.columns, effects[factor.codes])
+        return out
