@@ -77,6 +77,16 @@ class Fit:
         return self.draws.steps
 
     @property
+    def resumed_from(self) -> int | None:
+        """The step at which the fit went on from its checkpoint, None where it began anew."""
+        return self.draws.resumed_from
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was ended by Ctrl-C, and is the best that was found until then."""
+        return self.draws.interrupted
+
+    @property
     def elbo(self) -> float:
         """The evidence lower bound at the end, in nats, over all training rows.
 

@@ -67,6 +67,7 @@ class Networks:
         def bases(points: Any, carried: Any, designs: Designs) -> dict[str, Array]:
             replay = Replay(training=False, rows=length(designs))
             known = Networks(self.shape, points, carried)
-            return numpyro.handlers.seed(known.within(lambda: self.shape(designs, replay)), 0)()
+            run: Any = numpyro.handlers.seed(known.within(lambda: self.shape(designs, replay)), 0)
+            return run()
 
         return jax.jit(bases)

@@ -8,7 +8,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -23,9 +22,9 @@ from ranef.formula import Formula
 from ranef.frame import Frame
 from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
+from ranef.networks import Networks
 from ranef.priors import Prior, allowed
 from ranef.terms.base import LinearBlock, Parameter, Replay, Term, Variable
-from ranef.networks import Networks
 from ranef.training import Designs, State, Training, evenly, length
 
 _RESERVED = ("chain", "draw")

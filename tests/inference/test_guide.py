@@ -70,11 +70,11 @@ def test_levels_follow_the_correlation_scales_and_common_effects_or_none_of_them
 
 def test_what_the_search_maximises_is_the_programs_density(parts):
     """Log p of the objective against the NumPyro program at random points."""
-    from ranef.inference.svi import _Objective
+    from ranef.inference.elbo import Objective
 
     problem, sites = parts
     guide = guides.build("meanfield", sites.latents, problem)
-    objective = _Objective(problem, sites, guide, samples=3)
+    objective = Objective(problem, sites, guide, samples=3)
     params = objective.init()
     key = jax.random.key(4)
     got, _ = jax.jit(objective.samples_of)(params, {}, key, objective.data)

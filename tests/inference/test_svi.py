@@ -8,7 +8,7 @@ import pytest
 
 import ranef as rf
 from ranef.errors import DataError, OptionError
-from ranef.inference import svi
+from ranef.inference import elbo
 
 N, ZIPS = 3_000, 60
 
@@ -238,13 +238,13 @@ def test_steps_are_a_limit_and_running_out_is_said(posted):
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(posted, monkeypatch):
     """One step in five fails; the fit must be none the worse, and say how many did."""
-    clean = svi._Objective.samples_of
+    clean = elbo.Objective.samples_of
 
     def faulty(self, params, carried, key, data):
         values, updated = clean(self, params, carried, key, data)
         return values + jnp.where(jax.random.uniform(key) < 0.2, jnp.nan, 0.0), updated
 
-    monkeypatch.setattr(svi._Objective, "samples_of", faulty)
+    monkeypatch.setattr(elbo.Objective, "samples_of", faulty)
     model = rf.Model("y ~ a + b + c", priors=PRIORS)
     fit = model.fit(posted, guide="meanfield", progress=False)
     skipped = int(np.isnan(fit.idata["optimization"]["elbo"]).sum())

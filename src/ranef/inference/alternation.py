@@ -29,6 +29,7 @@ from tqdm import tqdm
 from ranef import registry
 from ranef.errors import DataError
 from ranef.inference.base import Draws, Method, Part, Problem, Sites, sites_in
+from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.conditional import Conditional
 
 # Share of the rows that is held out, how many at most, and from how many rows on.
@@ -64,8 +65,10 @@ class _State:
         points, carried, moments: of the networks and their optimizer.
         done: share of the schedule.
         rounds, steps, skipped: how many there were.
-        best: points, carried, error on the held-out rows, and the round it was at.
-        trace: by round, the evidence, the held-out error and the steps before it.
+        best: points and carried of the least error on the held-out rows.
+        least, since: that error, and the round it was at.
+        trace: (rounds, 3), the evidence, the held-out error and the steps before each.
+        sites: of the scales, where the next round's search for their mode begins.
     """
 
     points: Any
@@ -75,8 +78,43 @@ class _State:
     rounds: int
     steps: int
     skipped: int
-    best: tuple[Any, Any, float, int]
-    trace: list[tuple[float, float, int]]
+    best: tuple[Any, Any]
+    least: float
+    since: int
+    trace: NDArray[np.float64]
+    sites: Mapping[str, Any]
+
+    def arrays(self) -> dict[str, Any]:
+        """As a checkpoint holds them."""
+        numbers = [self.done, self.rounds, self.steps, self.skipped, self.least, self.since]
+        return {
+            **flat("network", (self.points, self.carried, self.moments)),
+            **flat("best", self.best),
+            **{f"site/{name}": np.asarray(value) for name, value in self.sites.items()},
+            "trace": self.trace,
+            "numbers": np.array(numbers, dtype=np.float64),
+        }
+
+    def at(self, arrays: Mapping[str, NDArray]) -> "_State":
+        """The state of which a checkpoint holds these, whose trees are as this one's."""
+        points, carried, moments = filled(
+            "network", (self.points, self.carried, self.moments), arrays
+        )
+        done, rounds, steps, skipped, least, since = arrays["numbers"]
+        return _State(
+            points,
+            carried,
+            moments,
+            float(done),
+            int(rounds),
+            int(steps),
+            int(skipped),
+            filled("best", self.best, arrays),
+            float(least),
+            int(since),
+            arrays["trace"],
+            {n.removeprefix("site/"): v for n, v in arrays.items() if n.startswith("site/")},
+        )
 
 
 class Alternation:
@@ -89,7 +127,9 @@ class Alternation:
     """
 
     def __init__(self, problem: Problem, settings: Mapping[str, Any], seed: int) -> None:
-        self.problem, self.seed = problem, seed
+        self.problem, self.settings, self.seed = problem, settings, seed
+        self.resumed_from: int | None = None
+        self.interrupted = False
         n = problem.n
         held = min(int(_HELD_OUT * n), _MOST_HELD_OUT) if n >= _LEAST_ROWS else 0
         order = np.random.default_rng([seed, 0]).permutation(n)
@@ -117,36 +157,46 @@ class Alternation:
         }
         carried = dict(self.sites.carried)
         moments = self.optimizer.init(points)
-        return _State(points, carried, moments, 0.0, 0, 0, 0, (points, carried, math.inf, 0), [])
+        best = (points, carried)
+        trace = np.zeros((0, 3))
+        return _State(points, carried, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {})
 
-    def run(self, progress: bool) -> tuple[_State, bool]:
-        """The state at the end, and whether it was interrupted."""
-        state, given = self.begin(), None
+    def run(self, progress: bool) -> _State:
+        """The state at the end, or where it was interrupted."""
+        state = self.begin()
+        checkpoint = Checkpoint(
+            self.settings["checkpoint"],
+            belongs_to(self.problem, self.settings, self.seed, state.moments),
+        )
+        kept = checkpoint.load()
+        if kept is not None:
+            state = state.at(kept)
+            self.resumed_from = state.steps
         bar = tqdm(total=self.rounds, desc="svi", unit="round", disable=not progress, leave=False)
         with bar:
             try:
                 while True:
-                    given, error, arrays = self._closed_form(state, given)
+                    given, error, arrays = self._closed_form(state)
                     self._judge(state, given, error)
                     bar.set_postfix_str(f"held-out error {error:.6g}")
                     if state.done >= 1.0:
-                        return state, False
-                    self._descend(state, given, arrays)
+                        return state
+                    self._descend(state, arrays)
+                    checkpoint.offer(state.arrays())
                     bar.update(round(state.done * self.rounds) - bar.n)
             except KeyboardInterrupt:
-                if not state.trace:
+                if not len(state.trace):
                     raise
-                return state, True
+                self.interrupted = True
+                return state
 
-    def _closed_form(
-        self, state: _State, before: Conditional | None
-    ) -> tuple[Conditional, float, dict[str, Any]]:
+    def _closed_form(self, state: _State) -> tuple[Conditional, float, dict[str, Any]]:
         """The linear blocks given the networks, their error, and what the steps hold on to."""
         known = self.problem.given(state.points, state.carried)
         (part,) = known.parts()
         training = part.keep(self.rows)
         own = replace(known, n=len(self.rows), parts=lambda: iter([training]))
-        given = Conditional.of(own, before)
+        given = Conditional.of(own, state.sites)
         assert part.normal is not None
         away = part.normal.value - given.fitted(part, known)
         v = part.normal.weights
@@ -178,16 +228,18 @@ class Alternation:
 
     def _judge(self, state: _State, given: Conditional, error: float) -> None:
         whole = self.problem.n / len(self.rows)
-        state.trace.append((whole * given.evidence, error, state.steps))
-        if error < state.best[2]:
-            state.best = (state.points, state.carried, error, state.rounds)
-        elif state.rounds - state.best[3] >= _PATIENCE and state.done < 1 - _LAST:
+        now = [whole * given.evidence, error, state.steps]
+        state.trace, state.sites = np.vstack([state.trace, now]), given.sites
+        if error < state.least:
+            state.best = (state.points, state.carried)
+            state.least, state.since = error, state.rounds
+        elif state.rounds - state.since >= _PATIENCE and state.done < 1 - _LAST:
             # It has stopped getting better at this rate: the last part, from where it was best.
-            state.points, state.carried = state.best[0], state.best[1]
+            state.points, state.carried = state.best
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - _LAST
 
-    def _descend(self, state: _State, given: Conditional, arrays: dict[str, Any]) -> None:
+    def _descend(self, state: _State, arrays: dict[str, Any]) -> None:
         """The steps of a round."""
         rng = np.random.default_rng([self.seed, 1, state.rounds])
         wanted, n = self.steps * self.batch, len(self.rows)
@@ -249,7 +301,7 @@ class Alternation:
         given = {**points, **{name: dict(v) for name, v in carried.items()}}
         seeded = numpyro.handlers.seed(self.problem.shape, key)
         program = numpyro.handlers.trace(numpyro.handlers.substitute(seeded, data=given))
-        bases = program(data, True)
+        bases: Any = program(data, True)
         sites = program.trace
         penalty = -sum(
             jnp.sum(site["fn"].log_prob(site["value"]))
@@ -258,36 +310,40 @@ class Alternation:
         )
         return bases, {name: sites[name]["value"] for name in carried}, jnp.asarray(penalty)
 
-    def finish(self, state: _State, interrupted: bool, draws: int, progress: bool) -> Draws:
+    def finish(self, state: _State, draws: int, progress: bool) -> Draws:
         """The exact posterior of all else on all rows, given the best networks."""
-        points, carried, error, _ = state.best
+        points, carried = state.best
         points = jax.tree.map(np.asarray, points)
         carried = jax.tree.map(np.asarray, carried)
         known = self.problem.given(points, carried)
         exact: Method = registry.load("method", "exact")()
         found = exact.run(known, seed=self.seed, draws=draws, progress=progress)
-        evidence, held, steps = (np.array(column) for column in zip(*state.trace, strict=True))
-        whole = not interrupted and not self.cut
+        evidence, held, steps = state.trace.T
         return replace(
             found,
             points={**found.points, **points},
             carried=carried,
-            converged=found.converged and whole,
-            message=self._message(state, interrupted, error, found.message),
+            converged=found.converged and not self.interrupted and not self.cut,
+            message=self._message(state, found.message),
             steps=state.steps,
             trace={"elbo": evidence, "held_out": held, "step": steps},
+            resumed_from=self.resumed_from,
+            interrupted=self.interrupted,
         )
 
-    def _message(self, state: _State, interrupted: bool, error: float, rest: str) -> str:
+    def _message(self, state: _State, rest: str) -> str:
         text = f"{state.steps:,} steps of {self.batch:,} rows"
-        if interrupted:
+        if self.interrupted:
             text = f"interrupted after {text}"
         elif self.cut:
             text = f"not converged: {text}, cut short by steps="
         if state.skipped:
             text += f", of which {state.skipped:,} were skipped because they were not finite"
         if len(self.held):
-            text += f"; root mean square error {math.sqrt(error):.4g} on {len(self.held):,} rows held out"
+            text += (
+                f"; root mean square error {math.sqrt(state.least):.4g} on {len(self.held):,} rows "
+                "held out"
+            )
         return f"{text}; all else in closed form: {rest}"
 
 

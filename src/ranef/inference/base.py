@@ -187,6 +187,8 @@ class Draws:
         k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
         trace: per-step records, such as the ELBO.
         statistics: of every draw, by ArviZ's names for them, (chain, draw).
+        resumed_from: the step at which a checkpoint was taken up, None without one.
+        interrupted: whether the user ended the search before it was done.
     """
 
     draw: Callable[[], Mapping[str, NDArray]]
@@ -201,6 +203,8 @@ class Draws:
     later: tuple[str, ...] = ()
     k_hat: float | None = None
     statistics: Mapping[str, NDArray] = field(default_factory=dict)
+    resumed_from: int | None = None
+    interrupted: bool = False
 
     def thinned(self, most: int) -> "Draws":
         """The same with at most so many draws of the posterior, evenly spaced, in one chain."""

@@ -48,8 +48,8 @@ class Conditional:
     effects: tuple[Array, ...]
 
     @classmethod
-    def of(cls, problem: Problem, before: "Conditional | None" = None) -> "Conditional":
-        """Given the networks that `problem` knows, from where they were `before`.
+    def of(cls, problem: Problem, before: Mapping[str, Any]) -> "Conditional":
+        """Given the networks that `problem` knows, from scales that were `before`, if any.
 
         Raises:
             MethodError: for a model that is not of this form.
@@ -60,8 +60,8 @@ class Conditional:
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             marginal = Marginal.of(mixed, problem.priors, problem.spread)
             start = marginal.start
-            if before is not None:
-                start = marginal.coordinates.inverse(before.sites)
+            if before:
+                start = marginal.coordinates.inverse(before)
                 again = marginal.coordinates.folded
                 start[again] = np.maximum(np.abs(start[again]), _AGAIN * marginal.start[again])
 

@@ -8,7 +8,6 @@ and draws too large to be made.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,17 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef import archive
+from ranef.archive import damaged, versions
 from ranef.errors import BackendError, FileError, OptionError, RanefError
 from ranef.expression import Expression
 from ranef.formula import Formula
 from ranef.inference.base import Draws
 from ranef.program import Program
-from ranef.storage import archive
-from ranef.storage.archive import damaged
 from ranef.storage.plain import Reader, Writer
 from ranef.terms import layers
 from ranef.training import Training
 
-_LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy")
 # Of `Draws`, what makes something rather than is it.
 _MADE = ("draw", "moments")
 # Of a damaged or forged file, whatever it makes the library stumble over.
@@ -74,7 +72,7 @@ def write(
     """
     writer = Writer()
     content = {
-        "versions": _versions(),
+        "versions": versions(),
         "formula": program.formula.text,
         "family": program.family.name,
         "priors": writer.value(program.user_priors),
@@ -234,13 +232,3 @@ def _refuse_inconsistent(
     sizes = {np.shape(value)[:2] for value in sites.ready.values()}
     if len(sizes) > 1 or any(len(size) < 2 or 0 in size for size in sizes):
         raise FileError("its draws differ in number")
-
-
-def _versions() -> dict[str, str]:
-    out = {}
-    for name in _LIBRARIES:
-        try:
-            out[name] = version(name)
-        except PackageNotFoundError:
-            out[name] = "unknown"
-    return out

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef import complete, matrix, moments, priors, registry, training
+from ranef import archive, complete, matrix, moments, priors, registry, training
 from ranef.errors import OptionError
 from ranef.expression import Expression
 from ranef.families import base as families
 from ranef.frame import Frame
-from ranef.storage import archive, columns
+from ranef.storage import columns
 from ranef.terms import base as terms
 
 _FRACTIONS = ("nan", "inf", "-inf")

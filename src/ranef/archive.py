@@ -10,6 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from ranef.errors import FileError, OptionError
 from ranef.files import replacing
 
+_LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy")
 # Of the file; one that is newer is refused.
 FORMAT = 1
 
@@ -152,3 +154,14 @@ def ordered(array: NDArray) -> tuple[NDArray, list[int]]:
     stride = [abs(s) if n > 1 else np.inf for s, n in zip(array.strides, array.shape, strict=True)]
     axes = sorted(range(array.ndim), key=lambda i: -stride[i])
     return np.asarray(array.transpose(axes), order="C"), axes
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that its numbers depend on."""
+    out = {}
+    for name in _LIBRARIES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            out[name] = "unknown"
+    return out

@@ -1,0 +1,114 @@
+"""A search that is killed and goes on from where it was: its state in a file, now and then."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import archive
+from ranef.errors import FileError, OptionError
+from ranef.inference.base import Problem
+
+# Seconds between two writings.
+_EVERY = 2.0
+
+
+class Checkpoint:
+    """The file of one search; without a path nothing is written.
+
+    Args:
+        path: of the file, or None.
+        belongs: what tells this search from others.
+    """
+
+    def __init__(self, path: Any, belongs: str) -> None:
+        self.path = None if path is None else Path(path)
+        self.belongs = belongs
+        self._written = time.monotonic()
+
+    def load(self) -> dict[str, NDArray] | None:
+        """The arrays that were offered last, None where there is no file.
+
+        Raises:
+            FileError: for a file that cannot be read, or is of another search.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            content, arrays = archive.read(self.path)
+        except FileError:
+            raise FileError(
+                f"{str(self.path)!r} is not a checkpoint, or is damaged; delete it, or name "
+                "another, to start the fit anew"
+            ) from None
+        if content.get("belongs") != self.belongs:
+            raise FileError(
+                f"the checkpoint {str(self.path)!r} is of another fit: data, formula, priors, "
+                "seed, options or versions differ; delete it, or name another, to start anew"
+            )
+        return arrays
+
+    def offer(self, arrays: Mapping[str, Any]) -> None:
+        """Write them, unless that was done a moment ago.
+
+        Raises:
+            FileError: where the file cannot be written.
+        """
+        if self.path is None or time.monotonic() - self._written < _EVERY:
+            return
+        whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        archive.write(self.path, {"belongs": self.belongs, "versions": archive.versions()}, whole)
+        self._written = time.monotonic()
+
+
+def flat(prefix: str, tree: Any) -> dict[str, Any]:
+    """The leaves of a tree as arrays by name."""
+    leaves = jax.tree.leaves(tree)
+    return {f"{prefix}/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+
+
+def filled(prefix: str, like: Any, arrays: Mapping[str, NDArray]) -> Any:
+    """A tree as `like` is, of the arrays that `flat` has named."""
+    leaves, form = jax.tree.flatten(like)
+    found = [jax.numpy.asarray(arrays[f"{prefix}/{i}"]) for i in range(len(leaves))]
+    return jax.tree.unflatten(form, found)
+
+
+def belongs_to(problem: Problem, settings: Mapping[str, Any], seed: int, moments: Any) -> str:
+    """What tells a search from others: its rows, priors, options, seed and versions."""
+    if settings["checkpoint"] is None:
+        return ""
+    told = hashlib.sha256()
+    plain = {
+        name: str(v) for name, v in settings.items() if name not in ("checkpoint", "optimizer")
+    }
+    what = {
+        "settings": plain,
+        "optimizer": str(jax.tree.structure(moments)),
+        "seed": seed,
+        "rows": problem.n,
+        "family": problem.family,
+        "terms": dict(problem.predicts),
+        "priors": {name: str(prior) for name, prior in problem.priors.items()},
+        "versions": archive.versions(),
+    }
+    told.update(json.dumps(what, sort_keys=True).encode())
+    for leaf in jax.tree.leaves(problem.data):
+        told.update(np.ascontiguousarray(leaf).tobytes())
+    return told.hexdigest()
+
+
+def refuse_odd_path(path: Any) -> None:
+    """For what is no path.
+
+    Raises:
+        OptionError: saying so.
+    """
+    if path is not None and not isinstance(path, (str, Path)):
+        raise OptionError(f"checkpoint must be a path, not {path!r:.60}")
