@@ -62,6 +62,13 @@ class MethodError(OptionError):
         self.method, self.reason = method, reason
 
 
+class RowsNeededError(RanefError):
+    """A method that goes through rows in batches, and needs all of this table's at once.
+
+    It is caught where the rows are read.
+    """
+
+
 class BackendError(RanefError, RuntimeError):
     """Keras runs on another backend than JAX."""
 

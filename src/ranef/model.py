@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ranef import registry, streaming
-from ranef.errors import MethodError, OptionError, whole_number
+from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
 from ranef.inference.base import Method
@@ -93,11 +93,15 @@ class Model:
         training: Training | None = None
         for runner in runners:
             # Rows that one method has read in batches the next may need all at once.
-            if training is None or training.stream is not None:
+            if training is None or (training.stream is not None and not runner.streams):
                 training = self._learn(data, streams=runner.streams, progress=progress)
-            problem = self.program.problem(training)
+            how = {"seed": seed, "draws": draws, "progress": progress}
             try:
-                found = runner.run(problem, seed=seed, draws=draws, progress=progress)
+                try:
+                    found = runner.run(self.program.problem(training), **how)
+                except RowsNeededError:
+                    training = self._learn(data, progress=progress)
+                    found = runner.run(self.program.problem(training), **how)
             except MethodError as error:
                 if runner is runners[-1]:
                     raise

@@ -52,7 +52,8 @@ class Networks:
         if not self.points:
             return {}
         n, parts = length(designs), []
-        size = min(n, _FORWARD)
+        # Even shares, or a table a little larger than one would be mostly padding.
+        size = -(-n // max(1, -(-n // _FORWARD)))
         for start in range(0, n, size):
             rows = np.arange(start, start + size).clip(max=n - 1)
             chunk = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), designs)

@@ -194,9 +194,8 @@ class Program:
         def run(data: tuple[Designs, ResponseDesign], rows: int | None = None) -> Any:
             return known.within(lambda: self(state, data[0], data[1], rows=rows))()
 
-        def shape(data: tuple[Designs, ResponseDesign], training: bool = True) -> dict[str, Array]:
-            rows = Replay(training=training, rows=jnp.shape(data[1].value)[0])
-            return self.bases(state, data[0], rows)
+        def shape(designs: Designs, training: bool = True) -> dict[str, Array]:
+            return self.bases(state, designs, Replay(training=training, rows=length(designs)))
 
         def blocks(hyperparameters: Mapping[str, Any]) -> dict[str, LinearBlock]:
             return self.blocks(state, training.designs, hyperparameters)
@@ -215,9 +214,12 @@ class Program:
                 for _, term in self.all_terms()
             }
 
-        def parts() -> Iterator[Part]:
-            for designs, response in training.parts():
-                yield Part(self.family.normal(response), structure(designs))
+        def part(data: tuple[Designs, ResponseDesign]) -> Part:
+            return Part(self.family.normal(data[1]), structure(data[0]))
+
+        def window(seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+            assert training.stream is not None
+            return training.stream.window(seed, number)
 
         return Problem(
             run,
@@ -228,11 +230,14 @@ class Program:
             self.family.name,
             lambda: self.family.normal(training.response),
             lambda: structure(training.designs),
-            parts,
+            lambda: map(part, training.parts()),
             {term.label: parameter.name for parameter, term in self.all_terms()},
             self.family.parameters[0].name,
             state.priors,
             shape,
+            part,
+            training.stream.windows if training.stream else 0,
+            window,
             lambda points, carried: self.problem(training, known.at(points, carried)),
         )
 

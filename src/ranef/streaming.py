@@ -6,8 +6,10 @@ the exact method. A sample of the rows stays, for pictures.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ranef.complete import Rows, gaps, refuse_none
@@ -15,7 +17,7 @@ from ranef.families.base import ResponseDesign
 from ranef.frame import Frame
 from ranef.program import Program
 from ranef.tables import Batches, concatenate
-from ranef.training import Designs, Training, evenly
+from ranef.training import Designs, State, Training, evenly
 
 
 class _Complete:
@@ -29,6 +31,7 @@ class _Complete:
         self.needs = program.needs()
         self.rows: Rows | None = None
         self.sample: list[Frame] = []
+        self.sampled: list[NDArray[np.int64]] = []
         self._passes = 0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -51,7 +54,8 @@ class _Complete:
                 kept = frame.keep(whole)
                 if kept.n and places is not None:
                     own = places[(places >= used) & (places < used + kept.n)] - used
-                    self.sample.append(replace(kept.take(own), rows=None))
+                    self.sample.append(kept.take(own))
+                    self.sampled.append(np.asarray(kept.rows)[own])
                 used += kept.n
                 if kept.n:
                     yield kept
@@ -70,16 +74,38 @@ def learn(program: Program, batches: Batches, *, progress: bool) -> Training:
     complete = _Complete(program, batches, progress)
     state = program.learned(complete)
     sample = concatenate(complete.sample)
-
-    def stream() -> Iterator[tuple[Designs, ResponseDesign]]:
-        for frame in complete:
-            yield program.designs(state, frame), program.family.design(state.family, frame)
-
     return Training(
         state,
         program.designs(state, sample),
         program.family.design(state.family, sample),
         complete.rows or Rows(0, 0),
         sample,
-        stream,
+        _Stream(program, state, complete),
     )
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """The rows of a program, batch by batch in their order or window by window in none."""
+
+    program: Program
+    state: State
+    complete: _Complete
+
+    @property
+    def windows(self) -> int:
+        return self.complete.batches.windows
+
+    def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
+        for frame in self.complete:
+            yield self._rows(frame)
+
+    def window(self, seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+        frame = self.complete.batches.window(seed, number)
+        whole, _ = gaps(frame, self.complete.needs)
+        sampled = np.concatenate(self.complete.sampled)
+        return self._rows(frame.keep(whole & ~np.isin(np.asarray(frame.rows), sampled)))
+
+    def _rows(self, frame: Frame) -> tuple[Designs, ResponseDesign]:
+        program, state = self.program, self.state
+        return program.designs(state, frame), program.family.design(state.family, frame)

@@ -6,6 +6,7 @@ A CSV file is read as text, since only the formula knows whether 007 is a number
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,63 @@ class Batches:
         """A batch whose rows know where they stand in the whole."""
         frame = _from_arrow(pa.Table.from_batches(parts), self.source)
         return replace(frame, missing=self.missing, rows=np.arange(first, first + n))
+
+    @cached_property
+    def _pieces(self) -> list[tuple[Any, int, int, int]]:
+        """Row groups, large ones in slices: the fragment, its first row, and the slice of it."""
+        out, first = [], 0
+        stored: Any = dataset.dataset(self.path, format="parquet")
+        for file in stored.get_fragments():
+            for group in file.split_by_row_group():
+                n = group.row_groups[0].num_rows
+                for start in range(0, n, self.size):
+                    out.append((group, first, start, min(self.size, n - start)))
+                first += n
+        return out
+
+    @property
+    def windows(self) -> int:
+        """How many windows the rows make."""
+        return max(1, min(len(self._pieces), round(self.n / self.size)))
+
+    def window(self, seed: int, number: int) -> Frame:
+        """Some of the rows in random order: pieces of the files, drawn without replacement.
+
+        Args:
+            seed: of the order of the pieces. The windows of one seed hold every row once.
+            number: which of its `windows`.
+
+        Raises:
+            FileError: for a file that cannot be read.
+        """
+        order = np.random.default_rng([seed, 0]).permutation(len(self._pieces))
+        own = np.array_split(order, self.windows)[number]
+        tables, rows = [], []
+        try:
+            for place in np.sort(own):
+                group, first, start, n = self._pieces[place]
+                tables.append(_sliced(group, list(self.columns), start, n))
+                rows.append(np.arange(first + start, first + start + n))
+        except (pa.ArrowException, OSError) as error:
+            raise FileError(f"{self.source} cannot be read: {_first_line(error)}") from None
+        shuffled = np.random.default_rng([seed, 1, number]).permutation(sum(map(len, rows)))
+        frame = _from_arrow(pa.concat_tables(tables).take(pa.array(shuffled)), self.source)
+        return replace(frame, missing=self.missing, rows=np.concatenate(rows)[shuffled])
+
+
+def _sliced(group: Any, columns: list[str], start: int, n: int) -> pa.Table:
+    """Rows of a row group, which is not held as a whole."""
+    if start == 0 and n == group.row_groups[0].num_rows:
+        return group.to_table(columns=columns)
+    parts, before = [], 0
+    for batch in group.to_batches(columns=columns, batch_readahead=1):
+        low, high = max(start - before, 0), min(start + n - before, batch.num_rows)
+        if high > low:
+            parts.append(batch.slice(low, high - low))
+        before += batch.num_rows
+        if before >= start + n:
+            break
+    return pa.Table.from_batches(parts)
 
 
 def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> Batches | None:

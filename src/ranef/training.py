@@ -1,8 +1,8 @@
 """What a program learns from its training rows, and those rows as it takes them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -39,6 +39,24 @@ class State:
     scales: Mapping[str, Scale]
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """Rows that are too many to be held."""
+
+    @property
+    def windows(self) -> int:
+        """How many windows there are."""
+        ...
+
+    def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
+        """Every row that is used, in batches, in order."""
+        ...
+
+    def window(self, seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+        """Rows in random order, none of the sample's; all windows of a seed hold each once."""
+        ...
+
+
 @dataclass(frozen=True)
 class Training:
     """The training rows as the program takes them.
@@ -48,7 +66,7 @@ class Training:
         rows: what became of the rows of the table.
         sample: the used rows as they were read, or evenly spaced ones where there are many:
             for pictures, and for what is typical of a column.
-        stream: where the rows are too many to be held, goes through all of them in batches;
+        stream: where the rows are too many to be held, what goes through all of them;
             `designs` and `response` are then those of `sample`.
     """
 
@@ -57,7 +75,7 @@ class Training:
     response: ResponseDesign
     rows: Rows
     sample: Frame
-    stream: Callable[[], Iterator[tuple[Designs, ResponseDesign]]] | None = None
+    stream: Stream | None = None
 
     @property
     def held(self) -> int:
@@ -69,7 +87,7 @@ class Training:
         if self.stream is None:
             yield self.designs, self.response
         else:
-            yield from self.stream()
+            yield from self.stream.parts()
 
 
 def evenly(n: int) -> NDArray[np.int64]:

@@ -28,14 +28,15 @@ from tqdm import tqdm
 
 from ranef import registry
 from ranef.errors import DataError
-from ranef.inference.base import Draws, Method, Part, Problem, Sites, sites_in
+from ranef.inference.base import Draws, Method, Part, Problem, sites_in
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.conditional import Conditional
+from ranef.inference.crossproducts import CrossProducts
+from ranef.inference.windows import Windows
 
-# Share of the rows that is held out, how many at most, and from how many rows on.
-_HELD_OUT, _MOST_HELD_OUT, _LEAST_ROWS = 0.1, 200_000, 50
-# Rounds, and rounds without a better prediction after which the last part begins.
-ROUNDS, _PATIENCE = 30, 8
+# Rounds where every one has all rows; share of them without a better prediction after which
+# the last part begins.
+ROUNDS, _PATIENCE = 30, 0.25
 # Passes over a hundred thousand rows; of fewer rows more, of more fewer.
 _PASSES, _MOST_PASSES, _LEAST_PASSES = 30.0, 300.0, 3.0
 # Of Adam at its highest; shares of the rounds where it rises, and of the last part.
@@ -69,6 +70,7 @@ class _State:
         least, since: that error, and the round it was at.
         trace: (rounds, 3), the evidence, the held-out error and the steps before each.
         sites: of the scales, where the next round's search for their mode begins.
+        products: of the rows of earlier windows, None where every window has all rows.
     """
 
     points: Any
@@ -83,6 +85,7 @@ class _State:
     since: int
     trace: NDArray[np.float64]
     sites: Mapping[str, Any]
+    products: CrossProducts | None
 
     def arrays(self) -> dict[str, Any]:
         """As a checkpoint holds them."""
@@ -93,6 +96,7 @@ class _State:
             **{f"site/{name}": np.asarray(value) for name, value in self.sites.items()},
             "trace": self.trace,
             "numbers": np.array(numbers, dtype=np.float64),
+            **(self.products.arrays() if self.products else {}),
         }
 
     def at(self, arrays: Mapping[str, NDArray]) -> "_State":
@@ -114,6 +118,7 @@ class _State:
             int(since),
             arrays["trace"],
             {n.removeprefix("site/"): v for n, v in arrays.items() if n.startswith("site/")},
+            CrossProducts.at(arrays) if "products/common" in arrays else None,
         )
 
 
@@ -130,25 +135,27 @@ class Alternation:
         self.problem, self.settings, self.seed = problem, settings, seed
         self.resumed_from: int | None = None
         self.interrupted = False
-        n = problem.n
-        held = min(int(_HELD_OUT * n), _MOST_HELD_OUT) if n >= _LEAST_ROWS else 0
-        order = np.random.default_rng([seed, 0]).permutation(n)
-        self.held, self.rows = np.sort(order[:held]), np.sort(order[held:])
-        size = len(self.rows)
-        self.batch = min(settings["batch_size"] or batch_size(size), size)
-        wanted = max(ROUNDS, math.ceil(passes(size) * size / self.batch))
-        self.cut = settings["steps"] < wanted
+        self.windows = windows = Windows.of(problem, seed)
+        self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
+        several = windows.count > 1
+        rounds = math.ceil(passes(windows.n) * windows.count) if several else ROUNDS
+        wanted = max(rounds, math.ceil(passes(windows.n) * windows.n / self.batch))
         total = min(wanted, settings["steps"])
-        self.rounds = min(ROUNDS, total)
-        self.steps = math.ceil(total / self.rounds)
+        self.cut = not several and total < wanted
+        self.rounds = rounds if several else min(rounds, total)
+        self.steps = math.ceil((wanted if several else total) / self.rounds)
         self.optimizer = settings["optimizer"] or optax.adam(RATE)
-        self.sites = self._sites()
-        self.data = jax.tree.map(lambda a: jnp.asarray(a[self.rows]), problem.data)
+        structure = problem.structure()
+        self.labels = [label for label, block in structure.items() if block is None]
+        self.sites = sites_in(problem.shape, self._designs(problem.data), jax.random.key(seed))
         self._compiled = jax.jit(self._round)
 
-    def _sites(self) -> Sites:
-        key = jax.random.key(self.seed)
-        return sites_in(self.problem.shape, self.problem.data, key)
+    def _designs(self, data: Any) -> dict[str, Any]:
+        """What the networks see of the rows."""
+        return {
+            label: design if label in self.labels else replace(design, arrays={})
+            for label, design in data[0].items()
+        }
 
     def begin(self) -> _State:
         points = {
@@ -159,7 +166,7 @@ class Alternation:
         moments = self.optimizer.init(points)
         best = (points, carried)
         trace = np.zeros((0, 3))
-        return _State(points, carried, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {})
+        return _State(points, carried, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {}, None)
 
     def run(self, progress: bool) -> _State:
         """The state at the end, or where it was interrupted."""
@@ -176,12 +183,12 @@ class Alternation:
         with bar:
             try:
                 while True:
-                    given, error, arrays = self._closed_form(state)
-                    self._judge(state, given, error)
+                    rows = self.windows.at(state.rounds)
+                    error, arrays = self._closed_form(state, rows)
                     bar.set_postfix_str(f"held-out error {error:.6g}")
                     if state.done >= 1.0:
                         return state
-                    self._descend(state, arrays)
+                    self._descend(state, rows, arrays)
                     checkpoint.offer(state.arrays())
                     bar.update(round(state.done * self.rounds) - bar.n)
             except KeyboardInterrupt:
@@ -190,74 +197,74 @@ class Alternation:
                 self.interrupted = True
                 return state
 
-    def _closed_form(self, state: _State) -> tuple[Conditional, float, dict[str, Any]]:
-        """The linear blocks given the networks, their error, and what the steps hold on to."""
+    def _closed_form(self, state: _State, rows: Any) -> tuple[float, dict[str, Any]]:
+        """The linear blocks given the networks: their error, and what the steps hold on to."""
         known = self.problem.given(state.points, state.carried)
-        (part,) = known.parts()
-        training = part.keep(self.rows)
-        own = replace(known, n=len(self.rows), parts=lambda: iter([training]))
-        given = Conditional.of(own, state.sites)
-        assert part.normal is not None
-        away = part.normal.value - given.fitted(part, known)
-        v = part.normal.weights
-        v = np.ones(len(away)) if v is None else v
-        judged = self.held if len(self.held) else self.rows
-        error = float(np.sum(v[judged] * away[judged] ** 2) / np.sum(v[judged]))
+        part, earlier = known.part(rows), None
+        if state.products is not None:
+            earlier = state.products.scaled(1 - 1 / self.windows.count)
+        own = replace(known, n=_rows(part), parts=lambda: iter([part]))
+        given = Conditional.of(own, state.sites, earlier)
+        away, v = given.residuals(part, known)
+        held = self.windows.held
+        judged = given.residuals(known.part(held), known) if held is not None else (away, v)
+        error = float(np.sum(judged[1] * judged[0] ** 2) / np.sum(judged[1]))
         if not math.isfinite(error):
             raise DataError(
                 "svi ended where the networks' predictions are not finite; check the scale of the "
                 "columns, or take smaller steps by optimizer="
             )
-        weights = {label: given.weights(training, label) for label in self.labels(training)}
-        target = away[self.rows]
-        for label, c in weights.items():
-            block = training.blocks[label]
-            target = target + np.asarray(block.columns) @ c if block else target
-        single = jnp.result_type(float)
-        arrays = {
-            "target": jnp.asarray(target, single),
-            "weights": jnp.asarray(v[self.rows] / given.sigma**2, single),
-            "coefficients": {label: jnp.asarray(c, single) for label, c in weights.items()},
+        self._judge(state, given, error)
+        target, coefficients = away, {}
+        for label in self.labels:
+            columns, coefficients[label] = given.share(part, label)
+            target = target + columns @ coefficients[label]
+        return error, {
+            "target": target,
+            "weights": v / given.sigma**2,
+            "coefficients": coefficients,
         }
-        return given, error, arrays
-
-    def labels(self, part: Part) -> list[str]:
-        """Of the blocks that networks shape."""
-        own = self.problem.structure()
-        return [label for label in part.blocks if own[label] is None]
 
     def _judge(self, state: _State, given: Conditional, error: float) -> None:
-        whole = self.problem.n / len(self.rows)
+        whole = self.problem.n / given.mixed.n
         now = [whole * given.evidence, error, state.steps]
         state.trace, state.sites = np.vstack([state.trace, now]), given.sites
+        if self.windows.count > 1:
+            state.products = given.mixed.solver.products
         if error < state.least:
             state.best = (state.points, state.carried)
             state.least, state.since = error, state.rounds
-        elif state.rounds - state.since >= _PATIENCE and state.done < 1 - _LAST:
+        elif state.rounds - state.since >= _PATIENCE * self.rounds and state.done < 1 - _LAST:
             # It has stopped getting better at this rate: the last part, from where it was best.
             state.points, state.carried = state.best
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - _LAST
 
-    def _descend(self, state: _State, arrays: dict[str, Any]) -> None:
+    def _descend(self, state: _State, rows: Any, arrays: dict[str, Any]) -> None:
         """The steps of a round."""
         rng = np.random.default_rng([self.seed, 1, state.rounds])
-        wanted, n = self.steps * self.batch, len(self.rows)
-        places = np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
+        wanted, n = self.steps * self.batch, len(arrays["target"])
+        order = np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
+        places = order.reshape(self.steps, self.batch)
+        batches = jax.tree.map(
+            lambda a: jnp.asarray(np.asarray(a)[places]),
+            (self._designs(rows), arrays["target"], arrays["weights"]),
+        )
         share = np.arange(self.steps) / self.steps / self.rounds
         rates = np.array([rate(state.done + s) for s in share], dtype=np.float32)
-        key = jax.random.fold_in(jax.random.key(self.seed), state.rounds)
-        carry = (state.points, state.carried, state.moments)
-        carry, skipped = self._compiled(
-            carry, arrays, places.reshape(self.steps, self.batch), rates, key
+        keys = jax.random.split(
+            jax.random.fold_in(jax.random.key(self.seed), state.rounds), self.steps
         )
-        state.points, state.carried, state.moments = carry
-        state.skipped += int(skipped)
+        coefficients = jax.tree.map(jnp.asarray, arrays["coefficients"])
+        carry = (state.points, state.carried, state.moments)
+        carry, skipped = self._compiled(carry, coefficients, batches, rates, keys)
         if int(skipped) == self.steps:
             raise DataError(
                 f"svi could not take a step: the loss was not finite {self.steps} times in a row; "
                 "check the scale of the columns"
             )
+        state.points, state.carried, state.moments = carry
+        state.skipped += int(skipped)
         state.steps += self.steps
         state.rounds += 1
         state.done = min(1.0, state.done + 1 / self.rounds)
@@ -265,18 +272,16 @@ class Alternation:
             state.done = 1.0
 
     def _round(
-        self, carry: Any, arrays: dict[str, Any], places: Array, rates: Array, key: Array
+        self, carry: Any, coefficients: dict[str, Array], batches: Any, rates: Array, keys: Array
     ) -> tuple[Any, Array]:
-        def step(carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+        def step(carry: Any, inputs: tuple[Any, Array, Array]) -> tuple[Any, Array]:
             points, carried, moments = carry
-            rows, factor, own = inputs
-            data = jax.tree.map(lambda a: a[rows], self.data)
-            target, v = arrays["target"][rows], arrays["weights"][rows]
+            (designs, target, v), factor, key = inputs
 
             def loss(points: Any) -> tuple[Array, Any]:
-                bases, updated, penalty = self._shaped(points, carried, data, own)
-                eta = sum(bases[label] @ c for label, c in arrays["coefficients"].items())
-                return 0.5 * jnp.mean(v * (target - eta) ** 2) + penalty / len(rows), updated
+                bases, updated, penalty = self._shaped(points, carried, designs, key)
+                eta = sum(bases[label] @ c for label, c in coefficients.items())
+                return 0.5 * jnp.mean(v * (target - eta) ** 2) + penalty / len(target), updated
 
             (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(points)
             change, new = self.optimizer.update(gradient, moments, points)
@@ -290,18 +295,17 @@ class Alternation:
             )
             return kept, ~good
 
-        keys = jax.random.split(key, len(rates))
-        carry, skipped = jax.lax.scan(step, carry, (places, rates, keys))
+        carry, skipped = jax.lax.scan(step, carry, (batches, rates, keys))
         return carry, jnp.sum(skipped)
 
     def _shaped(
-        self, points: Any, carried: Any, data: Any, key: Array
+        self, points: Any, carried: Any, designs: Any, key: Array
     ) -> tuple[dict[str, Array], Any, Array]:
         """Columns of the networks, what they updated, and the penalty of these rows."""
         given = {**points, **{name: dict(v) for name, v in carried.items()}}
         seeded = numpyro.handlers.seed(self.problem.shape, key)
         program = numpyro.handlers.trace(numpyro.handlers.substitute(seeded, data=given))
-        bases: Any = program(data, True)
+        bases: Any = program(designs, True)
         sites = program.trace
         penalty = -sum(
             jnp.sum(site["fn"].log_prob(site["value"]))
@@ -339,11 +343,10 @@ class Alternation:
             text = f"not converged: {text}, cut short by steps="
         if state.skipped:
             text += f", of which {state.skipped:,} were skipped because they were not finite"
-        if len(self.held):
-            text += (
-                f"; root mean square error {math.sqrt(state.least):.4g} on {len(self.held):,} rows "
-                "held out"
-            )
+        if self.windows.held is not None:
+            held = len(self.windows.held[1].value)
+            error = math.sqrt(state.least)
+            text += f"; root mean square error {error:.4g} on {held:,} rows held out"
         return f"{text}; all else in closed form: {rest}"
 
 
@@ -356,3 +359,7 @@ def applies(problem: Problem) -> bool:
     if any(problem.predicts[label] != problem.location for label in structure):
         return False
     return all(block.gaussian for block in structure.values() if block is not None)
+
+
+def _rows(part: Part) -> int:
+    return len(part.normal.value) if part.normal else 0

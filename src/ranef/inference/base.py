@@ -45,8 +45,12 @@ class Problem:
         predicts: label of each term to the family parameter that it predicts.
         location: the family parameter that is the mean.
         priors: of every parameter that takes one.
-        shape: ``shape(data, training)``, a NumPyro program: the columns that point estimates
+        shape: ``shape(designs, training)``, a NumPyro program: the columns that point estimates
             of networks shape, by the label of their term.
+        part: makes a `Part` of such rows as `data` holds.
+        windows: how many windows all rows make, 0 where `data` holds them all.
+        window: ``window(seed, number)``, rows in random order, none of those in `data`; the
+            windows of a seed hold all others once.
         given: the problem with these point estimates, and what the program updates, known:
             each of its terms is linear then.
     """
@@ -64,6 +68,9 @@ class Problem:
     location: str
     priors: Mapping[str, Prior]
     shape: Callable[..., dict[str, Array]]
+    part: Callable[[Any], "Part"]
+    windows: int
+    window: Callable[[int, int], Any]
     given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
 
 

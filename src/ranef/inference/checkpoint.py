@@ -15,8 +15,8 @@ from ranef import archive
 from ranef.errors import FileError, OptionError
 from ranef.inference.base import Problem
 
-# Seconds between two writings.
-_EVERY = 2.0
+# Seconds between two writings, and how many times longer than a writing took, at least.
+_EVERY, _SHARE = 2.0, 20.0
 
 
 class Checkpoint:
@@ -30,7 +30,7 @@ class Checkpoint:
     def __init__(self, path: Any, belongs: str) -> None:
         self.path = None if path is None else Path(path)
         self.belongs = belongs
-        self._written = time.monotonic()
+        self._next = time.monotonic() + _EVERY
 
     def load(self) -> dict[str, NDArray] | None:
         """The arrays that were offered last, None where there is no file.
@@ -60,11 +60,13 @@ class Checkpoint:
         Raises:
             FileError: where the file cannot be written.
         """
-        if self.path is None or time.monotonic() - self._written < _EVERY:
+        if self.path is None or time.monotonic() < self._next:
             return
+        began = time.monotonic()
         whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
         archive.write(self.path, {"belongs": self.belongs, "versions": archive.versions()}, whole)
-        self._written = time.monotonic()
+        now = time.monotonic()
+        self._next = now + max(_EVERY, _SHARE * (now - began))
 
 
 def flat(prefix: str, tree: Any) -> dict[str, Any]:

@@ -21,8 +21,11 @@ _LARGEST = 1e140
 _TOLD_APART = 1e-8
 
 
-def read(problem: Problem, method: str) -> Mixed:
+def read(problem: Problem, method: str, before: CrossProducts | None = None) -> Mixed:
     """The model of a problem, for a method that integrates the coefficients in closed form.
+
+    `before` is of rows that count in addition; where the columns have turned out not to be
+    as constant as these were, they do not.
 
     Raises:
         MethodError: naming the family, term or prior that is not of this form, and for crossed
@@ -32,9 +35,10 @@ def read(problem: Problem, method: str) -> Mixed:
     varying: set[int] = set()
     while True:
         try:
-            return _compressed(problem, method, frozenset(varying))
+            return _compressed(problem, method, frozenset(varying), before)
         except _VaryingError as error:
             varying.add(error.column)
+            before = None
 
 
 class _VaryingError(Exception):
@@ -45,15 +49,18 @@ class _VaryingError(Exception):
         self.column = column
 
 
-def _compressed(problem: Problem, method: str, varying: frozenset[int]) -> Mixed:
+def _compressed(
+    problem: Problem, method: str, varying: frozenset[int], before: CrossProducts | None
+) -> Mixed:
     """The sums over all batches, centred as the first one is.
 
     Args:
         problem: the model and its rows.
         method: for messages.
         varying: columns that are not constant, although the first batch says so.
+        before: of further rows.
     """
-    products: CrossProducts | None = None
+    products = before
     layout: tuple | None = None
     low, high = math.inf, -math.inf
     for part in problem.parts():
@@ -85,7 +92,7 @@ def _compressed(problem: Problem, method: str, varying: frozenset[int]) -> Mixed
         mean,
         precision,
         sigma,
-        problem.n,
+        products.rows,
         products.log_weights,
         float(products.common[-1, -1]),
         (low, high),

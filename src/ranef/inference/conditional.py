@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ranef.inference.base import Part, Problem
 from ranef.inference.compressed import read, rows_of
+from ranef.inference.crossproducts import CrossProducts
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import Mixed
 from ranef.inference.reach import refuse_without_residual
@@ -48,14 +49,18 @@ class Conditional:
     effects: tuple[Array, ...]
 
     @classmethod
-    def of(cls, problem: Problem, before: Mapping[str, Any]) -> "Conditional":
+    def of(
+        cls, problem: Problem, before: Mapping[str, Any], earlier: CrossProducts | None = None
+    ) -> "Conditional":
         """Given the networks that `problem` knows, from scales that were `before`, if any.
+
+        `earlier` is of rows that count in addition to those of the problem.
 
         Raises:
             MethodError: for a model that is not of this form.
             DataError: where there is nothing left for sigma.
         """
-        mixed = read(problem, "svi")
+        mixed = read(problem, "svi", earlier)
         refuse_without_residual(mixed, problem)
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             marginal = Marginal.of(mixed, problem.priors, problem.spread)
@@ -80,17 +85,16 @@ class Conditional:
             tuple(effects[0] for effects in solution.effects),
         )
 
-    def weights(self, part: Part, label: str) -> Array:
-        """The coefficients of a block that all rows share, (k,)."""
+    def share(self, part: Part, label: str) -> tuple[Array, Array]:
+        """Columns (n, k) of a block that all rows share, and their coefficients (k,)."""
         block = part.blocks[label]
         assert block is not None
-        return np.asarray(block.mean, dtype=np.float64)
+        return np.asarray(block.columns), np.asarray(block.mean, dtype=np.float64)
 
-    def fitted(self, part: Part, problem: Problem) -> Array:
-        """Eta (n,) of any rows."""
+    def residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
+        """Y - eta of any rows, (n,), and the weight of each."""
         _, rows = rows_of(part, problem, "svi")
-        assert part.normal is not None
-        out = part.normal.value - rows.response + rows.common @ self.common
+        away = rows.response - rows.common @ self.common
         for factor, effects in zip(rows.factors, self.effects, strict=True):
-            out += np.einsum("nk,nk->n", factor.columns, effects[factor.codes])
-        return out
+            away -= np.einsum("nk,nk->n", factor.columns, effects[factor.codes])
+        return away, np.ones(len(away)) if rows.weights is None else rows.weights

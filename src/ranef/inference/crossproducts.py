@@ -12,7 +12,7 @@ They are sums over rows: batches and partitions of the rows add. Levels are the 
 so that the arithmetic of one level runs along all of them at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +161,63 @@ class CrossProducts:
     def widths(self) -> tuple[int, ...]:
         """K of each factor: its columns."""
         return tuple(len(block) for block in self.own)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All of it as arrays by name, of which `at` makes it again."""
+        centre = self.centre
+        out: dict[str, NDArray[Any]] = {
+            "products/common": self.common,
+            "products/predictor": self.predictor,
+            "products/counts": np.array([self.rows, self.log_weights]),
+            "products/constant": centre.constant,
+            "products/value": centre.value,
+            "products/taken": centre.common,
+            "products/response": centre.response,
+        }
+        for f, (own, cross) in enumerate(zip(self.own, self.cross, strict=True)):
+            out[f"products/own/{f}"], out[f"products/cross/{f}"] = own, cross
+        for (f, h), pairs in self.pairs.items():
+            for name in ("left", "right", "values"):
+                out[f"products/pairs/{f}/{h}/{name}"] = getattr(pairs, name)
+        return out
+
+    @classmethod
+    def at(cls, arrays: Mapping[str, NDArray[Any]]) -> "CrossProducts":
+        rows, log_weights = arrays["products/counts"]
+        centre = (arrays[f"products/{n}"] for n in ("constant", "value", "taken", "response"))
+        count = sum(name.startswith("products/own/") for name in arrays)
+        met = (n.split("/")[2:4] for n in arrays if n.endswith("/left"))
+        return cls(
+            int(rows),
+            float(log_weights),
+            Centre(*centre),
+            arrays["products/predictor"],
+            arrays["products/common"],
+            tuple(arrays[f"products/own/{f}"] for f in range(count)),
+            tuple(arrays[f"products/cross/{f}"] for f in range(count)),
+            {
+                (int(f), int(h)): Pairs(
+                    *(arrays[f"products/pairs/{f}/{h}/{n}"] for n in ("left", "right", "values"))
+                )
+                for f, h in met
+            },
+        )
+
+    def scaled(self, share: float) -> "CrossProducts":
+        """Of rows that count as so much of a row each."""
+        return CrossProducts(
+            round(share * self.rows),
+            share * self.log_weights,
+            self.centre,
+            self.predictor,
+            share * self.common,
+            tuple(share * block for block in self.own),
+            tuple(share * block for block in self.cross),
+            {
+                key: Pairs(pairs.left, pairs.right, share * pairs.values)
+                for key, pairs in self.pairs.items()
+            },
+        )
 
     def __add__(self, other: "CrossProducts") -> "CrossProducts":
         """Of both batches of rows; they must have been centred alike."""

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from ranef.errors import DataError, OptionError, whole_number
+from ranef.errors import DataError, OptionError, RowsNeededError, whole_number
 from ranef.inference import guide as guides
 from ranef.inference.alternation import Alternation, applies
 from ranef.inference.ascent import Search
@@ -36,6 +36,7 @@ class SVI(Method):
     `steps` at most, `batch_size` (None: all rows up to 500,000, else 32,768)."""
 
     name = "svi"
+    streams = True
     options = {
         "guide": "structured",
         "optimizer": None,
@@ -65,6 +66,8 @@ class SVI(Method):
         if self.settings["guide"] == "structured" and applies(problem):
             search = Alternation(problem, self.settings, seed)
             return search.finish(search.run(progress), draws, progress)
+        if problem.windows:
+            raise RowsNeededError
         # Single precision cannot tell the intercept of a column far from zero from its slope,
         # and on a CPU double costs little more here.
         with jax.enable_x64(True):

@@ -7,7 +7,7 @@ and draws too large to be made.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
     program = Program(formula, content["family"], given, named, missing)
     state = reader.value(content["state"])
     kept = reader.value(content["training"])
-    stream = _gone(path) if kept["streamed"] else None
+    stream = _Gone(path) if kept["streamed"] else None
     training = Training(
         state, kept["designs"], kept["response"], kept["rows"], kept["sample"], stream
     )
@@ -188,16 +188,21 @@ def _expressions(formula: Formula) -> dict[str, Expression]:
     return {str(e): e for call in calls for e in call.expressions()}
 
 
-def _gone(path: Any) -> Any:
+@dataclass(frozen=True)
+class _Gone:
     """Stands for the rows of a fit that has read them in batches."""
 
-    def stream() -> Any:
+    path: Any
+    windows: int = 0
+
+    def parts(self) -> Iterator[Any]:
         raise OptionError(
-            f"the fit in {str(path)!r} has read its rows in batches and keeps a sample of them; "
-            "fit again for what needs every row"
+            f"the fit in {str(self.path)!r} has read its rows in batches and keeps a sample of "
+            "them; fit again for what needs every row"
         )
 
-    return stream
+    def window(self, seed: int, number: int) -> Any:
+        return next(self.parts())
 
 
 def _refuse_inconsistent(
