@@ -83,7 +83,7 @@ def of_objects(name: str, values: Any) -> NDArray[np.float64] | None:
     Raises:
         DataError: where rows differ in shape, or do not hold numbers.
     """
-    if not isinstance(values, (list, tuple)) and getattr(values, "dtype", None) != object:
+    if not isinstance(values, (list, tuple)) and str(getattr(values, "dtype", "")) != "object":
         return None
     if getattr(values, "ndim", 1) > 1:
         return None
