@@ -24,7 +24,7 @@ from ranef.frame import Frame
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
-from ranef.terms import graph, inputs, perceptron
+from ranef.terms import graph, inputs, perceptron, variables
 from ranef.terms.base import Design, LinearBlock, Replay, Term
 
 _OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point", "l2": 0.001}
@@ -122,6 +122,8 @@ class Network(Term):
             raise OptionError(
                 f"nn(net={name}) names no network of Model(..., networks={{...}}); {given}"
             )
+        # A fit leaves its weights in the network, and the next must not begin with them.
+        self._initial = variables.values(self.networks[name]) if name is not None else {}
         if name is None:
             self._check_hidden()
 
@@ -180,6 +182,7 @@ class Network(Term):
             )
         if not model.built and isinstance(model, keras.Sequential) and model.layers:
             model.build((None, *inputs.joint_shape(arguments)))
+            self._initial = variables.values(model)
         if not getattr(model, "inputs", None):
             raise OptionError(
                 f"the network {name!r} must be a Sequential or functional Keras model with layers"
@@ -230,6 +233,16 @@ class Network(Term):
         law: Line = (f"f: a network of {_shown(state)}, {weights}",)
         return Summand(("f(", *joined(listed, ", "), "; w)"), (law,))
 
+    def trained(self, state: State, draws: Any) -> tuple[Any, dict[str, NDArray]]:
+        known, carried = variables.names(state.model), draws.carried[f"{self.label}/state"]
+        held = {name: np.asarray(value) for name, value in carried.items()}
+        for variable in state.model.trainable_variables:
+            name = known[id(variable)]
+            site = f"{self.label}/{name}"
+            value = draws.points[site] if site in draws.points else draws.sites[site].mean((0, 1))
+            held[name] = np.asarray(value, variable.dtype)
+        return state.model, held
+
     def sample(
         self,
         state: State,
@@ -248,25 +261,31 @@ class Network(Term):
     def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
         """The output as a column whose coefficient is one."""
         model, own = state.model, self.options["net"] is None
+        known = variables.names(model)
         weights = [
             numpyro.param(
-                f"{self.label}/{v.path}",
-                _start(v.path, v.shape) if own else jnp.asarray(v.value),
+                f"{self.label}/{known[id(v)]}",
+                _start(v.path, v.shape) if own else jnp.asarray(self._initial[known[id(v)]]),
                 unit=_WEIGHT_UNIT,
             )
             for v in model.trainable_variables
         ]
-        start = {v.path: jnp.asarray(v.value) for v in model.non_trainable_variables}
+        others = [known[id(v)] for v in model.non_trainable_variables]
+        start = {name: jnp.asarray(self._initial[name]) for name in others}
         carried: Any = mutable(f"{self.label}/state", cast(Any, start))
+        # Seeds that came with the state would give all samples of a step one mask.
+        seeds = variables.seeds(model) if replay.training else []
+        key = numpyro.prng_key() if seeds else None
+        drawn = variables.drawn(seeds, key) if key is not None else {}
         output, updated, losses = model.stateless_call(
             weights,
-            [carried[v.path] for v in model.non_trainable_variables],
+            [drawn.get(name, carried[name]) for name in others],
             graph.packed(model, [_on_device(rows) for rows in inputs.ordered(design.arrays)]),
             training=replay.training,
             return_losses=True,
         )
-        paths = (v.path for v in model.non_trainable_variables)
-        carried.update(zip(paths, updated, strict=True))
+        after = zip(others, updated, strict=True)
+        carried.update({name: value for name, value in after if name not in drawn})
         if losses:
             numpyro.factor(f"{self.label}/penalty", -replay.rows * sum(losses))
         return output.reshape(-1, 1) * (scale.spread if own else 1.0)
