@@ -66,6 +66,7 @@ class State:
         mean, sd: (k,) of the numbers of an MLP over the training rows; empty for a user's
             network, which gets its inputs as they are.
         model: the Keras model.
+        initial: where the variables of a user's network begin, by name; an MLP's are drawn.
 
     Raises:
         ValueError: for feeds that are not those of the network.
@@ -77,6 +78,7 @@ class State:
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
     model: Any
+    initial: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         given = [inputs.Input(name, tuple(t.shape)[1:]) for name, t in graph.inputs(self.model)]
@@ -152,7 +154,9 @@ class Network(Term):
         else:
             model, feeds = self._given(arguments)
             width = 0
-        return State(learned, arguments, feeds, np.zeros(width), np.ones(width), model)
+        return State(
+            learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
+        )
 
     def _perceptron(
         self, arguments: tuple[inputs.Argument, ...]
@@ -183,6 +187,13 @@ class Network(Term):
         if not model.built and isinstance(model, keras.Sequential) and model.layers:
             model.build((None, *inputs.joint_shape(arguments)))
             self._initial = variables.values(model)
+        if (
+            getattr(model, "inputs", None)
+            and self._initial.keys() != variables.values(model).keys()
+        ):
+            raise OptionError(
+                f"the network {name!r} has got other layers since the Model was made; make it anew"
+            )
         if not getattr(model, "inputs", None):
             raise OptionError(
                 f"the network {name!r} must be a Sequential or functional Keras model with layers"
@@ -265,13 +276,13 @@ class Network(Term):
         weights = [
             numpyro.param(
                 f"{self.label}/{known[id(v)]}",
-                _start(v.path, v.shape) if own else jnp.asarray(self._initial[known[id(v)]]),
+                _start(v.path, v.shape) if own else jnp.asarray(state.initial[known[id(v)]]),
                 unit=_WEIGHT_UNIT,
             )
             for v in model.trainable_variables
         ]
         others = [known[id(v)] for v in model.non_trainable_variables]
-        start = {name: jnp.asarray(self._initial[name]) for name in others}
+        start = {name: jnp.asarray(state.initial[name]) for name in others}
         carried: Any = mutable(f"{self.label}/state", cast(Any, start))
         # Seeds that came with the state would give all samples of a step one mask.
         seeds = variables.seeds(model) if replay.training else []
