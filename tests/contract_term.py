@@ -18,7 +18,11 @@ from ranef.training import Training
 EXAMPLES = {
     "common": ["y ~ x*f + poly(z, 2)", "y ~ 0 + scale(x) + C(h)"],
     "group": ["y ~ 1 + (1 | g)", "y ~ 1 + (1 + x | g)", "y ~ 1 + (x || g) + (1 | g:h)"],
-    "nn": ["y ~ 1 + nn(x, z, hidden=[3])", "y ~ 1 + nn(poly(x, 2), scale(z), hidden=[4, 2])"],
+    "nn": [
+        "y ~ 1 + nn(x, z, hidden=[3])",
+        "y ~ 1 + nn(poly(x, 2), scale(z), hidden=[4, 2])",
+        "y ~ 1 + nn(f, x, C(h), hidden=[3])",
+    ],
     "offset": ["y ~ 1 + offset(log(w))"],
 }
 

@@ -126,7 +126,6 @@ def test_the_response_may_have_any_name(name):
         "y ~ I(poly(x, 2))",
         "poly(y, 2) ~ x",
         "y ~ offset(poly(x, 2))",
-        "y ~ nn(C(f), hidden=[2])",
         "y ~ log(C(f))",
         "nn(y) ~ x",
         "y ~ common(x)",

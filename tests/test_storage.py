@@ -44,6 +44,7 @@ EXAMPLES = {
     "nuts": ("y ~ x + (1 + x | g)", {}, CHAINS),
     "sampled": ("y ~ x + (1 | g)", {"family": "student"}, CHAINS),
     "network": ("y ~ x + nn(x, z, hidden=[4]) + (1 | g)", {}, QUICK),
+    "levels": ("y ~ nn(x, f, C(h), hidden=[4]) + (1 | g)", {}, QUICK),
 }
 GROUPS = (
     *("posterior_predictive", "log_likelihood", "prior", "surface", "partial_effects"),
@@ -161,6 +162,21 @@ def functional() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(1)(both))
 
 
+def several() -> keras.Model:
+    """Inputs of numbers, of levels, and of their image, which two embeddings share."""
+    numbers, kind = keras.Input((2,), name="numbers"), keras.Input((), dtype="int32", name="f")
+    image = keras.Input((2, 2, 1), name="image")
+    parts = [
+        keras.layers.BatchNormalization()(numbers),
+        keras.layers.Embedding(4, 2, embeddings_regularizer="l2")(kind),
+        keras.layers.Flatten()(keras.layers.Conv2D(2, 2)(image)),
+    ]
+    hidden = keras.layers.Dropout(0.1)(keras.layers.Concatenate()(parts))
+    return keras.Model(
+        {"numbers": numbers, "f": kind, "image": image}, keras.layers.Dense(1)(hidden)
+    )
+
+
 NETWORKS = {
     "sequential": lambda: network(
         keras.layers.Dense(4, activation="tanh"),
@@ -184,6 +200,32 @@ def test_a_users_network_comes_back(kind, grouped, tmp_path):
     assert_same_answers(fit, new, grouped)
     # A third one, loaded from what was loaded: names that Keras counts up must not matter.
     assert_same_answers(fit, again(new, tmp_path), grouped)
+
+
+def test_a_network_with_several_inputs_comes_back(grouped, tmp_path):
+    table = {**grouped, "image": np.stack([grouped["x"]] * 4, axis=1).reshape(-1, 2, 2)}
+    given = {"networks": {"net": several()}}
+    fit = fitted("y ~ nn(x, z, f, image, net=net) + (1 | g)", table, given, QUICK)
+    new = again(fit, tmp_path)
+    assert_same_answers(fit, new, table)
+    assert_same_answers(fit, again(new, tmp_path), table)
+    new.report(tmp_path / "page.html")
+    rows = {**{name: values[:2] for name, values in table.items()}, "f": np.array(["z", "a"])}
+    assert_same_table(
+        *(one.predict(rows, new_levels="zero") for one in (fit, new)),
+    )
+    for mine, theirs in zip(fit.network("net").weights, new.network("net").weights, strict=True):
+        np.testing.assert_array_equal(mine.value, theirs.value)
+
+
+def test_the_file_holds_the_weights_of_its_fit(grouped, tmp_path):
+    """Whatever another fit has left in the network since."""
+    model = rf.Model("y ~ nn(x, z, net=f)", networks={"f": network(keras.layers.Dense(2))})
+    options = {"draws": 50, "progress": False, **QUICK}
+    first = model.fit(grouped, **options)
+    before = first.save(tmp_path / "1").read_bytes()
+    model.fit({**grouped, "y": -grouped["y"]}, **options)
+    assert first.save(tmp_path / "2").read_bytes() == before
 
 
 def test_a_layer_that_no_file_holds_is_refused_by_name(grouped, tmp_path):
@@ -421,6 +463,27 @@ def test_a_network_of_other_layers_is_refused(with_network, tmp_path, change, sa
     # Nothing is left behind that Keras would come upon later.
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(2)])
     assert rf.load(with_network.save(path)).method == "svi"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arguments": {"tuple": []}},
+        {"arguments": {"tuple": [0, 7]}},
+        {"shape": {"tuple": [3]}},
+        {"shape": {"tuple": [-2]}},
+        {"entries": "many"},
+        {"shape": {"tuple": ["2"]}},
+    ],
+)
+def test_inputs_that_are_not_the_networks_are_refused(with_network, tmp_path, change):
+    path = with_network.save(tmp_path / "fit.ranef")
+
+    def other(content, _):
+        feed = next(d for d in walk(content) if d.get("of") == "terms.inputs.Feed")
+        feed["fields"].update(change)
+
+    assert refused(rewritten(path, other))
 
 
 def first(content: dict, kind: str) -> dict:

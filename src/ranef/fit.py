@@ -22,7 +22,9 @@ from ranef.inference.base import Draws
 from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
 from ranef.program import Program
+from ranef.registry import suggestion
 from ranef.tables import read
+from ranef.terms import variables
 from ranef.terms.base import Replay, Variable
 from ranef.training import Designs, Training
 
@@ -247,6 +249,29 @@ class Fit:
         """
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
         return storage.write(path, self.program, self.training, self.draws, record)
+
+    def network(self, name: str) -> Any:
+        """The Keras network of that name, holding the weights of this fit.
+
+        It is the object that the model was given (or the one that was read from a file), so it
+        holds the weights of one fit at a time: after `Model.fit` those of the new fit. Weights
+        with a posterior are at their mean. It takes what the formula gives it, levels as
+        their codes, and its output is the nn() term of the predictor.
+
+        Args:
+            name: as in nn(..., net=name).
+
+        Raises:
+            OptionError: for a network that the formula does not have.
+        """
+        for _, term in self.program.all_terms():
+            if term.call.options.get("net") == name and name is not None:
+                found = term.trained(self.training.state.terms[term.label], self.draws)
+                if found is not None:
+                    variables.assign(*found)
+                    return found[0]
+        hint = suggestion(str(name), self.program.networks)
+        raise OptionError(f"the formula has no network {name!r} by net=; {hint}")
 
     # The likelihood
 

@@ -246,7 +246,8 @@ def _expand_function(node: Function, text: str) -> _Expansion:
     if node.name in registry.TERMS:
         for argument in node.arguments:
             _check_column_expression(argument, text)
-            if isinstance(argument, Function) and argument.name == "C":
+            is_factor = isinstance(argument, Function) and argument.name == "C"
+            if is_factor and node.name not in registry.WITH_FACTORS:
                 raise _fail(text, argument, f"{node.name}() takes numbers, not a factor")
         options = {name: _literal(value, text) for name, value in node.options}
         if len(options) < len(node.options):

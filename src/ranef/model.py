@@ -108,7 +108,10 @@ class Model:
                 why = f"method {error.method!r} {error.reason}"
                 continue
             seconds = time.perf_counter() - began
-            return Fit(self.program, training, found, runner.name, why, seconds)
+            fit = Fit(self.program, training, found, runner.name, why, seconds)
+            for name in self.program.networks:
+                fit.network(name)  # leaves the weights in the user's object
+            return fit
         raise OptionError(f"there is no method to try for {method!r}")
 
     def _learn(self, data: Any, *, streams: bool = False, progress: bool = False) -> Training:

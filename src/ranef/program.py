@@ -62,6 +62,7 @@ class Program:
         self.user_priors = dict(priors)
         self.missing = tuple(missing)
         self.terms = self._terms(networks)
+        self.networks = self._named_networks()
         used = [name for name in self.needs() if name in _RESERVED]
         if used:
             raise ColumnError(
@@ -89,6 +90,24 @@ class Program:
             out[parameter] = tuple(
                 registry.load("term", call.kind)(call, prefix, networks) for call in calls
             )
+        return out
+
+    def _named_networks(self) -> dict[str, Any]:
+        """The Keras networks of the formula, by the names it has for them."""
+        out: dict[str, Any] = {}
+        users: dict[int, str] = {}
+        for _, term in self.all_terms():
+            name = term.call.options.get("net")
+            if name is None:
+                continue
+            network = term.networks[name]
+            if id(network) in users:
+                raise OptionError(
+                    f"{users[id(network)]} and {term.label} have one network, and each term trains "
+                    "its own; give one of them a copy, as by keras.models.clone_model"
+                )
+            users[id(network)] = term.label
+            out[name] = network
         return out
 
     def all_terms(self) -> Iterator[tuple[FamilyParameter, Term]]:

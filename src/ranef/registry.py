@@ -20,6 +20,9 @@ TERMS = {
 # Terms that have a notation of their own and are not called by name in a formula.
 NOTATION = ("common", "group")
 
+# Terms that are called by name and take factors, as in nn(C(x)).
+WITH_FACTORS = ("nn",)
+
 FAMILIES = {
     "gaussian": "ranef.families.gaussian:Gaussian",
     "student": "ranef.families.student:Student",

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, dataset, parquet
 
+from ranef import arrays
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
 from ranef.files import replacing
 from ranef.frame import Frame
@@ -84,21 +85,29 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
         raise
     except Exception as error:  # a lazy table runs its whole plan here, and any part may fail
         raise DataError(f"the table cannot be computed: {_first_line(error)}") from None
-    arrays = {name: _arrow_column(name, selected[own]) for name, own in names.items()}
-    return Frame(arrays, len(selected), "the table")
+    columns_ = {name: _arrow_column(name, selected[own]) for name, own in names.items()}
+    return Frame(columns_, len(selected), "the table")
 
 
 _UNREADABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
-def _arrow_column(name: str, series: nw.Series) -> pa.ChunkedArray:
-    """One column as Arrow. A NumPy float of pandas has NaN and no empty cells."""
+def _arrow_column(name: str, series: nw.Series) -> Any:
+    """One column as Arrow, or as NumPy where it holds an array per row.
+
+    A NumPy float of pandas has NaN and no empty cells.
+    """
     try:
         native = series.to_native()
         plain = series.implementation.is_pandas() and isinstance(native.dtype, np.dtype)
         if plain and native.dtype.kind == "f":
             return pa.chunked_array([pa.array(native.to_numpy(), from_pandas=False)])
-        return series.alias("column").to_frame().to_arrow().column(0)
+        stacked = arrays.of_objects(name, native) if plain else None
+        if stacked is not None:
+            return stacked
+        return arrays.of_arrow(name, series.alias("column").to_frame().to_arrow().column(0))
+    except RanefError:
+        raise
     except _UNREADABLE as error:
         raise _mixed(name, error) from None
 
@@ -112,18 +121,18 @@ def _mixed(name: str, error: Exception) -> DataError:
 
 
 def _from_arrow(table: pa.Table, source: str, untyped: bool = False) -> Frame:
-    columns = {name: table.column(name) for name in table.column_names}
+    columns = {name: arrays.of_arrow(name, table.column(name)) for name in table.column_names}
     return Frame(columns, table.num_rows, source, untyped)
 
 
 def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
     names = _wanted(list(data), columns, "the table")
-    arrays = {name: _dict_column(name, data[own]) for name, own in names.items()}
-    lengths = {name: len(values) for name, values in arrays.items()}
+    columns_ = {name: _dict_column(name, data[own]) for name, own in names.items()}
+    lengths = {name: len(values) for name, values in columns_.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise DataError(f"the columns differ in length ({shown}); they must have one row each")
-    return Frame(arrays, next(iter(lengths.values()), 0), "the table")
+    return Frame(columns_, next(iter(lengths.values()), 0), "the table")
 
 
 def _dict_column(name: str, values: Any) -> Any:
@@ -131,6 +140,11 @@ def _dict_column(name: str, values: Any) -> Any:
     try:
         if isinstance(values, np.ma.MaskedArray):
             values = np.where(np.ma.getmaskarray(values), np.nan, np.ma.getdata(values))
+        if isinstance(values, (pa.Array, pa.ChunkedArray)) and arrays.holds_arrays(values.type):
+            return arrays.of_arrow(name, values)
+        stacked = arrays.of_objects(name, values)
+        if stacked is not None:
+            return stacked
         if np.ndim(values) == 0:
             raise DataError(f"column {name!r} is a single value; it must be an array of n values")
         if np.ndim(values) > 1:
@@ -141,10 +155,10 @@ def _dict_column(name: str, values: Any) -> Any:
         if any(isinstance(value, str) for value in listed):
             # Among texts a NaN is how pandas and NumPy write an empty cell.
             listed = [None if isinstance(v, float) and v != v else v for v in listed]
-        return pa.chunked_array([pa.array(listed, from_pandas=False)])
+        return arrays.of_arrow(name, pa.chunked_array([pa.array(listed, from_pandas=False)]))
+    except RanefError:
+        raise
     except _UNREADABLE as error:
-        if isinstance(error, RanefError):
-            raise
         raise _mixed(name, error) from None
 
 
@@ -372,6 +386,9 @@ def from_arrays(table: Mapping[str, Any]) -> Frame:
     """A frame of arrays of one length; a masked array has gaps."""
     columns = {}
     for name, values in table.items():
+        if np.ndim(values) > 1:
+            columns[name] = np.asarray(values, np.float64)
+            continue
         mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
         columns[name] = pa.chunked_array([pa.array(np.ma.getdata(values), mask=mask)])
     return Frame(columns, len(next(iter(columns.values()))), "the table")
@@ -384,7 +401,9 @@ def concatenate(frames: Sequence[Frame]) -> Frame:
     return replace(first, columns=columns, n=sum(f.n for f in frames), rows=None, _cache={})
 
 
-def _joined(parts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
     chunks = [chunk for part in parts for chunk in part.chunks]
     return pa.chunked_array(chunks, type=parts[0].type)
 

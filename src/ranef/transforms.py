@@ -115,8 +115,10 @@ def evaluate(expression: Expression, frame: Frame, learned: Learned) -> NDArray[
     """The value of an expression on every row: (n,), or (n, k) for poly(x, k).
 
     Raises:
-        DataError: where the result is not a finite number, naming the expression and row.
+        DataError: where the result is not a finite number, naming the expression and row, and
+            for columns that hold arrays of different shapes.
     """
+    row_shape(expression, frame)
     with np.errstate(all="ignore"):
         values = np.asarray(_evaluate(expression, frame, learned), dtype=np.float64)
     if values.ndim == 0:
@@ -129,6 +131,23 @@ def evaluate(expression: Expression, frame: Frame, learned: Learned) -> NDArray[
             f"first of them row {row}; remove or correct those rows"
         )
     return values
+
+
+def row_shape(expression: Expression, frame: Frame) -> tuple[int, ...]:
+    """The shape of an expression's value on a row: () for a number, (k,) for poly(x, k).
+
+    Raises:
+        DataError: where it joins columns whose rows differ in shape.
+    """
+    if isinstance(expression, Function) and expression.name == "poly":
+        return (degree(expression),)
+    shapes = {name: frame.numbers(name).shape[1:] for name in expression.columns()}
+    if len(set(shapes.values())) > 1:
+        shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise DataError(
+            f"{expression} joins columns whose rows differ in shape ({shown}); use them one by one"
+        )
+    return next(iter(shapes.values()), ())
 
 
 def evaluate_single(expression: Expression, frame: Frame, learned: Learned) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ import numpyro
 from jax import Array
 from numpy.typing import NDArray
 from numpyro.distributions import biject_to, constraints
+from numpyro.primitives import Messenger
 
 from ranef.errors import OptionError
 from ranef.families.base import Normal
@@ -142,7 +143,9 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
         seeded = numpyro.handlers.seed(run, key)
         program = numpyro.handlers.substitute(seeded, substitute_fn=start)
         latents, points, carried = {}, {}, {}
-        trace = numpyro.handlers.trace(program).get_trace(first)
+        before = _Before()
+        with before:
+            trace = numpyro.handlers.trace(program).get_trace(first)
         order[:] = trace
         for name, site in trace.items():
             if site["type"] == "sample" and not site["is_observed"]:
@@ -151,7 +154,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
                 support = site["kwargs"].get("constraint", constraints.real)
                 points[name] = _read(support, site["value"], site["kwargs"].get("unit", 1.0))
             elif site["type"] == "mutable":
-                carried[name] = site["value"]
+                carried[name] = before.values[name]
         return latents, points, carried
 
     latents, points, carried = jax.jit(read_off)(key)
@@ -165,6 +168,18 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
         }
 
     return Sites(in_order(latents), in_order(points), carried)
+
+
+class _Before(Messenger):
+    """Records what mutable sites hold before the program updates them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, Any] = {}
+
+    def postprocess_message(self, msg: Any) -> None:
+        if msg["type"] == "mutable":
+            self.values[msg["name"]] = dict(msg["value"])
 
 
 def _read(support: Any, value: Array, unit: Any) -> tuple[Any, Array, Array]:

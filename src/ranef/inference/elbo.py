@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from jax import Array
 from numpy.typing import NDArray
 from numpyro.infer.util import log_density
@@ -46,15 +47,18 @@ class Objective:
         points = self.points(params)
         fixed = jax.lax.stop_gradient(params["guide"])
 
-        def one(eps: Array) -> tuple[Array, Any]:
+        def one(eps: Array, own: Array) -> tuple[Array, Any]:
+            # What has a state may draw, as dropout does: each sample on its own.
+            run = numpyro.handlers.seed(self.problem.run, own) if carried else self.problem.run
             u = self.guide.sample(params["guide"], eps)
             values, log_det = self.guide.constrain(self.guide.place(u))
             given = {**values, **points, **{name: dict(v) for name, v in carried.items()}}
-            log_p, trace = log_density(self.problem.run, (data, self.problem.n), {}, given)
+            log_p, trace = log_density(run, (data, self.problem.n), {}, given)
             updated = {name: trace[name]["value"] for name in carried}
             return log_p + log_det - self.guide.log_density(fixed, u), updated
 
-        values, updated = jax.vmap(one)(noise)
+        keys = jax.random.split(jax.random.fold_in(key, 1), self.samples)
+        values, updated = jax.vmap(one)(noise, keys)
         return values, jax.tree.map(lambda a: a[0], updated)
 
     def draw(self, params: Mapping[str, Any], key: Array, draws: int) -> dict[str, NDArray]:

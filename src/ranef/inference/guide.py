@@ -230,8 +230,11 @@ def build(
     # grows at once; from too wide, the noise of a minibatch drowns what would shrink it.
     width = np.concatenate(
         [
-            np.full(np.size(latent.start), min(0.1, np.sqrt(np.size(latent.start) / problem.n)))
-            for latent in latents.values()
+            np.zeros(0),
+            *(
+                np.full(np.size(latent.start), min(0.1, np.sqrt(np.size(latent.start) / problem.n)))
+                for latent in latents.values()
+            ),
         ]
     )
     return Guide(

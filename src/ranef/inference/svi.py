@@ -134,7 +134,7 @@ def _on_device(data: Any) -> Any:
         DataError: for values whose squares could overflow.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
-        if np.size(leaf) and np.abs(leaf).max() > _LARGEST:
+        if np.size(leaf) and float(np.abs(leaf).max()) > _LARGEST:
             raise DataError(
                 f"values of {jax.tree_util.keystr(path[1:2], simple=True) or 'the response'} reach "
                 f"{np.abs(leaf).max():.3g}, too large to be squared safely; "

@@ -23,7 +23,7 @@ from ranef.formula import Formula
 from ranef.inference.base import Draws
 from ranef.program import Program
 from ranef.storage.plain import Reader, Writer
-from ranef.terms import layers
+from ranef.terms import layers, variables
 from ranef.training import Training
 
 # Of `Draws`, what makes something rather than is it.
@@ -77,7 +77,7 @@ def write(
         "family": program.family.name,
         "priors": writer.value(program.user_priors),
         "missing": writer.value(program.missing),
-        "named": writer.value(_named(program)),
+        "named": writer.value(program.networks),
         "state": writer.value(training.state),
         "training": writer.value(
             {
@@ -91,8 +91,11 @@ def write(
         "draws": writer.value(_draws(draws)),
         "record": writer.value(dict(record)),
     }
+    trained = _trained(program, training, draws)
     content["networks"] = [
-        _network(writer, network, f"the network {i + 1} of {len(writer.networks)}")
+        _network(
+            writer, network, trained[id(network)], f"the network {i + 1} of {len(writer.networks)}"
+        )
         for i, network in enumerate(writer.networks)
     ]
     return archive.write(path, content, writer.arrays)
@@ -161,25 +164,25 @@ def _draws(draws: Draws) -> dict[str, Any]:
     return {"sites": ready, "refused": refused, "moments": dict(draws.known_moments), **plain}
 
 
-def _named(program: Program) -> dict[str, Any]:
-    """The networks that the formula names, by these names."""
-    out: dict[str, Any] = {}
+def _trained(program: Program, training: Training, draws: Draws) -> dict[int, Mapping[str, Any]]:
+    """What the variables of each network hold after the fit, by the network's `id`."""
+    out = {}
     for _, term in program.all_terms():
-        asked = term.call.options.get("net")
-        if isinstance(asked, str) and asked in term.networks:
-            out[asked] = term.networks[asked]
+        found = term.trained(training.state.terms[term.label], draws)
+        if found is not None:
+            out[id(found[0])] = found[1]
     return out
 
 
-def _network(writer: Writer, network: Any, name: str) -> Any:
-    config, variables = layers.configuration(network, name)
-    values = [writer.value((path, value)) for path, value in variables]
+def _network(writer: Writer, network: Any, held: Mapping[str, Any], name: str) -> Any:
+    config = layers.configuration(network, name)
+    values = [writer.value((path, held[path])) for path in variables.names(network).values()]
     return {"configuration": config, "variables": values}
 
 
 def _rebuilt(reader: Reader, kept: Mapping[str, Any]) -> Any:
-    variables = [reader.value(pair) for pair in kept["variables"]]
-    return layers.rebuilt(kept["configuration"], variables)
+    values = [reader.value(pair) for pair in kept["variables"]]
+    return layers.rebuilt(kept["configuration"], values)
 
 
 def _expressions(formula: Formula) -> dict[str, Expression]:

@@ -24,6 +24,7 @@ from ranef.families import base as families
 from ranef.frame import Frame
 from ranef.storage import columns
 from ranef.terms import base as terms
+from ranef.terms import inputs
 
 _FRACTIONS = ("nan", "inf", "-inf")
 # Texts in a tuple from which on they lie with the arrays.
@@ -40,6 +41,7 @@ def register() -> dict[str, type]:
     classes: list[type] = [
         *(matrix.Matrix, matrix.Coding, matrix.Part, moments.Scale, training.State),
         *(terms.Design, families.ResponseDesign, families.State, complete.Rows),
+        *(inputs.Argument, inputs.Feed),
         *(c for c in vars(priors).values() if isinstance(c, type) and is_dataclass(c)),
     ]
     for place in (*registry.TERMS.values(), *registry.FAMILIES.values()):

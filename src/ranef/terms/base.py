@@ -235,6 +235,13 @@ class Term(ABC):
         """
         return None
 
+    def trained(self, state: Any, draws: Any) -> tuple[Any, dict[str, NDArray]] | None:
+        """The term's Keras network and the values that a fit's draws give its variables.
+
+        Weights with a posterior are at their mean. None for a term without a network.
+        """
+        return None
+
     def equation(self, state: Any) -> Summand:
         """The term as its users write it on paper."""
         return Summand((self.call.label,))

@@ -7,7 +7,6 @@ and a network is never loaded by Keras from a file.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import FileError, OptionError
@@ -48,8 +47,8 @@ _LEFT_OUT = ("compile_config",)
 _DEEPEST = 60
 
 
-def configuration(network: Any, name: str) -> tuple[Any, list[tuple[str, NDArray]]]:
-    """What a network is made of, and its variables by path.
+def configuration(network: Any, name: str) -> Any:
+    """What a network is made of.
 
     Raises:
         OptionError: for a network with a layer that is not listed, by its name.
@@ -64,7 +63,7 @@ def configuration(network: Any, name: str) -> tuple[Any, list[tuple[str, NDArray
                 f"{name} has a {found['class_name']} ({label!r:.60}), which is not a layer that a "
                 "saved fit can hold; build the network of Keras's own layers, Lambda apart"
             )
-    return config, [(v.path, np.asarray(v.value)) for v in network.variables]
+    return config
 
 
 def rebuilt(config: Any, variables: Sequence[tuple[str, NDArray]]) -> Any:

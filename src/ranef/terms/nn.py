@@ -17,13 +17,14 @@ from jax import Array
 from numpy.typing import NDArray
 from numpyro.primitives import mutable
 
-from ranef import transforms
+from ranef import matrix, transforms
 from ranef.equation import Line, Sub, Summand, joined
-from ranef.errors import BackendError, DataError, FormulaError, OptionError
+from ranef.errors import BackendError, FormulaError, OptionError
 from ranef.frame import Frame
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
+from ranef.terms import graph, inputs, perceptron, variables
 from ranef.terms.base import Design, LinearBlock, Replay, Term
 
 _OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point", "l2": 0.001}
@@ -59,18 +60,35 @@ class State:
     """What the inputs were, and the network.
 
     Attributes:
-        learned: numbers of the inputs' transforms.
-        width: number of input columns.
-        mean, sd: (width,) of the inputs over the training rows; 0 and 1 for a user's network,
-            which gets its inputs as they are.
+        learned: numbers of the arguments' transforms.
+        arguments: of the term.
+        feeds: what each input of the network gets of them.
+        mean, sd: (k,) of the numbers of an MLP over the training rows; empty for a user's
+            network, which gets its inputs as they are.
         model: the Keras model.
+        initial: where the variables of a user's network begin, by name; an MLP's are drawn.
+
+    Raises:
+        ValueError: for feeds that are not those of the network.
     """
 
     learned: transforms.Learned
-    width: int
+    arguments: tuple[inputs.Argument, ...]
+    feeds: tuple[inputs.Feed, ...]
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
     model: Any
+    initial: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        given = [inputs.Input(name, tuple(t.shape)[1:]) for name, t in graph.inputs(self.model)]
+        known = range(len(self.arguments))
+        fed = [place for feed in self.feeds for place in feed.arguments]
+        if len(given) != len(self.feeds) or sorted(fed) != list(known):
+            raise ValueError("the feeds of a network are not its inputs")
+        for entry, feed in zip(given, self.feeds, strict=True):
+            if entry.takes([self.arguments[place] for place in feed.arguments]) != feed.shape:
+                raise ValueError(f"the network does not take shape {feed.shape}")
 
 
 class Network(Term):
@@ -106,6 +124,8 @@ class Network(Term):
             raise OptionError(
                 f"nn(net={name}) names no network of Model(..., networks={{...}}); {given}"
             )
+        # A fit leaves its weights in the network, and the next must not begin with them.
+        self._initial = variables.values(self.networks[name]) if name is not None else {}
         if name is None:
             self._check_hidden()
 
@@ -118,109 +138,121 @@ class Network(Term):
             raise FormulaError(f"nn(l2={l2!r}) must be a number of at least zero")
 
     def needs(self) -> dict[str, str]:
-        names = (name for e in self.call.arguments for name in e.columns())
-        return dict.fromkeys(names, "number")
+        return matrix.needs([self.call.arguments])
 
-    def scan(self, accumulator: Any, frame: Frame) -> Any:
-        triangle = accumulator[0] if accumulator else None
-        calls = transforms.stateful_calls(self.call.arguments)
-        learned = transforms.accumulate(triangle, calls, frame)
-        width = sum(self._argument_width(e, frame) for e in self.call.arguments)
-        return learned, width
+    def scan(self, accumulator: Any, frame: Frame) -> inputs.Scan:
+        return inputs.scan(accumulator, self.call.arguments, frame)
 
-    def _argument_width(self, expression: Any, frame: Frame) -> int:
-        if getattr(expression, "name", "") == "poly":
-            return transforms.degree(expression)
-        shapes = [frame.numbers(name).shape[1:] for name in expression.columns()]
-        return max((int(np.prod(shape, dtype=int)) for shape in shapes), default=1)
+    def finish(self, accumulator: inputs.Scan) -> State:
+        learned = transforms.finish(
+            accumulator.matrix.triangles, transforms.stateful_calls(self.call.arguments)
+        )
+        arguments = inputs.finish(accumulator, self.call.arguments)
+        if self.options["net"] is None:
+            model, feeds = self._perceptron(arguments)
+            width = feeds[0].shape[0] if perceptron.takes_numbers(arguments) else 0
+        else:
+            model, feeds = self._given(arguments)
+            width = 0
+        return State(
+            learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
+        )
 
-    def finish(self, accumulator: Any) -> State:
-        triangle, width = accumulator
-        learned = transforms.finish(triangle, transforms.stateful_calls(self.call.arguments))
-        model = self._model(width)
-        return State(learned, width, np.zeros(width), np.ones(width), model)
+    def _perceptron(
+        self, arguments: tuple[inputs.Argument, ...]
+    ) -> tuple[Any, tuple[inputs.Feed, ...]]:
+        hidden, l2 = self.options["hidden"], self.options["l2"]
+        widths = hidden if isinstance(hidden, list) else [hidden]
+        feeds = perceptron.feeds(arguments)
+        try:
+            model = perceptron.build(
+                keras_on_jax(), arguments, feeds, widths, self.options["activation"], float(l2)
+            )
+        except perceptron.UnknownActivation:
+            raise FormulaError(
+                f"nn(activation={self.options['activation']!r}) is no activation Keras knows, such "
+                "as 'tanh', 'relu' or 'silu'"
+            ) from None
+        return model, feeds
 
-    def _model(self, width: int) -> Any:
+    def _given(self, arguments: tuple[inputs.Argument, ...]) -> tuple[Any, tuple[inputs.Feed, ...]]:
+        """The user's network, and what its inputs get."""
         keras = keras_on_jax()
         name = self.options["net"]
-        if name is None:
-            return self._mlp(keras, width)
         model = self.networks[name]
         if not isinstance(model, keras.Model):
             raise OptionError(
                 f"the network {name!r} must be a Keras model, not {type(model).__name__}"
             )
         if not model.built and isinstance(model, keras.Sequential) and model.layers:
-            model.build((None, width))
+            model.build((None, *inputs.joint_shape(arguments)))
+            self._initial = variables.values(model)
+        if (
+            getattr(model, "inputs", None)
+            and self._initial.keys() != variables.values(model).keys()
+        ):
+            raise OptionError(
+                f"the network {name!r} has got other layers since the Model was made; make it anew"
+            )
         if not getattr(model, "inputs", None):
             raise OptionError(
                 f"the network {name!r} must be a Sequential or functional Keras model with layers"
             )
-        if len(model.inputs) != 1:
-            raise OptionError(
-                f"the network {name!r} has {len(model.inputs)} inputs; nn() feeds one so far"
-            )
         if not isinstance(model.output_shape, tuple) or len(model.outputs) != 1:
             raise OptionError(f"the network {name!r} has several outputs; nn() takes one")
-        expected = model.input_shape[-1]
-        if len(model.input_shape) != 2 or expected not in (None, width):
-            raise DataError(
-                f"the network {name!r} expects input of shape {model.input_shape} and "
-                f"{self.call.label} gives {width} columns; change its Input or the columns"
-            )
         if tuple(model.output_shape[1:]) not in ((), (1,)):
-            raise DataError(
+            raise OptionError(
                 f"the network {name!r} gives output of shape {model.output_shape}; end it with "
                 "Dense(1)"
             )
-        return model
-
-    def _mlp(self, keras: Any, width: int) -> Any:
-        hidden = self.options["hidden"]
-        widths = hidden if isinstance(hidden, list) else [hidden]
-        penalty = keras.regularizers.L2(self.options["l2"]) if self.options["l2"] else None
-        try:
-            layers = [
-                keras.layers.Dense(
-                    w,
-                    activation=self.options["activation"],
-                    kernel_regularizer=penalty,
-                    name=f"dense_{i}",
-                )
-                for i, w in enumerate(widths)
-            ]
-        except ValueError:
-            raise FormulaError(
-                f"nn(activation={self.options['activation']!r}) is no activation Keras knows, such "
-                "as 'tanh', 'relu' or 'silu'"
-            ) from None
-        last = keras.layers.Dense(1, kernel_regularizer=penalty, name="output")
-        return keras.Sequential([keras.layers.Input((width,)), *layers, last], name="nn")
+        tensors = graph.inputs(model)
+        texts = [key for key, tensor in tensors if tensor.dtype == "string"]
+        if texts:
+            raise OptionError(
+                f"the input {texts[0]!r} of the network {name!r} takes text, and nn() gives levels "
+                "as whole numbers; make it Input((), dtype='int32') without a StringLookup"
+            )
+        entries = [inputs.Input(key, tuple(t.shape)[1:]) for key, t in tensors]
+        feeds = inputs.match(name, self.call.label, entries, arguments)
+        return model, tuple(
+            replace(feed, entries=graph.entries(model, tensor, name, inputs.coded(feed, arguments)))
+            for feed, (_, tensor) in zip(feeds, tensors, strict=True)
+        )
 
     def design(self, state: State, frame: Frame) -> Design:
-        columns = [
-            transforms.evaluate(e, frame, state.learned).reshape(frame.n, -1)
-            for e in self.call.arguments
-        ]
-        return Design({"columns": (np.concatenate(columns, axis=1) - state.mean) / state.sd})
+        given, new = [], {}
+        for argument, expression in zip(state.arguments, self.call.arguments, strict=True):
+            rows, unseen = inputs.values(argument, expression, frame, state.learned)
+            given.append(rows)
+            new.update(dict.fromkeys(unseen))
+        arrays = inputs.filled(state.feeds, state.arguments, given, frame.n)
+        if state.mean.size:
+            arrays["0"] = (arrays["0"] - state.mean) / state.sd
+        return Design(arrays, tuple(new))
 
     def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
-        return self.design(state, frame).arrays["columns"]
+        """The numbers that an MLP standardizes."""
+        return self.design(state, frame).arrays["0"] if state.mean.size else np.zeros((0, 0))
 
     def measured(self, state: State, measures: Measures) -> State:
-        if self.options["net"] is not None:
-            return state
         constant = measures.sd <= 1e-12 * np.maximum(np.abs(measures.mean), 1e-300)
         return replace(state, mean=measures.mean, sd=np.where(constant, 1.0, measures.sd))
 
     def equation(self, state: State) -> Summand:
-        inputs: list[Line] = [(str(argument), Sub("i")) for argument in self.call.arguments]
-        widths = " → ".join(str(w) for w in [state.width, *_widths(state.model)])
-        law: Line = (
-            f"f: a network of {widths} units and {state.model.count_params():,} weights w, "
-            "a point estimate",
-        )
-        return Summand(("f(", *joined(inputs, ", "), "; w)"), (law,))
+        listed: list[Line] = [(str(argument), Sub("i")) for argument in self.call.arguments]
+        weights = f"{state.model.count_params():,} weights w, a point estimate"
+        law: Line = (f"f: a network of {_shown(state)}, {weights}",)
+        return Summand(("f(", *joined(listed, ", "), "; w)"), (law,))
+
+    def trained(self, state: State, draws: Any) -> tuple[Any, dict[str, NDArray]]:
+        known, carried = variables.names(state.model), draws.carried[f"{self.label}/state"]
+        held = {name: np.asarray(value) for name, value in carried.items()}
+        for variable in state.model.trainable_variables:
+            name = known[id(variable)]
+            site = f"{self.label}/{name}"
+            value = draws.points[site] if site in draws.points else draws.sites[site].mean((0, 1))
+            held[name] = np.asarray(value, variable.dtype)
+        return state.model, held
 
     def sample(
         self,
@@ -240,35 +272,60 @@ class Network(Term):
     def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
         """The output as a column whose coefficient is one."""
         model, own = state.model, self.options["net"] is None
+        known = variables.names(model)
         weights = [
             numpyro.param(
-                f"{self.label}/{v.path}",
-                _glorot(v.shape) if own else jnp.asarray(v.value),
+                f"{self.label}/{known[id(v)]}",
+                _start(v.path, v.shape) if own else jnp.asarray(state.initial[known[id(v)]]),
                 unit=_WEIGHT_UNIT,
             )
             for v in model.trainable_variables
         ]
-        start = {v.path: jnp.asarray(v.value) for v in model.non_trainable_variables}
+        others = [known[id(v)] for v in model.non_trainable_variables]
+        start = {name: jnp.asarray(state.initial[name]) for name in others}
         carried: Any = mutable(f"{self.label}/state", cast(Any, start))
+        # Seeds that came with the state would give all samples of a step one mask.
+        seeds = variables.seeds(model) if replay.training else []
+        key = numpyro.prng_key() if seeds else None
+        drawn = variables.drawn(seeds, key) if key is not None else {}
         output, updated, losses = model.stateless_call(
             weights,
-            [carried[v.path] for v in model.non_trainable_variables],
-            jnp.asarray(design.arrays["columns"], dtype="float32"),
+            [drawn.get(name, carried[name]) for name in others],
+            graph.packed(model, [_on_device(rows) for rows in inputs.ordered(design.arrays)]),
             training=replay.training,
             return_losses=True,
         )
-        paths = (v.path for v in model.non_trainable_variables)
-        carried.update(zip(paths, updated, strict=True))
+        after = zip(others, updated, strict=True)
+        carried.update({name: value for name, value in after if name not in drawn})
         if losses:
             numpyro.factor(f"{self.label}/penalty", -replay.rows * sum(losses))
         return output.reshape(-1, 1) * (scale.spread if own else 1.0)
 
 
-def _glorot(shape: tuple[int, ...]) -> Any:
-    """Initial weights from a PRNG key: Glorot's uniform for a kernel, zeros for a bias."""
+def _on_device(rows: Any) -> Array:
+    """Codes of levels as they are, numbers in single precision."""
+    return jnp.asarray(rows, dtype="int32" if rows.dtype.kind == "i" else "float32")
+
+
+def _start(path: str, shape: tuple[int, ...]) -> Any:
+    """Initial weights of an MLP from a PRNG key.
+
+    Zeros for a bias, Keras's uniform for an embedding, Glorot's for a kernel. A level that
+    training did not see is embedded at zero, where nothing moves it.
+    """
     if len(shape) < 2:
         return jnp.zeros(shape)
+    if path.endswith("/embeddings"):
+        return lambda key: jax.random.uniform(key, shape, "float32", -0.05, 0.05).at[0].set(0.0)
     return lambda key: jax.nn.initializers.glorot_uniform()(key, shape)
+
+
+def _shown(state: State) -> str:
+    """The inputs and layers of the network in words."""
+    (first, *others), model = state.feeds, state.model
+    if others or len(first.shape) != 1 or first.entries:
+        return " and ".join(inputs.shown(feed, state.arguments) for feed in state.feeds)
+    return f"{' → '.join(map(str, [*first.shape, *_widths(model)]))} units"
 
 
 def _widths(model: Any) -> list[int]:

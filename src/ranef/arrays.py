@@ -1,0 +1,127 @@
+"""Columns that hold an array for each row, such as images: one float64 array, (n, ...).
+
+Arrow has them as lists, of fixed size or not, and as tensors; pandas and dicts as objects.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+
+from ranef.errors import DataError
+
+pc: Any = pyarrow.compute
+
+
+def holds_arrays(kind: pa.DataType) -> bool:
+    """Whether an Arrow column of this type has an array in each row."""
+    return _is_list(kind) or isinstance(kind, pa.FixedShapeTensorType)
+
+
+def of_arrow(name: str, column: Any) -> Any:
+    """An Arrow column of lists as one array, NaN where a row or a number is missing.
+
+    Any other column is returned as it is.
+
+    Raises:
+        DataError: where rows differ in shape, or do not hold numbers.
+    """
+    if not holds_arrays(column.type):
+        return column
+    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(values.type, pa.FixedShapeTensorType):
+        inner = of_arrow(name, values.storage)
+        return inner.reshape(len(values), *values.type.shape)
+    return _stacked(name, values)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or _is_fixed(kind)
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    return pa.types.is_fixed_size_list(kind)
+
+
+def _stacked(name: str, values: Any) -> NDArray[np.float64]:
+    """(n, length, ...) of a list array; (n,) of an array of numbers."""
+    if not _is_list(values.type):
+        return _numbers(name, values)
+    valid = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), bool)
+    lengths = np.unique(pc.list_value_length(values.drop_null()).to_numpy(zero_copy_only=False))
+    if len(lengths) > 1:
+        raise _ragged(name, f"{lengths[0]} and {lengths[-1]} values")
+    length = (
+        values.type.list_size if _is_fixed(values.type) else int(lengths[0]) if len(lengths) else 0
+    )
+    inner = _stacked(name, values.drop_null().flatten())
+    out = np.full((len(values), length, *inner.shape[1:]), np.nan)
+    out[valid] = inner.reshape(-1, length, *inner.shape[1:]) if length else 0.0
+    return out
+
+
+def _numbers(name: str, values: Any) -> NDArray[np.float64]:
+    kind = values.type
+    if not (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_null(kind)
+    ):
+        raise _no_numbers(name, str(kind))
+    numbers = pc.cast(values, pa.float64(), safe=False)
+    return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
+
+
+def of_objects(name: str, values: Any) -> NDArray[np.float64] | None:
+    """A list or column of arrays or lists of one shape as one array; None for anything else.
+
+    A row that is None or NaN is NaN throughout.
+
+    Raises:
+        DataError: where rows differ in shape, or do not hold numbers.
+    """
+    if not isinstance(values, (list, tuple)) and str(getattr(values, "dtype", "")) != "object":
+        return None
+    if getattr(values, "ndim", 1) > 1:
+        return None
+    listed = list(values)
+    first = next((v for v in listed if not _says_nothing(v)), None)
+    if not isinstance(first, (list, tuple, np.ndarray)) or np.shape(first) == ():
+        return None
+    shape = np.shape(first)
+    out = np.full((len(listed), *shape), np.nan)
+    for i, value in enumerate(listed):
+        if not _says_nothing(value):
+            out[i] = _one(name, value, shape)
+    return out
+
+
+def _one(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise _ragged(name, "lists of unequal length") from None
+    if array.shape != shape:
+        raise _ragged(name, f"shapes {shape} and {array.shape}")
+    if array.dtype.kind not in "biuf":
+        raise _no_numbers(name, str(array.dtype))
+    return array.astype(np.float64)
+
+
+def _says_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _ragged(name: str, found: str) -> DataError:
+    return DataError(
+        f"column {name!r} holds arrays of several shapes ({found}); every row needs one shape"
+    )
+
+
+def _no_numbers(name: str, found: str) -> DataError:
+    return DataError(
+        f"column {name!r} holds arrays of {found} where numbers are needed; convert them first"
+    )

@@ -1,0 +1,65 @@
+"""The variables of a Keras network by name: their values, and the seeds among them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef.errors import OptionError
+
+Values = Mapping[str, NDArray]
+
+
+def names(network: Any) -> dict[int, str]:
+    """Name of each variable by its `id`: its path, numbered where several have one path."""
+    out: dict[int, str] = {}
+    taken: set[str] = set()
+    for variable in network.variables:
+        name = variable.path
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        out[id(variable)] = name
+    return out
+
+
+def values(network: Any) -> dict[str, NDArray]:
+    """What the network holds, none before it is built."""
+    if not getattr(network, "built", False):
+        return {}
+    known = names(network)
+    return {known[id(v)]: np.array(v.value) for v in network.variables}
+
+
+def assign(network: Any, held: Values) -> None:
+    """Set the variables of a network.
+
+    Raises:
+        OptionError: for values of other variables than it has.
+    """
+    known = names(network)
+    shapes = {known[id(v)]: tuple(v.shape) for v in network.variables}
+    if shapes != {name: np.shape(value) for name, value in held.items()}:
+        raise OptionError(
+            f"the network {network.name!r} has other layers now than when it was fitted; load the "
+            "fit from its file, or build the network again"
+        )
+    for variable in network.variables:
+        variable.assign(held[known[id(variable)]])
+
+
+def seeds(network: Any) -> list[str]:
+    """Names of the seeds that its layers draw by."""
+    known = names(network)
+    return [
+        known[id(v)] for v in network.non_trainable_variables if v.name == "seed_generator_state"
+    ]
+
+
+def drawn(names: Iterable[str], key: Array) -> dict[str, Array]:
+    """A value for each seed."""
+    keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
+    return {name: jax.random.bits(own, (2,), "uint32") for name, own in keys.items()}
