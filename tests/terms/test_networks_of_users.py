@@ -11,7 +11,7 @@ import pytest
 import ranef as rf
 from ranef.inference import guide as guides
 from ranef.inference.base import sites_of
-from ranef.inference.svi import _Objective
+from ranef.inference.elbo import Objective
 from ranef.program import Program
 from ranef.terms.base import Replay
 
@@ -238,7 +238,7 @@ def test_masks_differ_between_samples_and_steps():
     problem = program.problem(training)
     sites = sites_of(problem, jax.random.key(0))
     guide = guides.build("meanfield", sites.latents, problem, points=sites.points, following=True)
-    objective = _Objective(problem, sites, guide, 4)
+    objective = Objective(problem, sites, guide, 4)
     values = [
         objective.samples_of(objective.init(), sites.carried, jax.random.key(i), problem.data)[0]
         for i in range(2)
