@@ -52,8 +52,7 @@ class Networks:
         if not self.points:
             return {}
         n, parts = length(designs), []
-        # Even shares, or a table a little larger than one would be mostly padding.
-        size = -(-n // max(1, -(-n // _FORWARD)))
+        size = _share(n)
         for start in range(0, n, size):
             rows = np.arange(start, start + size).clip(max=n - 1)
             chunk = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), designs)
@@ -72,3 +71,10 @@ class Networks:
             return run()
 
         return jax.jit(bases)
+
+
+def _share(n: int) -> int:
+    """Rows to take at once: even shares, of few sizes, since each size is compiled for."""
+    even = -(-n // max(1, -(-n // _FORWARD)))
+    unit = 2 ** max(0, even.bit_length() - 4)
+    return -(-even // unit) * unit

@@ -24,10 +24,11 @@ def test_a_network_learns_what_a_line_cannot():
 
 
 def test_penalties_enter_the_objective():
-    """A stronger penalty gives smaller weights and, at no penalty's weights, a lower ELBO."""
+    """A stronger penalty gives smaller weights; without held-out rows to stop it, ever so."""
     sizes = []
     for l2 in (0.0, 0.01, 1.0):
-        fit = rf.Model(f"y ~ nn(x, hidden=[8], l2={l2})").fit(TABLE, progress=False)
+        model = rf.Model(f"y ~ nn(x, hidden=[8], l2={l2})")
+        fit = model.fit(TABLE, guide="meanfield", progress=False)
         kernels = [np.asarray(v) for n, v in fit.draws.points.items() if n.endswith("kernel")]
         sizes.append(sum(float((k**2).sum()) for k in kernels))
     assert sizes[0] > sizes[1] > sizes[2]

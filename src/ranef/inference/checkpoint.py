@@ -63,7 +63,7 @@ class Checkpoint:
         if self.path is None or time.monotonic() < self._next:
             return
         began = time.monotonic()
-        whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        whole = {name: np.asarray(value, order="C") for name, value in arrays.items()}
         archive.write(self.path, {"belongs": self.belongs, "versions": archive.versions()}, whole)
         now = time.monotonic()
         self._next = now + max(_EVERY, _SHARE * (now - began))
