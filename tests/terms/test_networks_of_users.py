@@ -78,7 +78,7 @@ def test_several_inputs_are_fitted_and_predicted():
     assert np.std(left) < 0.3 < 1.0 < np.std(TABLE["y"])
     assert fit.equations()[1] == ("μ_{i} = β_{0} + f(x_{i}, z_{i}, kind_{i}, image_{i}; w)")
     assert fit.equations()[2] == (
-        "f: a network of 2 numbers and kind (3 levels) and image (4 × 4 × 1), 141 weights w, a "
+        "f: a network of 2 numbers, kind (3 levels) and image (4 × 4 × 1), 141 weights w, a "
         "point estimate"
     )
 
