@@ -306,7 +306,10 @@ def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> B
     if not isinstance(data, (str, os.PathLike)):
         return None
     path = Path(data)
-    if not path.exists() or _format(path) != "parquet":
+    try:
+        if not path.exists() or _format(path) != "parquet":
+            return None
+    except OSError:  # `read` says what is wrong with the path
         return None
     try:
         stored = dataset.dataset(path, format="parquet")
