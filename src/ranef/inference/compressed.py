@@ -125,9 +125,11 @@ def rows_of(part: Part, problem: Problem, method: str) -> tuple[tuple, Rows]:
             )
         parts.append((label, block, columns))
     value = np.asarray(normal.value, dtype=np.float64)
-    shared = [part for part in parts if part[1].codes is None]
+    # Coefficients whose scale is a parameter vary by the one level that all rows have.
+    varying = [part for part in parts if part[1].codes is not None or part[1].scales]
+    shared = [part for part in parts if part[1].codes is None and not part[1].scales]
     common, shapes, columns, mean, precision, known = _common(shared, len(value), problem, method)
-    factors, groupings = _factors([part for part in parts if part[1].codes is not None])
+    factors, groupings = _factors(varying)
     rows = Rows(value - known, columns, factors, normal.weights)
     return (common, shapes, mean, precision, tuple(groupings), normal.sigma), rows
 
@@ -183,7 +185,7 @@ def _factors(
     shared: list[list[tuple[str, LinearBlock, Array]]] = []
     for part in parts:
         for group in shared:
-            if group[0][1].grouping == part[1].grouping:
+            if part[1].grouping and group[0][1].grouping == part[1].grouping:
                 group.append(part)
                 break
         else:
@@ -197,12 +199,14 @@ def _factors(
             start += x.shape[1]
         first = group[0][1]
         columns = np.concatenate([x for _, _, x in group], axis=1)
-        factors.append(Factor(np.asarray(first.codes), columns, first.levels))
+        codes = np.zeros(len(columns), np.int32) if first.codes is None else first.codes
+        factors.append(Factor(np.asarray(codes), columns, first.levels))
     groupings = []
     for label, block, _ in parts:
         factor, columns = place[label]
         held = (block.sites, block.shapes, block.scales, block.cholesky, block.correlation)
-        groupings.append(Grouping(label, factor, columns, block.levels, *held))
+        shared_by_all = block.codes is None
+        groupings.append(Grouping(label, factor, columns, block.levels, *held, shared_by_all))
     return factors, groupings
 
 
@@ -210,7 +214,8 @@ def _refuse_indistinct(grouping: Grouping, own: Array) -> None:
     """Columns far from zero for their spread would lose their digits in their own squares."""
     whole = own[grouping.columns, grouping.columns].sum(axis=-1)
     size = np.sqrt(np.diagonal(whole))
-    if grouping.width < 2 or size.min() == 0:
+    # Where all rows share them, their prior tells what the columns do not.
+    if grouping.shared or grouping.width < 2 or size.min() == 0:
         return
     if np.linalg.eigvalsh(whole / size / size[:, None])[0] < _TOLD_APART:
         raise DataError(

@@ -89,7 +89,11 @@ class Conditional:
         """Columns (n, k) of a block that all rows share, and their coefficients (k,)."""
         block = part.blocks[label]
         assert block is not None
-        return np.asarray(block.columns), np.asarray(block.mean, dtype=np.float64)
+        coefficients = np.asarray(block.mean, dtype=np.float64)
+        for grouping in self.mixed.groupings:
+            if grouping.label == label:
+                coefficients = self.effects[grouping.factor][0, grouping.columns]
+        return np.asarray(block.columns), coefficients
 
     def residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
         """Y - eta of any rows, (n,), and the weight of each."""

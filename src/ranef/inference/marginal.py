@@ -67,8 +67,12 @@ class Marginal:
                 prior = given[name]
                 if isinstance(prior, priors.Fixed):
                     known[name] = prior.value
+                if name in known or name in {scale.name for scale in scales}:
                     continue
                 information = float(own[column, column].mean())
+                if grouping.shared:
+                    # Of a coefficient that all rows share each says all, and a row is the unit.
+                    information /= mixed.n
                 unit = residual / math.sqrt(information) if information > 0 else spread
                 scales.append(ScaleCoordinate.of(name, prior, unit))
                 start.append(scales[-1].place(getattr(prior, "start", None) or 2 * unit))
@@ -89,7 +93,11 @@ class Marginal:
     def width(self) -> Array:
         """(d,) about one posterior sd of each coordinate, from how many observations it has."""
         out = np.empty(self.coordinates.size)
-        levels = {name: g.levels for g in self.mixed.groupings for name in (*g.scales, g.cholesky)}
+        levels = {
+            name: g.levels * max(1, g.scales.count(name))
+            for g in self.mixed.groupings
+            for name in (*g.scales, g.cholesky)
+        }
         for i, scale in enumerate(self.coordinates.scales):
             out[i] = 1 / math.sqrt(2 * levels.get(scale.name, self.mixed.n))
         for (correlation, _), place in zip(
@@ -189,7 +197,7 @@ class Marginal:
             sd = np.array([values[name] for name in grouping.scales])
             shape = values[grouping.cholesky] if grouping.cholesky else np.eye(grouping.width)
             for c, name in enumerate(grouping.scales):
-                by_value[name] = np.asarray(own[c] @ shape[c])
+                by_value[name] = by_value.get(name, 0.0) + np.asarray(own[c] @ shape[c])
             if grouping.cholesky:
                 by_value[grouping.cholesky] = own * sd[:, None]
         if self.mixed.sigma:

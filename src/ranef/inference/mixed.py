@@ -33,6 +33,7 @@ class Grouping:
         scales: that hold the sd of each column.
         cholesky: that holds the Cholesky factor of their correlations; "" for none.
         correlation: the parameter that takes the correlations' prior.
+        shared: whether all rows have its one level, so that its sites have no axis of levels.
     """
 
     label: str
@@ -44,6 +45,7 @@ class Grouping:
     scales: tuple[str, ...]
     cholesky: str
     correlation: str
+    shared: bool = False
 
     @property
     def width(self) -> int:
@@ -140,6 +142,7 @@ def effects_by_site(grouping: Grouping, values: Array) -> dict[str, Array]:
     start = grouping.columns.start
     for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
         own = values[..., start : start + count]
-        out[name] = own.reshape((*values.shape[:-1], *shape))
+        lead = values.shape[:-2] if grouping.shared else values.shape[:-1]
+        out[name] = own.reshape((*lead, *shape))
         start += count
     return out

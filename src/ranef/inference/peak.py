@@ -72,8 +72,10 @@ def peak(target: Target, start: Array, width: Array, tick: Callable[[], object])
         return -value, -gradient
 
     found = minimise(negative, start, gain=1e-4, width=width)
-    d, mode = len(start), found.x
-    points, values, gradients = [mode], [-found.value], [-found.gradient]
+    # Of the places at which an even density is the same, the search may end at any.
+    d, mode = len(start), target.canonical(found.x[None])[0]
+    turned = np.where(mode * found.x < 0, -1.0, 1.0)
+    points, values, gradients = [mode], [-found.value], [-found.gradient * turned]
     step = np.clip(np.sqrt(np.diagonal(found.inverse)), width / 3, np.minimum(3 * width, 1.0))
     evaluations = found.evaluations
     curvature = np.zeros((d, d))

@@ -127,14 +127,17 @@ class PWLS:
 def _analysed(products: CrossProducts) -> Chain | Crossed:
     """Which factor to eliminate, and how to hold what it meets."""
     sizes = np.array([j * k for j, k in zip(products.levels, products.widths, strict=True)])
-    order = [int(f) for f in np.argsort(-sizes, kind="stable")]
+    # Coefficients of one level are columns of the remainder: nothing is gained by elimination.
+    one = [f for f, levels in enumerate(products.levels) if levels == 1]
+    order = [int(f) for f in np.argsort(-sizes, kind="stable") if f not in one]
     chain = order[:1]
-    for f in order[1:]:
+    order += one
+    for f in order[1 : len(order) - len(one)]:
         if all(nested(products, c, f) for c in chain):
             chain.append(f)
     rest = [f for f in order if f not in chain]
     remaining = int(sizes[rest].sum())
-    if not rest:
+    if not rest or not chain:
         return Chain.of(products, chain, rest)
     first = order[0]
     cells = int(sizes[chain].sum()) * (remaining + len(products.common))

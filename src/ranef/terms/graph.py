@@ -44,6 +44,30 @@ def packed(network: Any, arrays: Sequence[Any]) -> Any:
     return list(arrays) if isinstance(given, (list, tuple)) else arrays[0]
 
 
+def before_last(model: Any, network: Any) -> tuple[Any, Any]:
+    """The part of a network before its last layer, and that layer, which is linear.
+
+    `model` is Keras's class of functional models.
+
+    Raises:
+        OptionError: for a network that does not end so.
+    """
+    last = network.layers[-1]
+    linear = type(last).__name__ == "Dense" and last.activation.__name__ == "linear"
+    tensor = last.input if linear else None
+    if tensor is None or isinstance(tensor, (list, tuple)) or len(tensor.shape) != 2:
+        raise OptionError(
+            f"the network {network.name!r} must end with a Dense layer that has no activation and "
+            "takes one row of features, for weights='last'"
+        )
+    if last.output is not network.outputs[0]:
+        raise OptionError(
+            f"the output of the network {network.name!r} must be that of its last layer, for "
+            "weights='last'"
+        )
+    return model(_structure(network), tensor), last
+
+
 def _structure(network: Any) -> Any:
     # A Sequential, which alone can be popped, has one input and no node of its own.
     return network.inputs[0] if hasattr(network, "pop") else network.input

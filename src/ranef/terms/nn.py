@@ -25,7 +25,8 @@ from ranef.moments import Measures, Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
 from ranef.terms import graph, inputs, perceptron, variables
-from ranef.terms.base import Design, LinearBlock, Replay, Term
+from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Variable
+from ranef.terms.weights import KINDS
 
 _OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point", "l2": 0.001}
 
@@ -110,10 +111,10 @@ class Network(Term):
         if not self.call.arguments:
             raise FormulaError("nn() needs at least one column, as in nn(x1, x2, hidden=[8])")
         self.options = {**_OPTIONS, **options}
-        if self.options["weights"] != "point":
-            raise OptionError(
-                f"nn(weights={self.options['weights']!r}) is not built yet; use weights='point'"
-            )
+        if self.options["weights"] not in KINDS:
+            known = ", ".join(map(repr, KINDS))
+            raise OptionError(f"nn(weights={self.options['weights']!r}) must be one of {known}")
+        self.weights = KINDS[self.options["weights"]](self)
         if (self.options["net"] is None) == (self.options["hidden"] is None):
             raise FormulaError("nn() needs either net=name or hidden=[widths], as in hidden=[8]")
         name = self.options["net"]
@@ -154,9 +155,11 @@ class Network(Term):
         else:
             model, feeds = self._given(arguments)
             width = 0
-        return State(
+        state = State(
             learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
         )
+        self.weights.check(state)
+        return state
 
     def _perceptron(
         self, arguments: tuple[inputs.Argument, ...]
@@ -240,7 +243,7 @@ class Network(Term):
 
     def equation(self, state: State) -> Summand:
         listed: list[Line] = [(str(argument), Sub("i")) for argument in self.call.arguments]
-        weights = f"{state.model.count_params():,} weights w, a point estimate"
+        weights = f"{state.model.count_params():,} weights w, {self.weights.about}"
         law: Line = (f"f: a network of {_shown(state)}, {weights}",)
         return Summand(("f(", *joined(listed, ", "), "; w)"), (law,))
 
@@ -254,6 +257,12 @@ class Network(Term):
             held[name] = np.asarray(value, variable.dtype)
         return state.model, held
 
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+        return self.weights.parameters(state, scale)
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        return self.weights.variables(state)
+
     def sample(
         self,
         state: State,
@@ -262,17 +271,33 @@ class Network(Term):
         scale: Scale,
         replay: Replay,
     ) -> Array:
-        return self.basis(state, design, scale, replay)[:, 0]
+        return self.weights.sample(state, design, priors_, scale, replay)
+
+    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+        return self.weights.basis(state, design, scale, replay)
 
     def structure(
         self, state: State, design: Design, priors_: Mapping[str, Prior], basis: Any = None
     ) -> LinearBlock | None:
-        return None if basis is None else LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))
+        return None if basis is None else self.weights.structure(state, basis)
 
-    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
-        """The output as a column whose coefficient is one."""
-        model, own = state.model, self.options["net"] is None
-        known = variables.names(model)
+    @property
+    def keras(self) -> Any:
+        return keras_on_jax()
+
+    @property
+    def short(self) -> str:
+        """The term by its columns alone, such as nn(x, z)."""
+        return f"{self.prefix}nn({', '.join(map(str, self.call.arguments))})"
+
+    def unit(self, scale: Scale) -> float:
+        """What an output of one adds to the predictor: its spread for an MLP."""
+        return scale.spread if self.options["net"] is None else 1.0
+
+    def output(self, state: State, design: Design, replay: Replay, model: Any) -> Array:
+        """Of the network, or of `model`, a part of it, within a NumPyro program."""
+        own = self.options["net"] is None
+        known = variables.names(state.model)
         weights = [
             numpyro.param(
                 f"{self.label}/{known[id(v)]}",
@@ -285,13 +310,13 @@ class Network(Term):
         start = {name: jnp.asarray(state.initial[name]) for name in others}
         carried: Any = mutable(f"{self.label}/state", cast(Any, start))
         # Seeds that came with the state would give all samples of a step one mask.
-        seeds = variables.seeds(model) if replay.training else []
+        seeds = variables.seeds(state.model) if replay.training else []
         key = numpyro.prng_key() if seeds else None
         drawn = variables.drawn(seeds, key) if key is not None else {}
         output, updated, losses = model.stateless_call(
             weights,
             [drawn.get(name, carried[name]) for name in others],
-            graph.packed(model, [_on_device(rows) for rows in inputs.ordered(design.arrays)]),
+            graph.packed(state.model, [_on_device(a) for a in inputs.ordered(design.arrays)]),
             training=replay.training,
             return_losses=True,
         )
@@ -299,7 +324,7 @@ class Network(Term):
         carried.update({name: value for name, value in after if name not in drawn})
         if losses:
             numpyro.factor(f"{self.label}/penalty", -replay.rows * sum(losses))
-        return output.reshape(-1, 1) * (scale.spread if own else 1.0)
+        return output
 
 
 def _on_device(rows: Any) -> Array:

@@ -1,0 +1,177 @@
+"""What is believed about the weights of a network: `Point`, `Last`.
+
+`point`: all are point estimates. `last`: the features h(x; w) before the last layer are, and
+
+    f(x) = c' (h(x; w), 1),   c ~ N(0, tau^2 I)
+
+is linear in what has a posterior, so that c integrates out in closed form like any common effect.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+
+from ranef import priors, sites
+from ranef.moments import Scale
+from ranef.priors import Prior
+from ranef.terms import graph
+from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Variable
+
+if TYPE_CHECKING:
+    from ranef.terms.nn import Network, State
+
+
+class Weights(ABC):
+    """How the weights of a network enter the model.
+
+    Args:
+        network: the term.
+    """
+
+    about: str
+
+    def __init__(self, network: "Network") -> None:
+        self.network = network
+
+    def check(self, state: "State") -> None:  # noqa: B027 most take any network
+        """Refuse a network that cannot be treated so.
+
+        Raises:
+            OptionError: saying what it lacks.
+        """
+
+    def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
+        """Names that take a prior, with the default for this scale."""
+        return {}
+
+    @abstractmethod
+    def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+        """(n, k) columns that point estimates shape, within a NumPyro program."""
+
+    @abstractmethod
+    def structure(self, state: "State", basis: Any) -> LinearBlock:
+        """The block that these columns make."""
+
+    @abstractmethod
+    def sample(
+        self,
+        state: "State",
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Array:
+        """Eta (n,), within a NumPyro program."""
+
+    def variables(self, state: "State") -> dict[str, Variable]:
+        return {}
+
+
+class Point(Weights):
+    """All weights are point estimates: the output is a column whose coefficient is one."""
+
+    about = "a point estimate"
+
+    def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+        output = self.network.output(state, design, replay, state.model)
+        return output.reshape(-1, 1) * self.network.unit(scale)
+
+    def structure(self, state: "State", basis: Any) -> LinearBlock:
+        return LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))
+
+    def sample(
+        self,
+        state: "State",
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Array:
+        return self.basis(state, design, scale, replay)[:, 0]
+
+
+class Last(Weights):
+    """The last layer has a posterior, what is before it is a point estimate."""
+
+    about = "a point estimate but for the last layer"
+
+    @property
+    def scale_site(self) -> str:
+        return f"{self.network.short}_sigma"
+
+    @property
+    def site(self) -> str:
+        return f"{self.network.short}_last"
+
+    def check(self, state: "State") -> None:
+        self._parts(state)
+
+    def _parts(self, state: "State") -> tuple[Any, Any]:
+        return graph.before_last(self.network.keras.Model, state.model)
+
+    def _units(self, state: "State") -> tuple[str, ...]:
+        layer = self._parts(state)[1]
+        named = (f"unit {i + 1}" for i in range(int(layer.kernel.shape[0])))
+        return (*named, "bias") if layer.use_bias else tuple(named)
+
+    def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
+        # Features are of order one, and so are their coefficients in units of the predictor.
+        spread = scale.spread / self.network.unit(scale)
+        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * spread), "positive")}
+
+    def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+        features, layer = self._parts(state)
+        columns = self.network.output(state, design, replay, features)
+        if layer.use_bias:
+            columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
+        return columns * self.network.unit(scale)
+
+    def structure(self, state: "State", basis: Any) -> LinearBlock:
+        k = len(self._units(state))
+        return LinearBlock(
+            basis,
+            None,
+            1,
+            np.zeros(k),
+            np.ones(k),
+            sites=((self.site, k),),
+            shapes=((k,),),
+            scales=(self.scale_site,) * k,
+        )
+
+    def sample(
+        self,
+        state: "State",
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Array:
+        spread = scale.spread / self.network.unit(scale)
+        tau = sites.parameter(
+            self.scale_site,
+            priors_[self.scale_site],
+            support="positive",
+            start=spread,
+        )
+        zeros = jnp.zeros(len(self._units(state)))
+        infer = {"start": zeros, "unit": jnp.full_like(zeros, spread)}
+        law = dist.Normal(zeros, tau).to_event(1)
+        coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
+        return self.basis(state, design, scale, replay) @ coefficients
+
+    def variables(self, state: "State") -> dict[str, Variable]:
+        units = self._units(state)
+        return {
+            self.scale_site: Variable("scale"),
+            self.site: Variable("weight", (f"{self.network.short}_unit",), (units,)),
+        }
+
+
+KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last}
