@@ -25,7 +25,10 @@ class Model:
             parameter, rf.PointEstimate() estimates it without a posterior, "common" stands
             for all common effects but the intercept. Without: weakly informative ones
             scaled to the data, which `priors_for` shows.
-        networks: name to Keras model, for nn(..., net=name).
+        networks: name to Keras model, Sequential or functional with one output, for
+            nn(..., net=name). Arguments go to the input of their name, else in order. Text
+            reaches it as codes of the training levels, 1, 2, ..., and 0 for any other. Every
+            fit begins with the weights that it has now, and leaves it with those of the fit.
         missing: texts that mean a missing level, such as ("NA",); by default "NA" is a level.
 
     Raises:

@@ -306,16 +306,27 @@ def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> B
     if not isinstance(data, (str, os.PathLike)):
         return None
     path = Path(data)
-    if not path.exists() or _format(path) != "parquet":
+    try:
+        if not path.exists() or _format(path) != "parquet":
+            return None
+    except OSError:  # `read` says what is wrong with the path
         return None
     try:
         stored = dataset.dataset(path, format="parquet")
         wanted = tuple(_wanted(stored.schema.names, columns, repr(str(path))))
-        n = stored.count_rows()
+        n, cells = stored.count_rows(), _cells(stored, wanted)
     except (pa.ArrowException, OSError) as error:
         raise FileError(f"{str(path)!r} cannot be read: {_first_line(error)}") from None
-    size = min(BATCH, max(_LEAST, _CELLS // max(1, len(wanted))))
+    size = min(BATCH, max(_LEAST, _CELLS // max(1, cells)))
     return Batches(path, wanted, tuple(missing), n, size) if n > size else None
+
+
+def _cells(stored: Any, columns: Sequence[str]) -> int:
+    """Numbers and texts of a row, those of its arrays by the first row that there is."""
+    held = [name for name in columns if arrays.holds_arrays(stored.schema.field(name).type)]
+    first = stored.head(1, columns=held) if held else None
+    sizes = [np.size(arrays.of_arrow(name, first.column(name))) for name in held] if first else []
+    return len(columns) - len(held) + sum(sizes)
 
 
 def _first_line(error: Exception) -> str:

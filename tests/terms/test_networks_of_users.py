@@ -11,7 +11,7 @@ import pytest
 import ranef as rf
 from ranef.inference import guide as guides
 from ranef.inference.base import sites_of
-from ranef.inference.svi import _Objective
+from ranef.inference.elbo import Objective
 from ranef.program import Program
 from ranef.terms.base import Replay
 
@@ -78,7 +78,7 @@ def test_several_inputs_are_fitted_and_predicted():
     assert np.std(left) < 0.3 < 1.0 < np.std(TABLE["y"])
     assert fit.equations()[1] == ("μ_{i} = β_{0} + f(x_{i}, z_{i}, kind_{i}, image_{i}; w)")
     assert fit.equations()[2] == (
-        "f: a network of 2 numbers and kind (3 levels) and image (4 × 4 × 1), 141 weights w, a "
+        "f: a network of 2 numbers, kind (3 levels) and image (4 × 4 × 1), 141 weights w, a "
         "point estimate"
     )
 
@@ -238,7 +238,7 @@ def test_masks_differ_between_samples_and_steps():
     problem = program.problem(training)
     sites = sites_of(problem, jax.random.key(0))
     guide = guides.build("meanfield", sites.latents, problem, points=sites.points, following=True)
-    objective = _Objective(problem, sites, guide, 4)
+    objective = Objective(problem, sites, guide, 4)
     values = [
         objective.samples_of(objective.init(), sites.carried, jax.random.key(i), problem.data)[0]
         for i in range(2)

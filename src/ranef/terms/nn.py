@@ -389,7 +389,8 @@ def _shown(state: State) -> str:
     """The inputs and layers of the network in words."""
     (first, *others), model = state.feeds, state.model
     if others or len(first.shape) != 1 or first.entries:
-        return " and ".join(inputs.shown(feed, state.arguments) for feed in state.feeds)
+        *before, last = (inputs.shown(feed, state.arguments) for feed in state.feeds)
+        return f"{', '.join(before)} and {last}" if before else last
     return f"{' → '.join(map(str, [*first.shape, *_widths(model)]))} units"
 
 
