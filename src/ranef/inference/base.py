@@ -166,6 +166,8 @@ class Draws:
         moments: makes the mean and sd of sites whose posterior is known in closed form; those
             of the others are those of their draws.
         later: sites whose draws are large and made only when they are asked for.
+        some: makes those of some levels alone, where it can: site to levels (m,) gives site to
+            draws (chain, draw, m, ...), the same as `draw` makes of these levels.
         k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
         trace: per-step records, such as the ELBO.
         statistics: of every draw, by ArviZ's names for them, (chain, draw).
@@ -181,19 +183,39 @@ class Draws:
     trace: Mapping[str, NDArray] = field(default_factory=dict)
     moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
     later: tuple[str, ...] = ()
+    some: Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]] | None = None
     k_hat: float | None = None
     statistics: Mapping[str, NDArray] = field(default_factory=dict)
 
     def thinned(self, most: int) -> "Draws":
         """The same with at most so many draws of the posterior, evenly spaced, in one chain."""
 
-        def draw() -> Mapping[str, NDArray]:
-            flat = {n: v.reshape(-1, *v.shape[2:]) for n, v in self.sites.items()}
-            size = max((len(v) for v in flat.values()), default=1)
-            places = np.unique(np.linspace(0, size - 1, most).astype(int))
-            return {name: value[None, places] for name, value in flat.items()}
+        def thin(value: NDArray) -> NDArray:
+            flat = value.reshape(-1, *value.shape[2:])
+            return flat[None, np.unique(np.linspace(0, len(flat) - 1, most).astype(int))]
 
-        return replace(self, draw=draw)
+        some = self.some
+        return replace(
+            self,
+            draw=lambda: _Thinned(self.sites, thin),
+            some=some and (lambda levels: {n: thin(v) for n, v in some(levels).items()}),
+        )
+
+    def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Draws of every latent site, of the sites in `levels` those of some levels alone.
+
+        Args:
+            levels: site to levels, (m,).
+
+        Returns:
+            Site to draws: (chain, draw, m, ...) of the sites in `levels`.
+        """
+        made = {} if self.some is None else self.some({n: levels[n] for n in self.later})
+        whole = {name: self.sites[name] for name in self.sites if name not in made}
+        return {
+            **{n: v[:, :, levels[n]] if n in levels else v for n, v in whole.items()},
+            **made,
+        }
 
     @cached_property
     def sites(self) -> Mapping[str, NDArray]:
@@ -204,6 +226,22 @@ class Draws:
     def known_moments(self) -> Mapping[str, tuple[NDArray, NDArray]]:
         """Mean and sd by site, where they are known in closed form."""
         return self.moments()
+
+
+class _Thinned(Mapping[str, NDArray]):
+    """Draws by site, each thinned when it is asked for."""
+
+    def __init__(self, sites: Mapping[str, NDArray], thin: Callable[[NDArray], NDArray]) -> None:
+        self._sites, self._thin = sites, thin
+
+    def __getitem__(self, name: str) -> NDArray:
+        return self._thin(self._sites[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
 
 
 class Method(ABC):

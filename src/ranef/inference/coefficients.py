@@ -7,13 +7,14 @@ into a few tens of cells, and one factorization at its centre serves each.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
+from ranef.inference.effects import Cell, Effects, taken
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import common_by_site, effects_by_site
 from ranef.inference.threads import side_by_side, threads_for
@@ -39,7 +40,7 @@ class Sites(Mapping[str, Array]):
         if name not in self._ready:
             if name not in self._later.group_sites:
                 raise KeyError(name)
-            self._ready.update(self._later.group_draws)
+            self._ready.update(self._later.group_draws())
         return self._ready[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -73,7 +74,6 @@ class Coefficients:
     x: Array
     seed: int
     chains: int = 1
-    _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def group_sites(self) -> list[str]:
@@ -133,54 +133,63 @@ class Coefficients:
 
     def sites(self, hyper: Mapping[str, Array]) -> Sites:
         """Draws by site, those of the hyperparameters given."""
-        solver = self.marginal.mixed.solver
+        return Sites({**hyper, **self._drawn[1]}, self)
+
+    @cached_property
+    def _drawn(self) -> tuple[Effects, dict[str, Array]]:
+        """The group effects, to be drawn by level, and draws of the common ones by site."""
+        mixed = self.marginal.mixed
+        solver = mixed.solver
         common = np.empty((len(self.x), solver.p))
+        cells = []
         with threads_for(solver.largest):
-            for cell, _, _, values in self._remainders():
-                common[cell.members] = values
-        by_chain = common_by_site(self.marginal.mixed, self._by_chain(common))
-        return Sites({**hyper, **by_chain}, self)
+            for place, cell in enumerate(self._cells):
+                solution, sigma = self.marginal.solve(cell.x)
+                rng = np.random.default_rng([self.seed, 1, place])
+                sigma = np.broadcast_to(sigma, (len(cell.members),))
+                remainder = solution.remainder_draws(rng, sigma)
+                common[cell.members] = solution.common_of(remainder)
+                cells.append(Cell(cell.members, solution.given(sigma, remainder)))
+        levels, widths = solver.products.levels, solver.products.widths
+        made = Effects(solver.system, cells, levels, widths, self.seed, solver.largest)
+        return made, common_by_site(mixed, self._by_chain(common))
 
     def _by_chain(self, draws: Array) -> Array:
         return draws.reshape(self.chains, len(draws) // self.chains, *draws.shape[1:])
 
-    def _remainders(self) -> Iterator[tuple]:
-        """By cell: its solution, draws of what is not eliminated, and of the common effects."""
-        for place, cell in enumerate(self._cells):
-            solution, sigma = self.marginal.solve(cell.x)
-            rng = np.random.default_rng([self.seed, 1, place])
-            sigma = np.broadcast_to(sigma, (len(cell.members),))
-            remainder = solution.remainder_draws(rng, sigma)
-            yield cell, solution, (sigma, remainder), solution.common_of(remainder)
-
-    @cached_property
     def group_draws(self) -> dict[str, Array]:
         """Draws of every group effect by site, (chain, draw, ...).
 
         Raises:
             OptionError: where they would not fit into memory.
         """
-        mixed = self.marginal.mixed
-        products = mixed.solver.products
-        effects = sum(j * k for j, k in zip(products.levels, products.widths, strict=True))
-        if effects * len(self.x) > _REALISED:
+        products = self.marginal.mixed.solver.products
+        count = sum(j * k for j, k in zip(products.levels, products.widths, strict=True))
+        if count * len(self.x) > _REALISED:
             raise OptionError(
-                f"{len(self.x):,} draws of {effects:,} group effects take "
-                f"{8e-9 * effects * len(self.x):,.0f} GB; fit with draws={_REALISED // effects:,} "
+                f"{len(self.x):,} draws of {count:,} group effects take "
+                f"{8e-9 * count * len(self.x):,.0f} GB; fit with draws={_REALISED // count:,} "
                 "or fewer to have them, or read means and sds from ranef()"
             )
-        draws = [
-            np.empty((len(self.x), j, k))
-            for j, k in zip(products.levels, products.widths, strict=True)
-        ]
-        with threads_for(mixed.solver.largest):
-            for place, (cell, solution, (sigma, remainder), _) in enumerate(self._remainders()):
-                rng = np.random.default_rng([self.seed, 2, place])
-                for f, effects in enumerate(solution.effect_draws(rng, sigma, remainder)):
-                    draws[f][cell.members] = effects
+        groupings = self.marginal.mixed.groupings
+        return self.at({n: np.arange(g.levels) for g in groupings for n, _ in g.sites})
+
+    def at(self, levels: Mapping[str, NDArray[np.int64]]) -> dict[str, Array]:
+        """Draws of the effects of some levels, (chain, draw, len, ...), by site.
+
+        The sites of one term have the same levels.
+        """
+        groupings = self.marginal.mixed.groupings
+        asked = [(g, levels[n]) for g in groupings for n, _ in g.sites[:1] if n in levels]
+        wanted = {
+            f: np.unique(np.concatenate([own for g, own in asked if g.factor == f]))
+            for f in dict.fromkeys(g.factor for g, _ in asked)
+        }
+        found = self._drawn[0].at(wanted)
         out: dict[str, Array] = {}
-        for grouping in mixed.groupings:
-            out.update(effects_by_site(grouping, self._by_chain(draws[grouping.factor])))
+        for grouping, own in asked:
+            draws = taken(found[grouping.factor], wanted[grouping.factor], own)
+            out.update(effects_by_site(grouping, self._by_chain(draws)))
         return out
 
 

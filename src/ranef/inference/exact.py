@@ -82,6 +82,7 @@ class Exact(Method):
             found.evaluations,
             moments=coefficients.moments,
             later=tuple(coefficients.group_sites),
+            some=coefficients.at,
             k_hat=found.k_hat,
         )
 
