@@ -20,7 +20,7 @@ import xarray as xr
 
 import ranef as rf
 from ranef import registry, tables
-from ranef.inference import coefficients
+from ranef.inference import coefficients, pwls
 from ranef.terms.base import Design
 
 # After ranef, which says on which backend it runs.
@@ -243,15 +243,33 @@ def test_rows_read_in_batches_are_kept_as_a_sample(grouped, tmp_path, monkeypatc
         new.extend("shrinkage")
 
 
-def test_draws_that_memory_does_not_hold_are_refused_as_before(grouped, tmp_path, monkeypatch):
+LARGE = {
+    "nested": "y ~ x + (1 | g) + (x | g:h)",
+    "crossed": "y ~ x + (x || g) + (1 | h)",
+    "sparse": "y ~ x + (x | g) + (1 | h)",
+}
+
+
+@pytest.fixture(params=LARGE)
+def large(request, grouped, monkeypatch) -> rf.Fit:
+    """With more group effects than are made at once."""
     monkeypatch.setattr(coefficients, "_REALISED", 100)
-    fit = fitted("y ~ x + (1 | g)", grouped, {}, {})
-    new = again(fit, tmp_path)
-    assert_same_table(fit.ranef("g"), new.ranef("g"))
-    assert_same_table(fit.summary(), new.summary())
-    for one in (fit, new):
-        with pytest.raises(rf.OptionError, match="100 draws of 12 group effects"):
-            one.predict(grouped)
+    if request.param == "sparse":
+        monkeypatch.setattr(pwls, "_DENSE", 0)
+        monkeypatch.setattr(pwls, "_FULL", 2.0)
+    return fitted(LARGE[request.param], grouped, {}, {})
+
+
+def test_draws_that_memory_does_not_hold_are_made_by_level_as_before(large, grouped, tmp_path):
+    expected = large.predict(grouped)
+    new = again(large, tmp_path)
+    assert_same_table(large.ranef("g"), new.ranef("g"))
+    assert_same_table(large.summary(), new.summary())
+    assert_same_table(expected, new.predict(grouped))
+    for one in (large, new):
+        with pytest.raises(rf.OptionError, match="100 draws of .* group effects"):
+            _ = one.posterior
+    assert new.save(tmp_path / "more").read_bytes() == large.save(tmp_path / "once").read_bytes()
 
 
 # What is no saved fit

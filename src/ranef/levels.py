@@ -86,10 +86,13 @@ def _split(codes: Sequence[NDArray], rows: Codes, most: int) -> list[Codes]:
 
 
 def room(batches: Sequence[Mapping[str, Occurring]]) -> list[dict[str, Occurring]]:
-    """What occurs in each batch, padded to what the fullest has, so that all have one shape."""
+    """What occurs in each batch, padded to what the fullest has, so that all have one shape.
+
+    That is one known level at least: NumPyro's distributions have no batches of none.
+    """
     out = [dict(batch) for batch in batches]
     for name in out[0]:
-        known = max(len(batch[name].known) for batch in out)
+        known = max(1, *(len(batch[name].known) for batch in out))
         new = max(len(batch[name].new) for batch in out)
         for batch in out:
             batch[name] = batch[name].padded(known, new)

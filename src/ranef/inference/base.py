@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +150,18 @@ def _read(support: Any, value: Array, unit: Any) -> tuple[Any, Array, Array]:
     return support, start, jnp.broadcast_to(jnp.asarray(unit if plain else 1.0), start.shape)
 
 
+@runtime_checkable
+class ByLevel(Protocol):
+    """Draws of sites that have one value for each level."""
+
+    def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+        """Of some levels (m,) of each site (chain, draw, m, ...), whichever others are asked for.
+
+        The sites of one term have the same levels.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Draws:
     """What a method returns.
@@ -166,8 +178,7 @@ class Draws:
         moments: makes the mean and sd of sites whose posterior is known in closed form; those
             of the others are those of their draws.
         later: sites whose draws are large and made only when they are asked for.
-        some: makes those of some levels alone, where it can: site to levels (m,) gives site to
-            draws (chain, draw, m, ...), the same as `draw` makes of these levels.
+        by_level: makes what draws them for some levels alone, or None.
         k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
         trace: per-step records, such as the ELBO.
         statistics: of every draw, by ArviZ's names for them, (chain, draw).
@@ -183,7 +194,7 @@ class Draws:
     trace: Mapping[str, NDArray] = field(default_factory=dict)
     moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
     later: tuple[str, ...] = ()
-    some: Callable[[Mapping[str, NDArray]], Mapping[str, NDArray]] | None = None
+    by_level: "Callable[[], ByLevel | None]" = lambda: None
     k_hat: float | None = None
     statistics: Mapping[str, NDArray] = field(default_factory=dict)
 
@@ -191,15 +202,13 @@ class Draws:
         """The same with at most so many draws of the posterior, evenly spaced, in one chain."""
 
         def thin(value: NDArray) -> NDArray:
-            flat = value.reshape(-1, *value.shape[2:])
+            flat = value.reshape(value.shape[0] * value.shape[1], *value.shape[2:])
             return flat[None, np.unique(np.linspace(0, len(flat) - 1, most).astype(int))]
 
-        some = self.some
-        return replace(
-            self,
-            draw=lambda: _Thinned(self.sites, thin),
-            some=some and (lambda levels: {n: thin(v) for n, v in some(levels).items()}),
-        )
+        def by_level() -> ByLevel | None:
+            return self.effects and _ThinnedByLevel(self.effects, thin)
+
+        return replace(self, draw=lambda: _Thinned(self.sites, thin), by_level=by_level)
 
     def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Draws of every latent site, of the sites in `levels` those of some levels alone.
@@ -210,7 +219,8 @@ class Draws:
         Returns:
             Site to draws: (chain, draw, m, ...) of the sites in `levels`.
         """
-        made = {} if self.some is None else self.some({n: levels[n] for n in self.later})
+        effects = self.effects
+        made = effects.at({n: levels[n] for n in self.later}) if effects else {}
         whole = {name: self.sites[name] for name in self.sites if name not in made}
         return {
             **{n: v[:, :, levels[n]] if n in levels else v for n, v in whole.items()},
@@ -221,6 +231,11 @@ class Draws:
     def sites(self) -> Mapping[str, NDArray]:
         """Draws of every latent site, (chain, draw, ...); a mapping may make each when asked."""
         return self.draw()
+
+    @cached_property
+    def effects(self) -> "ByLevel | None":
+        """Draws of the sites in `later` for some levels alone, where the method has them."""
+        return self.by_level()
 
     @cached_property
     def known_moments(self) -> Mapping[str, tuple[NDArray, NDArray]]:
@@ -242,6 +257,17 @@ class _Thinned(Mapping[str, NDArray]):
 
     def __len__(self) -> int:
         return len(self._sites)
+
+
+@dataclass(frozen=True)
+class _ThinnedByLevel:
+    """Draws by level, each thinned."""
+
+    whole: ByLevel
+    thin: Callable[[NDArray], NDArray]
+
+    def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+        return {name: self.thin(value) for name, value in self.whole.at(levels).items()}
 
 
 class Method(ABC):

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
-from ranef.inference.effects import Cell, Effects, taken
+from ranef.inference.effects import Cell, Effects, Place
 from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import common_by_site, effects_by_site
+from ranef.inference.mixed import Grouping, common_by_site, effects_by_site
 from ranef.inference.threads import side_by_side, threads_for
 
 Array = NDArray[np.float64]
@@ -135,9 +135,14 @@ class Coefficients:
         """Draws by site, those of the hyperparameters given."""
         return Sites({**hyper, **self._drawn[1]}, self)
 
+    @property
+    def effects(self) -> Effects:
+        """Draws of the group effects, level by level."""
+        return self._drawn[0]
+
     @cached_property
     def _drawn(self) -> tuple[Effects, dict[str, Array]]:
-        """The group effects, to be drawn by level, and draws of the common ones by site."""
+        """Draws of the group effects, level by level, and of the common ones by site."""
         mixed = self.marginal.mixed
         solver = mixed.solver
         common = np.empty((len(self.x), solver.p))
@@ -150,12 +155,20 @@ class Coefficients:
                 remainder = solution.remainder_draws(rng, sigma)
                 common[cell.members] = solution.common_of(remainder)
                 cells.append(Cell(cell.members, solution.given(sigma, remainder)))
+        by_chain = common.reshape(self.chains, len(common) // self.chains, solver.p)
+        places = tuple(place for g in mixed.groupings for place in places_of(g))
         levels, widths = solver.products.levels, solver.products.widths
-        made = Effects(solver.system, cells, levels, widths, self.seed, solver.largest)
-        return made, common_by_site(mixed, self._by_chain(common))
-
-    def _by_chain(self, draws: Array) -> Array:
-        return draws.reshape(self.chains, len(draws) // self.chains, *draws.shape[1:])
+        made = Effects(
+            solver.system.bare(),
+            tuple(cells),
+            places,
+            tuple(int(j) for j in levels),
+            tuple(int(k) for k in widths),
+            self.chains,
+            self.seed,
+            solver.largest,
+        )
+        return made, common_by_site(mixed, by_chain)
 
     def group_draws(self) -> dict[str, Array]:
         """Draws of every group effect by site, (chain, draw, ...).
@@ -172,25 +185,15 @@ class Coefficients:
                 "or fewer to have them, or read means and sds from ranef()"
             )
         groupings = self.marginal.mixed.groupings
-        return self.at({n: np.arange(g.levels) for g in groupings for n, _ in g.sites})
+        return self.effects.at({n: np.arange(g.levels) for g in groupings for n, _ in g.sites})
 
-    def at(self, levels: Mapping[str, NDArray[np.int64]]) -> dict[str, Array]:
-        """Draws of the effects of some levels, (chain, draw, len, ...), by site.
 
-        The sites of one term have the same levels.
-        """
-        groupings = self.marginal.mixed.groupings
-        asked = [(g, levels[n]) for g in groupings for n, _ in g.sites[:1] if n in levels]
-        wanted = {
-            f: np.unique(np.concatenate([own for g, own in asked if g.factor == f]))
-            for f in dict.fromkeys(g.factor for g, _ in asked)
-        }
-        found = self._drawn[0].at(wanted)
-        out: dict[str, Array] = {}
-        for grouping, own in asked:
-            draws = taken(found[grouping.factor], wanted[grouping.factor], own)
-            out.update(effects_by_site(grouping, self._by_chain(draws)))
-        return out
+def places_of(grouping: Grouping) -> Iterator[Place]:
+    """Where the coefficients of each of its sites lie in its factor."""
+    start = grouping.columns.start
+    for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
+        yield Place(name, grouping.factor, start, count, shape)
+        start += count
 
 
 class _Sums:

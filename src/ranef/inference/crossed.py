@@ -6,7 +6,7 @@ the memory is three matrices of the remaining coefficients squared, and the time
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -99,6 +99,11 @@ class Crossed:
     def every(self) -> Array:
         """Cross-products with itself, the common columns and the response, (k, k + q, 1, J)."""
         return np.concatenate([self.own, self.columns], axis=1)
+
+    def bare(self) -> "Crossed":
+        """As `Chain.bare`."""
+        own, columns = self.own[..., :0], self.columns[..., :0]
+        return replace(self, own=own, columns=columns, matrix=self.matrix[:0])
 
     def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
         """As `Chain.family`."""

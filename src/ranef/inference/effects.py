@@ -6,7 +6,7 @@ given draws of all that is not eliminated, c. The noise z_j belongs to the level
 through the arithmetic in tiles of one size: so a draw does not depend on which others are made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,21 +33,41 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the values of a site lie: `count` columns of a factor from `start`, of one level."""
+
+    site: str
+    factor: int
+    start: int
+    count: int
+    shape: tuple[int, ...]
+
+    def of(self, effects: Array) -> Array:
+        """Its values (..., J, *shape) in the effects (..., J, k) of the factor."""
+        own = effects[..., self.start : self.start + self.count]
+        return own.reshape((*effects.shape[:-1], *self.shape))
+
+
+@dataclass(frozen=True)
 class Effects:
     """The effects of every level, given draws of the hyperparameters and of the remainder.
 
     Attributes:
         system: that the cells were factorized by.
         cells: every draw is a member of one.
+        places: of the sites.
         levels, widths: J and k of each factor.
+        chains: that the draws lie in, one after the other.
         seed: of the noise.
         largest: columns that a dense matrix has at most.
     """
 
     system: Chain | Crossed
-    cells: Sequence[Cell]
-    levels: Sequence[int]
-    widths: Sequence[int]
+    cells: tuple[Cell, ...]
+    places: tuple[Place, ...]
+    levels: tuple[int, ...]
+    widths: tuple[int, ...]
+    chains: int
     seed: int
     largest: int
 
@@ -55,15 +75,29 @@ class Effects:
     def draws(self) -> int:
         return sum(len(cell.members) for cell in self.cells)
 
-    def at(self, levels: Mapping[int, Levels]) -> dict[int, Array]:
-        """By factor, draws of the effects of its levels in `levels`, (draws, len, k)."""
+    def at(self, levels: Mapping[str, Levels]) -> dict[str, Array]:
+        """Draws of the effects of some levels, (chain, draw, len, ...), by site."""
+        asked = [place for place in self.places if place.site in levels]
+        wanted = {
+            f: np.unique(np.concatenate([levels[p.site] for p in asked if p.factor == f]))
+            for f in dict.fromkeys(place.factor for place in asked)
+        }
+        found = self.by_factor(wanted)
+        out = {}
+        for place in asked:
+            draws = _taken(place.of(found[place.factor]), wanted[place.factor], levels[place.site])
+            out[place.site] = draws.reshape(self.chains, len(draws) // self.chains, *draws.shape[1:])
+        return out
+
+    def by_factor(self, levels: Mapping[int, Levels]) -> dict[int, Array]:
+        """Draws of the effects of the levels of each factor, (draws, len, k)."""
         family = self.system.family(levels)
         found: dict[int, Array] = {}
         with threads_for(self.largest):
             for factor, own in family.items():
                 found[factor] = self._eliminated(factor, own, family, found)
         return {
-            factor: taken(found[factor], family[factor], own)
+            factor: _taken(found[factor], family[factor], own)
             if factor in found
             else self._remaining(factor, own)
             for factor, own in levels.items()
@@ -113,8 +147,8 @@ def _levels_last(b: Array) -> Array:
     return np.ascontiguousarray(b.transpose(2, 0, 1))
 
 
-def taken(draws: Array, have: Levels, want: Levels) -> Array:
-    """Of draws (draws, J, k) of the levels `have`, which are in order, those of `want`."""
+def _taken(draws: Array, have: Levels, want: Levels) -> Array:
+    """Of draws (draws, J, ...) of the levels `have`, which are in order, those of `want`."""
     if np.array_equal(have, want):
         return draws
     return draws[:, np.searchsorted(have, want)]

@@ -11,7 +11,7 @@ and C' (what is later) loses half' half. Any number of values of the hyperparame
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -171,6 +171,19 @@ class Chain:
             g = g - levelwise.gram(h, h)
         rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
         return Eliminated(self.stages, tuple(steps), self.remainder.factorize(g, rest, penalty))
+
+    def bare(self) -> "Chain":
+        """Without the cross-products: what `Given` does not say of how effects are drawn."""
+        stages = tuple(
+            replace(
+                stage,
+                own=stage.own[..., :0],
+                later=tuple(pairs[..., :0] for pairs in stage.later),
+                columns=stage.columns[..., :0],
+            )
+            for stage in self.stages
+        )
+        return Chain(stages, self.remainder, self.matrix[:0])
 
     def _stage(self, factor: int) -> int:
         return [stage.factor for stage in self.stages].index(factor)

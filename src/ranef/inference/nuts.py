@@ -265,7 +265,7 @@ class Integrated:
             draw=lambda: draws,
             moments=coefficients.moments,
             later=tuple(coefficients.group_sites),
-            some=coefficients.at,
+            by_level=lambda: coefficients.effects,
         )
 
 
