@@ -97,7 +97,10 @@ class Predictive:
         places = batches(list(codes.values()), n, most)
         occurring = room(
             [
-                {name: Occurring.of(codes[name][rows], g.levels) for name, g in self._grouped.items()}
+                {
+                    name: Occurring.of(codes[name][rows], g.levels)
+                    for name, g in self._grouped.items()
+                }
                 for rows in places
             ]
         )

@@ -86,7 +86,9 @@ class Effects:
         out = {}
         for place in asked:
             draws = _taken(place.of(found[place.factor]), wanted[place.factor], levels[place.site])
-            out[place.site] = draws.reshape(self.chains, len(draws) // self.chains, *draws.shape[1:])
+            out[place.site] = draws.reshape(
+                self.chains, len(draws) // self.chains, *draws.shape[1:]
+            )
         return out
 
     def by_factor(self, levels: Mapping[int, Levels]) -> dict[int, Array]:

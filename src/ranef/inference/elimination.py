@@ -198,9 +198,7 @@ class Chain:
                 out[stage.factor] = np.unique(np.concatenate(asked))
         return dict(reversed(out.items()))
 
-    def parents(
-        self, factor: int, levels: NDArray[np.int64]
-    ) -> dict[int, NDArray[np.int64]]:
+    def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
         """By later factor of the chain, the level in which each of `levels` lies."""
         s = self._stage(factor)
         stage = self.stages[s]

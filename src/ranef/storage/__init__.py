@@ -144,9 +144,7 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
     parts = reader.value(content["draws"])
     sites, moments = Sites(parts.pop("sites"), parts.pop("refused")), parts.pop("moments")
     by_level = parts.pop("effects", None)
-    draws = Draws(
-        draw=lambda: sites, moments=lambda: moments, by_level=lambda: by_level, **parts
-    )
+    draws = Draws(draw=lambda: sites, moments=lambda: moments, by_level=lambda: by_level, **parts)
     _refuse_inconsistent(program, training, sites, moments)
     if by_level is not None:
         shape = next((np.shape(v)[:2] for v in sites.ready.values()), None)

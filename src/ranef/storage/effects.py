@@ -52,7 +52,8 @@ def _fits_model(found: Effects, grouped: Mapping[str, Grouped]) -> bool:
 
 def _is_whole(places: NDArray) -> bool:
     """Whether they are 0, 1, ... in some order."""
-    return bool(np.array_equal(np.sort(places), np.arange(len(places))))
+    whole = np.array_equal(np.sort(places), np.arange(len(places)))
+    return places.dtype.kind == "i" and bool(whole)
 
 
 def _within(places: NDArray, size: int) -> bool:
@@ -70,8 +71,10 @@ def _system(found: Effects) -> bool:
         for part in layout.parts
     )
     if isinstance(system, crossed.Crossed):
-        return parts and sorted([system.factor, *kept]) == [*range(len(found.levels))] and _met(
-            system, found.levels[system.factor], found.widths[system.factor]
+        return (
+            parts
+            and sorted([system.factor, *kept]) == [*range(len(found.levels))]
+            and _met(system, found.levels[system.factor], found.widths[system.factor])
         )
     own = [stage.factor for stage in system.stages]
     return (
@@ -94,6 +97,7 @@ def _met(system: crossed.Crossed, levels: int, width: int) -> bool:
     met = system.meetings
     return (
         met.r == system.remainder.random
+        and met.starts.dtype.kind == "i"
         and len(met.starts) == levels + 1
         and met.starts[0] == 0
         and bool((np.diff(met.starts) >= 0).all())
