@@ -304,9 +304,11 @@ def test_penalties_of_a_bias_count_as_in_keras():
 # After the fit
 
 
-def test_the_network_is_the_term_after_the_fit():
+@pytest.mark.parametrize("weights", ["point", "last"])
+def test_the_network_is_the_term_after_the_fit(weights):
     network = three_inputs()
-    fit = fitted("y ~ 0 + nn(x, z, kind, image, net=f)", network, steps=200)
+    formula = f"y ~ 0 + nn(x, z, kind, image, net=f, weights='{weights}')"
+    fit = fitted(formula, network, steps=200)
     assert fit.network("f") is network
     np.testing.assert_allclose(
         network.predict(fed(network, TABLE), verbose=0)[:, 0],

@@ -249,11 +249,11 @@ class Network(Term):
 
     def trained(self, state: State, draws: Any) -> tuple[Any, dict[str, NDArray]]:
         known, carried = variables.names(state.model), draws.carried[f"{self.label}/state"]
+        means = self.weights.means(state, draws)
         held = {name: np.asarray(value) for name, value in carried.items()}
         for variable in state.model.trainable_variables:
-            name = known[id(variable)]
-            site = f"{self.label}/{name}"
-            value = draws.points[site] if site in draws.points else draws.sites[site].mean((0, 1))
+            place, name = id(variable), known[id(variable)]
+            value = means[place] if place in means else draws.points[f"{self.label}/{name}"]
             held[name] = np.asarray(value, variable.dtype)
         return state.model, held
 
