@@ -240,6 +240,9 @@ class Program:
             assert training.stream is not None
             return training.stream.window(seed, number)
 
+        def settled(points: Any, carried: Any, data: tuple[Designs, ResponseDesign]) -> Any:
+            return {**carried, **self._settled(state, data[0], known.at(points, carried))}
+
         return Problem(
             run,
             data,
@@ -257,8 +260,16 @@ class Program:
             part,
             training.stream.windows if training.stream else 0,
             window,
+            settled,
             lambda points, carried: self.problem(training, known.at(points, carried)),
         )
+
+    def _settled(self, state: State, designs: Designs, known: Networks) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for parameter, term in self.all_terms():
+            label, scale = term.label, state.scales[parameter.name]
+            out |= term.settled(state.terms[label], designs[label], scale, known.within)
+        return out
 
     def bases(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
         """Within a NumPyro handler: the columns that point estimates shape, by term label."""

@@ -32,13 +32,15 @@ from ranef.inference.base import Draws, Method, Part, Problem, sites_in
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.conditional import Conditional
 from ranef.inference.crossproducts import CrossProducts
-from ranef.inference.windows import Windows
+from ranef.inference.windows import Windows, kept
 
 # Rounds where every one has all rows; share of them without a better prediction after which
 # the last part begins.
 ROUNDS, _PATIENCE = 30, 0.25
 # Passes over a hundred thousand rows; of fewer rows more, of more fewer.
 _PASSES, _MOST_PASSES, _LEAST_PASSES = 30.0, 300.0, 3.0
+# Rows by which what networks carry is settled at the end.
+_SOME = 2_000
 # Of Adam at its highest; shares of the rounds where it rises, and of the last part.
 RATE, _RISE, _LAST = 0.005, 0.05, 0.25
 
@@ -175,9 +177,9 @@ class Alternation:
             self.settings["checkpoint"],
             belongs_to(self.problem, self.settings, self.seed, state.moments),
         )
-        kept = checkpoint.load()
-        if kept is not None:
-            state = state.at(kept)
+        before = checkpoint.load()
+        if before is not None:
+            state = state.at(before)
             self.resumed_from = state.steps
         bar = tqdm(total=self.rounds, desc="svi", unit="round", disable=not progress, leave=False)
         with bar:
@@ -288,12 +290,12 @@ class Alternation:
             moved = jax.tree.map(lambda p, c: p + factor * c, points, change)
             sums = [jnp.sum(leaf) for leaf in jax.tree.leaves((gradient, moved))]
             good = jnp.isfinite(value) & jnp.isfinite(jnp.sum(jnp.stack(sums)))
-            kept = jax.tree.map(
+            after = jax.tree.map(
                 lambda a, b: jnp.where(good, a, b),
                 (moved, updated, new),
                 (points, carried, moments),
             )
-            return kept, ~good
+            return after, ~good
 
         carry, skipped = jax.lax.scan(step, carry, (batches, rates, keys))
         return carry, jnp.sum(skipped)
@@ -319,6 +321,10 @@ class Alternation:
         points, carried = state.best
         points = jax.tree.map(np.asarray, points)
         carried = jax.tree.map(np.asarray, carried)
+        rows = self.windows.at(0)
+        n = len(rows[1].value)
+        some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
+        carried = self.problem.settled(points, carried, kept(rows, some))
         known = self.problem.given(points, carried)
         exact: Method = registry.load("method", "exact")()
         found = exact.run(known, seed=self.seed, draws=draws, progress=progress)

@@ -52,6 +52,8 @@ class Problem:
         windows: how many windows all rows make, 0 where `data` holds them all.
         window: ``window(seed, number)``, rows in random order, none of those in `data`; the
             windows of a seed hold all others once.
+        settled: ``settled(points, carried, data)``, what the program carries once the search is
+            over, from some rows.
         given: the problem with these point estimates, and what the program updates, known:
             each of its terms is linear then.
     """
@@ -72,6 +74,7 @@ class Problem:
     part: Callable[[Any], "Part"]
     windows: int
     window: Callable[[int, int], Any]
+    settled: Callable[[Mapping[str, Any], Mapping[str, Any], Any], dict[str, Any]]
     given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
 
 

@@ -129,6 +129,9 @@ def rows_of(part: Part, problem: Problem, method: str) -> tuple[tuple, Rows]:
     varying = [part for part in parts if part[1].codes is not None or part[1].scales]
     shared = [part for part in parts if part[1].codes is None and not part[1].scales]
     common, shapes, columns, mean, precision, known = _common(shared, len(value), problem, method)
+    for _, block, _ in parts:
+        if block.known is not None:
+            known = known + np.asarray(block.known, dtype=np.float64)
     factors, groupings = _factors(varying)
     rows = Rows(value - known, columns, factors, normal.weights)
     return (common, shapes, mean, precision, tuple(groupings), normal.sigma), rows

@@ -22,8 +22,11 @@ from scipy import sparse
 
 Array = NDArray[np.float64]
 
-# Rows whose products are held at once; they stay in a processor's cache.
-_CHUNK = 32_768
+# Rows whose products are held at once; they stay in a processor's cache. Numbers that they
+# may be where there are many columns.
+_CHUNK, _NUMBERS = 32_768, 20_000_000
+# Columns from which a sparse product is faster than a count for each.
+_SEVERAL = 12
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,9 @@ def cross_products(rows: Rows, centre: Centre | None = None) -> CrossProducts:
     }
     # At least as many rows as levels, or clearing the table would be most of the work.
     size = max([_CHUNK, *(2 * f.levels for f in rows.factors)])
+    widest = max([w * (w + q) for f, w in zip(rows.factors, widths, strict=True) if f.levels > 1]
+                 + [widths[f] * widths[h] for f, h in keys] + [1])  # fmt: skip
+    size = min(size, max(_NUMBERS // widest, 1_024))
     for start in range(0, n, size):
         part = slice(start, start + size)
         for row in range(k):
@@ -271,10 +277,7 @@ def cross_products(rows: Rows, centre: Centre | None = None) -> CrossProducts:
                 _add_by_level(table, factor.codes[part], z, xy)
             for (f, h), (_, inverse) in keys.items():
                 products = np.einsum("na,nb->abn", columns[f], columns[h])
-                for total, each in zip(
-                    met[f, h], products.reshape(-1, products.shape[-1]), strict=True
-                ):
-                    total += np.bincount(inverse[part], each, len(total))
+                _add_by_pair(met[f, h], inverse[part], products.reshape(-1, products.shape[-1]))
     own, cross = [], []
     for table, w in zip(tables, widths, strict=True):
         block = np.ascontiguousarray(table.T).reshape(w, w + q, -1)
@@ -341,9 +344,23 @@ def _add_by_level(table: Array, codes: NDArray[Any], z: Array, xy: Array) -> Non
     """Add z_i [z_i xy_i] of every row to its level's line of the table."""
     k, n = z.shape[1], len(z)
     both = np.concatenate([z, xy], axis=1)
+    if len(table) == 1:
+        table += (z.T @ both).reshape(1, -1)
+        return
     products = (z[:, :, None] * both[:, None, :]).reshape(n, k * both.shape[1])
     places = sparse.csc_array((np.ones(n), codes, np.arange(n + 1)), shape=(len(table), n))
     table += places @ products
+
+
+def _add_by_pair(table: Array, places: NDArray[Any], products: Array) -> None:
+    """Add products (c, n) of every row to its pair's column of the table (c, m)."""
+    if len(products) < _SEVERAL:
+        for total, each in zip(table, products, strict=True):
+            total += np.bincount(places, each, len(total))
+        return
+    n = products.shape[1]
+    adding = sparse.csc_array((np.ones(n), places, np.arange(n + 1)), shape=(table.shape[1], n))
+    table += (adding @ products.T).T
 
 
 def _pair_keys(factors: Sequence[Factor]) -> dict[tuple[int, int], tuple[NDArray, NDArray]]:

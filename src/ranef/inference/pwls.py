@@ -32,6 +32,8 @@ Array = NDArray[np.float64]
 _DENSE, _DENSE_AT_MOST, _FULL = 300_000, 30_000_000, 0.15
 # Coefficients left after the elimination that one dense matrix may hold: 3.2 GB of it.
 MOST_REMAINING = 20_000
+# Those of them that a sparse matrix may have: 3.2 GB of it.
+_MET = 200_000_000
 # Numbers held at once for several values of the hyperparameters; up to which one evaluation
 # takes about a tenth of a millisecond; and a few milliseconds.
 _BATCH, _CHEAP, _AFFORDABLE = 250_000, 4_000, 200_000
@@ -145,6 +147,11 @@ def _analysed(products: CrossProducts) -> Chain | Crossed:
     full = met > _FULL * int(sizes[first]) * remaining
     if cells <= _DENSE or (full and cells <= _DENSE_AT_MOST):
         return Chain.of(products, chain, rest)
+    if met > _MET:
+        raise TooManyEffectsError(
+            f"at most {_MET:,} cross-products of the largest grouping with what is beside it, and "
+            f"here are {met:,}"
+        )
     remaining = int(sizes[order[1:]].sum())
     if remaining > MOST_REMAINING:
         raise TooManyEffectsError(

@@ -6,7 +6,7 @@ derives from `LinearTerm` and is then understood by every method.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -86,7 +86,7 @@ class Variable:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["columns", "codes", "mean", "factor"],
+    data_fields=["columns", "codes", "mean", "factor", "known"],
     meta_fields=[
         *("levels", "gaussian", "sites", "shapes"),
         *("scales", "grouping", "cholesky", "correlation"),
@@ -111,6 +111,7 @@ class LinearBlock:
         cholesky: the site that holds the Cholesky factor of their correlations; "" for none.
             factor = diag(scales) cholesky.
         correlation: the parameter that takes the prior of the correlations.
+        known: (n,) added to eta, or None.
     """
 
     columns: Any
@@ -125,11 +126,13 @@ class LinearBlock:
     grouping: str = ""
     cholesky: str = ""
     correlation: str = ""
+    known: Any = None
 
     def keep(self, places: Any) -> "LinearBlock":
         """Some of the rows."""
         codes = None if self.codes is None else self.codes[places]
-        return replace(self, columns=self.columns[places], codes=codes)
+        known = None if self.known is None else self.known[places]
+        return replace(self, columns=self.columns[places], codes=codes, known=known)
 
     def predict(self, coefficients: Array) -> Array:
         """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""
@@ -223,6 +226,15 @@ class Term(ABC):
         term that needs no point estimates to be linear.
         """
         return None
+
+    def settled(
+        self, state: Any, design: Design, scale: Scale, given: Callable[[Callable], Callable]
+    ) -> dict[str, Any]:
+        """What the program carries from the end of a search on, by site.
+
+        `given` makes a NumPyro program one in which point estimates are known.
+        """
+        return {}
 
     def structure(
         self, state: Any, design: Design, priors_: Mapping[str, Prior], basis: Any = None

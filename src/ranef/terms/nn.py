@@ -5,7 +5,7 @@ The only module that imports Keras, and only when a formula has a network.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -276,6 +276,11 @@ class Network(Term):
     def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
         return self.weights.basis(state, design, scale, replay)
 
+    def settled(
+        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
+    ) -> dict[str, Any]:
+        return self.weights.settled(state, design, scale, given)
+
     def structure(
         self, state: State, design: Design, priors_: Mapping[str, Prior], basis: Any = None
     ) -> LinearBlock | None:
@@ -294,36 +299,71 @@ class Network(Term):
         """What an output of one adds to the predictor: its spread for an MLP."""
         return scale.spread if self.options["net"] is None else 1.0
 
-    def output(self, state: State, design: Design, replay: Replay, model: Any) -> Array:
-        """Of the network, or of `model`, a part of it, within a NumPyro program."""
-        own = self.options["net"] is None
-        known = variables.names(state.model)
-        weights = [
-            numpyro.param(
+    def points(self, state: State, model: Any) -> list[Array]:
+        """The trainable weights of a part of the network, as point estimates."""
+        return [
+            jnp.asarray(numpyro.param(site, start, unit=_WEIGHT_UNIT))
+            for site, start in self.starts(state, model)
+        ]
+
+    def starts(self, state: State, model: Any) -> list[tuple[str, Any]]:
+        """The site of each weight, and where its search begins."""
+        own, known = self.options["net"] is None, variables.names(state.model)
+        return [
+            (
                 f"{self.label}/{known[id(v)]}",
                 _start(v.path, v.shape) if own else jnp.asarray(state.initial[known[id(v)]]),
-                unit=_WEIGHT_UNIT,
             )
             for v in model.trainable_variables
         ]
-        others = [known[id(v)] for v in model.non_trainable_variables]
-        start = {name: jnp.asarray(state.initial[name]) for name in others}
-        carried: Any = mutable(f"{self.label}/state", cast(Any, start))
+
+    def output(
+        self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
+    ) -> Array:
+        """Of the network, or of `model`, a part of it, within a NumPyro program."""
+        carried = self._carried(state, model)
         # Seeds that came with the state would give all samples of a step one mask.
         seeds = variables.seeds(state.model) if replay.training else []
         key = numpyro.prng_key() if seeds else None
         drawn = variables.drawn(seeds, key) if key is not None else {}
         output, updated, losses = model.stateless_call(
             weights,
-            [drawn.get(name, carried[name]) for name in others],
-            graph.packed(state.model, [_on_device(a) for a in inputs.ordered(design.arrays)]),
+            [drawn.get(name, value) for name, value in carried.items()],
+            graph.packed(state.model, self.rows(design)),
             training=replay.training,
             return_losses=True,
         )
-        after = zip(others, updated, strict=True)
+        after = zip(list(carried), updated, strict=True)
         carried.update({name: value for name, value in after if name not in drawn})
         if losses:
             numpyro.factor(f"{self.label}/penalty", -replay.rows * sum(losses))
+        return output
+
+    def _carried(self, state: State, model: Any) -> Any:
+        """What the network updates as it runs, by the name of the variable."""
+        known = variables.names(state.model)
+        others = [known[id(v)] for v in model.non_trainable_variables]
+        start = {name: jnp.asarray(state.initial[name]) for name in others}
+        return mutable(f"{self.label}/state", cast(Any, start))
+
+    def rows(self, design: Design) -> list[Array]:
+        """What the inputs get, an array for each."""
+        return [_on_device(a) for a in inputs.ordered(design.arrays)]
+
+    def frozen(self, state: State, scale: Scale) -> Any:
+        """The network in inference mode as a function of weights and inputs, to (n,)."""
+        held, unit, model = (
+            list(self._carried(state, state.model).values()),
+            self.unit(scale),
+            state.model,
+        )
+
+        def output(weights: Any, rows: Any) -> Array:
+            found, _ = model.stateless_call(
+                weights, held, graph.packed(model, rows), training=False
+            )
+            return found.reshape(-1) * unit
+
         return output
 
 

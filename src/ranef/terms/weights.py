@@ -1,26 +1,31 @@
-"""What is believed about the weights of a network: `Point`, `Last`.
+"""What is believed about the weights of a network: `Point`, `Last`, `Full`.
 
 `point`: all are point estimates. `last`: the features h(x; w) before the last layer are, and
 
     f(x) = c' (h(x; w), 1),   c ~ N(0, tau^2 I)
 
 is linear in what has a posterior, so that c integrates out in closed form like any common effect.
+`full`: every weight has the prior N(0, tau^2 D); ``linearised`` says how it is integrated.
 """
 
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
+from numpy.typing import NDArray
+from numpyro.primitives import mutable
 
 from ranef import priors, sites
 from ranef.moments import Scale
 from ranef.priors import Prior
-from ranef.terms import graph
+from ranef.terms import graph, linearised
 from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Variable
 
 if TYPE_CHECKING:
@@ -54,6 +59,12 @@ class Weights(ABC):
     def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
         """(n, k) columns that point estimates shape, within a NumPyro program."""
 
+    def settled(
+        self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
+    ) -> dict[str, Any]:
+        """What is carried from the end of a search on, as `Term.settled`."""
+        return {}
+
     @abstractmethod
     def structure(self, state: "State", basis: Any) -> LinearBlock:
         """The block that these columns make."""
@@ -83,7 +94,8 @@ class Point(Weights):
     about = "a point estimate"
 
     def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
-        output = self.network.output(state, design, replay, state.model)
+        weights = self.network.points(state, state.model)
+        output = self.network.output(state, design, replay, state.model, weights)
         return output.reshape(-1, 1) * self.network.unit(scale)
 
     def structure(self, state: "State", basis: Any) -> LinearBlock:
@@ -126,12 +138,16 @@ class Last(Weights):
 
     def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
         # Features are of order one, and so are their coefficients in units of the predictor.
-        spread = scale.spread / self.network.unit(scale)
+        spread = self._spread(scale)
         return {self.scale_site: Parameter(priors.HalfNormal(2.0 * spread), "positive")}
+
+    def _spread(self, scale: Scale) -> float:
+        return scale.spread / self.network.unit(scale)
 
     def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
         features, layer = self._parts(state)
-        columns = self.network.output(state, design, replay, features)
+        weights = self.network.points(state, features)
+        columns = self.network.output(state, design, replay, features, weights)
         if layer.use_bias:
             columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
         return columns * self.network.unit(scale)
@@ -157,7 +173,7 @@ class Last(Weights):
         scale: Scale,
         replay: Replay,
     ) -> Array:
-        spread = scale.spread / self.network.unit(scale)
+        spread = self._spread(scale)
         tau = sites.parameter(
             self.scale_site,
             priors_[self.scale_site],
@@ -184,4 +200,108 @@ class Last(Weights):
         return {**out, id(layer.bias): mean[-1:]} if layer.use_bias else out
 
 
-KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last}
+class Full(Point):
+    """Every weight has a posterior; a search goes on point estimates of them until its end."""
+
+    about = "each with a prior, integrated where the network is linear in them"
+
+    @property
+    def scale_site(self) -> str:
+        return f"{self.network.short}_sigma"
+
+    @property
+    def _directions(self) -> str:
+        return f"{self.network.label}/directions"
+
+    def _linear(self) -> dict[str, Array]:
+        """The linear model, empty while it is not settled."""
+        return dict(cast(Any, mutable(f"{self.network.label}/linear", cast(Any, {}))))
+
+    def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
+        spread = scale.spread / self.network.unit(scale)
+        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * spread), "positive")}
+
+    def settled(
+        self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
+    ) -> dict[str, Any]:
+        network = self.network
+
+        def program() -> dict[str, NDArray]:
+            output, weights = network.frozen(state, scale), network.points(state, state.model)
+            return linearised.directions(output, weights, network.rows(design))
+
+        found = numpyro.handlers.seed(given(program), 0)()
+        return {f"{network.label}/linear": found}
+
+    def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+        linear = self._linear()
+        if not linear:
+            return super().basis(state, design, scale, replay)
+        output = self.network.frozen(state, scale)
+        weights = self.network.points(state, state.model)
+        return linearised.columns(output, weights, self.network.rows(design), linear)
+
+    def structure(self, state: "State", basis: Any) -> LinearBlock:
+        k = basis.shape[1] - 1
+        if k == 0:
+            return super().structure(state, basis)
+        return LinearBlock(
+            basis[:, 1:],
+            None,
+            1,
+            np.zeros(k),
+            np.ones(k),
+            sites=((self._directions, k),),
+            shapes=((k,),),
+            scales=(self.scale_site,) * k,
+            known=basis[:, 0],
+        )
+
+    def sample(
+        self,
+        state: "State",
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Array:
+        network, linear = self.network, self._linear()
+        spread = scale.spread / network.unit(scale)
+        tau = sites.parameter(
+            self.scale_site, priors_[self.scale_site], support="positive", start=spread
+        )
+        if not linear:
+            return self._sampled(state, design, tau, scale, replay)
+        p, k = linear["directions"].shape
+        law = dist.Normal(jnp.zeros(k), tau).to_event(1)
+        a = jnp.asarray(numpyro.sample(self._directions, law))
+        # Drawn with each prediction: of these the data say nothing.
+        rest = dist.Normal(jnp.zeros(p), tau).to_event(1)
+        u = jnp.asarray(numpyro.sample(f"{network.label}/rest", rest)) if k < p else jnp.zeros(p)
+        output, weights = network.frozen(state, scale), network.points(state, state.model)
+        return linearised.moved(output, weights, network.rows(design), linear, a, u)
+
+    def _sampled(
+        self, state: "State", design: Design, tau: Array, scale: Scale, replay: Replay
+    ) -> Array:
+        """The network itself at weights drawn from their prior."""
+        network, weights = self.network, []
+        for site, variable in zip(
+            (site for site, _ in network.starts(state, state.model)),
+            state.model.trainable_variables,
+            strict=True,
+        ):
+            shape = tuple(variable.shape)
+            own = linearised.scales([shape]).reshape(shape)
+            law = dist.Normal(jnp.zeros(shape), tau * own).to_event(len(shape))
+            start = jax.random.normal(jax.random.key(zlib.crc32(site.encode())), shape) * own
+            infer = {"start": start, "unit": jnp.asarray(own)}
+            weights.append(jnp.asarray(numpyro.sample(site, law, infer=infer)))
+        output = network.output(state, design, replay, state.model, weights)
+        return output.reshape(-1) * network.unit(scale)
+
+    def variables(self, state: "State") -> dict[str, Variable]:
+        return {self.scale_site: Variable("scale")}
+
+
+KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last, "full": Full}
