@@ -20,7 +20,9 @@ import xarray as xr
 
 import ranef as rf
 from ranef import registry, tables
-from ranef.inference import coefficients
+from ranef.inference import coefficients, pwls
+from ranef.inference.effects import Effects
+from ranef.storage.effects import refuse_unsound
 from ranef.terms.base import Design
 
 # After ranef, which says on which backend it runs.
@@ -286,15 +288,128 @@ def test_rows_read_in_batches_are_kept_as_a_sample(grouped, tmp_path, monkeypatc
         new.extend("shrinkage")
 
 
-def test_draws_that_memory_does_not_hold_are_refused_as_before(grouped, tmp_path, monkeypatch):
+LARGE = {
+    "nested": "y ~ x + (1 | g) + (x | g:k)",
+    "crossed": "y ~ x + (x || g) + (1 | k)",
+    "sparse": "y ~ x + (x | g) + (1 | k)",
+}
+
+
+@pytest.fixture
+def crossed(grouped) -> dict[str, np.ndarray]:
+    return {**grouped, "k": np.array([f"k{i % 7}" for i in range(300)])}
+
+
+@pytest.fixture(params=LARGE)
+def large(request, crossed, monkeypatch) -> rf.Fit:
+    """With more group effects than are made at once."""
     monkeypatch.setattr(coefficients, "_REALISED", 100)
-    fit = fitted("y ~ x + (1 | g)", grouped, {}, {})
-    new = again(fit, tmp_path)
-    assert_same_table(fit.ranef("g"), new.ranef("g"))
-    assert_same_table(fit.summary(), new.summary())
-    for one in (fit, new):
-        with pytest.raises(rf.OptionError, match="100 draws of 12 group effects"):
-            one.predict(grouped)
+    if request.param == "sparse":
+        monkeypatch.setattr(pwls, "_DENSE", 0)
+        monkeypatch.setattr(pwls, "_FULL", 2.0)
+    return fitted(LARGE[request.param], crossed, {}, {})
+
+
+def test_draws_that_memory_does_not_hold_are_made_by_level_as_before(large, crossed, tmp_path):
+    expected = large.predict(crossed)
+    new = again(large, tmp_path)
+    assert_same_table(large.ranef("g"), new.ranef("g"))
+    assert_same_table(large.summary(), new.summary())
+    assert_same_table(expected, new.predict(crossed))
+    for one in (large, new):
+        with pytest.raises(rf.OptionError, match="100 draws of .* group effects"):
+            _ = one.posterior
+    assert new.save(tmp_path / "more").read_bytes() == large.save(tmp_path / "once").read_bytes()
+
+
+def places(found: Effects, **changes) -> Effects:
+    return replace(found, places=(replace(found.places[0], **changes), *found.places[1:]))
+
+
+def cell(found: Effects, **changes) -> Effects:
+    return replace(found, cells=(replace(found.cells[0], **changes), *found.cells[1:]))
+
+
+def given(found: Effects, **changes) -> Effects:
+    return cell(found, given=replace(found.cells[0].given, **changes))
+
+
+def stage(found: Effects, **changes) -> Effects:
+    first, *rest = found.system.stages
+    return replace(found, system=replace(found.system, stages=(replace(first, **changes), *rest)))
+
+
+def meetings(found: Effects, **changes) -> Effects:
+    met = replace(found.system.meetings, **changes)
+    return replace(found, system=replace(found.system, meetings=met))
+
+
+UNSOUND = {
+    "a site beyond its factor": lambda e: places(e, start=9),
+    "a factor there is not": lambda e: places(e, factor=9),
+    "fewer levels": lambda e: replace(e, levels=tuple(j - 1 for j in e.levels)),
+    "a draw twice": lambda e: cell(e, members=e.cells[0].members + 1),
+    "a draw fewer": lambda e: replace(e, cells=e.cells[1:]),
+    "chains that do not divide the draws": lambda e: replace(e, chains=7),
+    "a sigma too few": lambda e: given(e, sigma=e.cells[0].given.sigma[1:]),
+    "a remainder too narrow": lambda e: given(e, last=e.cells[0].given.last[:, 1:]),
+    "wide roots": lambda e: given(e, roots=tuple(np.ones((1, 5, 5)) for _ in e.widths)),
+    "few cross-products": lambda e: given(
+        e, every=tuple(a[..., 1:] for a in e.cells[0].given.every)
+    ),
+}
+OF_STAGES = {
+    "a level twice": lambda e: stage(e, order=e.system.stages[0].order * 0),
+    "parents too many": lambda e: stage(e, parents=(e.system.stages[0].order,) * 3),
+    "a parent there is not": lambda e: stage(
+        e, parents=tuple(p + 10**6 for p in e.system.stages[0].parents) or (np.arange(3),)
+    ),
+}
+OF_MEETINGS = {
+    "a coefficient there is not": lambda e: meetings(e, places=e.system.meetings.places + 10**6),
+    "a coefficient below none": lambda e: meetings(e, places=e.system.meetings.places - 10**6),
+    "a level that ends before it starts": lambda e: meetings(
+        e, starts=np.roll(e.system.meetings.starts, 1)
+    ),
+    "values too few": lambda e: meetings(e, values=e.system.meetings.values[:, 1:]),
+    "more coefficients than remain": lambda e: meetings(e, r=10**6),
+}
+
+
+def is_sound(found: Effects, fit: rf.Fit, draws: int = 100) -> bool:
+    try:
+        refuse_unsound(found, fit.program.grouped(fit.training.state), draws)
+    except rf.FileError as error:
+        assert "does not fit together" in str(error)
+        return False
+    return True
+
+
+def test_effects_that_do_not_fit_together_are_refused(large):
+    found = large.draws.effects
+    own = OF_MEETINGS if hasattr(found.system, "meetings") else OF_STAGES
+    assert is_sound(found, large)
+    assert not is_sound(found, large, draws=99)
+    assert not [
+        name for name, change in {**UNSOUND, **own}.items() if is_sound(change(found), large)
+    ]
+
+
+@pytest.mark.parametrize("of", ["elimination.Given", "effects.Cell", "effects.Place"])
+def test_a_file_whose_effects_have_been_changed_is_refused(large, tmp_path, of):
+    def change(content, _):
+        for part in walk(content["draws"]):
+            if part.get("of") == f"inference.{of}":
+                part["fields"] = {name: moved(value) for name, value in part["fields"].items()}
+
+    refused(rewritten(large.save(tmp_path / "fit.ranef"), change))
+
+
+def moved(value):
+    """A JSON value that says something else."""
+    if isinstance(value, (int, str)):
+        return 9
+    return {"tuple": [moved(v) for v in value["tuple"]]} if "tuple" in value else {"array": "0"}
 
 
 # What is no saved fit

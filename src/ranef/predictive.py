@@ -17,12 +17,17 @@ from scipy.special import logsumexp
 from ranef.errors import DataError
 from ranef.families.base import ResponseDesign
 from ranef.inference.base import Draws
+from ranef.inference.noise import Noise
+from ranef.inference.threads import side_by_side
+from ranef.levels import Occurring, batches, number, room
 from ranef.program import Program
-from ranef.terms.base import Replay
+from ranef.terms.base import Grouped, Replay
 from ranef.training import Designs, State
 
-# Draws times rows held at once.
-_CELLS = 4_000_000
+# Draws times rows held at once, and draws of group effects.
+_CELLS, _EFFECTS = 4_000_000, 10_000_000
+# Rows whose quantiles are sought at once, on each core.
+_STRIPE = 500
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,17 @@ class Part:
     Attributes:
         response: its response design.
         values: each family parameter, (draws, rows).
-        count: rows that count; those after them are padding.
+        places: of the rows among all; those after them are padding.
     """
 
     response: ResponseDesign
     values: Mapping[str, Array]
-    count: int
+    places: NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """Rows that count."""
+        return len(self.places)
 
     def own(self, values: Any) -> NDArray[np.float64]:
         """`values`, which broadcast to (draws, rows), without the padding."""
@@ -63,52 +73,107 @@ class Predictive:
     seed: int
 
     @cached_property
-    def _sites(self) -> dict[str, Array]:
-        """Draws with chains and draws in one leading axis."""
-        return {
-            name: jnp.asarray(value.reshape(-1, *value.shape[2:]))
-            for name, value in self.draws.sites.items()
-        }
-
-    def _size(self) -> int:
-        return len(next(iter(self._sites.values()))) if self._sites else 1
-
-    def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[Part]":
-        """The rows in chunks.
-
-        Every chunk has the same number of rows, the last padded with its first row, so that
-        one compiled program serves all.
-        """
-        size = max(1, min(n, _CELLS // self._size()))
-        key = jax.random.key(self.seed)
-        for start in range(0, n, size):
-            stop = min(n, start + size)
-            rows = np.r_[start:stop, np.full(size - (stop - start), start)]
-            part, companion = jax.tree.map(lambda a, i=rows: jnp.asarray(a[i]), (designs, response))
-            yield Part(companion, self._run(part, key), stop - start)
+    def _grouped(self) -> dict[str, Grouped]:
+        return self.program.grouped(self.state)
 
     @cached_property
-    def _run(self) -> Any:
-        """Designs and a key to each family parameter, (draws, rows)."""
+    def _count(self) -> int:
+        """Draws."""
+        none = {site: np.zeros(0, np.int64) for g in self._grouped.values() for site in g.sites}
+        return next((v.shape[0] * v.shape[1] for v in self.draws.at(none).values()), 1)
+
+    def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[Part]":
+        """The rows in chunks, each row once.
+
+        Every chunk has the same number of rows, the last padded with its last row, and knows
+        as many levels as any, so that one compiled program serves all. Rows are taken in their
+        order where memory holds the effects of all levels in them; else those of a level follow
+        each other, and effects are drawn for as many levels at a time as it does hold.
+        """
+        size = max(1, min(n, _CELLS // self._count))
+        codes = {label: np.asarray(designs[label].arrays["codes"]) for label in self._grouped}
+        width = max(1, sum(g.width for g in self._grouped.values()))
+        most = max(1, _EFFECTS // (self._count * width))
+        places = batches(list(codes.values()), n, most)
+        occurring = room(
+            [
+                {
+                    name: Occurring.of(codes[name][rows], g.levels)
+                    for name, g in self._grouped.items()
+                }
+                for rows in places
+            ]
+        )
+        for rows, met in zip(places, occurring, strict=True):
+            yield from self._chunks(designs, response, rows, size, met)
+
+    def _chunks(
+        self,
+        designs: Designs,
+        response: ResponseDesign,
+        rows: NDArray[np.int64],
+        size: int,
+        met: Mapping[str, Occurring],
+    ) -> "Iterator[Part]":
+        """The rows of one batch, in which the levels `met` occur."""
+        sites = self._sites(met, designs)
+        for start in range(0, len(rows), size):
+            places = rows[start : start + size]
+            own = np.pad(places, (0, size - len(places)), mode="edge")
+            part, beside = jax.tree.map(lambda a, own=own: a[own], (designs, response))
+            part = {**part, **{name: met[name].recoded(part[name]) for name in met}}
+            part, beside = jax.tree.map(jnp.asarray, (part, beside))
+            yield Part(beside, self._run(sites, part, met), places)
+
+    def _sites(self, met: Mapping[str, Occurring], designs: Designs) -> dict[str, Array]:
+        """Draws in one leading axis, of effects those of the levels at hand."""
+        levels = {s: met[label].known for label, g in self._grouped.items() for s in g.sites}
+        out = {
+            name: jnp.asarray(value.reshape(self._count, *value.shape[2:]))
+            for name, value in self.draws.at(levels).items()
+        }
+        for label, grouped in self._grouped.items():
+            names = [designs[label].new[place] for place in met[label].new]
+            if names and self.replay.new_levels == "sample":
+                out[grouped.new] = jnp.asarray(self._unseen(label, grouped, names))
+        return out
+
+    def _unseen(self, label: str, grouped: Grouped, names: list[str]) -> NDArray[np.float64]:
+        """Standard normal numbers behind the effects of new levels, (draws, u, k)."""
+        levels = np.array([number(name) for name in names], np.uint64)
+        each = Noise(self.seed, number(label)).of(levels, self._count * grouped.width)
+        return each.reshape(len(names), self._count, grouped.width).transpose(1, 0, 2)
+
+    def _run(
+        self, sites: dict[str, Array], designs: Designs, met: Mapping[str, Occurring]
+    ) -> dict[str, Array]:
+        """Each family parameter, (draws, rows)."""
+        known = tuple((name, len(levels.known)) for name, levels in met.items())
+        return self._compiled(sites, designs, jax.random.key(self.seed), known)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        """Draws, designs, a key and how many levels they know to each family parameter."""
         given = {**self.draws.points}
         carried = self.draws.carried
 
-        def one(sites: Mapping[str, Array], key: Array, designs: Designs) -> dict[str, Array]:
-            data = {**sites, **given, **{name: dict(v) for name, v in carried.items()}}
-            seeded = numpyro.handlers.seed(self.program, key)
-            run = numpyro.handlers.substitute(seeded, data=data)
-            values: Any = run(self.state, designs, replay=self.replay)
-            return {name: jnp.atleast_1d(v) for name, v in values.items()}
+        def every(
+            sites: dict[str, Array], designs: Designs, key: Array, known: tuple
+        ) -> dict[str, Array]:
+            state = self.program.narrowed(self.state, dict(known))
 
-        @jax.jit
-        def every(sites: dict[str, Array], designs: Designs, key: Array) -> dict[str, Array]:
-            size = self._size()
-            keys = jax.random.split(key, size)
-            out = jax.vmap(one, in_axes=(0, 0, None))(sites, keys, designs)
+            def one(sites: Mapping[str, Array], key: Array) -> dict[str, Array]:
+                data = {**sites, **given, **{name: dict(v) for name, v in carried.items()}}
+                seeded = numpyro.handlers.seed(self.program, key)
+                run = numpyro.handlers.substitute(seeded, data=data)
+                values: Any = run(state, designs, replay=self.replay)
+                return {name: jnp.atleast_1d(v) for name, v in values.items()}
+
+            out = jax.vmap(one)(sites, jax.random.split(key, self._count))
             rows = jax.tree.leaves(designs)[0].shape[0]
-            return {name: jnp.broadcast_to(v, (size, rows)) for name, v in out.items()}
+            return {name: jnp.broadcast_to(v, (self._count, rows)) for name, v in out.items()}
 
-        return lambda designs, key: every(self._sites, designs, key)
+        return jax.jit(every, static_argnums=3)
 
     def summaries(
         self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
@@ -125,7 +190,7 @@ class Predictive:
                 spread = family.variance(part.response, **part.values)
                 variance = variance + part.own(spread).mean(axis=0)
                 cells = part.own(family.sample(rng, part.response, **part.values))
-            lower, upper = np.quantile(cells, tails, axis=0)
+            lower, upper = _quantiles(cells, tails)
             sd = np.sqrt(variance)
             return {"mean": location.mean(axis=0), "sd": sd, "lower": lower, "upper": upper}
 
@@ -201,10 +266,14 @@ class Predictive:
         n: int,
         describe: Callable[["Part"], dict[str, NDArray]],
     ) -> dict[str, NDArray]:
-        """What `describe` says of each chunk of rows, rows leading, one after the other."""
+        """What `describe` says of each chunk of rows, rows leading, in the order of the rows."""
+        out: dict[str, NDArray] = {}
         with jax.enable_x64(True):
-            parts = [describe(part) for part in self.over(designs, response, n)]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            for part in self.over(designs, response, n):
+                for name, values in describe(part).items():
+                    whole = out.setdefault(name, np.empty((n, *values.shape[1:]), values.dtype))
+                    whole[part.places] = values
+        return out
 
     def _location(self, part: "Part") -> NDArray[np.float64]:
         location = part.own(self.program.family.mean(part.response, **part.values))
@@ -222,3 +291,10 @@ class Predictive:
 
 def _log_mean(log_density: NDArray[np.float64]) -> NDArray[np.float64]:
     return logsumexp(log_density, axis=0) - np.log(len(log_density))
+
+
+def _quantiles(values: NDArray[np.float64], tails: list[float]) -> NDArray[np.float64]:
+    """Quantiles of each column, which take most of the time of a prediction."""
+    stripes = [values[:, start : start + _STRIPE] for start in range(0, values.shape[1], _STRIPE)]
+    found = side_by_side(lambda stripe: np.quantile(stripe, tails, axis=0), stripes, _STRIPE)
+    return np.concatenate(found, axis=1)

@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.networks import Networks
 from ranef.priors import Prior, allowed
-from ranef.terms.base import LinearBlock, Parameter, Replay, Term, Variable
+from ranef.terms.base import Grouped, LinearBlock, Parameter, Replay, Term, Variable
 from ranef.training import Designs, State, Training, evenly, length
 
 _RESERVED = ("chain", "draw")
@@ -396,6 +397,19 @@ class Program:
             for name, variable in term.variables(state.terms[term.label]).items()
             if variable.role == "group"
         }
+
+    def grouped(self, state: State) -> dict[str, Grouped]:
+        """What varies by level, by term label."""
+        found = {term.label: term.grouped(state.terms[term.label]) for _, term in self.all_terms()}
+        return {label: grouped for label, grouped in found.items() if grouped is not None}
+
+    def narrowed(self, state: State, levels: Mapping[str, int]) -> State:
+        """The state of a program that has so many levels, by term label, and no others."""
+        terms = dict(state.terms)
+        for _, term in self.all_terms():
+            if term.label in levels:
+                terms[term.label] = term.narrowed(terms[term.label], levels[term.label])
+        return replace(state, terms=terms)
 
     def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:
         """Variables that are functions of the sites, by draw."""

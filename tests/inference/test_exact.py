@@ -423,8 +423,8 @@ def test_draws_of_more_effects_than_memory_holds_are_refused_and_their_moments_a
     fit = rf.Model("y ~ x + (1 | g)").fit(grouped, draws=200, progress=False)
     assert np.isfinite(fit.ranef("g")[["mean", "sd"]]).all(axis=None)
     assert len(fit.summary()) == 5
-    for ask in (lambda: fit.posterior, lambda: fit.predict(grouped)):
-        with pytest.raises(OptionError, match="200 draws of 12 group effects take.*draws=83 or"):
-            ask()
+    with pytest.raises(OptionError, match="200 draws of 12 group effects take.*draws=83 or"):
+        _ = fit.posterior
+    assert np.isfinite(fit.predict(grouped)).all(axis=None)
     fewer = rf.Model("y ~ x + (1 | g)").fit(grouped, draws=83, progress=False)
     assert fewer.posterior["1|g"].shape == (1, 83, 12)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -193,6 +193,18 @@ def _read(support: Any, value: Array, unit: Any) -> tuple[Any, Array, Array]:
     return support, start, jnp.broadcast_to(jnp.asarray(unit if plain else 1.0), start.shape)
 
 
+@runtime_checkable
+class ByLevel(Protocol):
+    """Draws of sites that have one value for each level."""
+
+    def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+        """Of some levels (m,) of each site (chain, draw, m, ...), whichever others are asked for.
+
+        The sites of one term have the same levels.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Draws:
     """What a method returns.
@@ -209,6 +221,7 @@ class Draws:
         moments: makes the mean and sd of sites whose posterior is known in closed form; those
             of the others are those of their draws.
         later: sites whose draws are large and made only when they are asked for.
+        by_level: makes what draws them for some levels alone, or None.
         k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
         trace: per-step records, such as the ELBO.
         statistics: of every draw, by ArviZ's names for them, (chain, draw).
@@ -226,6 +239,7 @@ class Draws:
     trace: Mapping[str, NDArray] = field(default_factory=dict)
     moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
     later: tuple[str, ...] = ()
+    by_level: "Callable[[], ByLevel | None]" = lambda: None
     k_hat: float | None = None
     statistics: Mapping[str, NDArray] = field(default_factory=dict)
     resumed_from: int | None = None
@@ -234,13 +248,31 @@ class Draws:
     def thinned(self, most: int) -> "Draws":
         """The same with at most so many draws of the posterior, evenly spaced, in one chain."""
 
-        def draw() -> Mapping[str, NDArray]:
-            flat = {n: v.reshape(-1, *v.shape[2:]) for n, v in self.sites.items()}
-            size = max((len(v) for v in flat.values()), default=1)
-            places = np.unique(np.linspace(0, size - 1, most).astype(int))
-            return {name: value[None, places] for name, value in flat.items()}
+        def thin(value: NDArray) -> NDArray:
+            flat = value.reshape(value.shape[0] * value.shape[1], *value.shape[2:])
+            return flat[None, np.unique(np.linspace(0, len(flat) - 1, most).astype(int))]
 
-        return replace(self, draw=draw)
+        def by_level() -> ByLevel | None:
+            return self.effects and _ThinnedByLevel(self.effects, thin)
+
+        return replace(self, draw=lambda: _Thinned(self.sites, thin), by_level=by_level)
+
+    def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Draws of every latent site, of the sites in `levels` those of some levels alone.
+
+        Args:
+            levels: site to levels, (m,).
+
+        Returns:
+            Site to draws: (chain, draw, m, ...) of the sites in `levels`.
+        """
+        effects = self.effects
+        made = effects.at({n: levels[n] for n in self.later}) if effects else {}
+        whole = {name: self.sites[name] for name in self.sites if name not in made}
+        return {
+            **{n: v[:, :, levels[n]] if n in levels else v for n, v in whole.items()},
+            **made,
+        }
 
     @cached_property
     def sites(self) -> Mapping[str, NDArray]:
@@ -248,9 +280,41 @@ class Draws:
         return self.draw()
 
     @cached_property
+    def effects(self) -> "ByLevel | None":
+        """Draws of the sites in `later` for some levels alone, where the method has them."""
+        return self.by_level()
+
+    @cached_property
     def known_moments(self) -> Mapping[str, tuple[NDArray, NDArray]]:
         """Mean and sd by site, where they are known in closed form."""
         return self.moments()
+
+
+class _Thinned(Mapping[str, NDArray]):
+    """Draws by site, each thinned when it is asked for."""
+
+    def __init__(self, sites: Mapping[str, NDArray], thin: Callable[[NDArray], NDArray]) -> None:
+        self._sites, self._thin = sites, thin
+
+    def __getitem__(self, name: str) -> NDArray:
+        return self._thin(self._sites[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+
+@dataclass(frozen=True)
+class _ThinnedByLevel:
+    """Draws by level, each thinned."""
+
+    whole: ByLevel
+    thin: Callable[[NDArray], NDArray]
+
+    def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+        return {name: self.thin(value) for name, value in self.whole.at(levels).items()}
 
 
 class Method(ABC):

@@ -7,15 +7,16 @@ into a few tens of cells, and one factorization at its centre serves each.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
+from ranef.inference.effects import Cell, Effects, Place
 from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import common_by_site, effects_by_site
+from ranef.inference.mixed import Grouping, common_by_site, effects_by_site
 from ranef.inference.threads import side_by_side, threads_for
 
 Array = NDArray[np.float64]
@@ -39,7 +40,7 @@ class Sites(Mapping[str, Array]):
         if name not in self._ready:
             if name not in self._later.group_sites:
                 raise KeyError(name)
-            self._ready.update(self._later.group_draws)
+            self._ready.update(self._later.group_draws())
         return self._ready[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -73,7 +74,6 @@ class Coefficients:
     x: Array
     seed: int
     chains: int = 1
-    _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def group_sites(self) -> list[str]:
@@ -133,55 +133,67 @@ class Coefficients:
 
     def sites(self, hyper: Mapping[str, Array]) -> Sites:
         """Draws by site, those of the hyperparameters given."""
-        solver = self.marginal.mixed.solver
-        common = np.empty((len(self.x), solver.p))
-        with threads_for(solver.largest):
-            for cell, _, _, values in self._remainders():
-                common[cell.members] = values
-        by_chain = common_by_site(self.marginal.mixed, self._by_chain(common))
-        return Sites({**hyper, **by_chain}, self)
+        return Sites({**hyper, **self._drawn[1]}, self)
 
-    def _by_chain(self, draws: Array) -> Array:
-        return draws.reshape(self.chains, len(draws) // self.chains, *draws.shape[1:])
-
-    def _remainders(self) -> Iterator[tuple]:
-        """By cell: its solution, draws of what is not eliminated, and of the common effects."""
-        for place, cell in enumerate(self._cells):
-            solution, sigma = self.marginal.solve(cell.x)
-            rng = np.random.default_rng([self.seed, 1, place])
-            sigma = np.broadcast_to(sigma, (len(cell.members),))
-            remainder = solution.remainder_draws(rng, sigma)
-            yield cell, solution, (sigma, remainder), solution.common_of(remainder)
+    @property
+    def effects(self) -> Effects:
+        """Draws of the group effects, level by level."""
+        return self._drawn[0]
 
     @cached_property
+    def _drawn(self) -> tuple[Effects, dict[str, Array]]:
+        """Draws of the group effects, level by level, and of the common ones by site."""
+        mixed = self.marginal.mixed
+        solver = mixed.solver
+        common = np.empty((len(self.x), solver.p))
+        cells = []
+        with threads_for(solver.largest):
+            for place, cell in enumerate(self._cells):
+                solution, sigma = self.marginal.solve(cell.x)
+                rng = np.random.default_rng([self.seed, 1, place])
+                sigma = np.broadcast_to(sigma, (len(cell.members),))
+                remainder = solution.remainder_draws(rng, sigma)
+                common[cell.members] = solution.common_of(remainder)
+                cells.append(Cell(cell.members, solution.given(sigma, remainder)))
+        by_chain = common.reshape(self.chains, len(common) // self.chains, solver.p)
+        places = tuple(place for g in mixed.groupings for place in places_of(g))
+        levels, widths = solver.products.levels, solver.products.widths
+        made = Effects(
+            solver.system.bare(),
+            tuple(cells),
+            places,
+            tuple(int(j) for j in levels),
+            tuple(int(k) for k in widths),
+            self.chains,
+            self.seed,
+            solver.largest,
+        )
+        return made, common_by_site(mixed, by_chain)
+
     def group_draws(self) -> dict[str, Array]:
         """Draws of every group effect by site, (chain, draw, ...).
 
         Raises:
             OptionError: where they would not fit into memory.
         """
-        mixed = self.marginal.mixed
-        products = mixed.solver.products
-        effects = sum(j * k for j, k in zip(products.levels, products.widths, strict=True))
-        if effects * len(self.x) > _REALISED:
+        products = self.marginal.mixed.solver.products
+        count = sum(j * k for j, k in zip(products.levels, products.widths, strict=True))
+        if count * len(self.x) > _REALISED:
             raise OptionError(
-                f"{len(self.x):,} draws of {effects:,} group effects take "
-                f"{8e-9 * effects * len(self.x):,.0f} GB; fit with draws={_REALISED // effects:,} "
+                f"{len(self.x):,} draws of {count:,} group effects take "
+                f"{8e-9 * count * len(self.x):,.0f} GB; fit with draws={_REALISED // count:,} "
                 "or fewer to have them, or read means and sds from ranef()"
             )
-        draws = [
-            np.empty((len(self.x), j, k))
-            for j, k in zip(products.levels, products.widths, strict=True)
-        ]
-        with threads_for(mixed.solver.largest):
-            for place, (cell, solution, (sigma, remainder), _) in enumerate(self._remainders()):
-                rng = np.random.default_rng([self.seed, 2, place])
-                for f, effects in enumerate(solution.effect_draws(rng, sigma, remainder)):
-                    draws[f][cell.members] = effects
-        out: dict[str, Array] = {}
-        for grouping in mixed.groupings:
-            out.update(effects_by_site(grouping, self._by_chain(draws[grouping.factor])))
-        return out
+        groupings = self.marginal.mixed.groupings
+        return self.effects.at({n: np.arange(g.levels) for g in groupings for n, _ in g.sites})
+
+
+def places_of(grouping: Grouping) -> Iterator[Place]:
+    """Where the coefficients of each of its sites lie in its factor."""
+    start = grouping.columns.start
+    for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
+        yield Place(name, grouping.factor, start, count, shape)
+        start += count
 
 
 class _Sums:

@@ -5,15 +5,16 @@ them for each level j, its columns the coefficients that j meets. What remains i
 the memory is three matrices of the remaining coefficients squared, and the time their cube.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference import levelwise
 from ranef.inference.crossproducts import CrossProducts
-from ranef.inference.elimination import dense, pairs_of
+from ranef.inference.elimination import Given, dense, pairs_of
 from ranef.inference.meetings import Meetings
 from ranef.inference.remainder import Factorized, Remainder
 
@@ -83,70 +84,104 @@ class Crossed:
     def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedEliminated":
         """At one value of the hyperparameters: roots (1, k, k), penalty (1, p + 1, p + 1)."""
         k, r = len(self.own), self.remainder.random
-        root = np.ascontiguousarray(roots[self.factor].transpose(1, 2, 0))[..., None]
-        every = np.concatenate([self.own, self.columns], axis=1)
-        scaled = levelwise.times(levelwise.transposed(root), every)
-        d = levelwise.times(levelwise.transposed(root), levelwise.transposed(scaled[:, :k]))
-        d[np.arange(k), np.arange(k)] += 1.0
-        lower = levelwise.cholesky(d)
-        half = levelwise.forward(lower, scaled)
-        reduce = _forward_root(lower, root)
+        found = _Levels.of(roots[self.factor], self.every)
+        columns = found.half[:, k:]
         g = self.matrix.copy()
-        self.meetings.subtract_gram(g[:r, :r], reduce)
-        g[:r, r:] -= self.meetings.turned(reduce, half[:, k:, 0])
+        self.meetings.subtract_gram(g[:r, :r], found.reduce)
+        g[:r, r:] -= self.meetings.turned(found.reduce, columns[:, :, 0])
         g[r:, :r] = g[:r, r:].T
-        g[r:, r:] -= levelwise.gram(half[:, k:], half[:, k:])[0]
+        g[r:, r:] -= levelwise.gram(columns, columns)[0]
         rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
         remainder = self.remainder.factorize(g[None], rest, penalty)
-        return CrossedEliminated(self, root, every, lower, half, reduce, remainder)
+        return CrossedEliminated(self, found, remainder)
 
+    @cached_property
+    def every(self) -> Array:
+        """Cross-products with itself, the common columns and the response, (k, k + q, 1, J)."""
+        return np.concatenate([self.own, self.columns], axis=1)
 
-def _forward_root(lower: Array, root: Array) -> Array:
-    """L^-1 Lambda' of every level, (k, k, J)."""
-    turned = levelwise.transposed(root)
-    return levelwise.forward(lower, np.broadcast_to(turned, lower.shape))[:, :, 0]
+    def bare(self) -> "Crossed":
+        """As `Chain.bare`."""
+        own, columns = self.own[..., :0], self.columns[..., :0]
+        return replace(self, own=own, columns=columns, matrix=self.matrix[:0])
+
+    def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+        """As `Chain.family`."""
+        return {f: np.unique(own) for f, own in levels.items() if f == self.factor}
+
+    def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        """As `Chain.parents`: there are none."""
+        return {}
+
+    def drawn(
+        self,
+        factor: int,
+        levels: NDArray[np.int64],
+        given: Given,
+        above: Iterable[Array],
+        noise: Array,
+    ) -> Array:
+        """As `Chain.drawn`."""
+        every = np.ascontiguousarray(given.every[0][..., levels])
+        found = _Levels.of(given.roots[factor], every)
+        half = found.half[:, len(every) :]
+        rest = self.meetings.at(levels).left(given.last, half, found.reduce)
+        return found.effects(rest + given.sigma[:, None] * noise)
 
 
 @dataclass(frozen=True)
-class CrossedEliminated:
-    """The whole system at one value of the hyperparameters; `reduce` is L^-1 Lambda'."""
+class _Levels:
+    """Levels of the eliminated factor at given hyperparameters; `reduce` is L^-1 Lambda'."""
 
-    crossed: Crossed
     root: Array
     every: Array
     lower: Array
     half: Array
     reduce: Array
+
+    @classmethod
+    def of(cls, root: Array, every: Array) -> "_Levels":
+        """From Lambda (1, k, k) and the cross-products (k, k + q, 1, J), of all or of some."""
+        k = len(every)
+        root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
+        turned = levelwise.transposed(root)
+        scaled = levelwise.times(turned, every)
+        d = levelwise.times(turned, levelwise.transposed(scaled[:, :k]))
+        d[np.arange(k), np.arange(k)] += 1.0
+        lower = levelwise.cholesky(d)
+        reduce = levelwise.forward(lower, np.broadcast_to(turned, lower.shape))[:, :, 0]
+        return cls(root, every, lower, levelwise.forward(lower, scaled), reduce)
+
+    def effects(self, rest: Array) -> Array:
+        """Lambda L'^-1 rest, (k, M, J)."""
+        return levelwise.times(self.root, levelwise.backward(self.lower, rest[:, None]))[:, 0]
+
+
+@dataclass(frozen=True)
+class CrossedEliminated:
+    """The whole system at one value of the hyperparameters."""
+
+    crossed: Crossed
+    levels: _Levels
     remainder: Factorized
 
     @property
     def log_det_random(self) -> Array:
         """(1,) log |Lambda' Z'WZ Lambda + I|."""
-        k = np.arange(len(self.root))
-        return self.remainder.log_det_random + 2 * np.log(self.lower[k, k]).sum(axis=(0, 2))
+        lower, k = self.levels.lower, np.arange(len(self.levels.root))
+        return self.remainder.log_det_random + 2 * np.log(lower[k, k]).sum(axis=(0, 2))
 
-    def outer(self, last: Array, half: Array, root: Array) -> Array:
-        """What the remainder's coefficients leave, (k, M, J)."""
-        r = self.remainder.layout.random
-        out = -levelwise.combine(half, np.ascontiguousarray(last[:, r:]))
-        return out - self.crossed.meetings.times(root, np.ascontiguousarray(last[:, :r].T))
+    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> Given:
+        """As `Eliminated.given`."""
+        return Given(roots, (self.levels.every,), sigma, last)
 
-    def effects(
-        self,
-        sigma: Array | None = None,
-        noise: Mapping[int, Array] | None = None,
-        remainder: Array | None = None,
-    ) -> tuple[dict[int, Array], Array]:
+    def effects(self) -> tuple[dict[int, Array], Array]:
         """As `Eliminated.effects`."""
-        last = self.remainder.coefficients if remainder is None else remainder
-        rest = self.outer(last, self.half[:, len(self.root) :], self.reduce)
-        if noise is not None and sigma is not None:
-            rest = rest + sigma[:, None] * noise[self.crossed.factor]
-        b = levelwise.times(self.root, levelwise.backward(self.lower, rest[:, None]))[:, 0]
+        last, levels = self.remainder.coefficients, self.levels
+        half = levels.half[:, len(levels.root) :]
+        b = levels.effects(self.crossed.meetings.left(last, half, levels.reduce))
         out = {self.crossed.factor: b.transpose(1, 2, 0)}
-        for part in self.remainder.layout.parts:
-            out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
-        return out, last
+        return {**out, **self.remainder.layout.effects(last)}, last
 
 
 class CrossedCovariances:
@@ -169,12 +204,12 @@ class CrossedCovariances:
 
     def variances(self) -> tuple[dict[int, Array], Array]:
         """As `Covariances.variances`."""
-        system = self.system
-        k = len(system.root)
+        system, levels = self.system, self.system.levels
+        k = len(levels.root)
         at = np.arange(k)
-        back = levelwise.backward(system.lower, system.half[:, k:])
-        reach = levelwise.times(system.root, back)
-        whole = np.einsum("baj,bcj->acj", system.reduce, system.reduce)
+        back = levelwise.backward(levels.lower, levels.half[:, k:])
+        reach = levelwise.times(levels.root, back)
+        whole = np.einsum("baj,bcj->acj", levels.reduce, levels.reduce)
         own = self._spread(whole, reach)[at, at] + whole[at, at][:, None]
         out = {system.crossed.factor: own.transpose(1, 2, 0)}
         last = np.diagonal(self.last, axis1=1, axis2=2)
@@ -184,15 +219,16 @@ class CrossedCovariances:
 
     def derivatives(self) -> dict[int, tuple[Array, Array]]:
         """As `Covariances.derivatives`."""
-        system = self.system
-        k = len(system.root)
+        system, levels = self.system, self.system.levels
+        k = len(levels.root)
         out = system.remainder.derivatives(self.inverse)
-        own = system.half[:, :k]
-        reduced = system.every - levelwise.times(levelwise.transposed(own), system.half)
-        left = np.eye(k)[:, :, None] - np.einsum("baj,bcj->acj", own[:, :, 0], system.reduce)
+        own = levels.half[:, :k]
+        reduced = levels.every - levelwise.times(levelwise.transposed(own), levels.half)
+        left = np.eye(k)[:, :, None] - np.einsum("baj,bcj->acj", own[:, :, 0], levels.reduce)
         spread = self._spread(left, reduced[:, k:])
         information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
-        score = system.outer(system.remainder.coefficients, reduced[:, k:], left)[:, 0]
-        root = system.root[..., 0, 0]
+        last = system.remainder.coefficients
+        score = system.crossed.meetings.left(last, reduced[:, k:], left)[:, 0]
+        root = levels.root[..., 0, 0]
         out[system.crossed.factor] = (2 * information @ root, -2 * (score @ score.T) @ root)
         return out

@@ -10,8 +10,9 @@ comes later,
 and C' (what is later) loses half' half. Any number of values of the hyperparameters at once.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,40 @@ class Stage:
     parents: tuple[NDArray[np.int64], ...]
     starts: tuple[NDArray[np.int64], ...]
     columns: Array
+
+    @cached_property
+    def every(self) -> Array:
+        """[A, C] before anything is eliminated, (k, k + ... + Q, 1, J)."""
+        return np.concatenate([self.own, *self.later, self.columns], axis=1)
+
+    @cached_property
+    def place(self) -> NDArray[np.int64]:
+        """(J,) the place of each level."""
+        out = np.empty(len(self.order), dtype=np.int64)
+        out[self.order] = np.arange(len(out))
+        return out
+
+    def above(self, later: Sequence[Array]) -> list[Array]:
+        """Of coefficients (k', M, J') of the later factors, the last first, those of parents."""
+        pairs = zip(self.parents, reversed(later), strict=True)
+        return [b[:, :, place] for place, b in pairs]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the effects of single levels are drawn from, at B values of the hyperparameters.
+
+    Attributes:
+        roots: Lambda of each factor, (B, k, k).
+        every: of each eliminated factor [A, C] when its turn comes, (k, k + ... + Q, 1 or B, J).
+        sigma: (M,), M of B, or anything where B is 1.
+        last: (M, Q) draws of the remainder's coefficients, -1 their last.
+    """
+
+    roots: tuple[Array, ...]
+    every: tuple[Array, ...]
+    sigma: Array
+    last: Array
 
 
 @dataclass(frozen=True)
@@ -112,15 +147,9 @@ class Chain:
         g = np.repeat(self.matrix[None], batch, axis=0)
         steps = []
         for s, stage in enumerate(self.stages):
-            root = np.ascontiguousarray(roots[stage.factor].transpose(1, 2, 0))[..., None]
-            every = np.concatenate([own[s], *later[s], columns[s]], axis=1)
-            scaled = levelwise.times(levelwise.transposed(root), every)
-            k = len(own[s])
-            d = levelwise.times(levelwise.transposed(root), levelwise.transposed(scaled[:, :k]))
-            d[np.arange(k), np.arange(k)] += 1.0
-            lower = levelwise.cholesky(d)
-            half = levelwise.forward(lower, scaled)
-            steps.append(Step(stage, root, every, lower, half))
+            every = np.concatenate([own[s], *later[s], columns[s]], axis=1) if s else stage.every
+            steps.append(Step.of(roots[stage.factor], every))
+            half, k = steps[-1].half, len(every)
             if s + 1 == count:
                 h = half[:, k:]
                 g = g - levelwise.gram(h, h)
@@ -141,18 +170,88 @@ class Chain:
                 columns[t] = columns[t] - less(h)
             g = g - levelwise.gram(h, h)
         rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
-        return Eliminated(tuple(steps), self.remainder.factorize(g, rest, penalty))
+        return Eliminated(self.stages, tuple(steps), self.remainder.factorize(g, rest, penalty))
+
+    def bare(self) -> "Chain":
+        """Without the cross-products: what `Given` does not say of how effects are drawn."""
+        stages = tuple(
+            replace(
+                stage,
+                own=stage.own[..., :0],
+                later=tuple(pairs[..., :0] for pairs in stage.later),
+                columns=stage.columns[..., :0],
+            )
+            for stage in self.stages
+        )
+        return Chain(stages, self.remainder, self.matrix[:0])
+
+    def _stage(self, factor: int) -> int:
+        return [stage.factor for stage in self.stages].index(factor)
+
+    def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+        """Of the eliminated factors those levels and their ancestors, the eldest first."""
+        out: dict[int, NDArray[np.int64]] = {}
+        for stage in self.stages:
+            asked = [self.parents(f, own)[stage.factor] for f, own in out.items()]
+            asked += [levels[stage.factor]] if stage.factor in levels else []
+            if asked:
+                out[stage.factor] = np.unique(np.concatenate(asked))
+        return dict(reversed(out.items()))
+
+    def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        """By later factor of the chain, the level in which each of `levels` lies."""
+        s = self._stage(factor)
+        stage = self.stages[s]
+        places = stage.place[levels]
+        return {
+            later.factor: later.order[parents[places]]
+            for later, parents in zip(self.stages[s + 1 :], stage.parents, strict=True)
+        }
+
+    def drawn(
+        self,
+        factor: int,
+        levels: NDArray[np.int64],
+        given: Given,
+        above: Iterable[Array],
+        noise: Array,
+    ) -> Array:
+        """Exact conditional draws of the effects of some levels, (k, M, J).
+
+        Args:
+            factor: that they are of.
+            levels: (J,).
+            given: everything that is drawn before.
+            above: draws (k', M, J) of the parents in each later factor of the chain.
+            noise: (k, M, J) standard normal.
+        """
+        s = self._stage(factor)
+        places = self.stages[s].place[levels]
+        every = np.ascontiguousarray(given.every[s][..., places])
+        step = Step.of(given.roots[factor], every)
+        rest = step.outer(list(above), given.last) + given.sigma[:, None] * noise
+        return step.effects(rest[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage at given hyperparameters: every = [A, C], half = L^-1 Lambda' every."""
+    """Levels of a stage at given hyperparameters: every = [A, C], half = L^-1 Lambda' every."""
 
-    stage: Stage
     root: Array
     every: Array
     lower: Array
     half: Array
+
+    @classmethod
+    def of(cls, root: Array, every: Array) -> "Step":
+        """From Lambda (B, k, k) and [A, C], of all the levels or of some."""
+        k = len(every)
+        root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
+        scaled = levelwise.times(levelwise.transposed(root), every)
+        d = levelwise.times(levelwise.transposed(root), levelwise.transposed(scaled[:, :k]))
+        d[np.arange(k), np.arange(k)] += 1.0
+        lower = levelwise.cholesky(d)
+        return cls(root, every, lower, levelwise.forward(lower, scaled))
 
     @property
     def width(self) -> int:
@@ -162,16 +261,17 @@ class Step:
         """Lambda L'^-1 rest, for rest (k, m, B, J)."""
         return levelwise.times(self.root, levelwise.backward(self.lower, rest))
 
-    def outer(self, given: Sequence[Array]) -> Array:
+    def outer(self, above: Sequence[Array], last: Array) -> Array:
         """What the later coefficients leave of half, (k, M, J).
 
-        `given` holds those of each later stage, (k', M, J'), and last of the remainder, (M, Q).
+        `above` holds those of each level's parent in each later stage, (k', M, J), and `last`
+        those of the remainder, (M, Q).
         """
-        out = -levelwise.combine(self.half[:, self.half.shape[1] - given[-1].shape[1] :], given[-1])
+        out = -levelwise.combine(self.half[:, self.half.shape[1] - last.shape[1] :], last)
         start = self.width
-        for place, b in zip(self.stage.parents, given[:-1], strict=True):
+        for b in above:
             for c in range(len(b)):
-                out -= self.half[:, start + c] * b[c][:, place]
+                out -= self.half[:, start + c] * b[c]
             start += len(b)
         return out
 
@@ -180,6 +280,7 @@ class Step:
 class Eliminated:
     """The whole system at B values of the hyperparameters."""
 
+    stages: tuple[Stage, ...]
     steps: tuple[Step, ...]
     remainder: Factorized
 
@@ -193,31 +294,21 @@ class Eliminated:
             out = out + 2 * np.log(step.lower[k, k]).sum(axis=(0, 2))
         return out
 
-    def effects(
-        self,
-        sigma: Array | None = None,
-        noise: Mapping[int, Array] | None = None,
-        remainder: Array | None = None,
-    ) -> tuple[dict[int, Array], Array]:
-        """Coefficients by factor, (M, J, k), and the remainder's (M, Q), -1 its last.
+    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> Given:
+        """What effects are drawn from, once the remainder's coefficients have been."""
+        return Given(roots, tuple(step.every for step in self.steps), sigma, last)
 
-        The solution; or, with `sigma` (M,), `noise` by factor (k, M, J) and the remainder's
-        draws, one exact conditional draw for each of M.
-        """
-        last = self.remainder.coefficients if remainder is None else remainder
+    def effects(self) -> tuple[dict[int, Array], Array]:
+        """The solution: coefficients by factor, (B, J, k), and the remainder's (B, Q)."""
+        last = self.remainder.coefficients
         found: list[Array] = []
         out: dict[int, Array] = {}
-        for step in reversed(self.steps):
-            rest = step.outer([*reversed(found), last])
-            if noise is not None and sigma is not None:
-                rest = rest + sigma[:, None] * noise[step.stage.factor]
-            b = step.effects(rest[:, None])[:, 0]
+        for step, stage in zip(reversed(self.steps), reversed(self.stages), strict=True):
+            b = step.effects(step.outer(stage.above(found), last)[:, None])[:, 0]
             found.append(b)
-            out[step.stage.factor] = np.empty((b.shape[1], b.shape[2], b.shape[0]))
-            out[step.stage.factor][:, step.stage.order] = b.transpose(1, 2, 0)
-        for part in self.remainder.layout.parts:
-            out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
-        return out, last
+            out[stage.factor] = np.empty((b.shape[1], b.shape[2], b.shape[0]))
+            out[stage.factor][:, stage.order] = b.transpose(1, 2, 0)
+        return {**out, **self.remainder.layout.effects(last)}, last
 
 
 def dense(products: CrossProducts, remainder: Remainder) -> Array:

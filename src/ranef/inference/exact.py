@@ -82,6 +82,7 @@ class Exact(Method):
             found.evaluations,
             moments=coefficients.moments,
             later=tuple(coefficients.group_sites),
+            by_level=lambda: coefficients.effects,
             k_hat=found.k_hat,
         )
 

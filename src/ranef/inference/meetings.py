@@ -48,6 +48,19 @@ class Meetings:
     def levels(self) -> int:
         return len(self.starts) - 1
 
+    def at(self, levels: NDArray[np.int64]) -> "Meetings":
+        """Those of some levels, in their order."""
+        counts = np.diff(self.starts)[levels]
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        level = np.repeat(np.arange(len(levels)), counts)
+        own = np.arange(starts[-1]) - starts[level] + self.starts[levels][level]
+        return Meetings(starts, self.places[own], level, self.values[:, own], self.r)
+
+    def left(self, last: Array, half: Array, root: Array) -> Array:
+        """-half c - R_s v_s b: (k, M, J) for last = [b, c] (M, r + q), half (k, q, 1, J)."""
+        out = -levelwise.combine(half, np.ascontiguousarray(last[:, self.r :]))
+        return out - self.times(root, np.ascontiguousarray(last[:, : self.r].T))
+
     @cached_property
     def _kept(self) -> bool:
         counts = np.diff(self.starts)

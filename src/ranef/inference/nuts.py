@@ -265,6 +265,7 @@ class Integrated:
             draw=lambda: draws,
             moments=coefficients.moments,
             later=tuple(coefficients.group_sites),
+            by_level=lambda: coefficients.effects,
         )
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ranef.errors import DataError
 from ranef.inference.crossed import Crossed, CrossedCovariances, CrossedEliminated
 from ranef.inference.crossproducts import CrossProducts
-from ranef.inference.elimination import Chain, Eliminated, nested
+from ranef.inference.elimination import Chain, Eliminated, Given, nested
 from ranef.inference.selected_inverse import Covariances
 
 Array = NDArray[np.float64]
@@ -257,7 +257,7 @@ class Solution:
         return float((self._centred_covariance[0] * inside).sum()), float(beta @ penalty @ beta)
 
     def remainder_draws(self, rng: np.random.Generator, sigma: Array) -> Array:
-        """Exact draws of what is not eliminated, (M, Q), for `effect_draws` and `common_of`.
+        """Exact draws of what is not eliminated, (M, Q), for `given` and `common_of`.
 
         Args:
             rng: of the noise.
@@ -270,15 +270,6 @@ class Solution:
         """The common effects (M, p) of `remainder_draws`."""
         return self._uncentred(remainder)
 
-    def effect_draws(
-        self, rng: np.random.Generator, sigma: Array, remainder: Array
-    ) -> tuple[Array, ...]:
-        """Exact draws of the effects by factor, (M, J, k), given those of the remainder."""
-        products, kept = self.solver.products, self.system.remainder.layout.parts
-        noise = {
-            f: rng.standard_normal((products.widths[f], len(sigma), products.levels[f]))
-            for f in range(len(self.roots))
-            if f not in {part.factor for part in kept}
-        }
-        found, _ = self.system.effects(sigma, noise, remainder)
-        return tuple(found[f] for f in range(len(self.roots)))
+    def given(self, sigma: Array, remainder: Array) -> Given:
+        """What effects are drawn from, given `remainder_draws` at the same sigma."""
+        return self.system.given(self.roots, sigma, remainder)

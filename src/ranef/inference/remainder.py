@@ -50,6 +50,10 @@ class Part:
     def place(self) -> slice:
         return slice(self.start, self.start + self.levels * self.width)
 
+    def of(self, last: Array) -> Array:
+        """Its coefficients (M, J, k) in those of all that remains, (M, Q)."""
+        return last[:, self.place].reshape(len(last), self.levels, self.width)
+
 
 @dataclass(frozen=True)
 class Remainder:
@@ -81,6 +85,14 @@ class Remainder:
     def size(self) -> int:
         """R + p + 1."""
         return self.random + self.common + 1
+
+    def part(self, factor: int) -> Part:
+        """The part of a factor that remains."""
+        return next(part for part in self.parts if part.factor == factor)
+
+    def effects(self, last: Array) -> dict[int, Array]:
+        """By factor, the coefficients (M, J, k) in those of all that remains, (M, Q)."""
+        return {part.factor: part.of(last) for part in self.parts}
 
     def scaled(self, g: Array, roots: Mapping[int, Array]) -> Array:
         """E' g E, for g (B, Q, Q) or its leading rows and columns."""

@@ -44,7 +44,7 @@ class Covariances:
 
     def _spread_by(self, s: int, reach: Array) -> tuple[Array, list[Array], Array]:
         """X V X' of every level, and -X V with each later part, for X (k, later + Q, B, J)."""
-        stage = self.system.steps[s].stage
+        stage = self.system.stages[s]
         count, q = len(stage.parents), self.last.shape[1]
         if count == 0:
             last = self._to_last(reach) if s else reach[:, :0]
@@ -77,17 +77,17 @@ class Covariances:
     def _at(self, s: int, i: int) -> tuple[Array, list[Array], Array]:
         """The blocks of the i-th later stage at the parents of the levels of stage s."""
         own, pairs, outer = self._blocks[s + 1 + i]
-        place = self.system.steps[s].stage.parents[i]
+        place = self.system.stages[s].parents[i]
         return own[..., place], [pair[..., place] for pair in pairs], outer[..., place]
 
     def variances(self) -> tuple[dict[int, Array], Array]:
         """Variances by factor, (B, J, k), and of the remainder, (B, Q), in units of sigma^2."""
         out = {}
-        for s, step in enumerate(self.system.steps):
+        for s, (step, stage) in enumerate(zip(self.system.steps, self.system.stages, strict=True)):
             k = np.arange(step.width)
             diagonal = self._blocks[s][0][k, k].transpose(1, 2, 0)
-            out[step.stage.factor] = np.empty_like(diagonal)
-            out[step.stage.factor][:, step.stage.order] = diagonal
+            out[stage.factor] = np.empty_like(diagonal)
+            out[stage.factor][:, stage.order] = diagonal
         last = np.diagonal(self.last, axis1=1, axis2=2)
         for part in self.system.remainder.layout.parts:
             out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
@@ -103,16 +103,16 @@ class Covariances:
         found: list[Array] = []
         last = self.system.remainder.coefficients
         for s in reversed(range(len(self.system.steps))):
-            step = self.system.steps[s]
+            step, stage = self.system.steps[s], self.system.stages[s]
             k = step.width
             own = step.half[:, :k]
             reduced = step.every - levelwise.times(levelwise.transposed(own), step.half)
             spread = self._spread_by(s, reduced[:, k:])[0]
             information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
-            given = [*reversed(found), last]
-            bare = Step(step.stage, step.root, step.every, step.lower, reduced)
-            score = bare.outer(given)[:, 0]
-            found.append(step.effects(step.outer(given)[:, None])[:, 0])
+            above = stage.above(found)
+            bare = Step(step.root, step.every, step.lower, reduced)
+            score = bare.outer(above, last)[:, 0]
+            found.append(step.effects(step.outer(above, last)[:, None])[:, 0])
             root = step.root[..., 0, 0]
-            out[step.stage.factor] = (2 * information @ root, -2 * (score @ score.T) @ root)
+            out[stage.factor] = (2 * information @ root, -2 * (score @ score.T) @ root)
         return out

@@ -3,9 +3,10 @@
 A fit is kept whole: formula, family, priors, what was learned before the fit, the rows it used
 (of the columns it used), draws, and how it went. So a loaded fit does what the fit did, to the
 last bit. Two things a file does not have: rows that were read in batches (their sample is kept),
-and draws too large to be made.
+and draws of group effects too large to be made, of which it has what draws them level by level.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,12 +23,13 @@ from ranef.expression import Expression
 from ranef.formula import Formula
 from ranef.inference.base import Draws
 from ranef.program import Program
+from ranef.storage.effects import refuse_unsound
 from ranef.storage.plain import Reader, Writer
 from ranef.terms import layers, variables
 from ranef.training import Training
 
 # Of `Draws`, what makes something rather than is it.
-_MADE = ("draw", "moments")
+_MADE = ("draw", "moments", "by_level")
 # Of a damaged or forged file, whatever it makes the library stumble over.
 _STUMBLES = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError),
@@ -142,8 +144,13 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
     )
     parts = reader.value(content["draws"])
     sites, moments = Sites(parts.pop("sites"), parts.pop("refused")), parts.pop("moments")
-    draws = Draws(draw=lambda: sites, moments=lambda: moments, **parts)
+    by_level = parts.pop("effects", None)
+    draws = Draws(draw=lambda: sites, moments=lambda: moments, by_level=lambda: by_level, **parts)
     _refuse_inconsistent(program, training, sites, moments)
+    if by_level is not None:
+        shape = next((np.shape(v)[:2] for v in sites.ready.values()), None)
+        count = by_level.draws if shape is None else math.prod(shape)
+        refuse_unsound(by_level, program.grouped(state), count)
     return {
         "program": program,
         "training": training,
@@ -161,7 +168,13 @@ def _draws(draws: Draws) -> dict[str, Any]:
         except OptionError as error:
             refused[name] = str(error)
     plain = {f.name: getattr(draws, f.name) for f in fields(draws) if f.name not in _MADE}
-    return {"sites": ready, "refused": refused, "moments": dict(draws.known_moments), **plain}
+    return {
+        "sites": ready,
+        "refused": refused,
+        "effects": draws.effects if refused else None,
+        "moments": dict(draws.known_moments),
+        **plain,
+    }
 
 
 def _trained(program: Program, training: Training, draws: Draws) -> dict[int, Mapping[str, Any]]:

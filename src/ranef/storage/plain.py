@@ -22,7 +22,7 @@ from ranef.errors import OptionError
 from ranef.expression import Expression
 from ranef.families import base as families
 from ranef.frame import Frame
-from ranef.storage import columns
+from ranef.storage import columns, effects
 from ranef.terms import base as terms
 from ranef.terms import inputs
 
@@ -42,6 +42,7 @@ def register() -> dict[str, type]:
         *(matrix.Matrix, matrix.Coding, matrix.Part, moments.Scale, training.State),
         *(terms.Design, families.ResponseDesign, families.State, complete.Rows),
         *(inputs.Argument, inputs.Feed),
+        *effects.CLASSES,
         *(c for c in vars(priors).values() if isinstance(c, type) and is_dataclass(c)),
     ]
     for place in (*registry.TERMS.values(), *registry.FAMILIES.values()):
@@ -58,6 +59,7 @@ class Writer:
         self.arrays: dict[str, NDArray] = {}
         self.networks: list[Any] = []
         self._names = {c: name for name, c in register().items()}
+        self._places: dict[int, str] = {}
 
     def value(self, value: Any) -> Any:
         """The JSON of a value.
@@ -109,8 +111,12 @@ class Writer:
         return lengths
 
     def _add(self, array: NDArray) -> str:
+        """One array that stands in several places is kept once."""
+        if id(array) in self._places:
+            return self._places[id(array)]
         name = str(len(self.arrays))
         self.arrays[name] = array
+        self._places[id(array)] = name
         return name
 
     def _network(self, network: Any) -> int:

@@ -142,6 +142,23 @@ class LinearBlock:
 
 
 @dataclass(frozen=True)
+class Grouped:
+    """What of a term varies by level, its design's array ``codes`` saying the level of each row.
+
+    Attributes:
+        sites: that have one value for each known level.
+        levels: how many those are.
+        new: the site of standard normal numbers, (u, width), behind the effects of u new levels.
+        width: effects of a level.
+    """
+
+    sites: tuple[str, ...]
+    levels: int
+    new: str
+    width: int
+
+
+@dataclass(frozen=True)
 class Replay:
     """How the program runs.
 
@@ -253,6 +270,14 @@ class Term(ABC):
         Weights with a posterior are at their mean. None for a term without a network.
         """
         return None
+
+    def grouped(self, state: Any) -> Grouped | None:
+        """What of it varies by level; None where nothing does."""
+        return None
+
+    def narrowed(self, state: Any, levels: int) -> Any:
+        """The state of a program that has so many levels, whichever they are, and no others."""
+        return state
 
     def equation(self, state: Any) -> Summand:
         """The term as its users write it on paper."""

@@ -24,6 +24,7 @@ from ranef.priors import Prior
 from ranef.sites import parameter
 from ranef.terms.base import (
     Design,
+    Grouped,
     LinearBlock,
     LinearTerm,
     Parameter,
@@ -158,6 +159,9 @@ class Group(LinearTerm):
     def _joint_site(self) -> str:
         return f"({self.label})/effects"
 
+    def _new_site(self) -> str:
+        return f"({self.label})/effects_new"
+
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
         out: dict[str, Parameter] = {}
         for column, spread in zip(state.columns, self._spread(state, scale), strict=True):
@@ -237,35 +241,52 @@ class Group(LinearTerm):
         design: Design,
         replay: Replay,
     ) -> Array:
-        unit = jnp.asarray(self._spread(state, scale))
-        effects = self._draw(state, block, block.levels, "", unit)
+        effects = self._draw(state, block, jnp.asarray(self._spread(state, scale)))
         new = len(design.new)
         if new == 0:
             return effects
         if replay.new_levels == "zero":
             unseen = jnp.zeros((new, effects.shape[1]))
         else:
-            unseen = self._draw(state, block, new, "_new", unit)
+            unseen = self._unseen(block, new)
         return jnp.concatenate([effects, unseen])
 
-    def _draw(
-        self, state: State, block: LinearBlock, levels: int, suffix: str, unit: Array
-    ) -> Array:
-        """(levels, k) coefficients from their prior; `suffix` marks those of new levels."""
+    def _draw(self, state: State, block: LinearBlock, unit: Array) -> Array:
+        """(levels, k) coefficients from their prior."""
+        levels = block.levels
         if block.factor.ndim == 2:
             mean = jnp.zeros((levels, block.factor.shape[0]))
             joint = dist.MultivariateNormal(mean, scale_tril=block.factor).to_event(1)
             infer = {"start": mean, "unit": jnp.broadcast_to(unit, mean.shape)}
-            return jnp.asarray(numpyro.sample(self._joint_site() + suffix, joint, infer=infer))
+            return jnp.asarray(numpyro.sample(self._joint_site(), joint, infer=infer))
         columns = [
             numpyro.sample(
-                self._effect_site(column) + suffix,
+                self._effect_site(column),
                 dist.Normal(jnp.zeros(levels), sd).to_event(1),
                 infer={"start": jnp.zeros(levels), "unit": unit[c]},
             )
             for c, (column, sd) in enumerate(zip(state.columns, block.factor, strict=True))
         ]
         return jnp.stack(columns, axis=-1)
+
+    def _unseen(self, block: LinearBlock, new: int) -> Array:
+        """(new, k) coefficients of new levels from their prior."""
+        plain = dist.Normal(jnp.zeros((new, len(block.mean))), 1.0).to_event(2)
+        noise = jnp.asarray(numpyro.sample(self._new_site(), plain))
+        return noise @ block.factor.T if block.factor.ndim == 2 else noise * block.factor
+
+    def grouped(self, state: State) -> Grouped:
+        sites = tuple(self._effect_site(column) for column in state.columns)
+        joint = self.correlated(state)
+        return Grouped(
+            (self._joint_site(),) if joint else sites,
+            len(state.levels),
+            self._new_site(),
+            len(state.columns),
+        )
+
+    def narrowed(self, state: State, levels: int) -> State:
+        return replace(state, levels=state.levels[:levels])
 
     def equation(self, state: State) -> Summand:
         parts: list[Line] = []

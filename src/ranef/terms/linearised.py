@@ -88,7 +88,7 @@ def moved(
     if v.shape[1] < v.shape[0]:
         step = step + rest - v @ (v.T @ rest)
     flat, back = ravel_pytree(list(weights))
-    tangent = back((scale * step).astype(flat.dtype))
+    tangent = back(jnp.asarray(scale * step, flat.dtype))
     value, change = jax.jvp(lambda w: output(w, rows), (list(weights),), (tangent,))
     return value + change
 

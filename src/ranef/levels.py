@@ -1,0 +1,105 @@
+"""Which levels occur in some rows, and rows in batches of which each meets few of them.
+
+Draws of every effect of a large grouping do not fit into memory; those of the levels in a batch
+do. A batch codes its rows among these levels alone.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.terms.base import Design
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Occurring:
+    """The levels of one grouping that occur in a batch.
+
+    Attributes:
+        known: (m,) those that training saw, in order.
+        new: (u,) those that it did not, by their place among the design's.
+        levels: how many training saw.
+    """
+
+    known: Codes
+    new: Codes
+    levels: int
+
+    @classmethod
+    def of(cls, codes: NDArray, levels: int) -> "Occurring":
+        distinct = np.unique(codes).astype(np.int64)
+        first = int(np.searchsorted(distinct, levels))
+        return cls(distinct[:first], distinct[first:] - levels, levels)
+
+    def padded(self, known: int, new: int) -> "Occurring":
+        """The same with some levels repeated, so that there are so many."""
+        return replace(self, known=_padded(self.known, known), new=_padded(self.new, new))
+
+    def recoded(self, design: Design) -> Design:
+        """The rows of a batch, their codes among `known` and, after these, `new`."""
+        codes = np.asarray(design.arrays["codes"])
+        unseen = codes >= self.levels
+        place = np.searchsorted(self.known, codes)
+        place[unseen] = len(self.known) + np.searchsorted(self.new, codes[unseen] - self.levels)
+        # What a level is called no longer matters, and names would have to be compiled in.
+        arrays = {**design.arrays, "codes": place.astype(np.int32)}
+        return Design(arrays, ("",) * len(self.new))
+
+
+def _padded(levels: Codes, size: int) -> Codes:
+    if not len(levels):
+        return np.zeros(size, np.int64)
+    return np.pad(levels, (0, size - len(levels)), mode="edge")
+
+
+def batches(codes: Sequence[NDArray], n: int, most: int) -> list[Codes]:
+    """The places of n rows in sets that meet at most `most` levels of each grouping.
+
+    Args:
+        codes: of each grouping, (n,).
+        n: rows.
+        most: levels.
+
+    Returns:
+        One set with all rows in their order where that does; otherwise rows of one level of the
+        grouping that has most of them lie side by side.
+    """
+    return _split(codes, np.arange(n), most)
+
+
+def _split(codes: Sequence[NDArray], rows: Codes, most: int) -> list[Codes]:
+    if not codes or len(rows) <= most:
+        return [rows]
+    places = [np.unique(each[rows], return_inverse=True)[1] for each in codes]
+    counts = [int(place.max()) + 1 for place in places]
+    if max(counts) <= most:
+        return [rows]
+    place = places[int(np.argmax(counts))]
+    order = np.argsort(place, kind="stable")
+    cuts = np.searchsorted(place[order], np.arange(most, max(counts), most))
+    return [batch for part in np.split(rows[order], cuts) for batch in _split(codes, part, most)]
+
+
+def room(batches: Sequence[Mapping[str, Occurring]]) -> list[dict[str, Occurring]]:
+    """What occurs in each batch, padded to what the fullest has, so that all have one shape.
+
+    That is one known level at least: NumPyro's distributions have no batches of none.
+    """
+    out = [dict(batch) for batch in batches]
+    for name in out[0]:
+        known = max(1, *(len(batch[name].known) for batch in out))
+        new = max(len(batch[name].new) for batch in out)
+        for batch in out:
+            batch[name] = batch[name].padded(known, new)
+    return out
+
+
+def number(name: str) -> int:
+    """A number below 2^64 that stands for a level wherever it occurs."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

@@ -1,0 +1,133 @@
+"""What draws group effects level by level, as a file holds it: its parts belong together."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.errors import FileError
+from ranef.inference import crossed, effects, elimination, meetings, remainder
+from ranef.inference.effects import Cell, Effects
+from ranef.terms.base import Grouped
+
+# The dataclasses that it is made of.
+CLASSES = (
+    *(effects.Effects, effects.Cell, effects.Place, elimination.Given, elimination.Chain),
+    *(elimination.Stage, crossed.Crossed, meetings.Meetings, remainder.Remainder, remainder.Part),
+)
+
+
+def refuse_unsound(found: Effects, grouped: Mapping[str, Grouped], draws: int) -> None:
+    """Refuse effects whose arrays do not fit each other, the model or the other draws.
+
+    Raises:
+        FileError: saying so.
+    """
+    sound = (
+        found.draws == draws
+        and found.draws % max(found.chains, 1) == 0
+        and _fits_model(found, grouped)
+        and _is_whole(np.concatenate([cell.members for cell in found.cells]))
+        and _system(found)
+        and all(_cell(found, cell) for cell in found.cells)
+    )
+    if not sound:
+        raise FileError("what its group effects are drawn from does not fit together")
+
+
+def _fits_model(found: Effects, grouped: Mapping[str, Grouped]) -> bool:
+    places = {place.site: place for place in found.places}
+    inside = all(
+        0 <= p.factor < len(found.levels)
+        and 0 <= p.start <= p.start + p.count <= found.widths[p.factor]
+        and int(np.prod(p.shape)) == p.count
+        for p in found.places
+    )
+    return inside and all(
+        site in places and found.levels[places[site].factor] == each.levels
+        for each in grouped.values()
+        for site in each.sites
+    )
+
+
+def _is_whole(places: NDArray) -> bool:
+    """Whether they are 0, 1, ... in some order."""
+    whole = np.array_equal(np.sort(places), np.arange(len(places)))
+    return places.dtype.kind == "i" and bool(whole)
+
+
+def _within(places: NDArray, size: int) -> bool:
+    inside = not len(places) or 0 <= int(places.min()) <= int(places.max()) < size
+    return places.dtype.kind == "i" and inside
+
+
+def _system(found: Effects) -> bool:
+    """Whether the eliminated factors, their parents and what they meet are those there are."""
+    system, layout = found.system, found.system.remainder
+    kept = [part.factor for part in layout.parts]
+    parts = all(
+        (part.levels, part.width) == (found.levels[part.factor], found.widths[part.factor])
+        and 0 <= part.start <= part.place.stop <= layout.random
+        for part in layout.parts
+    )
+    if isinstance(system, crossed.Crossed):
+        return (
+            parts
+            and sorted([system.factor, *kept]) == [*range(len(found.levels))]
+            and _met(system, found.levels[system.factor], found.widths[system.factor])
+        )
+    own = [stage.factor for stage in system.stages]
+    return (
+        parts
+        and sorted([*own, *kept]) == [*range(len(found.levels))]
+        and all(
+            len(stage.order) == found.levels[stage.factor]
+            and _is_whole(stage.order)
+            and len(stage.parents) == len(own) - s - 1
+            and all(
+                len(p) == len(stage.order) and _within(p, found.levels[f])
+                for p, f in zip(stage.parents, own[s + 1 :], strict=True)
+            )
+            for s, stage in enumerate(system.stages)
+        )
+    )
+
+
+def _met(system: crossed.Crossed, levels: int, width: int) -> bool:
+    met = system.meetings
+    return (
+        met.r == system.remainder.random
+        and met.starts.dtype.kind == "i"
+        and len(met.starts) == levels + 1
+        and met.starts[0] == 0
+        and bool((np.diff(met.starts) >= 0).all())
+        and met.starts[-1] == len(met.places)
+        and met.values.shape == (width, len(met.places))
+        and _within(met.places, met.r)
+    )
+
+
+def _cell(found: Effects, cell: Cell) -> bool:
+    given, count = cell.given, len(cell.members)
+    system, size = found.system, found.system.remainder.size
+    if isinstance(system, crossed.Crossed):
+        order, most = [system.factor], size - system.remainder.random
+    else:
+        order, most = [stage.factor for stage in system.stages], size
+    ends = [most + sum(found.widths[f] for f in order[s:]) for s in range(len(order))]
+    return (
+        given.sigma.shape == (count,)
+        and given.last.shape == (count, size)
+        and len(given.roots) == len(found.widths)
+        and all(
+            root.shape in ((1, k, k), (count, k, k))
+            for root, k in zip(given.roots, found.widths, strict=True)
+        )
+        and len(given.every) == len(order)
+        and all(
+            every.shape[:2] == (found.widths[f], end)
+            and every.shape[2] in (1, count)
+            and every.shape[3] == found.levels[f]
+            for every, f, end in zip(given.every, order, ends, strict=True)
+        )
+    )
