@@ -47,6 +47,7 @@ EXAMPLES = {
     "sampled": ("y ~ x + (1 | g)", {"family": "student"}, CHAINS),
     "network": ("y ~ x + nn(x, z, hidden=[4]) + (1 | g)", {}, QUICK),
     "levels": ("y ~ nn(x, f, C(h), hidden=[4]) + (1 | g)", {}, QUICK),
+    "last": ("y ~ nn(x, f, hidden=[4], weights='last') + (1 | g)", {}, QUICK),
 }
 GROUPS = (
     *("posterior_predictive", "log_likelihood", "prior", "surface", "partial_effects"),

@@ -254,8 +254,9 @@ class Fit:
         """The Keras network of that name, holding the weights of this fit.
 
         It is the object that the model was given (or the one that was read from a file), so it
-        holds the weights of one fit at a time: after `Model.fit` those of the new fit. Weights
-        with a posterior are at their mean. It takes what the formula gives it, levels as
+        holds the weights of one fit at a time: after `Model.fit` those of the new fit. A last
+        layer with a posterior is at its mean, and weights="full" at the estimates about which
+        the network is taken for linear. It takes what the formula gives it, levels as
         their codes, and its output is the nn() term of the predictor.
 
         Args:

@@ -189,7 +189,10 @@ def test_levels_alone_and_numbers_as_levels_serve_the_built_in_network():
 @pytest.mark.parametrize("guide", ["structured", "meanfield"])
 @pytest.mark.parametrize("batch_size", [None, 64])
 def test_moving_statistics_are_those_of_the_data(guide, batch_size):
-    network = sequential(LAYERS.BatchNormalization(momentum=0.98), LAYERS.Dense(1), width=2)
+    # Their names are in another order than the layers, as JAX puts them.
+    norms = [LAYERS.BatchNormalization(momentum=0.98, name=name) for name in ("z", "a")]
+    dropout = LAYERS.Dropout(0.1)
+    network = sequential(norms[0], LAYERS.Dense(3), dropout, norms[1], LAYERS.Dense(1), width=2)
     fit = fitted(
         "y ~ nn(x, z, net=f)", network, steps=600, guide=guide, batch_size=batch_size, samples=3
     )
@@ -197,6 +200,17 @@ def test_moving_statistics_are_those_of_the_data(guide, batch_size):
     norm = fit.network("f").layers[0]
     np.testing.assert_allclose(norm.moving_mean, columns.mean(axis=0), atol=0.2)
     np.testing.assert_allclose(norm.moving_variance, columns.var(axis=0), rtol=0.15)
+
+
+def test_a_short_fit_is_judged_by_the_statistics_of_its_own_weights():
+    """By those of past steps the network at the start would predict best, and be kept."""
+    x = RNG.uniform(-2, 2, 600)
+    table = {"x": x, "y": np.sin(2 * x) + RNG.normal(0, 0.1, 600)}
+    keras.utils.set_random_seed(2)
+    hidden = LAYERS.Dense(8, activation="tanh")
+    network = sequential(hidden, LAYERS.BatchNormalization(), LAYERS.Dense(1))
+    fit = fitted("y ~ nn(x, net=f)", network, table, steps=300)
+    assert np.std(table["y"] - fit.predict(table)["mean"]) < 0.35 < 0.6 < np.std(table["y"])
 
 
 def test_moving_statistics_begin_as_keras_has_them():
@@ -304,9 +318,11 @@ def test_penalties_of_a_bias_count_as_in_keras():
 # After the fit
 
 
-def test_the_network_is_the_term_after_the_fit():
+@pytest.mark.parametrize("weights", ["point", "last"])
+def test_the_network_is_the_term_after_the_fit(weights):
     network = three_inputs()
-    fit = fitted("y ~ 0 + nn(x, z, kind, image, net=f)", network, steps=200)
+    formula = f"y ~ 0 + nn(x, z, kind, image, net=f, weights='{weights}')"
+    fit = fitted(formula, network, steps=200)
     assert fit.network("f") is network
     np.testing.assert_allclose(
         network.predict(fed(network, TABLE), verbose=0)[:, 0],

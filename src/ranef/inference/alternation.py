@@ -43,6 +43,8 @@ _PASSES, _MOST_PASSES, _LEAST_PASSES = 30.0, 300.0, 3.0
 _SOME = 2_000
 # Of Adam at its highest; shares of the rounds where it rises, and of the last part.
 RATE, _RISE, _LAST = 0.005, 0.05, 0.25
+# Batches over which averages follow the weights after a round, and how often that before any.
+_FOLLOWING, _FIRST_FOLLOWING = 50, 6
 
 
 def batch_size(n: int) -> int:
@@ -151,6 +153,7 @@ class Alternation:
         self.labels = [label for label, block in structure.items() if block is None]
         self.sites = sites_in(problem.shape, self._designs(problem.data), jax.random.key(seed))
         self._compiled = jax.jit(self._round)
+        self._following = jax.jit(self._followed)
 
     def _designs(self, data: Any) -> dict[str, Any]:
         """What the networks see of the rows."""
@@ -186,6 +189,7 @@ class Alternation:
             try:
                 while True:
                     rows = self.windows.at(state.rounds)
+                    self._follow(state, rows)
                     error, arrays = self._closed_form(state, rows)
                     bar.set_postfix_str(f"held-out error {error:.6g}")
                     if state.done >= 1.0:
@@ -198,6 +202,29 @@ class Alternation:
                     raise
                 self.interrupted = True
                 return state
+
+    def _follow(self, state: _State, rows: Any) -> None:
+        """Bring averages over batches, such as batch norm's, to where the weights are.
+
+        They lag behind the steps, and what predicts best would be judged by those of the past.
+        """
+        floats = (jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(state.carried))
+        if not any(floats):
+            return
+        designs, n = self._designs(rows), len(rows[1].value)
+        rng = np.random.default_rng([self.seed, 3, state.rounds])
+        for _ in range(1 if state.rounds else _FIRST_FOLLOWING):
+            places = rng.integers(0, n, (_FOLLOWING, self.batch))
+            keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), _FOLLOWING)
+            batches = jax.tree.map(lambda a, at=places: jnp.asarray(np.asarray(a)[at]), designs)
+            state.carried = self._following(state.points, state.carried, batches, keys)
+
+    def _followed(self, points: Any, carried: Any, batches: Any, keys: Array) -> Any:
+        def step(carried: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
+            designs, key = inputs
+            return self._shaped(points, carried, designs, key)[1], None
+
+        return jax.lax.scan(step, carried, (batches, keys))[0]
 
     def _closed_form(self, state: _State, rows: Any) -> tuple[float, dict[str, Any]]:
         """The linear blocks given the networks: their error, and what the steps hold on to."""

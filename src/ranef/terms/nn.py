@@ -249,11 +249,17 @@ class Network(Term):
 
     def trained(self, state: State, draws: Any) -> tuple[Any, dict[str, NDArray]]:
         known, carried = variables.names(state.model), draws.carried[f"{self.label}/state"]
+        means = self.weights.means(state, draws)
         held = {name: np.asarray(value) for name, value in carried.items()}
         for variable in state.model.trainable_variables:
             name = known[id(variable)]
             site = f"{self.label}/{name}"
-            value = draws.points[site] if site in draws.points else draws.sites[site].mean((0, 1))
+            if id(variable) in means:
+                value = means[id(variable)]
+            elif site in draws.points:
+                value = draws.points[site]
+            else:
+                value = draws.sites[site].mean(axis=(0, 1))
             held[name] = np.asarray(value, variable.dtype)
         return state.model, held
 
@@ -321,30 +327,33 @@ class Network(Term):
         self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
     ) -> Array:
         """Of the network, or of `model`, a part of it, within a NumPyro program."""
-        carried = self._carried(state, model)
+        carried, others = self._carried(state, model)
         # Seeds that came with the state would give all samples of a step one mask.
         seeds = variables.seeds(state.model) if replay.training else []
         key = numpyro.prng_key() if seeds else None
         drawn = variables.drawn(seeds, key) if key is not None else {}
         output, updated, losses = model.stateless_call(
             weights,
-            [drawn.get(name, value) for name, value in carried.items()],
+            [drawn.get(name, carried[name]) for name in others],
             graph.packed(state.model, self.rows(design)),
             training=replay.training,
             return_losses=True,
         )
-        after = zip(list(carried), updated, strict=True)
+        after = zip(others, updated, strict=True)
         carried.update({name: value for name, value in after if name not in drawn})
         if losses:
             numpyro.factor(f"{self.label}/penalty", -replay.rows * sum(losses))
         return output
 
-    def _carried(self, state: State, model: Any) -> Any:
-        """What the network updates as it runs, by the name of the variable."""
+    def _carried(self, state: State, model: Any) -> tuple[Any, list[str]]:
+        """What the network updates as it runs, by name, and the names in the network's order.
+
+        The order of the dict is another one once JAX has had it.
+        """
         known = variables.names(state.model)
         others = [known[id(v)] for v in model.non_trainable_variables]
         start = {name: jnp.asarray(state.initial[name]) for name in others}
-        return mutable(f"{self.label}/state", cast(Any, start))
+        return mutable(f"{self.label}/state", cast(Any, start)), others
 
     def rows(self, design: Design) -> list[Array]:
         """What the inputs get, an array for each."""
@@ -352,11 +361,9 @@ class Network(Term):
 
     def frozen(self, state: State, scale: Scale) -> Any:
         """The network in inference mode as a function of weights and inputs, to (n,)."""
-        held, unit, model = (
-            list(self._carried(state, state.model).values()),
-            self.unit(scale),
-            state.model,
-        )
+        unit, model = self.unit(scale), state.model
+        carried, others = self._carried(state, model)
+        held = [carried[name] for name in others]
 
         def output(weights: Any, rows: Any) -> Array:
             found, _ = model.stateless_call(

@@ -83,6 +83,10 @@ class Weights(ABC):
     def variables(self, state: "State") -> dict[str, Variable]:
         return {}
 
+    def means(self, state: "State", draws: Any) -> dict[int, Any]:
+        """Posterior means of the network's variables, by their `id`, where they have one."""
+        return {}
+
 
 class Point(Weights):
     """All weights are point estimates: the output is a column whose coefficient is one."""
@@ -188,6 +192,12 @@ class Last(Weights):
             self.scale_site: Variable("scale"),
             self.site: Variable("weight", (f"{self.network.short}_unit",), (units,)),
         }
+
+    def means(self, state: "State", draws: Any) -> dict[int, Any]:
+        layer = self._parts(state)[1]
+        mean = np.asarray(draws.sites[self.site]).mean(axis=(0, 1))
+        out = {id(layer.kernel): mean[: layer.kernel.shape[0], None]}
+        return {**out, id(layer.bias): mean[-1:]} if layer.use_bias else out
 
 
 class Full(Point):
