@@ -10,6 +10,9 @@ from jaxtyping import install_import_hook
 
 ROOT = Path(__file__).parent.parent
 
+# A test file may import Keras before it imports ranef.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 # Annotations are checked at run time in tests, but for the modules whose own work it is to
 # refuse what users pass: model, fit, priors, formula, tables.
 CHECKED = ("terms", "families", "inference", "datasets", "program", "predictive")

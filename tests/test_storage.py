@@ -379,8 +379,7 @@ OF_MEETINGS = {
 def is_sound(found: Effects, fit: rf.Fit, draws: int = 100) -> bool:
     try:
         refuse_unsound(found, fit.program.grouped(fit.training.state), draws)
-    except rf.FileError as error:
-        assert "does not fit together" in str(error)
+    except rf.FileError:
         return False
     return True
 

@@ -128,15 +128,30 @@ class Predictive:
     def _sites(self, met: Mapping[str, Occurring], designs: Designs) -> dict[str, Array]:
         """Draws in one leading axis, of effects those of the levels at hand."""
         levels = {s: met[label].known for label, g in self._grouped.items() for s in g.sites}
-        out = {
-            name: jnp.asarray(value.reshape(self._count, *value.shape[2:]))
-            for name, value in self.draws.at(levels).items()
-        }
+        out = dict(self._at(levels))
         for label, grouped in self._grouped.items():
             names = [designs[label].new[place] for place in met[label].new]
             if names and self.replay.new_levels == "sample":
                 out[grouped.new] = jnp.asarray(self._unseen(label, grouped, names))
         return out
+
+    def _at(self, levels: Mapping[str, NDArray[np.int64]]) -> dict[str, Array]:
+        """Draws of effects of some levels and of all else, those of the latest batch kept."""
+        latest = self._latest
+        if not latest or not all(np.array_equal(latest[0][n], own) for n, own in levels.items()):
+            # Those before make room first.
+            latest.clear()
+            made = {
+                name: jnp.asarray(value.reshape(self._count, *value.shape[2:]))
+                for name, value in self.draws.at(levels).items()
+            }
+            latest.extend((levels, made))
+        return latest[1]
+
+    @cached_property
+    def _latest(self) -> list[Any]:
+        """The levels of the latest batch and their draws, once there are some."""
+        return []
 
     def _unseen(self, label: str, grouped: Grouped, names: list[str]) -> NDArray[np.float64]:
         """Standard normal numbers behind the effects of new levels, (draws, u, k)."""

@@ -8,6 +8,7 @@ from ranef.errors import DataError
 from ranef.inference import pwls
 from ranef.inference.crossed import Crossed
 from ranef.inference.crossproducts import Factor, Rows, cross_products
+from ranef.inference.effects import Cell, Effects
 from ranef.inference.elimination import Chain
 from ranef.inference.pwls import PWLS
 from ranef.inference.remainder import DependentColumnError
@@ -126,8 +127,11 @@ def test_draws_have_the_posterior_mean_and_covariance(case):
     solution, rng = solve(solver, roots), np.random.default_rng(1)
     sigma = np.full(20_000, 0.7)
     remainder = solution.remainder_draws(rng, sigma)
-    effects = solution.effect_draws(rng, sigma, remainder)
-    parts = [*(e.reshape(len(sigma), -1) for e in effects), solution.common_of(remainder)]
+    products, cell = solver.products, Cell(np.arange(20_000), solution.given(sigma, remainder))
+    sizes = tuple(products.levels), tuple(products.widths)
+    made = Effects(solver.system.bare(), (cell,), (), *sizes, 1, 0, solver.largest)
+    effects = made.by_factor({f: np.arange(j) for f, j in enumerate(products.levels)})
+    parts = [*(effects[f].reshape(len(sigma), -1) for f in effects), solution.common_of(remainder)]
     drawn = np.concatenate(parts, axis=1)
     expected = 0.49 * dense.covariance
     sd = np.sqrt(np.diag(expected))
