@@ -266,8 +266,9 @@ class Draws:
         Returns:
             Site to draws: (chain, draw, m, ...) of the sites in `levels`.
         """
-        effects = self.effects
-        made = effects.at({n: levels[n] for n in self.later}) if effects else {}
+        # What all rows share is of one level, whose axis it does not have.
+        effects, only = self.effects, np.zeros(1, np.int64)
+        made = effects.at({n: levels.get(n, only) for n in self.later}) if effects else {}
         whole = {name: self.sites[name] for name in self.sites if name not in made}
         return {
             **{n: v[:, :, levels[n]] if n in levels else v for n, v in whole.items()},

@@ -192,7 +192,7 @@ def places_of(grouping: Grouping) -> Iterator[Place]:
     """Where the coefficients of each of its sites lie in its factor."""
     start = grouping.columns.start
     for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
-        yield Place(name, grouping.factor, start, count, shape)
+        yield Place(name, grouping.factor, start, count, shape, grouping.shared)
         start += count
 
 

@@ -34,13 +34,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the values of a site lie: `count` columns of a factor from `start`, of one level."""
+    """Where the values of a site lie: `count` columns of a factor from `start`, of one level.
+
+    Where all rows share the factor's one level, the site has no axis of levels.
+    """
 
     site: str
     factor: int
     start: int
     count: int
     shape: tuple[int, ...]
+    shared: bool = False
 
     def of(self, effects: Array) -> Array:
         """Its values (..., J, *shape) in the effects (..., J, k) of the factor."""
@@ -86,6 +90,7 @@ class Effects:
         out = {}
         for place in asked:
             draws = _taken(place.of(found[place.factor]), wanted[place.factor], levels[place.site])
+            draws = draws[:, 0] if place.shared else draws
             out[place.site] = draws.reshape(
                 self.chains, len(draws) // self.chains, *draws.shape[1:]
             )

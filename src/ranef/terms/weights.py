@@ -195,7 +195,7 @@ class Last(Weights):
 
     def means(self, state: "State", draws: Any) -> dict[int, Any]:
         layer = self._parts(state)[1]
-        mean = np.asarray(draws.sites[self.site]).mean(axis=(0, 1))
+        mean = np.asarray(draws.sites[self.site]).mean(axis=(0, 1)).reshape(-1)
         out = {id(layer.kernel): mean[: layer.kernel.shape[0], None]}
         return {**out, id(layer.bias): mean[-1:]} if layer.use_bias else out
 
