@@ -71,7 +71,9 @@ def blocks(work: str) -> str:
     return "(1 + t + t2 | g0)" if work == "slopes" else "(1 | g0)"
 
 
-def floor(work: str, train: pd.DataFrame, test: pd.DataFrame, f: np.ndarray, variance: float) -> float:
+def floor(
+    work: str, train: pd.DataFrame, test: pd.DataFrame, f: np.ndarray, variance: float
+) -> float:
     """Of the oracle."""
     if work == "intercepts":
         counts = test["g0"].map(train["g0"].value_counts()).fillna(0).to_numpy()
@@ -102,7 +104,9 @@ def floor(work: str, train: pd.DataFrame, test: pd.DataFrame, f: np.ndarray, var
     return float(np.mean((test["y"].to_numpy() - found) ** 2))
 
 
-def by_ranef(work: str, train: pd.DataFrame, test: pd.DataFrame, seed: int, variance: float) -> dict:
+def by_ranef(
+    work: str, train: pd.DataFrame, test: pd.DataFrame, seed: int, variance: float
+) -> dict:
     import ranef as rf
 
     model = rf.Model(f"y ~ nn({', '.join(X)}, {NETWORK}) + {blocks(work)}")
@@ -135,20 +139,20 @@ def by_ranef(work: str, train: pd.DataFrame, test: pd.DataFrame, seed: int, vari
     return out
 
 
-def by_embedding(work: str, train: pd.DataFrame, test: pd.DataFrame, seed: int, variance: float) -> dict:
+def by_embedding(
+    work: str, train: pd.DataFrame, test: pd.DataFrame, seed: int, variance: float
+) -> dict:
     """As the paper has it: an embedding of ten numbers for each grouping, dropout, early stop."""
-    import ranef  # noqa: F401 sets the backend of Keras
-
     import keras
+
+    import ranef  # noqa: F401 sets the backend of Keras
 
     keras.utils.set_random_seed(seed)
     names = [c for c in train.columns if c.startswith("g")]
     tables = [pd.Index(train[name].unique()) for name in names]
     numbers = keras.Input((WIDTH + (2 if work == "slopes" else 0),))
     codes = [keras.Input((), dtype="int32") for _ in names]
-    parts = [
-        keras.layers.Embedding(len(t) + 1, 10)(c) for t, c in zip(tables, codes, strict=True)
-    ]
+    parts = [keras.layers.Embedding(len(t) + 1, 10)(c) for t, c in zip(tables, codes, strict=True)]
     h = keras.layers.Concatenate()([numbers, *parts])
     for width in (100, 50, 25, 12):
         h = keras.layers.Dense(width, activation="relu")(h)
@@ -160,7 +164,10 @@ def by_embedding(work: str, train: pd.DataFrame, test: pd.DataFrame, seed: int, 
     def fed(table: pd.DataFrame) -> list:
         return [
             table[columns].to_numpy("float32"),
-            *(t.get_indexer(table[name]).astype("int32") + 1 for t, name in zip(tables, names, strict=True)),
+            *(
+                t.get_indexer(table[name]).astype("int32") + 1
+                for t, name in zip(tables, names, strict=True)
+            ),
         ]
 
     stop = keras.callbacks.EarlyStopping(patience=10, restore_best_weights=True)
@@ -188,15 +195,19 @@ import gpboost as gpb, numpy as np, pandas as pd
 train, test = pd.read_parquet(sys.argv[1]), pd.read_parquet(sys.argv[2])
 x = [c for c in train if c.startswith("x")]
 groups = [c for c in train if c.startswith("g")]
-options = {"group_rand_coef_data": train[["t", "t2"]], "ind_effect_group_rand_coef": [1, 1]} if "t" in train else {}
+options = {}
+if "t" in train:
+    options = {"group_rand_coef_data": train[["t", "t2"]], "ind_effect_group_rand_coef": [1, 1]}
 began = time.perf_counter()
 model = gpb.GPModel(group_data=train[groups], likelihood="gaussian", **options)
-booster = gpb.train({"objective": "regression_l2", "learning_rate": 0.1, "max_depth": 6, "verbose": -1},
-                    gpb.Dataset(train[x], train["y"]), gp_model=model, num_boost_round=500)
+settings = {"objective": "regression_l2", "learning_rate": 0.1, "max_depth": 6, "verbose": -1}
+data = gpb.Dataset(train[x], train["y"])
+booster = gpb.train(settings, data, gp_model=model, num_boost_round=500)
 seconds = time.perf_counter() - began
 options = {"group_rand_coef_data_pred": test[["t", "t2"]]} if "t" in test else {}
 found = booster.predict(test[x], group_data_pred=test[groups], predict_var=False, **options)
-print(json.dumps({"mse": float(np.mean((test["y"] - found["response_mean"]) ** 2)), "seconds": seconds}))
+mse = float(np.mean((test["y"] - found["response_mean"]) ** 2))
+print(json.dumps({"mse": mse, "seconds": seconds}))
 """
 
 
@@ -241,7 +252,9 @@ def main() -> None:
                         one = by_gpboost(given.peer, train, test)
                     else:
                         one = SIDES[side](work, train, test, seed, variance)
-                    found[side].append({**one, "floor": least, "ratio": one["mse"] / least, **truth})
+                    found[side].append(
+                        {**one, "floor": least, "ratio": one["mse"] / least, **truth}
+                    )
             for side, each in found.items():
                 means = pd.DataFrame(each).mean()
                 shown = (f"{means[c]:.3f}" if c in means else "" for c in columns)

@@ -30,7 +30,7 @@ class Checkpoint:
     def __init__(self, path: Any, belongs: str) -> None:
         self.path = None if path is None else Path(path)
         self.belongs = belongs
-        self._next = time.monotonic() + _EVERY
+        self._next = 0.0
 
     def load(self) -> dict[str, NDArray] | None:
         """The arrays that were offered last, None where there is no file.
