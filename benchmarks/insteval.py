@@ -19,12 +19,14 @@ import ranef as rf
 
 CROSSED = "(1 | s) + (1 | d)"
 MODELS = {
-    "network [10, 3]": f"y ~ nn(studage, lectage, service, dept, hidden=[10, 3]) + {CROSSED}",
-    "network [10, 3], last layer": (
-        f"y ~ nn(studage, lectage, service, dept, hidden=[10, 3], weights='last') + {CROSSED}"
+    "network [10, 3]": (
+        "y ~ nn(studage, lectage, service, dept, hidden=[10, 3], activation='silu', l2=0.00001) + "
+        f"{CROSSED}"
     ),
     "linear": f"y ~ studage + lectage + service + dept + {CROSSED}",
-    "any terms": f"y ~ studage + lectage + service + {CROSSED} + (1 | d:service) + (1 | dept:service)",
+    "any terms": (
+        f"y ~ studage + lectage + service + {CROSSED} + (1 | dept:service) + (1 | d:service:lectage)"
+    ),
 }
 
 

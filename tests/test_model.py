@@ -225,7 +225,12 @@ def test_common_stands_for_all_common_effects_but_the_intercept(grouped):
         ("y ~ nn(x)", {}, rf.FormulaError, "nn() needs either net=name or hidden="),
         ("y ~ nn(x, net=m)", {}, rf.OptionError, "names no network"),
         ("y ~ nn(x, hidden=[5], depth=2)", {}, rf.FormulaError, "no option 'depth'"),
-        ("y ~ nn(x, hidden=[5], weights='full')", {}, rf.OptionError, "not built yet"),
+        (
+            "y ~ nn(x, hidden=[5], weights='some')",
+            {},
+            rf.OptionError,
+            "must be one of 'point', 'last', 'full'",
+        ),
         ("y ~ nn(x, hidden=[0])", {}, rf.FormulaError, "whole numbers above zero"),
     ],
 )

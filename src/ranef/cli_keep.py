@@ -34,6 +34,12 @@ def add(commands: Any) -> None:
     fit.add_argument("--draws", type=count, default=1000, help="in each chain (1,000)")
     fit.add_argument("--seed", type=seed, default=0, help="of everything (0)")
     fit.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        type=Path,
+        help="of svi: its state, from which it goes on if it was killed and is started again",
+    )
+    fit.add_argument(
         "--missing",
         metavar="TEXT",
         action="append",
@@ -105,6 +111,7 @@ def _fit(options: argparse.Namespace) -> int:
         seed=options.seed,
         draws=options.draws,
         progress=sys.stderr.isatty(),
+        **({} if options.checkpoint is None else {"checkpoint": options.checkpoint}),
     )
     out = str(fit.save(options.out).resolve())
     summary, check = fit.summary(), fit.check()

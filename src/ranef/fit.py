@@ -92,6 +92,9 @@ class Fit:
     def elbo(self) -> float:
         """The evidence lower bound at the end, in nats, over all training rows.
 
+        For networks beside linear blocks it is log p(y | w) less the penalties, all but the
+        networks' weights w integrated, the scales by Laplace's approximation.
+
         Raises:
             OptionError: for a method that has none.
         """

@@ -75,16 +75,16 @@ class Model:
         Args:
             data: a pandas, polars or pyarrow table, a dict of arrays, or a path to CSV or
                 Parquet. Rows with a gap in a used column are dropped; `Fit.rows` counts them.
-                The exact method reads Parquet of more than a million rows in batches and keeps
-                a sample; other methods read all rows.
+                Parquet of more than a million rows is read in batches, and a sample kept, by
+                exact and by svi with networks in a Gaussian model; else all rows are held.
             method: "exact", "nuts", "svi", or "auto": exact wherever it applies, else svi;
                 `Fit.why` says why.
             seed: the same seed gives the same bytes on the same machine and versions.
             draws: of the posterior, in each chain.
             progress: whether to show a bar on standard error.
             options: of the method. svi: guide ("structured" or "meanfield"), optimizer (any
-                of optax), samples, steps, batch_size. nuts: chains, tune, target_accept,
-                coefficients ("integrated" or "sampled").
+                of optax), samples, steps, batch_size, checkpoint (a path). nuts: chains,
+                tune, target_accept, coefficients ("integrated" or "sampled").
 
         Raises:
             RanefError: one of its kinds, with one sentence that says what is wrong and what

@@ -1,5 +1,11 @@
 """Networks by gradient beside linear blocks in closed form."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -178,6 +184,20 @@ def test_a_fit_that_is_killed_goes_on_to_the_same_bytes(where, tmp_path, monkeyp
     place.write_bytes(place.read_bytes()[:1000])
     with pytest.raises(FileError, match="is not a checkpoint, or is damaged"):
         model.fit(data, method="svi", seed=3, checkpoint=place, progress=False)
+
+
+def test_killed_at_any_moment_it_ends_the_same(tmp_path):
+    """A SIGKILL of a process of its own; run by hand the program does fifty."""
+    script = Path(__file__).parent.parent / "kill_fits.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(tmp_path), "1"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"kills": 1, "resumed": 1, "same": 1}
 
 
 def test_an_interrupted_fit_is_the_best_so_far_and_says_so(monkeypatch):

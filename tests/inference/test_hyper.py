@@ -114,3 +114,30 @@ def test_minimum_of_rosenbrock():
     found = minimise(rosenbrock, np.array([-1.2, 1.0]))
     assert found.converged
     np.testing.assert_allclose(found.x, 1.0, atol=1e-6)
+
+
+class TwoSided:
+    """Even in its one coordinate, with modes at three and minus three."""
+
+    def log_density(self, x):
+        return -0.5 * ((np.abs(x[:, 0]) - 3) / 0.1) ** 2
+
+    def value_and_gradient(self, x):
+        gradient = -(np.abs(x) - 3) / 0.01 * np.sign(x)
+        return float(self.log_density(x[None])[0]), gradient
+
+    def canonical(self, x):
+        return np.abs(x)
+
+    def folds(self):
+        return [(0, np.array([-1.0]))]
+
+
+@pytest.mark.parametrize("cheap", [True, False])
+def test_a_search_may_end_on_either_side_of_an_even_density(cheap):
+    rng = np.random.default_rng(0)
+    found = explore(TwoSided(), np.array([-2.9]), np.array([0.1]), rng, 2000, cheap=cheap)
+    assert found.reliable
+    assert found.x.mean() == pytest.approx(3.0, abs=0.01)
+    assert found.x.std() == pytest.approx(0.1, rel=0.06)
+    assert found.evidence == pytest.approx(np.log(0.1 * np.sqrt(2 * np.pi)), abs=0.01)

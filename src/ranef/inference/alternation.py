@@ -356,6 +356,9 @@ class Alternation:
         exact: Method = registry.load("method", "exact")()
         found = exact.run(known, seed=self.seed, draws=draws, progress=progress)
         evidence, held, steps = state.trace.T
+        designs = self._designs(kept(rows, some))
+        shaped = self._shaped(points, state.best[1], designs, jax.random.key(self.seed))
+        penalty = float(shaped[2]) * self.problem.n / len(some)
         return replace(
             found,
             points={**found.points, **points},
@@ -363,6 +366,7 @@ class Alternation:
             converged=found.converged and not self.interrupted and not self.cut,
             message=self._message(state, found.message),
             steps=state.steps,
+            elbo=None if found.evidence is None else (found.evidence - penalty, 0.0),
             trace={"elbo": evidence, "held_out": held, "step": steps},
             resumed_from=self.resumed_from,
             interrupted=self.interrupted,

@@ -223,6 +223,7 @@ class Draws:
         later: sites whose draws are large and made only when they are asked for.
         by_level: makes what draws them for some levels alone, or None.
         k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
+        evidence: log p(y) by Laplace's approximation over what is not integrated, or None.
         trace: per-step records, such as the ELBO.
         statistics: of every draw, by ArviZ's names for them, (chain, draw).
         resumed_from: the step at which a checkpoint was taken up, None without one.
@@ -242,6 +243,7 @@ class Draws:
     by_level: "Callable[[], ByLevel | None]" = lambda: None
     k_hat: float | None = None
     statistics: Mapping[str, NDArray] = field(default_factory=dict)
+    evidence: float | None = None
     resumed_from: int | None = None
     interrupted: bool = False
 

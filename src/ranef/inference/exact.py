@@ -84,6 +84,7 @@ class Exact(Method):
             later=tuple(coefficients.group_sites),
             by_level=lambda: coefficients.effects,
             k_hat=found.k_hat,
+            evidence=found.evidence,
         )
 
     def likelihood(self, problem: Problem) -> Likelihood:

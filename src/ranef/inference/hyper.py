@@ -5,6 +5,7 @@ distributions that adapt to the target. Where it is dear, draws from a surrogate
 density that is checked.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Explored:
         evaluations: of the density.
         reliable: whether k-hat, or the error, is below its threshold.
         found: whether the search for the mode ended at one.
+        evidence: log of the integral of the density, by Laplace's approximation.
     """
 
     x: Array
@@ -44,6 +46,7 @@ class Explored:
     evaluations: int
     reliable: bool
     found: bool
+    evidence: float
 
 
 def explore(
@@ -70,7 +73,8 @@ def explore(
         tick: called at each evaluation.
     """
     if len(start) == 0:
-        return Explored(np.zeros((draws, 0)), start, None, None, 1, True, True)
+        only = float(target.log_density(start[None])[0])
+        return Explored(np.zeros((draws, 0)), start, None, None, 1, True, True, only)
     top = peak(target, start, width, tick)
     if cheap:
         return _weighted(target, top, rng, draws)
@@ -79,7 +83,15 @@ def explore(
     if patient and not found.reliable:
         return _weighted(target, top, rng, draws)
     evaluations = top.evaluations + found.evaluations
-    return Explored(found.x, top.x, None, found.error, evaluations, found.reliable, top.found)
+    return Explored(
+        found.x, top.x, None, found.error, evaluations, found.reliable, top.found, _evidence(top)
+    )
+
+
+def _evidence(top: Peak) -> float:
+    """Log p + d / 2 log(2 pi) + log |root| at the mode."""
+    log_det = np.log(np.diagonal(top.root)).sum()
+    return top.value + 0.5 * len(top.x) * math.log(2 * math.pi) + float(log_det)
 
 
 def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -> Explored:
@@ -88,4 +100,4 @@ def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -
     chosen = x[resampled(rng, weights, draws)]
     reliable = bool(k < threshold(size))
     evaluations += top.evaluations
-    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found)
+    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, _evidence(top))

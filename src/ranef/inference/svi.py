@@ -33,7 +33,8 @@ BATCH = 32_768
 
 class SVI(Method):
     """Options: `guide`, `optimizer` (of optax, without a line search), `samples` per step,
-    `steps` at most, `batch_size` (None: all rows up to 500,000, else 32,768)."""
+    `steps` at most, `batch_size` (None: all rows up to 500,000, else 32,768; about the square
+    root of the rows for networks beside linear blocks), `checkpoint` (a path, or None)."""
 
     name = "svi"
     streams = True

@@ -19,18 +19,25 @@ _CLIMB = 0.2
 def elbo(fit: Any) -> Figure:
     """The evidence lower bound by step, with its mean over windows of 50.
 
-    The axis leaves out most of the first climb.
+    For networks beside linear blocks it is log p(y, theta) at the mode of the scales theta by
+    round, coefficients integrated out. The axis leaves out most of the first climb.
 
     Raises:
         OptionError: where the method left no trace.
     """
     if "optimization" not in tree_of(fit).children:
         raise OptionError("this fit has no ELBO trace: its method did not optimise one")
-    trace = group(fit, "optimization")["elbo"].to_numpy()
+    record = group(fit, "optimization")["elbo"]
+    trace = record.to_numpy()
     figure, (axes,) = panels(1)
-    steps = np.arange(1, len(trace) + 1)
-    axes.plot(steps, trace, color=BLUE, alpha=0.35, linewidth=0.6, label="one step")
-    whole = len(trace) // _WINDOW
+    if "step" in record.coords:
+        # Taken between rounds of steps, without noise.
+        axes.plot(record["step"].to_numpy(), trace, color=INK, linewidth=1.4, label="each round")
+        whole = 0
+    else:
+        steps = np.arange(1, len(trace) + 1)
+        axes.plot(steps, trace, color=BLUE, alpha=0.35, linewidth=0.6, label="one step")
+        whole = len(trace) // _WINDOW
     if whole:
         means = np.nanmean(trace[: whole * _WINDOW].reshape(whole, _WINDOW), axis=1)
         middles = (np.arange(whole) + 0.5) * _WINDOW

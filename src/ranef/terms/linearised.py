@@ -13,6 +13,7 @@ on some training rows. What is left has the prior: the data say next to nothing 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def directions(
 
 
 def columns(
-    output: Output, weights: Sequence[Array], rows: Sequence[Array], linear: Mapping[str, Array]
+    output: Output, weights: Sequence[Array], rows: Sequence[Array], linear: Mapping[str, Any]
 ) -> Array:
     """(n, 1 + K): what is known of f, and J D^1/2 V."""
     scale = scales([np.shape(w) for w in weights])
@@ -77,7 +78,7 @@ def moved(
     output: Output,
     weights: Sequence[Array],
     rows: Sequence[Array],
-    linear: Mapping[str, Array],
+    linear: Mapping[str, Any],
     a: Array,
     rest: Array,
 ) -> Array:

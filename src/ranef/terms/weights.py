@@ -19,7 +19,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpy.typing import NDArray
 from numpyro.primitives import mutable
 
 from ranef import priors, sites
@@ -112,8 +111,13 @@ class Point(Weights):
         return self.basis(state, design, scale, replay)[:, 0]
 
 
-class Last(Weights):
-    """The last layer has a posterior, what is before it is a point estimate."""
+class Last(Point):
+    """The last layer has a posterior, what is before it is a point estimate.
+
+    A search goes on point estimates of all weights until its end: coefficients at their
+    posterior mean would be zero where features have learned nothing yet, and these then never
+    would.
+    """
 
     about = "a point estimate but for the last layer"
 
@@ -144,7 +148,22 @@ class Last(Weights):
     def _spread(self, scale: Scale) -> float:
         return scale.spread / self.network.unit(scale)
 
+    def settled(
+        self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
+    ) -> dict[str, Any]:
+        return {self._settled: {"last": np.ones(())}}
+
+    @property
+    def _settled(self) -> str:
+        return f"{self.network.label}/settled"
+
     def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+        if not mutable(self._settled, cast(Any, {})):
+            return super().basis(state, design, scale, replay)
+        return self._features(state, design, scale, replay)
+
+    def _features(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+        """(h, 1), (n, k)."""
         features, layer = self._parts(state)
         weights = self.network.points(state, features)
         columns = self.network.output(state, design, replay, features, weights)
@@ -154,6 +173,8 @@ class Last(Weights):
 
     def structure(self, state: "State", basis: Any) -> LinearBlock:
         k = len(self._units(state))
+        if basis.shape[1] != k:
+            return super().structure(state, basis)
         return LinearBlock(
             basis,
             None,
@@ -184,7 +205,7 @@ class Last(Weights):
         infer = {"start": zeros, "unit": jnp.full_like(zeros, spread)}
         law = dist.Normal(zeros, tau).to_event(1)
         coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
-        return self.basis(state, design, scale, replay) @ coefficients
+        return self._features(state, design, scale, replay) @ coefficients
 
     def variables(self, state: "State") -> dict[str, Variable]:
         units = self._units(state)
@@ -213,7 +234,7 @@ class Full(Point):
     def _directions(self) -> str:
         return f"{self.network.label}/directions"
 
-    def _linear(self) -> dict[str, Array]:
+    def _linear(self) -> dict[str, Any]:
         """The linear model, empty while it is not settled."""
         return dict(cast(Any, mutable(f"{self.network.label}/linear", cast(Any, {}))))
 
@@ -226,7 +247,7 @@ class Full(Point):
     ) -> dict[str, Any]:
         network = self.network
 
-        def program() -> dict[str, NDArray]:
+        def program() -> dict[str, Any]:
             output, weights = network.frozen(state, scale), network.points(state, state.model)
             return linearised.directions(output, weights, network.rows(design))
 
