@@ -25,7 +25,8 @@ MODELS = {
     ),
     "linear": f"y ~ studage + lectage + service + dept + {CROSSED}",
     "any terms": (
-        f"y ~ studage + lectage + service + {CROSSED} + (1 | dept:service) + (1 | d:service:lectage)"
+        f"y ~ studage + lectage + service + {CROSSED} + (1 | dept:service) "
+        "+ (1 | d:service:lectage)"
     ),
 }
 

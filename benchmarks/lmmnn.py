@@ -1,6 +1,6 @@
 """Networks beside random effects: the simulation of Simchoni and Rosset (2021, 2023).
 
-    python benchmarks/lmmnn.py [--cells all|quick] [--repeats 5] [--work intercepts crossed slopes]
+    python benchmarks/lmmnn.py [--quick] [--repeats 5] [--work intercepts crossed slopes]
         [--sides ranef embedding lmm gpboost] [--peer PYTHON]
 
 N = 100,000 rows, x ~ U(-1, 1)^10, f = eta cos(eta) + 2 x1 x2 with eta = 1 + sum x, and noise of
@@ -10,7 +10,7 @@ mean squared error of an oracle that knows f and the variances and predicts the 
 the training rows; of "intercepts" it is their expectation. Every side gets the same tables.
 "embedding" is a Keras network with an embedding of the group, trained as one would; "lmm" the
 exact method of this package without a network; "gpboost" boosted trees with random effects, in
-an interpreter PYTHON that has it.
+an interpreter PYTHON that has it. --quick takes one cell of each work.
 """
 
 import argparse
@@ -228,6 +228,7 @@ SIDES = {"ranef": by_ranef, "embedding": by_embedding, "lmm": by_lmm}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--work", nargs="+", default=["intercepts", "crossed", "slopes"])
     parser.add_argument("--sides", nargs="+", default=["ranef"])
     parser.add_argument("--peer", default=sys.executable)
@@ -237,6 +238,8 @@ def main() -> None:
         "crossed": [(1_000, v) for v in (0.3, 3.0)],
         "slopes": [(10_000, v) for v in (0.3, 3.0)],
     }
+    if given.quick:
+        cells = {"intercepts": [(1_000, 1.0)], "crossed": [(1_000, 0.3)], "slopes": [(10_000, 0.3)]}
     print(machine.describe("ranef", "jax", "keras"))
     columns = ("mse", "ratio", "seconds", "sigma2_e", "sigma2_b", "b2", "seen", "unseen")
     print(f"\n| work | q | variance | side | floor | {' | '.join(columns)} |")

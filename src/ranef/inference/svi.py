@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from numpy.typing import NDArray
 
-from ranef.errors import DataError, OptionError, RowsNeededError, whole_number
+from ranef.errors import DataError, MethodError, OptionError, RowsNeededError, whole_number
 from ranef.inference import guide as guides
 from ranef.inference.alternation import Alternation, applies
 from ranef.inference.ascent import Search
@@ -65,8 +65,13 @@ class SVI(Method):
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         if self.settings["guide"] == "structured" and applies(problem):
-            search = Alternation(problem, self.settings, seed)
-            return search.finish(search.run(progress), draws, progress)
+            try:
+                search = Alternation(problem, self.settings, seed)
+                return search.finish(search.run(progress), draws, progress)
+            except MethodError:
+                # Crossed groupings that no closed form serves, in rows that are held.
+                if problem.windows:
+                    raise
         if problem.windows:
             raise RowsNeededError
         # Single precision cannot tell the intercept of a column far from zero from its slope,
