@@ -26,6 +26,8 @@ Array = NDArray[np.float64]
 _GAIN = 1e-3
 # A scale near zero, where its posterior is flat, begins again at this share of the default.
 _AGAIN = 0.3
+# Columns of a dense matrix from which a search for the scales costs more than steps do.
+_DEAR = 300
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,17 @@ class Conditional:
 
     @classmethod
     def of(
-        cls, problem: Problem, before: Mapping[str, Any], earlier: CrossProducts | None = None
+        cls,
+        problem: Problem,
+        before: Mapping[str, Any],
+        earlier: CrossProducts | None = None,
+        *,
+        patient: bool = True,
     ) -> "Conditional":
         """Given the networks that `problem` knows, from scales that were `before`, if any.
 
-        `earlier` is of rows that count in addition to those of the problem.
+        `earlier` is of rows that count in addition to those of the problem. Without patience
+        scales that are dear to search for stay as they were.
 
         Raises:
             MethodError: for a model that is not of this form.
@@ -69,18 +77,17 @@ class Conditional:
                 start = marginal.coordinates.inverse(before)
                 again = marginal.coordinates.folded
                 start[again] = np.maximum(np.abs(start[again]), _AGAIN * marginal.start[again])
-
-            def negative(x: Array) -> tuple[float, Array]:
-                value, gradient = marginal.value_and_gradient(x)
-                return -value, -gradient
-
-            found = minimise(negative, start, gain=_GAIN, width=marginal.width)
-            solution, sigma = marginal.solve(found.x)
+            if before and not patient and mixed.solver.largest > _DEAR:
+                x = marginal.coordinates.inverse(before)
+                evidence = float(marginal.log_density(x[None])[0])
+            else:
+                x, evidence = _mode(marginal, start)
+            solution, sigma = marginal.solve(x)
         return cls(
             mixed,
-            marginal.sites(found.x),
+            marginal.sites(x),
             float(sigma[0]),
-            -found.value,
+            evidence,
             solution.common[0],
             tuple(effects[0] for effects in solution.effects),
         )
@@ -102,3 +109,14 @@ class Conditional:
         for factor, effects in zip(rows.factors, self.effects, strict=True):
             away -= np.einsum("nk,nk->n", factor.columns, effects[factor.codes])
         return away, np.ones(len(away)) if rows.weights is None else rows.weights
+
+
+def _mode(marginal: Marginal, start: Array) -> tuple[Array, float]:
+    """Of the scales, and their log density there."""
+
+    def negative(x: Array) -> tuple[float, Array]:
+        value, gradient = marginal.value_and_gradient(x)
+        return -value, -gradient
+
+    found = minimise(negative, start, gain=_GAIN, width=marginal.width)
+    return found.x, -found.value
