@@ -3,6 +3,7 @@
 The only module that imports Keras, and only when a formula has a network.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -382,13 +383,15 @@ def _on_device(rows: Any) -> Array:
 def _start(path: str, shape: tuple[int, ...]) -> Any:
     """Initial weights of an MLP from a PRNG key.
 
-    Zeros for a bias, Keras's uniform for an embedding, Glorot's for a kernel. A level that
+    Zeros for a bias, a length of one for an embedding, Glorot's uniform for a kernel. A level that
     training did not see is embedded at zero, where nothing moves it.
     """
     if len(shape) < 2:
         return jnp.zeros(shape)
     if path.endswith("/embeddings"):
-        return lambda key: jax.random.uniform(key, shape, "float32", -0.05, 0.05).at[0].set(0.0)
+        # Of the size of standardized numbers: from Keras's .05 a level takes long to be told.
+        bound = 1.7 / math.sqrt(shape[1])
+        return lambda key: jax.random.uniform(key, shape, "float32", -bound, bound).at[0].set(0.0)
     return lambda key: jax.nn.initializers.glorot_uniform()(key, shape)
 
 
