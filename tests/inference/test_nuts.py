@@ -199,7 +199,7 @@ def test_exact_gives_way_to_nuts_where_its_weights_fail(grouped, monkeypatch):
 
     def unreliable(target, start, *rest, **options):
         x = np.tile(start, (50, 1))
-        return Explored(x, start, 1.3, None, 50, reliable=False, found=True)
+        return Explored(x, start, 1.3, None, 50, reliable=False, found=True, evidence=0.0)
 
     monkeypatch.setattr(exact, "explore", unreliable)
     fit = rf.Model("y ~ x + (1 + x | g)").fit(grouped, method="exact", draws=100, progress=False)

@@ -26,8 +26,8 @@ def gapped(seed=0, n=300, noise=0.15):
 
 
 def fitted(weights, **options):
-    model = rf.Model(f"y ~ nn(x, hidden=[24, 24], weights='{weights}') + (1 | g)")
-    return model.fit(gapped(), progress=False, **options)
+    model = rf.Model(f"y ~ nn(x, hidden=[16, 16], weights='{weights}') + (1 | g)")
+    return model.fit(gapped(), steps=1500, progress=False, **options)
 
 
 def widths(fit, x):
@@ -50,7 +50,7 @@ def test_all_weights_are_unsure_where_there_are_no_data():
 def test_a_last_layer_has_draws_and_its_uncertainty_depends_on_x():
     fit = fitted("last")
     layer = fit.posterior["nn(x)_last"]
-    assert layer.sizes["nn(x)_unit"] == 25
+    assert layer.sizes["nn(x)_unit"] == 17
     assert list(layer["nn(x)_unit"].values[[0, -1]]) == ["unit 1", "bias"]
     own, _ = widths(fit, INSIDE)
     point, _ = widths(fitted("point"), INSIDE)

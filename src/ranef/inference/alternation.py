@@ -141,13 +141,14 @@ class Alternation:
         self.interrupted = False
         self.windows = windows = Windows.of(problem, seed)
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
+        # Several windows are one for each round; one is all rows in each of them.
         several = windows.count > 1
         rounds = math.ceil(passes(windows.n) * windows.count) if several else ROUNDS
         wanted = max(rounds, math.ceil(passes(windows.n) * windows.n / self.batch))
-        total = min(wanted, settings["steps"])
-        self.cut = not several and total < wanted
-        self.rounds = rounds if several else min(rounds, total)
-        self.steps = math.ceil((wanted if several else total) / self.rounds)
+        total = min(wanted, settings["steps"] or wanted)
+        self.cut = total < wanted
+        self.rounds = math.ceil(rounds * total / wanted) if several else min(rounds, total)
+        self.steps = math.ceil(total / self.rounds)
         self.optimizer = settings["optimizer"] or optax.adam(RATE)
         structure = problem.structure()
         self.labels = [label for label, block in structure.items() if block is None]

@@ -28,13 +28,16 @@ from ranef.inference.elbo import Objective
 _LARGEST = 1e140
 # Rows above which a step sees a minibatch unless the user says otherwise.
 FULL_BATCH = 500_000
+# At most, unless the user says otherwise.
+STEPS = 20_000
 BATCH = 32_768
 
 
 class SVI(Method):
     """Options: `guide`, `optimizer` (of optax, without a line search), `samples` per step,
-    `steps` at most, `batch_size` (None: all rows up to 500,000, else 32,768; about the square
-    root of the rows for networks beside linear blocks), `checkpoint` (a path, or None)."""
+    `steps` at most (None: 20,000, or what the rows call for), `batch_size` (None: all rows up
+    to 500,000, else 32,768), `checkpoint` (a path, or None). For networks beside linear blocks
+    a step takes no samples, and `batch_size` is about the square root of the rows."""
 
     name = "svi"
     streams = True
@@ -42,7 +45,7 @@ class SVI(Method):
         "guide": "structured",
         "optimizer": None,
         "samples": 5,
-        "steps": 20_000,
+        "steps": None,
         "batch_size": None,
         "checkpoint": None,
     }
@@ -53,7 +56,7 @@ class SVI(Method):
         if chosen["guide"] not in ("structured", "meanfield"):
             raise OptionError(f"guide must be 'structured' or 'meanfield', not {chosen['guide']!r}")
         for name in ("samples", "steps", "batch_size"):
-            if name != "batch_size" or chosen[name] is not None:
+            if name == "samples" or chosen[name] is not None:
                 chosen[name] = whole_number(name, chosen[name], least=1)
         refuse_odd_path(chosen["checkpoint"])
         optimizer = chosen["optimizer"]
@@ -100,7 +103,7 @@ class SVI(Method):
         checkpoint = Checkpoint(
             self.settings["checkpoint"], belongs_to(problem, self.settings, seed, moments)
         )
-        found = search.run(loop_key, self.settings["steps"], checkpoint, progress)
+        found = search.run(loop_key, self.settings["steps"] or STEPS, checkpoint, progress)
         elbo = search.estimate(found, elbo_key)
 
         if not math.isfinite(elbo[0]):
