@@ -195,7 +195,7 @@ def test_a_few_texts_among_numbers_of_a_file_are_errors(tmp_path):
         {"seed": 1.5},
         {"seed": 2**70},
         {"draws": True},
-        {"steps": None},
+        {"steps": 0},
     ],
 )
 def test_odd_arguments_are_refused(options):

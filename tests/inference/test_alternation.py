@@ -87,7 +87,7 @@ def test_known_errors_and_weights_count():
 
 def test_rows_in_batches_teach_what_rows_in_memory_do(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "BATCH", 5_000)
-    monkeypatch.setattr(alternation, "_PASSES", 5.0)
+    monkeypatch.setattr(alternation, "_PASSES", 8.0)
     table, _ = simulated(24_000)
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table(table), path, row_group_size=1_500)
