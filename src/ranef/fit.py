@@ -187,7 +187,8 @@ class Fit:
     def summary(self, interval: float = 0.9) -> pd.DataFrame:
         """Posterior mean, sd and central interval of every parameter.
 
-        The effects of single levels are in `ranef`. A parameter without a posterior has
+        The effects of single levels are
+        in `ranef`, the weights of a network in `posterior`. A parameter without a posterior has
         `kind` "point estimate" or "fixed", sd 0 and an interval of no width. Rows named
         ``share(g)`` hold the share of the predictor's and residual's variance (of the
         squared scale, for student) that the grouping g explains.

@@ -96,7 +96,7 @@ class Posterior:
         tails = tails_of(interval)
         rows = []
         for name, variable in self.variables.items():
-            if variable.role == "group":
+            if variable.role in ("group", "weight"):
                 continue
             value, kind = self.constants.get(name, (None, "posterior"))
             for label, place in variable.elements(name):

@@ -44,8 +44,8 @@ class Checkpoint:
             content, arrays = archive.read(self.path)
         except FileError:
             raise FileError(
-                f"{str(self.path)!r} is not a checkpoint, or is damaged; delete it, or name "
-                "another, to start the fit anew"
+                f"{str(self.path)!r} is not a checkpoint, or is damaged; name another, or "
+                "delete it, to start the fit anew"
             ) from None
         if content.get("belongs") != self.belongs:
             raise FileError(

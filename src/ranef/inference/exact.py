@@ -68,7 +68,9 @@ class Exact(Method):
             bar.close()
         x = target.whole(found.x)
         refuse_vanished(marginal.sites(x), mixed, problem, found=found.found)
-        if not (found.found and found.reliable) and not points and mixed.solver.is_affordable:
+        # The chains' program does not know blocks that networks make.
+        can = not points and not any(grouping.shared for grouping in mixed.groupings)
+        if not (found.found and found.reliable) and can and mixed.solver.is_affordable:
             return _by_nuts(problem, found, seed=seed, draws=draws, progress=progress)
         coefficients = Coefficients(marginal, x, seed)
         sites = marginal.coordinates.values(x)

@@ -146,7 +146,7 @@ def _networks(fit: Any) -> str:
         label(term.label, 80)
         for terms in fit.program.terms.values()
         for term in terms
-        if term.call.kind == "nn"
+        if term.call.kind == "nn" and dict(term.call.options).get("weights", "point") == "point"
     ]
     if not names:
         return ""

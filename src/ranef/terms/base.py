@@ -56,8 +56,9 @@ class Variable:
 
     Attributes:
         role: "common" (a common effect), "group" (one value per level, the design's array
-            ``codes`` saying which level a row has), "sd", "correlation", or "family" (a
-            parameter of the response distribution).
+            ``codes`` saying which level a row has), "sd", "correlation", "family" (a
+            parameter of the response distribution), "scale" (that of a network's weights), or
+            "weight" (these, which like single levels no summary lists).
         dims: names of its dimensions beyond chain and draw.
         coords: the coordinates of each.
         factor: the grouping it belongs to.
