@@ -25,7 +25,7 @@ class Covariances:
         self.inverse = system.remainder.inverse(common=common)
         self.last = system.remainder.covariance(self.inverse)
         # By stage: its own (k, k, B, J), with each later stage, and with the remainder.
-        self._blocks: dict[int, tuple[Array, list[Array], Array]] = {}
+        self.blocks: dict[int, tuple[Array, list[Array], Array]] = {}
         for s in reversed(range(len(system.steps))):
             self._stage(s)
 
@@ -40,7 +40,7 @@ class Covariances:
         half = levelwise.forward(step.lower, unit)
         root_half = levelwise.times(step.root, levelwise.transposed(half))
         plain = levelwise.times(root_half, levelwise.transposed(root_half))
-        self._blocks[s] = (plain + spread, to_later, to_last)
+        self.blocks[s] = (plain + spread, to_later, to_last)
 
     def _spread_by(self, s: int, reach: Array) -> tuple[Array, list[Array], Array]:
         """X V X' of every level, and -X V with each later part, for X (k, later + Q, B, J)."""
@@ -76,7 +76,7 @@ class Covariances:
 
     def _at(self, s: int, i: int) -> tuple[Array, list[Array], Array]:
         """The blocks of the i-th later stage at the parents of the levels of stage s."""
-        own, pairs, outer = self._blocks[s + 1 + i]
+        own, pairs, outer = self.blocks[s + 1 + i]
         place = self.system.stages[s].parents[i]
         return own[..., place], [pair[..., place] for pair in pairs], outer[..., place]
 
@@ -85,7 +85,7 @@ class Covariances:
         out = {}
         for s, (step, stage) in enumerate(zip(self.system.steps, self.system.stages, strict=True)):
             k = np.arange(step.width)
-            diagonal = self._blocks[s][0][k, k].transpose(1, 2, 0)
+            diagonal = self.blocks[s][0][k, k].transpose(1, 2, 0)
             out[stage.factor] = np.empty_like(diagonal)
             out[stage.factor][:, stage.order] = diagonal
         last = np.diagonal(self.last, axis1=1, axis2=2)
