@@ -26,6 +26,9 @@ WITH_FACTORS = ("nn",)
 FAMILIES = {
     "gaussian": "ranef.families.gaussian:Gaussian",
     "student": "ranef.families.student:Student",
+    "bernoulli": "ranef.families.bernoulli:Bernoulli",
+    "binomial": "ranef.families.binomial:Binomial",
+    "poisson": "ranef.families.poisson:Poisson",
 }
 
 METHODS = {
@@ -40,7 +43,7 @@ KINDS = {"term": TERMS, "family": FAMILIES, "method": METHODS}
 PLANNED = {
     "term": ("gp", "s", "mf", "mi"),
     "family": (
-        *("bernoulli", "binomial", "poisson", "negative_binomial", "gamma", "beta"),
+        *("negative_binomial", "gamma", "beta"),
         *("lognormal", "exponential", "ordinal", "categorical"),
         *("zero_inflated_poisson", "zero_inflated_negative_binomial"),
     ),
