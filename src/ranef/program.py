@@ -245,6 +245,7 @@ class Program:
         def settled(points: Any, carried: Any, data: tuple[Designs, ResponseDesign]) -> Any:
             return {**carried, **self._settled(state, data[0], known.at(points, carried))}
 
+        law = self.family.bound(state.family)
         return Problem(
             run,
             data,
@@ -263,6 +264,9 @@ class Program:
             training.stream.windows if training.stream else 0,
             window,
             settled,
+            law,
+            state.scales,
+            {p.name: law.start(state.family, p) for p in law.free_parameters()},
             lambda points, carried: self.problem(training, known.at(points, carried)),
         )
 

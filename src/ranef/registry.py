@@ -33,6 +33,7 @@ FAMILIES = {
 
 METHODS = {
     "exact": "ranef.inference.exact:Exact",
+    "laplace": "ranef.inference.laplace:Laplace",
     "nuts": "ranef.inference.nuts:NoUTurn",
     "svi": "ranef.inference.svi:SVI",
 }
@@ -47,7 +48,7 @@ PLANNED = {
         *("lognormal", "exponential", "ordinal", "categorical"),
         *("zero_inflated_poisson", "zero_inflated_negative_binomial"),
     ),
-    "method": ("laplace",),
+    "method": (),
 }
 
 

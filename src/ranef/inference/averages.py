@@ -88,9 +88,7 @@ class Averages:
         response = jax.tree.map(jnp.asarray, self._response)
         return self._log_density(response, **each, **self._on_link_scale(**numbers))
 
-    def _total(
-        self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int
-    ) -> Array:
+    def _total(self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int) -> Array:
         points, weights = _rule(len(self._predictors), count)
         etas = mean + jnp.einsum("nkl,ml->mnk", _root(spread), points)
         return jnp.sum(weights @ jax.vmap(lambda eta: self._rows(numbers, eta))(etas))
@@ -106,11 +104,8 @@ class Averages:
             return jax.grad(lambda eta: self._rows(numbers, eta).sum())(eta)
 
         def each(eta: Array) -> tuple[Array, Array, Array]:
-            second = []
-            for c in range(k):
-                along = jnp.zeros_like(eta).at[:, c].set(1.0)
-                slope, bend = jax.jvp(slopes, (eta,), (along,))
-                second.append(-bend)
+            slope, along = jax.linearize(slopes, eta)
+            second = [-along(jnp.zeros_like(eta).at[:, c].set(1.0)) for c in range(k)]
             return self._rows(numbers, eta), slope, jnp.stack(second, axis=-1)
 
         values, slope, curvature = jax.vmap(each)(etas)

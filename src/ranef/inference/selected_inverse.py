@@ -16,15 +16,18 @@ Array = NDArray[np.float64]
 class Covariances:
     """Blocks of the inverse in units of sigma^2; `common` False holds the common effects fixed.
 
+    Those of the first stage with the remainder are there if the `whole` is asked for.
+
     With V of all that is later, R = Lambda L'^-1 half: V_j later = -R_j V, and
     V_jj = Lambda D^-1 Lambda' + R_j V R_j'.
     """
 
-    def __init__(self, system: Eliminated, *, common: bool) -> None:
-        self.system = system
+    def __init__(self, system: Eliminated, *, common: bool, whole: bool = False) -> None:
+        self.system, self._whole = system, whole
         self.inverse = system.remainder.inverse(common=common)
         self.last = system.remainder.covariance(self.inverse)
-        # By stage: its own (k, k, B, J), with each later stage, and with the remainder.
+        # By stage, levels in its order: its own (k, k, B, J), with the parents in each later
+        # stage, and with the remainder (k, Q, B, J).
         self.blocks: dict[int, tuple[Array, list[Array], Array]] = {}
         for s in reversed(range(len(system.steps))):
             self._stage(s)
@@ -47,7 +50,7 @@ class Covariances:
         stage = self.system.stages[s]
         count, q = len(stage.parents), self.last.shape[1]
         if count == 0:
-            last = self._to_last(reach) if s else reach[:, :0]
+            last = self._to_last(reach) if s or self._whole else reach[:, :0]
             return levelwise.quadratic(reach, self.last), [], last
         start, parts = 0, []
         for i in range(count):

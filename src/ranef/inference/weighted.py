@@ -120,12 +120,10 @@ class Weighted:
     def levelwise(self, f: int, values: Array) -> Array:
         """Z_f' v by level, (k, J), for v (n, K)."""
         factor = self.layout.factors[f]
-        return np.stack(
-            [
-                np.bincount(factor.codes, factor.columns[:, a] * values[:, k], factor.levels)
-                for a, k in enumerate(predictors_of(factor))
-            ]
-        )
+        out = np.empty((factor.columns.shape[1], factor.levels))
+        for a, k in enumerate(predictors_of(factor)):
+            out[a] = np.bincount(factor.codes, factor.columns[:, a] * values[:, k], factor.levels)
+        return out
 
     def predictors(self, common: Array, effects: tuple[Array, ...]) -> Array:
         """Eta (n, K) from centred common effects (p,) and effects (J, k) by factor."""
