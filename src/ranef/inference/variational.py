@@ -30,7 +30,7 @@ from ranef.inference.weighted import Weighted
 Array = NDArray[np.float64]
 
 # Steps at most, halvings of one, and the gain in nats at which they end.
-_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-7
+_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-5
 # The least working weight where negative ones leave the system without a solution, as a share
 # of the largest.
 _LEAST = 1e-10
@@ -45,6 +45,8 @@ class Normal:
         mean, spread: of each row's predictors under q, (n, K) and (n, K, K).
         weights, right: working weights W (n, K, K), and W times the working response (n, K),
             of the predictors less what is known of them.
+        slope, curvature: averages of the first and of minus the second derivatives.
+        numbers: of the family that they were taken at.
         solution: of the working model.
     """
 
@@ -53,7 +55,14 @@ class Normal:
     spread: Array
     weights: Array
     right: Array
+    slope: Array
+    curvature: Array
+    numbers: Mapping[str, Any]
     solution: Solution
+
+    def at(self, numbers: Mapping[str, Any]) -> bool:
+        """Whether the averages hold for these numbers."""
+        return all(np.array_equal(self.numbers[name], value) for name, value in numbers.items())
 
 
 class Working:
@@ -117,64 +126,58 @@ class Working:
         Raises:
             ArithmeticError: where no step raises T, and it is not at its maximum.
         """
-        if start is None:
-            n, k = self._begin.shape
-            mean, spread = self._begin, np.zeros((n, k, k))
-        else:
-            mean, spread = start.mean, start.spread
-        _, slope, curvature = self.averages.of(numbers, mean, spread)
-        weights = _clipped(curvature)
-        right = self._right(weights, mean, slope)
-        found, slope, curvature = self._tried(roots, numbers, weights, right)
-        halvings = 0
-        while not np.isfinite(found.value) and halvings < _HALVINGS:
-            # Too far from where the working model held: towards where it began.
-            halvings += 1
-            mean = (mean + found.mean) / 2 if np.isfinite(found.mean).all() else self._begin
-            _, slope, curvature = self.averages.of(numbers, mean, 0 * spread)
-            weights = _clipped(curvature)
-            right = self._right(weights, mean, slope)
-            found, slope, curvature = self._tried(roots, numbers, weights, right)
+        found = self._first(roots, numbers, start)
         for _ in range(_STEPS):
             before = found
-            to = curvature, self._right(curvature, before.mean, slope)
-            found, slope, curvature = self._step(roots, numbers, before, to)
+            found = self._step(roots, numbers, before)
             if not found.value - before.value > _GAIN:
                 break
         if not np.isfinite(found.value):
             raise FloatingPointError("the density is not finite where it was looked for")
         return found
 
-    def _step(
-        self,
-        roots: list[Array],
-        numbers: Mapping[str, Any],
-        before: Normal,
-        to: tuple[Array, Array],
-    ) -> tuple[Normal, Array, Array]:
-        """From one working model towards another, as far as T rises."""
-        share = 1.0
-        clipped = False
+    def _first(
+        self, roots: list[Array], numbers: Mapping[str, Any], start: Normal | None
+    ) -> Normal:
+        """From where another search ended, or from the middle of the response."""
+        if start is not None and start.at(numbers):
+            mean, slope, curvature = start.mean, start.slope, start.curvature
+        else:
+            mean = self._begin if start is None else start.mean
+            n, k = mean.shape
+            spread = np.zeros((n, k, k)) if start is None else start.spread
+            _, slope, curvature = self.averages.of(numbers, mean, spread)
+        for _ in range(_HALVINGS):
+            weights = _clipped(curvature)
+            found = self._tried(roots, numbers, weights, self._right(weights, mean, slope))
+            if np.isfinite(found.value):
+                break
+            # Too far from where the working model held: half the way.
+            mean = (mean + found.mean) / 2 if np.isfinite(found.mean).all() else self._begin
+            _, slope, curvature = self.averages.of(numbers, mean, np.zeros_like(weights))
+        return found
+
+    def _step(self, roots: list[Array], numbers: Mapping[str, Any], before: Normal) -> Normal:
+        """From one working model to the next, as far as T rises."""
+        to = before.curvature, self._right(before.curvature, before.mean, before.slope)
+        share, clipped = 1.0, False
         for _ in range(_HALVINGS):
             weights = before.weights + share * (to[0] - before.weights)
             right = before.right + share * (to[1] - before.right)
-            found, slope, curvature = self._tried(roots, numbers, weights, right)
+            found = self._tried(roots, numbers, weights, right)
             if found.value >= before.value - _GAIN:
-                return found, slope, curvature
+                return found
             if not np.isfinite(found.value) and not clipped:
                 # The curvature is negative on too many rows: positive weights, same slopes.
-                clipped = True
-                weights = _clipped(to[0])
-                moved = np.einsum("nkl,nl->nk", weights - to[0], before.mean - self.layout.known)
-                to = weights, to[1] + moved
+                clipped, weights = True, _clipped(to[0])
+                to = weights, self._right(weights, before.mean, before.slope)
                 continue
             share /= 2
-        _, slope, curvature = self.averages.of(numbers, before.mean, before.spread)
-        return before, slope, curvature
+        return before
 
     def _tried(
         self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
-    ) -> tuple[Normal, Array, Array]:
+    ) -> Normal:
         """The posterior of a working model and T there; the averages that the next one needs."""
         layout, rows = self.layout, self.rows
         solver = self._solver(weights, right)
@@ -184,10 +187,10 @@ class Working:
         except DependentColumnError as error:
             if error.column >= 0 and (layout.precision == 0).any():
                 raise
-            return self._failed(weights, right)
+            return self._failed(numbers, weights, right)
         log_det = float(solution.log_det_random[0] + solution.log_det_common[0])
         if not np.isfinite(log_det):
-            return self._failed(weights, right)
+            return self._failed(numbers, weights, right)
         common = solution.centred_common[0]
         effects = tuple(b[0] for b in solution.effects)
         mean = rows.predictors(common, effects)
@@ -208,12 +211,14 @@ class Working:
             + 0.5 * self._flat * np.log(2 * np.pi)
         )
         value = value if np.isfinite(value) else -np.inf
-        return Normal(value, mean, spread, weights, right, solution), slope, curvature
+        averages = (slope, curvature, numbers)
+        return Normal(value, mean, spread, weights, right, *averages, solution)
 
-    def _failed(self, weights: Array, right: Array) -> tuple[Normal, Array, Array]:
+    def _failed(self, numbers: Mapping[str, Any], weights: Array, right: Array) -> Normal:
         nothing = np.full(right.shape, np.nan)
         empty: Any = None
-        return Normal(-np.inf, nothing, weights, weights, right, empty), nothing, weights
+        averages = (nothing, weights, numbers)
+        return Normal(-np.inf, nothing, weights, weights, right, *averages, empty)
 
 
 def _clipped(weights: Array) -> Array:
