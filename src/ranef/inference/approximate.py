@@ -14,10 +14,14 @@ from ranef.inference.coordinates import Coordinates, OrderedCoordinates, ScaleCo
 from ranef.inference.marginal import Marginal, scale_derivatives
 from ranef.inference.mixed import Mixed
 from ranef.inference.pwls import Solution
+from ranef.inference.refinement import Refinement
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.variational import Normal, Working
 
 Array = NDArray[np.float64]
+
+# Of posterior sds: steps by which a refinement is differentiated.
+_STEP = 0.05
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Approximate:
     numbers: tuple[str, ...]
     known: Mapping[str, Any]
     start: Array
+    refinement: Refinement | None = None
     solves_many = False
     _latest: list[Normal] = field(default_factory=list)
 
@@ -120,9 +125,13 @@ class Approximate:
 
     def fit(self, x: Array, start: Normal | None = None) -> Normal:
         """The normal q of the coefficients at x (d,)."""
+        return self.working.fit(*self._given(x), start)
+
+    def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:
+        """Roots of the factors' covariances, and the family's numbers."""
         values = self.sites(x)
         roots = self.mixed.roots(self.groups.absolute(values))
-        return self.working.fit(roots, {name: values[name] for name in self.numbers}, start)
+        return roots, {name: values[name] for name in self.numbers}
 
     def settle(self, x: Array) -> None:
         """From now on every search for q begins from that at x (d,)."""
@@ -130,7 +139,11 @@ class Approximate:
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
         """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
-        return self.fit(np.atleast_2d(x)[0], *self._latest).solution, np.ones(1)
+        x = np.atleast_2d(x)[0]
+        found = self.fit(x, *self._latest)
+        if self.refinement is None:
+            return found.solution, np.ones(1)
+        return self.refinement.solution(found, *self._given(x)), np.ones(1)
 
     def _near(self, x: Array) -> Normal | None:
         """The q at x, from the one before; None where it is not to be found."""
@@ -146,9 +159,8 @@ class Approximate:
 
     def log_density(self, x: Array) -> Array:
         """(B,) at x (B, d); minus infinity where the arithmetic fails."""
-        found = [self._near(each) for each in x]
         with np.errstate(all="ignore"):
-            out = np.array([-np.inf if q is None else q.value for q in found])
+            out = np.array([self._value(each, self._near(each)) for each in x])
             out = out + self.coordinates.log_prior(x)[0]
         return np.where(np.isfinite(out), out, -np.inf)
 
@@ -165,4 +177,27 @@ class Approximate:
         by_value = scale_derivatives(self.mixed.groupings, values, by_root)
         numbers = {name: values[name] for name in self.numbers}
         by_value |= self.working.averages.by_number(numbers, found.mean, found.spread)
-        return found.value + float(prior[0]), self.coordinates.gradient(x, by_value) + slope[0]
+        gradient = self.coordinates.gradient(x, by_value) + slope[0]
+        value = found.value
+        if self.refinement is not None:
+            value = self._value(x, found)
+            gradient = gradient + self.corrections(x, found)[1]
+        return value + float(prior[0]), gradient
+
+    def _value(self, x: Array, q: Normal | None) -> float:
+        if q is None or self.refinement is None:
+            return -np.inf if q is None else q.value
+        return q.value + self.refinement.correction(q, *self._given(x))
+
+    def corrections(self, x: Array, q: Normal) -> tuple[float, Array]:
+        """What the refinement adds at x (d,), and its derivative by differences."""
+        assert self.refinement is not None
+        here = self.refinement.correction(q, *self._given(x))
+        slope = np.zeros_like(x)
+        for i, step in enumerate(_STEP * self.width):
+            beside = x.copy()
+            beside[i] += step
+            given = self._given(beside)
+            moved = self.working.fit(*given, q)
+            slope[i] = (self.refinement.correction(moved, *given) - here) / step
+        return here, slope

@@ -46,6 +46,7 @@ class Averages:
         self._predictors = tuple(predictors)
         self._response = jax.tree.map(np.asarray, response)
         self._compiled = jax.jit(self._averages, static_argnums=3)
+        self._compiled_third = jax.jit(self._thirds, static_argnums=3)
         self._compiled_by_number = jax.jit(jax.grad(self._total), static_argnums=3)
 
     def of(
@@ -77,12 +78,18 @@ class Averages:
             found = self._compiled_by_number(given, mean, spread, self._count(spread))
             return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
+    def third(self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray) -> NDArray:
+        """(n, K) E of the third derivative in each predictor."""
+        with jax.enable_x64(True):
+            found = self._compiled_third(dict(numbers), mean, spread, self._count(spread))
+            return np.asarray(found, np.float64)
+
     def _count(self, spread: NDArray) -> int:
         k = len(self._predictors)
         few = len(spread) >= _MANY and k in _NODES and spread.max(initial=0.0) < _NEARLY_KNOWN
         return _FEW if few else _NODES.get(k, 0)
 
-    def _rows(self, numbers: Mapping[str, Any], eta: Array) -> Array:
+    def rows(self, numbers: Mapping[str, Any], eta: Array) -> Array:
         """Log p of each row, (n,)."""
         each = {name: eta[:, k] for k, name in enumerate(self._predictors)}
         response = jax.tree.map(jnp.asarray, self._response)
@@ -91,7 +98,7 @@ class Averages:
     def _total(self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int) -> Array:
         points, weights = _rule(len(self._predictors), count)
         etas = mean + jnp.einsum("nkl,ml->mnk", _root(spread), points)
-        return jnp.sum(weights @ jax.vmap(lambda eta: self._rows(numbers, eta))(etas))
+        return jnp.sum(weights @ jax.vmap(lambda eta: self.rows(numbers, eta))(etas))
 
     def _averages(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int
@@ -101,12 +108,12 @@ class Averages:
         etas = mean + jnp.einsum("nkl,ml->mnk", _root(spread), points)
 
         def slopes(eta: Array) -> Array:
-            return jax.grad(lambda eta: self._rows(numbers, eta).sum())(eta)
+            return jax.grad(lambda eta: self.rows(numbers, eta).sum())(eta)
 
         def each(eta: Array) -> tuple[Array, Array, Array]:
             slope, along = jax.linearize(slopes, eta)
             second = [-along(jnp.zeros_like(eta).at[:, c].set(1.0)) for c in range(k)]
-            return self._rows(numbers, eta), slope, jnp.stack(second, axis=-1)
+            return self.rows(numbers, eta), slope, jnp.stack(second, axis=-1)
 
         values, slope, curvature = jax.vmap(each)(etas)
         return (
@@ -114,6 +121,29 @@ class Averages:
             jnp.einsum("m,mnk->nk", weights, slope),
             jnp.einsum("m,mnkl->nkl", weights, curvature),
         )
+
+    def _thirds(self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int) -> Array:
+        k = len(self._predictors)
+        points, weights = _rule(k, count)
+        etas = mean + jnp.einsum("nkl,ml->mnk", _root(spread), points)
+
+        def each(eta: Array) -> Array:
+            out = []
+            for c in range(k):
+
+                def alone(along: Array, c: int = c) -> Array:
+                    return self.rows(numbers, eta.at[:, c].add(along)).sum()
+
+                ones = jnp.ones_like(eta[:, 0])
+                slope = jax.grad(alone)
+
+                def bend(along: Array, slope: Any = slope, ones: Array = ones) -> Array:
+                    return jax.jvp(slope, (along,), (ones,))[1]
+
+                out.append(jax.jvp(bend, (jnp.zeros_like(ones),), (ones,))[1])
+            return jnp.stack(out, axis=-1)
+
+        return jnp.einsum("m,mnk->nk", weights, jax.vmap(each)(etas))
 
 
 def _rule(k: int, count: int) -> tuple[NDArray, NDArray]:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ranef.errors import OptionError, whole_number
 from ranef.inference.approximate import Approximate
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.free import without_points
 from ranef.inference.hyper import explore, message
 from ranef.inference.mixed import dependent
+from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
 
@@ -28,6 +30,31 @@ class Laplace(Method):
     name = "laplace"
     options = {"quadrature": None}
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.settings["quadrature"] is not None:
+            nodes = whole_number("quadrature", self.settings["quadrature"], least=1)
+            self.settings["quadrature"] = nodes
+
+    def _refine(self, target: Approximate) -> None:
+        """Add to the target what a normal distribution misses, where that matters.
+
+        Raises:
+            OptionError: where quadrature was asked for, and there is not one scalar grouping.
+        """
+        nodes = self.settings["quadrature"]
+        scalar = Quadrature.applies(target.working)
+        if nodes is not None and nodes > 1 and not scalar:
+            raise OptionError(
+                "quadrature= takes a model with one grouping and one effect for each of its "
+                "levels, such as (1 | g); leave it out"
+            )
+        if nodes == 1 or not target.working.layout.factors:
+            return
+        target.refinement = (
+            Quadrature(target.working, nodes or NODES) if scalar else Skewness(target.working)
+        )
+
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         rng = np.random.default_rng(seed)
         bar = tqdm(desc="laplace", unit="evaluation", disable=not progress, leave=False)
@@ -36,6 +63,7 @@ class Laplace(Method):
         try:
             with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
                 target.settle(target.start)
+                self._refine(target)
                 free, points = without_points(target, bar.update)
                 found = explore(
                     free, free.start, free.width, rng, draws, cheap=False, tick=bar.update

@@ -96,6 +96,19 @@ class Covariances:
             out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
         return out, last
 
+    def own(self) -> dict[int, Array]:
+        """Covariances of each level's coefficients by factor, (k, k, J), for B = 1."""
+        out = {}
+        for s, stage in enumerate(self.system.stages):
+            block = self.blocks[s][0][:, :, 0]
+            out[stage.factor] = np.empty_like(block)
+            out[stage.factor][..., stage.order] = block
+        for part in self.system.remainder.layout.parts:
+            at = part.start + np.arange(part.levels)[:, None] * part.width + np.arange(part.width)
+            block = self.last[0][at[:, :, None], at[:, None, :]]
+            out[part.factor] = np.ascontiguousarray(block.transpose(1, 2, 0))
+        return out
+
     def derivatives(self) -> dict[int, tuple[Array, Array]]:
         """By factor, d log det / d Lambda and d residual / d Lambda, (k, k), for B = 1.
 

@@ -87,8 +87,9 @@ class Working:
         self._begin = self.layout.known + np.array(scales)
         self._method = method
         precision = self.layout.precision
-        self._log_precision = float(np.log(precision[precision > 0]).sum())
-        self._flat = int((precision == 0).sum())
+        log_precision = float(np.log(precision[precision > 0]).sum())
+        # Of the normal priors of the common effects, and of the flat ones' integrals.
+        self.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
 
     def begin(self, numbers: Mapping[str, Any]) -> PWLS:
         """The working model where nothing is known, from which structure and units come."""
@@ -147,14 +148,16 @@ class Working:
             n, k = mean.shape
             spread = np.zeros((n, k, k)) if start is None else start.spread
             _, slope, curvature = self.averages.of(numbers, mean, spread)
+        weights = _clipped(curvature)
+        found = self._tried(roots, numbers, weights, self._right(weights, mean, slope))
         for _ in range(_HALVINGS):
-            weights = _clipped(curvature)
-            found = self._tried(roots, numbers, weights, self._right(weights, mean, slope))
             if np.isfinite(found.value):
                 break
             # Too far from where the working model held: half the way.
             mean = (mean + found.mean) / 2 if np.isfinite(found.mean).all() else self._begin
             _, slope, curvature = self.averages.of(numbers, mean, np.zeros_like(weights))
+            weights = _clipped(curvature)
+            found = self._tried(roots, numbers, weights, self._right(weights, mean, slope))
         return found
 
     def _step(self, roots: list[Array], numbers: Mapping[str, Any], before: Normal) -> Normal:
@@ -206,9 +209,9 @@ class Working:
         value = (
             total
             + 0.5 * float(np.einsum("nkl,nkl->", weights, spread))
-            - 0.5 * (log_det - self._log_precision + squares)
+            - 0.5 * (log_det + squares)
             - 0.5 * float((layout.precision * away**2).sum())
-            + 0.5 * self._flat * np.log(2 * np.pi)
+            + self.constant
         )
         value = value if np.isfinite(value) else -np.inf
         averages = (slope, curvature, numbers)
