@@ -21,7 +21,7 @@ from ranef.inference.variational import Normal, Working
 Array = NDArray[np.float64]
 
 # Of posterior sds: steps by which a refinement is differentiated.
-_STEP = 0.05
+_STEP = 0.02
 
 
 @dataclass
