@@ -30,27 +30,14 @@ def simulated(n: int, seed: int = 0, levels: int = 60):
     return {**table, "y": mean + rng.normal(0, 0.5, n)}, mean
 
 
-BLOCKS = "(1 + z | g) + (1 | h)"
-TRAINING, UNSEEN = slice(6000), slice(6000, 9000)
-
-
-def part(rows):
-    """Some of nine thousand rows, and their means."""
-    table, mean = simulated(9000)
-    return {name: values[rows] for name, values in table.items()}, mean[rows]
-
-
-@pytest.fixture(scope="module")
-def fit():
-    return rf.Model(f"y ~ {NETWORK} + {BLOCKS}").fit(part(TRAINING)[0], progress=False)
-
-
-def test_all_else_is_as_if_the_mean_were_known(fit):
+def test_all_else_is_as_if_the_mean_were_known():
     """Slopes, crossed factors and the residual: the posterior beside a network is that of the
     same blocks beside the true mean, which is known here."""
-    table, mean = part(TRAINING)
+    table, mean = simulated(6000)
+    blocks = "(1 + z | g) + (1 | h)"
+    fit = rf.Model(f"y ~ {NETWORK} + {blocks}").fit(table, progress=False)
     truth = {**table, "f": bent(table["x"], table["z"])}
-    known = rf.Model(f"y ~ offset(f) + {BLOCKS}").fit(truth, progress=False)
+    known = rf.Model(f"y ~ offset(f) + {blocks}").fit(truth, progress=False)
     assert (fit.method, known.method) == ("svi", "exact")
     for name in ("sigma", "1|g_sigma", "z|g_sigma", "1|h_sigma", "g_corr[1, z]"):
         own, other = fit.summary().loc[name], known.summary().loc[name]
@@ -62,8 +49,13 @@ def test_all_else_is_as_if_the_mean_were_known(fit):
     assert np.sqrt((error**2).mean()) < 0.12
 
 
-def test_predictions_cover_rows_that_training_did_not_see(fit):
-    new, _ = part(UNSEEN)
+def test_predictions_cover_rows_that_training_did_not_see():
+    table, _ = simulated(5000)
+    new, _ = simulated(9000)
+    rows = np.arange(5000, 9000)
+    new = {name: values[rows] for name, values in new.items()}
+    table = {name: values[:5000] for name, values in simulated(9000)[0].items()}
+    fit = rf.Model(f"y ~ {NETWORK} + (1 + z | g) + (1 | h)").fit(table, progress=False)
     found = fit.predict(new, kind="response")
     inside = (new["y"] >= found["lower"]) & (new["y"] <= found["upper"])
     assert 0.87 < inside.mean() < 0.92
@@ -87,7 +79,7 @@ def test_known_errors_and_weights_count():
     bad = rng.random(3000) < 0.3
     table["s"] = np.where(bad, 1e3, 0.5)
     table["y"] = table["y"] + np.where(bad, rng.normal(0, 20.0, 3000), 0.0)
-    fit = rf.Model(f"se(y, s) ~ {NETWORK} + {BLOCKS}").fit(table, progress=False)
+    fit = rf.Model(f"se(y, s) ~ {NETWORK} + (1 + z | g) + (1 | h)").fit(table, progress=False)
     good = {name: values[~bad] for name, values in table.items()}
     error = fit.predict(good)["mean"] - (good["y"])
     assert np.sqrt((error**2).mean()) < 0.6
@@ -101,7 +93,7 @@ def test_rows_in_batches_teach_what_rows_in_memory_do(tmp_path, monkeypatch):
     pq.write_table(pa.table(table), path, row_group_size=1_500)
     # A sample is held out here, a tenth there, so that the two are alike but not the same.
     monkeypatch.setattr("ranef.training.SAMPLE", 2_000)
-    model = rf.Model(f"y ~ {NETWORK} + {BLOCKS}")
+    model = rf.Model(f"y ~ {NETWORK} + (1 + z | g) + (1 | h)")
     streamed = model.fit(path, method="svi", progress=False)
     assert streamed.training.stream is not None
     assert streamed.training.stream.windows == 5
@@ -120,9 +112,9 @@ def test_windows_hold_every_row_once_and_none_of_the_sample(tmp_path, monkeypatc
     path = tmp_path / "rows"
     path.mkdir()
     y = np.arange(5_000.0)
-    for file in range(2):
-        own = slice(2_500 * file, 2_500 * (file + 1))
-        pq.write_table(pa.table({"y": y[own], "x": y[own]}), path / f"{file}.parquet",
+    for part in range(2):
+        own = slice(2_500 * part, 2_500 * (part + 1))
+        pq.write_table(pa.table({"y": y[own], "x": y[own]}), path / f"{part}.parquet",
                        row_group_size=400)  # fmt: skip
     fit = rf.Model("y ~ x", priors={"sigma": 1.0}).fit(path, method="exact", progress=False)
     stream = fit.training.stream
