@@ -71,6 +71,7 @@ def main(folder: Path, kills: int) -> None:
         resumed, told = json.loads(answer.read_text())
         went_on += resumed is not None
         same += told == whole
+        print(kill + 1, went_on, same, file=sys.stderr, flush=True)
     print(json.dumps({"kills": kills, "resumed": went_on, "same": same}))
 
 

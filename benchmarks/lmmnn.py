@@ -1,7 +1,7 @@
 """Networks beside random effects: the simulation of Simchoni and Rosset (2021, 2023).
 
     python benchmarks/lmmnn.py [--quick] [--repeats 5] [--work intercepts crossed slopes]
-        [--sides ranef embedding lmm gpboost] [--peer PYTHON]
+        [--variance 3] [--sides ranef embedding lmm gpboost] [--peer PYTHON]
 
 N = 100,000 rows, x ~ U(-1, 1)^10, f = eta cos(eta) + 2 x1 x2 with eta = 1 + sum x, and noise of
 variance one; 80,000 rows for training. "intercepts" has one grouping, "crossed" three,
@@ -10,7 +10,8 @@ mean squared error of an oracle that knows f and the variances and predicts the 
 the training rows; of "intercepts" it is their expectation. Every side gets the same tables.
 "embedding" is a Keras network with an embedding of the group, trained as one would; "lmm" the
 exact method of this package without a network; "gpboost" boosted trees with random effects, in
-an interpreter PYTHON that has it. --quick takes one cell of each work.
+an interpreter PYTHON that has it. --quick takes one cell of each work, --variance those of one
+variance.
 """
 
 import argparse
@@ -230,6 +231,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--work", nargs="+", default=["intercepts", "crossed", "slopes"])
+    parser.add_argument("--variance", type=float)
     parser.add_argument("--sides", nargs="+", default=["ranef"])
     parser.add_argument("--peer", default=sys.executable)
     given = parser.parse_args()
@@ -240,6 +242,8 @@ def main() -> None:
     }
     if given.quick:
         cells = {"intercepts": [(1_000, 1.0)], "crossed": [(1_000, 0.3)], "slopes": [(10_000, 0.3)]}
+    if given.variance is not None:
+        cells = {w: [c for c in each if c[1] == given.variance] for w, each in cells.items()}
     print(machine.describe("ranef", "jax", "keras"))
     columns = ("mse", "ratio", "seconds", "sigma2_e", "sigma2_b", "b2", "seen", "unseen")
     print(f"\n| work | q | variance | side | floor | {' | '.join(columns)} |")

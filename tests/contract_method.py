@@ -33,9 +33,20 @@ def run(name: str, options: dict, table: dict, *, seed: int = 1, draws: int = 20
     )
 
 
+_RUNS: dict = {}
+
+
+def first_run(name: str, options: dict, table: dict) -> tuple:
+    """The run that all checks look at; some take one more."""
+    key = (name, *sorted(options.items()))
+    if key not in _RUNS:
+        _RUNS[key] = run(name, options, table)
+    return _RUNS[key]
+
+
 def check_draws_every_site(name: str, options: dict, table: dict) -> None:
     """Every latent site has finite draws on its support, and the variables follow."""
-    program, training, draws = run(name, options, table)
+    program, training, draws = first_run(name, options, table)
     chains = options.get("chains", 1)
     assert all(v.shape[:2] == (chains, 20) for v in draws.sites.values())
     assert all(np.isfinite(v).all() for v in draws.sites.values())
@@ -48,14 +59,15 @@ def check_draws_every_site(name: str, options: dict, table: dict) -> None:
 
 
 def check_the_same_seed_gives_the_same_bytes(name: str, options: dict, table: dict) -> None:
-    first, second, other = (run(name, options, table, seed=s)[2] for s in (7, 7, 8))
+    first = first_run(name, options, table)[2]
+    second, other = (run(name, options, table, seed=s)[2] for s in (1, 8))
     for site, value in first.sites.items():
         assert value.tobytes() == second.sites[site].tobytes()
         assert value.tobytes() != other.sites[site].tobytes()
 
 
 def check_says_how_it_ended(name: str, options: dict, table: dict) -> None:
-    draws = run(name, options, table)[2]
+    draws = first_run(name, options, table)[2]
     assert draws.message
     if name in UNFINISHED:
         assert draws.converged is False

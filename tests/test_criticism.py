@@ -17,12 +17,12 @@ def table(grouped):
 def linear(table):
     priors = {"Intercept": rf.Normal(3.0, 2.0), "x": rf.Normal(0.0, 0.5)}
     model = rf.Model("y ~ x + f + (1 | g)", priors=priors)
-    return model.fit(table, steps=400, progress=False)
+    return model.fit(table, progress=False)
 
 
 @pytest.fixture(scope="module")
 def alone(table):
-    return rf.Model("y ~ 1 + (1 | g)").fit(table, steps=400, progress=False)
+    return rf.Model("y ~ 1 + (1 | g)").fit(table, progress=False)
 
 
 def test_without_predictors_the_unpooled_estimate_is_the_levels_mean(alone, table):
@@ -75,7 +75,7 @@ def test_the_surface_is_the_location_and_its_prior(linear, table):
 
 
 def test_flat_priors_have_no_draws(table):
-    fit = rf.Model("y ~ x", priors={"x": rf.Flat()}).fit(table, steps=50, progress=False)
+    fit = rf.Model("y ~ x", priors={"x": rf.Flat()}).fit(table, progress=False)
     with pytest.raises(rf.OptionError, match="'x' has a flat prior"):
         fit.extend("prior")
     assert "prior" not in fit.extend("surface")["surface"]

@@ -69,7 +69,7 @@ def test_tables_of_effects(fitted):
 def test_the_same_seed_gives_the_same_bytes_and_the_table_form_does_not_matter(grouped):
     model = rf.Model("y ~ x + (1 | g)")
     forms = [grouped, pd.DataFrame(grouped), pl.DataFrame(grouped)]
-    fits = [model.fit(data, seed=3, steps=60, progress=False) for data in forms]
+    fits = [model.fit(data, seed=3, progress=False) for data in forms]
     first = fits[0].posterior
     for fit in fits[1:]:
         for name in first:
@@ -152,7 +152,7 @@ def test_rows_say_what_was_dropped(grouped):
     gaps = pd.DataFrame(grouped)
     gaps.loc[:9, "x"] = np.nan
     gaps.loc[5:19, "g"] = None
-    fit = rf.Model("y ~ x + (1 | g)").fit(gaps, steps=50, progress=False)
+    fit = rf.Model("y ~ x + (1 | g)").fit(gaps, progress=False)
     assert (fit.rows.read, fit.rows.used) == (300, 280)
     assert dict(fit.rows.dropped) == {"x": 10, "g": 15}
 

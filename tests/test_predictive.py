@@ -1,5 +1,7 @@
 """Predictions: the same for a row whichever others are asked for, and however they are made."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,13 +26,14 @@ def table(grouped) -> pd.DataFrame:
     return pd.DataFrame({**grouped, "k": [f"k{i % 7}" for i in range(300)]})
 
 
-@pytest.fixture(params=FORMULAS)
-def fit(request, table, monkeypatch) -> rf.Fit:
-    if request.param == "sparse":
-        monkeypatch.setattr(pwls, "_DENSE", 0)
-        monkeypatch.setattr(pwls, "_FULL", 2.0)
-    monkeypatch.setattr(effects, "_TILE", 5)
-    return rf.Model(FORMULAS[request.param]).fit(table, draws=40, progress=False)
+@pytest.fixture(scope="module", params=FORMULAS)
+def fit(request, table) -> Iterator[rf.Fit]:
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "sparse":
+            patch.setattr(pwls, "_DENSE", 0)
+            patch.setattr(pwls, "_FULL", 2.0)
+        patch.setattr(effects, "_TILE", 5)
+        yield rf.Model(FORMULAS[request.param]).fit(table, draws=40, progress=False)
 
 
 def with_new(table: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ import pytest
 import xarray as xr
 
 import ranef as rf
-from ranef import registry, tables
+from ranef import batches, registry, tables
 from ranef.inference import coefficients, pwls
 from ranef.inference.effects import Effects
 from ranef.storage.effects import refuse_unsound
@@ -41,12 +41,10 @@ EXAMPLES = {
     ),
     "weights": ("weights(y, w) ~ log(w) + (1 | g)", {}, {}),
     "se": ("se(y, w) ~ I(x**2) + (1 | g)", {}, {}),
-    "svi": ("y ~ x + (1 + x | g)", {}, QUICK),
-    "student": ("y ~ x + (1 | g); sigma ~ z", {"family": "student"}, QUICK),
+    "svi": ("y ~ x + (1 + x | g); sigma ~ z", {"family": "student"}, QUICK),
     "nuts": ("y ~ x + (1 + x | g)", {}, CHAINS),
     "sampled": ("y ~ x + (1 | g)", {"family": "student"}, CHAINS),
-    "network": ("y ~ x + nn(x, z, hidden=[4]) + (1 | g)", {}, QUICK),
-    "levels": ("y ~ nn(x, f, C(h), hidden=[4]) + (1 | g)", {}, QUICK),
+    "network": ("y ~ x + nn(x, f, C(h), hidden=[4]) + (1 | g)", {}, QUICK),
     "last": ("y ~ nn(x, f, hidden=[4], weights='last') + (1 | g)", {}, QUICK),
 }
 GROUPS = (
@@ -201,8 +199,14 @@ def test_a_users_network_comes_back(kind, grouped, tmp_path):
     fit = fitted("y ~ nn(x, z, net=f) + (1 | g)", grouped, given, QUICK)
     new = again(fit, tmp_path)
     assert_same_answers(fit, new, grouped)
-    # A third one, loaded from what was loaded: names that Keras counts up must not matter.
-    assert_same_answers(fit, again(new, tmp_path), grouped)
+    assert_kept_twice(fit, new, grouped, tmp_path)
+
+
+def assert_kept_twice(fit: rf.Fit, new: rf.Fit, table: dict, folder: Path) -> None:
+    """A third one, loaded from what was loaded: names that Keras counts up must not matter."""
+    third = again(new, folder)
+    assert_same_table(fit.predict(table), third.predict(table))
+    assert third.save(folder / "3").read_bytes() == fit.save(folder / "1").read_bytes()
 
 
 def test_a_network_with_several_inputs_comes_back(grouped, tmp_path):
@@ -211,7 +215,7 @@ def test_a_network_with_several_inputs_comes_back(grouped, tmp_path):
     fit = fitted("y ~ nn(x, z, f, image, net=net) + (1 | g)", table, given, QUICK)
     new = again(fit, tmp_path)
     assert_same_answers(fit, new, table)
-    assert_same_answers(fit, again(new, tmp_path), table)
+    assert_kept_twice(fit, new, table, tmp_path)
     new.report(tmp_path / "page.html")
     rows = {**{name: values[:2] for name, values in table.items()}, "f": np.array(["z", "a"])}
     assert_same_table(
@@ -275,7 +279,7 @@ def test_a_fit_of_a_file(grouped, tmp_path):
 
 
 def test_rows_read_in_batches_are_kept_as_a_sample(grouped, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BATCH", 100)
+    monkeypatch.setattr(batches, "BATCH", 100)
     tables.write(tmp_path / "rows.parquet", {k: pa.array(v) for k, v in grouped.items()})
     fit = fitted("y ~ x + (1 | g)", tmp_path / "rows.parquet", {}, {})
     assert fit.training.stream is not None

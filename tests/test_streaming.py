@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import ranef as rf
-from ranef import tables
+from ranef import batches
 from ranef.errors import ColumnError, DataError
 
 SIGMA = {"sigma": 0.5}
@@ -14,7 +14,7 @@ SIGMA = {"sigma": 0.5}
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(tables, "BATCH", 70)
+    monkeypatch.setattr(batches, "BATCH", 70)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_refusals_are_those_of_a_table(parquet, tmp_path):
 def test_other_methods_and_small_files_are_read_as_a_whole(parquet, monkeypatch):
     fit = rf.Model("y ~ x").fit(parquet, method="svi", steps=50, progress=False)
     assert fit.training.stream is None
-    monkeypatch.setattr(tables, "BATCH", 300)
+    monkeypatch.setattr(batches, "BATCH", 300)
     fit = rf.Model("y ~ x").fit(parquet, method="exact", progress=False)
     assert fit.training.stream is None
 

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ranef import registry, streaming
+from ranef.batches import batches
 from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
 from ranef.inference.base import Method
 from ranef.priors import Prior, checked
 from ranef.program import Program
-from ranef.tables import batches, read
+from ranef.tables import read
 from ranef.training import Training
 
 

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ranef.batches import Batches
 from ranef.complete import Rows, gaps, refuse_none
 from ranef.families.base import ResponseDesign
 from ranef.frame import Frame
 from ranef.program import Program
-from ranef.tables import Batches, concatenate
+from ranef.tables import concatenate
 from ranef.training import Designs, State, Training, evenly
 
 

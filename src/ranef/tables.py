@@ -1,12 +1,11 @@
-"""Tables and files to `Frame`, and back to files: the one module that reads and writes data.
+"""Tables and files to `Frame`, and back to files; `batches` reads a part at a time.
 
 A CSV file is read as text, since only the formula knows whether 007 is a number.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,6 @@ from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefEr
 from ranef.files import replacing
 from ranef.frame import Frame
 from ranef.registry import suggestion
-
-# Rows of a batch at most, numbers in one, and rows at least, where it is not all of a file.
-BATCH, _CELLS, _LEAST = 1_000_000, 16_000_000, 20_000
 
 
 def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str] = ()) -> Frame:
@@ -47,7 +43,7 @@ def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str]
     return replace(frame, missing=tuple(missing))
 
 
-def _wanted(available: Sequence[Any], columns: Sequence[str] | None, source: str) -> dict[str, Any]:
+def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str) -> dict[str, Any]:
     """Name as text to the table's own name of each wanted column.
 
     Where none is wanted, one column is read all the same, for the number of rows.
@@ -75,16 +71,16 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
             f"not {type(data).__name__}"
         ) from None
     except (nw.exceptions.NarwhalsError, ValueError) as error:
-        raise DataError(f"the table cannot be used: {_first_line(error)}") from None
+        raise DataError(f"the table cannot be used: {first_line(error)}") from None
     try:
-        names = _wanted(table.collect_schema().names(), columns, "the table")
+        names = chosen(table.collect_schema().names(), columns, "the table")
         selected = table.select(list(names.values()))
         if isinstance(selected, nw.LazyFrame):
             selected = selected.collect()
     except RanefError:
         raise
     except Exception as error:  # a lazy table runs its whole plan here, and any part may fail
-        raise DataError(f"the table cannot be computed: {_first_line(error)}") from None
+        raise DataError(f"the table cannot be computed: {first_line(error)}") from None
     columns_ = {name: _arrow_column(name, selected[own]) for name, own in names.items()}
     return Frame(columns_, len(selected), "the table")
 
@@ -113,20 +109,20 @@ def _arrow_column(name: str, series: nw.Series) -> Any:
 
 
 def _mixed(name: str, error: Exception) -> DataError:
-    reason = _first_line(error).split("', '")[0].strip("(\"'")
+    reason = first_line(error).split("', '")[0].strip("(\"'")
     return DataError(
         f"column {name!r} cannot be read as one kind of value ({reason}); make it all numbers or "
         "all text"
     )
 
 
-def _from_arrow(table: pa.Table, source: str, untyped: bool = False) -> Frame:
+def from_arrow(table: pa.Table, source: str, untyped: bool = False) -> Frame:
     columns = {name: arrays.of_arrow(name, table.column(name)) for name in table.column_names}
     return Frame(columns, table.num_rows, source, untyped)
 
 
 def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
-    names = _wanted(list(data), columns, "the table")
+    names = chosen(list(data), columns, "the table")
     columns_ = {name: _dict_column(name, data[own]) for name, own in names.items()}
     lengths = {name: len(values) for name, values in columns_.items()}
     if len(set(lengths.values())) > 1:
@@ -169,171 +165,27 @@ def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
         raise FileError(f"the path cannot be used: {error.strerror}; check it") from None
     if not found:
         raise FileError(f"there is no file or folder {str(path)!r}; check the path")
-    kind = _format(path)
+    kind = kind_of(path)
     source = repr(str(path))
     try:
         if kind == "csv":
             names = _csv_names(path)
-            table = csv.read_csv(path, **_csv_options(list(_wanted(names, columns, source))))
-            return _from_arrow(table, source, untyped=True)
+            table = csv.read_csv(path, **_csv_options(list(chosen(names, columns, source))))
+            return from_arrow(table, source, untyped=True)
         stored = dataset.dataset(path, format=kind)
-        wanted = list(_wanted(stored.schema.names, columns, source))
-        return _from_arrow(stored.to_table(columns=wanted), source)
+        wanted = list(chosen(stored.schema.names, columns, source))
+        return from_arrow(stored.to_table(columns=wanted), source)
     except RanefError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{source} cannot be read as {kind}: {_first_line(error)}") from None
+        raise FileError(f"{source} cannot be read as {kind}: {first_line(error)}") from None
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The rows of Parquet files in batches, as often as they are gone through.
-
-    Attributes:
-        path: of the file or folder.
-        columns: that are read.
-        missing: texts that mean a missing level.
-        n: rows in all.
-        size: rows of a batch, at least.
-    """
-
-    path: Path
-    columns: tuple[str, ...]
-    missing: tuple[str, ...]
-    n: int
-    size: int
-
-    @property
-    def source(self) -> str:
-        return repr(str(self.path))
-
-    def __iter__(self) -> Iterator[Frame]:
-        parts: list[pa.RecordBatch] = []
-        held = first = 0
-        try:
-            stored = dataset.dataset(self.path, format="parquet")
-            batches = stored.to_batches(
-                columns=list(self.columns),
-                batch_size=self.size,
-                batch_readahead=1,
-                fragment_readahead=1,
-            )
-            for batch in batches:
-                parts.append(batch)
-                held += batch.num_rows
-                if held >= self.size:
-                    yield self._frame(parts, first, held)
-                    first, held, parts = first + held, 0, []
-            if held:
-                yield self._frame(parts, first, held)
-        except (pa.ArrowException, OSError) as error:
-            raise FileError(f"{self.source} cannot be read: {_first_line(error)}") from None
-
-    def _frame(self, parts: list[pa.RecordBatch], first: int, n: int) -> Frame:
-        """A batch whose rows know where they stand in the whole."""
-        frame = _from_arrow(pa.Table.from_batches(parts), self.source)
-        return replace(frame, missing=self.missing, rows=np.arange(first, first + n))
-
-    @cached_property
-    def _pieces(self) -> list[tuple[Any, int, int, int]]:
-        """Row groups, large ones in slices: the fragment, its first row, and the slice of it."""
-        out, first = [], 0
-        stored: Any = dataset.dataset(self.path, format="parquet")
-        for file in stored.get_fragments():
-            for group in file.split_by_row_group():
-                n = group.row_groups[0].num_rows
-                for start in range(0, n, self.size):
-                    out.append((group, first, start, min(self.size, n - start)))
-                first += n
-        return out
-
-    @property
-    def windows(self) -> int:
-        """How many windows the rows make."""
-        return max(1, min(len(self._pieces), round(self.n / self.size)))
-
-    def window(self, seed: int, number: int) -> Frame:
-        """Some of the rows in random order: pieces of the files, drawn without replacement.
-
-        Args:
-            seed: of the order of the pieces. The windows of one seed hold every row once.
-            number: which of its `windows`.
-
-        Raises:
-            FileError: for a file that cannot be read.
-        """
-        order = np.random.default_rng([seed, 0]).permutation(len(self._pieces))
-        own = np.array_split(order, self.windows)[number]
-        tables, rows = [], []
-        try:
-            for place in np.sort(own):
-                group, first, start, n = self._pieces[place]
-                tables.append(_sliced(group, list(self.columns), start, n))
-                rows.append(np.arange(first + start, first + start + n))
-        except (pa.ArrowException, OSError) as error:
-            raise FileError(f"{self.source} cannot be read: {_first_line(error)}") from None
-        shuffled = np.random.default_rng([seed, 1, number]).permutation(sum(map(len, rows)))
-        frame = _from_arrow(pa.concat_tables(tables).take(pa.array(shuffled)), self.source)
-        return replace(frame, missing=self.missing, rows=np.concatenate(rows)[shuffled])
-
-
-def _sliced(group: Any, columns: list[str], start: int, n: int) -> pa.Table:
-    """Rows of a row group, which is not held as a whole."""
-    if start == 0 and n == group.row_groups[0].num_rows:
-        return group.to_table(columns=columns)
-    parts, before = [], 0
-    for batch in group.to_batches(columns=columns, batch_readahead=1):
-        low, high = max(start - before, 0), min(start + n - before, batch.num_rows)
-        if high > low:
-            parts.append(batch.slice(low, high - low))
-        before += batch.num_rows
-        if before >= start + n:
-            break
-    return pa.Table.from_batches(parts)
-
-
-def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> Batches | None:
-    """The rows of a Parquet path in batches; None for other data, and where one batch is all.
-
-    Args:
-        data: as for `read`.
-        columns: to read.
-        missing: texts that mean a missing level.
-
-    Raises:
-        FileError, ColumnError: as `read`.
-    """
-    if not isinstance(data, (str, os.PathLike)):
-        return None
-    path = Path(data)
-    try:
-        if not path.exists() or _format(path) != "parquet":
-            return None
-    except OSError:  # `read` says what is wrong with the path
-        return None
-    try:
-        stored = dataset.dataset(path, format="parquet")
-        wanted = tuple(_wanted(stored.schema.names, columns, repr(str(path))))
-        n, cells = stored.count_rows(), _cells(stored, wanted)
-    except (pa.ArrowException, OSError) as error:
-        raise FileError(f"{str(path)!r} cannot be read: {_first_line(error)}") from None
-    size = min(BATCH, max(_LEAST, _CELLS // max(1, cells)))
-    return Batches(path, wanted, tuple(missing), n, size) if n > size else None
-
-
-def _cells(stored: Any, columns: Sequence[str]) -> int:
-    """Numbers and texts of a row, those of its arrays by the first row that there is."""
-    held = [name for name in columns if arrays.holds_arrays(stored.schema.field(name).type)]
-    first = stored.head(1, columns=held) if held else None
-    sizes = [np.size(arrays.of_arrow(name, first.column(name))) for name in held] if first else []
-    return len(columns) - len(held) + sum(sizes)
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _format(path: Path) -> str:
+def kind_of(path: Path) -> str:
     inner = path
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
@@ -384,13 +236,13 @@ def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> I
     if not place.is_file():
         raise FileError(f"there is no file {source}; check the path")
     try:
-        names = list(_wanted(_csv_names(place), columns, source))
+        names = list(chosen(_csv_names(place), columns, source))
         options = _csv_options(names)
         read_options = csv.ReadOptions(block_size=1 << 24)
         for batch in csv.open_csv(place, read_options=read_options, **options):
-            yield _from_arrow(pa.Table.from_batches([batch]), source, untyped=True)
+            yield from_arrow(pa.Table.from_batches([batch]), source, untyped=True)
     except pa.ArrowException as error:
-        raise FileError(f"{source} cannot be read as csv: {_first_line(error)}") from None
+        raise FileError(f"{source} cannot be read as csv: {first_line(error)}") from None
 
 
 def from_arrays(table: Mapping[str, Any]) -> Frame:
@@ -441,7 +293,7 @@ def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
                 writer.close()
         os.replace(partial, place)
     except OSError as error:
-        raise FileError(f"{str(place)!r} cannot be written: {_first_line(error)}") from None
+        raise FileError(f"{str(place)!r} cannot be written: {first_line(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -452,7 +304,7 @@ def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
     Raises:
         FileError: for another suffix, or where it cannot be written.
     """
-    kind = _format(Path(path))
+    kind = kind_of(Path(path))
     table = pa.table(dict(columns))
     with replacing(path) as file:
         if kind == "csv":

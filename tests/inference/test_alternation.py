@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import ranef as rf
-from ranef import tables
+from ranef import batches
 from ranef.errors import FileError
-from ranef.inference import alternation, checkpoint
+from ranef.inference import checkpoint, schedule
 from ranef.inference.alternation import Alternation
 
 NETWORK = "nn(x, z, hidden=[24, 12], activation='silu', l2=0)"
@@ -86,8 +86,8 @@ def test_known_errors_and_weights_count():
 
 
 def test_rows_in_batches_teach_what_rows_in_memory_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BATCH", 5_000)
-    monkeypatch.setattr(alternation, "_PASSES", 8.0)
+    monkeypatch.setattr(batches, "BATCH", 5_000)
+    monkeypatch.setattr(schedule, "_PASSES", 8.0)
     table, _ = simulated(24_000)
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table(table), path, row_group_size=1_500)
@@ -107,7 +107,7 @@ def test_rows_in_batches_teach_what_rows_in_memory_do(tmp_path, monkeypatch):
 
 
 def test_windows_hold_every_row_once_and_none_of_the_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BATCH", 1_000)
+    monkeypatch.setattr(batches, "BATCH", 1_000)
     monkeypatch.setattr("ranef.training.SAMPLE", 300)
     path = tmp_path / "rows"
     path.mkdir()
@@ -157,8 +157,8 @@ def test_a_fit_that_is_killed_goes_on_to_the_same_bytes(where, tmp_path, monkeyp
     monkeypatch.setattr(checkpoint, "_SHARE", 0.0)
     data, _ = simulated(3000)
     if where == "parquet":
-        monkeypatch.setattr(tables, "BATCH", 1_000)
-        monkeypatch.setattr(alternation, "_PASSES", 2.0)
+        monkeypatch.setattr(batches, "BATCH", 1_000)
+        monkeypatch.setattr(schedule, "_PASSES", 2.0)
         monkeypatch.setattr("ranef.training.SAMPLE", 300)
         path = tmp_path / "rows.parquet"
         pq.write_table(pa.table(data), path, row_group_size=300)

@@ -48,20 +48,24 @@ def test_the_collapsed_likelihood_is_that_of_the_solver(formula, grouped):
     with jax.enable_x64(True):
         latents = sites_of(problem, jax.random.key(0)).latents
         density = Integrated.of(problem, latents, Collapsed.of(mixed), marginal)
-        found, expected = [], marginal.log_density(x) - marginal.coordinates.log_prior(x)[0]
-        for i in range(len(x)):
+        expected = marginal.log_density(x) - marginal.coordinates.log_prior(x)[0]
+
+        # Compiled once for all points, since one operation after another would be many times.
+        @jax.jit
+        def likelihood(at):
             z, prior = [], 0.0
             for name, latent in density.latents.items():
-                value = jnp.asarray(values[name][i])
-                own = latent.transform.inv(value)
-                prior += latent.transform.log_abs_det_jacobian(own, value).sum()
+                own = latent.transform.inv(at[name])
+                prior += latent.transform.log_abs_det_jacobian(own, at[name]).sum()
                 z.append(jnp.ravel(own))
-            given = {**density.given, **{n: jnp.asarray(values[n][i]) for n in density.latents}}
+            given = {**density.given, **at}
             prior += sum(
                 _log_prior(problem, density.first, given, name) for name in density.latents
             )
-            at = density.log_density(jnp.concatenate(z), density.data)
-            found.append(float(at - prior))
+            return density.log_density(jnp.concatenate(z), density.data) - prior
+
+        places = [{n: jnp.asarray(values[n][i]) for n in density.latents} for i in range(len(x))]
+        found = [float(likelihood(at)) for at in places]
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -81,25 +85,28 @@ def test_the_sampled_density_is_the_programs(formula, grouped):
     with jax.enable_x64(True):
         latents = sites_of(problem, jax.random.key(0)).latents
         density = Sampled.of(problem, latents)
-        gaps = []
-        for seed in range(3):
-            z = 0.3 * jax.random.normal(jax.random.key(seed), density.start.shape)
+
+        def flat(z):
+            """The sites on the line, where the program's Jacobian is known."""
             values = density.constrained(z)[0]
-            program = float(log_density(problem.run, (problem.data, problem.n), {}, values)[0])
+            return jnp.concatenate(
+                [jnp.ravel(latents[n].transform.inv(v)) for n, v in values.items()]
+            )
 
-            def flat(z):
-                """The sites on the line, where the program's Jacobian is known."""
-                values = density.constrained(z)[0]
-                return jnp.concatenate(
-                    [jnp.ravel(latents[n].transform.inv(v)) for n, v in values.items()]
-                )
-
-            jacobian = float(jnp.linalg.slogdet(jax.jacobian(flat)(z))[1])
+        @jax.jit
+        def gap(z):
+            values = density.constrained(z)[0]
+            program = log_density(problem.run, (problem.data, problem.n), {}, values)[0]
+            jacobian = jnp.linalg.slogdet(jax.jacobian(flat)(z))[1]
             for name, value in values.items():
                 own = latents[name].transform.inv(value)
-                slope = latents[name].transform.log_abs_det_jacobian(own, value)
-                jacobian += float(jnp.sum(slope))
-            gaps.append(float(density.log_density(z, density.data)) - program - jacobian)
+                jacobian += jnp.sum(latents[name].transform.log_abs_det_jacobian(own, value))
+            return density.log_density(z, density.data) - program - jacobian
+
+        places = [
+            0.3 * jax.random.normal(jax.random.key(seed), density.start.shape) for seed in range(3)
+        ]
+        gaps = [float(gap(z)) for z in places]
     np.testing.assert_allclose(gaps, gaps[0], atol=1e-6)
 
 
@@ -119,7 +126,7 @@ def test_known_variances_leave_the_closed_form(dyestuff):
 def chains(grouped):
     model = rf.Model("y ~ x + (1 + x | g)")
     return {
-        name: model.fit(grouped, method="nuts", coefficients=name, draws=750, tune=500,
+        name: model.fit(grouped, method="nuts", coefficients=name, draws=500, tune=300,
                         progress=False)
         for name in ("integrated", "sampled")
     }  # fmt: skip
@@ -131,7 +138,7 @@ def test_agrees_with_the_exact_method(coefficients, chains, grouped):
     other = rf.Model("y ~ x + (1 + x | g)").fit(grouped, method="exact", draws=10_000)
     own, exact_ = fit.summary(), other.summary()
     assert fit.converged, fit.message
-    # A tenth of a posterior sd, and 10% of it, each with room for the error of 750 draws.
+    # A tenth of a posterior sd, and 10% of it, each with room for the error of 500 draws.
     away = (own["mean"] - exact_["mean"]).abs() / exact_["sd"]
     assert (away < 0.15).all()
     np.testing.assert_allclose(own["sd"], exact_["sd"], rtol=0.15)
@@ -142,7 +149,7 @@ def test_agrees_with_the_exact_method(coefficients, chains, grouped):
 def test_the_tree_has_the_statistics_of_the_sampler(chains):
     stats = chains["sampled"].idata["sample_stats"]
     assert set(stats) >= {"diverging", "energy", "acceptance_rate", "n_steps"}
-    assert stats["energy"].shape == (4, 750)
+    assert stats["energy"].shape == (4, 500)
     assert 0.6 < float(stats["acceptance_rate"].mean()) < 1
 
 

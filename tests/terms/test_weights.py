@@ -1,11 +1,15 @@
 """Posteriors over the weights of a network."""
 
+from functools import cache
+
 import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
 
 import ranef as rf
+from ranef.inference import exact
+from ranef.inference.hyper import Explored
 from ranef.terms import linearised
 
 GAP = np.linspace(-0.4, 0.4, 30)
@@ -25,9 +29,10 @@ def gapped(seed=0, n=300, noise=0.15):
     return {"x": x, "g": g.astype(str), "y": y}
 
 
-def fitted(weights, **options):
+@cache
+def fitted(weights):
     model = rf.Model(f"y ~ nn(x, hidden=[16, 16], weights='{weights}') + (1 | g)")
-    return model.fit(gapped(), steps=1500, progress=False, **options)
+    return model.fit(gapped(), steps=1500, progress=False)
 
 
 def widths(fit, x):
@@ -100,10 +105,27 @@ def test_columns_and_directions_are_one_linear_model():
 
 @pytest.mark.parametrize("weights", ["last", "full"])
 def test_a_kept_fit_predicts_the_same(weights, tmp_path):
-    fit = fitted(weights, draws=100)
+    fit = fitted(weights)
     kept = rf.load(fit.save(tmp_path / "fit.ranef"))
     new = {"x": np.linspace(-3, 3, 40), "g": np.full(40, "7")}
     assert fit.predict(new).equals(kept.predict(new))
+
+
+@pytest.mark.parametrize("weights", ["last", "full"])
+def test_draws_that_cannot_be_relied_on_are_given_and_marked(weights, monkeypatch):
+    """Chains, which serve elsewhere, do not know the columns that a network makes."""
+
+    def unreliable(target, start, *rest, **options):
+        x = np.tile(start, (50, 1))
+        return Explored(x, start, 1.3, None, 50, reliable=False, found=True, evidence=0.0)
+
+    monkeypatch.setattr(exact, "explore", unreliable)
+    model = rf.Model(f"y ~ nn(x, hidden=[4], weights='{weights}')")
+    fit = model.fit(gapped(n=60), draws=50, progress=False)
+    assert not fit.converged
+    assert "not reliable: 50 draws" in fit.message
+    assert fit.check().verdict == "distrust"
+    assert np.isfinite(fit.predict({"x": INSIDE})).all(axis=None)
 
 
 def test_a_network_that_does_not_end_in_a_line_has_no_last_layer():

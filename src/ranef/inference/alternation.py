@@ -32,34 +32,15 @@ from ranef.inference.base import Draws, Method, Part, Problem, sites_in
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.conditional import Conditional
 from ranef.inference.crossproducts import CrossProducts
+from ranef.inference.schedule import LAST, RATE, ROUNDS, batch_size, passes, rate
 from ranef.inference.windows import Windows, kept
 
-# Rounds where every one has all rows; share of them without a better prediction after which
-# the last part begins.
-ROUNDS, _PATIENCE = 30, 0.25
-# Passes over a hundred thousand rows; of fewer rows more, of more fewer.
-_PASSES, _MOST_PASSES, _LEAST_PASSES = 30.0, 300.0, 3.0
+# Share of the rounds without a better prediction after which the last part begins.
+_PATIENCE = 0.25
 # Rows by which what networks carry is settled at the end.
 _SOME = 2_000
-# Of Adam at its highest; shares of the rounds where it rises, and of the last part.
-RATE, _RISE, _LAST = 0.005, 0.05, 0.25
 # Batches over which averages follow the weights after a round, and how often that before any.
 _FOLLOWING, _FIRST_FOLLOWING = 50, 6
-
-
-def batch_size(n: int) -> int:
-    """Rows of a minibatch: about the square root of all, a power of two."""
-    return int(2 ** np.clip(round(math.log2(1.8 * math.sqrt(n))), 5, 12))
-
-
-def passes(n: int) -> float:
-    """Over n rows."""
-    return float(np.clip(_PASSES * math.sqrt(1e5 / n), _LEAST_PASSES, _MOST_PASSES))
-
-
-def rate(done: float) -> float:
-    """Share of the highest learning rate when a share `done` of the rounds is done."""
-    return min(1.0, (done + 1e-9) / _RISE) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
 @dataclass
@@ -266,11 +247,11 @@ class Alternation:
         if error < state.least:
             state.best = (state.points, state.carried)
             state.least, state.since = error, state.rounds
-        elif state.rounds - state.since >= _PATIENCE * self.rounds and state.done < 1 - _LAST:
+        elif state.rounds - state.since >= _PATIENCE * self.rounds and state.done < 1 - LAST:
             # It has stopped getting better at this rate: the last part, from where it was best.
             state.points, state.carried = state.best
             state.moments = self.optimizer.init(state.points)
-            state.done = 1 - _LAST
+            state.done = 1 - LAST
 
     def _descend(self, state: _State, rows: Any, arrays: dict[str, Any]) -> None:
         """The steps of a round."""

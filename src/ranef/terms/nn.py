@@ -3,14 +3,12 @@
 The only module that imports Keras, and only when a formula has a network.
 """
 
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -319,7 +317,9 @@ class Network(Term):
         return [
             (
                 f"{self.label}/{known[id(v)]}",
-                _start(v.path, v.shape) if own else jnp.asarray(state.initial[known[id(v)]]),
+                perceptron.start(v.path, v.shape)
+                if own
+                else jnp.asarray(state.initial[known[id(v)]]),
             )
             for v in model.trainable_variables
         ]
@@ -378,21 +378,6 @@ class Network(Term):
 def _on_device(rows: Any) -> Array:
     """Codes of levels as they are, numbers in single precision."""
     return jnp.asarray(rows, dtype="int32" if rows.dtype.kind == "i" else "float32")
-
-
-def _start(path: str, shape: tuple[int, ...]) -> Any:
-    """Initial weights of an MLP from a PRNG key.
-
-    Zeros for a bias, a length of one for an embedding, Glorot's uniform for a kernel. A level that
-    training did not see is embedded at zero, where nothing moves it.
-    """
-    if len(shape) < 2:
-        return jnp.zeros(shape)
-    if path.endswith("/embeddings"):
-        # Of the size of standardized numbers: from Keras's .05 a level takes long to be told.
-        bound = 1.7 / math.sqrt(shape[1])
-        return lambda key: jax.random.uniform(key, shape, "float32", -bound, bound).at[0].set(0.0)
-    return lambda key: jax.nn.initializers.glorot_uniform()(key, shape)
 
 
 def _shown(state: State) -> str:

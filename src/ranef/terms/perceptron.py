@@ -3,8 +3,12 @@
 A column of q levels is embedded in min(50, (q + 1) // 2) dimensions.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from ranef.terms.inputs import Argument, Feed
 
@@ -88,6 +92,21 @@ def build(
     for layer in layers:
         out = layer(out)
     return keras.Model(entries, out, name="nn")
+
+
+def start(path: str, shape: tuple[int, ...]) -> Any:
+    """Initial weights, or what makes them of a PRNG key.
+
+    Zeros for a bias, a length of one for an embedding, Glorot's uniform for a kernel. A level that
+    training did not see is embedded at zero, where nothing moves it.
+    """
+    if len(shape) < 2:
+        return jnp.zeros(shape)
+    if path.endswith("/embeddings"):
+        # Of the size of standardized numbers: from Keras's .05 a level takes long to be told.
+        bound = 1.7 / math.sqrt(shape[1])
+        return lambda key: jax.random.uniform(key, shape, "float32", -bound, bound).at[0].set(0.0)
+    return lambda key: jax.nn.initializers.glorot_uniform()(key, shape)
 
 
 def _layer_name(i: int, column: str) -> str:

@@ -111,19 +111,38 @@ class Point(Weights):
         return self.basis(state, design, scale, replay)[:, 0]
 
 
-class Last(Point):
-    """The last layer has a posterior, what is before it is a point estimate.
+class _Scaled(Point):
+    """Some weights have a prior of scale tau.
 
     A search goes on point estimates of all weights until its end: coefficients at their
     posterior mean would be zero where features have learned nothing yet, and these then never
     would.
     """
 
-    about = "a point estimate but for the last layer"
-
     @property
     def scale_site(self) -> str:
         return f"{self.network.short}_sigma"
+
+    def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
+        # Features are of order one, and so are their coefficients in units of the predictor.
+        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * self.spread(scale)), "positive")}
+
+    def spread(self, scale: Scale) -> float:
+        """Of the predictor, in units of the network's output."""
+        return scale.spread / self.network.unit(scale)
+
+    def tau(self, priors_: Mapping[str, Prior], scale: Scale) -> Array:
+        name, start = self.scale_site, self.spread(scale)
+        return sites.parameter(name, priors_[name], support="positive", start=start)
+
+    def variables(self, state: "State") -> dict[str, Variable]:
+        return {self.scale_site: Variable("scale")}
+
+
+class Last(_Scaled):
+    """The last layer has a posterior, what is before it is a point estimate."""
+
+    about = "a point estimate but for the last layer"
 
     @property
     def site(self) -> str:
@@ -139,14 +158,6 @@ class Last(Point):
         layer = self._parts(state)[1]
         named = (f"unit {i + 1}" for i in range(int(layer.kernel.shape[0])))
         return (*named, "bias") if layer.use_bias else tuple(named)
-
-    def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
-        # Features are of order one, and so are their coefficients in units of the predictor.
-        spread = self._spread(scale)
-        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * spread), "positive")}
-
-    def _spread(self, scale: Scale) -> float:
-        return scale.spread / self.network.unit(scale)
 
     def settled(
         self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
@@ -194,23 +205,16 @@ class Last(Point):
         scale: Scale,
         replay: Replay,
     ) -> Array:
-        spread = self._spread(scale)
-        tau = sites.parameter(
-            self.scale_site,
-            priors_[self.scale_site],
-            support="positive",
-            start=spread,
-        )
         zeros = jnp.zeros(len(self._units(state)))
-        infer = {"start": zeros, "unit": jnp.full_like(zeros, spread)}
-        law = dist.Normal(zeros, tau).to_event(1)
+        infer = {"start": zeros, "unit": jnp.full_like(zeros, self.spread(scale))}
+        law = dist.Normal(zeros, self.tau(priors_, scale)).to_event(1)
         coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
         return self._features(state, design, scale, replay) @ coefficients
 
     def variables(self, state: "State") -> dict[str, Variable]:
         units = self._units(state)
         return {
-            self.scale_site: Variable("scale"),
+            **super().variables(state),
             self.site: Variable("weight", (f"{self.network.short}_unit",), (units,)),
         }
 
@@ -221,14 +225,10 @@ class Last(Point):
         return {**out, id(layer.bias): mean[-1:]} if layer.use_bias else out
 
 
-class Full(Point):
-    """Every weight has a posterior; a search goes on point estimates of them until its end."""
+class Full(_Scaled):
+    """Every weight has a posterior."""
 
     about = "each with a prior, integrated where the network is linear in them"
-
-    @property
-    def scale_site(self) -> str:
-        return f"{self.network.short}_sigma"
 
     @property
     def _directions(self) -> str:
@@ -237,10 +237,6 @@ class Full(Point):
     def _linear(self) -> dict[str, Any]:
         """The linear model, empty while it is not settled."""
         return dict(cast(Any, mutable(f"{self.network.label}/linear", cast(Any, {}))))
-
-    def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
-        spread = scale.spread / self.network.unit(scale)
-        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * spread), "positive")}
 
     def settled(
         self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
@@ -287,10 +283,7 @@ class Full(Point):
         replay: Replay,
     ) -> Array:
         network, linear = self.network, self._linear()
-        spread = scale.spread / network.unit(scale)
-        tau = sites.parameter(
-            self.scale_site, priors_[self.scale_site], support="positive", start=spread
-        )
+        tau = self.tau(priors_, scale)
         if not linear:
             return self._sampled(state, design, tau, scale, replay)
         p, k = linear["directions"].shape
@@ -320,9 +313,6 @@ class Full(Point):
             weights.append(jnp.asarray(numpyro.sample(site, law, infer=infer)))
         output = network.output(state, design, replay, state.model, weights)
         return output.reshape(-1) * network.unit(scale)
-
-    def variables(self, state: "State") -> dict[str, Variable]:
-        return {self.scale_site: Variable("scale")}
 
 
 KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last, "full": Full}
