@@ -282,7 +282,7 @@ class Fit:
 
     @cached_property
     def _likelihood(self) -> Any:
-        method = registry.load("method", self.method)()
+        method = registry.load("method", self.method)(**self.draws.settings)
         return method.likelihood(self.program.problem(self.training))
 
     def deviance(self, theta: Any, reml: bool = False) -> float:

@@ -50,13 +50,13 @@ class Approximate:
     _latest: list[Normal] = field(default_factory=list)
 
     @classmethod
-    def of(cls, problem: Problem, method: str) -> "Approximate":
+    def of(cls, problem: Problem, method: str, *, averaged: bool = True) -> "Approximate":
         """The posterior of a problem's hyperparameters.
 
         Raises:
             MethodError: for a model that is not linear and Gaussian in its predictors.
         """
-        working = Working(problem, method)
+        working = Working(problem, method, averaged=averaged)
         layout = working.layout
         free = [p for p in problem.law.free_parameters() if p.name not in layout.predictors]
         known: dict[str, Any] = {}
@@ -106,12 +106,18 @@ class Approximate:
         return self.groups.mixed
 
     @property
+    def number_places(self) -> NDArray[np.int64]:
+        """Which coordinates are those of the family's numbers."""
+        own = [s.name for s in self.groups.coordinates.scales]
+        first = sum(s.name not in own for s in self.coordinates.scales)
+        last = first + self.groups.coordinates.size
+        return np.r_[0:first, last : self.coordinates.size]
+
+    @property
     def width(self) -> Array:
         """(d,) about one posterior sd of each coordinate, from how many observations it has."""
         out = np.full(len(self.start), 1 / math.sqrt(2 * self.mixed.n))
-        own = [s.name for s in self.groups.coordinates.scales]
-        first = sum(s.name not in own for s in self.coordinates.scales)
-        out[first : first + self.groups.coordinates.size] = self.groups.width
+        out[np.setdiff1d(np.arange(len(out)), self.number_places)] = self.groups.width
         for place in self.coordinates.ordered_slices:
             out[place] *= 4.0
         return np.minimum(out, 0.5)

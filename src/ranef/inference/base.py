@@ -235,6 +235,7 @@ class Draws:
         statistics: of every draw, by ArviZ's names for them, (chain, draw).
         resumed_from: the step at which a checkpoint was taken up, None without one.
         interrupted: whether the user ended the search before it was done.
+        settings: options of the method by which its likelihood criterion is defined.
     """
 
     draw: Callable[[], Mapping[str, NDArray]]
@@ -253,6 +254,7 @@ class Draws:
     evidence: float | None = None
     resumed_from: int | None = None
     interrupted: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def thinned(self, most: int) -> "Draws":
         """The same with at most so many draws of the posterior, evenly spaced, in one chain."""

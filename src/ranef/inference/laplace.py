@@ -18,6 +18,7 @@ from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.free import without_points
 from ranef.inference.hyper import explore, message
+from ranef.inference.integrated import IntegratedLikelihood
 from ranef.inference.mixed import dependent
 from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
@@ -89,4 +90,9 @@ class Laplace(Method):
             by_level=lambda: coefficients.effects,
             k_hat=found.k_hat,
             evidence=found.evidence,
+            settings={"quadrature": self.settings["quadrature"]},
         )
+
+    def likelihood(self, problem: Problem) -> IntegratedLikelihood:
+        """As lme4 defines it for generalized models; `quadrature` as it was asked for."""
+        return IntegratedLikelihood(problem, self.settings["quadrature"] or 1)

@@ -49,6 +49,14 @@ class Likelihood:
         """The length of theta."""
         return sum(len(_elements(g)) for g in self.mixed.groupings)
 
+    @property
+    def start(self) -> Array:
+        """The theta of unit roots."""
+        return np.concatenate(
+            [np.array([float(i == j) for i, j in _elements(self.mixed.groupings[g])])
+             for g in self.order] or [np.zeros(0)]
+        )  # fmt: skip
+
     def roots(self, theta: Array) -> list[Array]:
         """The relative root of each factor."""
         own: list[Array] = [np.zeros((0, 0))] * len(self.mixed.groupings)
@@ -70,13 +78,21 @@ class Likelihood:
             OptionError: for a theta of another length, or one that is not finite.
             DataError: where the common columns cannot be told apart.
         """
+        return self._value(self._solve(self.checked(theta)), reml)
+
+    def checked(self, theta: Any) -> Array:
+        """`theta` as numbers.
+
+        Raises:
+            OptionError: for a theta of another length, or one that is not finite.
+        """
         try:
             values = np.atleast_1d(np.asarray(theta, dtype=np.float64))
         except (TypeError, ValueError):
             values = np.zeros(0)
         if values.shape != (self.size,) or not np.isfinite(values).all():
             raise OptionError(f"theta must be {self.size} finite numbers, not {theta!r}")
-        return self._value(self._solve(values), reml)
+        return values
 
     def _solve(self, theta: Array) -> Solution:
         try:
@@ -121,10 +137,7 @@ class Likelihood:
             theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate),
             sigma.
         """
-        start = np.concatenate(
-            [np.array([float(i == j) for i, j in _elements(self.mixed.groupings[g])])
-             for g in self.order] or [np.zeros(0)]
-        )  # fmt: skip
+        start = self.start
         self._value(self._solve(start), reml)
 
         def objective(theta: Array) -> tuple[float, Array]:
@@ -135,18 +148,18 @@ class Likelihood:
 
         with threads_for(self.mixed.solver.largest):
             found = minimise(objective, start)
-        theta = self._signed(found.x)
+        theta = self.signed(found.x)
         solution = self._solve(theta)
         sigma = math.sqrt(float(solution.residual[0]) / self._freedom(reml))
         return {
             "theta": theta,
             "deviance": self._value(solution, reml),
-            "fixef": self._fixef(solution, sigma),
-            "varcorr": self._varcorr(theta, sigma),
+            "fixef": self.fixef(solution.common[0], solution, sigma),
+            "varcorr": self.varcorr(theta, sigma),
             "sigma": sigma,
         }
 
-    def _signed(self, theta: Array) -> Array:
+    def signed(self, theta: Array) -> Array:
         """The same likelihood with no diagonal element below zero."""
         out, start = theta.copy(), 0
         for g in self.order:
@@ -159,15 +172,17 @@ class Likelihood:
             start += len(places)
         return out + 0.0
 
-    def _fixef(self, solution: Solution, sigma: float) -> pd.DataFrame:
+    def fixef(self, common: Array, solution: Solution, sigma: float) -> pd.DataFrame:
+        """The common effects (p,) and their standard errors."""
         names = []
         for name, count in self.mixed.common:
             names += [name] if count == 1 else [f"{name}[{i + 1}]" for i in range(count)]
         se = sigma * np.sqrt(np.diagonal(solution.common_covariance[0]))
-        table = pd.DataFrame({"estimate": solution.common[0], "se": se}, index=names)
+        table = pd.DataFrame({"estimate": common, "se": se}, index=names)
         return table.rename_axis("parameter")
 
-    def _varcorr(self, theta: Array, sigma: float) -> pd.DataFrame:
+    def varcorr(self, theta: Array, sigma: float) -> pd.DataFrame:
+        """Sds and correlations at theta."""
         rows: list[tuple[str, float]] = []
         roots = self.roots(theta)
         for grouping in self.mixed.groupings:

@@ -99,6 +99,12 @@ class Quadrature:
         factors, groupings = working.layout.factors, working.layout.groupings
         return len(factors) == 1 and factors[0].columns.shape[1] == 1 and not groupings[0].shared
 
+    def at(self, working: Working) -> "Quadrature":
+        """The same rows with other known parts of the predictors; nothing is compiled anew."""
+        out = replace(self, working=working)
+        out.__dict__["_compiled"] = self._compiled
+        return out
+
     def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
         if abs(roots[0][0, 0]) < _NOTHING:
             return 0.0

@@ -10,8 +10,9 @@ with working weights W_i = -E_q[d2 log p / d eta2] (Khan and Lin, 2017; Opper an
 those at the mode. By Fisher's identity the derivative of T in theta is that at a fixed q.
 """
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ from ranef.inference.weighted import Weighted
 Array = NDArray[np.float64]
 
 # Steps at most, halvings of one, and the gain in nats at which they end.
-_STEPS, _HALVINGS, _GAIN = 100, 30, 1e-5
+_STEPS, _HALVINGS = 100, 30
+_GAIN, _GAIN_AT_MODE = 1e-5, 1e-11
 # The least working weight where negative ones leave the system without a solution, as a share
 # of the largest.
 _LEAST = 1e-10
@@ -42,6 +44,7 @@ class Normal:
 
     Attributes:
         value: T(theta).
+        climbed: what the steps raise: T, or at the mode log p(y, b, beta | theta) itself.
         mean, spread: of each row's predictors under q, (n, K) and (n, K, K).
         weights, right: working weights W (n, K, K), and W times the working response (n, K),
             of the predictors less what is known of them.
@@ -51,6 +54,7 @@ class Normal:
     """
 
     value: float
+    climbed: float
     mean: Array
     spread: Array
     weights: Array
@@ -68,6 +72,8 @@ class Normal:
 class Working:
     """A problem's rows, for q at any hyperparameters.
 
+    Not `averaged` it is the normal at the mode, and T is Laplace's approximation.
+
     Raises:
         MethodError: naming what is not linear and Gaussian in the predictors, and for crossed
             groupings that are too large.
@@ -82,14 +88,11 @@ class Working:
         self.averages = Averages(
             law.log_density, law.on_link_scale, response, self.layout.predictors
         )
-        self.averaged = averaged
+        self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
         scales = [problem.scales[name].location for name in self.layout.predictors]
         self._begin = self.layout.known + np.array(scales)
         self._method = method
-        precision = self.layout.precision
-        log_precision = float(np.log(precision[precision > 0]).sum())
-        # Of the normal priors of the common effects, and of the flat ones' integrals.
-        self.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
+        self.constant = self._with(self.layout).constant
 
     def begin(self, numbers: Mapping[str, Any]) -> PWLS:
         """The working model where nothing is known, from which structure and units come."""
@@ -98,6 +101,40 @@ class Working:
         _, slope, curvature = self.averages.of(numbers, self._begin, none)
         weights = _clipped(curvature)
         return self._solver(weights, self._right(weights, self._begin, slope))
+
+    def without_priors(self) -> "Working":
+        """The same with flat priors of the common effects."""
+        flat = np.zeros_like(self.layout.precision)
+        return self._with(replace(self.layout, precision=flat))
+
+    def given(self, common: Array) -> "Working":
+        """The same with the common effects (p,) known."""
+        layout = self.layout
+        known = layout.known.copy()
+        for c, k in enumerate(layout.predictor):
+            known[:, k] += layout.columns[:, c] * common[c]
+        none = np.zeros(0)
+        return self._with(
+            replace(
+                layout,
+                common=(),
+                shapes=(),
+                mean=none,
+                precision=none,
+                columns=layout.columns[:, :0],
+                predictor=layout.predictor[:0],
+                known=known,
+            )
+        )
+
+    def _with(self, layout: Layout) -> "Working":
+        out = copy.copy(self)
+        out.layout, out.rows = layout, self.rows.of(layout)
+        precision = layout.precision
+        log_precision = float(np.log(precision[precision > 0]).sum())
+        # Of the normal priors of the common effects, and of the flat ones' integrals.
+        out.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
+        return out
 
     def _right(self, weights: Array, mean: Array, slope: Array) -> Array:
         return np.einsum("nkl,nl->nk", weights, mean - self.layout.known) + slope
@@ -131,7 +168,7 @@ class Working:
         for _ in range(_STEPS):
             before = found
             found = self._step(roots, numbers, before)
-            if not found.value - before.value > _GAIN:
+            if not found.climbed - before.climbed > self._gain:
                 break
         if not np.isfinite(found.value):
             raise FloatingPointError("the density is not finite where it was looked for")
@@ -168,7 +205,7 @@ class Working:
             weights = before.weights + share * (to[0] - before.weights)
             right = before.right + share * (to[1] - before.right)
             found = self._tried(roots, numbers, weights, right)
-            if found.value >= before.value - _GAIN:
+            if found.climbed >= before.climbed - self._gain:
                 return found
             if not np.isfinite(found.value) and not clipped:
                 # The curvature is negative on too many rows: positive weights, same slopes.
@@ -214,14 +251,15 @@ class Working:
             + self.constant
         )
         value = value if np.isfinite(value) else -np.inf
+        climbed = value if self.averaged else value + 0.5 * log_det
         averages = (slope, curvature, numbers)
-        return Normal(value, mean, spread, weights, right, *averages, solution)
+        return Normal(value, climbed, mean, spread, weights, right, *averages, solution)
 
     def _failed(self, numbers: Mapping[str, Any], weights: Array, right: Array) -> Normal:
         nothing = np.full(right.shape, np.nan)
         empty: Any = None
         averages = (nothing, weights, numbers)
-        return Normal(-np.inf, nothing, weights, weights, right, *averages, empty)
+        return Normal(-np.inf, -np.inf, nothing, weights, weights, right, *averages, empty)
 
 
 def _clipped(weights: Array) -> Array:

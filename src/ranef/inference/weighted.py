@@ -6,6 +6,7 @@ The weights need not be non-negative: an expected curvature is not, row by row. 
 depend on them, such as which levels meet, is found once.
 """
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -32,9 +33,8 @@ class Weighted:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        n, k = layout.known.shape
-        rows = Rows(np.zeros((n, k)), layout.columns, (), None, layout.predictor)
-        self.centre: Centre = Centre.of(rows)
+        n = len(layout.known)
+        self.centre = _centre(layout)
         self.columns = layout.columns - self.centre.common
         self._keys = pair_keys(layout.factors)
         self._adding = {
@@ -44,6 +44,15 @@ class Weighted:
             for f, factor in enumerate(layout.factors)
             if sum(factor.columns.shape) and factor.columns.shape[1] + self.columns.shape[1] > 2
         }
+
+    def of(self, layout: Layout) -> "Weighted":
+        """The same rows and factors, in a layout with other common columns."""
+        out = copy.copy(self)
+        out.layout = layout
+        if layout.columns.shape[1] != self.columns.shape[1]:
+            out.centre = _centre(layout)
+            out.columns = layout.columns - out.centre.common
+        return out
 
     def products(self, weights: Array, right: Array) -> CrossProducts:
         """Of weights W (n, K, K) and what stands for W times the response, v (n, K)."""
@@ -134,6 +143,11 @@ class Weighted:
             for a, k in enumerate(predictors_of(factor)):
                 out[:, k] += factor.columns[:, a] * b[factor.codes, a]
         return out
+
+
+def _centre(layout: Layout) -> Centre:
+    response = np.zeros(layout.known.shape)
+    return Centre.of(Rows(response, layout.columns, (), None, layout.predictor))
 
 
 def predictors_of(factor: Factor) -> NDArray[np.int64]:
