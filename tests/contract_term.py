@@ -24,6 +24,11 @@ EXAMPLES = {
         "y ~ 1 + nn(f, x, C(h), hidden=[3])",
     ],
     "offset": ["y ~ 1 + offset(log(w))"],
+    "gp": [
+        "y ~ 1 + gp(x, m=9)",
+        "y ~ 1 + gp(log(w), z, m=[4, 3], kernel=matern32) + gp(x, by=g, m=5, kernel=sqexp)",
+    ],
+    "s": ["y ~ s(x) + s(log(w), k=8)"],
 }
 
 

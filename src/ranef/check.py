@@ -152,7 +152,7 @@ def _collinear(posterior: Posterior) -> Iterator[Symptom]:
     """Common columns that the others make up."""
     problem = posterior.program.problem(posterior.training)
     for block in problem.structure().values():
-        if block is None or block.codes is not None or not block.sites:
+        if block is None or block.codes is not None or block.scales or not block.sites:
             continue
         labels = [
             label

@@ -253,7 +253,8 @@ def _expand_function(node: Function, text: str) -> _Expansion:
         if len(options) < len(node.options):
             raise _fail(text, node, f"an option of {node.name}() is given twice")
         call = TermCall(node.name, str(node), node.arguments, options, node.position)
-        return _Expansion(terms=[call])
+        lines = node.arguments if node.name in registry.WITH_LINES else ()
+        return _Expansion([(line,) for line in lines], [call])
     _check_column_expression(node, text)
     return _Expansion(products=[(node,)])
 

@@ -15,6 +15,8 @@ TERMS = {
     "group": "ranef.terms.group:Group",
     "nn": "ranef.terms.nn:Network",
     "offset": "ranef.terms.offset:Offset",
+    "gp": "ranef.terms.gp:Process",
+    "s": "ranef.terms.spline:Spline",
 }
 
 # Terms that have a notation of their own and are not called by name in a formula.
@@ -22,6 +24,9 @@ NOTATION = ("common", "group")
 
 # Terms that are called by name and take factors, as in nn(C(x)).
 WITH_FACTORS = ("nn",)
+
+# Terms that bend a line: what they are called on is a common effect as well.
+WITH_LINES = ("s",)
 
 FAMILIES = {
     "gaussian": "ranef.families.gaussian:Gaussian",
@@ -42,7 +47,7 @@ KINDS = {"term": TERMS, "family": FAMILIES, "method": METHODS}
 
 # Named in the public surface and not built yet: refused by name instead of as unknown.
 PLANNED = {
-    "term": ("gp", "s", "mf", "mi"),
+    "term": ("mf", "mi"),
     "family": (
         *("negative_binomial", "gamma", "beta"),
         *("lognormal", "exponential", "ordinal", "categorical"),

@@ -75,15 +75,15 @@ def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[Centring]
     normal = problem.normal()
     out = []
     for label, block in blocks.items():
-        if block.codes is None:
+        if block.codes is None and not block.scales:
             continue
         parameter = problem.predicts[label]
         beside = [
             b
             for other, b in blocks.items()
-            if b.codes is None and problem.predicts[other] == parameter
+            if b.codes is None and not b.scales and problem.predicts[other] == parameter
         ]
-        columns, common = _common(beside, latents, len(block.codes))
+        columns, common = _common(beside, latents, len(block.columns))
         spread: float | str = problem.spread if parameter == problem.location else 1.0
         if parameter == problem.location and normal is not None and normal.sigma in latents:
             spread = normal.sigma
@@ -117,6 +117,8 @@ def _common(
 
 def _by_level(block: LinearBlock, left: Any, right: Any) -> NDArray[np.float64]:
     """Sums of products over the rows of each level, (J, k, p)."""
+    if block.codes is None:
+        return np.asarray(left.T @ right, dtype=np.float64)[None]
     out = np.zeros((block.levels, left.shape[1], right.shape[1]))
     for a in range(left.shape[1]):
         for b in range(right.shape[1]):

@@ -66,7 +66,7 @@ class Exact(Method):
         x = target.whole(found.x)
         refuse_vanished(marginal.sites(x), mixed, problem, found=found.found)
         # The chains' program does not know blocks that networks make.
-        can = not points and not any(grouping.shared for grouping in mixed.groupings)
+        can = not points and not any(g.shared and not g.spectrum for g in mixed.groupings)
         if not (found.found and found.reliable) and can and mixed.solver.is_affordable:
             return _by_nuts(problem, found, seed=seed, draws=draws, progress=progress)
         coefficients = Coefficients(marginal, x, seed)

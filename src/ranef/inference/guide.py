@@ -271,8 +271,9 @@ def _parts(
         if not names:
             continue
         index = np.concatenate([places[n].reshape(block.levels, -1) for n in names], axis=1)
-        if block.codes is not None:
-            _refuse_collinear(label, block)
+        if block.codes is not None or block.scales:
+            if block.codes is not None and block.spectrum is None:
+                _refuse_collinear(label, block)
             moving = any(name in points for name in block.scales)
             grouped.append(Grouped(jnp.asarray(index), "" if moving else label))
             continue

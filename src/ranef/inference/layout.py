@@ -181,8 +181,8 @@ def _factors(parts: Sequence[_Part]) -> tuple[tuple[Factor, ...], tuple[Grouping
         block = part.block
         factor, columns = place[part.label]
         held = (block.sites, block.shapes, block.scales, block.cholesky, block.correlation)
-        shared_by_all = block.codes is None
-        groupings.append(Grouping(part.label, factor, columns, block.levels, *held, shared_by_all))
+        how = (block.spectrum, block.codes is None)
+        groupings.append(Grouping(part.label, factor, columns, block.levels, *held, *how))
     return tuple(factors), tuple(groupings)
 
 
@@ -194,8 +194,9 @@ def refuse_indistinct(grouping: Grouping, own: Array) -> None:
     """
     whole = own[grouping.columns, grouping.columns].sum(axis=-1)
     size = np.sqrt(np.diagonal(whole))
-    # Where all rows share them, their prior tells what the columns do not.
-    if grouping.shared or grouping.width < 2 or size.min() == 0:
+    # Where all rows share them, or a spectrum falls, their prior tells what the columns do not.
+    told = grouping.shared or grouping.spectrum is not None
+    if told or grouping.width < 2 or size.min() == 0:
         return
     if np.linalg.eigvalsh(whole / size / size[:, None])[0] < _TOLD_APART:
         raise DataError(

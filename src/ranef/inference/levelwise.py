@@ -2,18 +2,25 @@
 
 A matrix per level is an array (rows, columns, B, J): B values of the hyperparameters, J
 levels. The loops run over the few rows and columns, each operation along all levels; for
-matrices this small that is ten times as fast as a call of LAPACK for each.
+matrices this small that is ten times as fast as a call of LAPACK for each. From `_WIDE` rows on,
+as a basis has them, LAPACK is the faster.
 """
+
+import contextlib
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+_WIDE = 12
+
 
 def cholesky(a: Array) -> Array:
     """Lower triangular L with L L' = a, (k, k, B, J); nan where `a` is not positive."""
     k = len(a)
+    if k >= _WIDE:
+        return _lapack_cholesky(a)
     out = np.zeros_like(a)
     for i in range(k):
         for j in range(i + 1):
@@ -24,6 +31,8 @@ def cholesky(a: Array) -> Array:
 
 def forward(lower: Array, b: Array) -> Array:
     """L^-1 b, for b (k, m, B, J)."""
+    if len(lower) >= _WIDE:
+        return _by_columns(np.linalg.solve(_by_level(lower), _by_level(b)))
     out = np.empty_like(b)
     for i in range(len(lower)):
         rest = b[i] - sum(lower[i, c] * out[c] for c in range(i)) if i else b[i]
@@ -34,6 +43,9 @@ def forward(lower: Array, b: Array) -> Array:
 def backward(lower: Array, b: Array) -> Array:
     """L'^-1 b, for b (k, m, B, J)."""
     k = len(lower)
+    if k >= _WIDE:
+        upper = np.swapaxes(_by_level(lower), -1, -2)
+        return _by_columns(np.linalg.solve(upper, _by_level(b)))
     out = np.empty_like(b)
     for i in reversed(range(k)):
         rest = b[i] - sum(lower[c, i] * out[c] for c in range(i + 1, k)) if i < k - 1 else b[i]
@@ -45,6 +57,8 @@ def times(a: Array, b: Array) -> Array:
     """A b, for a (k, l, B, J or 1) and b (l, m, B or 1, J)."""
     if a.shape[2:] == (1, 1) and b.shape[2] == 1:
         return np.tensordot(a[..., 0, 0], b, axes=1)
+    if len(b) >= _WIDE:
+        return _by_columns(_by_level(a) @ _by_level(b))
     return np.stack([sum(a[i, c] * b[c] for c in range(len(b))) for i in range(len(a))])
 
 
@@ -64,6 +78,8 @@ def _flat(a: Array) -> Array:
 
 def per_level(a: Array, b: Array) -> Array:
     """A' b of every level: (m, m', B, J)."""
+    if len(a) >= _WIDE:
+        return _by_columns(np.swapaxes(_by_level(a), -1, -2) @ _by_level(b))
     return np.stack(
         [np.stack([sum(a[c, i] * b[c, j] for c in range(len(a))) for j in range(b.shape[1])])
          for i in range(a.shape[1])]
@@ -81,6 +97,9 @@ def combine(a: Array, weights: Array) -> Array:
 def quadratic(a: Array, middle: Array) -> Array:
     """A middle a' of every level: (k, k, B, J) for a (k, m, B, J), middle (B, m, m)."""
     k, m, batch, levels = a.shape
+    if k >= _WIDE:
+        rows = _by_level(a)
+        return _by_columns(rows @ middle[:, None] @ np.swapaxes(rows, -1, -2))
     rows = a.transpose(0, 2, 1, 3)
     inner = np.matmul(middle, rows)
     out = np.empty((k, k, batch, levels))
@@ -94,3 +113,25 @@ def quadratic(a: Array, middle: Array) -> Array:
 def segments(values: Array, starts: NDArray[np.int64]) -> Array:
     """Sums along the levels of each parent, whose children lie side by side."""
     return np.add.reduceat(values, starts, axis=-1)
+
+
+def _by_level(a: Array) -> Array:
+    """As LAPACK takes it, (B, J, k, m)."""
+    return np.ascontiguousarray(np.moveaxis(a, (2, 3), (0, 1)))
+
+
+def _by_columns(a: Array) -> Array:
+    """(k, m, B, J) of what is (B, J, k, m)."""
+    return np.ascontiguousarray(np.moveaxis(a, (0, 1), (2, 3)))
+
+
+def _lapack_cholesky(a: Array) -> Array:
+    each = _by_level(a)
+    try:
+        return _by_columns(np.linalg.cholesky(each))
+    except np.linalg.LinAlgError:
+        out = np.full_like(each, np.nan)
+        for at in np.ndindex(each.shape[:2]):
+            with contextlib.suppress(np.linalg.LinAlgError):
+                out[at] = np.linalg.cholesky(each[at])
+        return _by_columns(out)

@@ -34,9 +34,20 @@ class Likelihood:
 
     theta holds the elements of the relative Cholesky factors column by column, factors by
     decreasing number of levels; of a term without correlations, the diagonal.
+
+    Raises:
+        OptionError: for a term whose scales are behind several columns each.
     """
 
     mixed: Mixed
+
+    def __post_init__(self) -> None:
+        tied = next((g.label for g in self.mixed.groupings if g.is_tied), None)
+        if tied is not None:
+            raise OptionError(
+                f"the likelihood criterion is lme4's, which has no {tied}; leave the term out, or "
+                "read fit.summary()"
+            )
 
     @property
     def order(self) -> list[int]:

@@ -26,6 +26,9 @@ from ranef.priors import Prior
 
 Array = NDArray[np.float64]
 
+# Coefficients of a spectrum that tell its scale and each of its lengths.
+_TOLD = 3
+
 
 @dataclass(frozen=True)
 class Marginal:
@@ -62,22 +65,14 @@ class Marginal:
                 start.append(scales[-1].place(getattr(prior, "start", None) or residual))
         correlations = []
         for grouping in mixed.groupings:
-            own = mixed.solver.products.own[grouping.factor]
-            for name, column in zip(
-                grouping.scales, range(grouping.columns.start, grouping.columns.stop), strict=True
-            ):
-                prior = given[name]
+            for each in begins(mixed, grouping, residual, spread):
+                prior = given[each.name]
                 if isinstance(prior, priors.Fixed):
-                    known[name] = prior.value
-                if name in known or name in {scale.name for scale in scales}:
+                    known[each.name] = prior.value
+                if each.name in known or each.name in {scale.name for scale in scales}:
                     continue
-                information = float(own[column, column].mean())
-                if grouping.shared:
-                    # Of a coefficient that all rows share each says all, and a row is the unit.
-                    information /= mixed.n
-                unit = residual / math.sqrt(information) if information > 0 else spread
-                scales.append(ScaleCoordinate.of(name, prior, unit))
-                start.append(scales[-1].place(getattr(prior, "start", None) or 2 * unit))
+                scales.append(ScaleCoordinate.of(each.name, prior, each.unit, folds=each.folds))
+                start.append(scales[-1].place(getattr(prior, "start", None) or each.start))
             if grouping.cholesky:
                 eta = float(getattr(given[grouping.correlation], "eta", 1.0))
                 correlations.append(
@@ -96,7 +91,7 @@ class Marginal:
         """(d,) about one posterior sd of each coordinate, from how many observations it has."""
         out = np.empty(self.coordinates.size)
         levels = {
-            name: g.levels * max(1, g.scales.count(name))
+            name: g.levels * max(1, g.scales.count(name)) * (_TOLD if g.spectrum else 1)
             for g in self.mixed.groupings
             for name in (*g.scales, g.cholesky)
         }
@@ -127,7 +122,7 @@ class Marginal:
         """The root of each grouping's covariance, (..., k, k)."""
         out = []
         for grouping in self.mixed.groupings:
-            sd = np.stack([values[name] for name in grouping.scales], axis=-1)
+            sd = grouping.sds(values)
             if grouping.cholesky:
                 out.append(sd[..., None] * values[grouping.cholesky])
             else:
@@ -223,12 +218,52 @@ def scale_derivatives(
     out: dict[str, Any] = {}
     for grouping in groupings:
         own = by_root[grouping.factor][grouping.columns, grouping.columns]
-        sd = np.array([values[name] for name in grouping.scales])
         shape = values[grouping.cholesky] if grouping.cholesky else np.eye(grouping.width)
-        for c, name in enumerate(grouping.scales):
-            out[name] = out.get(name, 0.0) + np.asarray(own[c] @ shape[c])
+        by_sd = np.einsum("cd,cd->c", own, shape)
+        for name, slope in grouping.by_scale(values, by_sd).items():
+            out[name] = out.get(name, 0.0) + slope
         if grouping.cholesky:
-            out[grouping.cholesky] = own * sd[:, None]
+            out[grouping.cholesky] = own * grouping.sds(values)[:, None]
+    return out
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where the search for a scale begins, and the size at which it can just be told from zero.
+
+    `folds` is whether zero is a value like any other, as it is for an sd and not for a length.
+    """
+
+    name: str
+    unit: float
+    start: float
+    folds: bool = True
+
+
+def begins(mixed: Mixed, grouping: Grouping, residual: float, spread: float) -> list[Begin]:
+    """Of every scale of a grouping, once for each column that it is the sd of."""
+    own = mixed.solver.products.own[grouping.factor]
+    place = range(grouping.columns.start, grouping.columns.stop)
+    if grouping.spectrum is not None:
+        information = float(np.mean([own[c, c].sum() for c in place]))
+        row = residual / math.sqrt(information / mixed.n) if information > 0 else spread
+        # Of many columns a few hold most of the variance.
+        unit = row * min(1.0, math.sqrt(_TOLD * grouping.levels / mixed.n))
+        lengths = grouping.spectrum.starts
+        return [
+            Begin(name, unit, 2 * row)
+            if name not in lengths
+            else Begin(name, 1.0, lengths[name], folds=False)
+            for name in grouping.scales
+        ]
+    out = []
+    for name, column in zip(grouping.scales, place, strict=True):
+        information = float(own[column, column].mean())
+        if grouping.shared:
+            # Of a coefficient that all rows share each says all, and a row is the unit.
+            information /= mixed.n
+        unit = residual / math.sqrt(information) if information > 0 else spread
+        out.append(Begin(name, unit, 2 * unit))
     return out
 
 

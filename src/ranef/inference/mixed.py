@@ -5,9 +5,10 @@
 Terms that vary by the same levels are one vector-valued factor.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from ranef.errors import DataError
 from ranef.inference.pwls import PWLS
 from ranef.inference.remainder import DependentColumnError
+from ranef.terms.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 
@@ -30,9 +32,10 @@ class Grouping:
         levels: J.
         sites: that hold its coefficients, with how many columns each.
         shapes: of each of these sites, for one level.
-        scales: that hold the sd of each column.
+        scales: that hold the sd of each column, or of which `spectrum` makes the sds.
         cholesky: that holds the Cholesky factor of their correlations; "" for none.
         correlation: the parameter that takes the correlations' prior.
+        spectrum: how the scales make the sds, None where each is one.
         shared: whether all rows have its one level, so that its sites have no axis of levels.
     """
 
@@ -45,11 +48,33 @@ class Grouping:
     scales: tuple[str, ...]
     cholesky: str
     correlation: str
+    spectrum: Spectrum | None = None
     shared: bool = False
 
     @property
     def width(self) -> int:
         return self.columns.stop - self.columns.start
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether a scale is behind the sds of several columns."""
+        return self.spectrum is not None or len(set(self.scales)) < len(self.scales)
+
+    def sds(self, values: Mapping[str, Any]) -> Array:
+        """The sd of each column, (..., k), from values of the sites."""
+        if self.spectrum is not None:
+            return self.spectrum.sds(values)
+        return np.stack([values[name] for name in self.scales], axis=-1)
+
+    def by_scale(self, values: Mapping[str, Any], by_sd: Array) -> dict[str, Any]:
+        """The derivatives in the scales of a function whose derivatives in the sds (k,) are given."""
+        out: dict[str, Any] = {}
+        if self.spectrum is not None:
+            slopes = self.spectrum.slopes(values)
+            return {name: np.asarray(slope @ by_sd) for name, slope in slopes.items()}
+        for name, each in zip(self.scales, by_sd, strict=True):
+            out[name] = out.get(name, 0.0) + np.asarray(each)
+        return out
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,8 @@ def _by_site(block: LinearBlock, effects: Array) -> dict[str, Array]:
     """Coefficients (levels, k) as the sites that hold them."""
     out, start = {}, 0
     for (name, count), shape in zip(block.sites, block.shapes, strict=True):
-        out[name] = effects[:, start : start + count].reshape((block.levels, *shape))
+        lead = () if block.codes is None else (block.levels,)
+        out[name] = effects[:, start : start + count].reshape((*lead, *shape))
         start += count
     return out
 

@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 NODES = 15
 # Newton steps of the common effects, and the gain in nats at which they end.
 _STEPS, _GAIN = 6, 1e-6
+# Columns of a factor from which on its leading directions stand for all.
+_WIDE = 12
 # A scale below which effects say nothing.
 _NOTHING = 1e-6
 
@@ -64,6 +66,10 @@ class Skewness:
                 own = np.flatnonzero(place == k)
                 z = factor.columns[:, own]
                 size = len(own)
+                if size > _WIDE:
+                    w = v[np.ix_(own, own)]
+                    out += _leading(factor.codes, z, third[:, k], w) / 12
+                    continue
                 tensor = np.empty((size, size, size, factor.levels))
                 for a, b, c in np.ndindex(size, size, size):
                     each = third[:, k] * z[:, a] * z[:, b] * z[:, c]
@@ -75,6 +81,28 @@ class Skewness:
 
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
         return q.solution
+
+
+def _leading(codes: NDArray[Any], z: Array, third: Array, covariances: Array) -> float:
+    """The sum of squares of the third-order term of each level, in the directions in which its
+    predictor is the least certain: those of a basis are many, and most of them say nothing.
+
+    Args:
+        codes: (n,).
+        z: (n, k) columns.
+        third: (n,) averages of the third derivatives.
+        covariances: (k, k, J) of the coefficients.
+    """
+    out = 0.0
+    order = np.argsort(codes, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        values, vectors = np.linalg.eigh(covariances[..., codes[rows[0]]])
+        x = z[rows] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
+        x = x @ np.linalg.eigh(x.T @ x)[1][:, -_WIDE:]
+        for a in range(x.shape[1]):
+            met = ((third[rows] * x[:, a])[:, None] * x).T @ x
+            out += float((met**2).sum())
+    return out
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,13 @@ class Weighted:
         width, p = factor.columns.shape[1], self.columns.shape[1]
         own = np.empty((width, width, factor.levels))
         cross = np.empty((width, p + 1, factor.levels))
+        if factor.levels == 1:
+            own[..., 0] = between(factor.columns, places, weights, factor.columns, places)
+            for k in np.unique(places):
+                here = places == k
+                beside = np.concatenate([weighted[k], right[:, k : k + 1]], axis=1)
+                cross[here, :, 0] = factor.columns[:, here].T @ beside
+            return own, cross
         for a in range(width):
             z, k = factor.columns[:, a], places[a]
             for b in range(a + 1):
@@ -107,6 +114,9 @@ class Weighted:
         first, second = (self.layout.factors[f] for f in at)
         seen, inverse = self._keys[at]
         k, m = predictors_of(first), predictors_of(second)
+        if len(seen) == 1:
+            values = between(first.columns, k, weights, second.columns, m)[..., None]
+            return Pairs(seen // second.levels, seen % second.levels, values)
         values = np.empty((len(k), len(m), len(seen)))
         for a in range(len(k)):
             for b in range(len(m)):
@@ -148,6 +158,18 @@ class Weighted:
 def _centre(layout: Layout) -> Centre:
     response = np.zeros(layout.known.shape)
     return Centre.of(Rows(response, layout.columns, (), None, layout.predictor))
+
+
+def between(
+    z: Array, k: NDArray[np.int64], weights: Array, x: Array, m: NDArray[np.int64]
+) -> Array:
+    """Z' W X, column a of z (n, a) being of predictor k[a] and b of x (n, b) of m[b]."""
+    out = np.empty((z.shape[1], x.shape[1]))
+    for i in np.unique(k):
+        left = z[:, k == i].T
+        for j in np.unique(m):
+            out[np.ix_(k == i, m == j)] = left @ (weights[:, i, j, None] * x[:, m == j])
+    return out
 
 
 def predictors_of(factor: Factor) -> NDArray[np.int64]:

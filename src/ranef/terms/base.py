@@ -22,6 +22,7 @@ from ranef.formula import TermCall
 from ranef.frame import Frame
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
+from ranef.terms.spectrum import Spectrum
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["new"])
@@ -90,7 +91,7 @@ class Variable:
     data_fields=["columns", "codes", "mean", "factor", "known"],
     meta_fields=[
         *("levels", "gaussian", "sites", "shapes"),
-        *("scales", "grouping", "cholesky", "correlation"),
+        *("scales", "grouping", "cholesky", "correlation", "spectrum"),
     ],
 )
 @dataclass(frozen=True)
@@ -107,11 +108,13 @@ class LinearBlock:
         gaussian: whether the prior is Gaussian (or flat), so that b can be integrated out.
         sites: the sites that hold the columns of b in order, with how many each holds.
         shapes: the shape of each of these sites, for one level.
-        scales: the sites that hold the sd of each column, where it is a parameter.
+        scales: the sites that hold the sd of each column, where it is a parameter; or those of
+            which `spectrum` makes the sds.
         grouping: the name of the grouping, where codes is not None.
         cholesky: the site that holds the Cholesky factor of their correlations; "" for none.
             factor = diag(scales) cholesky.
         correlation: the parameter that takes the prior of the correlations.
+        spectrum: how the scales make the sds of the columns, None where each is one.
         known: (n,) added to eta, or None.
     """
 
@@ -127,6 +130,7 @@ class LinearBlock:
     grouping: str = ""
     cholesky: str = ""
     correlation: str = ""
+    spectrum: Spectrum | None = None
     known: Any = None
 
     def keep(self, places: Any) -> "LinearBlock":

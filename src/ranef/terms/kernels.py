@@ -1,0 +1,156 @@
+"""Covariance functions of Gaussian processes by their spectral densities, on a Hilbert basis.
+
+On the box [-L_1, L_1] x ... the eigenfunctions of the Laplacian that vanish at its ends are
+
+    phi_j(x) = prod_d sqrt(1 / L_d) sin(w_jd (x_d + L_d)),   w_jd = pi j_d / (2 L_d)
+
+and a stationary Gaussian process is about sum_j sqrt(S(w_j)) phi_j(x) beta_j with independent
+standard normal beta (Solin and Sarkka, 2020, eq. 20), S being its spectral density.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.terms.spectrum import Spectrum
+
+Array = NDArray[np.float64]
+
+# Relative to the amplitude, added in square to every sd: single precision has no smaller ones
+# that a normal density could be taken with.
+_LEAST = 1e-5
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A family of covariance functions and what its basis needs.
+
+    Attributes:
+        name: of it.
+        smoothness: nu of a Matern one, infinite for the squared exponential.
+        functions: m >= functions c / (l / S) basis functions for a length scale l, data on
+            [-S, S] and L = c S (Riutort-Mayol et al., 2023, sec. 4.3).
+        boundary: c >= boundary l / S.
+    """
+
+    name: str
+    smoothness: float
+    functions: float
+    boundary: float
+
+    def shortest(self, m: int, c: float) -> float:
+        """The least l / S that m functions follow."""
+        return self.functions * c / m
+
+    def longest(self, c: float) -> float:
+        """The largest l / S that the boundary leaves alone."""
+        return c / self.boundary
+
+
+KERNELS = {
+    kernel.name: kernel
+    for kernel in (
+        Kernel("matern52", 2.5, 2.65, 4.1),
+        Kernel("matern32", 1.5, 3.42, 4.5),
+        Kernel("sqexp", math.inf, 1.75, 3.2),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Spectral(Spectrum):
+    """The sds of the columns sqrt(2 L_1) phi_j1 sqrt(2 L_2) phi_j2 ..., whose squares are about 1.
+
+        sd_j^2 = S(w_j; a, l) / prod_d (2 L_d)
+
+    Attributes:
+        kernel: name of the covariance function.
+        amplitude: the site of a, the sd of the process.
+        lengths: the sites of its length scales, one for each dimension or one for all.
+        sizes: m_d, functions of each dimension; columns run through the last the fastest.
+        ends: L_d, in the units of the column.
+        begin: where a search for each length begins.
+    """
+
+    kernel: str
+    amplitude: str
+    lengths: tuple[str, ...]
+    sizes: tuple[int, ...]
+    ends: tuple[float, ...]
+    begin: tuple[float, ...]
+
+    @property
+    def starts(self) -> Mapping[str, float]:
+        return dict(zip(self.lengths, self.begin, strict=True))
+
+    @cached_property
+    def frequencies(self) -> Array:
+        """w_jd, (k, D)."""
+        return np.array(orders(self.sizes)) * np.pi / (2 * np.array(self.ends))
+
+    def _relative(self, values: Mapping[str, Any], xp: Any) -> tuple[Any, Any]:
+        """S(w) / a^2 / prod (2 L), (..., k), and (l w)^2 of each dimension, (..., k, D)."""
+        d, nu = len(self.sizes), KERNELS[self.kernel].smoothness
+        each = [values[name] for name in self.lengths]
+        length = xp.stack(each * d if len(each) == 1 else each, axis=-1)
+        squares = (length[..., None, :] * self.frequencies) ** 2
+        q = squares.sum(axis=-1)
+        volume = xp.prod(length / (2 * np.array(self.ends)), axis=-1)[..., None]
+        if math.isinf(nu):
+            return (2 * math.pi) ** (d / 2) * volume * xp.exp(-q / 2), squares
+        constant = 2**d * math.pi ** (d / 2) * (2 * nu) ** nu
+        constant *= math.gamma(nu + d / 2) / math.gamma(nu)
+        return constant * volume * (2 * nu + q) ** -(nu + d / 2), squares
+
+    def sds(self, values: Mapping[str, Any], xp: Any = np) -> Any:
+        relative, _ = self._relative(values, xp)
+        amplitude = xp.asarray(values[self.amplitude])[..., None]
+        return amplitude * xp.sqrt(relative + _LEAST**2)
+
+    def slopes(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        relative, squares = self._relative(values, np)
+        d, nu = len(self.sizes), KERNELS[self.kernel].smoothness
+        root = np.sqrt(relative + _LEAST**2)
+        if math.isinf(nu):
+            by_log = 1 - squares
+        else:
+            by_log = 1 - (2 * nu + d) * squares / (2 * nu + squares.sum(axis=-1))[..., None]
+        # Of each sd in the logarithm of each length scale.
+        by_log = (relative / root * values[self.amplitude] / 2)[..., None] * by_log
+        if len(self.lengths) == 1:
+            by_log = by_log.sum(axis=-1, keepdims=True)
+        out = {n: by_log[..., i] / values[n] for i, n in enumerate(self.lengths)}
+        return {self.amplitude: root, **out}
+
+
+def orders(sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """J of every column."""
+    return list(product(*(range(1, m + 1) for m in sizes)))
+
+
+def columns(u: Any, sizes: Sequence[int], factors: Sequence[float], xp: Any = np) -> Any:
+    """The basis (n, k) at u (n, D), data being on [-1, 1] and L being `factors`.
+
+    Beyond L it stays at its value there, which is zero: the process is back at its mean.
+    """
+    out = None
+    for d, (m, c) in enumerate(zip(sizes, factors, strict=True)):
+        at = xp.clip(u[:, d], -c, c)[:, None]
+        own = math.sqrt(2.0) * xp.sin(np.arange(1, m + 1) * (np.pi / (2 * c)) * (at + c))
+        out = own if out is None else (out[:, :, None] * own[:, None, :]).reshape(len(own), -1)
+    return out
+
+
+def covariance(kernel: str, distance: Any) -> Any:
+    """K(r) at r = |x - x'| / l, for an amplitude of one."""
+    nu, r = KERNELS[kernel].smoothness, np.asarray(distance, dtype=np.float64)
+    if math.isinf(nu):
+        return np.exp(-(r**2) / 2)
+    r = math.sqrt(2 * nu) * r
+    return (1 + r + (r**2 / 3 if nu == 2.5 else 0.0)) * np.exp(-r)
