@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -20,6 +21,8 @@ from ranef.inference.mixed import Mixed
 
 # Numbers that an evaluation may hold.
 _MOST = 20_000_000
+# Columns of a factor from which on LAPACK takes each level.
+_WIDE = 12
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,15 @@ class Collapsed:
 def _eliminated(own: Array, beside: Array) -> tuple[Array, Array]:
     """L^-1 B (k, J, r) with L L' = A of every level, and the log determinant of all A.
 
-    Written out over the few columns of a factor, so that each step runs along all levels.
+    Written out over the few columns of a factor, so that each step runs along all levels; the many
+    of a basis would take minutes to compile.
     """
     k = len(own)
+    if k >= _WIDE:
+        root = jnp.linalg.cholesky(jnp.moveaxis(own, 2, 0))
+        half = jax.scipy.linalg.solve_triangular(root, jnp.moveaxis(beside, 1, 0), lower=True)
+        log_det = 2 * jnp.log(jnp.diagonal(root, axis1=1, axis2=2)).sum()
+        return jnp.moveaxis(half, 0, 1), log_det
     lower: dict[tuple[int, int], Array] = {}
     out: list[Array] = []
     for i in range(k):

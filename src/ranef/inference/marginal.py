@@ -241,30 +241,26 @@ class Begin:
 
 
 def begins(mixed: Mixed, grouping: Grouping, residual: float, spread: float) -> list[Begin]:
-    """Of every scale of a grouping, once for each column that it is the sd of."""
+    """Of every scale of a grouping."""
     own = mixed.solver.products.own[grouping.factor]
     place = range(grouping.columns.start, grouping.columns.stop)
-    if grouping.spectrum is not None:
-        information = float(np.mean([own[c, c].sum() for c in place]))
-        row = residual / math.sqrt(information / mixed.n) if information > 0 else spread
-        # Of many columns a few hold most of the variance.
-        unit = row * min(1.0, math.sqrt(_TOLD * grouping.levels / mixed.n))
-        lengths = grouping.spectrum.starts
+    if not grouping.is_tied:
+        information = [float(own[column, column].mean()) for column in place]
+        units = [residual / math.sqrt(i) if i > 0 else spread for i in information]
         return [
-            Begin(name, unit, 2 * row)
-            if name not in lengths
-            else Begin(name, 1.0, lengths[name], folds=False)
-            for name in grouping.scales
+            Begin(name, unit, 2 * unit) for name, unit in zip(grouping.scales, units, strict=True)
         ]
-    out = []
-    for name, column in zip(grouping.scales, place, strict=True):
-        information = float(own[column, column].mean())
-        if grouping.shared:
-            # Of a coefficient that all rows share each says all, and a row is the unit.
-            information /= mixed.n
-        unit = residual / math.sqrt(information) if information > 0 else spread
-        out.append(Begin(name, unit, 2 * unit))
-    return out
+    per_row = float(np.mean([own[column, column].sum() for column in place])) / mixed.n
+    row = residual / math.sqrt(per_row) if per_row > 0 else spread
+    # Many columns tell one scale, and of those of a basis few hold most of the variance.
+    unit = row * min(1.0, math.sqrt(_TOLD * grouping.levels / mixed.n))
+    lengths = grouping.spectrum.starts if grouping.spectrum else {}
+    return [
+        Begin(name, 1.0, lengths[name], folds=False)
+        if name in lengths
+        else Begin(name, unit, 2 * row)
+        for name in dict.fromkeys(grouping.scales)
+    ]
 
 
 def _residual(mixed: Mixed) -> float:
