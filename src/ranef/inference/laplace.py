@@ -52,9 +52,10 @@ class Laplace(Method):
             )
         if nodes == 1 or not target.working.layout.factors:
             return
-        target.refinement = (
-            Quadrature(target.working, nodes or NODES) if scalar else Skewness(target.working)
-        )
+        if scalar:
+            target.refinement = Quadrature(target.working, nodes or NODES)
+        elif Skewness.applies(target.working):
+            target.refinement = Skewness(target.working)
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         rng = np.random.default_rng(seed)

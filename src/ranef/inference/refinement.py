@@ -31,7 +31,8 @@ Array = NDArray[np.float64]
 NODES = 15
 # Newton steps of the common effects, and the gain in nats at which they end.
 _STEPS, _GAIN = 6, 1e-6
-# Columns of a factor from which on its leading directions stand for all.
+# Columns of a factor beyond which nothing is added: of the many of a basis the rows say little
+# each, and where they leave a function open the third-order term has no bound.
 _WIDE = 12
 # A scale below which effects say nothing.
 _NOTHING = 1e-6
@@ -51,9 +52,13 @@ class Refinement(Protocol):
 
 @dataclass(frozen=True)
 class Skewness:
-    """The third-order term, for any groupings."""
+    """The third-order term, for any groupings of few columns."""
 
     working: Working
+
+    @classmethod
+    def applies(cls, working: Working) -> bool:
+        return any(factor.columns.shape[1] <= _WIDE for factor in working.layout.factors)
 
     def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
         layout = self.working.layout
@@ -67,8 +72,6 @@ class Skewness:
                 z = factor.columns[:, own]
                 size = len(own)
                 if size > _WIDE:
-                    w = v[np.ix_(own, own)]
-                    out += _leading(factor.codes, z, third[:, k], w) / 12
                     continue
                 tensor = np.empty((size, size, size, factor.levels))
                 for a, b, c in np.ndindex(size, size, size):
@@ -81,28 +84,6 @@ class Skewness:
 
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
         return q.solution
-
-
-def _leading(codes: NDArray[Any], z: Array, third: Array, covariances: Array) -> float:
-    """The sum of squares of the third-order term of each level, in the directions in which its
-    predictor is the least certain: those of a basis are many, and most of them say nothing.
-
-    Args:
-        codes: (n,).
-        z: (n, k) columns.
-        third: (n,) averages of the third derivatives.
-        covariances: (k, k, J) of the coefficients.
-    """
-    out = 0.0
-    order = np.argsort(codes, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
-        values, vectors = np.linalg.eigh(covariances[..., codes[rows[0]]])
-        x = z[rows] @ (vectors * np.sqrt(np.maximum(values, 0.0)))
-        x = x @ np.linalg.eigh(x.T @ x)[1][:, -_WIDE:]
-        for a in range(x.shape[1]):
-            met = ((third[rows] * x[:, a])[:, None] * x).T @ x
-            out += float((met**2).sum())
-    return out
 
 
 @dataclass(frozen=True)
