@@ -258,7 +258,7 @@ def begins(mixed: Mixed, grouping: Grouping, residual: float, spread: float) -> 
     return [
         Begin(name, 1.0, lengths[name], folds=False)
         if name in lengths
-        else Begin(name, unit, 2 * row)
+        else Begin(name, unit, 0.5 * row)
         for name in dict.fromkeys(grouping.scales)
     ]
 

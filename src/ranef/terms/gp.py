@@ -45,8 +45,8 @@ _OPTIONS = {"by": None, "kernel": "matern52", "m": None, "boundary": None, "iso"
 
 # The shortest length scale that is looked for, as a share of the range, by how many columns
 # there are, and the boundary that is taken at most; for functions of every level the third.
-_SHORTEST = {1: 1 / 20, 2: 1 / 6, 3: 1 / 4}
-_FARTHEST = {1: 4.0, 2: 2.0, 3: 1.5}
+_SHORTEST = {1: 1 / 20, 2: 1 / 5, 3: 1 / 4}
+_FARTHEST = {1: 4.0, 2: 1.8, 3: 1.5}
 _BY_LEVEL = (1 / 10, 2.0)
 _LEAST_BOUNDARY = 1.2
 # The probability that the prior of a length scale leaves on either side.
