@@ -60,6 +60,9 @@ class Skewness:
         out = 0.0
         for factor, v in zip(layout.factors, covariances, strict=True):
             place = predictors_of(factor)
+            if factor.levels == 1:
+                # Of coefficients that all rows share each is told by all: the term vanishes.
+                continue
             for k in np.unique(place):
                 own = np.flatnonzero(place == k)
                 z = factor.columns[:, own]

@@ -79,13 +79,20 @@ class Working:
             groupings that are too large.
     """
 
-    def __init__(self, problem: Problem, method: str, *, averaged: bool = True) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        method: str,
+        *,
+        averaged: bool = True,
+        averages: Averages | None = None,
+    ) -> None:
         response = problem.data[1]
         n = len(response.value)
         self.layout = Layout.of(problem.structure(), n, problem, method)
         self.rows = Weighted(self.layout)
         law = problem.law
-        self.averages = Averages(
+        self.averages = averages or Averages(
             law.log_density, law.on_link_scale, response, self.layout.predictors
         )
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
