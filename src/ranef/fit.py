@@ -19,6 +19,7 @@ from ranef.equation import plain
 from ranef.errors import DataError, OptionError, whole_number
 from ranef.frame import Frame
 from ranef.inference.base import Draws
+from ranef.leave_one_out import LeaveOneOut, leave_one_out
 from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
 from ranef.program import Program
@@ -223,6 +224,27 @@ class Fit:
     def check(self) -> Check:
         """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust"."""
         return check(self._known)
+
+    def loo(self, group: str | None = None, seed: int = 0) -> LeaveOneOut:
+        """How well the fit predicts what it has not seen, by leaving out without refitting.
+
+        elpd = sum_j log p(y_j | y_-j) by Pareto-smoothed importance sampling (Vehtari, Gelman
+        and Gabry, 2017), j each row, or with `group` all rows of each level, whose own effects
+        are integrated out: how a model of groups predicts a new one.
+
+        Args:
+            group: a grouping such as "g", or None for rows.
+            seed: of what is sampled.
+
+        Returns:
+            `elpd`, `se`, `p_loo`, `bad` (the share of k-hats over `limit`) and `pointwise`, a
+            table.
+
+        Raises:
+            ColumnError: for a grouping the model does not have.
+            OptionError: for a fit that has read its rows in batches, or too many levels.
+        """
+        return leave_one_out(self._known, group, whole_number("seed", seed, least=0))
 
     def report(self, path: Any) -> Path:
         """Write one self-contained HTML page about this fit, and return where it lies.
