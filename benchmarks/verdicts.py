@@ -93,7 +93,9 @@ def moments(fit):
                 continue
             draws = 2 * np.log(draws)
         known = fit._known.moments.get(str(name))
-        mean, sd = (draws.mean(axis=0), draws.std(axis=0)) if known is None else map(np.ravel, known)
+        mean, sd = (
+            (draws.mean(axis=0), draws.std(axis=0)) if known is None else map(np.ravel, known)
+        )
         keep = sd > 1e-9  # the diagonal of a correlation matrix
         out[str(name)] = (np.asarray(mean)[keep], np.asarray(sd)[keep])
     return out

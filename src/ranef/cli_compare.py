@@ -43,12 +43,15 @@ def _compare(options: argparse.Namespace) -> int:
     fits = {name: load(path) for name, path in zip(names, paths, strict=True)}
     table = compare(fits, options.group, data=options.data, seed=options.seed)
     if options.json:
-        said = {n: (fits[n].program.formula.text, str(Path(p).resolve())) for n, p in zip(names, paths)}
+        data = options.data and str(Path(options.data).resolve())
+        files = {n: str(Path(path).resolve()) for n, path in zip(names, paths, strict=True)}
         records = [
-            {**record, "formula": said[record["fit"]][0], "file": said[record["fit"]][1]}
-            for record in table.reset_index().to_dict("records")
+            {**record, "formula": fits[name].program.formula.text, "file": files[name]}
+            for name, record in zip(
+                table.index, table.reset_index().to_dict("records"), strict=True
+            )
         ]
-        print(json_text({"group": options.group, "data": options.data, "fits": records}))
+        print(json_text({"group": options.group, "data": data, "fits": records}))
         return 0
     print(table.to_string(float_format=lambda v: f"{v:,.3f}"))
     for name in table.index:

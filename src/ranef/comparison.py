@@ -53,12 +53,11 @@ def compare(
     if data is None:
         _refuse_different(fits)
         found = _left_out(fits, group, seed)
-        each = {name: loo.pointwise["elpd"] for name, loo in found.items()}
+        each = {name: loo.pointwise["elpd"].to_numpy() for name, loo in found.items()}
         beside = {name: {"p_loo": loo.p_loo, "bad": loo.bad} for name, loo in found.items()}
     else:
         each = {
-            name: pd.Series(fit.log_score(data, new_levels="sample", seed=seed))
-            for name, fit in fits.items()
+            name: fit.log_score(data, new_levels="sample", seed=seed) for name, fit in fits.items()
         }
         beside = {name: {} for name in fits}
     return _table(each, beside)
@@ -73,13 +72,13 @@ def _left_out(fits: Mapping[str, Fit], group: str | None, seed: int) -> dict[str
     return {name: leave_one_out(p, group, seed, levels) for name, p in known.items()}
 
 
-def _table(each: Mapping[str, pd.Series], beside: Mapping[str, Mapping[str, float]]) -> Any:
+def _table(each: Mapping[str, Array], beside: Mapping[str, Mapping[str, float]]) -> Any:
     names = sorted(each, key=lambda name: -float(each[name].sum()))
-    first = each[names[0]].to_numpy(np.float64)
-    values = np.column_stack([each[name].to_numpy(np.float64) for name in names])
+    first = each[names[0]]
+    values = np.column_stack([each[name] for name in names])
     rows = []
     for name, weight in zip(names, stacking(values), strict=True):
-        away = each[name].to_numpy(np.float64) - first
+        away = each[name] - first
         rows.append(
             {
                 "elpd": float(each[name].sum()),

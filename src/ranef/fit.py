@@ -24,6 +24,7 @@ from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
 from ranef.program import Program
 from ranef.registry import suggestion
+from ranef.summary import Summary
 from ranef.tables import read
 from ranef.terms import variables
 from ranef.terms.base import Replay, Variable
@@ -156,7 +157,7 @@ class Fit:
         Args:
             groups: of ArviZ: "posterior_predictive" (on at most 20,000 rows), "prior",
                 "log_likelihood". Of this package: "surface", "partial_effects",
-                "shrinkage", "validation" (needs `data`).
+                "shrinkage", "predictive_by_group", "validation" (needs `data`).
             data: rows to validate on, with their response.
             new_levels: as for `predict`, for "validation".
             seed: of what is sampled.
@@ -185,8 +186,8 @@ class Fit:
 
     # Tables
 
-    def summary(self, interval: float = 0.9) -> pd.DataFrame:
-        """Posterior mean, sd and central interval of every parameter.
+    def summary(self, interval: float = 0.9) -> Summary:
+        """Posterior mean, sd and central interval of every parameter; prints the verdict too.
 
         The effects of single levels are
         in `ranef`, the weights of a network in `posterior`. A parameter without a posterior has
@@ -194,7 +195,15 @@ class Fit:
         ``share(g)`` hold the share of the predictor's and residual's variance (of the
         squared scale, for student) that the grouping g explains.
         """
-        return self._known.summary(interval)
+        return Summary.of(self._known.summary(interval), self._verdict)
+
+    def _verdict(self) -> str:
+        """A line: the word, and how many symptoms speak for it."""
+        check = self.check()
+        more = len(check.symptoms) - 1
+        first = f": {check.symptoms[0].sign}" if check.symptoms else ""
+        rest = f", and {more} more; see fit.check()" if more > 0 else ""
+        return f"verdict: {check.verdict}{first}{rest}"
 
     def fixef(self) -> pd.DataFrame:
         """Common effects: posterior mean and sd."""
@@ -223,6 +232,10 @@ class Fit:
 
     def check(self) -> Check:
         """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust"."""
+        return self._checked
+
+    @cached_property
+    def _checked(self) -> Check:
         return check(self._known)
 
     def loo(self, group: str | None = None, seed: int = 0) -> LeaveOneOut:

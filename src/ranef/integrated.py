@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2, multivariate_t, norm, qmc
+from scipy.special import gammaln
+from scipy.stats import chi2, norm, qmc
 
 from ranef.errors import OptionError
 from ranef.inference.base import Draws
@@ -234,7 +235,9 @@ def _t_points(k: int, seed: int) -> tuple[Array, Array]:
     even = qmc.Sobol(k + 1, rng=np.random.default_rng([seed, 7])).random(_EACH)
     even = np.clip(even, 1e-9, 1 - 1e-9)
     points = norm.ppf(even[:, :k]) * np.sqrt(_NU / chi2.ppf(even[:, k:], _NU))
-    return points, np.atleast_1d(multivariate_t(np.zeros(k), np.eye(k), df=_NU).logpdf(points))
+    square = (points**2).sum(axis=1)
+    constant = gammaln((_NU + k) / 2) - gammaln(_NU / 2) - 0.5 * k * np.log(_NU * np.pi)
+    return points, constant - 0.5 * (_NU + k) * np.log1p(square / _NU)
 
 
 def _flat(values: Any) -> Array:

@@ -48,22 +48,23 @@ class LeaveOneOut:
     @property
     def elpd(self) -> float:
         """The expected log pointwise predictive density, a sum."""
-        return float(self.pointwise["elpd"].sum())
+        return float(np.sum(self.pointwise["elpd"].to_numpy()))
 
     @property
     def se(self) -> float:
         """Its standard error, from how rows or levels differ."""
-        return float(math.sqrt(len(self.pointwise)) * self.pointwise["elpd"].std(ddof=1))
+        each = self.pointwise["elpd"].to_numpy(np.float64)
+        return math.sqrt(len(each)) * float(each.std(ddof=1))
 
     @property
     def p_loo(self) -> float:
         """The effective number of parameters."""
-        return float(self.pointwise["p"].sum())
+        return float(np.sum(self.pointwise["p"].to_numpy()))
 
     @property
     def bad(self) -> float:
         """The share whose k-hat is over the limit."""
-        return float((self.pointwise["k"] > self.limit).mean())
+        return float(np.mean(self.pointwise["k"].to_numpy() > self.limit))
 
     def __str__(self) -> str:
         what = f"levels of {self.group}" if self.group else "rows"
@@ -135,9 +136,7 @@ def _of_rows(posterior: Posterior, seed: int) -> pd.DataFrame:
     return pd.DataFrame(found, index=pd.RangeIndex(training.held, name="row"))
 
 
-def _of_levels(
-    posterior: Posterior, group: str, seed: int, levels: Levels | None
-) -> pd.DataFrame:
+def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | None) -> pd.DataFrame:
     own = levels_of(posterior, group)
     known = own or levels
     if known is None:
@@ -154,9 +153,7 @@ def _of_levels(
 
 def smoothed_out(log_density: Array, efficiency: float) -> Mapping[str, Array]:
     """Elpd, p and k of each column of log p(y_j | draw), (draws, m)."""
-    elpd, k, p = _statistics().loo(
-        log_density[None], chain_axis=0, draw_axis=1, r_eff=efficiency
-    )
+    elpd, k, p = _statistics().loo(log_density[None], chain_axis=0, draw_axis=1, r_eff=efficiency)
     return {"elpd": np.asarray(elpd), "p": np.asarray(p), "k": np.asarray(k)}
 
 

@@ -54,7 +54,7 @@ def _held(problem: Problem, points: Mapping[str, Any]) -> dict[str, priors.Prior
     """The priors, point estimates of scales fixed where the fit has them."""
     return {
         name: priors.Fixed(float(points[name]))
-        if isinstance(prior, priors.PointEstimate) and np.ndim(points.get(name)) == 0
+        if isinstance(prior, priors.PointEstimate) and name in points and not np.ndim(points[name])
         else prior
         for name, prior in problem.priors.items()
     }
@@ -120,6 +120,7 @@ def _compared(posterior: Posterior, problem: Problem, marginal: Marginal) -> Ref
         covariance,
         float(_DRAWS),
         _k_hat(marginal, x, beta) if posterior.draws.elbo is not None else None,
+        _scales(marginal, x, found.x),
         levels,
         worst,
         seen,
@@ -143,6 +144,14 @@ def _phi(marginal: Marginal, x: Array, about: Array) -> Array:
         middle = float(np.median(np.abs(scale.value(about[:, i]))))
         out[:, i] = scale_coordinate(np.abs(scale.value(x[:, i])), middle)
     return out
+
+
+def _scales(marginal: Marginal, x: Array, exact: Array) -> dict[str, tuple[Array, Array, Array]]:
+    equal = np.full(len(exact), 1 / len(exact))
+    return {
+        scale.name: (np.abs(scale.value(x[:, i])), np.abs(scale.value(exact[:, i])), equal)
+        for i, scale in enumerate(marginal.coordinates.scales)
+    }
 
 
 def _labels(marginal: Marginal) -> list[str]:

@@ -27,6 +27,8 @@ class Reference:
         size: how many draws of the posterior its moments are as good as.
         k_hat: of q for the posterior of phi, everything else integrated; None where q is not
             known to be normal.
+        scales: positive parameters as they are reported: label to draws of q (S,), draws of the
+            posterior (R,) and the weights of these.
         levels: site of group effects to mean and sd under q and under the posterior, each (m,).
         level_k_hat: the worst over single levels; None where it was not looked for.
         levels_seen: how many levels that was over.
@@ -38,6 +40,7 @@ class Reference:
     covariance: Array
     size: float
     k_hat: float | None
+    scales: Mapping[str, tuple[Array, Array, Array]]
     levels: Mapping[str, tuple[Array, Array, Array, Array]]
     level_k_hat: float | None = None
     levels_seen: int = 0

@@ -243,9 +243,7 @@ def _by_level(
 
 
 def _compared(posterior: Posterior, joint: Joint) -> Reference | None:
-    sites = {
-        name: np.asarray(posterior.draws.sites[name], np.float64) for name in joint.latents
-    }
+    sites = {name: np.asarray(posterior.draws.sites[name], np.float64) for name in joint.latents}
     sites = {name: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]) for name, v in sites.items()}
     q, effects = joint.flat(joint.outer, sites), joint.flat(joint.inner, sites)
     if not np.isfinite(q).all():
@@ -261,7 +259,7 @@ def _compared(posterior: Posterior, joint: Joint) -> Reference | None:
     if found is None:
         return None
     phi, weights, mean, square = found
-    labels, columns, inside = _coordinates(posterior, joint, sites, phi, weights)
+    labels, columns, inside, scales = _coordinates(posterior, joint, sites, phi, weights)
     middle = weights @ inside
     away = inside - middle
     right = weights @ mean
@@ -274,7 +272,7 @@ def _compared(posterior: Posterior, joint: Joint) -> Reference | None:
         levels[name] = (part.mean(axis=0), part.std(axis=0, ddof=1), right[own], sd[own])
     covariance = (weights[:, None] * away).T @ away
     effective = 1 / float((weights**2).sum())
-    return Reference(labels, columns, middle, covariance, effective, k_hat, levels)
+    return Reference(labels, columns, middle, covariance, effective, k_hat, scales, levels)
 
 
 def _weighted(
@@ -283,9 +281,13 @@ def _weighted(
     """Weighted draws of phi from all rounds' proposals, which adapt; None if k-hat stays high."""
     d = q.shape[1]
     covariance = np.cov(q.T).reshape(d, d)
-    root = np.linalg.cholesky(covariance + 1e-10 * np.diag(np.diagonal(covariance) + 1e-12))
+    root: Numbers = np.linalg.cholesky(
+        covariance + 1e-10 * np.diag(np.diagonal(covariance) + 1e-12)
+    )
     # Wider than q: a guide's sds err on the small side, and a weight can mend what is too wide.
-    proposal = Mixture(q.mean(axis=0)[None], 1.5 * root, 5.0, np.ones((1, d)))
+    proposal = Mixture(
+        q.mean(axis=0)[None], np.asarray(1.5 * root, np.float64), 5.0, np.ones((1, d))
+    )
     for number in range(_ROUNDS):
         phi = proposal.sample(rng, _SIZE)
         value, mean, square = joint.marginals(phi, start, rng)
@@ -306,15 +308,18 @@ def _coordinates(
     sites: dict[str, Numbers],
     phi: Numbers,
     weights: Numbers,
-) -> tuple[tuple[str, ...], Numbers, Numbers]:
-    """Labels, and the coordinates of the fit's draws and of the reference's."""
+) -> tuple[tuple[str, ...], Numbers, Numbers, dict[str, tuple[Numbers, Numbers, Numbers]]]:
+    """Labels, the coordinates of the fit's draws and of the reference's, and the scales."""
     mine = jax.vmap(lambda z: joint.values(joint.outer, z))(jnp.asarray(phi))
     labels: list[str] = []
-    ours, theirs = [], []
+    ours, theirs, scales = [], [], {}
     start = 0
     for name in joint.outer:
         latent = joint.latents[name]
         size = int(np.size(latent.start))
+        variable = posterior.variables.get(name)
+        elements = [label for label, _ in variable.elements(name)] if variable else []
+        elements = elements if len(elements) == size else [name] * size
         own, right = sites[name], np.asarray(mine[name])
         if isinstance(latent.transform, ExpTransform):
             right, own = right.reshape(len(right), -1), own.reshape(len(own), -1)
@@ -322,6 +327,7 @@ def _coordinates(
                 order = np.argsort(right[:, i])
                 cut = np.searchsorted(np.cumsum(weights[order]), 0.5)
                 middle = float(right[order[min(cut, len(order) - 1)], i])
+                scales[elements[i]] = (own[:, i], right[:, i], weights)
                 ours.append(scale_coordinate(own[:, i], middle))
                 theirs.append(scale_coordinate(right[:, i], middle))
         else:
@@ -329,8 +335,5 @@ def _coordinates(
             ours.extend(z.T)
             theirs.extend(phi[:, start : start + size].T)
         start += size
-        variable = posterior.variables.get(name)
-        elements = [label for label, _ in variable.elements(name)] if variable else []
-        labels += elements if len(elements) == size else [name] * size
-    return tuple(labels), np.column_stack(ours), np.column_stack(theirs)
-
+        labels += elements
+    return tuple(labels), np.column_stack(ours), np.column_stack(theirs), scales
