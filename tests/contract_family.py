@@ -3,104 +3,251 @@
 To put a new family under it, add an example to `EXAMPLES`: parameters and scipy's law.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats as st
 
 from ranef import registry
-from ranef.families.base import ResponseDesign
+from ranef.equation import plain
+from ranef.families.base import Family, ResponseDesign, State
 from ranef.formula import Formula
+from ranef.moments import Scale
+
+
+@dataclass(frozen=True)
+class Example:
+    """Parameters on their own scale, scipy's law of them, and how a response is written."""
+
+    values: dict[str, Any]
+    law: Any
+    left: str = "y"
+    companion: float | None = None
+    state: State = State({}, Scale(0.0, 1.0))
+
+    @property
+    def discrete(self) -> bool:
+        return hasattr(self.law.dist if hasattr(self.law, "dist") else self.law, "pmf")
+
+    def quantiles(self, n: int) -> np.ndarray:
+        return np.asarray(self.law.ppf(np.linspace(0.001, 0.999, n)), float)
+
+    def response(self, y: Any) -> ResponseDesign:
+        form = Formula.parse(f"{self.left} ~ 1").response.form
+        n = 1 if y is None else len(y)
+        beside = None if self.companion is None else jnp.full(n, self.companion)
+        return ResponseDesign(None if y is None else jnp.asarray(y), beside, form)
+
 
 EXAMPLES = {
-    "gaussian": ({"mu": 0.7, "sigma": 1.3}, st.norm(0.7, 1.3)),
-    "student": ({"mu": -0.4, "sigma": 0.6, "nu": 4.5}, st.t(4.5, -0.4, 0.6)),
+    "gaussian": Example({"mu": 0.7, "sigma": 1.3}, st.norm(0.7, 1.3)),
+    "student": Example({"mu": -0.4, "sigma": 0.6, "nu": 4.5}, st.t(4.5, -0.4, 0.6)),
+    "bernoulli": Example({"p": 0.3}, st.bernoulli(0.3)),
+    "binomial": Example({"p": 0.3}, st.binom(12, 0.3), "y / n", 12.0),
+    "poisson": Example({"mu": 3.2}, st.poisson(3.2)),
 }
 
 
-def family(name: str, left: str = "y"):
-    return registry.load("family", name)(Formula.parse(f"{left} ~ 1").response)
+def family(name: str, left: str = "") -> Family:
+    example = EXAMPLES[name]
+    law = registry.load("family", name)(Formula.parse(f"{left or example.left} ~ 1").response)
+    return law.bound(example.state)
 
 
 def arrays(values: dict, n: int) -> dict:
-    return {name: jnp.full(n, value) for name, value in values.items()}
+    """Each parameter on n rows; a vector is the same for all."""
+    return {
+        name: jnp.asarray(value) if np.ndim(value) else jnp.full(n, value)
+        for name, value in values.items()
+    }
 
 
 def check_density_is_scipys(name: str) -> None:
-    values, law = EXAMPLES[name]
-    y = law.ppf(np.linspace(0.001, 0.999, 51))
-    response = ResponseDesign(jnp.asarray(y))
-    got = family(name).distribution(response, **arrays(values, 51)).log_prob(jnp.asarray(y))
-    expected = law.logpdf(y) if hasattr(law.dist, "logpdf") else law.logpmf(y)
+    example = EXAMPLES[name]
+    y = example.quantiles(51)
+    got = (
+        family(name)
+        .distribution(example.response(y), **arrays(example.values, 51))
+        .log_prob(jnp.asarray(y))
+    )
+    expected = np.log(example.law.pmf(y)) if example.discrete else example.law.logpdf(y)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+def check_given_is_the_distribution_of_inverse_linked_parameters(name: str) -> None:
+    example, law = EXAMPLES[name], family(name)
+    with jax.enable_x64(True):
+        y = example.quantiles(51)
+        response, values = example.response(y), arrays(example.values, 51)
+        predictors = law.on_link_scale(**values)
+        back = law.on_own_scale(**predictors)
+        for parameter, value in values.items():
+            np.testing.assert_allclose(back[parameter], value, rtol=1e-9)
+        got = law.log_density(response, **predictors)
+        assert got.shape == (51,)
+        expected = law.distribution(response, **values).log_prob(jnp.asarray(y))
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def check_density_is_smooth_far_out(name: str) -> None:
+    """Finite, and three times differentiable, wherever a search may go."""
+    example, law = EXAMPLES[name], family(name)
+    for double in (True, False):
+        with jax.enable_x64(double):
+            y = example.quantiles(5)
+            response, values = example.response(y), arrays(example.values, 5)
+            predictors = law.on_link_scale(**values)
+            for parameter in law.parameters:
+                if parameter.labels:
+                    continue
+
+                def total(eta, own=parameter.name, known=predictors, response=response):
+                    return law.log_density(response, **{**known, own: eta}).sum()
+
+                # The sd of a normal response at e^-30 is none that single precision squares.
+                far = 30.0 if double or parameter is law.parameters[0] else 8.0
+                for at in (-far, -1.0, 0.0, 1.0, far):
+                    derivative = total
+                    for _ in range(4):
+                        eta = jnp.full(5, at)
+                        assert np.isfinite(derivative(eta)).all(), (parameter.name, at, double)
+                        derivative = jax.grad(lambda e, f=derivative: f(e).sum())
+
+
+def check_working_steps_climb(name: str) -> None:
+    """Weights are non-negative and finite, and a damped step never leads down."""
+    example, law = EXAMPLES[name], family(name)
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        y = example.law.rvs(size=200, random_state=rng).astype(float)
+        response = example.response(y)
+        predictors = law.on_link_scale(**arrays(example.values, 200))
+        for parameter in law.parameters:
+            own = parameter.name
+            if parameter.labels:
+                continue
+            eta = predictors[own] + jnp.asarray(rng.normal(0.0, 2.0, 200))
+            here = {**predictors, own: eta}
+            weights = law.working_weights(response, own, **here)
+            assert weights.shape == (200,)
+            assert np.isfinite(weights).all()
+            assert (np.asarray(weights) >= 0).all()
+            slope, second = law.derivatives(response, own, **here)
+            if law.curvature == "observed" and parameter is law.parameters[0]:
+                np.testing.assert_allclose(weights, -second, rtol=1e-6, atol=1e-9)
+            # All rows move together, as they do where they share an intercept.
+            step = float(slope.sum() / weights.sum())
+            before = float(law.log_density(response, **here).sum())
+            after = [
+                float(law.log_density(response, **{**here, own: eta + step * 0.5**k}).sum())
+                for k in range(12)
+            ]
+            assert max(after) > before
+
+
 def check_mean_and_variance_are_scipys(name: str) -> None:
-    values, law = EXAMPLES[name]
-    one, response = arrays(values, 1), ResponseDesign(None)
-    np.testing.assert_allclose(family(name).mean(response, **one), [law.mean()], rtol=1e-5)
-    np.testing.assert_allclose(family(name).variance(response, **one), [law.var()], rtol=1e-5)
+    example = EXAMPLES[name]
+    one, response = arrays(example.values, 1), example.response(None)
+    np.testing.assert_allclose(family(name).mean(response, **one), [example.law.mean()], rtol=1e-5)
+    np.testing.assert_allclose(
+        family(name).variance(response, **one), [example.law.var()], rtol=1e-5
+    )
 
 
 def check_samples_follow_the_distribution(name: str) -> None:
-    values, law = EXAMPLES[name]
-    n = 20_000
-    drawn = family(name).sample(np.random.default_rng(0), ResponseDesign(None), **arrays(values, n))
+    example, n = EXAMPLES[name], 20_000
+    response = example.response(np.zeros(n))
+    drawn = family(name).sample(np.random.default_rng(0), response, **arrays(example.values, n))
     assert drawn.shape == (n,)
-    assert st.kstest(drawn, law.cdf).pvalue > 0.01
+    if not example.discrete:
+        assert st.kstest(drawn, example.law.cdf).pvalue > 0.01
+        return
+    values, counts = np.unique(drawn, return_counts=True)
+    expected = n * example.law.pmf(values)
+    common = expected > 5
+    assert counts[common].sum() > 0.99 * n
+    chance = st.chi2.sf(
+        ((counts - expected) ** 2 / expected)[common].sum(), max(common.sum() - 1, 1)
+    )
+    assert chance > 0.01
 
 
 def check_parameters_are_declared(name: str) -> None:
-    values, _ = EXAMPLES[name]
-    declared = [p.name for p in family(name).parameters]
-    assert declared == list(values)
-    for parameter in family(name).parameters[1:]:
-        assert parameter.default is not None
+    law = family(name)
+    assert [p.name for p in law.parameters] == list(EXAMPLES[name].values)
+    assert law.curvature in ("observed", "expected", "em")
+    for parameter in law.parameters:
+        assert (
+            parameter.predicted or parameter.default is not None or parameter is law.parameters[0]
+        )
+
+
+def check_the_law_can_be_read(name: str) -> None:
+    law = family(name)
+    symbols = {p.name: (p.symbol,) for p in law.free_parameters()}
+    text = plain(law.law(symbols))
+    assert text.endswith(")")
+    assert all(symbol in text for (symbol,) in symbols.values())
 
 
 def check_weights_scale_the_precision(name: str) -> None:
     """A row of weight 4 is as certain as one with half the scale."""
     if "weights" not in family(name).forms:
         return
-    values, _ = EXAMPLES[name]
+    values = EXAMPLES[name].values
     y = jnp.linspace(-1.0, 1.0, 5)
     weighted = family(name, "weights(y, w)").distribution(
         ResponseDesign(y, jnp.full(5, 4.0), "weights"), **arrays(values, 5)
     )
     halved = {**values, "sigma": values["sigma"] / 2}
-    plain = family(name).distribution(ResponseDesign(y), **arrays(halved, 5))
-    np.testing.assert_allclose(weighted.log_prob(y), plain.log_prob(y), rtol=1e-5)
+    plain_ = family(name).distribution(ResponseDesign(y), **arrays(halved, 5))
+    np.testing.assert_allclose(weighted.log_prob(y), plain_.log_prob(y), rtol=1e-5)
 
 
 def check_shifts_maximise_each_levels_likelihood(name: str) -> None:
     """All at once, they are what a search in each level by itself finds."""
-    values, law = EXAMPLES[name]
+    example, law = EXAMPLES[name], family(name)
     rng = np.random.default_rng(2)
-    codes = np.repeat(np.arange(3, dtype=np.int32), [2, 20, 60])
-    y = law.rvs(size=82, random_state=rng) + np.array([1.0, -2.0, 0.3])[codes]
-    location = next(iter(values))
-    known = {n: np.full(82, values[n]) for n in values}
-    known[location] += rng.normal(size=82)
-    shifts = family(name).shifts(ResponseDesign(y), codes, 3, **known)
-    if shifts is None:
-        return
-    for level in range(3):
-        rows = codes == level
-
-        def loss(shift: float, rows: np.ndarray = rows) -> float:
-            moved = {**known, location: known[location] + shift}
-            here = {n: jnp.asarray(v[rows]) for n, v in moved.items()}
-            law = family(name).distribution(ResponseDesign(jnp.asarray(y[rows])), **here)
-            return -float(law.log_prob(jnp.asarray(y[rows])).sum())
-
+    codes = np.repeat(np.arange(3, dtype=np.int32), [4, 20, 60])
+    y = example.law.rvs(size=84, random_state=rng).astype(float)
+    if not example.discrete:
+        y = y + np.array([1.0, -2.0, 0.3])[codes] * (example.law.support()[0] < 0)
+    location = law.parameters[0].name
+    with jax.enable_x64(True):
+        predictors = law.on_link_scale(**arrays(example.values, 84))
+        known = {n: np.asarray(v) for n, v in predictors.items()}
+        known[location] = known[location] + rng.normal(size=84)
+        response = example.response(y)
+        shifts = law.shifts(response, codes, 3, **known)
+        if shifts is None:
+            return
         tried = np.linspace(-8.0, 8.0, 641)
-        assert loss(shifts[level]) <= min(loss(shift) for shift in tried) + 1e-4
+
+        @jax.jit
+        def density(shift: Any) -> Any:
+            return law.log_density(response, **{**known, location: known[location] + shift})
+
+        def by_level(shift: Any) -> np.ndarray:
+            return np.bincount(codes, np.asarray(density(shift)), 3)
+
+        best = np.max([by_level(shift) for shift in tried], axis=0)
+        found = by_level(np.nan_to_num(np.asarray(shifts))[codes])
+    assert np.isfinite(shifts[1:]).all()
+    assert (np.isnan(shifts) | (found >= best - 1e-4)).all()
 
 
 CHECKS = [
     check_density_is_scipys,
+    check_given_is_the_distribution_of_inverse_linked_parameters,
+    check_density_is_smooth_far_out,
+    check_working_steps_climb,
     check_mean_and_variance_are_scipys,
     check_samples_follow_the_distribution,
     check_parameters_are_declared,
+    check_the_law_can_be_read,
     check_weights_scale_the_precision,
     check_shifts_maximise_each_levels_likelihood,
 ]

@@ -214,7 +214,7 @@ def test_common_stands_for_all_common_effects_but_the_intercept(grouped):
         ("y ~ log(f)", {}, rf.DataError, "column 'f' holds text where a number is needed"),
         ("f ~ x", {}, rf.DataError, "column 'f' holds text where a number is needed"),
         ("y ~ log(x)", {}, rf.DataError, "log(x) is not a finite number"),
-        ("y ~ x", {"family": "poisson"}, rf.OptionError, "'poisson' is not built yet"),
+        ("y ~ x", {"family": "poisson"}, rf.DataError, "takes whole numbers from 0 on"),
         ("y ~ x", {"family": "gausian"}, rf.OptionError, "did you mean 'gaussian'"),
         ("y / w ~ x", {}, rf.OptionError, "no response of the form successes / trials"),
         ("se(y, w) ~ x", {"family": "student"}, rf.OptionError, "no response of the form se()"),

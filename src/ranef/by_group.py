@@ -38,8 +38,11 @@ def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
         )
     drawn = predictive.responses(designs, response, len(rows)).astype(np.float64)
     observed = np.asarray(response.value, np.float64)
-    whole = all(bool((y == np.round(y)).all()) for y in (observed, drawn))
-    counts = whole and len(np.unique(observed)) > 2 and bool((observed == 0).any())
+    counts = (
+        posterior.program.family.discrete
+        and len(np.unique(observed)) > 2
+        and bool((observed == 0).any())
+    )
     variables, coords = {}, {}
     for factor, (name, dim, names) in factors.items():
         own = np.asarray(codes[name], np.int64)

@@ -41,7 +41,8 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
 
     Args:
         frame: the table.
-        needs: column to how it is used: "number", "level", "any" or "response".
+        needs: column to how it is used: "number", "level", "any", "response" or "category" (a
+            response that may be texts).
 
     Raises:
         DataError: where no row is left.
@@ -62,6 +63,8 @@ def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_]
         if "response" in uses:
             frame.numbers(name)
             gap |= frame.is_null(name)
+        if "category" in uses:
+            gap |= frame.is_missing(name) if frame.is_text(name) else frame.is_null(name)
         if "number" in uses:
             gap |= np.isnan(frame.numbers(name)).reshape(frame.n, -1).any(axis=1)
         if "level" in uses:

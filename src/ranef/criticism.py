@@ -133,11 +133,12 @@ class Criticism:
                 )
         designs = program.designs(state, frame)
         replay = Replay(training=False, new_levels="zero")
+        response = program.family.design(state.family, frame, known=False, beside=False)
 
         def one(key: Any) -> Any:
             handler: Any = numpyro.handlers.trace(numpyro.handlers.seed(program, key))
             values = handler(state, designs, replay=replay)
-            return want(handler.trace, values[program.location])
+            return want(handler.trace, program.family.mean(response, **values))
 
         with jax.enable_x64(True):
             keys = jax.random.split(jax.random.key(seed), size)
@@ -173,7 +174,7 @@ class Criticism:
             variables[f"row_{place}"] = ("row", self.posterior.training.sample.numbers(name))
         variables["row_response"] = (
             "row",
-            np.asarray(self.posterior.training.response.value)[rows],
+            self.posterior.program.family.shown(self.posterior.training.response)[rows],
         )
         coords = dict(zip(("first", "second"), sides, strict=False))
         return xr.Dataset(variables, coords, {"predictors": names, "response": self._response})
@@ -213,9 +214,10 @@ class Criticism:
     def shrinkage(self, seed: int) -> xr.Dataset:
         """By level of each grouping with an intercept: the estimate without pooling.
 
-        ``unpooled|g`` is the maximum-likelihood shift of the location within the level, all
-        else at its posterior mean, to be held against the posterior mean of ``1|g``.
-        The attribute ``centre`` is the location without these shifts, on average.
+        ``unpooled|g`` is the maximum-likelihood shift of the location's predictor within the
+        level, all else at its posterior mean, to be held against the posterior mean of ``1|g``;
+        NaN where the likelihood rises without end, as of a level of successes only.
+        The attribute ``centre`` is the predictor without these shifts, on average.
         """
         program, training = self.posterior.program, self.posterior.training
         family, values = program.family, self.posterior.values
@@ -250,7 +252,10 @@ class Criticism:
             variables[f"unpooled|{factor}"] = (dim, shift)
             coords[dim] = list(self.posterior.variables[name].coords[0])
             attributes[f"centre|{factor}"] = float(rest[program.location].mean())
-        return xr.Dataset(variables, coords, {"response": self._response, **attributes})
+        parameter = family.parameters[0]
+        shown = f"{parameter.link} {parameter.name}"
+        shown = self._response if parameter.link == "identity" else shown
+        return xr.Dataset(variables, coords, {"response": shown, **attributes})
 
     def predictive_by_group(self, seed: int) -> xr.Dataset:
         """Means of each level's responses, observed and drawn from the fit; see `by_group`."""

@@ -180,7 +180,7 @@ class Posterior:
             design = self.training.designs[term.label]
             for factor, variance in term.variances(state, design, known).items():
                 parts[factor] = parts.get(factor, 0.0) + variance
-        residual = self.program.family.residual(known)
+        residual = self.program.family.residual(self.training.state.family, known)
         if residual is None or not parts:
             return {}
         total = residual + sum(parts.values())

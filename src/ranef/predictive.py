@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ranef.errors import DataError
-from ranef.families.base import ResponseDesign
+from ranef.families.base import Family, ResponseDesign
 from ranef.inference.base import Draws
 from ranef.inference.noise import Noise
 from ranef.inference.threads import side_by_side
@@ -35,14 +35,22 @@ class Part:
     """A chunk of rows.
 
     Attributes:
+        family: of the model.
         response: its response design.
-        values: each family parameter, (draws, rows).
+        predictors: each family parameter on its link's scale, (draws, rows); a vector of k
+            numbers is (draws, 1, k).
         places: of the rows among all; those after them are padding.
     """
 
+    family: Family
     response: ResponseDesign
-    values: Mapping[str, Array]
+    predictors: Mapping[str, Array]
     places: NDArray[np.int64]
+
+    @cached_property
+    def values(self) -> dict[str, Array]:
+        """Each family parameter on its own scale."""
+        return self.family.on_own_scale(**self.predictors)
 
     @property
     def count(self) -> int:
@@ -51,7 +59,7 @@ class Part:
 
     def own(self, values: Any) -> NDArray[np.float64]:
         """`values`, which broadcast to (draws, rows), without the padding."""
-        shape = next(iter(self.values.values())).shape
+        shape = self.predictors[self.family.parameters[0].name].shape
         return np.broadcast_to(np.asarray(values, dtype=np.float64), shape)[:, : self.count]
 
 
@@ -129,7 +137,7 @@ class Predictive:
             part, beside = jax.tree.map(lambda a, own=own: a[own], (designs, response))
             part = {**part, **{name: met[name].recoded(part[name]) for name in met}}
             part, beside = jax.tree.map(jnp.asarray, (part, beside))
-            yield Part(beside, self._run(sites, part, met), places)
+            yield Part(self.program.family, beside, self._run(sites, part, met), places)
 
     def _sites(self, met: Mapping[str, Occurring], designs: Designs) -> dict[str, Array]:
         """Draws in one leading axis, of effects those of the levels at hand."""
@@ -168,13 +176,14 @@ class Predictive:
     def _run(
         self, sites: dict[str, Array], designs: Designs, met: Mapping[str, Occurring]
     ) -> dict[str, Array]:
-        """Each family parameter, (draws, rows)."""
+        """Each family parameter on its link's scale, (draws, rows)."""
         known = tuple((name, len(levels.known)) for name, levels in met.items())
         return self._compiled(sites, designs, jax.random.key(self.seed), known)
 
     @cached_property
     def _compiled(self) -> Any:
         """Draws, designs, a key and how many levels they know to each family parameter."""
+        vectors = {p.name for p in self.program.family.free_parameters() if p.labels}
         given = {**self.draws.points}
         carried = self.draws.carried
 
@@ -185,14 +194,21 @@ class Predictive:
 
             def one(sites: Mapping[str, Array], key: Array) -> dict[str, Array]:
                 data = {**sites, **given, **{name: dict(v) for name, v in carried.items()}}
-                seeded = numpyro.handlers.seed(self.program, key)
+                seeded = numpyro.handlers.seed(self.program.predictors, key)
                 run = numpyro.handlers.substitute(seeded, data=data)
-                values: Any = run(state, designs, replay=self.replay)
-                return {name: jnp.atleast_1d(v) for name, v in values.items()}
+                values: Any = run(state, designs, self.replay)
+                return {
+                    name: v[None] if name in vectors else jnp.atleast_1d(v)
+                    for name, v in values.items()
+                }
 
             out = jax.vmap(one)(sites, jax.random.split(key, self._count))
             rows = jax.tree.leaves(designs)[0].shape[0]
-            return {name: jnp.broadcast_to(v, (self._count, rows)) for name, v in out.items()}
+            shape = (self._count, rows)
+            return {
+                name: v if name in vectors else jnp.broadcast_to(v, shape)
+                for name, v in out.items()
+            }
 
         return jax.jit(every, static_argnums=3)
 
@@ -285,10 +301,15 @@ class Predictive:
     def means(
         self, designs: Designs, response: ResponseDesign, n: int
     ) -> dict[str, NDArray[np.float64]]:
-        """Posterior mean of each family parameter on each row, (n,)."""
+        """Posterior mean of each family parameter on its link's scale, (n,), or (n, k)."""
 
         def mean(part: Part) -> dict[str, NDArray]:
-            return {name: part.own(value).mean(axis=0) for name, value in part.values.items()}
+            return {
+                name: part.own(eta).mean(axis=0)
+                if eta.ndim == 2
+                else np.repeat(np.asarray(eta.mean(axis=0)), part.count, axis=0)
+                for name, eta in part.predictors.items()
+            }
 
         return self._by_row(designs, response, n, mean)
 
@@ -319,8 +340,7 @@ class Predictive:
 
     def log_density(self, part: "Part") -> NDArray[np.float64]:
         """Log p(y_i | draw s) of a chunk, (draws, rows)."""
-        density = self.program.family.distribution(part.response, **part.values)
-        return part.own(density.log_prob(jnp.asarray(part.response.value)))
+        return part.own(self.program.family.log_density(part.response, **part.predictors))
 
 
 def _log_mean(log_density: NDArray[np.float64]) -> NDArray[np.float64]:

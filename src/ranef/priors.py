@@ -251,11 +251,23 @@ def allowed(name: str, prior: Prior, support: str, size: int = 1) -> Prior:
     advice = {
         "real": "Normal, StudentT, Cauchy, Uniform or Flat",
         "positive": "HalfNormal, HalfStudentT, Exponential, Gamma or Flat",
+        "unit": "Beta, Uniform or Flat",
+        "ordered": "Normal, StudentT, Cauchy or Flat",
         "correlation": "LKJ",
     }[support]
     inside = prior.support in (support, "any") or (
         prior.support in ("positive", "interval") and support == "real"
     )
+    if support == "unit":
+        inside |= isinstance(prior, Beta)
+        if isinstance(prior, Uniform):
+            inside = prior.lower >= 0 and prior.upper <= 1
+        inside &= 0 < getattr(prior, "value", 0.5) < 1
+        start = getattr(prior, "start", None)
+        inside &= start is None or 0 < start < 1
+    if support == "ordered":
+        # A number or one start for all of them would not be in order.
+        inside = isinstance(prior, (Normal, StudentT, Cauchy, Flat))
     if support == "positive" and prior.support == "interval":
         inside = getattr(prior, "lower", 0.0) >= 0
     if support == "correlation" and not isinstance(prior, LKJ):

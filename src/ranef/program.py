@@ -18,7 +18,7 @@ from ranef import registry, sites
 from ranef.complete import complete
 from ranef.equation import Line, Sub, joined
 from ranef.errors import ColumnError, FormulaError, OptionError
-from ranef.families.base import INVERSE_LINKS, Family, FamilyParameter, ResponseDesign
+from ranef.families.base import Family, FamilyParameter, ResponseDesign
 from ranef.formula import Formula
 from ranef.frame import Frame
 from ranef.inference.base import Part, Problem
@@ -191,7 +191,8 @@ class Program:
                 if parameter.name in slots:
                     raise _clash(parameter.name)
                 default = parameter.default(family.scale)
-                slots[parameter.name] = Parameter(default, parameter.support)
+                size = max(1, len(parameter.labels))
+                slots[parameter.name] = Parameter(default, parameter.support, size=size)
         for name in self.user_priors:
             if name not in slots and name not in {slot.alias for slot in slots.values()}:
                 hint = registry.suggestion(name, slots)
@@ -244,12 +245,13 @@ class Program:
         def settled(points: Any, carried: Any, data: tuple[Designs, ResponseDesign]) -> Any:
             return {**carried, **self._settled(state, data[0], known.at(points, carried))}
 
+        law = self.family.bound(state.family)
         return Problem(
             run,
             data,
             training.rows.used,
             blocks,
-            state.family.scale.spread,
+            self.family.noise(state.family),
             self.family.name,
             lambda: self.family.normal(training.response),
             lambda: structure(training.designs),
@@ -262,6 +264,9 @@ class Program:
             training.stream.windows if training.stream else 0,
             window,
             settled,
+            law,
+            state.scales,
+            {p.name: law.start(state.family, p) for p in law.free_parameters()},
             lambda points, carried: self.problem(training, known.at(points, carried)),
         )
 
@@ -301,11 +306,26 @@ class Program:
             replay: how to run; training by default.
         """
         replay = replay or Replay(rows=rows or length(designs))
-        values: dict[str, Array] = {}
+        predictors = self.predictors(state, designs, replay)
+        if response is not None:
+            with numpyro.handlers.scale(scale=replay.rows / jnp.shape(response.value)[0]):
+                numpyro.sample(
+                    RESPONSE_SITE,
+                    self.family.given(response, **predictors).to_event(1),
+                    obs=jnp.asarray(response.value),
+                )
+        return self.family.on_own_scale(**predictors)
+
+    def predictors(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+        """Within a NumPyro handler: each family parameter on its link's scale.
+
+        (n,) where it has a predictor, () for one number for all rows, and (k,) for a vector.
+        """
+        predictors: dict[str, Array] = {}
         for parameter in self.family.free_parameters():
             name = parameter.name
             if name in self.terms:
-                eta = sum(
+                eta: Any = sum(
                     term.sample(
                         state.terms[term.label],
                         designs[term.label],
@@ -315,20 +335,17 @@ class Program:
                     )
                     for term in self.terms[name]
                 )
-                values[name] = INVERSE_LINKS[parameter.link](eta)
+                predictors[name] = eta
             else:
-                start = state.family.scale.spread if name == "sigma" else None
-                values[name] = sites.parameter(
-                    name, state.priors[name], support=parameter.support, start=start
+                value = sites.parameter(
+                    name,
+                    state.priors[name],
+                    shape=(len(parameter.labels),) if parameter.labels else (),
+                    support=parameter.support,
+                    start=self.family.start(state.family, parameter),
                 )
-        if response is not None:
-            with numpyro.handlers.scale(scale=replay.rows / jnp.shape(response.value)[0]):
-                numpyro.sample(
-                    RESPONSE_SITE,
-                    self.family.distribution(response, **values).to_event(1),
-                    obs=jnp.asarray(response.value),
-                )
-        return values
+                predictors |= self.family.on_link_scale(**{name: value})
+        return predictors
 
     def blocks(
         self, state: State, designs: Designs, hyperparameters: Mapping[str, Any]
@@ -383,7 +400,10 @@ class Program:
                 out[name] = variable
         for parameter in self.family.free_parameters():
             if parameter.name not in self.terms:
-                out[parameter.name] = Variable("family")
+                name, labels = parameter.name, parameter.labels
+                out[name] = Variable(
+                    "family", (f"{name}_dim",) if labels else (), (labels,) if labels else ()
+                )
         # ArviZ drops a variable that shares a dimension's name.
         for name in {dim for variable in out.values() for dim in variable.dims} & set(out):
             raise _clash(name)

@@ -7,6 +7,7 @@ is natural, which any method may read.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -16,7 +17,32 @@ from numpyro.distributions import constraints
 from ranef import priors
 from ranef.priors import Prior
 
-CONSTRAINTS = {"real": constraints.real, "positive": constraints.positive}
+CONSTRAINTS = {
+    "real": constraints.real,
+    "positive": constraints.positive,
+    "unit": constraints.unit_interval,
+    "ordered": constraints.ordered_vector,
+}
+
+
+class Ordered(dist.Distribution):
+    """Independent elements given that they stand in increasing order.
+
+    p(x) = k! p(x_1) ... p(x_k) on x_1 < ... < x_k.
+    """
+
+    support = constraints.ordered_vector
+    pytree_data_fields = ("each",)
+
+    def __init__(self, each: dist.Distribution) -> None:
+        self.each = each
+        super().__init__(each.batch_shape, each.event_shape)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        return jnp.sort(jnp.asarray(self.each.sample(key, sample_shape)), axis=-1)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        return self.each.log_prob(value) + jax.scipy.special.gammaln(self.event_shape[0] + 1.0)
 
 
 def parameter(
@@ -34,11 +60,11 @@ def parameter(
         name: of the site.
         prior: what is believed about each element.
         shape: of the value; elements are independent.
-        support: "real" or "positive".
+        support: "real", "positive", "unit" (between 0 and 1) or "ordered" (increasing).
         start: where a search begins, an array that broadcasts to `shape`.
         unit: natural step of each element, in the units of the parameter.
     """
-    default = 0.0 if support == "real" else 1.0
+    default = {"positive": 1.0, "unit": 0.5}.get(support, 0.0)
     if isinstance(prior, (priors.Uniform, priors.Beta)):
         start = distribution(prior).mean  # a start of the term's choosing may lie outside
     elif prior.support == "positive" and support == "real":
@@ -52,6 +78,8 @@ def parameter(
         value = numpyro.param(name, begin, constraint=CONSTRAINTS[support], unit=unit)
         return jnp.asarray(value)
     density = _batched(distribution(prior, support), shape)
+    if support == "ordered" and not isinstance(prior, priors.Flat):
+        density = Ordered(density)
     return jnp.asarray(numpyro.sample(name, density, infer={"start": begin, "unit": unit}))
 
 

@@ -53,7 +53,12 @@ def approximation(posterior: Posterior) -> Iterator[Symptom]:
             "trust",
         )
         return
-    symptoms = [*_means(found), *_sds(found), *_scales(found), *_levels(found)]
+    symptoms = [
+        *_means(found),
+        *_sds(found),
+        *_scales(found, draws.elbo is not None),
+        *_levels(found),
+    ]
     yield from symptoms
     yield from _weights(found, any(s.weight != "trust" for s in symptoms))
 
@@ -111,18 +116,20 @@ def _sds(found: Reference) -> Iterator[Symptom]:
         )
 
 
-def _scales(found: Reference) -> Iterator[Symptom]:
-    """Scales as they are reported, whose tails are heavy: where phi is right they may not be."""
+def _scales(found: Reference, normal: bool) -> Iterator[Symptom]:
+    """Scales as they are reported, whose tails are heavy: where phi is right they may not be.
+
+    Where q is `normal` in the logarithm its sd is known better than its draws say it.
+    """
     for label, (q, right, weights) in found.scales.items():
         mean = float(weights @ right)
         sd = math.sqrt(float(weights @ (right - mean) ** 2))
-        ratio = float(q.std(ddof=1)) / sd
+        heavy = float(weights @ ((right - mean) / sd) ** 4)
         # The error of an sd grows with the tails: (kurtosis - 1) / 4n is its squared one.
-        heavy = max(float(weights @ ((right - mean) / sd) ** 4), _kurtosis(q))
-        noise = _noise(len(found.scales)) * _error(found)
-        weight = _off(
-            1 - ratio if ratio < 1 else 1 - 1 / ratio, noise * math.sqrt(max(heavy - 1, 0.0)) / 2
-        )
+        own, error = _log_normal_sd(q) if normal else _sd(q)
+        noise = _noise(len(found.scales)) * math.sqrt(error**2 + max(heavy - 1, 0) / 4 / found.size)
+        ratio = own / sd
+        weight = _off(1 - ratio if ratio < 1 else 1 - 1 / ratio, noise)
         if weight != "trust":
             yield Symptom(
                 f"the sd of {label} is {ratio:.2f} of what it should be",
@@ -132,9 +139,22 @@ def _scales(found: Reference) -> Iterator[Symptom]:
             )
 
 
-def _kurtosis(values: Array) -> float:
+def _sd(values: Array) -> tuple[float, float]:
+    """The sd of draws and its relative error."""
     away = values - values.mean()
-    return float((away**4).mean() / max(float((away**2).mean()) ** 2, 1e-300))
+    square = max(float((away**2).mean()), np.finfo(np.float64).tiny)
+    heavy = float((away**4).mean()) / square**2
+    return math.sqrt(square), math.sqrt(max(heavy - 1, 0.0) / 4 / len(values))
+
+
+def _log_normal_sd(values: Array) -> tuple[float, float]:
+    """The same of a log-normal distribution, from its draws' logarithms: exp(m) v (v^2 - 1)^1/2
+    with v^2 = exp(s^2)."""
+    logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
+    square = min(float(logs.var(ddof=1)), 50.0)
+    sd = math.exp(float(logs.mean()) + square / 2) * math.sqrt(math.expm1(square))
+    slope = 0.5 + 0.5 / -math.expm1(-square) if square > 0 else 1.0
+    return sd, square * slope * math.sqrt(2 / len(values))
 
 
 def _off(value: float, noise: float) -> str:

@@ -28,7 +28,7 @@ from ranef.posterior import Posterior
 Array = NDArray[np.float64]
 
 # Draws of the reference; draws of q at which conditional moments are taken; levels looked at.
-_DRAWS, _AT, _LEVELS = 4_000, 400, 100
+_DRAWS, _AT, _LEVELS = 10_000, 400, 100
 # Values of theta over which common effects are mixed where an evaluation is dear.
 _FEW = 64
 

@@ -1,12 +1,13 @@
 """What a response distribution is: `Family`, its `Parameter`s, links, and the response's design.
 
 How to add one: a class with `parameters` and `distribution` in a file of its own under
-``families/``, and a line in ``registry.FAMILIES``.
+``families/``, and a line in ``registry.FAMILIES``. Where `distribution` of inverse-linked
+parameters loses digits, `given` is written too.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from ranef import transforms
 from ranef.equation import Line, Sub
 from ranef.errors import DataError, OptionError
 from ranef.expression import Expression
+from ranef.families.links import INVERSE_LINKS, LINKS
 from ranef.formula import ResponseCall
 from ranef.frame import Frame
 from ranef.moments import Moments, Scale
@@ -29,10 +31,17 @@ from ranef.priors import Prior
 # A response below this loses its digits, or all of itself, when it is squared.
 _LEAST_SQUARED = 1e-140
 
-_GREEK = {"mu": "μ", "sigma": "σ", "nu": "ν"}
+_GREEK = {
+    **{"mu": "μ", "sigma": "σ", "nu": "ν"},
+    **{"alpha": "α", "kappa": "κ", "psi": "ψ", "threshold": "τ"},
+}
 
-# Link to its inverse: the predictor eta to the parameter.
-INVERSE_LINKS: dict[str, Callable[[Any], Any]] = {"identity": lambda eta: eta, "log": jnp.exp}
+# The smallest working weight where the density is not concave: a row that says nothing of its
+# predictor must not make a step of the solver infinite.
+_LEAST_WEIGHT = 1e-12
+
+# Newton steps and halvings of them; a level without a maximum takes as many as there are.
+_CLIMB = 100
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["value", "companion"], meta_fields=["form"])
@@ -42,8 +51,8 @@ class ResponseDesign:
 
     Attributes:
         value: (n,) the response; None where it is not known, as for new rows.
-        companion: (n,) standard errors or weights, or None.
-        form: "plain", "se" or "weights".
+        companion: (n,) standard errors, weights or trials, or None.
+        form: "plain", "se", "weights" or "trials".
     """
 
     value: Any
@@ -57,15 +66,20 @@ class FamilyParameter:
 
     Attributes:
         name: as in the formula, `sigma ~ x`.
-        link: name in `INVERSE_LINKS` of the link of its predictor.
+        link: name in `LINKS` of the link of its predictor.
         support: where it lives when it is one number for all rows.
         default: the prior of that number, given the scale of the response.
+        labels: of its elements, for one that is a vector; it has no predictor then, and its
+            elements are its last axis.
+        predicted: whether the formula's first part is about it; the location always is.
     """
 
     name: str
     link: str
     support: str
     default: Callable[[Scale], Prior] | None = None
+    labels: tuple[str, ...] = ()
+    predicted: bool = False
 
     @property
     def symbol(self) -> str:
@@ -74,10 +88,19 @@ class FamilyParameter:
 
 @dataclass(frozen=True)
 class State:
-    """What was learned of the response: numbers of its transforms, and its scale."""
+    """What was learned of the response.
+
+    Attributes:
+        learned: numbers of its transforms.
+        scale: where it lies and how far it spreads, or what stands for that in this family.
+        categories: in order, of a family that has them; of texts, the levels.
+        shares: of the rows that each category has.
+    """
 
     learned: transforms.Learned
     scale: Scale
+    categories: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,17 +136,40 @@ def weighted_means(
 
 
 class Family(ABC):
-    """A distribution of the response given its parameters, the first being the location."""
+    """A distribution of the response given its parameters, the first being the location.
+
+    Attributes:
+        name: in formulas and files.
+        parameters: of the distribution.
+        forms: of the left side that it takes.
+        curvature: what `working_weights` of the location are: "observed", where the log density
+            is concave in the predictor; "expected" (Fisher's information) or "em" (of the
+            complete data) where it is not everywhere.
+        text: whether the response may be texts.
+        discrete: whether it takes whole numbers only.
+    """
 
     name: ClassVar[str]
-    parameters: ClassVar[tuple[FamilyParameter, ...]]
+    parameters: tuple[FamilyParameter, ...]
     forms: ClassVar[tuple[str, ...]] = ("plain",)
+    curvature: ClassVar[str] = "observed"
+    text: ClassVar[bool] = False
+    discrete: ClassVar[bool] = False
 
     def __init__(self, response: ResponseCall) -> None:
         self.response = response
         if response.form not in self.forms:
+            if self.forms == ("trials",):
+                raise OptionError(
+                    f"the family {self.name} takes a response of the form successes / trials, not "
+                    f"{response}"
+                )
             what = "successes / trials" if response.form == "trials" else f"{response.form}()"
             raise OptionError(f"the family {self.name} has no response of the form {what}")
+
+    def bound(self, state: State) -> "Family":
+        """The family once its response is known: its parameters may depend on categories."""
+        return self
 
     def free_parameters(self) -> tuple[FamilyParameter, ...]:
         """The parameters that are not known from the data."""
@@ -134,8 +180,9 @@ class Family(ABC):
         return tuple(e for e in both if e is not None)
 
     def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, str]:
-        """Columns it reads: "response" for the response itself, "number" beside it."""
-        out = dict.fromkeys(self.response.value.columns(), "response") if response else {}
+        """Columns it reads: "response" or "category" for the response, "number" beside it."""
+        use = "category" if self.text else "response"
+        out = dict.fromkeys(self.response.value.columns(), use) if response else {}
         if companion and self.response.companion is not None:
             out.update(dict.fromkeys(self.response.companion.columns(), "number"))
         return out
@@ -154,11 +201,10 @@ class Family(ABC):
         """The response on the rows of `frame`, its value if `known`, its companion if `beside`.
 
         Raises:
-            DataError: for a response that is not a finite number, or a companion below zero.
+            DataError: for a response that is not a finite number or outside the support, or a
+                companion that is not above zero.
         """
-        value = (
-            transforms.evaluate_single(self.response.value, frame, state.learned) if known else None
-        )
+        value = self.evaluated(state, frame) if known else None
         companion = None
         if beside and self.response.companion is not None:
             companion = transforms.evaluate_single(self.response.companion, frame, state.learned)
@@ -168,7 +214,22 @@ class Family(ABC):
                     f"{self.response.companion} in {self.response.form}() must be above zero and "
                     f"is {companion.min():g} in row {row}; correct or remove such rows"
                 )
+        if value is not None:
+            self.refuse(value, companion, frame)
         return ResponseDesign(value, companion, self.response.form)
+
+    def evaluated(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        """(n,) the response as numbers."""
+        return transforms.evaluate_single(self.response.value, frame, state.learned)
+
+    def refuse(  # noqa: B027, a family may take any number
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        """Refuse responses outside the support.
+
+        Raises:
+            DataError: naming the first of them, its row and what was expected.
+        """
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
         """Take in the responses of one batch; `accumulator` is None at first."""
@@ -196,13 +257,69 @@ class Family(ABC):
             )
         if spread <= 1e-12 * abs(location):
             spread = abs(location) or 1.0
-        return State(state.learned, Scale(location, spread))
+        return replace(state, scale=Scale(location, spread))
 
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
         """Where the predictor of a parameter lies, on its link's scale."""
         if parameter.link == "log":
             return Scale(float(np.log(state.scale.spread)), 1.0)
         return state.scale
+
+    def noise(self, state: State) -> float:
+        """The spread of one row about its predictor, on the link's scale, roughly."""
+        return state.scale.spread
+
+    def start(self, state: State, parameter: FamilyParameter) -> Any:
+        """Where a search for a parameter without a predictor begins; None leaves it open."""
+        return state.scale.spread if parameter.name == "sigma" else None
+
+    def on_own_scale(self, **predictors: Any) -> dict[str, Any]:
+        """Each parameter by the inverse of its link."""
+        links = {p.name: p.link for p in self.parameters}
+        return {name: INVERSE_LINKS[links[name]](eta) for name, eta in predictors.items()}
+
+    def on_link_scale(self, **parameters: Any) -> dict[str, Any]:
+        """Each parameter by its link."""
+        links = {p.name: p.link for p in self.parameters}
+        return {name: LINKS[links[name]](value) for name, value in parameters.items()}
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        """The distribution of each row's response given every parameter on its link's scale.
+
+        Args:
+            response: the rows.
+            predictors: eta of each parameter, (n,), or () for one number for all rows.
+        """
+        return self.distribution(response, **self.on_own_scale(**predictors))
+
+    def log_density(self, response: ResponseDesign, **predictors: Any) -> Array:
+        """Log p(y_i | eta_i), (n,)."""
+        return self.given(response, **predictors).log_prob(jnp.asarray(response.value))
+
+    def derivatives(
+        self, response: ResponseDesign, name: str, **predictors: Any
+    ) -> tuple[Array, Array]:
+        """D log p / d eta and d2 log p / d eta2 of the predictor of one parameter, both (n,)."""
+        value = jnp.asarray(response.value)
+        eta = jnp.broadcast_to(jnp.asarray(predictors[name], float), value.shape)
+
+        def total(eta: Array) -> Array:
+            return self.log_density(response, **{**predictors, name: eta}).sum()
+
+        # Each row's density depends on its own predictor alone.
+        return jax.jvp(jax.grad(total), (eta,), (jnp.ones_like(eta),))
+
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+        """Weights w_i >= 0 such that eta + slope / w is a step towards the maximum, (n,).
+
+        -d2 log p / d eta2 where the density is concave in eta. In a parameter other than the
+        location it need not be: where it is not, and where the squared slope is larger, that
+        stands in, whose mean is the same by the information equality.
+        """
+        slope, second = self.derivatives(response, name, **predictors)
+        if self.curvature != "observed" or name != self.parameters[0].name:
+            return jnp.maximum(jnp.maximum(-second, slope**2), _LEAST_WEIGHT)
+        return jnp.maximum(-second, 0.0)
 
     @abstractmethod
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
@@ -227,6 +344,14 @@ class Family(ABC):
         """Its mean (the location, for a family without one)."""
         return parameters[self.parameters[0].name]
 
+    def shown(self, response: ResponseDesign) -> NDArray[np.float64]:
+        """(n,) the responses on the scale of a mean that knows no companion."""
+        return np.asarray(response.value, np.float64)
+
+    def probabilities(self, **parameters: Array) -> dict[str, Array]:
+        """The probability of each category by its name; none for other responses."""
+        return {}
+
     @abstractmethod
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         """Its variance, infinite where it is."""
@@ -244,21 +369,57 @@ class Family(ABC):
         response: ResponseDesign,
         codes: NDArray[np.int32],
         levels: int,
-        **parameters: NDArray[np.float64],
+        **predictors: NDArray[np.float64],
     ) -> NDArray[np.float64] | None:
-        """Maximum-likelihood shift of the location within each level, all levels at once.
+        """Maximum-likelihood shift of the location's predictor within each level.
 
         Args:
             response: the rows.
             codes: (n,) level of each row.
             levels: how many there are.
-            parameters: each parameter without the shift, (n,) or ().
+            predictors: each parameter without the shift, on its link's scale, (n,) or ().
 
         Returns:
-            (levels,), or None for a family that does not say; NaN for a level without rows.
+            (levels,), or None for a family that does not say; NaN for a level without rows, or
+            whose likelihood rises without end.
         """
-        return None
+        return climbed(self, response, codes, levels, predictors)
 
     @abstractmethod
-    def residual(self, values: Mapping[str, Any]) -> NDArray[np.float64] | None:
-        """The residual's share of variance by draw, on the scale of the predictor, or None."""
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """The residual's variance by draw on the scale of the predictor, or None."""
+
+
+def climbed(
+    family: Family,
+    response: ResponseDesign,
+    codes: NDArray[np.int32],
+    levels: int,
+    predictors: Mapping[str, Any],
+) -> NDArray[np.float64]:
+    """`Family.shifts` by damped Newton steps, all levels at once."""
+    name = family.parameters[0].name
+    eta = np.asarray(predictors[name], np.float64)
+
+    @jax.jit
+    def slopes(shift: Array) -> tuple[Array, Array, Array]:
+        here = {**predictors, name: eta + shift[codes]}
+        slope, _ = family.derivatives(response, name, **here)
+        weight = family.working_weights(response, name, **here)
+        return family.log_density(response, **here), slope, weight
+
+    def sums(values: Any) -> NDArray[np.float64]:
+        return np.bincount(codes, np.asarray(values), levels)
+
+    shift, step = np.zeros(levels), np.zeros(levels)
+    best = np.full(levels, -np.inf)
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+        for _ in range(_CLIMB):
+            density, slope, weight = (sums(each) for each in slopes(jnp.asarray(shift + step)))
+            better = density >= best
+            shift, best = np.where(better, shift + step, shift), np.where(better, density, best)
+            step = np.where(better, slope / np.maximum(weight, 1e-300), step / 2)
+            settled = np.abs(step) < 1e-6 * (1.0 + np.abs(shift))
+            if settled.all():
+                break
+    return np.where((np.bincount(codes, minlength=levels) > 0) & settled, shift, np.nan)

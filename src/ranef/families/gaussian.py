@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.equation import Line
-from ranef.families.base import Family, FamilyParameter, Normal, ResponseDesign, weighted_means
+from ranef.families.base import (
+    Family,
+    FamilyParameter,
+    Normal,
+    ResponseDesign,
+    State,
+    weighted_means,
+)
 
 
 class Gaussian(Family):
@@ -64,12 +71,14 @@ class Gaussian(Family):
         response: ResponseDesign,
         codes: NDArray[np.int32],
         levels: int,
-        **parameters: NDArray[np.float64],
+        **predictors: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """sum_i w_i (y_i - mu_i) / sum_i w_i with weights 1 / sd_i^2."""
+        own = self.on_own_scale(**predictors)
+        parameters = {name: np.asarray(value, np.float64) for name, value in own.items()}
         away = np.asarray(response.value) - parameters["mu"]
         sd = np.broadcast_to(self._sd(response, parameters), away.shape)
         return weighted_means(away, 1.0 / sd**2, codes, levels)
 
-    def residual(self, values: Mapping[str, Any]) -> NDArray[np.float64] | None:
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

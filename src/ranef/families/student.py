@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.equation import Line
+from ranef.families import densities
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State, weighted_means
 from ranef.moments import Scale
 
@@ -38,6 +39,7 @@ class Student(Family):
         FamilyParameter("nu", "log", "positive", lambda scale: priors.Gamma(2.0, 0.1)),
     )
     forms = ("plain", "weights")
+    curvature = "em"
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
         """Every response, or an even thinning of them where there are very many."""
@@ -59,9 +61,30 @@ class Student(Family):
             return Scale(math.log(5.0), 1.0)
         return super().predictor_scale(state, parameter)
 
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        log_scale = predictors["sigma"]
+        if response.form == "weights":
+            log_scale = log_scale - 0.5 * jnp.log(jnp.asarray(response.companion))
+        known = {"location": predictors["mu"], "log_scale": log_scale, "log_nu": predictors["nu"]}
+        law = self.distribution(response, **self.on_own_scale(**predictors))
+        return densities.Law(law, densities.student, known)
+
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         scale = self._scale(response, parameters)
         return dist.StudentT(parameters["nu"], parameters["mu"], scale)
+
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+        """Of mu the precision of each row once its own scale is known to EM.
+
+        (nu + 1) / (nu + r^2) / sigma^2, r the scaled residual. Source: Lange, Little and Taylor
+        (1989), section 3.
+        """
+        if name != "mu":
+            return super().working_weights(response, name, **predictors)
+        parameters = self.on_own_scale(**predictors)
+        scale = self._scale(response, parameters)
+        scaled = (jnp.asarray(response.value) - parameters["mu"]) / scale
+        return (parameters["nu"] + 1.0) / (parameters["nu"] + scaled**2) / scale**2
 
     def sample(
         self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
@@ -94,13 +117,15 @@ class Student(Family):
         response: ResponseDesign,
         codes: NDArray[np.int32],
         levels: int,
-        **parameters: NDArray[np.float64],
+        **predictors: NDArray[np.float64],
     ) -> NDArray[np.float64]:
         """By EM: a weighted mean with weights (nu + 1) / (nu + r_i^2), r the scaled residual.
 
         Started at the medians, since the likelihood of few rows may have several maxima.
         Source: Lange, Little and Taylor (1989), section 3.
         """
+        own = self.on_own_scale(**predictors)
+        parameters = {name: np.asarray(value, np.float64) for name, value in own.items()}
         away = np.asarray(response.value) - parameters["mu"]
         scale = np.broadcast_to(self._scale(response, parameters), away.shape)
         shift = _medians(away, codes, levels)
@@ -112,7 +137,7 @@ class Student(Family):
                 break
         return shift
 
-    def residual(self, values: Mapping[str, Any]) -> NDArray[np.float64] | None:
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
         """sigma^2: the squared scale, since the variance may not exist."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None
 

@@ -20,7 +20,8 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.primitives import Messenger
 
 from ranef.errors import OptionError
-from ranef.families.base import Normal
+from ranef.families.base import Family, Normal
+from ranef.moments import Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
 from ranef.terms.base import LinearBlock
@@ -54,6 +55,9 @@ class Problem:
             windows of a seed hold all others once.
         settled: ``settled(points, carried, data)``, what the program carries once the search is
             over, from some rows.
+        law: the family, with what it learned of the response.
+        scales: where the predictor of each family parameter lies, on its link's scale.
+        starts: where a search for a family parameter without a predictor begins, or None.
         given: the problem with these point estimates, and what the program updates, known:
             each of its terms is linear then.
     """
@@ -75,6 +79,9 @@ class Problem:
     windows: int
     window: Callable[[int, int], Any]
     settled: Callable[[Mapping[str, Any], Mapping[str, Any], Any], dict[str, Any]]
+    law: Family
+    scales: Mapping[str, Scale]
+    starts: Mapping[str, Any]
     given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
 
 

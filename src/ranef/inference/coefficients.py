@@ -9,14 +9,15 @@ into a few tens of cells, and one factorization at its centre serves each.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
 from ranef.inference.effects import Cell, Effects, Place
-from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import Grouping, common_by_site, effects_by_site
+from ranef.inference.mixed import Grouping, Mixed, common_by_site, effects_by_site
+from ranef.inference.pwls import Solution
 from ranef.inference.threads import side_by_side, threads_for
 
 Array = NDArray[np.float64]
@@ -50,6 +51,22 @@ class Sites(Mapping[str, Array]):
         return len(self._names)
 
 
+class Conditional(Protocol):
+    """The normal posterior of all coefficients given the hyperparameters, at any of them."""
+
+    @property
+    def mixed(self) -> Mixed: ...
+
+    @property
+    def solves_many(self) -> bool:
+        """Whether `solve` takes several values of the hyperparameters at once."""
+        ...
+
+    def solve(self, x: Array) -> tuple[Solution, Array]:
+        """The solution at x (B, d), and sigma (B,)."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Cell:
     """Draws that share a factorization: which they are, and the hyperparameters of each, or
@@ -70,7 +87,7 @@ class Coefficients:
         chains: that the draws lie in, one after the other.
     """
 
-    marginal: Marginal
+    marginal: Conditional
     x: Array
     seed: int
     chains: int = 1
@@ -85,7 +102,7 @@ class Coefficients:
         # All draws where there are no hyperparameters to differ in share one.
         if self.x.shape[1] == 0 or not np.ptp(self.x, axis=0).any():
             return [_Cell(np.arange(draws), self.x[:1])]
-        if solver.cost * draws <= _EACH:
+        if self.marginal.solves_many and solver.cost * draws <= _EACH:
             return [_Cell(np.arange(draws)[part], self.x[part]) for part in solver.chunks(draws)]
         count = int(np.clip(_CELLS // solver.cost, _LEAST, _MOST))
         spread = self.x.std(axis=0)

@@ -104,7 +104,7 @@ class Conditional:
 
     def residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
         """Y - eta of any rows, (n,), and the weight of each."""
-        _, rows = rows_of(part, problem, "svi")
+        *_, rows = rows_of(part, problem, "svi")
         away = rows.response - rows.common @ self.common
         for factor, effects in zip(rows.factors, self.effects, strict=True):
             away -= np.einsum("nk,nk->n", factor.columns, effects[factor.codes])

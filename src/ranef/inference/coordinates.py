@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaln
+from scipy.special import betaln, gammaln
 
 from ranef import priors
-from ranef.inference.prior_density import is_finite_at_zero, log_density
+from ranef.inference.prior_density import is_finite_at_zero, log_density, log_density_of_real
 from ranef.priors import Prior
 
 Array = NDArray[np.float64]
@@ -176,20 +176,69 @@ class CorrelationCoordinates:
 
 
 @dataclass(frozen=True)
+class OrderedCoordinates:
+    """Numbers in increasing order, by the first of them and the logarithms of the gaps.
+
+    Attributes:
+        name: of the site.
+        size: k.
+        prior: of each number, given that they are in order; one for all of them.
+    """
+
+    name: str
+    size: int
+    prior: Prior
+
+    def value(self, x: Array) -> Array:
+        """(..., k) of coordinates (..., k)."""
+        gaps = np.exp(np.clip(x[..., 1:], -_FARTHEST, _FARTHEST))
+        return np.cumsum(np.concatenate([x[..., :1], gaps], axis=-1), axis=-1)
+
+    def inverse(self, value: Array) -> Array:
+        return np.concatenate([value[..., :1], np.log(np.diff(value, axis=-1))], axis=-1)
+
+    def gradient(self, x: Array, by_value: Array) -> Array:
+        """The derivatives in x (..., k) of a function whose derivatives in the value are given."""
+        later = np.cumsum(by_value[..., ::-1], axis=-1)[..., ::-1]
+        gaps = np.exp(np.clip(x[..., 1:], -_FARTHEST, _FARTHEST))
+        return np.concatenate([later[..., :1], gaps * later[..., 1:]], axis=-1)
+
+    def log_prior(self, x: Array) -> tuple[Any, Array]:
+        """Log density in x, and its derivative."""
+        density, slope = log_density_of_real(self.prior, self.value(x))
+        value = density.sum(axis=-1) + gammaln(self.size + 1.0) + x[..., 1:].sum(axis=-1)
+        out = self.gradient(x, slope)
+        out[..., 1:] += 1.0
+        return value, out
+
+
+@dataclass(frozen=True)
 class Coordinates:
-    """All hyperparameters: the scales, then the correlations.
+    """All hyperparameters: the scales, then the correlations, then numbers in order.
 
     Attributes:
         scales: every positive parameter.
         correlations: every correlation matrix, with the names of its columns' sds.
+        ordered: vectors whose elements increase.
     """
 
     scales: Sequence[ScaleCoordinate]
     correlations: Sequence[tuple[CorrelationCoordinates, tuple[str, ...]]]
+    ordered: Sequence[OrderedCoordinates] = ()
 
     @property
     def size(self) -> int:
-        return len(self.scales) + sum(len(c.places) for c, _ in self.correlations)
+        correlations = sum(len(c.places) for c, _ in self.correlations)
+        return len(self.scales) + correlations + sum(o.size for o in self.ordered)
+
+    @cached_property
+    def ordered_slices(self) -> list[slice]:
+        """Where the coordinates of each ordered vector lie."""
+        out, start = [], self.size - sum(o.size for o in self.ordered)
+        for each in self.ordered:
+            out.append(slice(start, start + each.size))
+            start = out[-1].stop
+        return out
 
     @cached_property
     def slices(self) -> list[slice]:
@@ -205,6 +254,8 @@ class Coordinates:
         out = {scale.name: scale.value(x[..., i]) for i, scale in enumerate(self.scales)}
         for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
             out[correlation.name] = correlation.cholesky(x[..., place])
+        for each, place in zip(self.ordered, self.ordered_slices, strict=True):
+            out[each.name] = each.value(x[..., place])
         return out
 
     def inverse(self, values: Mapping[str, Any]) -> Array:
@@ -213,6 +264,7 @@ class Coordinates:
         parts = [np.zeros((*shape, 0))] if not self.size else []
         parts += [np.asarray(s.inverse(values[s.name]))[..., None] for s in self.scales]
         parts += [c.inverse(values[c.name]) for c, _ in self.correlations]
+        parts += [o.inverse(values[o.name]) for o in self.ordered]
         return np.concatenate(parts, axis=-1)
 
     def log_prior(self, x: Array) -> tuple[Array, Array]:
@@ -224,6 +276,9 @@ class Coordinates:
         for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
             density, slope[..., place] = correlation.log_prior(x[..., place])
             value = value + density
+        for each, place in zip(self.ordered, self.ordered_slices, strict=True):
+            density, slope[..., place] = each.log_prior(x[..., place])
+            value = value + density
         return value, slope
 
     def gradient(self, x: Array, by_value: Mapping[str, Any]) -> Array:
@@ -234,6 +289,8 @@ class Coordinates:
                 out[i] = float(by_value[scale.name]) * float(scale.slope(x[i]))
         for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
             out[place] = correlation.gradient(x[place], by_value[correlation.name])
+        for each, place in zip(self.ordered, self.ordered_slices, strict=True):
+            out[place] = each.gradient(x[place], by_value[each.name])
         return out
 
     @property

@@ -255,7 +255,7 @@ def cross_products(rows: Rows, centre: Centre | None = None) -> CrossProducts:
     q, widths = x.shape[1] + 1, [f.columns.shape[1] for f in rows.factors]
     common = np.zeros((q, q))
     tables = [np.zeros((f.levels, w * (w + q))) for f, w in zip(rows.factors, widths, strict=True)]
-    keys = _pair_keys(rows.factors)
+    keys = pair_keys(rows.factors)
     met = {
         at: np.zeros((widths[at[0]] * widths[at[1]], len(seen))) for at, (seen, _) in keys.items()
     }
@@ -363,7 +363,7 @@ def _add_by_pair(table: Array, places: NDArray[Any], products: Array) -> None:
     table += (adding @ products.T).T
 
 
-def _pair_keys(factors: Sequence[Factor]) -> dict[tuple[int, int], tuple[NDArray, NDArray]]:
+def pair_keys(factors: Sequence[Factor]) -> dict[tuple[int, int], tuple[NDArray, NDArray]]:
     """For factors f before h: pairs of levels that meet, as one number, and each row's place."""
     out = {}
     for h in range(len(factors)):

@@ -6,10 +6,7 @@ draws theta; the coefficients' means and variances are mixed over these draws, a
 them come from their exact conditional.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +17,11 @@ from ranef.errors import OptionError
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.compressed import read
-from ranef.inference.hyper import Explored, explore
+from ranef.inference.free import without_points
+from ranef.inference.hyper import Explored, explore, message
 from ranef.inference.likelihood import Likelihood
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import dependent
-from ranef.inference.peak import peak
 from ranef.inference.reach import out_of_reach, refuse_vanished, refuse_without_residual
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
@@ -49,7 +46,7 @@ class Exact(Method):
                 # Columns that cannot be told apart here never can; further out it may be the
                 # scales.
                 marginal.solve(marginal.start)
-                target, points = _without_points(marginal, bar.update)
+                target, points = without_points(marginal, bar.update)
                 found = explore(
                     target,
                     target.start,
@@ -80,7 +77,7 @@ class Exact(Method):
             points,
             {},
             found.found and found.reliable,
-            _message(found, draws),
+            message(found, draws),
             found.evaluations,
             moments=coefficients.moments,
             later=tuple(coefficients.group_sites),
@@ -104,63 +101,6 @@ class Exact(Method):
         return Likelihood(mixed)
 
 
-@dataclass(frozen=True)
-class _Target:
-    """The log density of the coordinates that have a posterior, the others held at `base`."""
-
-    marginal: Marginal
-    free: NDArray[np.int64]
-    base: Array
-
-    @property
-    def start(self) -> Array:
-        return self.base[self.free]
-
-    @property
-    def width(self) -> Array:
-        return self.marginal.width[self.free]
-
-    def whole(self, x: Array) -> Array:
-        """Of all coordinates, (n, d)."""
-        out = np.repeat(self.base[None], len(x), axis=0)
-        out[:, self.free] = x
-        return out
-
-    def log_density(self, x: Array) -> Array:
-        return self.marginal.log_density(self.whole(x))
-
-    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        value, gradient = self.marginal.value_and_gradient(self.whole(x[None])[0])
-        return value, gradient[self.free]
-
-    def canonical(self, x: Array) -> Array:
-        return self.marginal.coordinates.canonical(self.whole(x))[:, self.free]
-
-    def folds(self) -> list[tuple[int, Array]]:
-        coordinates = self.marginal.coordinates
-        place = {int(whole): i for i, whole in enumerate(self.free)}
-        return [
-            (place[i], coordinates.signs([i])[self.free]) for i in coordinates.folded if i in place
-        ]
-
-
-def _without_points(
-    marginal: Marginal, tick: Callable[[], object]
-) -> tuple[_Target, dict[str, Any]]:
-    """The target, point estimates fixed at the joint mode, and those estimates by site."""
-    coordinates = marginal.coordinates
-    points = [i for i, scale in enumerate(coordinates.scales) if scale.is_point]
-    free = np.setdiff1d(np.arange(coordinates.size), points)
-    if not points:
-        return _Target(marginal, free, marginal.start), {}
-    whole = _Target(marginal, np.arange(coordinates.size), marginal.start)
-    top = peak(whole, whole.start, whole.width, tick)
-    base = coordinates.canonical(top.x[None])[0]
-    values = coordinates.values(base)
-    names = [coordinates.scales[i].name for i in points]
-    return _Target(marginal, free, base), {name: values[name] for name in names}
-
-
 def _by_nuts(problem: Problem, found: Explored, *, seed: int, draws: int, progress: bool) -> Draws:
     """Chains where the proposal could not follow the posterior of the scales."""
     nuts: Method = registry.load("method", "nuts")()
@@ -172,19 +112,3 @@ def _by_nuts(problem: Problem, found: Explored, *, seed: int, draws: int, progre
     else:
         why = f"the surrogate is {found.error:.2f} nats off the density where it was checked"
     return replace(result, message=f"{why}, so nuts drew the scales: {result.message}")
-
-
-def _message(found: Explored, draws: int) -> str:
-    text = f"{draws:,} draws from {found.evaluations:,} evaluations"
-    if found.k_hat is not None and math.isfinite(found.k_hat):
-        text += f", k-hat {found.k_hat:.2f}"
-    if found.error is not None:
-        text += f", within {found.error:.2f} nats of the density where it was checked"
-    if not found.found:
-        return f"not converged: the search for the mode of the scales ended early; {text}"
-    if not found.reliable:
-        return (
-            f"not reliable: {text}, because the posterior of the scales is not of a form that the "
-            "proposal can follow; compare with method='svi'"
-        )
-    return text

@@ -101,3 +101,20 @@ def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -
     reliable = bool(k < threshold(size))
     evaluations += top.evaluations
     return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, _evidence(top))
+
+
+def message(found: Explored, draws: int) -> str:
+    """How it ended, in a sentence."""
+    text = f"{draws:,} draws from {found.evaluations:,} evaluations"
+    if found.k_hat is not None and math.isfinite(found.k_hat):
+        text += f", k-hat {found.k_hat:.2f}"
+    if found.error is not None:
+        text += f", within {found.error:.2f} nats of the density where it was checked"
+    if not found.found:
+        return f"not converged: the search for the mode of the scales ended early; {text}"
+    if not found.reliable:
+        return (
+            f"not reliable: {text}, because the posterior of the scales is not of a form that the "
+            "proposal can follow; compare with method='svi'"
+        )
+    return text

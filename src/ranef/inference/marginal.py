@@ -8,7 +8,7 @@ those with a normal one. Everything it takes per evaluation is in the cross-prod
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.inference.coordinates import Coordinates, CorrelationCoordinates, ScaleCoordinate
-from ranef.inference.mixed import Mixed
+from ranef.inference.mixed import Grouping, Mixed
 from ranef.inference.pwls import Solution
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import side_by_side
@@ -42,6 +42,8 @@ class Marginal:
     coordinates: Coordinates
     known: Mapping[str, float]
     start: Array
+    # Whether several values of the hyperparameters are solved for at once.
+    solves_many = True
 
     @classmethod
     def of(cls, mixed: Mixed, given: Mapping[str, Prior], spread: float) -> "Marginal":
@@ -121,7 +123,7 @@ class Marginal:
             values[name] = np.full(x.shape[:-1], value)
         return values
 
-    def _absolute(self, values: Mapping[str, Any]) -> list[Array]:
+    def absolute(self, values: Mapping[str, Any]) -> list[Array]:
         """The root of each grouping's covariance, (..., k, k)."""
         out = []
         for grouping in self.mixed.groupings:
@@ -140,7 +142,7 @@ class Marginal:
         x = np.atleast_2d(x)
         values = self.sites(x)
         sigma = self._sigma(values, x.shape[:-1])
-        roots = [root / sigma[:, None, None] for root in self._absolute(values)]
+        roots = [root / sigma[:, None, None] for root in self.absolute(values)]
         penalty = sigma[:, None, None] ** 2 * self._prior[0]
         return self.mixed.solver.solve(self.mixed.roots(roots), penalty), sigma
 
@@ -187,19 +189,15 @@ class Marginal:
         sigma = float(sigma_[0])
         values = {name: v[0] for name, v in self.sites(x[None]).items()}
         found = solution.root_derivatives()
-        by_value: dict[str, Any] = {}
+        by_root = {
+            f: -0.5 * (log_det + residual / sigma**2) / sigma
+            for f, (log_det, residual) in enumerate(found)
+        }
+        by_value = scale_derivatives(self.mixed.groupings, values, by_root)
         turning = 0.0
-        for grouping, root in zip(self.mixed.groupings, self._absolute(values), strict=True):
-            log_det, residual = found[grouping.factor]
-            whole = -0.5 * (log_det + residual / sigma**2)
-            own = whole[grouping.columns, grouping.columns] / sigma
+        for grouping, root in zip(self.mixed.groupings, self.absolute(values), strict=True):
+            own = by_root[grouping.factor][grouping.columns, grouping.columns]
             turning -= float((own * root).sum())
-            sd = np.array([values[name] for name in grouping.scales])
-            shape = values[grouping.cholesky] if grouping.cholesky else np.eye(grouping.width)
-            for c, name in enumerate(grouping.scales):
-                by_value[name] = by_value.get(name, 0.0) + np.asarray(own[c] @ shape[c])
-            if grouping.cholesky:
-                by_value[grouping.cholesky] = own * sd[:, None]
         if self.mixed.sigma:
             penalty, _, flat = self._prior
             by_penalty = solution.penalty_derivatives(penalty * sigma**2)
@@ -210,6 +208,28 @@ class Marginal:
             by_value[self.mixed.sigma] = np.asarray(turning / sigma)
         gradient = self.coordinates.gradient(x, by_value) + slope[0]
         return value + float(prior[0]), gradient
+
+
+def scale_derivatives(
+    groupings: Sequence[Grouping], values: Mapping[str, Any], by_root: Mapping[int, Array]
+) -> dict[str, Any]:
+    """The derivatives in the scales' and correlations' sites of a function of the roots.
+
+    Args:
+        groupings: of the model.
+        values: of the sites.
+        by_root: derivative in the root of each factor's covariance, (k, k).
+    """
+    out: dict[str, Any] = {}
+    for grouping in groupings:
+        own = by_root[grouping.factor][grouping.columns, grouping.columns]
+        sd = np.array([values[name] for name in grouping.scales])
+        shape = values[grouping.cholesky] if grouping.cholesky else np.eye(grouping.width)
+        for c, name in enumerate(grouping.scales):
+            out[name] = out.get(name, 0.0) + np.asarray(own[c] @ shape[c])
+        if grouping.cholesky:
+            out[grouping.cholesky] = own * sd[:, None]
+    return out
 
 
 def _residual(mixed: Mixed) -> float:

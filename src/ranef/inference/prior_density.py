@@ -57,6 +57,27 @@ def log_density(prior: Prior, x: Any) -> tuple[Any, Any]:
     raise TypeError(f"{prior} is not the prior of a positive number")
 
 
+def log_density_of_real(prior: Prior, x: Any) -> tuple[Any, Any]:
+    """As `log_density`, at any x.
+
+    Raises:
+        TypeError: for a kind that is no prior of any real number.
+    """
+    p: Any = prior
+    match prior:
+        case priors.Flat():
+            return np.zeros_like(x), np.zeros_like(x)
+        case priors.Normal():
+            z = (x - p.mu) / p.sigma
+            return -0.5 * z**2 - math.log(p.sigma) - 0.5 * _LOG_2PI, -z / p.sigma
+        case priors.StudentT() | priors.Cauchy():
+            nu = getattr(p, "nu", 1.0)
+            away = x - p.mu
+            value, slope = _half_student(np.abs(away), nu, p.sigma)
+            return value - math.log(2), np.sign(away) * slope
+    raise TypeError(f"{prior} is not the prior of a real number")
+
+
 def _half_student(x: Any, nu: Any, sigma: Any) -> tuple[Any, Any]:
     z = x / sigma
     constant = (

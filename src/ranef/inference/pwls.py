@@ -202,6 +202,12 @@ class Solution:
         """The beta that minimise, (B, p)."""
         return self._uncentred(self._means[1])
 
+    @property
+    def centred_common(self) -> Array:
+        """The coefficients of the centred common columns, (B, p)."""
+        last = self._means[1]
+        return last[:, last.shape[1] - 1 - self.solver.p : last.shape[1] - 1]
+
     def _uncentred(self, last: Array) -> Array:
         """Common effects of the columns as given, from the remainder's coefficients (M, Q)."""
         solver = self.solver
@@ -209,11 +215,17 @@ class Solution:
         return (centred + solver._offset) @ solver._back.T
 
     @property
-    def _covariances(self) -> Covariances | CrossedCovariances:
+    def covariances(self) -> Covariances | CrossedCovariances:
+        """Blocks of the inverse."""
         # Before Python 3.12 cached properties of all instances wait for one lock.
         if "covariances" not in self._cache:
             self._cache["covariances"] = self._inverse(common=True)
         return self._cache["covariances"]
+
+    def whole_covariances(self) -> Covariances:
+        """Every block that rows need, after an elimination along a chain."""
+        assert isinstance(self.system, Eliminated)
+        return Covariances(self.system, common=True, whole=True)
 
     def _inverse(self, *, common: bool) -> Covariances | CrossedCovariances:
         if isinstance(self.system, CrossedEliminated):
@@ -223,7 +235,7 @@ class Solution:
     @property
     def effect_variances(self) -> tuple[Array, ...]:
         """By factor, (B, J, k), the uncertainty of the common effects included."""
-        found = self._covariances.variances()[0]
+        found = self.covariances.variances()[0]
         return tuple(found[f] for f in range(len(self.roots)))
 
     @property
@@ -234,7 +246,7 @@ class Solution:
 
     @property
     def _centred_covariance(self) -> Array:
-        last = self._covariances.last
+        last = self.covariances.last
         p = self.solver.p
         first = last.shape[1] - 1 - p
         return last[:, first : first + p, first : first + p]
@@ -245,7 +257,7 @@ class Solution:
         The log determinant is `log_det_random` + `log_det_common`; without `common` the
         first alone.
         """
-        inverse = self._covariances if common else self._inverse(common=False)
+        inverse = self.covariances if common else self._inverse(common=False)
         found = inverse.derivatives()
         return [found[f] for f in range(len(self.roots))]
 

@@ -16,16 +16,19 @@ Array = NDArray[np.float64]
 class Covariances:
     """Blocks of the inverse in units of sigma^2; `common` False holds the common effects fixed.
 
+    Those of the first stage with the remainder are there if the `whole` is asked for.
+
     With V of all that is later, R = Lambda L'^-1 half: V_j later = -R_j V, and
     V_jj = Lambda D^-1 Lambda' + R_j V R_j'.
     """
 
-    def __init__(self, system: Eliminated, *, common: bool) -> None:
-        self.system = system
+    def __init__(self, system: Eliminated, *, common: bool, whole: bool = False) -> None:
+        self.system, self._whole = system, whole
         self.inverse = system.remainder.inverse(common=common)
         self.last = system.remainder.covariance(self.inverse)
-        # By stage: its own (k, k, B, J), with each later stage, and with the remainder.
-        self._blocks: dict[int, tuple[Array, list[Array], Array]] = {}
+        # By stage, levels in its order: its own (k, k, B, J), with the parents in each later
+        # stage, and with the remainder (k, Q, B, J).
+        self.blocks: dict[int, tuple[Array, list[Array], Array]] = {}
         for s in reversed(range(len(system.steps))):
             self._stage(s)
 
@@ -40,14 +43,14 @@ class Covariances:
         half = levelwise.forward(step.lower, unit)
         root_half = levelwise.times(step.root, levelwise.transposed(half))
         plain = levelwise.times(root_half, levelwise.transposed(root_half))
-        self._blocks[s] = (plain + spread, to_later, to_last)
+        self.blocks[s] = (plain + spread, to_later, to_last)
 
     def _spread_by(self, s: int, reach: Array) -> tuple[Array, list[Array], Array]:
         """X V X' of every level, and -X V with each later part, for X (k, later + Q, B, J)."""
         stage = self.system.stages[s]
         count, q = len(stage.parents), self.last.shape[1]
         if count == 0:
-            last = self._to_last(reach) if s else reach[:, :0]
+            last = self._to_last(reach) if s or self._whole else reach[:, :0]
             return levelwise.quadratic(reach, self.last), [], last
         start, parts = 0, []
         for i in range(count):
@@ -76,7 +79,7 @@ class Covariances:
 
     def _at(self, s: int, i: int) -> tuple[Array, list[Array], Array]:
         """The blocks of the i-th later stage at the parents of the levels of stage s."""
-        own, pairs, outer = self._blocks[s + 1 + i]
+        own, pairs, outer = self.blocks[s + 1 + i]
         place = self.system.stages[s].parents[i]
         return own[..., place], [pair[..., place] for pair in pairs], outer[..., place]
 
@@ -85,7 +88,7 @@ class Covariances:
         out = {}
         for s, (step, stage) in enumerate(zip(self.system.steps, self.system.stages, strict=True)):
             k = np.arange(step.width)
-            diagonal = self._blocks[s][0][k, k].transpose(1, 2, 0)
+            diagonal = self.blocks[s][0][k, k].transpose(1, 2, 0)
             out[stage.factor] = np.empty_like(diagonal)
             out[stage.factor][:, stage.order] = diagonal
         last = np.diagonal(self.last, axis1=1, axis2=2)

@@ -57,7 +57,9 @@ def shrinkage(fit: Any, factor: str | None = None) -> Figure:
     place = np.arange(len(table))
     alone, pooled, size = (table[name].to_numpy() for name in ("unpooled", "pooled", "size"))
     figure, (axes,) = panels(1, width=7.6, height=4.4)
-    low, high = window(alone, 0.99)
+    # A level whose rows all went one way has no finite estimate of its own.
+    finite = np.isfinite(alone)
+    low, high = window(alone[finite] if finite.any() else pooled, 0.99)
     margin = 0.06 * (high - low)
     low, high = min(low, float(pooled.min())) - margin, max(high, float(pooled.max())) + margin
     axes.vlines(place, alone, pooled, color=INK, alpha=0.2, linewidth=0.5)
@@ -65,7 +67,7 @@ def shrinkage(fit: Any, factor: str | None = None) -> Figure:
     norm = LogNorm(max(float(size.min()), 1.0), max(float(size.max()), 2.0))
     dots = axes.scatter(place, pooled, 16, size, norm=norm, gid=POINTS)
     axes.axhline(table.attrs["centre"], color=INK, linewidth=1.0, linestyle="--")
-    beyond = int(((alone < low) | (alone > high)).sum())
+    beyond = int((~finite | (alone < low) | (alone > high)).sum())
     some = f", {len(table):,} of {table.attrs['levels']:,} shown"
     axes.set_title(
         "crosses: each level alone; dots: partially pooled; dashed: mean over all rows"

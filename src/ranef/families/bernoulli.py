@@ -1,0 +1,101 @@
+"""Responses that happen or do not: y ~ Bernoulli(p)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef.equation import Line
+from ranef.errors import DataError
+from ranef.expression import Column
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class Bernoulli(Family):
+    """y_i ~ Bernoulli(p_i), logit p_i = eta_i; y is 0 or 1, true or false, or one of two texts.
+
+    Of texts the success is the second in sorted order.
+    """
+
+    name = "bernoulli"
+    parameters = (FamilyParameter("p", "logit", "unit"),)
+    text = True
+    discrete = True
+
+    def scan(self, accumulator: Any, frame: Frame) -> Any:
+        calls, found = accumulator or (None, set())
+        response = self.response.value
+        if responses.is_text(response, frame) and isinstance(response, Column):
+            frame.refuse_stray_texts(response.name)
+            return calls, found | responses.categories_in(response, frame)
+        return super().scan(calls, frame), found
+
+    def finish(self, accumulator: Any) -> State:
+        """The state with the two texts, if it is texts.
+
+        Raises:
+            DataError: for texts of which there are not two.
+        """
+        calls, found = accumulator
+        if not found:
+            return super().finish(calls)
+        names = responses.ordered(found)
+        if len(names) != 2:
+            listed = ", ".join(map(repr, names[:6])) + (", ..." if len(names) > 6 else "")
+            raise DataError(
+                f"the response {self.response.value} has {len(names)} distinct texts ({listed}), "
+                "and the family bernoulli takes two; state another family, such as 'ordinal' or "
+                "'categorical', or convert it to numbers"
+            )
+        return State({}, Scale(0.0, 1.0), names)
+
+    def evaluated(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        response = self.response.value
+        if state.categories and isinstance(response, Column):
+            return responses.places(response, state.categories, frame, self.name)
+        return super().evaluated(state, frame)
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        inside = (value == 0) | (value == 1)
+        expected = "0 or 1, true or false, or one of two texts"
+        responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        """Around the logit of the mean, at most 4 away from zero; spread 1."""
+        mean = np.clip(state.scale.location, 0.018, 0.982)
+        return Scale(float(np.log(mean / (1 - mean))), 1.0)
+
+    def noise(self, state: State) -> float:
+        """1 / sqrt(p (1 - p)) at p = 1/2."""
+        return 2.0
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        law = dist.BernoulliLogits(predictors["p"])
+        return densities.Law(law, densities.bernoulli, {"logit": predictors["p"]})
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.BernoulliProbs(parameters["p"])
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        p = np.asarray(parameters["p"])
+        return (rng.random(p.shape) < p).astype(np.float64)
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return parameters["p"] * (1 - parameters["p"])
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        return ("Bernoulli(", *symbols["p"], ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """pi^2 / 3, the variance of a logistic variable that would be observed by its sign."""
+        return np.asarray(np.pi**2 / 3)

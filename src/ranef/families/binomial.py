@@ -1,0 +1,95 @@
+"""Numbers of successes among known numbers of trials: y ~ Binomial(n, p)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef.equation import Line
+from ranef.errors import DataError
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Moments, Scale
+
+
+class Binomial(Family):
+    """y_i ~ Binomial(n_i, p_i), logit p_i = eta_i, written y / n on the left side.
+
+    Its mean is n p where the trials are known, else p.
+    """
+
+    name = "binomial"
+    parameters = (FamilyParameter("p", "logit", "unit"),)
+    forms = ("trials",)
+    discrete = True
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        assert companion is not None
+        broken = ~responses.whole(companion)
+        if broken.any():
+            place = int(np.argmax(broken))
+            raise DataError(
+                f"the trials {self.response.companion} are {companion[place]:g} in row "
+                f"{frame.row_number(place)}, and must be whole numbers; correct such rows"
+            )
+        inside = responses.whole(value) & (value <= companion)
+        expected = f"whole numbers from 0 to the trials {self.response.companion} of the row"
+        responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
+
+    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+        both = np.stack([np.asarray(design.value), np.asarray(design.companion)], axis=1)
+        return (accumulator or Moments()).add(both)
+
+    def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
+        """Successes by trials, and the sd that the mean number of trials leaves it at p = 1/2."""
+        successes, trials = accumulator.measures().mean
+        return float(successes / trials), float(0.5 / np.sqrt(trials))
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        """Around the logit of the mean, at most 4 away from zero; spread 1."""
+        mean = np.clip(state.scale.location, 0.018, 0.982)
+        return Scale(float(np.log(mean / (1 - mean))), 1.0)
+
+    def noise(self, state: State) -> float:
+        """1 / sqrt(n p (1 - p)) at p = 1/2 and the mean number of trials."""
+        return 4.0 * state.scale.spread
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        trials = jnp.asarray(response.companion)
+        law = dist.BinomialLogits(predictors["p"], trials)
+        known = {"logit": predictors["p"], "trials": trials}
+        return densities.Law(law, densities.binomial, known)
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.BinomialProbs(parameters["p"], jnp.asarray(response.companion))
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        trials = np.asarray(response.companion, np.int64)
+        return rng.binomial(trials, np.asarray(parameters["p"], np.float64)).astype(np.float64)
+
+    def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
+        if response.companion is None:
+            return parameters["p"]
+        return parameters["p"] * jnp.asarray(response.companion)
+
+    def shown(self, response: ResponseDesign) -> NDArray[np.float64]:
+        return np.asarray(response.value) / np.asarray(response.companion)
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return jnp.asarray(response.companion) * parameters["p"] * (1 - parameters["p"])
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        return ("Binomial(", *self.companion(), ", ", *symbols["p"], ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """pi^2 / 3, of the logistic variable behind each trial."""
+        return np.asarray(np.pi**2 / 3)

@@ -1,0 +1,62 @@
+"""Counts: y ~ Poisson(mu)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef.equation import Line
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class Poisson(Family):
+    """y_i ~ Poisson(mu_i), log mu_i = eta_i; offset(log(n)) makes it a rate per n."""
+
+    name = "poisson"
+    parameters = (FamilyParameter("mu", "log", "positive"),)
+    discrete = True
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        responses.refuse_outside(
+            value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
+        )
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        return responses.log_scale(state.scale.location)
+
+    def noise(self, state: State) -> float:
+        """1 / sqrt(mu) at the mean."""
+        return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        law = self.distribution(response, **self.on_own_scale(**predictors))
+        return densities.Law(law, densities.poisson, {"log_mean": predictors["mu"]})
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.Poisson(parameters["mu"])
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        return responses.poisson_variates(rng, np.asarray(parameters["mu"]))
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return parameters["mu"]
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        return ("Poisson(", *symbols["mu"], ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """log(1 + 1 / mean), of the lognormal with the same mean and variance.
+
+        Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
+        """
+        return np.asarray(np.log1p(1.0 / max(state.scale.location, 1e-6)))

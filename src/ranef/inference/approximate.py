@@ -1,0 +1,168 @@
+"""Log p(theta | y) for any family, coefficients integrated out by ``variational``."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.inference.base import Problem
+from ranef.inference.coordinates import Coordinates, OrderedCoordinates, ScaleCoordinate
+from ranef.inference.marginal import Marginal, scale_derivatives
+from ranef.inference.mixed import Mixed
+from ranef.inference.pwls import Solution
+from ranef.inference.remainder import DependentColumnError
+from ranef.inference.variational import Normal, Working
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class Approximate:
+    """Log p(theta | y) up to a constant, in the coordinates x; as `Marginal` is of a Gaussian.
+
+    theta holds the family's numbers that all rows share beside scales and correlations.
+
+    Attributes:
+        working: the rows.
+        groups: the scales and correlations, at the working model where nothing is known.
+        coordinates: of what is not known.
+        numbers: names of the family's numbers.
+        known: values of what is.
+        start: where a search begins.
+    """
+
+    working: Working
+    groups: Marginal
+    coordinates: Coordinates
+    numbers: tuple[str, ...]
+    known: Mapping[str, Any]
+    start: Array
+    solves_many = False
+    _latest: list[Normal] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, problem: Problem, method: str) -> "Approximate":
+        """The posterior of a problem's hyperparameters.
+
+        Raises:
+            MethodError: for a model that is not linear and Gaussian in its predictors.
+        """
+        working = Working(problem, method)
+        layout = working.layout
+        free = [p for p in problem.law.free_parameters() if p.name not in layout.predictors]
+        known: dict[str, Any] = {}
+        begin: dict[str, Any] = {}
+        scales: list[ScaleCoordinate] = []
+        ordered: list[OrderedCoordinates] = []
+        for parameter in free:
+            name, prior = parameter.name, problem.priors[parameter.name]
+            size = len(parameter.labels)
+            value = problem.starts.get(name)
+            value = getattr(prior, "start", None) or value
+            default = 0.5 if parameter.support == "unit" else 1.0
+            begin[name] = np.asarray(default if value is None else value, np.float64)
+            if isinstance(prior, priors.Fixed):
+                known[name] = begin[name] = np.asarray(prior.value, np.float64)
+            elif size:
+                begin[name] = np.broadcast_to(begin[name], (size,))
+                ordered.append(OrderedCoordinates(name, size, prior))
+            else:
+                scales.append(ScaleCoordinate.of(name, prior, float(begin[name]), folds=False))
+        mixed = Mixed(
+            working.begin(begin),
+            layout.groupings,
+            layout.common,
+            layout.shapes,
+            layout.mean,
+            layout.precision,
+            "",
+            problem.n,
+            0.0,
+            0.0,
+            (0.0, 0.0),
+        )
+        groups = Marginal.of(mixed, problem.priors, problem.spread)
+        coordinates = Coordinates(
+            [*scales, *groups.coordinates.scales], groups.coordinates.correlations, ordered
+        )
+        first = [s.place(float(begin[s.name])) for s in scales]
+        last = [o.inverse(begin[o.name]) for o in ordered]
+        start = np.concatenate([first, groups.start, *last])
+        names = tuple(p.name for p in free)
+        return cls(working, groups, coordinates, names, {**groups.known, **known}, start)
+
+    @property
+    def mixed(self) -> Mixed:
+        """The model, its cross-products those of the working model where nothing is known."""
+        return self.groups.mixed
+
+    @property
+    def width(self) -> Array:
+        """(d,) about one posterior sd of each coordinate, from how many observations it has."""
+        out = np.full(len(self.start), 1 / math.sqrt(2 * self.mixed.n))
+        own = [s.name for s in self.groups.coordinates.scales]
+        first = sum(s.name not in own for s in self.coordinates.scales)
+        out[first : first + self.groups.coordinates.size] = self.groups.width
+        for place in self.coordinates.ordered_slices:
+            out[place] *= 4.0
+        return np.minimum(out, 0.5)
+
+    def sites(self, x: Array) -> dict[str, Any]:
+        """Hyperparameters at x (..., d), those that are known included."""
+        values = self.coordinates.values(x)
+        for name, value in self.known.items():
+            values[name] = np.broadcast_to(value, (*x.shape[:-1], *np.shape(value)))
+        return values
+
+    def fit(self, x: Array, start: Normal | None = None) -> Normal:
+        """The normal q of the coefficients at x (d,)."""
+        values = self.sites(x)
+        roots = self.mixed.roots(self.groups.absolute(values))
+        return self.working.fit(roots, {name: values[name] for name in self.numbers}, start)
+
+    def settle(self, x: Array) -> None:
+        """From now on every search for q begins from that at x (d,)."""
+        self._latest[:] = [self.fit(x, *self._latest)]
+
+    def solve(self, x: Array) -> tuple[Solution, Array]:
+        """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
+        return self.fit(np.atleast_2d(x)[0], *self._latest).solution, np.ones(1)
+
+    def _near(self, x: Array) -> Normal | None:
+        """The q at x, from the one before; None where it is not to be found."""
+        with np.errstate(all="ignore"):
+            for start in (*self._latest, None):
+                try:
+                    found = self.fit(x, start)
+                except (ArithmeticError, DependentColumnError, np.linalg.LinAlgError):
+                    continue
+                self._latest[:] = [found]
+                return found
+        return None
+
+    def log_density(self, x: Array) -> Array:
+        """(B,) at x (B, d); minus infinity where the arithmetic fails."""
+        found = [self._near(each) for each in x]
+        with np.errstate(all="ignore"):
+            out = np.array([-np.inf if q is None else q.value for q in found])
+            out = out + self.coordinates.log_prior(x)[0]
+        return np.where(np.isfinite(out), out, -np.inf)
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """At x (d,); minus infinity and zero where the arithmetic fails."""
+        found = self._near(x)
+        with np.errstate(all="ignore"):
+            prior, slope = self.coordinates.log_prior(x[None])
+        if found is None or not np.isfinite(found.value + prior[0]):
+            return -np.inf, np.zeros_like(x)
+        values = self.sites(x)
+        derivatives = found.solution.root_derivatives()
+        by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
+        by_value = scale_derivatives(self.mixed.groupings, values, by_root)
+        numbers = {name: values[name] for name in self.numbers}
+        by_value |= self.working.averages.by_number(numbers, found.mean, found.spread)
+        return found.value + float(prior[0]), self.coordinates.gradient(x, by_value) + slope[0]

@@ -1,0 +1,93 @@
+"""The hyperparameters that have a posterior, once those estimated as points are known."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.coordinates import Coordinates
+from ranef.inference.peak import peak
+
+Array = NDArray[np.float64]
+
+
+class Density(Protocol):
+    """A log density of the hyperparameters in their coordinates."""
+
+    @property
+    def coordinates(self) -> Coordinates: ...
+
+    @property
+    def start(self) -> Array:
+        """(d,) where a search begins."""
+        ...
+
+    @property
+    def width(self) -> Array:
+        """(d,) about one posterior sd of each coordinate."""
+        ...
+
+    def log_density(self, x: Array) -> Array:
+        """(B,) at x (B, d)."""
+        ...
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """At x (d,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Free:
+    """The log density of the coordinates that have a posterior, the others held at `base`."""
+
+    marginal: Density
+    free: NDArray[np.int64]
+    base: Array
+
+    @property
+    def start(self) -> Array:
+        return self.base[self.free]
+
+    @property
+    def width(self) -> Array:
+        return self.marginal.width[self.free]
+
+    def whole(self, x: Array) -> Array:
+        """Of all coordinates, (n, d)."""
+        out = np.repeat(self.base[None], len(x), axis=0)
+        out[:, self.free] = x
+        return out
+
+    def log_density(self, x: Array) -> Array:
+        return self.marginal.log_density(self.whole(x))
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        value, gradient = self.marginal.value_and_gradient(self.whole(x[None])[0])
+        return value, gradient[self.free]
+
+    def canonical(self, x: Array) -> Array:
+        return self.marginal.coordinates.canonical(self.whole(x))[:, self.free]
+
+    def folds(self) -> list[tuple[int, Array]]:
+        coordinates = self.marginal.coordinates
+        place = {int(whole): i for i, whole in enumerate(self.free)}
+        return [
+            (place[i], coordinates.signs([i])[self.free]) for i in coordinates.folded if i in place
+        ]
+
+
+def without_points(marginal: Density, tick: Callable[[], object]) -> tuple[Free, dict[str, Any]]:
+    """The target, point estimates fixed at the joint mode, and those estimates by site."""
+    coordinates = marginal.coordinates
+    points = [i for i, scale in enumerate(coordinates.scales) if scale.is_point]
+    free = np.setdiff1d(np.arange(coordinates.size), points)
+    if not points:
+        return Free(marginal, free, marginal.start), {}
+    whole = Free(marginal, np.arange(coordinates.size), marginal.start)
+    top = peak(whole, whole.start, whole.width, tick)
+    base = coordinates.canonical(top.x[None])[0]
+    values = coordinates.values(base)
+    names = [coordinates.scales[i].name for i in points]
+    return Free(marginal, free, base), {name: values[name] for name in names}

@@ -1,0 +1,204 @@
+"""The linear predictors of some rows: common columns, factors, and what is known of each.
+
+    eta_k = known_k + X_k beta + sum_f Z_fk b_f        for each predictor k
+
+Terms that vary by the same levels are one vector-valued factor, whichever parameter of the
+response they predict.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.errors import DataError, MethodError
+from ranef.inference.base import Problem
+from ranef.inference.crossproducts import Factor
+from ranef.inference.mixed import Grouping
+from ranef.terms.base import LinearBlock
+
+Array = NDArray[np.float64]
+
+# The largest value whose square a float holds with room to spare for a sum.
+_LARGEST = 1e140
+# The smallest eigenvalue of the correlations of the columns of a factor, about zero.
+_TOLD_APART = 1e-8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the solver takes of the blocks, and what `Mixed` says of them.
+
+    Attributes:
+        predictors: the K family parameters that are predicted.
+        common: sites of the common effects, with how many columns each, and `shapes`.
+        mean, precision: (p,) of their normal priors; precision 0 for a flat one.
+        groupings: in the order of the formula.
+        columns: (n, p) common columns.
+        predictor: (p,) place of the predictor that each adds to.
+        known: (n, K) what is known of each predictor.
+        factors: with their columns and codes.
+    """
+
+    predictors: tuple[str, ...]
+    common: tuple[tuple[str, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    mean: Array
+    precision: Array
+    groupings: tuple[Grouping, ...]
+    columns: Array
+    predictor: NDArray[np.int64]
+    known: Array
+    factors: tuple[Factor, ...]
+
+    @classmethod
+    def of(
+        cls,
+        blocks: Mapping[str, LinearBlock | None],
+        n: int,
+        problem: Problem,
+        method: str,
+    ) -> "Layout":
+        """Of the blocks at unit scales, by the label of their term.
+
+        Raises:
+            MethodError: naming the term or prior that is not linear and Gaussian.
+            DataError: for columns that are too large to be squared.
+        """
+        predictors = tuple(dict.fromkeys(problem.predicts[label] for label in blocks))
+        parts: list[_Part] = []
+        known = np.zeros((n, len(predictors)))
+        for label, block in blocks.items():
+            if block is None:
+                raise MethodError(
+                    method, f"takes terms that are linear in their coefficients, and {label} is not"
+                )
+            columns = np.asarray(block.columns, dtype=np.float64)
+            largest = float(np.abs(columns).max(initial=0.0))
+            if largest > _LARGEST:
+                raise DataError(
+                    f"values of {label} reach {largest:.3g}, too large to be squared safely; "
+                    "rescale the column, as in scale(x)"
+                )
+            place = predictors.index(problem.predicts[label])
+            parts.append(_Part(label, block, columns, place))
+            if block.known is not None:
+                known[:, place] += np.asarray(block.known, dtype=np.float64)
+        # Coefficients whose scale is a parameter vary by the one level that all rows have.
+        varying = [p for p in parts if p.block.codes is not None or p.block.scales]
+        shared = [p for p in parts if p.block.codes is None and not p.block.scales]
+        common = _common(shared, known, problem, method)
+        factors, groupings = _factors(varying)
+        sites, shapes, columns, predictor, mean, precision = common
+        return cls(
+            *(predictors, sites, shapes, mean, precision, groupings),
+            *(columns, predictor, known, factors),
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block, its columns in double precision, and the place of its predictor."""
+
+    label: str
+    block: LinearBlock
+    columns: Array
+    predictor: int
+
+
+def _common(
+    parts: Sequence[_Part], known: Array, problem: Problem, method: str
+) -> tuple[tuple, tuple, Array, NDArray[np.int64], Array, Array]:
+    """Sites, shapes, columns, predictors, prior means and precisions; adds to what is known."""
+    sites: list[tuple[str, int]] = []
+    shapes: list[tuple[int, ...]] = []
+    columns, places, means, sds = [], [], [], []
+    for part in parts:
+        block, x = part.block, part.columns
+        if not block.gaussian:
+            name = next(name for name, _ in block.sites if not _is_normal(problem, name))
+            raise MethodError(
+                method,
+                f"takes flat or normal priors on common effects, and that of {name!r} is "
+                f"{problem.priors[name]}",
+            )
+        factor, mean = np.asarray(block.factor), np.asarray(block.mean)
+        fixed = factor == 0
+        known[:, part.predictor] += x[:, fixed] @ mean[fixed]
+        start = 0
+        for (name, count), shape in zip(block.sites, block.shapes, strict=True):
+            if not fixed[start]:
+                sites.append((name, count))
+                shapes.append(shape)
+            start += count
+        columns.append(x[:, ~fixed])
+        places.append(np.full(int((~fixed).sum()), part.predictor, dtype=np.int64))
+        means.append(np.where(np.isfinite(factor), mean, 0.0)[~fixed])
+        sds.append(factor[~fixed])
+    if not columns:
+        empty = np.zeros(0)
+        return (), (), np.zeros((len(known), 0)), np.zeros(0, np.int64), empty, empty
+    return (
+        tuple(sites),
+        tuple(shapes),
+        np.concatenate(columns, axis=1),
+        np.concatenate(places),
+        np.concatenate(means),
+        np.concatenate(sds) ** -2.0,
+    )
+
+
+def _is_normal(problem: Problem, name: str) -> bool:
+    return type(problem.priors[name]).__name__ in ("Normal", "Flat", "Fixed")
+
+
+def _factors(parts: Sequence[_Part]) -> tuple[tuple[Factor, ...], tuple[Grouping, ...]]:
+    """Terms by the same levels as one factor."""
+    shared: list[list[_Part]] = []
+    for part in parts:
+        for group in shared:
+            if part.block.grouping and group[0].block.grouping == part.block.grouping:
+                group.append(part)
+                break
+        else:
+            shared.append([part])
+    place = {}
+    factors = []
+    for f, group in enumerate(shared):
+        start = 0
+        for part in group:
+            place[part.label] = (f, slice(start, start + part.columns.shape[1]))
+            start += part.columns.shape[1]
+        first = group[0].block
+        columns = np.concatenate([part.columns for part in group], axis=1)
+        widths = [part.columns.shape[1] for part in group]
+        predictor = np.repeat([part.predictor for part in group], widths).astype(np.int64)
+        codes = np.zeros(len(columns), np.int32) if first.codes is None else first.codes
+        factors.append(Factor(np.asarray(codes), columns, first.levels, predictor))
+    groupings = []
+    for part in parts:
+        block = part.block
+        factor, columns = place[part.label]
+        held = (block.sites, block.shapes, block.scales, block.cholesky, block.correlation)
+        shared_by_all = block.codes is None
+        groupings.append(Grouping(part.label, factor, columns, block.levels, *held, shared_by_all))
+    return tuple(factors), tuple(groupings)
+
+
+def refuse_indistinct(grouping: Grouping, own: Array) -> None:
+    """Columns far from zero for their spread would lose their digits in their own squares.
+
+    Raises:
+        DataError: naming the term.
+    """
+    whole = own[grouping.columns, grouping.columns].sum(axis=-1)
+    size = np.sqrt(np.diagonal(whole))
+    # Where all rows share them, their prior tells what the columns do not.
+    if grouping.shared or grouping.width < 2 or size.min() == 0:
+        return
+    if np.linalg.eigvalsh(whole / size / size[:, None])[0] < _TOLD_APART:
+        raise DataError(
+            f"the columns of ({grouping.label}) can hardly be told apart, as those of 1 + x cannot "
+            "where x is far from zero for its spread; centre them, as in (1 + center(x) | g)"
+        )
