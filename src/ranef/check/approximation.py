@@ -48,17 +48,15 @@ def approximation(posterior: Posterior) -> Iterator[Symptom]:
     if found is None:
         yield Symptom(
             "the sds were not checked",
-            "the model is too large, or not of a form, for a second opinion",
+            "the model is too large for a second opinion, or none could be relied on",
             "compare with method='nuts' on some of the rows",
             "trust",
         )
         return
-    symptoms = [
-        *_means(found),
-        *_sds(found),
-        *_scales(found, draws.elbo is not None),
-        *_levels(found),
-    ]
+    symptoms = [*_means(found), *_sds(found)]
+    if not any(s.weight == "distrust" for s in symptoms):
+        symptoms += _scales(found, draws.elbo is not None)
+    symptoms += _levels(found)
     yield from symptoms
     yield from _weights(found, any(s.weight != "trust" for s in symptoms))
 

@@ -95,7 +95,8 @@ class Joint:
         d = sum(np.size(latent.start) for latent in latents.values()) - m
         # What one evaluation goes through: a product with the rows for each column of a block,
         # and the factors.
-        cost = index.shape[1] * (problem.n + m) + m * index.shape[1] ** 2
+        width = max(index.shape[1], 1)
+        cost = width * (problem.n + m) + m * width**2
         if not 0 < d <= _PARAMETERS or cost > _COST:
             return None
         given = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
@@ -139,7 +140,7 @@ class Joint:
 
     def marginal(self, phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
         """Log p(phi, y), and the mean and second moment of b given phi."""
-        if not start.size:
+        if not self.inner:
             return self.log_density(phi, start), start, start
         b, root = self._mode(phi, start)
         # b = b* + L'^-1 e with A = L L', so that the quadratic form is e'e.
@@ -219,6 +220,8 @@ class Joint:
         self, phi: Numbers, start: Numbers, rng: np.random.Generator
     ) -> tuple[Numbers, Numbers, Numbers]:
         """`marginal` at phi (n, d): (n,), (n, m) and (n, m)."""
+        # Where there is no b a number stands for it, since nothing goes through a loop empty.
+        start = start if len(start) else np.zeros(1)
         noise = rng.standard_normal((len(phi), _PAIRS, len(start)))
         found = self._compiled(jnp.asarray(phi), jnp.asarray(start), jnp.asarray(noise))
         value, mean, square = (np.asarray(part) for part in found)

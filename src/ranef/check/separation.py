@@ -54,7 +54,8 @@ def separation(posterior: Posterior) -> Iterator[Symptom]:
     direction = separating(
         np.concatenate([columns for _, columns in found], axis=1), value == lower, value == upper
     )
-    named = [label for label, d in zip(labels, direction, strict=True) if abs(d) > _NOTHING]
+    named = [label for label, d in zip(labels, direction, strict=True) if d != 0]
+    named = [label for label in named if label != "Intercept"] or named
     if named:
         flat = all(isinstance(training.state.priors.get(n), priors.Flat) for n in named)
         yield Symptom(
@@ -133,7 +134,9 @@ def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np
     moved = towards @ found.x if found.success else np.zeros(1)
     if found.status != 0 or moved.max() <= _NOTHING:
         return np.zeros(columns.shape[1])
-    return np.asarray(found.x * (size > 0), np.float64)
+    return np.where(
+        (size > 0) & (np.abs(found.x) > _NOTHING), found.x / np.maximum(size, 1e-300), 0
+    )
 
 
 def _independent(rows: Array) -> Array:
