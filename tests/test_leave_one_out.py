@@ -12,11 +12,10 @@ from ranef.leave_one_out import smoothed_out
 from ranef.posterior import Posterior
 
 RNG = np.random.default_rng(3)
-J, N = 8, 40
+J, N = 10, 60
 G = np.repeat(np.arange(J), N // J)
 X = RNG.normal(size=N)
-B = RNG.normal(size=(J, 2)) * [1.0, 0.4]
-Y = 1 + 0.5 * X + B[G, 0] + B[G, 1] * X + 0.7 * RNG.normal(size=N)
+Y = 1 + 0.5 * X + RNG.normal(size=J)[G] + 0.7 * RNG.normal(size=N)
 TABLE = {"y": Y, "x": X, "g": np.array([f"g{j}" for j in G])}
 PRIORS = {
     "Intercept": rf.Normal(0, 5),
@@ -50,11 +49,11 @@ def test_rows_against_refits(fit):
 
 
 def test_groups_against_refits(fit):
-    """log p(y_j | y_-j) as a mean over the other groups' posterior of a normal density."""
+    """Log p(y_j | y_-j) as a mean over the other groups' posterior of a normal density."""
     found = fit.loo(group="g")
     refits = []
     for j in range(J):
-        draws = MODEL.fit(without(G != j), draws=2000, progress=False).posterior
+        draws = MODEL.fit(without(j != G), draws=2000, progress=False).posterior
         a, b, s, tau = (
             draws[n].to_numpy().ravel() for n in ("Intercept", "x", "sigma", "1|g_sigma")
         )
@@ -110,7 +109,7 @@ def test_stacking_weights():
 def test_what_cannot_be_compared_is_refused(fit):
     others = {
         "different responses": rf.Model("log(y + 9) ~ x").fit(TABLE, progress=False),
-        "has used 40 rows": rf.Model("y ~ x").fit(without(np.arange(N) > 1), progress=False),
+        "has used 60 rows": rf.Model("y ~ x").fit(without(np.arange(N) > 1), progress=False),
         "another order": rf.Model("y ~ x").fit(without(np.arange(N)[::-1]), progress=False),
     }
     for words, other in others.items():

@@ -8,7 +8,7 @@ Sigma = R R' and M = I + R' Z'W Z R,
     log p = -1/2 [n_j log 2 pi - log|W| + log|M| + r'W r - (R'Z'W r)' M^-1 (R'Z'W r)].
 
 Else by importance sampling of b, at quasi-random points of a t distribution about the level's own
-posterior, the same for every draw of phi.
+posterior and of its prior given phi.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 # Draws of phi, and of each level's effects where there is no closed form.
 _DRAWS, _EACH = 1_000, 128
 # Of the t distribution: degrees of freedom, and how much wider than the level's posterior.
-_NU, _WIDER = 5.0, 1.3
+_NU, _WIDER = 5.0, 1.6
 # Draws times levels times squared effects at most.
 _CELLS = 200_000_000
 
@@ -133,13 +133,14 @@ class Integrated:
         return next((v.shape[0] * v.shape[1] for v in self._sites().values()), 1)
 
     def _with(self, effects: Array) -> Draws:
-        """The draws with the effects (J, k) in place of those of the grouping."""
+        """The draws with the effects (J, k), or (S, J, k), in place of those of the grouping."""
         sites = {name: _flat(self._sites()[name]) for name in self._sites()}
         start = 0
         for block in self.blocks:
             for (name, count), shape in zip(block.sites, block.shapes, strict=True):
-                value = effects[:, start : start + count].reshape(self.levels, *shape)
-                sites[name] = np.broadcast_to(value, (self._count, *value.shape))
+                value = effects[..., start : start + count]
+                value = value.reshape(*effects.shape[:-1], *shape)
+                sites[name] = np.broadcast_to(value, (self._count, self.levels, *shape))
                 start += count
         draws = self.posterior.draws
         whole = {name: value[None] for name, value in sites.items()}
@@ -186,32 +187,31 @@ class Integrated:
         return -0.5 * (rows * np.log(2 * np.pi) - log_w + log_det + square - inside)
 
     def _drawn(self, roots: Array, seed: int) -> Array:
-        """Importance sampling of every level's effects, all levels at once."""
+        """Importance sampling of every level's effects, all levels at once.
+
+        Half of the points are of the level's own posterior, half of the prior at each phi: where
+        phi leaves the effects no room the first miss them, where it leaves them much the others
+        do. Both count by their mixture (Veach and Guibas, 1995).
+        """
         occurs = np.unique(self.codes)
-        own = self._own()[:, occurs]
+        own = self._own()
         k = own.shape[-1]
-        mean = own.mean(axis=0)
-        away = np.moveaxis(own - mean, 0, -1)
-        spread = away @ np.swapaxes(away, -1, -2) / len(own)
-        size = np.trace(spread, axis1=-2, axis2=-1)[:, None, None]
-        factor = _WIDER * np.linalg.cholesky(spread + 1e-12 * size * np.eye(k))
-        points, density = _t_points(k, seed)
-        b = np.zeros((len(points), self.levels, k))
-        b[:, occurs] = mean + np.einsum("jkl,el->ejk", factor, points)
-        stretch = np.log(np.diagonal(factor, axis1=-2, axis2=-1)).sum(axis=-1)
-        log_q = np.zeros((len(points), self.levels))
-        log_q[:, occurs] = density[:, None] - stretch
+        proposal = _Proposal.of(own, occurs)
         inverse = np.linalg.inv(roots)
         log_det = np.log(np.abs(np.diagonal(roots, axis1=1, axis2=2))).sum(axis=1)
-        constant = -0.5 * k * np.log(2 * np.pi) - log_det[:, None]
+        constant = (-0.5 * k * np.log(2 * np.pi) - log_det)[:, None]
         out = np.full((len(roots), self.levels), -np.inf)
         predictive = self._predictive()
-        for effects, proposed in zip(b, log_q, strict=True):
-            z = np.einsum("skl,jl->sjk", inverse, effects)
-            value = constant - 0.5 * (z**2).sum(axis=-1) - proposed
-            value += self._rows(predictive.given(self._with(effects)))
-            out = np.logaddexp(out, value)
-        return out - np.log(_EACH)
+        normal, t = _points(k, seed)
+        for e, step in zip(normal, t, strict=True):
+            near = proposal.at(step)
+            z = np.einsum("skl,jl->sjk", inverse, near)
+            prior = constant - 0.5 * (z**2).sum(axis=-1)
+            far = np.broadcast_to((roots @ e)[:, None], (len(roots), self.levels, k))
+            for b, known in ((near, prior), (far, constant - 0.5 * float(e @ e))):
+                mixed = np.logaddexp(known, proposal.log_density(b)) - np.log(2)
+                out = np.logaddexp(out, known - mixed + self._rows(predictive.given(self._with(b))))
+        return out - np.log(2 * len(normal))
 
     def _own(self) -> Array:
         """Draws of the grouping's effects, (draws, J, k)."""
@@ -230,14 +230,49 @@ class Integrated:
         return out
 
 
-def _t_points(k: int, seed: int) -> tuple[Array, Array]:
-    """Points evenly spread over a k-dimensional t distribution, (m, k), and its log density."""
+@dataclass(frozen=True)
+class _Proposal:
+    """A t distribution about each level's posterior.
+
+    Attributes:
+        mean: (J, k).
+        factor: (J, k, k), of its scale.
+    """
+
+    mean: Array
+    factor: Array
+
+    @classmethod
+    def of(cls, draws: Array, occurs: NDArray[np.int64]) -> "_Proposal":
+        """Of draws (S, J, k); levels without rows have a scale of one."""
+        k = draws.shape[-1]
+        mean = draws.mean(axis=0)
+        away = np.moveaxis(draws[:, occurs] - mean[occurs], 0, -1)
+        spread = away @ np.swapaxes(away, -1, -2) / len(draws)
+        size = np.trace(spread, axis1=-2, axis2=-1)[:, None, None]
+        factor = np.broadcast_to(np.eye(k), (len(mean), k, k)).copy()
+        factor[occurs] = _WIDER * np.linalg.cholesky(spread + 1e-12 * size * np.eye(k))
+        return cls(mean, factor)
+
+    def at(self, step: Array) -> Array:
+        """A point of every level, (J, k)."""
+        return self.mean + self.factor @ step
+
+    def log_density(self, b: Array) -> Array:
+        """At b (..., J, k), (..., J)."""
+        k = b.shape[-1]
+        z = np.linalg.solve(self.factor, (b - self.mean)[..., None])[..., 0]
+        constant = gammaln((_NU + k) / 2) - gammaln(_NU / 2) - 0.5 * k * np.log(_NU * np.pi)
+        constant = constant - np.log(np.diagonal(self.factor, axis1=-2, axis2=-1)).sum(axis=-1)
+        return constant - 0.5 * (_NU + k) * np.log1p((z**2).sum(axis=-1) / _NU)
+
+
+def _points(k: int, seed: int) -> tuple[Array, Array]:
+    """Points evenly spread over a normal and over a t distribution of k dimensions, (m, k)."""
     even = qmc.Sobol(k + 1, rng=np.random.default_rng([seed, 7])).random(_EACH)
     even = np.clip(even, 1e-9, 1 - 1e-9)
-    points = norm.ppf(even[:, :k]) * np.sqrt(_NU / chi2.ppf(even[:, k:], _NU))
-    square = (points**2).sum(axis=1)
-    constant = gammaln((_NU + k) / 2) - gammaln(_NU / 2) - 0.5 * k * np.log(_NU * np.pi)
-    return points, constant - 0.5 * (_NU + k) * np.log1p(square / _NU)
+    normal = norm.ppf(even[:, :k])
+    return normal, normal * np.sqrt(_NU / chi2.ppf(even[:, k:], _NU))
 
 
 def _flat(values: Any) -> Array:
