@@ -284,9 +284,8 @@ def _weighted(
     """Weighted draws of phi from all rounds' proposals, which adapt; None if k-hat stays high."""
     d = q.shape[1]
     covariance = np.cov(q.T).reshape(d, d)
-    root: Numbers = np.linalg.cholesky(
-        covariance + 1e-10 * np.diag(np.diagonal(covariance) + 1e-12)
-    )
+    small = 1e-10 * np.diag(np.diagonal(covariance) + 1e-12)
+    root = np.asarray(np.linalg.cholesky(covariance + small), np.float64)
     # Wider than q: a guide's sds err on the small side, and a weight can mend what is too wide.
     proposal = Mixture(
         q.mean(axis=0)[None], np.asarray(1.5 * root, np.float64), 5.0, np.ones((1, d))
