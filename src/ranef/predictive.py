@@ -1,7 +1,7 @@
 """The program replayed on new rows with draws of its sites: never a second implementation."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -89,6 +89,12 @@ class Predictive:
         """Draws."""
         none = {site: np.zeros(0, np.int64) for g in self._grouped.values() for site in g.sites}
         return next((v.shape[0] * v.shape[1] for v in self.draws.at(none).values()), 1)
+
+    def given(self, draws: Draws) -> "Predictive":
+        """The same with other draws, of as many: the program stays compiled."""
+        out = replace(self, draws=draws)
+        out.__dict__["_compiled"] = self._compiled
+        return out
 
     def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[Part]":
         """The rows in chunks, each row once.
@@ -231,7 +237,7 @@ class Predictive:
         """Log mean_s p(y_i | draw s), (n,)."""
 
         def score(part: Part) -> dict[str, NDArray]:
-            return {"score": _log_mean(self._log_density(part))}
+            return {"score": _log_mean(self.log_density(part))}
 
         return self._by_row(designs, response, n, score)["score"]
 
@@ -253,7 +259,7 @@ class Predictive:
                 "observed": observed,
                 "mean": self._location(part).mean(axis=0),
                 "pit": (below + uniform * (equal + 1)) / (len(drawn) + 1),
-                "log_score": _log_mean(self._log_density(part)),
+                "log_score": _log_mean(self.log_density(part)),
             }
 
         columns = self._by_row(designs, response, n, judge)
@@ -277,8 +283,20 @@ class Predictive:
         self, designs: Designs, response: ResponseDesign, n: int
     ) -> NDArray[np.float64]:
         """Log p(y_i | draw s), (draws, n)."""
-        each = self._by_row(designs, response, n, lambda part: {"a": self._log_density(part).T})
+        each = self._by_row(designs, response, n, lambda part: {"a": self.log_density(part).T})
         return each["a"].T
+
+    def by_log_density(
+        self,
+        designs: Designs,
+        response: ResponseDesign,
+        n: int,
+        describe: Callable[[NDArray[np.float64]], Mapping[str, NDArray]],
+    ) -> dict[str, NDArray]:
+        """What `describe` says of log p(y_i | draw s), (draws, m), by row, chunk by chunk."""
+        return self._by_row(
+            designs, response, n, lambda part: dict(describe(self.log_density(part)))
+        )
 
     def means(
         self, designs: Designs, response: ResponseDesign, n: int
@@ -320,7 +338,8 @@ class Predictive:
             )
         return location
 
-    def _log_density(self, part: "Part") -> NDArray[np.float64]:
+    def log_density(self, part: "Part") -> NDArray[np.float64]:
+        """Log p(y_i | draw s) of a chunk, (draws, rows)."""
         return part.own(self.program.family.log_density(part.response, **part.predictors))
 
 
