@@ -261,9 +261,9 @@ class Family(ABC):
 
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
         """Where the predictor of a parameter lies, on its link's scale."""
-        if parameter.link == "log":
+        if parameter.name == "sigma":
             return Scale(float(np.log(state.scale.spread)), 1.0)
-        return state.scale
+        return state.scale if parameter.link == "identity" else Scale(0.0, 1.0)
 
     def noise(self, state: State) -> float:
         """The spread of one row about its predictor, on the link's scale, roughly."""

@@ -81,3 +81,86 @@ def student(value: Any, location: Any, log_scale: Any, log_nu: Any) -> Array:
 def log_choose(n: Any, k: Any) -> Array:
     """Log of the binomial coefficient."""
     return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
+
+
+# Above this shape the difference of two log gammas is taken from Stirling's series.
+_LARGE_SHAPE = 1e5
+
+
+def log_rising(shape: Any, log_shape: Any, count: Any) -> Array:
+    """Log Gamma(a + y) - log Gamma(a), without cancellation where a is large."""
+    small = jnp.minimum(shape, _LARGE_SHAPE)
+    exact = gammaln(small + count) - gammaln(small)
+    large = jnp.maximum(shape, _LARGE_SHAPE)
+    series = (
+        (large + count - 0.5) * jnp.log1p(count / large)
+        + count * (log_shape - 1.0)
+        - count / (12.0 * large * (large + count))
+    )
+    return jnp.where(shape < _LARGE_SHAPE, exact, series)
+
+
+def negative_binomial(value: Any, log_mean: Any, log_shape: Any) -> Array:
+    """Log Gamma(y + a) / (Gamma(a) y!) + a log(a / (a + mu)) + y log(mu / (a + mu))."""
+    shape, above = jnp.exp(log_shape), log_mean - log_shape
+    rising = log_rising(shape, log_shape, value) - gammaln(value + 1.0)
+    return rising - shape * jax.nn.softplus(above) - value * jax.nn.softplus(-above)
+
+
+def gamma(value: Any, log_mean: Any, log_shape: Any) -> Array:
+    """A log(a / mu) - log Gamma(a) + (a - 1) log y - a y / mu."""
+    shape, log_rate = jnp.exp(log_shape), log_shape - log_mean
+    return (
+        shape * log_rate
+        - gammaln(shape)
+        + (shape - 1.0) * jnp.log(value)
+        - value * jnp.exp(log_rate)
+    )
+
+
+def exponential(value: Any, log_mean: Any) -> Array:
+    """-log mu - y / mu."""
+    return -log_mean - value * jnp.exp(-log_mean)
+
+
+def beta(value: Any, logit_mean: Any, log_precision: Any) -> Array:
+    """Log Beta(y; mu kappa, (1 - mu) kappa)."""
+    log_a = jax.nn.log_sigmoid(logit_mean) + log_precision
+    log_b = jax.nn.log_sigmoid(-logit_mean) + log_precision
+    a, b = jnp.exp(log_a), jnp.exp(log_b)
+    # Gamma(a) = Gamma(1 + a) / a, whose log is smooth down to a = 0.
+    return (
+        gammaln(jnp.exp(log_precision))
+        - (gammaln(1.0 + a) - log_a)
+        - (gammaln(1.0 + b) - log_b)
+        + (a - 1.0) * jnp.log(value)
+        + (b - 1.0) * jnp.log1p(-value)
+    )
+
+
+def zero_inflated(value: Any, log_density: Any, log_zero: Any, logit: Any) -> Array:
+    """Of a count with probability psi, else of zero.
+
+    Args:
+        value: the response.
+        log_density: of the count at the response.
+        log_zero: of the count at zero.
+        logit: of psi.
+    """
+    zero = jnp.logaddexp(jax.nn.log_sigmoid(-logit), jax.nn.log_sigmoid(logit) + log_zero)
+    return jnp.where(value == 0, zero, jax.nn.log_sigmoid(logit) + log_density)
+
+
+def zero_inflated_poisson(value: Any, log_mean: Any, logit: Any) -> Array:
+    return zero_inflated(value, poisson(value, log_mean), -jnp.exp(log_mean), logit)
+
+
+def zero_inflated_negative_binomial(value: Any, log_mean: Any, log_shape: Any, logit: Any) -> Array:
+    count = negative_binomial(value, log_mean, log_shape)
+    zero = -jnp.exp(log_shape) * jax.nn.softplus(log_mean - log_shape)
+    return zero_inflated(value, count, zero, logit)
+
+
+def from_count(value: Any, log_zero: Any, logit: Any) -> Array:
+    """The probability that a response of `zero_inflated` is of the count, given the response."""
+    return jnp.where(value == 0, jax.nn.sigmoid(logit + log_zero), 1.0)
