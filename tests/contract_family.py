@@ -42,6 +42,11 @@ class Example:
         return ResponseDesign(None if y is None else jnp.asarray(y), beside, form)
 
 
+def numbered(shares: Any) -> Any:
+    """Scipy's law of categories 1, 2, ..."""
+    return st.rv_discrete(values=(np.arange(1, len(shares) + 1), shares))
+
+
 def inflated(counts: Any, psi: float) -> Any:
     """Scipy's law of a count with probability psi, else of zero; it ends where nothing is left."""
     support = np.arange(400)
@@ -61,6 +66,16 @@ EXAMPLES = {
     "beta": Example({"mu": 0.3, "kappa": 8.0}, st.beta(2.4, 5.6)),
     "lognormal": Example({"mu": 0.4, "sigma": 0.7}, st.lognorm(0.7, scale=np.exp(0.4))),
     "exponential": Example({"mu": 2.5}, st.expon(scale=2.5)),
+    "ordinal": Example(
+        {"mu": 0.4, "threshold": [-1.0, 0.2, 1.5]},
+        numbered(np.diff(st.logistic.cdf([-np.inf, -1.4, -0.2, 1.1, np.inf]))),
+        state=State({}, Scale(0.0, 1.0), ("1", "2", "3", "4")),
+    ),
+    "categorical": Example(
+        {"mub": 0.4, "muc": -0.7},
+        numbered(np.exp([0.0, 0.4, -0.7]) / np.exp([0.0, 0.4, -0.7]).sum()),
+        state=State({}, Scale(0.0, 1.0), ("a", "b", "c")),
+    ),
     "zero_inflated_poisson": Example({"mu": 3.2, "psi": 0.7}, inflated(st.poisson(3.2), 0.7)),
     "zero_inflated_negative_binomial": Example(
         {"mu": 3.2, "alpha": 1.7, "psi": 0.7}, inflated(st.nbinom(1.7, 1.7 / 4.9), 0.7)
@@ -248,7 +263,8 @@ def check_shifts_maximise_each_levels_likelihood(name: str) -> None:
 
         @jax.jit
         def density(shift: Any) -> Any:
-            return law.log_density(response, **{**known, location: known[location] + shift})
+            here = {own: jnp.asarray(value) for own, value in known.items()}
+            return law.log_density(response, **{**here, location: here[location] + shift})
 
         def by_level(shift: Any) -> np.ndarray:
             return np.bincount(codes, np.asarray(density(shift)), 3)

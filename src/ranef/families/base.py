@@ -147,6 +147,8 @@ class Family(ABC):
             complete data) where it is not everywhere.
         text: whether the response may be texts.
         discrete: whether it takes whole numbers only.
+        intercept: whether the location's predictor may have one.
+        categorised: whether the parameters depend on the categories of the response.
     """
 
     name: ClassVar[str]
@@ -155,6 +157,8 @@ class Family(ABC):
     curvature: ClassVar[str] = "observed"
     text: ClassVar[bool] = False
     discrete: ClassVar[bool] = False
+    intercept: ClassVar[bool] = True
+    categorised: ClassVar[bool] = False
 
     def __init__(self, response: ResponseCall) -> None:
         self.response = response
@@ -400,10 +404,12 @@ def climbed(
     """`Family.shifts` by damped Newton steps, all levels at once."""
     name = family.parameters[0].name
     eta = np.asarray(predictors[name], np.float64)
+    with jax.enable_x64(True):
+        known = {own: jnp.asarray(value, float) for own, value in predictors.items()}
 
     @jax.jit
     def slopes(shift: Array) -> tuple[Array, Array, Array]:
-        here = {**predictors, name: eta + shift[codes]}
+        here = {**known, name: eta + shift[codes]}
         slope, _ = family.derivatives(response, name, **here)
         weight = family.working_weights(response, name, **here)
         return family.log_density(response, **here), slope, weight

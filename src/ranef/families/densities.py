@@ -164,3 +164,58 @@ def zero_inflated_negative_binomial(value: Any, log_mean: Any, log_shape: Any, l
 def from_count(value: Any, log_zero: Any, logit: Any) -> Array:
     """The probability that a response of `zero_inflated` is of the count, given the response."""
     return jnp.where(value == 0, jax.nn.sigmoid(logit + log_zero), 1.0)
+
+
+class Numbered(dist.CategoricalProbs):
+    """Categories 1, ..., K with these probabilities, (..., K)."""
+
+    def __init__(self, probs: Any, *, validate_args: Any = None) -> None:
+        super().__init__(probs, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return dist.constraints.integer_interval(1, self.probs.shape[-1])
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+        return super().sample(key, sample_shape) + 1
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        place = jnp.asarray(value, int)[..., None] - 1
+        logs = jnp.log(self.probs)
+        place, logs = jnp.broadcast_arrays(place, logs[..., :1])[0], logs
+        shape = (*place.shape[:-1], logs.shape[-1])
+        return jnp.take_along_axis(jnp.broadcast_to(logs, shape), place, axis=-1)[..., 0]
+
+
+def ordinal(value: Any, location: Any, thresholds: Any) -> Array:
+    """log(F(t_k - eta) - F(t_{k-1} - eta)), F the logistic function, t_0 and t_K infinite.
+
+    With a = t_k - eta and b = eta - t_{k-1} the difference of two thresholds is
+    F(a) F(b) (1 - exp(t_{k-1} - t_k)), every factor of which keeps its digits.
+    """
+    count = jnp.shape(thresholds)[-1]
+    k = jnp.asarray(value, int)
+    shape = jnp.broadcast_shapes(jnp.shape(k), jnp.shape(location), jnp.shape(thresholds)[:-1])
+    each = jnp.broadcast_to(thresholds, (*shape, count))
+    k = jnp.broadcast_to(k, shape)
+    upper = jnp.take_along_axis(each, jnp.clip(k - 1, 0, count - 1)[..., None], axis=-1)[..., 0]
+    lower = jnp.take_along_axis(each, jnp.clip(k - 2, 0, count - 1)[..., None], axis=-1)[..., 0]
+    first, last = k == 1, k == count + 1
+    below = jnp.where(last, 0.0, jax.nn.log_sigmoid(upper - location))
+    above = jnp.where(first, 0.0, jax.nn.log_sigmoid(location - lower))
+    inner = ~(first | last)
+    gap = jnp.where(inner, upper - lower, 1.0)
+    # Draws of thresholds may be equal to the last digit.
+    width = jnp.log(-jnp.expm1(-jnp.maximum(gap, jnp.finfo(gap.dtype).tiny)))
+    return below + above + jnp.where(inner, width, 0.0)
+
+
+def categorical(value: Any, **etas: Any) -> Array:
+    """eta_k - log(1 + sum_j e^eta_j), eta_1 = 0; the others in the order of their names."""
+    k = jnp.asarray(value, int)
+    listed = [etas[f"eta{i}"] for i in range(len(etas))]
+    own = sum(jnp.where(k == i + 2, eta, 0.0) for i, eta in enumerate(listed))
+    total = jnp.zeros_like(jnp.asarray(listed[0]))
+    for eta in listed:
+        total = jnp.logaddexp(total, eta)
+    return own - total
