@@ -298,7 +298,8 @@ class Family(ABC):
 
     def log_density(self, response: ResponseDesign, **predictors: Any) -> Array:
         """Log p(y_i | eta_i), (n,)."""
-        return self.given(response, **predictors).log_prob(jnp.asarray(response.value))
+        law = self.given(response, **predictors)
+        return jnp.asarray(law.log_prob(jnp.asarray(response.value)))
 
     def derivatives(
         self, response: ResponseDesign, name: str, **predictors: Any
@@ -415,10 +416,10 @@ def climbed(
         return family.log_density(response, **here), slope, weight
 
     def sums(values: Any) -> NDArray[np.float64]:
-        return np.bincount(codes, np.asarray(values), levels)
+        return np.asarray(np.bincount(codes, np.asarray(values), levels), np.float64)
 
     shift, step = np.zeros(levels), np.zeros(levels)
-    best = np.full(levels, -np.inf)
+    best, settled = np.full(levels, -np.inf), np.zeros(levels, bool)
     with jax.enable_x64(True), np.errstate(all="ignore"):
         for _ in range(_CLIMB):
             density, slope, weight = (sums(each) for each in slopes(jnp.asarray(shift + step)))

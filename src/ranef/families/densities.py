@@ -166,25 +166,29 @@ def from_count(value: Any, log_zero: Any, logit: Any) -> Array:
     return jnp.where(value == 0, jax.nn.sigmoid(logit + log_zero), 1.0)
 
 
-class Numbered(dist.CategoricalProbs):
+class Numbered(dist.Distribution):
     """Categories 1, ..., K with these probabilities, (..., K)."""
 
-    def __init__(self, probs: Any, *, validate_args: Any = None) -> None:
-        super().__init__(probs, validate_args=False)
+    pytree_data_fields = ("shares",)
+
+    def __init__(self, shares: Any) -> None:
+        self.shares: Any = shares
+        super().__init__(jnp.shape(shares)[:-1])
 
     @property
     def support(self) -> Any:
-        return dist.constraints.integer_interval(1, self.probs.shape[-1])
+        return dist.constraints.integer_interval(1, self.shares.shape[-1])
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
-        return super().sample(key, sample_shape) + 1
+        shape = (*sample_shape, *self.batch_shape)
+        return 1 + jax.random.categorical(key, jnp.log(self.shares), shape=shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         place = jnp.asarray(value, int)[..., None] - 1
-        logs = jnp.log(self.probs)
-        place, logs = jnp.broadcast_arrays(place, logs[..., :1])[0], logs
-        shape = (*place.shape[:-1], logs.shape[-1])
-        return jnp.take_along_axis(jnp.broadcast_to(logs, shape), place, axis=-1)[..., 0]
+        shape = jnp.broadcast_shapes(place.shape[:-1], self.shares.shape[:-1])
+        logs = jnp.broadcast_to(jnp.log(self.shares), (*shape, self.shares.shape[-1]))
+        place = jnp.broadcast_to(place, (*shape, 1))
+        return jnp.take_along_axis(logs, place, axis=-1)[..., 0]
 
 
 def ordinal(value: Any, location: Any, thresholds: Any) -> Array:
