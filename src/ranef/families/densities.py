@@ -56,17 +56,18 @@ class Law(dist.Distribution):
 
 
 def bernoulli(value: Any, logit: Any) -> Array:
-    """Y eta - log(1 + e^eta)."""
-    return value * logit - jax.nn.softplus(logit)
+    """Log p: -y log(1 + e^-eta) - (1 - y) log(1 + e^eta)."""
+    return -value * jax.nn.softplus(-logit) - (1.0 - value) * jax.nn.softplus(logit)
 
 
 def binomial(value: Any, logit: Any, trials: Any) -> Array:
-    """Log C(n, y) + y eta - n log(1 + e^eta)."""
-    return log_choose(trials, value) + value * logit - trials * jax.nn.softplus(logit)
+    """Log p: log C(n, y) - y log(1 + e^-eta) - (n - y) log(1 + e^eta)."""
+    failures = (trials - value) * jax.nn.softplus(logit)
+    return log_choose(trials, value) - value * jax.nn.softplus(-logit) - failures
 
 
 def poisson(value: Any, log_mean: Any) -> Array:
-    """Y eta - e^eta - log y!."""
+    """Density y eta - e^eta - log y!, of eta = log mu."""
     return value * log_mean - jnp.exp(log_mean) - gammaln(value + 1.0)
 
 
