@@ -46,7 +46,7 @@ class Beta(Family):
         return responses.logit_scale(state.scale.location)
 
     def start(self, state: State, parameter: FamilyParameter) -> Any:
-        """Kappa that gives the response its variance."""
+        """The kappa that gives the response its variance."""
         mean, sd = state.scale.location, state.scale.spread
         return float(np.clip(mean * (1 - mean) / sd**2 - 1, 0.1, 1e4))
 

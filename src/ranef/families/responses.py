@@ -123,5 +123,5 @@ def gamma_variates(rng: np.random.Generator, mean: Any, shape: Any) -> NDArray[n
 
 
 def count_information(log_mean: Any, log_shape: Any) -> Array:
-    """Mu / (1 + mu / alpha), of a negative binomial count about the log of its mean."""
+    """Information mu / (1 + mu / alpha) of a negative binomial count about the log of its mean."""
     return jnp.exp(jnp.minimum(log_mean, log_shape) - jax.nn.softplus(-abs(log_mean - log_shape)))
