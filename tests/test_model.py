@@ -212,7 +212,7 @@ def test_common_stands_for_all_common_effects_but_the_intercept(grouped):
     [
         ("y ~ nope", {}, rf.ColumnError, "column 'nope' is not in the table"),
         ("y ~ log(f)", {}, rf.DataError, "column 'f' holds text where a number is needed"),
-        ("f ~ x", {}, rf.DataError, "column 'f' holds text where a number is needed"),
+        ("f ~ x", {}, rf.DataError, "the response f has 3 distinct texts"),
         ("y ~ log(x)", {}, rf.DataError, "log(x) is not a finite number"),
         ("y ~ x", {"family": "poisson"}, rf.DataError, "takes whole numbers from 0 on"),
         ("y ~ x", {"family": "gausian"}, rf.OptionError, "did you mean 'gaussian'"),

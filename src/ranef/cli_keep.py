@@ -118,7 +118,7 @@ def _fit(options: argparse.Namespace) -> int:
         _print(
             {
                 "formula": model.formula,
-                "family": options.family,
+                "family": fit.program.family.name,
                 "method": fit.method,
                 "why": fit.why,
                 "converged": fit.converged,

@@ -374,7 +374,9 @@ class Fit:
 
         Returns:
             Columns mean, sd, lower, upper. The sd of a response is infinite where some
-            draw's is.
+            draw's is. Of ordinal and categorical responses they are of the category's number,
+            1, 2, ..., and a column `p[c]` has the probability of each category c. Of binomial
+            ones "mean" is the share of successes, "response" their number.
 
         Raises:
             DataError: for a gap in a predictor, or an unseen level under "error".

@@ -215,7 +215,10 @@ class Predictive:
     def summaries(
         self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
     ) -> dict[str, NDArray[np.float64]]:
-        """mean, sd, lower and upper of each row, of the mean or of a response."""
+        """mean, sd, lower and upper of each row, of the mean or of a response.
+
+        And ``p[c]``, the mean probability of each category c, for a family that has them.
+        """
         family = self.program.family
         tails = [(1 - interval) / 2, (1 + interval) / 2]
         rng = np.random.default_rng(self.seed)
@@ -229,7 +232,12 @@ class Predictive:
                 cells = part.own(family.sample(rng, part.response, **part.values))
             lower, upper = _quantiles(cells, tails)
             sd = np.sqrt(variance)
-            return {"mean": location.mean(axis=0), "sd": sd, "lower": lower, "upper": upper}
+            shares = {
+                f"p[{name}]": part.own(each).mean(axis=0)
+                for name, each in family.probabilities(**part.values).items()
+            }
+            mean = location.mean(axis=0)
+            return {"mean": mean, "sd": sd, "lower": lower, "upper": upper, **shares}
 
         return self._by_row(designs, response, n, describe)
 
