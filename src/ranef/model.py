@@ -5,11 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ranef import registry, streaming
-<<<<<<< HEAD
 from ranef.batches import batches
-=======
 from ranef.complete import complete
->>>>>>> families
 from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula

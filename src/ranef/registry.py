@@ -55,17 +55,8 @@ KINDS = {"term": TERMS, "family": FAMILIES, "method": METHODS}
 # Named in the public surface and not built yet: refused by name instead of as unknown.
 PLANNED = {
     "term": ("gp", "s", "mf", "mi"),
-<<<<<<< HEAD
-    "family": (
-        *("negative_binomial", "gamma", "beta"),
-        *("lognormal", "exponential", "ordinal", "categorical"),
-        *("zero_inflated_poisson", "zero_inflated_negative_binomial"),
-    ),
-    "method": (),
-=======
     "family": (),
-    "method": ("laplace",),
->>>>>>> families
+    "method": (),
 }
 
 
