@@ -81,14 +81,15 @@ class Model:
                 Parquet. Rows with a gap in a used column are dropped; `Fit.rows` counts them.
                 Parquet of more than a million rows is read in batches, and a sample kept, by
                 exact and by svi with networks in a Gaussian model; else all rows are held.
-            method: "exact", "nuts", "svi", or "auto": exact wherever it applies, else svi;
-                `Fit.why` says why.
+            method: "exact", "laplace", "svi", "nuts", or "auto": exact wherever it applies, then
+                laplace, else svi; `Fit.why` says why.
             seed: the same seed gives the same bytes on the same machine and versions.
             draws: of the posterior, in each chain.
             progress: whether to show a bar on standard error.
             options: of the method. svi: guide ("structured" or "meanfield"), optimizer (any
                 of optax), samples, steps, batch_size, checkpoint (a path). nuts: chains,
-                tune, target_accept, coefficients ("integrated" or "sampled").
+                tune, target_accept, coefficients ("integrated" or "sampled"). laplace:
+                quadrature (nodes; one grouping with one effect for each level).
 
         Raises:
             RanefError: one of its kinds, with one sentence that says what is wrong and what
@@ -150,14 +151,16 @@ def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], 
     """The methods to try in order, and why the first comes first."""
     if method != "auto":
         return [registry.load("method", method)(**options)], "it was asked for"
-    exact = registry.load("method", "exact")
+    linear = [registry.load("method", name) for name in ("exact", "laplace")]
     runners = [registry.load("method", name) for name in ("svi", "nuts")]
     having = [runner for runner in runners if set(options) <= set(runner.options)]
-    other = [(having or runners)[0](**options)]
-    unknown = sorted(set(options) - set(exact.options))
-    if unknown:
-        return other, f"it has the option {unknown[0]!r}"
-    return [exact(**options), *other], (
-        "the response is gaussian and every term linear in its coefficients, which therefore "
+    able = [runner for runner in linear if set(options) <= set(runner.options)]
+    unknown = sorted(set(options) - set(linear[0].options))
+    why = (
+        f"it has the option {unknown[0]!r}"
+        if unknown
+        else "the response is gaussian and every term linear in its coefficients, which therefore "
         "integrate out in closed form"
     )
+    other = [] if unknown and able else [(having or runners)[0](**options)]
+    return [*(runner(**options) for runner in able), *other], why
