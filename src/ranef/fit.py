@@ -199,11 +199,13 @@ class Fit:
 
     def _verdict(self) -> str:
         """A line: the word, and how many symptoms speak for it."""
-        check = self.check()
-        more = len(check.symptoms) - 1
-        first = f": {check.symptoms[0].sign}" if check.symptoms else ""
+        # A second opinion on laplace takes longer than its fit: only where it was asked for.
+        known = "_checked" in self.__dict__ or self.draws.elbo is not None
+        check_ = self._checked if known else check(self._known, reference=False)
+        more = len(check_.symptoms) - 1
+        first = f": {check_.symptoms[0].sign}" if check_.symptoms else ""
         rest = f", and {more} more; see fit.check()" if more > 0 else ""
-        return f"verdict: {check.verdict}{first}{rest}"
+        return f"verdict: {check_.verdict}{first}{rest}"
 
     def fixef(self) -> pd.DataFrame:
         """Common effects: posterior mean and sd."""

@@ -23,8 +23,9 @@ _OF_OTHERS = (own_criterion, weights, trend, approximation)
 _OF_ALL = (boundaries, collinear, separation, conflict)
 
 
-def check(posterior: Posterior) -> Check:
-    """The verdict on what a method returned."""
+def check(posterior: Posterior, *, reference: bool = True) -> Check:
+    """The verdict on what a method returned; without `reference` by its own diagnostics alone."""
     first = _OF_CHAINS if posterior.draws.statistics else _OF_OTHERS
+    first = first if reference else tuple(look for look in first if look is not approximation)
     found = [symptom for look in (*first, *_OF_ALL) for symptom in look(posterior)]
     return Check(tuple(sorted(found, key=lambda s: -VERDICTS.index(s.weight))))
