@@ -77,4 +77,9 @@ def grouped() -> dict[str, np.ndarray]:
         "f": np.array(list("abc"))[rng.integers(0, 3, 300)],
         "g": np.array([f"g{c}" for c in codes]),
         "h": np.array([f"h{c % 4}" for c in codes]),
+        "hit": np.where(y > 1, "yes", "no"),
+        "count": np.floor(np.exp(np.clip(y / 2, -2, 3))),
+        "trials": np.full(300, 30.0),
+        "kind": np.array(list("abc"))[np.digitize(y, [0.0, 2.0])],
+        "grade": np.digitize(y, [0.0, 2.0]) + 1,
     }

@@ -12,6 +12,7 @@ from ranef.errors import OptionError
 
 EXAMPLES = {
     "exact": [{}],
+    "laplace": [{}],
     "nuts": [
         {"chains": 2, "tune": 60},
         {"chains": 2, "tune": 60, "coefficients": "sampled"},

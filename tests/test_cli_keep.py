@@ -139,3 +139,21 @@ def test_a_level_never_seen_is_refused_with_the_remedy(folder, capsys):
     status, _, _ = run(capsys, *arguments, "--new-levels", "zero")
     assert status == 0
     (folder / "p.csv").unlink()
+
+
+def test_compare_prints_what_the_library_says(folder, capsys):
+    other = folder / "c.ranef"
+    assert main(["fit", str(folder / "rows.csv"), "y ~ x", "--out", str(other)]) == 0
+    capsys.readouterr()
+    files = (folder / "a.ranef", other)
+    status, printed, _ = run(capsys, "compare", *files, "--json", "--group", "g")
+    assert status == 0
+    found = json.loads(printed)
+    table = rf.compare({"a": rf.load(files[0]), "c": rf.load(files[1])}, group="g")
+    assert [f["fit"] for f in found["fits"]] == list(table.index)
+    assert found["fits"][1]["difference"] == table["difference"].iloc[1]
+    assert found["fits"][0]["file"] == str(files[0].resolve())
+    status, printed, _ = run(capsys, "compare", *files, "--data", folder / "rows.parquet")
+    assert status == 0
+    assert "weight" in printed
+    assert run(capsys, "compare", *files, "--group", "h")[0] == 1

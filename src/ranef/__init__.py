@@ -40,6 +40,7 @@ from ranef.priors import (
 
 if TYPE_CHECKING:
     from ranef import plots
+    from ranef.comparison import compare
     from ranef.fit import Fit, load
     from ranef.model import Model
 
@@ -48,7 +49,12 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 __version__ = "0.1.0"
 
-_LAZY = {"Model": "ranef.model", "Fit": "ranef.fit", "load": "ranef.fit"}
+_LAZY = {
+    "Model": "ranef.model",
+    "Fit": "ranef.fit",
+    "load": "ranef.fit",
+    "compare": "ranef.comparison",
+}
 # Modules that are public as they are; matplotlib loads with the first of their names.
 _MODULES = ("plots",)
 
@@ -77,6 +83,7 @@ __all__ = [
     "RanefError",
     "StudentT",
     "Uniform",
+    "compare",
     "load",
     "plots",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ranef import cli_keep
+from ranef import cli_compare, cli_keep
 from ranef.cli_options import count, say, seed
 from ranef.errors import FileError, RanefError
 from ranef.files import write_whole
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     zillow.add_argument("--json", action="store_true", help="print one JSON object")
     zillow.set_defaults(run=_zillow, parser=zillow)
     cli_keep.add(commands)
+    cli_compare.add(commands)
     return parser
 
 

@@ -1,14 +1,12 @@
 """The commands that keep a fit: `fit` writes it to a file, `predict` and `report` read it."""
 
 import argparse
-import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 from ranef import registry
-from ranef.cli_options import count, probability, say, seed
+from ranef.cli_options import count, json_text, probability, say, seed
 from ranef.errors import FileError
 
 # Columns of what `predict` gives.
@@ -120,7 +118,7 @@ def _fit(options: argparse.Namespace) -> int:
         _print(
             {
                 "formula": model.formula,
-                "family": options.family,
+                "family": fit.program.family.name,
                 "method": fit.method,
                 "why": fit.why,
                 "converged": fit.converged,
@@ -207,13 +205,4 @@ def _refuse_unwritable(path: Path) -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    print(json.dumps(_finite(result), allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json_text(result))

@@ -1,7 +1,10 @@
-"""What the commands share: kinds of arguments, and progress on standard error."""
+"""What the commands share: kinds of arguments, progress on standard error, and JSON."""
 
 import argparse
+import json
+import math
 import sys
+from typing import Any
 
 
 def count(text: str) -> int:
@@ -31,3 +34,16 @@ def probability(text: str) -> float:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def json_text(result: dict[str, Any]) -> str:
+    """One object. JSON has no infinity and no NaN: null stands for them."""
+    return json.dumps(_finite(result), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ranef import priors
+from ranef.by_group import by_group
 from ranef.errors import OptionError
 from ranef.frame import Frame
 from ranef.inference.base import Draws
@@ -256,6 +257,11 @@ class Criticism:
         shown = self._response if parameter.link == "identity" else shown
         return xr.Dataset(variables, coords, {"response": shown, **attributes})
 
+    def predictive_by_group(self, seed: int) -> xr.Dataset:
+        """Means of each level's responses, observed and drawn from the fit; see `by_group`."""
+        found = by_group(self.posterior, self._predictive(seed, "sample"))
+        return found.assign_attrs(response=self._response)
+
     # Rows that are typical but for what varies
 
     def _predictors(self) -> dict[str, str]:
@@ -347,4 +353,5 @@ GROUPS = {
     "surface": Criticism.surface,
     "partial_effects": Criticism.partial_effects,
     "shrinkage": Criticism.shrinkage,
+    "predictive_by_group": Criticism.predictive_by_group,
 }

@@ -19,10 +19,12 @@ from ranef.equation import plain
 from ranef.errors import DataError, OptionError, whole_number
 from ranef.frame import Frame
 from ranef.inference.base import Draws
+from ranef.leave_one_out import LeaveOneOut, leave_one_out
 from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
 from ranef.program import Program
 from ranef.registry import suggestion
+from ranef.summary import Summary
 from ranef.tables import read
 from ranef.terms import variables
 from ranef.terms.base import Replay, Variable
@@ -155,7 +157,7 @@ class Fit:
         Args:
             groups: of ArviZ: "posterior_predictive" (on at most 20,000 rows), "prior",
                 "log_likelihood". Of this package: "surface", "partial_effects",
-                "shrinkage", "validation" (needs `data`).
+                "shrinkage", "predictive_by_group", "validation" (needs `data`).
             data: rows to validate on, with their response.
             new_levels: as for `predict`, for "validation".
             seed: of what is sampled.
@@ -184,8 +186,8 @@ class Fit:
 
     # Tables
 
-    def summary(self, interval: float = 0.9) -> pd.DataFrame:
-        """Posterior mean, sd and central interval of every parameter.
+    def summary(self, interval: float = 0.9) -> Summary:
+        """Posterior mean, sd and central interval of every parameter; prints the verdict too.
 
         The effects of single levels are
         in `ranef`, the weights of a network in `posterior`. A parameter without a posterior has
@@ -193,7 +195,17 @@ class Fit:
         ``share(g)`` hold the share of the predictor's and residual's variance (of the
         squared scale, for student) that the grouping g explains.
         """
-        return self._known.summary(interval)
+        return Summary.of(self._known.summary(interval), self._verdict)
+
+    def _verdict(self) -> str:
+        """A line: the word, and how many symptoms speak for it."""
+        # A second opinion on laplace takes longer than its fit: only where it was asked for.
+        known = "_checked" in self.__dict__ or self.draws.elbo is not None
+        check_ = self._checked if known else check(self._known, reference=False)
+        more = len(check_.symptoms) - 1
+        first = f": {check_.symptoms[0].sign}" if check_.symptoms else ""
+        rest = f", and {more} more; see fit.check()" if more > 0 else ""
+        return f"verdict: {check_.verdict}{first}{rest}"
 
     def fixef(self) -> pd.DataFrame:
         """Common effects: posterior mean and sd."""
@@ -222,7 +234,32 @@ class Fit:
 
     def check(self) -> Check:
         """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust"."""
+        return self._checked
+
+    @cached_property
+    def _checked(self) -> Check:
         return check(self._known)
+
+    def loo(self, group: str | None = None, seed: int = 0) -> LeaveOneOut:
+        """How well the fit predicts what it has not seen, by leaving out without refitting.
+
+        elpd = sum_j log p(y_j | y_-j) by Pareto-smoothed importance sampling (Vehtari, Gelman
+        and Gabry, 2017), j each row, or with `group` all rows of each level, whose own effects
+        are integrated out: how a model of groups predicts a new one.
+
+        Args:
+            group: a grouping such as "g", or None for rows.
+            seed: of what is sampled.
+
+        Returns:
+            `elpd`, `se`, `p_loo`, `bad` (the share of k-hats over `limit`) and `pointwise`, a
+            table.
+
+        Raises:
+            ColumnError: for a grouping the model does not have.
+            OptionError: for a fit that has read its rows in batches, or too many levels.
+        """
+        return leave_one_out(self._known, group, whole_number("seed", seed, least=0))
 
     def report(self, path: Any) -> Path:
         """Write one self-contained HTML page about this fit, and return where it lies.
@@ -339,7 +376,9 @@ class Fit:
 
         Returns:
             Columns mean, sd, lower, upper. The sd of a response is infinite where some
-            draw's is.
+            draw's is. Of ordinal and categorical responses they are of the category's number,
+            1, 2, ..., and a column `p[c]` has the probability of each category c. Of binomial
+            ones "mean" is the share of successes, "response" their number.
 
         Raises:
             DataError: for a gap in a predictor, or an unseen level under "error".

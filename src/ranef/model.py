@@ -6,6 +6,7 @@ from typing import Any
 
 from ranef import registry, streaming
 from ranef.batches import batches
+from ranef.complete import complete
 from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
@@ -21,7 +22,9 @@ class Model:
 
     Args:
         formula: Wilkinson notation, such as "y ~ x + (1 | g)".
-        family: "gaussian" or "student".
+        family: of the response, such as "gaussian", "student", "bernoulli" or "poisson"; all are
+            in `ranef.registry.FAMILIES`. A response of two texts is bernoulli by default, the
+            second in sorted order being the success.
         priors: parameter name to prior, such as {"x": rf.Normal(0, 1)}; a number fixes the
             parameter, rf.PointEstimate() estimates it without a posterior, "common" stands
             for all common effects but the intercept. Without: weakly informative ones
@@ -60,7 +63,7 @@ class Model:
 
     def priors_for(self, data: Any) -> dict[str, Prior]:
         """The prior of every parameter on this table, given or default."""
-        return dict(self._learn(data, streams=True).state.priors)
+        return dict(self._learned(data, streams=True)[1].state.priors)
 
     def fit(
         self,
@@ -78,14 +81,15 @@ class Model:
                 Parquet. Rows with a gap in a used column are dropped; `Fit.rows` counts them.
                 Parquet of more than a million rows is read in batches, and a sample kept, by
                 exact and by svi with networks in a Gaussian model; else all rows are held.
-            method: "exact", "nuts", "svi", or "auto": exact wherever it applies, else svi;
-                `Fit.why` says why.
+            method: "exact", "laplace", "svi", "nuts", or "auto": exact wherever it applies, then
+                laplace, else svi; `Fit.why` says why.
             seed: the same seed gives the same bytes on the same machine and versions.
             draws: of the posterior, in each chain.
             progress: whether to show a bar on standard error.
             options: of the method. svi: guide ("structured" or "meanfield"), optimizer (any
                 of optax), samples, steps, batch_size, checkpoint (a path). nuts: chains,
-                tune, target_accept, coefficients ("integrated" or "sampled").
+                tune, target_accept, coefficients ("integrated" or "sampled"). laplace:
+                quadrature (nodes; one grouping with one effect for each level).
 
         Raises:
             RanefError: one of its kinds, with one sentence that says what is wrong and what
@@ -94,51 +98,69 @@ class Model:
         draws, seed = whole_number("draws", draws, least=2), whole_number("seed", seed, least=0)
         runners, why = _candidates(method, options)
         began = time.perf_counter()
+        program: Program = self.program
         training: Training | None = None
         for runner in runners:
             # Rows that one method has read in batches the next may need all at once.
             if training is None or (training.stream is not None and not runner.streams):
-                training = self._learn(data, streams=runner.streams, progress=progress)
+                streams = runner.streams
+                program, training = self._learned(data, streams=streams, progress=progress)
             how = {"seed": seed, "draws": draws, "progress": progress}
             try:
                 try:
-                    found = runner.run(self.program.problem(training), **how)
+                    found = runner.run(program.problem(training), **how)
                 except RowsNeededError:
-                    training = self._learn(data, progress=progress)
-                    found = runner.run(self.program.problem(training), **how)
+                    program, training = self._learned(data, progress=progress)
+                    found = runner.run(program.problem(training), **how)
             except MethodError as error:
                 if runner is runners[-1]:
                     raise
                 why = f"method {error.method!r} {error.reason}"
                 continue
             seconds = time.perf_counter() - began
-            fit = Fit(self.program, training, found, runner.name, why, seconds)
-            for name in self.program.networks:
+            fit = Fit(program, training, found, runner.name, why, seconds)
+            for name in program.networks:
                 fit.network(name)  # leaves the weights in the user's object
             return fit
         raise OptionError(f"there is no method to try for {method!r}")
 
-    def _learn(self, data: Any, *, streams: bool = False, progress: bool = False) -> Training:
+    def _learn(self, data: Any) -> Training:
+        return self._learned(data)[1]
+
+    def _learned(
+        self, data: Any, *, streams: bool = False, progress: bool = False
+    ) -> tuple[Program, Training]:
+        """The program once it knows its response, and what the rows say before the fit."""
         program = self.program
-        needs = list(program.needs())
-        source = batches(data, needs, program.missing) if streams else None
-        if source is not None:
-            return streaming.learn(program, source, progress=progress)
-        return program.learn(read(data, list(program.needs()), program.missing))
+        source = batches(data, list(program.needs()), program.missing) if streams else None
+        if source is None:
+            frame = read(data, list(program.needs()), program.missing)
+            program = program.suited(frame)
+            if program.family.categorised:
+                program = program.known([complete(frame, program.needs())[0]])
+            return program, program.learn(frame)
+        first = next(iter(source), None)
+        if first is not None:
+            program = program.suited(first)
+        if program.family.categorised:
+            program = program.known(streaming.complete_rows(program, source, progress=progress))
+        return program, streaming.learn(program, source, progress=progress)
 
 
 def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], str]:
     """The methods to try in order, and why the first comes first."""
     if method != "auto":
         return [registry.load("method", method)(**options)], "it was asked for"
-    exact = registry.load("method", "exact")
+    linear = [registry.load("method", name) for name in ("exact", "laplace")]
     runners = [registry.load("method", name) for name in ("svi", "nuts")]
     having = [runner for runner in runners if set(options) <= set(runner.options)]
-    other = [(having or runners)[0](**options)]
-    unknown = sorted(set(options) - set(exact.options))
-    if unknown:
-        return other, f"it has the option {unknown[0]!r}"
-    return [exact(**options), *other], (
-        "the response is gaussian and every term linear in its coefficients, which therefore "
+    able = [runner for runner in linear if set(options) <= set(runner.options)]
+    unknown = sorted(set(options) - set(linear[0].options))
+    why = (
+        f"it has the option {unknown[0]!r}"
+        if unknown
+        else "the response is gaussian and every term linear in its coefficients, which therefore "
         "integrate out in closed form"
     )
+    other = [] if unknown and able else [(having or runners)[0](**options)]
+    return [*(runner(**options) for runner in able), *other], why

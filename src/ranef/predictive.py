@@ -1,7 +1,7 @@
 """The program replayed on new rows with draws of its sites: never a second implementation."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -89,6 +89,12 @@ class Predictive:
         """Draws."""
         none = {site: np.zeros(0, np.int64) for g in self._grouped.values() for site in g.sites}
         return next((v.shape[0] * v.shape[1] for v in self.draws.at(none).values()), 1)
+
+    def given(self, draws: Draws) -> "Predictive":
+        """The same with other draws, of as many: the program stays compiled."""
+        out = replace(self, draws=draws)
+        out.__dict__["_compiled"] = self._compiled
+        return out
 
     def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[Part]":
         """The rows in chunks, each row once.
@@ -209,7 +215,10 @@ class Predictive:
     def summaries(
         self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
     ) -> dict[str, NDArray[np.float64]]:
-        """mean, sd, lower and upper of each row, of the mean or of a response."""
+        """mean, sd, lower and upper of each row, of the mean or of a response.
+
+        And ``p[c]``, the mean probability of each category c, for a family that has them.
+        """
         family = self.program.family
         tails = [(1 - interval) / 2, (1 + interval) / 2]
         rng = np.random.default_rng(self.seed)
@@ -223,7 +232,12 @@ class Predictive:
                 cells = part.own(family.sample(rng, part.response, **part.values))
             lower, upper = _quantiles(cells, tails)
             sd = np.sqrt(variance)
-            return {"mean": location.mean(axis=0), "sd": sd, "lower": lower, "upper": upper}
+            shares = {
+                f"p[{name}]": part.own(each).mean(axis=0)
+                for name, each in family.probabilities(**part.values).items()
+            }
+            mean = location.mean(axis=0)
+            return {"mean": mean, "sd": sd, "lower": lower, "upper": upper, **shares}
 
         return self._by_row(designs, response, n, describe)
 
@@ -231,7 +245,7 @@ class Predictive:
         """Log mean_s p(y_i | draw s), (n,)."""
 
         def score(part: Part) -> dict[str, NDArray]:
-            return {"score": _log_mean(self._log_density(part))}
+            return {"score": _log_mean(self.log_density(part))}
 
         return self._by_row(designs, response, n, score)["score"]
 
@@ -253,7 +267,7 @@ class Predictive:
                 "observed": observed,
                 "mean": self._location(part).mean(axis=0),
                 "pit": (below + uniform * (equal + 1)) / (len(drawn) + 1),
-                "log_score": _log_mean(self._log_density(part)),
+                "log_score": _log_mean(self.log_density(part)),
             }
 
         columns = self._by_row(designs, response, n, judge)
@@ -277,8 +291,20 @@ class Predictive:
         self, designs: Designs, response: ResponseDesign, n: int
     ) -> NDArray[np.float64]:
         """Log p(y_i | draw s), (draws, n)."""
-        each = self._by_row(designs, response, n, lambda part: {"a": self._log_density(part).T})
+        each = self._by_row(designs, response, n, lambda part: {"a": self.log_density(part).T})
         return each["a"].T
+
+    def by_log_density(
+        self,
+        designs: Designs,
+        response: ResponseDesign,
+        n: int,
+        describe: Callable[[NDArray[np.float64]], Mapping[str, NDArray]],
+    ) -> dict[str, NDArray]:
+        """What `describe` says of log p(y_i | draw s), (draws, m), by row, chunk by chunk."""
+        return self._by_row(
+            designs, response, n, lambda part: dict(describe(self.log_density(part)))
+        )
 
     def means(
         self, designs: Designs, response: ResponseDesign, n: int
@@ -320,7 +346,8 @@ class Predictive:
             )
         return location
 
-    def _log_density(self, part: "Part") -> NDArray[np.float64]:
+    def log_density(self, part: "Part") -> NDArray[np.float64]:
+        """Log p(y_i | draw s) of a chunk, (draws, rows)."""
         return part.own(self.program.family.log_density(part.response, **part.predictors))
 
 

@@ -19,16 +19,21 @@ from ranef.complete import complete
 from ranef.equation import Line, Sub, joined
 from ranef.errors import ColumnError, FormulaError, OptionError
 from ranef.families.base import Family, FamilyParameter, ResponseDesign
+from ranef.families.responses import is_text
 from ranef.formula import Formula
 from ranef.frame import Frame
 from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.networks import Networks
-from ranef.priors import Prior, allowed
+from ranef.priors import Fixed, Prior, allowed
 from ranef.terms.base import Grouped, LinearBlock, Parameter, Replay, Term, Variable
 from ranef.training import Designs, State, Training, evenly, length
 
 _RESERVED = ("chain", "draw")
+
+# Of the location. A family with thresholds has it pinned at zero, so that factors keep their
+# coding.
+INTERCEPT = "Intercept"
 
 # Of the observed response: no column can have this name, "/" being stored otherwise.
 RESPONSE_SITE = "/response"
@@ -62,6 +67,7 @@ class Program:
         self.family: Family = registry.load("family", family)(formula.response)
         self.user_priors = dict(priors)
         self.missing = tuple(missing)
+        self._given_networks = networks
         self.terms = self._terms(networks)
         self.networks = self._named_networks()
         used = [name for name in self.needs() if name in _RESERVED]
@@ -76,21 +82,51 @@ class Program:
         """The family parameter that the formula's first part predicts."""
         return self.family.parameters[0].name
 
+    def suited(self, frame: Frame) -> "Program":
+        """The program for such rows: a response of texts is Bernoulli unless the user says else."""
+        response = self.formula.response
+        text = response.form == "plain" and is_text(response.value, frame)
+        return self._with("bernoulli") if text and self.family.name == "gaussian" else self
+
+    def known(self, frames: Iterable[Frame]) -> "Program":
+        """`bound`, for complete rows that have not been gone through; most families need not."""
+        if not self.family.categorised:
+            return self
+        seen: Any = None
+        for frame in frames:
+            seen = self.family.scan(seen, frame)
+        return self.bound(self.family.finish(seen))
+
+    def bound(self, state: Any) -> "Program":
+        """The program once it is known what the response is, by the family's state."""
+        family = self.family.bound(state)
+        if family is self.family:
+            return self
+        out = self._with(family.name)
+        out.family = family
+        out.terms = out._terms(self._given_networks)
+        out.networks = out._named_networks()
+        return out
+
+    def _with(self, family: str) -> "Program":
+        return Program(self.formula, family, self.user_priors, self._given_networks, self.missing)
+
     def _terms(self, networks: Mapping[str, Any]) -> dict[str, tuple[Term, ...]]:
-        location = self.location
-        free = {p.name for p in self.family.free_parameters()}
+        parameters = self.family.free_parameters()
+        several = [p.name for p in parameters if p.predicted]
+        others = [p.name for p in parameters[1:] if not p.labels and not p.predicted]
         out: dict[str, tuple[Term, ...]] = {}
         for name, calls in self.formula.predictors.items():
-            parameter = name or location
-            if parameter not in free or parameter in out:
+            if name and name not in others:
                 raise FormulaError(
-                    f"the family {self.family.name} has no parameter {parameter!r} to predict; it "
-                    f"has: {', '.join(sorted(free - {location})) or 'none but the mean'}"
+                    f"the family {self.family.name} has no parameter {name!r} to predict; it "
+                    f"has: {', '.join(sorted(others)) or 'none but the mean'}"
                 )
-            prefix = "" if parameter == location else f"{parameter}_"
-            out[parameter] = tuple(
-                registry.load("term", call.kind)(call, prefix, networks) for call in calls
-            )
+            for parameter in [name] if name else several or [self.location]:
+                prefix = f"{parameter}_" if name or several else ""
+                out[parameter] = tuple(
+                    registry.load("term", call.kind)(call, prefix, networks) for call in calls
+                )
         return out
 
     def _named_networks(self) -> dict[str, Any]:
@@ -171,6 +207,12 @@ class Program:
                 measures = moments[term.label].measures()
                 states[term.label] = term.measured(states[term.label], measures)
         scales = {p.name: self.family.predictor_scale(family, p) for p in self.family.parameters}
+        for parameter, term in self.all_terms():
+            # An intercept beside log(exposure) is a log rate, and lies where the rates do.
+            if term.call.kind == "offset" and parameter.link != "identity":
+                known = float(moments[term.label].measures().mean[0])
+                scale = scales[parameter.name]
+                scales[parameter.name] = replace(scale, location=scale.location - known)
         priors = self._priors(states, family, scales)
         state = State(states, family, priors, scales)
         self.variables(state)  # refuses names that clash
@@ -185,6 +227,8 @@ class Program:
             for name, slot in term.parameters(states[term.label], scales[parameter.name]).items():
                 if name in slots:
                     raise _clash(name)
+                if name == INTERCEPT and not self.family.intercept:
+                    slot = replace(slot, prior=Fixed(0.0))
                 slots[name] = slot
         for parameter in self.family.free_parameters():
             if parameter.name not in self.terms and parameter.default is not None:

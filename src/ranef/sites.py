@@ -31,18 +31,23 @@ class Ordered(dist.Distribution):
     p(x) = k! p(x_1) ... p(x_k) on x_1 < ... < x_k.
     """
 
-    support = constraints.ordered_vector
     pytree_data_fields = ("each",)
 
     def __init__(self, each: dist.Distribution) -> None:
         self.each = each
         super().__init__(each.batch_shape, each.event_shape)
 
+    @property
+    def support(self) -> Any:
+        return constraints.ordered_vector
+
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         return jnp.sort(jnp.asarray(self.each.sample(key, sample_shape)), axis=-1)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
-        return self.each.log_prob(value) + jax.scipy.special.gammaln(self.event_shape[0] + 1.0)
+        return jnp.asarray(self.each.log_prob(value)) + jax.scipy.special.gammaln(
+            self.event_shape[0] + 1.0
+        )
 
 
 def parameter(

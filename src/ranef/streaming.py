@@ -5,7 +5,7 @@ means and sds then, and as often as the method asks after that: once for the cro
 the exact method. A sample of the rows stays, for pictures.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +64,11 @@ class _Complete:
         counts = {name: count for name, count in dropped.items() if count}
         self.rows = Rows(self.batches.n, used, counts)
         refuse_none(self.rows, self.batches.source)
+
+
+def complete_rows(program: Program, batches: Batches, *, progress: bool) -> Iterable[Frame]:
+    """The rows without a gap, batch by batch, as often as they are gone through."""
+    return _Complete(program, batches, progress)
 
 
 def learn(program: Program, batches: Batches, *, progress: bool) -> Training:

@@ -33,20 +33,31 @@ def test_exact_wherever_it_applies(formula, grouped):
     [
         ("y ~ x", {"family": "student"}, "'exact' takes gaussian responses, and the family is st"),
         ("y ~ x; sigma ~ x", {}, "'exact' takes one sigma for all rows, and the formula predicts"),
-        ("y ~ x", {"priors": {"x": rf.StudentT(3, 0, 1)}}, "'exact' takes flat or normal priors"),
-        ("y ~ nn(x, hidden=[2])", {}, r"'exact' takes terms that are linear in their coefficients"),
     ],
 )
-def test_svi_elsewhere_and_what_exact_lacks(formula, options, why, grouped, monkeypatch):
+def test_laplace_for_other_responses_and_what_exact_lacks(formula, options, why, grouped):
+    found = fit(formula, grouped, **options)
+    assert found.method == "laplace"
+    assert why in found.why
+    with pytest.raises(MethodError, match=why) as refused:
+        fit(formula, grouped, **options, fit={"method": "exact"})
+    assert str(refused.value).endswith("; use method='svi'")
+
+
+@pytest.mark.parametrize(
+    ("formula", "options", "why"),
+    [
+        ("y ~ x", {"priors": {"x": rf.StudentT(3, 0, 1)}}, "takes flat or normal priors"),
+        ("y ~ nn(x, hidden=[2])", {}, r"takes terms that are linear in their coefficients"),
+    ],
+)
+def test_svi_elsewhere(formula, options, why, grouped, monkeypatch):
     from ranef.inference.svi import SVI
 
     monkeypatch.setattr(SVI, "options", {**SVI.options, "steps": 50})
     found = fit(formula, grouped, **options)
     assert found.method == "svi"
-    assert why in found.why
-    with pytest.raises(MethodError, match=why) as refused:
-        fit(formula, grouped, **options, fit={"method": "exact"})
-    assert str(refused.value).endswith("; use method='svi'")
+    assert f"method 'laplace' {why}" in found.why
 
 
 def test_an_option_chooses_the_method_that_has_it(grouped):
@@ -54,6 +65,8 @@ def test_an_option_chooses_the_method_that_has_it(grouped):
     assert (found.method, found.why) == ("svi", "it has the option 'steps'")
     found = fit("y ~ x", grouped, fit={"chains": 1, "tune": 50})
     assert (found.method, found.why) == ("nuts", "it has the option 'chains'")
+    found = fit("hit ~ (1 | g)", grouped, fit={"quadrature": 5})
+    assert (found.method, found.why) == ("laplace", "it has the option 'quadrature'")
     with pytest.raises(rf.OptionError, match="'svi' has no option 'stepz'; did you mean 'steps'"):
         fit("y ~ x", grouped, fit={"stepz": 50})
 

@@ -234,3 +234,25 @@ def test_what_is_missing_is_said(tree):
         plots.posterior("a fit")
     with pytest.raises(rf.ColumnError, match=r"no effects 1\|h; "):
         plots.group_effects(tree, "h")
+
+
+def test_levels_observed_and_drawn(grouped):
+    from ranef.plots.checks import check_table
+
+    rng = np.random.default_rng(0)
+    fit = rf.Model("y ~ x + (1 | g)").fit(grouped, progress=False)
+    table = check_table(fit)
+    for row in table.to_dict("records"):
+        own = grouped["y"][grouped["g"] == row["level"]]
+        assert row["observed"] == pytest.approx(own.mean())
+        assert row["size"] == len(own)
+        assert row["lower_90"] < row["lower_50"] < row["upper_50"] < row["upper_90"]
+    assert table.attrs["levels"] == 12
+    assert len(check_table(fit, most=5)) == 5
+    counts = {**grouped, "y": rng.poisson(1.0, 300).astype(float)}
+    poisson = rf.Model("y ~ (1 | g)", family="poisson").fit(counts, progress=False)
+    zeros = check_table(poisson, statistic="zeros")
+    assert ((zeros["lower_90"] < 0.4) & (zeros["upper_90"] > 0.3)).all()
+    assert plots.group_check(poisson, statistic="zeros").axes[0].get_ylabel().startswith("share")
+    with pytest.raises(rf.OptionError, match="no statistic 'zeros'"):
+        plots.group_check(fit, statistic="zeros")

@@ -147,6 +147,8 @@ class Family(ABC):
             complete data) where it is not everywhere.
         text: whether the response may be texts.
         discrete: whether it takes whole numbers only.
+        intercept: whether the location's predictor may have one.
+        categorised: whether the parameters depend on the categories of the response.
     """
 
     name: ClassVar[str]
@@ -155,6 +157,8 @@ class Family(ABC):
     curvature: ClassVar[str] = "observed"
     text: ClassVar[bool] = False
     discrete: ClassVar[bool] = False
+    intercept: ClassVar[bool] = True
+    categorised: ClassVar[bool] = False
 
     def __init__(self, response: ResponseCall) -> None:
         self.response = response
@@ -261,9 +265,9 @@ class Family(ABC):
 
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
         """Where the predictor of a parameter lies, on its link's scale."""
-        if parameter.link == "log":
+        if parameter.name == "sigma":
             return Scale(float(np.log(state.scale.spread)), 1.0)
-        return state.scale
+        return state.scale if parameter.link == "identity" else Scale(0.0, 1.0)
 
     def noise(self, state: State) -> float:
         """The spread of one row about its predictor, on the link's scale, roughly."""
@@ -294,7 +298,8 @@ class Family(ABC):
 
     def log_density(self, response: ResponseDesign, **predictors: Any) -> Array:
         """Log p(y_i | eta_i), (n,)."""
-        return self.given(response, **predictors).log_prob(jnp.asarray(response.value))
+        law = self.given(response, **predictors)
+        return jnp.asarray(law.log_prob(jnp.asarray(response.value)))
 
     def derivatives(
         self, response: ResponseDesign, name: str, **predictors: Any
@@ -400,19 +405,21 @@ def climbed(
     """`Family.shifts` by damped Newton steps, all levels at once."""
     name = family.parameters[0].name
     eta = np.asarray(predictors[name], np.float64)
+    with jax.enable_x64(True):
+        known = {own: jnp.asarray(value, float) for own, value in predictors.items()}
 
     @jax.jit
     def slopes(shift: Array) -> tuple[Array, Array, Array]:
-        here = {**predictors, name: eta + shift[codes]}
+        here = {**known, name: eta + shift[codes]}
         slope, _ = family.derivatives(response, name, **here)
         weight = family.working_weights(response, name, **here)
         return family.log_density(response, **here), slope, weight
 
     def sums(values: Any) -> NDArray[np.float64]:
-        return np.bincount(codes, np.asarray(values), levels)
+        return np.asarray(np.bincount(codes, np.asarray(values), levels), np.float64)
 
     shift, step = np.zeros(levels), np.zeros(levels)
-    best = np.full(levels, -np.inf)
+    best, settled = np.full(levels, -np.inf), np.zeros(levels, bool)
     with jax.enable_x64(True), np.errstate(all="ignore"):
         for _ in range(_CLIMB):
             density, slope, weight = (sums(each) for each in slopes(jnp.asarray(shift + step)))

@@ -69,9 +69,7 @@ class Bernoulli(Family):
         responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
 
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
-        """Around the logit of the mean, at most 4 away from zero; spread 1."""
-        mean = np.clip(state.scale.location, 0.018, 0.982)
-        return Scale(float(np.log(mean / (1 - mean))), 1.0)
+        return responses.logit_scale(state.scale.location)
 
     def noise(self, state: State) -> float:
         """1 / sqrt(p (1 - p)) at p = 1/2."""

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
@@ -92,6 +95,12 @@ def log_scale(mean: float) -> Scale:
     return Scale(float(np.log(max(mean, 1e-3))), 1.0)
 
 
+def logit_scale(mean: float) -> Scale:
+    """Where a predictor under a logit link lies, at most 4 away from zero; spread 1."""
+    inside = float(np.clip(mean, 0.018, 0.982))
+    return Scale(float(np.log(inside / (1 - inside))), 1.0)
+
+
 def log_noise(variance: float) -> float:
     """The spread of a row about its predictor on the log scale, within reason."""
     return float(np.clip(np.sqrt(variance), 0.01, 10.0))
@@ -104,3 +113,15 @@ def poisson_variates(rng: np.random.Generator, mean: NDArray) -> NDArray[np.floa
     if far.any():
         out[far] = mean[far] + np.sqrt(mean[far]) * rng.standard_normal(int(far.sum()))
     return out
+
+
+def gamma_variates(rng: np.random.Generator, mean: Any, shape: Any) -> NDArray[np.float64]:
+    """One gamma variate for each mean and shape."""
+    mean, shape = np.asarray(mean, np.float64), np.asarray(shape, np.float64)
+    each = rng.standard_gamma(np.broadcast_to(shape, np.broadcast_shapes(mean.shape, shape.shape)))
+    return mean / shape * each
+
+
+def count_information(log_mean: Any, log_shape: Any) -> Array:
+    """Information mu / (1 + mu / alpha) of a negative binomial count about the log of its mean."""
+    return jnp.exp(jnp.minimum(log_mean, log_shape) - jax.nn.softplus(-abs(log_mean - log_shape)))

@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 from ranef import registry
 from ranef.errors import DataError
-from ranef.inference.base import Draws, Method, Part, Problem, sites_in
+from ranef.inference.base import Draws, Method, Problem, sites_in
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
-from ranef.inference.conditional import Conditional
+from ranef.inference.conditional import Conditional, Gaussian
 from ranef.inference.crossproducts import CrossProducts
+from ranef.inference.nearest import MOST, AnyFamily, Nearest
 from ranef.inference.schedule import LAST, RATE, ROUNDS, batch_size, passes, rate
 from ranef.inference.windows import Windows, kept
 
@@ -120,6 +121,7 @@ class Alternation:
         self.problem, self.settings, self.seed = problem, settings, seed
         self.resumed_from: int | None = None
         self.interrupted = False
+        self.kind = Gaussian(problem) if is_gaussian(problem) else AnyFamily(problem)
         self.windows = windows = Windows.of(problem, seed)
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
         # Several windows are one for each round; one is all rows in each of them.
@@ -208,37 +210,26 @@ class Alternation:
 
         return jax.lax.scan(step, carried, (batches, keys))[0]
 
-    def _closed_form(self, state: _State, rows: Any) -> tuple[float, dict[str, Any]]:
+    def _closed_form(self, state: _State, rows: Any) -> tuple[float, tuple[Any, Any]]:
         """The linear blocks given the networks: their error, and what the steps hold on to."""
         known = self.problem.given(state.points, state.carried)
-        part, earlier = known.part(rows), None
+        earlier = None
         if state.products is not None:
             earlier = state.products.scaled(1 - 1 / self.windows.count)
-        own = replace(known, n=_rows(part), parts=lambda: iter([part]))
         # The scales settle early; dear ones are looked for in rounds 0, 1, 2, 4, 8, ...
         patient = state.rounds & (state.rounds - 1) == 0
-        given = Conditional.of(own, state.sites, earlier, patient=patient)
-        away, v = given.residuals(part, known)
+        given = self.kind.given(known, rows, state.sites, earlier, patient=patient)
         held = self.windows.held
-        judged = given.residuals(known.part(held), known) if held is not None else (away, v)
-        error = float(np.sum(judged[1] * judged[0] ** 2) / np.sum(judged[1]))
+        error = given.error(known, rows if held is None else held)
         if not math.isfinite(error):
             raise DataError(
                 "svi ended where the networks' predictions are not finite; check the scale of the "
                 "columns, or take smaller steps by optimizer="
             )
         self._judge(state, given, error)
-        target, coefficients = away, {}
-        for label in self.labels:
-            columns, coefficients[label] = given.share(part, label)
-            target = target + columns @ coefficients[label]
-        return error, {
-            "target": target,
-            "weights": v / given.sigma**2,
-            "coefficients": coefficients,
-        }
+        return error, given.held(known, rows, self.labels)
 
-    def _judge(self, state: _State, given: Conditional, error: float) -> None:
+    def _judge(self, state: _State, given: Conditional | Nearest, error: float) -> None:
         whole = self.problem.n / given.mixed.n
         now = [whole * given.evidence, error, state.steps]
         state.trace, state.sites = np.vstack([state.trace, now]), given.sites
@@ -253,24 +244,24 @@ class Alternation:
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - LAST
 
-    def _descend(self, state: _State, rows: Any, arrays: dict[str, Any]) -> None:
+    def _descend(self, state: _State, rows: Any, arrays: tuple[Any, Any]) -> None:
         """The steps of a round."""
         rng = np.random.default_rng([self.seed, 1, state.rounds])
-        wanted, n = self.steps * self.batch, len(arrays["target"])
+        wanted, n = self.steps * self.batch, len(rows[1].value)
         order = np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
         places = order.reshape(self.steps, self.batch)
         batches = jax.tree.map(
             lambda a: jnp.asarray(np.asarray(a)[places]),
-            (self._designs(rows), arrays["target"], arrays["weights"]),
+            (self._designs(rows), arrays[0]),
         )
         share = np.arange(self.steps) / self.steps / self.rounds
         rates = np.array([rate(state.done + s) for s in share], dtype=np.float32)
         keys = jax.random.split(
             jax.random.fold_in(jax.random.key(self.seed), state.rounds), self.steps
         )
-        coefficients = jax.tree.map(jnp.asarray, arrays["coefficients"])
+        fixed = jax.tree.map(jnp.asarray, arrays[1])
         carry = (state.points, state.carried, state.moments)
-        carry, skipped = self._compiled(carry, coefficients, batches, rates, keys)
+        carry, skipped = self._compiled(carry, fixed, batches, rates, keys)
         if int(skipped) == self.steps:
             raise DataError(
                 f"svi could not take a step: the loss was not finite {self.steps} times in a row; "
@@ -285,16 +276,15 @@ class Alternation:
             state.done = 1.0
 
     def _round(
-        self, carry: Any, coefficients: dict[str, Array], batches: Any, rates: Array, keys: Array
+        self, carry: Any, fixed: Any, batches: Any, rates: Array, keys: Array
     ) -> tuple[Any, Array]:
         def step(carry: Any, inputs: tuple[Any, Array, Array]) -> tuple[Any, Array]:
             points, carried, moments = carry
-            (designs, target, v), factor, key = inputs
+            (designs, own), factor, key = inputs
 
             def loss(points: Any) -> tuple[Array, Any]:
                 bases, updated, penalty = self._shaped(points, carried, designs, key)
-                eta = sum(bases[label] @ c for label, c in coefficients.items())
-                return 0.5 * jnp.mean(v * (target - eta) ** 2) + penalty / len(target), updated
+                return self.kind.loss(bases, own, fixed) + penalty / self.batch, updated
 
             (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(points)
             change, new = self.optimizer.update(gradient, moments, points)
@@ -337,8 +327,8 @@ class Alternation:
         some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
         carried = self.problem.settled(points, carried, kept(rows, some))
         known = self.problem.given(points, carried)
-        exact: Method = registry.load("method", "exact")()
-        found = exact.run(known, seed=self.seed, draws=draws, progress=progress)
+        last: Method = registry.load("method", self.kind.finish)()
+        found = last.run(known, seed=self.seed, draws=draws, progress=progress)
         evidence, held, steps = state.trace.T
         designs = self._designs(kept(rows, some))
         shaped = self._shaped(points, state.best[1], designs, jax.random.key(self.seed))
@@ -366,21 +356,23 @@ class Alternation:
             text += f", of which {state.skipped:,} were skipped because they were not finite"
         if self.windows.held is not None:
             held = len(self.windows.held[1].value)
-            error = math.sqrt(state.least)
-            text += f"; root mean square error {error:.4g} on {held:,} rows held out"
+            error = self.kind.shown(state.least)
+            text += f"; {self.kind.criterion} {error:.4g} on {held:,} rows held out"
         return f"{text}; all else in closed form: {rest}"
 
 
 def applies(problem: Problem) -> bool:
-    """Whether there are networks, and all else is linear and Gaussian."""
+    """Whether there are networks, and all else is linear and Gaussian in the predictors."""
     structure = problem.structure()
-    shaped = [label for label, block in structure.items() if block is None]
-    if not shaped or problem.normal() is None:
+    if all(block is not None for block in structure.values()):
         return False
-    if any(problem.predicts[label] != problem.location for label in structure):
+    if not all(block.gaussian for block in structure.values() if block is not None):
         return False
-    return all(block.gaussian for block in structure.values() if block is not None)
+    return is_gaussian(problem) or (not problem.windows and problem.n <= MOST)
 
 
-def _rows(part: Part) -> int:
-    return len(part.normal.value) if part.normal else 0
+def is_gaussian(problem: Problem) -> bool:
+    """Whether the response is normal around its one predictor."""
+    if problem.normal() is None:
+        return False
+    return all(problem.predicts[label] == problem.location for label in problem.predicts)

@@ -50,13 +50,13 @@ class Approximate:
     _latest: list[Normal] = field(default_factory=list)
 
     @classmethod
-    def of(cls, problem: Problem, method: str, *, averaged: bool = True) -> "Approximate":
-        """The posterior of a problem's hyperparameters.
+    def of(cls, problem: Problem, method: str, **how: Any) -> "Approximate":
+        """The posterior of a problem's hyperparameters; `how` is that of `Working`.
 
         Raises:
             MethodError: for a model that is not linear and Gaussian in its predictors.
         """
-        working = Working(problem, method, averaged=averaged)
+        working = Working(problem, method, **how)
         layout = working.layout
         free = [p for p in problem.law.free_parameters() if p.name not in layout.predictors]
         known: dict[str, Any] = {}

@@ -67,6 +67,11 @@ class Averages:
             total, slope, curvature = (np.asarray(each, np.float64) for each in found)
         return float(total), slope, curvature
 
+    def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
+        """Sum over rows of log p at predictors that are known, (n, K)."""
+        with jax.enable_x64(True):
+            return float(jnp.sum(self.rows(numbers, jnp.asarray(eta, jnp.float64))))
+
     def by_number(
         self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray
     ) -> dict[str, NDArray]:
@@ -96,16 +101,16 @@ class Averages:
         return self._log_density(response, **each, **self._on_link_scale(**numbers))
 
     def _total(self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int) -> Array:
-        points, weights = _rule(len(self._predictors), count)
-        etas = mean + jnp.einsum("nkl,ml->mnk", _root(spread), points)
+        points, weights = rule(len(self._predictors), count)
+        etas = mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points)
         return jnp.sum(weights @ jax.vmap(lambda eta: self.rows(numbers, eta))(etas))
 
     def _averages(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int
     ) -> tuple[Array, Array, Array]:
         k = len(self._predictors)
-        points, weights = _rule(k, count)
-        etas = mean + jnp.einsum("nkl,ml->mnk", _root(spread), points)
+        points, weights = rule(k, count)
+        etas = mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points)
 
         def slopes(eta: Array) -> Array:
             return jax.grad(lambda eta: self.rows(numbers, eta).sum())(eta)
@@ -124,8 +129,8 @@ class Averages:
 
     def _thirds(self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int) -> Array:
         k = len(self._predictors)
-        points, weights = _rule(k, count)
-        etas = mean + jnp.einsum("nkl,ml->mnk", _root(spread), points)
+        points, weights = rule(k, count)
+        etas = mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points)
 
         def each(eta: Array) -> Array:
             out = []
@@ -146,7 +151,7 @@ class Averages:
         return jnp.einsum("m,mnk->nk", weights, jax.vmap(each)(etas))
 
 
-def _rule(k: int, count: int) -> tuple[NDArray, NDArray]:
+def rule(k: int, count: int) -> tuple[NDArray, NDArray]:
     """Points (m, k) and weights (m,) for averages over a standard normal vector."""
     if count:
         nodes, weights = np.polynomial.hermite_e.hermegauss(count)
@@ -157,7 +162,7 @@ def _rule(k: int, count: int) -> tuple[NDArray, NDArray]:
     return points, np.full(2 * k, 1 / (2 * k))
 
 
-def _root(spread: Array) -> Array:
+def root_of(spread: Array) -> Array:
     """L (n, K, K) lower triangular with L L' = spread, which may be singular."""
     k = spread.shape[-1]
     if k == 1:

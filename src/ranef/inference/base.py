@@ -37,7 +37,7 @@ class Problem:
         data: a pytree whose every leaf has the rows as its leading axis.
         n: number of rows.
         blocks: values of the hyperparameter sites to the linear blocks on `data`.
-        spread: of the response.
+        spread: of a row about its predictor, roughly, on the link's scale.
         family: its name.
         normal: the response as a normal one, None where the family is not.
         structure: the linear blocks at unit scales, in NumPy, None for a term that is not

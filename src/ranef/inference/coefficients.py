@@ -9,7 +9,7 @@ into a few tens of cells, and one factorization at its centre serves each.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,7 @@ class Sites(Mapping[str, Array]):
         return len(self._names)
 
 
+@runtime_checkable
 class Conditional(Protocol):
     """The normal posterior of all coefficients given the hyperparameters, at any of them."""
 

@@ -4,16 +4,19 @@ With f(x; w) known, y - f is a Gaussian mixed model: its scales are taken at the
 posterior, coefficients integrated out, and the coefficients at their mean given these.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.base import Part, Problem
 from ranef.inference.compressed import read, rows_of
 from ranef.inference.crossproducts import CrossProducts
+from ranef.inference.free import Density
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import Mixed
 from ranef.inference.reach import refuse_without_residual
@@ -81,7 +84,7 @@ class Conditional:
                 x = marginal.coordinates.inverse(before)
                 evidence = float(marginal.log_density(x[None])[0])
             else:
-                x, evidence = _mode(marginal, start)
+                x, evidence = mode(marginal, start)
             solution, sigma = marginal.solve(x)
         return cls(
             mixed,
@@ -92,17 +95,28 @@ class Conditional:
             tuple(effects[0] for effects in solution.effects),
         )
 
-    def share(self, part: Part, label: str) -> tuple[Array, Array]:
-        """Columns (n, k) of a block that all rows share, and their coefficients (k,)."""
-        block = part.blocks[label]
-        assert block is not None
-        coefficients = np.asarray(block.mean, dtype=np.float64)
-        for grouping in self.mixed.groupings:
-            if grouping.label == label:
-                coefficients = self.effects[grouping.factor][0, grouping.columns]
-        return np.asarray(block.columns), coefficients
+    def error(self, known: Problem, rows: Any) -> float:
+        """Weighted mean square of y - eta on any rows."""
+        away, v = self._residuals(known.part(rows), known)
+        return float(np.sum(v * away**2) / np.sum(v))
 
-    def residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
+    def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
+        """What steps of the networks hold on to: arrays by row, and numbers for all of them.
+
+        Args:
+            known: the problem with the networks at hand.
+            rows: that the steps are over.
+            labels: of the terms that have networks.
+        """
+        part = known.part(rows)
+        target, v = self._residuals(part, known)
+        coefficients = {}
+        for label in labels:
+            columns, coefficients[label] = shared(part, label, self.mixed, self.effects)
+            target = target + columns @ coefficients[label]
+        return {"target": target, "weights": v / self.sigma**2}, {"coefficients": coefficients}
+
+    def _residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
         """Y - eta of any rows, (n,), and the weight of each."""
         *_, rows = rows_of(part, problem, "svi")
         away = rows.response - rows.common @ self.common
@@ -111,7 +125,53 @@ class Conditional:
         return away, np.ones(len(away)) if rows.weights is None else rows.weights
 
 
-def _mode(marginal: Marginal, start: Array) -> tuple[Array, float]:
+class Gaussian:
+    """How networks in the mean of a Gaussian model are trained."""
+
+    # What the error of `Conditional` is called, and what makes of it what is shown.
+    criterion = "root mean square error"
+    finish = "exact"
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
+    @staticmethod
+    def shown(error: float) -> float:
+        return math.sqrt(error)
+
+    def given(
+        self,
+        known: Problem,
+        rows: Any,
+        before: Mapping[str, Any],
+        earlier: CrossProducts | None,
+        *,
+        patient: bool,
+    ) -> Conditional:
+        """The linear blocks given the networks that `known` knows, from such rows."""
+        part = known.part(rows)
+        n = len(part.normal.value) if part.normal else 0
+        own = replace(known, n=n, parts=lambda: iter([part]))
+        return Conditional.of(own, before, earlier, patient=patient)
+
+    def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
+        """Mean over a minibatch of v (y - eta)^2 / (2 sigma^2)."""
+        eta = sum(bases[label] @ c for label, c in fixed["coefficients"].items())
+        return 0.5 * jnp.mean(rows["weights"] * (rows["target"] - eta) ** 2)
+
+
+def shared(part: Part, label: str, mixed: Mixed, effects: Sequence[Array]) -> tuple[Array, Array]:
+    """Columns (n, k) of a block that all rows share, and their coefficients (k,)."""
+    block = part.blocks[label]
+    assert block is not None
+    coefficients = np.asarray(block.mean, dtype=np.float64)
+    for grouping in mixed.groupings:
+        if grouping.label == label:
+            coefficients = effects[grouping.factor][0, grouping.columns]
+    return np.asarray(block.columns), coefficients
+
+
+def mode(marginal: Density, start: Array) -> tuple[Array, float]:
     """Of the scales, and their log density there."""
 
     def negative(x: Array) -> tuple[float, Array]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from ranef.inference.peak import peak
 Array = NDArray[np.float64]
 
 
+@runtime_checkable
 class Density(Protocol):
     """A log density of the hyperparameters in their coordinates."""
 

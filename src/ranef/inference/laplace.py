@@ -7,6 +7,7 @@ squares; then as close to the posterior as a normal distribution comes (``variat
 that skewness does not shift them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,16 @@ from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.free import without_points
 from ranef.inference.hyper import explore, message
-from ranef.inference.integrated import IntegratedLikelihood
+from ranef.inference.integrated_likelihood import IntegratedLikelihood
 from ranef.inference.mixed import dependent
+from ranef.inference.peak import peak
 from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
+
+# Rows from which it is asked whether a refinement matters, and nats by which it must move the
+# density over one posterior sd.
+_MANY, _IDLE = 200_000, 0.02
 
 
 class Laplace(Method):
@@ -37,7 +43,7 @@ class Laplace(Method):
             nodes = whole_number("quadrature", self.settings["quadrature"], least=1)
             self.settings["quadrature"] = nodes
 
-    def _refine(self, target: Approximate) -> None:
+    def _refine(self, target: Approximate, tick: Callable[[], object]) -> None:
         """Add to the target what a normal distribution misses, where that matters.
 
         Raises:
@@ -56,6 +62,22 @@ class Laplace(Method):
             target.refinement = Quadrature(target.working, nodes or NODES)
         elif Skewness.applies(target.working):
             target.refinement = Skewness(target.working)
+        else:
+            return
+        if nodes is None and target.mixed.n > _MANY:
+            self._drop_if_idle(target, tick)
+
+    def _drop_if_idle(self, target: Approximate, tick: Callable[[], object]) -> None:
+        """Of many rows, leave out a refinement that does not move the hyperparameters."""
+        refinement, target.refinement = target.refinement, None
+        free, _ = without_points(target, tick)
+        top = peak(free, free.start, free.width, tick)
+        target.start = free.whole(top.x[None])[0]
+        target.settle(target.start)
+        target.refinement = refinement
+        slope = target.corrections(target.start, target.fit(target.start))[1][free.free]
+        if (np.abs(top.root.T @ slope) < _IDLE).all():
+            target.refinement = None
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         rng = np.random.default_rng(seed)
@@ -65,7 +87,7 @@ class Laplace(Method):
         try:
             with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
                 target.settle(target.start)
-                self._refine(target)
+                self._refine(target, bar.update)
                 free, points = without_points(target, bar.update)
                 found = explore(
                     free, free.start, free.width, rng, draws, cheap=False, tick=bar.update

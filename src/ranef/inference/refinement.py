@@ -14,7 +14,7 @@ each (`Quadrature`; Liu and Pierce, 1994): the common effects alone are then tak
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ _WIDE = 12
 _NOTHING = 1e-6
 
 
+@runtime_checkable
 class Refinement(Protocol):
     """What is to be added to T, and the posterior of the coefficients that goes with it."""
 
@@ -67,6 +68,9 @@ class Skewness:
         out = 0.0
         for factor, v in zip(layout.factors, covariances, strict=True):
             place = predictors_of(factor)
+            if factor.levels == 1:
+                # Of coefficients that all rows share each is told by all: the term vanishes.
+                continue
             for k in np.unique(place):
                 own = np.flatnonzero(place == k)
                 z = factor.columns[:, own]
@@ -143,10 +147,14 @@ class Quadrature:
         effects, prior = root * found.mean, 1 / root**2
         own = np.maximum(1 / (root**2 * found.variance) - prior, 0.0)
         beta = products.centre.transform(products.predictor)[0] @ found.beta
-        between = products.cross[0][0, :p]
+        # So that the regression of the effects on beta, and beta's covariance, stay as they are.
+        ratio = (own + prior) / (products.own[0][0, 0] + prior)
+        before = products.cross[0][0, :p]
+        between = ratio * before
         cross = np.concatenate([between, [(own + prior) * effects + beta @ between]])
         penalty = solver.penalty(layout.mean, layout.precision)
         common = products.common.copy()
+        common[:p, :p] += (between - before) / (products.own[0][0, 0] + prior) @ before.T
         right = common[:p, :p] @ beta + between @ effects + penalty[:p, :p] @ beta - penalty[:p, p]
         common[:p, p] = common[p, :p] = right
         changed = replace(products, common=common, own=(own[None, None],), cross=(cross[None],))

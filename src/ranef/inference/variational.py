@@ -79,27 +79,33 @@ class Working:
             groupings that are too large.
     """
 
-    def __init__(self, problem: Problem, method: str, *, averaged: bool = True) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        method: str,
+        *,
+        averaged: bool = True,
+        averages: Averages | None = None,
+    ) -> None:
         response = problem.data[1]
         n = len(response.value)
         self.layout = Layout.of(problem.structure(), n, problem, method)
         self.rows = Weighted(self.layout)
         law = problem.law
-        self.averages = Averages(
+        self.averages = averages or Averages(
             law.log_density, law.on_link_scale, response, self.layout.predictors
         )
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
         scales = [problem.scales[name].location for name in self.layout.predictors]
         self._begin = self.layout.known + np.array(scales)
+        self._nothing = np.zeros((*self._begin.shape, self._begin.shape[1]))
         self._method = method
         self.constant = self._with(self.layout).constant
 
     def begin(self, numbers: Mapping[str, Any]) -> PWLS:
         """The working model where nothing is known, from which structure and units come."""
-        n, k = self._begin.shape
-        none = np.zeros((n, k, k))
-        _, slope, curvature = self.averages.of(numbers, self._begin, none)
-        weights = _clipped(curvature)
+        _, slope, curvature = self.averages.of(numbers, self._begin, self._nothing)
+        weights = _positive(curvature)
         return self._solver(weights, self._right(weights, self._begin, slope))
 
     def without_priors(self) -> "Working":
@@ -170,8 +176,6 @@ class Working:
             found = self._step(roots, numbers, before)
             if not found.climbed - before.climbed > self._gain:
                 break
-        if not np.isfinite(found.value):
-            raise FloatingPointError("the density is not finite where it was looked for")
         return found
 
     def _first(
@@ -182,20 +186,16 @@ class Working:
             mean, slope, curvature = start.mean, start.slope, start.curvature
         else:
             mean = self._begin if start is None else start.mean
-            n, k = mean.shape
-            spread = np.zeros((n, k, k)) if start is None else start.spread
+            spread = self._nothing if start is None else start.spread
             _, slope, curvature = self.averages.of(numbers, mean, spread)
-        weights = _clipped(curvature)
-        found = self._tried(roots, numbers, weights, self._right(weights, mean, slope))
+        weights = _positive(curvature)
         for _ in range(_HALVINGS):
-            if np.isfinite(found.value):
-                break
-            # Too far from where the working model held: half the way.
-            mean = (mean + found.mean) / 2 if np.isfinite(found.mean).all() else self._begin
-            _, slope, curvature = self.averages.of(numbers, mean, np.zeros_like(weights))
-            weights = _clipped(curvature)
             found = self._tried(roots, numbers, weights, self._right(weights, mean, slope))
-        return found
+            if found is not None:
+                return found
+            # Too far from where the working model holds: larger weights, and a shorter step.
+            weights = 4 * weights
+        raise FloatingPointError("the density is not finite where it was looked for")
 
     def _step(self, roots: list[Array], numbers: Mapping[str, Any], before: Normal) -> Normal:
         """From one working model to the next, as far as T rises."""
@@ -205,11 +205,11 @@ class Working:
             weights = before.weights + share * (to[0] - before.weights)
             right = before.right + share * (to[1] - before.right)
             found = self._tried(roots, numbers, weights, right)
-            if found.climbed >= before.climbed - self._gain:
+            if found is not None and found.climbed >= before.climbed - self._gain:
                 return found
-            if not np.isfinite(found.value) and not clipped:
+            if found is None and not clipped:
                 # The curvature is negative on too many rows: positive weights, same slopes.
-                clipped, weights = True, _clipped(to[0])
+                clipped, weights = True, _positive(to[0])
                 to = weights, self._right(weights, before.mean, before.slope)
                 continue
             share /= 2
@@ -217,8 +217,11 @@ class Working:
 
     def _tried(
         self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
-    ) -> Normal:
-        """The posterior of a working model and T there; the averages that the next one needs."""
+    ) -> Normal | None:
+        """The posterior of a working model, T there, and the averages that the next one needs.
+
+        None where the arithmetic fails.
+        """
         layout, rows = self.layout, self.rows
         solver = self._solver(weights, right)
         penalty = solver.penalty(layout.mean, layout.precision)
@@ -227,10 +230,10 @@ class Working:
         except DependentColumnError as error:
             if error.column >= 0 and (layout.precision == 0).any():
                 raise
-            return self._failed(numbers, weights, right)
+            return None
         log_det = float(solution.log_det_random[0] + solution.log_det_common[0])
         if not np.isfinite(log_det):
-            return self._failed(numbers, weights, right)
+            return None
         common = solution.centred_common[0]
         effects = tuple(b[0] for b in solution.effects)
         mean = rows.predictors(common, effects)
@@ -250,22 +253,19 @@ class Working:
             - 0.5 * float((layout.precision * away**2).sum())
             + self.constant
         )
-        value = value if np.isfinite(value) else -np.inf
+        if not (np.isfinite(value) and np.isfinite(mean).all()):
+            return None
         climbed = value if self.averaged else value + 0.5 * log_det
         averages = (slope, curvature, numbers)
         return Normal(value, climbed, mean, spread, weights, right, *averages, solution)
 
-    def _failed(self, numbers: Mapping[str, Any], weights: Array, right: Array) -> Normal:
-        nothing = np.full(right.shape, np.nan)
-        empty: Any = None
-        averages = (nothing, weights, numbers)
-        return Normal(-np.inf, -np.inf, nothing, weights, weights, right, *averages, empty)
 
-
-def _clipped(weights: Array) -> Array:
-    """Weights without what is negative in them."""
+def _positive(weights: Array) -> Array:
+    """Weights of the same size, with no direction in which they are negative."""
     if weights.shape[1] == 1:
-        return np.maximum(weights, _LEAST * max(float(weights.max(initial=0.0)), 1e-300))
+        size = np.abs(weights)
+        return np.maximum(size, _LEAST * max(float(size.max(initial=0.0)), 1e-300))
     values, vectors = np.linalg.eigh(weights)
-    least = _LEAST * max(float(values.max(initial=0.0)), 1e-300)
-    return (vectors * np.maximum(values, least)[:, None]) @ vectors.transpose(0, 2, 1)
+    size = np.abs(values)
+    least = _LEAST * max(float(size.max(initial=0.0)), 1e-300)
+    return (vectors * np.maximum(size, least)[:, None]) @ vectors.transpose(0, 2, 1)

@@ -5,6 +5,7 @@ group that is missing is asked for by ``fit.extend``. Groups of ArviZ's schema m
 any library.
 """
 
+from ranef.plots.checks import group_check
 from ranef.plots.convergence import elbo
 from ranef.plots.groups import group_effects, shrinkage
 from ranef.plots.parameters import posterior
@@ -15,6 +16,7 @@ __all__ = [
     "calibration",
     "data_fit",
     "elbo",
+    "group_check",
     "group_effects",
     "partial_effects",
     "posterior",

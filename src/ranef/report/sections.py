@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ranef import plots
+from ranef.errors import ColumnError, OptionError
 from ranef.plots.canvas import label
+from ranef.plots.checks import check_table
 from ranef.plots.groups import effects_table, shrinkage_table
 from ranef.plots.source import LEVELS, tree_of
 from ranef.report.parts import Code, Equations, Part, Picture, Section, Table, Text, cells
@@ -48,7 +50,7 @@ def of_fit(fit: Any) -> list[Section]:
         ),
         Section("Parameters", [*parameters(fit), posterior(fit)]),
         Section("Predictors", [*data_fit(fit), partial_effects(fit)]),
-        Section("Predictions", [posterior_predictive(fit)]),
+        Section("Predictions", [posterior_predictive(fit), *(group_checks(fit) if groups else [])]),
         *(
             [Section("Groups", [p for g in groups for p in (shrinkage(fit, g), *effects(fit, g))])]
             if groups
@@ -221,6 +223,32 @@ def posterior_predictive(fit: Any, name: str = "") -> Found:
         "The dark line should run inside the band, and the shares beyond the axis should agree; "
         "where they do not, the family is wrong for this response.",
     )
+
+
+def group_checks(fit: Any, name: str = "") -> list[Found]:
+    """The grouping of most levels: means, and shares of zeros where responses are counts."""
+    found: list[Found] = []
+    for statistic, said in (("mean", "Means"), ("zeros", "Shares of zeros")):
+        try:
+            table = check_table(fit, statistic=statistic)
+        except (ColumnError, OptionError):
+            continue
+        texts = [
+            f"{_said(row['level'])}: {_rows_of(row['size'])}, observed {row['observed']:.4g}, "
+            f"drawn {row['lower_90']:.4g} to {row['upper_90']:.4g}"
+            for row in table.to_dict("records")
+        ]
+        found.append(
+            picture(
+                lambda statistic=statistic: plots.group_check(fit, statistic=statistic),
+                _file(name, f"group_check_{statistic}"),
+                f"{said} by {label(table.attrs['factor'], 60)}, observed and drawn",
+                "A dot off its bar is a level that the model does not describe. If many are, its "
+                "levels differ in more than the model says. Point at a dot to see which it is.",
+                texts,
+            )
+        )
+    return found
 
 
 def shrinkage(fit: Any, factor: str, name: str = "") -> Found:

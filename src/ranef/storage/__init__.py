@@ -137,6 +137,7 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
     missing, named = reader.value(content["missing"]), reader.value(content["named"])
     program = Program(formula, content["family"], given, named, missing)
     state = reader.value(content["state"])
+    program = program.bound(state.family)
     kept = reader.value(content["training"])
     stream = _Gone(path) if kept["streamed"] else None
     training = Training(

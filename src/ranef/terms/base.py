@@ -6,7 +6,7 @@ derives from `LinearTerm` and is then understood by every method.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -298,6 +298,15 @@ class Term(ABC):
         Arrays have a leading axis of draws.
         """
         return {}
+
+    def doubts(
+        self, state: Any, sites: Mapping[str, Any]
+    ) -> Iterable[tuple[str, str, str, str]]:
+        """What speaks against its approximations, from draws of the sites.
+
+        Sign, meaning, remedy and weight of each symptom, as `check.Symptom` has them.
+        """
+        return ()
 
     def variances(
         self, state: Any, design: Design, values: Mapping[str, Any]

@@ -7,7 +7,7 @@ a function of its own, and all of them one amplitude and length scale.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -340,6 +340,35 @@ class Process(LinearTerm):
         if state.levels:
             dims, coords = (f"{self.factor}__factor_dim", *dims), (state.levels, *coords)
         return {**out, self._weights: Variable("weight", dims, coords)}
+
+    def doubts(
+        self, state: State, sites: Mapping[str, Any]
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """Length scales that the basis is too coarse or too narrow for."""
+        kernel = kernels.KERNELS[self.options["kernel"]]
+        for i, half in enumerate(state.half):
+            name = self._lengths[min(i, len(self._lengths) - 1)]
+            if name not in sites:
+                continue
+            length = float(np.median(sites[name]))
+            m, c = state.sizes[i], state.factors[i]
+            shortest, longest = kernel.shortest(m, c) * half, kernel.longest(c) * half
+            if length < shortest:
+                wanted = math.ceil(kernel.functions * c * half / length)
+                yield (
+                    f"{name} is {length:.3g}, and {m} basis functions follow {shortest:.3g} at least",
+                    "the process may bend more than its basis can",
+                    f"give m={wanted} or more",
+                    "caution",
+                )
+            # Twice as long the process is still about as free as it should be.
+            elif length > 2 * longest:
+                yield (
+                    f"{name} is {length:.3g}, long for boundary={c:.2g}, which suits {longest:.3g}",
+                    "the curve is right where the rows are, its scales less so",
+                    f"give boundary={kernel.boundary * length / half:.1f} to read them",
+                    "trust",
+                )
 
     def equation(self, state: State) -> Summand:
         shown = [str(a) for a in self.call.arguments]

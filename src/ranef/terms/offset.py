@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from ranef import transforms
 from ranef.errors import FormulaError
@@ -35,6 +36,9 @@ class Offset(Term):
 
     def design(self, state: transforms.Learned, frame: Frame) -> Design:
         return Design({"values": transforms.evaluate_single(self.call.arguments[0], frame, state)})
+
+    def columns(self, state: transforms.Learned, frame: Frame) -> NDArray[np.float64]:
+        return self.design(state, frame).arrays["values"][:, None]
 
     def structure(
         self,

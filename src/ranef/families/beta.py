@@ -1,0 +1,99 @@
+"""Shares: y ~ Beta(mu kappa, (1 - mu) kappa)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from jax.scipy.special import polygamma
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.equation import Line
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class Beta(Family):
+    """y_i ~ Beta(mu_i kappa, (1 - mu_i) kappa), logit mu_i = eta_i, 0 < y < 1.
+
+    The variance is mu (1 - mu) / (1 + kappa); the default prior of kappa is HalfCauchy(1).
+    Source: Ferrari and Cribari-Neto (2004).
+    """
+
+    name = "beta"
+    parameters = (
+        FamilyParameter("mu", "logit", "unit"),
+        FamilyParameter("kappa", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),
+    )
+    curvature = "expected"
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        inside = (value > 0) & (value < 1)
+        expected = "numbers above zero and below one"
+        responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        if parameter.name != "mu":
+            return super().predictor_scale(state, parameter)
+        return responses.logit_scale(state.scale.location)
+
+    def start(self, state: State, parameter: FamilyParameter) -> Any:
+        """The kappa that gives the response its variance."""
+        mean, sd = state.scale.location, state.scale.spread
+        return float(np.clip(mean * (1 - mean) / sd**2 - 1, 0.1, 1e4))
+
+    def noise(self, state: State) -> float:
+        """The sd on the logit's scale."""
+        mean = state.scale.location
+        return float(np.clip(state.scale.spread / (mean * (1 - mean)), 0.01, 10.0))
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        kappa = jnp.exp(predictors["kappa"])
+        mu, rest = jax.nn.sigmoid(predictors["mu"]), jax.nn.sigmoid(-predictors["mu"])
+        law = dist.Beta(mu * kappa, rest * kappa)
+        known = {"logit_mean": predictors["mu"], "log_precision": predictors["kappa"]}
+        return densities.Law(law, densities.beta, known)
+
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+        """Of mu Fisher's information, with a = mu kappa and b = (1 - mu) kappa.
+
+        (a b / kappa)^2 (psi'(a) + psi'(b)), psi' the trigamma function.
+        """
+        if name != "mu":
+            return super().working_weights(response, name, **predictors)
+        kappa = jnp.exp(predictors["kappa"])
+        mu, rest = jax.nn.sigmoid(predictors["mu"]), jax.nn.sigmoid(-predictors["mu"])
+        a, b = mu * kappa, rest * kappa
+        # psi'(a) = psi'(1 + a) + 1 / a^2, of which the latter is large near a = 0.
+        within = (mu * rest * kappa) ** 2 * (polygamma(1, 1.0 + a) + polygamma(1, 1.0 + b))
+        return within + rest**2 + mu**2
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        mu, kappa = parameters["mu"], parameters["kappa"]
+        return dist.Beta(mu * kappa, (1 - mu) * kappa)
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        mu, kappa = np.asarray(parameters["mu"]), np.asarray(parameters["kappa"])
+        tiny = np.finfo(float).tiny
+        return rng.beta(np.maximum(mu * kappa, tiny), np.maximum((1 - mu) * kappa, tiny))
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return parameters["mu"] * (1 - parameters["mu"]) / (1 + parameters["kappa"])
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        mu, kappa = symbols["mu"], symbols["kappa"]
+        return ("Beta(", *mu, " ", *kappa, ", (1 - ", *mu, ") ", *kappa, ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """There is none: the variance of a row depends on its mean."""
+        return None

@@ -1,0 +1,111 @@
+"""What the families of several categories have in common; not a family itself."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef.errors import DataError, OptionError
+from ranef.expression import Column
+from ranef.families import responses
+from ranef.families.base import Family, ResponseDesign, State
+from ranef.formula import ResponseCall
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class Categories(Family):
+    """A response of K categories, numbered 1, ..., K in sorted order.
+
+    Attributes:
+        categories: their names, once the family is bound to its rows.
+    """
+
+    text = True
+    discrete = True
+    categorised = True
+    categories: tuple[str, ...] = ()
+
+    def __init__(self, response: ResponseCall) -> None:
+        super().__init__(response)
+        if not isinstance(response.value, Column):
+            raise OptionError(
+                f"the family {self.name} takes a column of categories for its response, not "
+                f"{response.value}"
+            )
+
+    @property
+    def _column(self) -> Column:
+        assert isinstance(self.response.value, Column)
+        return self.response.value
+
+    def scan(self, accumulator: Any, frame: Frame) -> dict[str, int]:
+        """Rows by category."""
+        counts = dict(accumulator or {})
+        name = self._column.name
+        if frame.is_text(name):
+            frame.refuse_stray_texts(name)
+        else:
+            values = frame.numbers(name)
+            inside = values == np.floor(values)
+            expected = "whole numbers or texts"
+            responses.refuse_outside(values, inside, frame, name, self.name, expected)
+        found = frame.levels(name)
+        seen = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
+        for level, count in zip(found.names.tolist(), seen.tolist(), strict=True):
+            if count:
+                counts[level] = counts.get(level, 0) + count
+        if len(counts) > responses.MOST_CATEGORIES:
+            raise DataError(
+                f"the response {name} has more than {responses.MOST_CATEGORIES} distinct values, "
+                f"too many for categories of the family {self.name}; choose another family"
+            )
+        return counts
+
+    def counted(self, counts: Mapping[str, int], *, least: int) -> State:
+        """The state, from rows by category.
+
+        Raises:
+            DataError: for fewer categories than the family needs.
+        """
+        names = responses.ordered(set(counts))
+        if len(names) < least:
+            raise DataError(
+                f"the response {self.response.value} has one category, {names[0]!r}, and the "
+                f"family {self.name} needs at least {least}; check the rows"
+            )
+        total = sum(counts.values())
+        shares = tuple(counts[name] / total for name in names)
+        return State({}, Scale(0.0, 1.0), names, shares)
+
+    def evaluated(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        return 1.0 + responses.places(self._column, state.categories, frame, self.name)
+
+    @abstractmethod
+    def shares_of(self, parameters: Mapping[str, Any]) -> Array:
+        """(..., K) the probability of each category."""
+
+    def probabilities(self, **parameters: Array) -> dict[str, Array]:
+        each = self.shares_of(parameters)
+        return {name: each[..., k] for k, name in enumerate(self.categories)}
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        """The number of the first category up to which the shares reach a uniform variate."""
+        reached = np.cumsum(np.asarray(self.shares_of(parameters), np.float64), axis=-1)[..., :-1]
+        return 1.0 + (rng.random(reached.shape[:-1])[..., None] > reached).sum(axis=-1)
+
+    def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """The mean number of the category."""
+        each = self.shares_of(parameters)
+        return each @ jnp.arange(1.0, each.shape[-1] + 1)
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        each = self.shares_of(parameters)
+        numbers = jnp.arange(1.0, each.shape[-1] + 1)
+        return each @ numbers**2 - (each @ numbers) ** 2

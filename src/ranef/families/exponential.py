@@ -1,0 +1,62 @@
+"""Waiting times without memory: y ~ Exponential(mean mu)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef.equation import Line
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class Exponential(Family):
+    """y_i ~ Exponential(rate 1 / mu_i), log mu_i = eta_i."""
+
+    name = "exponential"
+    parameters = (FamilyParameter("mu", "log", "positive"),)
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        responses.refuse_outside(
+            value, value >= 0, frame, self.response.value, self.name, "numbers from zero on"
+        )
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        return Scale(float(np.log(state.scale.location or 1.0)), 1.0)
+
+    def noise(self, state: State) -> float:
+        """The coefficient of variation."""
+        return 1.0
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        law = self.distribution(response, **self.on_own_scale(**predictors))
+        return densities.Law(law, densities.exponential, {"log_mean": predictors["mu"]})
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.Exponential(1.0 / parameters["mu"])
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        mean = np.asarray(parameters["mu"])
+        return mean * rng.standard_exponential(mean.shape)
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return parameters["mu"] ** 2
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        return ("Exponential(1 / ", *symbols["mu"], ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """Log 2, of the lognormal with the same mean and variance.
+
+        Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
+        """
+        return np.asarray(np.log(2.0))

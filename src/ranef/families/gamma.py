@@ -1,0 +1,84 @@
+"""Positive responses whose sd grows with the mean: y ~ Gamma(alpha, mean mu)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.equation import Line
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class Gamma(Family):
+    """y_i ~ Gamma(shape alpha, rate alpha / mu_i), log mu_i = eta_i: variance mu^2 / alpha.
+
+    The link is the log, as in brms; the canonical inverse lets means be negative. The default
+    prior of alpha is HalfCauchy(1).
+    """
+
+    name = "gamma"
+    parameters = (
+        FamilyParameter("mu", "log", "positive"),
+        FamilyParameter("alpha", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),
+    )
+    curvature = "expected"
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        responses.refuse_outside(
+            value, value > 0, frame, self.response.value, self.name, "numbers above zero"
+        )
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        if parameter.name != "mu":
+            return super().predictor_scale(state, parameter)
+        return Scale(float(np.log(state.scale.location)), 1.0)
+
+    def noise(self, state: State) -> float:
+        """The coefficient of variation, which is 1 / sqrt(alpha)."""
+        return responses.log_noise((state.scale.spread / state.scale.location) ** 2)
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        law = self.distribution(response, **self.on_own_scale(**predictors))
+        known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
+        return densities.Law(law, densities.gamma, known)
+
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+        """Of mu Fisher's information, alpha."""
+        if name != "mu":
+            return super().working_weights(response, name, **predictors)
+        shape = jnp.exp(predictors["alpha"])
+        return jnp.broadcast_to(shape, jnp.shape(response.value))
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.Gamma(parameters["alpha"], parameters["alpha"] / parameters["mu"])
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        return responses.gamma_variates(rng, parameters["mu"], parameters["alpha"])
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return parameters["mu"] ** 2 / parameters["alpha"]
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        alpha, mu = symbols["alpha"], symbols["mu"]
+        return ("Gamma(", *alpha, ", ", *alpha, " / ", *mu, ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """log(1 + 1 / alpha), of the lognormal with the same mean and variance.
+
+        Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
+        """
+        if "alpha" not in values:
+            return None
+        return np.log1p(1.0 / np.asarray(values["alpha"]))

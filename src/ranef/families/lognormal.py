@@ -1,0 +1,74 @@
+"""Positive responses whose log is normal: log y ~ N(mu, sigma^2)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.equation import Line
+from ranef.families import responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State, weighted_means
+from ranef.frame import Frame
+from ranef.moments import Moments
+
+
+class LogNormal(Family):
+    """log y_i ~ N(mu_i, sigma^2): the median is exp(mu), the mean exp(mu + sigma^2 / 2)."""
+
+    name = "lognormal"
+    parameters = (
+        FamilyParameter("mu", "identity", "real"),
+        FamilyParameter(
+            "sigma", "log", "positive", lambda scale: priors.HalfStudentT(4.0, scale.spread)
+        ),
+    )
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        responses.refuse_outside(
+            value, value > 0, frame, self.response.value, self.name, "numbers above zero"
+        )
+
+    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+        """The logs' mean and sd, on the scale of the predictor."""
+        return (accumulator or Moments()).add(np.log(np.asarray(design.value))[:, None])
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.LogNormal(parameters["mu"], parameters["sigma"])
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        mu, sigma = np.asarray(parameters["mu"]), np.asarray(parameters["sigma"])
+        return np.exp(mu + sigma * rng.standard_normal(np.broadcast_shapes(mu.shape, sigma.shape)))
+
+    def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return jnp.exp(parameters["mu"] + 0.5 * parameters["sigma"] ** 2)
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        mean = jnp.exp(parameters["mu"] + 0.5 * parameters["sigma"] ** 2)
+        return mean**2 * jnp.expm1(parameters["sigma"] ** 2)
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        return ("LogNormal(", *symbols["mu"], ", ", *symbols["sigma"], "²)")
+
+    def shifts(
+        self,
+        response: ResponseDesign,
+        codes: NDArray[np.int32],
+        levels: int,
+        **predictors: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """Weighted means of log y - mu with weights 1 / sigma^2."""
+        away = np.log(np.asarray(response.value)) - np.asarray(predictors["mu"])
+        precision = np.exp(-2 * np.broadcast_to(predictors["sigma"], away.shape))
+        return weighted_means(away, precision, codes, levels)
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

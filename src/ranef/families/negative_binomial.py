@@ -1,0 +1,84 @@
+"""Counts more variable than Poisson's: y ~ NegativeBinomial(mu, alpha)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.equation import Line
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class NegativeBinomial(Family):
+    """y_i ~ NegativeBinomial(mu_i, alpha), log mu_i = eta_i: variance mu + mu^2 / alpha.
+
+    alpha is what R calls theta, and brms shape; its default prior is HalfCauchy(1).
+    """
+
+    name = "negative_binomial"
+    parameters = (
+        FamilyParameter("mu", "log", "positive"),
+        FamilyParameter("alpha", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),
+    )
+    curvature = "expected"
+    discrete = True
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        responses.refuse_outside(
+            value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
+        )
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        if parameter.name != "mu":
+            return super().predictor_scale(state, parameter)
+        return responses.log_scale(state.scale.location)
+
+    def noise(self, state: State) -> float:
+        """sqrt(1 / mu + 1 / alpha) at the mean and alpha = 1."""
+        return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        law = self.distribution(response, **self.on_own_scale(**predictors))
+        known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
+        return densities.Law(law, densities.negative_binomial, known)
+
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+        """Of mu Fisher's information, mu / (1 + mu / alpha)."""
+        if name != "mu":
+            return super().working_weights(response, name, **predictors)
+        return responses.count_information(predictors["mu"], predictors["alpha"])
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.NegativeBinomial2(parameters["mu"], parameters["alpha"])
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        """A Poisson variate whose mean is a gamma variate."""
+        mean = responses.gamma_variates(rng, parameters["mu"], parameters["alpha"])
+        return responses.poisson_variates(rng, mean)
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return parameters["mu"] + parameters["mu"] ** 2 / parameters["alpha"]
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        return ("NegativeBinomial(", *symbols["mu"], ", ", *symbols["alpha"], ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """log(1 + 1 / mean + 1 / alpha), of the lognormal with the same mean and variance.
+
+        Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
+        """
+        if "alpha" not in values:
+            return None
+        mean = max(state.scale.location, 1e-6)
+        return np.log1p(1.0 / mean + 1.0 / np.asarray(values["alpha"]))

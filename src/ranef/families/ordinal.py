@@ -1,0 +1,82 @@
+"""Responses in an order: P(y <= k) = logit^-1(threshold_k - mu)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+
+from ranef import priors
+from ranef.equation import Line
+from ranef.families import densities
+from ranef.families.base import FamilyParameter, ResponseDesign, State
+from ranef.families.categories import Categories
+from ranef.moments import Scale
+
+
+class Ordinal(Categories):
+    """P(y_i <= k) = logit^-1(threshold_k - mu_i), mu_i = eta_i, for categories 1, ..., K.
+
+    Categories are whole numbers, or texts in sorted order, as training has them. The predictor
+    has no intercept, which the thresholds are; they increase, and by default each has the prior
+    Normal(0, 5). Source: McCullagh (1980).
+    """
+
+    name = "ordinal"
+    intercept = False
+
+    def finish(self, accumulator: Any) -> State:
+        return self.counted(accumulator, least=2)
+
+    def bound(self, state: State) -> "Ordinal":
+        out = Ordinal(self.response)
+        labels = tuple(str(k) for k in range(1, len(state.categories)))
+        threshold = FamilyParameter(
+            "threshold", "identity", "ordered", lambda scale: priors.Normal(0.0, 5.0), labels
+        )
+        out.parameters = (FamilyParameter("mu", "identity", "real"), threshold)
+        out.categories = state.categories
+        return out
+
+    parameters = (FamilyParameter("mu", "identity", "real"),)
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        return Scale(0.0, 1.0)
+
+    def start(self, state: State, parameter: FamilyParameter) -> Any:
+        """The thresholds that give each category its share of the rows."""
+        below = np.clip(np.cumsum(state.shares)[:-1], 1e-6, 1 - 1e-6)
+        return np.log(below / (1 - below))
+
+    def noise(self, state: State) -> float:
+        """The sd of a logistic variable."""
+        return float(np.pi / np.sqrt(3))
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        law = self.distribution(response, **predictors)
+        known = {"location": predictors["mu"], "thresholds": predictors["threshold"]}
+        return densities.Law(law, densities.ordinal, known)
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return densities.Numbered(_probabilities(parameters["mu"], parameters["threshold"]))
+
+    def shares_of(self, parameters: Mapping[str, Any]) -> Array:
+        return _probabilities(parameters["mu"], parameters["threshold"])
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        return ("Ordered(logit⁻¹(", *symbols["threshold"], " - ", *symbols["mu"], "))")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """pi^2 / 3, of the logistic variable that the thresholds cut."""
+        return np.asarray(np.pi**2 / 3)
+
+
+def _probabilities(mu: Any, threshold: Any) -> Array:
+    """(..., K) probabilities of the categories."""
+    below = jax.nn.sigmoid(threshold - jnp.asarray(mu)[..., None])
+    ends = below[..., :1]
+    whole = jnp.concatenate([jnp.zeros_like(ends), below, jnp.ones_like(ends)], axis=-1)
+    return jnp.maximum(jnp.diff(whole, axis=-1), 0.0)

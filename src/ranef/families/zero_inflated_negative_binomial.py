@@ -1,0 +1,101 @@
+"""Variable counts with zeros of their own: NegativeBinomial(mu, alpha) or 0."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.equation import Line
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class ZeroInflatedNegativeBinomial(Family):
+    """y_i ~ NegativeBinomial(mu_i, alpha) with probability psi, else 0.
+
+    log mu_i = eta_i; psi, the share of rows that are counts, has a logit link and the default
+    prior Beta(2, 2), alpha HalfCauchy(1). The mean is psi mu.
+    """
+
+    name = "zero_inflated_negative_binomial"
+    parameters = (
+        FamilyParameter("mu", "log", "positive"),
+        FamilyParameter("alpha", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),
+        FamilyParameter("psi", "logit", "unit", lambda scale: priors.Beta(2.0, 2.0)),
+    )
+    curvature = "em"
+    discrete = True
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        responses.refuse_outside(
+            value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
+        )
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        if parameter.name != "mu":
+            return super().predictor_scale(state, parameter)
+        return responses.log_scale(state.scale.location)
+
+    def noise(self, state: State) -> float:
+        """sqrt(1 / mu + 1 / alpha) at the mean and alpha = 1."""
+        return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        law = self.distribution(response, **self.on_own_scale(**predictors))
+        known = {
+            "log_mean": predictors["mu"],
+            "log_shape": predictors["alpha"],
+            "logit": predictors["psi"],
+        }
+        return densities.Law(law, densities.zero_inflated_negative_binomial, known)
+
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+        """Those of the complete data, which know whether a row is a count, averaged over that.
+
+        Of mu P(count | y) mu / (1 + mu / alpha), of psi psi (1 - psi).
+        """
+        if name == "psi":
+            psi = jax.nn.sigmoid(predictors["psi"])
+            return jnp.broadcast_to(psi * (1 - psi), jnp.shape(response.value))
+        if name != "mu":
+            return super().working_weights(response, name, **predictors)
+        log_mean, log_shape = predictors["mu"], predictors["alpha"]
+        log_zero = -jnp.exp(log_shape) * jax.nn.softplus(log_mean - log_shape)
+        count = densities.from_count(jnp.asarray(response.value), log_zero, predictors["psi"])
+        return count * responses.count_information(log_mean, log_shape)
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        counts = dist.NegativeBinomial2(parameters["mu"], parameters["alpha"])
+        return dist.ZeroInflatedDistribution(counts, gate=1 - parameters["psi"])
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        mean = responses.gamma_variates(rng, parameters["mu"], parameters["alpha"])
+        counts = responses.poisson_variates(rng, mean)
+        return np.where(rng.random(counts.shape) < np.asarray(parameters["psi"]), counts, 0.0)
+
+    def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return parameters["psi"] * parameters["mu"]
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        mu, psi = parameters["mu"], parameters["psi"]
+        return psi * (mu + mu**2 / parameters["alpha"] + (1 - psi) * mu**2)
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        inside = (*symbols["psi"], ", ", *symbols["mu"], ", ", *symbols["alpha"])
+        return ("ZeroInflatedNegativeBinomial(", *inside, ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """There is none: zeros of their own have no place on the scale of the predictor."""
+        return None

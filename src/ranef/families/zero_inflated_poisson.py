@@ -1,0 +1,90 @@
+"""Counts with zeros of their own: y ~ Poisson(mu) with probability psi, else 0."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.equation import Line
+from ranef.families import densities, responses
+from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.frame import Frame
+from ranef.moments import Scale
+
+
+class ZeroInflatedPoisson(Family):
+    """y_i ~ Poisson(mu_i) with probability psi, else 0; log mu_i = eta_i, psi has a logit link.
+
+    psi is the share of rows that are counts, as in bambi; brms' zi is 1 - psi. Its default prior
+    is Beta(2, 2). The mean is psi mu.
+    """
+
+    name = "zero_inflated_poisson"
+    parameters = (
+        FamilyParameter("mu", "log", "positive"),
+        FamilyParameter("psi", "logit", "unit", lambda scale: priors.Beta(2.0, 2.0)),
+    )
+    curvature = "em"
+    discrete = True
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        responses.refuse_outside(
+            value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
+        )
+
+    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+        if parameter.name != "mu":
+            return super().predictor_scale(state, parameter)
+        return responses.log_scale(state.scale.location)
+
+    def noise(self, state: State) -> float:
+        """1 / sqrt(mu) at the mean."""
+        return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        law = self.distribution(response, **self.on_own_scale(**predictors))
+        known = {"log_mean": predictors["mu"], "logit": predictors["psi"]}
+        return densities.Law(law, densities.zero_inflated_poisson, known)
+
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+        """Those of the complete data, which know whether a row is a count, averaged over that.
+
+        Of mu P(count | y) mu, of psi psi (1 - psi). Source: Lambert (1992), section 3.
+        """
+        shape = jnp.shape(response.value)
+        if name == "psi":
+            psi = jax.nn.sigmoid(predictors["psi"])
+            return jnp.broadcast_to(psi * (1 - psi), shape)
+        mean, value = jnp.exp(predictors["mu"]), jnp.asarray(response.value)
+        return densities.from_count(value, -mean, predictors["psi"]) * mean
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        return dist.ZeroInflatedPoisson(1 - parameters["psi"], parameters["mu"])
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        counts = responses.poisson_variates(rng, np.asarray(parameters["mu"]))
+        return np.where(rng.random(counts.shape) < np.asarray(parameters["psi"]), counts, 0.0)
+
+    def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
+        return parameters["psi"] * parameters["mu"]
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        mu, psi = parameters["mu"], parameters["psi"]
+        return psi * (mu + (1 - psi) * mu**2)
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        return ("ZeroInflatedPoisson(", *symbols["psi"], ", ", *symbols["mu"], ")")
+
+    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+        """There is none: zeros of their own have no place on the scale of the predictor."""
+        return None

@@ -1,0 +1,164 @@
+"""What the linear blocks of any family say while its networks are held.
+
+As ``conditional`` for a Gaussian model: hyperparameters at the mode of their posterior, the
+coefficients' posterior given these the nearest normal one (``variational``). The networks then
+take steps on
+
+    -mean_i E log p(y_i | f(x_i; w) + r_i),     r_i ~ N(m_i, C_i)
+
+r_i being what the linear blocks add to the predictors of row i.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.errors import DataError
+from ranef.inference.approximate import Approximate
+from ranef.inference.averages import Averages, root_of, rule
+from ranef.inference.base import Problem
+from ranef.inference.conditional import mode, shared
+from ranef.inference.crossproducts import CrossProducts
+from ranef.inference.layout import Layout
+from ranef.inference.remainder import DependentColumnError
+from ranef.inference.threads import threads_for
+from ranef.inference.variational import Normal
+from ranef.inference.weighted import Weighted
+
+Array = NDArray[np.float64]
+
+# Nodes of the averages behind a step.
+_NODES = 3
+# The most rows whose linear blocks are gone through in every round.
+MOST = 2_000_000
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The linear blocks given the networks.
+
+    Attributes:
+        density: of the hyperparameters.
+        sites: these at their mode, by site.
+        q: the normal posterior of the coefficients there.
+        evidence: log p(theta, y | w) there, by the bound that q gives.
+        places: of each term, the place of its predictor.
+    """
+
+    density: Approximate
+    sites: Mapping[str, Any]
+    q: Normal
+    evidence: float
+    places: Mapping[str, int]
+
+    @property
+    def mixed(self) -> Any:
+        return self.density.mixed
+
+    @property
+    def _effects(self) -> tuple[Array, ...]:
+        return tuple(b[0] for b in self.q.solution.effects)
+
+    @property
+    def _numbers(self) -> dict[str, Any]:
+        return {name: self.sites[name] for name in self.density.numbers}
+
+    def error(self, known: Problem, rows: Any) -> float:
+        """Minus the mean log density of any rows at the coefficients' mean."""
+        part = known.part(rows)
+        n = len(rows[1].value)
+        layout = Layout.of(part.blocks, n, known, "svi")
+        eta = Weighted(layout).layout.known.copy()
+        common = self.q.solution.common[0]
+        for c, k in enumerate(layout.predictor):
+            eta[:, k] += layout.columns[:, c] * common[c]
+        none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
+        none = replace(none, known=eta)
+        eta = Weighted(none).predictors(np.zeros(0), self._effects)
+        averages = Averages(
+            known.law.log_density, known.law.on_link_scale, rows[1], layout.predictors
+        )
+        return -averages.at(self._numbers, eta) / n
+
+    def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
+        """As of a Gaussian model."""
+        part = known.part(rows)
+        rest = self.q.mean.copy()
+        coefficients = {}
+        for label in labels:
+            columns, coefficients[label] = shared(part, label, self.mixed, self._effects)
+            rest[:, self.places[label]] -= columns @ coefficients[label]
+        response = rows[1]
+        root = np.asarray(root_of(jnp.asarray(self.q.spread)))
+        return (
+            {"rest": rest, "root": root, "response": response},
+            {"coefficients": coefficients, "numbers": self._numbers},
+        )
+
+
+class AnyFamily:
+    """How networks in the predictors of any family are trained."""
+
+    criterion = "mean log density"
+    finish = "laplace"
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        predictors = tuple(dict.fromkeys(problem.predicts[label] for label in problem.structure()))
+        self._predictors = predictors
+        self._places = {n: predictors.index(p) for n, p in problem.predicts.items()}
+        self._averages: Averages | None = None
+
+    @staticmethod
+    def shown(error: float) -> float:
+        return -error
+
+    def given(
+        self,
+        known: Problem,
+        rows: Any,
+        before: Mapping[str, Any],
+        earlier: CrossProducts | None,
+        *,
+        patient: bool,
+    ) -> Nearest:
+        """The linear blocks given the networks that `known` knows, from such rows."""
+        part = known.part(rows)
+        law = known.law
+        own = replace(known, data=rows, n=len(rows[1].value), structure=lambda: part.blocks)
+        if self._averages is None:
+            self._averages = Averages(law.log_density, law.on_link_scale, rows[1], self._predictors)
+        try:
+            density = Approximate.of(own, "svi", averages=self._averages)
+            with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
+                x = density.coordinates.inverse(before) if before else density.start
+                if patient and len(x):
+                    x, _ = mode(density, x)
+                value = float(density.log_density(x[None])[0])
+                q = density.fit(x)
+        except (ArithmeticError, DependentColumnError, np.linalg.LinAlgError):
+            raise DataError(
+                "svi ended where the linear terms have no finite posterior given the networks; "
+                "check the scale of the columns, or take smaller steps by optimizer="
+            ) from None
+        return Nearest(density, density.sites(x), q, value, self._places)
+
+    def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
+        """Mean over a minibatch of -E log p."""
+        eta = rows["rest"]
+        for label, c in fixed["coefficients"].items():
+            eta = eta.at[:, self._places[label]].add(bases[label] @ c)
+        points, weights = rule(eta.shape[1], _NODES if eta.shape[1] == 1 else 0)
+        law = self.problem.law
+        numbers = law.on_link_scale(**fixed["numbers"])
+        total = 0.0
+        for point, weight in zip(points, weights, strict=True):
+            moved = eta + jnp.einsum("nkl,l->nk", rows["root"], point)
+            each = {name: moved[:, k] for k, name in enumerate(self._predictors)}
+            density = law.log_density(rows["response"], **each, **numbers)
+            total = total + weight * jnp.mean(density)
+        return -total

@@ -1,0 +1,211 @@
+"""laplace: its density, its gradients, its integrals, and lme4's numbers."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.integrate import quad
+
+import ranef as rf
+from contract_term import learn
+from ranef.errors import OptionError
+from ranef.inference.approximate import Approximate
+from ranef.inference.compressed import read
+from ranef.inference.marginal import Marginal
+from ranef.inference.refinement import Quadrature, Skewness
+from ranef.inference.rowwise import spreads
+
+
+def density(formula, table, family):
+    model = rf.Model(formula, family=family)
+    program, training = model._learned(table)
+    return Approximate.of(program.problem(training), "laplace")
+
+
+def fit(formula, table, family, **options):
+    keywords = {"method": "laplace", "progress": False, **options}
+    return rf.Model(formula, family=family).fit(table, **keywords)
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (1 + x | g)", "y ~ x + (1 | g) + (z || h)"])
+def test_a_gaussian_response_is_integrated_exactly(formula, grouped):
+    program, training = learn(formula, grouped)
+    problem = program.problem(training)
+    exact = Marginal.of(read(problem, "exact"), problem.priors, problem.spread)
+    here = Approximate.of(problem, "laplace")
+    assert [s.name for s in exact.coordinates.scales] == [s.name for s in here.coordinates.scales]
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        values = exact.coordinates.values(exact.start + 0.2 * rng.normal(size=len(exact.start)))
+        a, b = exact.coordinates.inverse(values), here.coordinates.inverse(values)
+        expected, slope = exact.value_and_gradient(a)
+        found, gradient = here.value_and_gradient(b)
+        jacobians = [
+            sum(math.log(s.slope(v)) for s, v in zip(t.coordinates.scales, x, strict=False))
+            for t, x in ((exact, a), (here, b))
+        ]
+        assert found - jacobians[1] == pytest.approx(expected - jacobians[0], abs=1e-5)
+        # Their coordinates have units of their own, in which a density has another Jacobian.
+        np.testing.assert_allclose(
+            _by_scale(here, b, gradient), _by_scale(exact, a, slope), rtol=1e-3, atol=1e-2
+        )
+
+
+def _by_scale(target, x, gradient):
+    """The derivative in each scale of the log density of the scales themselves."""
+    step = 1e-6
+    out = []
+    for scale, place, slope in zip(target.coordinates.scales, x, gradient, strict=False):
+        above, below = (math.log(scale.slope(place + s)) for s in (step, -step))
+        out.append((slope - (above - below) / (2 * step)) / scale.slope(place))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("formula", "family"),
+    [
+        ("hit ~ x + (1 | g) + (1 | f)", "bernoulli"),
+        ("count / trials ~ x + (1 + x | g)", "binomial"),
+        ("count ~ x + (1 | g) + offset(log(w))", "negative_binomial"),
+        ("grade ~ x + (1 | g)", "ordinal"),
+        ("kind ~ x + (1 | g)", "categorical"),
+        ("y ~ x + (1 | g); sigma ~ z + (1 | h)", "gaussian"),
+        ("y ~ x + (1 | g)", "student"),
+    ],
+)
+def test_the_gradient_is_that_of_the_density(formula, family, grouped):
+    target = density(formula, grouped, family)
+    rng = np.random.default_rng(1)
+    x = target.start + 0.1 * rng.normal(size=len(target.start))
+    target.settle(x)
+    _, gradient = target.value_and_gradient(x)
+    step = 1e-2
+    for i in range(len(x)):
+        beside = np.zeros_like(x)
+        beside[i] = step
+        above, below = target.log_density(np.array([x + beside, x - beside]))
+        assert gradient[i] == pytest.approx((above - below) / (2 * step), rel=1e-2, abs=2e-2)
+
+
+@pytest.mark.parametrize(
+    "formula", ["hit ~ x + (1 + z | g)", "hit ~ x + (1 | g) + (1 | f)", "hit ~ (1 | h/g) + (1 | f)"]
+)
+def test_variances_of_rows_are_those_of_dense_algebra(formula, grouped):
+    target = density(formula, grouped, "bernoulli")
+    q = target.fit(target.start)
+    layout = target.working.layout
+    values = target.sites(target.start)
+    roots = target.mixed.roots(target.groups.absolute(values))
+    columns, precisions = [layout.columns], [np.diag(layout.precision)]
+    for factor, root in zip(layout.factors, roots, strict=True):
+        n, k = factor.columns.shape
+        z = np.zeros((n, factor.levels * k))
+        for a in range(k):
+            z[np.arange(n), factor.codes * k + a] = factor.columns[:, a]
+        columns.append(z)
+        precisions.append(np.kron(np.eye(factor.levels), np.linalg.inv(root @ root.T)))
+    every = np.concatenate(columns, axis=1)
+    prior = np.zeros((every.shape[1],) * 2)
+    start = 0
+    for p in precisions:
+        prior[start : start + len(p), start : start + len(p)] = p
+        start += len(p)
+    covariance = np.linalg.inv(every.T @ (q.weights[:, 0] * every) + prior)
+    expected = np.einsum("np,pq,nq->n", every, covariance, every)
+    found = spreads(q.solution.whole_covariances(), target.working.rows)[:, 0, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+def test_quadrature_is_the_integral_over_each_level():
+    """Few rows for each level, where the nearest normal is far off."""
+    rng = np.random.default_rng(3)
+    codes = np.repeat(np.arange(30), 3)
+    table = {"y": (rng.random(90) < 0.5).astype(int), "g": [f"g{c:02d}" for c in codes]}
+    table["y"][:15] = 1
+    target = density("y ~ 1 + (1 | g)", table, "bernoulli")
+    x = target.coordinates.inverse({"1|g_sigma": np.array(2.0)})
+    q = target.fit(x)
+    quadrature = Quadrature(target.working)
+    found = quadrature._integrated(q, 2.0, {})
+    beta = float(found.beta[0])
+
+    def level(y):
+        def integrand(u):
+            eta = beta + 2.0 * u
+            log = (y * eta - np.logaddexp(0, eta)).sum() - 0.5 * u**2
+            return math.exp(log) / math.sqrt(2 * math.pi)
+
+        return math.log(quad(integrand, -12, 12, epsabs=1e-12)[0])
+
+    expected = sum(level(table["y"][codes == c]) for c in range(30))
+    assert found.value == pytest.approx(expected, abs=1e-4)
+    roots = [np.array([[2.0]])]
+    assert quadrature.correction(q, roots, {}) > 0.05
+    # The third-order term says most of it, and not all.
+    third = Skewness(target.working).correction(q, roots, {})
+    assert 0.5 < third / quadrature.correction(q, roots, {}) < 1.2
+
+
+def test_cbpp_is_that_of_lme4(reference_data):
+    table = pd.read_csv(reference_data / "mixed" / "cbpp.csv").astype({"period": str})
+    table["others"] = table["size"] - table["incidence"]
+    formula = "incidence / size ~ C(period) + (1 | herd)"
+    found = fit(formula, table, "binomial").maximum_likelihood()
+    assert found["deviance"] == pytest.approx(184.0526, abs=1e-4)
+    expected = [-1.39855, -0.99234, -1.12868, -1.58030]
+    np.testing.assert_allclose(found["fixef"]["estimate"], expected, atol=3e-5)
+    assert found["varcorr"]["estimate"].iloc[0] == pytest.approx(0.6422, abs=1e-4)
+    finer = fit(formula, table, "binomial", quadrature=25)
+    best = finer.maximum_likelihood()
+    assert best["deviance"] == pytest.approx(183.9667, abs=1e-4)
+    assert best["theta"][0] == pytest.approx(0.6475, abs=1e-4)
+    assert finer.deviance(best["theta"]) == pytest.approx(best["deviance"], abs=1e-6)
+    reverse = fit(formula.replace("incidence", "others"), table, "binomial")
+    negated = reverse.maximum_likelihood()["fixef"]["estimate"]
+    np.testing.assert_allclose(negated, -found["fixef"]["estimate"], atol=1e-5)
+    np.testing.assert_allclose(
+        reverse.fixef()["mean"], -fit(formula, table, "binomial").fixef()["mean"], atol=2e-3
+    )
+
+
+def test_verbagg_is_that_of_lme4(reference_data):
+    """lme4's search ends where its criterion is 1e-5 above its least."""
+    table = pd.read_csv(reference_data / "mixed" / "VerbAgg.csv")
+    formula = "r2 ~ Anger + Gender + btype + situ + (1 | id) + (1 | item)"
+    likelihood = fit(formula, table, "bernoulli", draws=50)._likelihood
+    theta = np.array([1.33954, 0.49524])
+    common = np.array([0.19926, 0.05741, 0.32061, -1.05864, -2.10506, -1.05528])
+    published = likelihood.criterion(theta, common, {})
+    found = likelihood.maximum()
+    assert found["deviance"] <= published
+    assert published - found["deviance"] < 1e-3
+    np.testing.assert_allclose(found["theta"], theta, atol=3e-4)
+    np.testing.assert_allclose(found["fixef"]["estimate"], common, atol=5e-4)
+
+
+def test_groups_that_say_one_thing_only_have_sensible_effects():
+    """All successes in one group, no counts in another, rates by an offset."""
+    rng = np.random.default_rng(2)
+    codes = np.repeat(np.arange(15), 20)
+    effects = 0.5 * rng.normal(size=15)
+    hours = rng.uniform(0.5, 20.0, 300)
+    count = rng.poisson(hours * np.exp(-0.5 + effects[codes]))
+    count[codes == 3] = 0
+    hit = (rng.random(300) < 1 / (1 + np.exp(-effects[codes]))).astype(int)
+    hit[codes == 4] = 1
+    table = {"count": count, "hit": hit, "hours": hours, "g": [f"g{c:02d}" for c in codes]}
+    rates = fit("count ~ 1 + (1 | g) + offset(log(hours))", table, "poisson")
+    assert rates.fixef()["mean"].iloc[0] == pytest.approx(-0.5, abs=0.8)
+    none = rates.ranef("g").loc["g03", "mean"]
+    assert np.isfinite(none)
+    assert none == rates.ranef("g")["mean"].min()
+    hits = fit("hit ~ 1 + (1 | g)", table, "bernoulli").ranef("g")
+    assert hits.loc["g04", "mean"] == hits["mean"].max() < 4.0
+
+
+def test_quadrature_is_refused_where_there_is_no_one_scalar_grouping(grouped):
+    with pytest.raises(OptionError, match="quadrature= takes a model with one grouping"):
+        fit("hit ~ x + (1 + x | g)", grouped, "bernoulli", quadrature=9)
+    with pytest.raises(OptionError, match="reml is for gaussian responses"):
+        fit("hit ~ x + (1 | g)", grouped, "bernoulli", draws=50).deviance([1.0], reml=True)
