@@ -67,7 +67,7 @@ class Grouping:
         return np.stack([values[name] for name in self.scales], axis=-1)
 
     def by_scale(self, values: Mapping[str, Any], by_sd: Array) -> dict[str, Any]:
-        """The derivatives in the scales of a function whose derivatives in the sds (k,) are given."""
+        """Derivatives in the scales of a function whose derivatives in the sds (k,) are given."""
         out: dict[str, Any] = {}
         if self.spectrum is not None:
             slopes = self.spectrum.slopes(values)

@@ -299,9 +299,7 @@ class Term(ABC):
         """
         return {}
 
-    def doubts(
-        self, state: Any, sites: Mapping[str, Any]
-    ) -> Iterable[tuple[str, str, str, str]]:
+    def doubts(self, state: Any, sites: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
         """What speaks against its approximations, from draws of the sites.
 
         Sign, meaning, remedy and weight of each symptom, as `check.Symptom` has them.

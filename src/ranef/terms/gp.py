@@ -96,7 +96,8 @@ class Process(LinearTerm):
     """gp(x), gp(lat, lon), gp(x, by=g).
 
     Options: `kernel`, "matern52", "matern32" or "sqexp"; `m`, basis functions of each column, one
-    number or a list; `boundary`, c, how far the basis reaches in half ranges; `iso=True`, one length
+    number or a list; `boundary`, c, how far the basis reaches in half ranges; `iso=True`,
+    length
     scale for all columns, which then have one unit.
     """
 
@@ -341,9 +342,7 @@ class Process(LinearTerm):
             dims, coords = (f"{self.factor}__factor_dim", *dims), (state.levels, *coords)
         return {**out, self._weights: Variable("weight", dims, coords)}
 
-    def doubts(
-        self, state: State, sites: Mapping[str, Any]
-    ) -> Iterator[tuple[str, str, str, str]]:
+    def doubts(self, state: State, sites: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
         """Length scales that the basis is too coarse or too narrow for."""
         kernel = kernels.KERNELS[self.options["kernel"]]
         for i, half in enumerate(state.half):
@@ -356,7 +355,7 @@ class Process(LinearTerm):
             if length < shortest:
                 wanted = math.ceil(kernel.functions * c * half / length)
                 yield (
-                    f"{name} is {length:.3g}, and {m} basis functions follow {shortest:.3g} at least",
+                    f"{name} is {length:.3g}, {m} basis functions follow {shortest:.3g} or more",
                     "the process may bend more than its basis can",
                     f"give m={wanted} or more",
                     "caution",
@@ -375,8 +374,9 @@ class Process(LinearTerm):
         inside = joined([(name, Sub("i")) for name in shown], ", ")
         of = f"{self.prefix}{','.join(shown)}"
         at = (Sub(f"{of}|{self.factor}[i]") if state.levels else Sub(of),)
-        law: Line = ("f", Sub(f"{of}|{self.factor}[j]") if state.levels else Sub(of),
-                     " ~ GP(0, σ", Sub(of), "² ", self.options["kernel"], "(ℓ", Sub(of), "))")  # fmt: skip
+        each = Sub(f"{of}|{self.factor}[j]") if state.levels else Sub(of)
+        kernel: Line = (self.options["kernel"], "(ℓ", Sub(of), ")")
+        law: Line = ("f", each, " ~ GP(0, σ", Sub(of), "² ", *kernel, ")")
         return Summand(("f", *at, "(", *inside, ")"), (law,))
 
 
@@ -396,5 +396,6 @@ def _inverse_gamma(low: float, high: float) -> tuple[float, float]:
         law = invgamma(math.exp(log_alpha))
         return float(np.log(law.ppf(1 - _TAIL) / law.ppf(_TAIL))) - math.log(high / low)
 
-    alpha = math.exp(brentq(excess, -1.0, 7.0))
+    root: Any = brentq(excess, -1.0, 7.0)
+    alpha = math.exp(root)
     return alpha, float(low / invgamma(alpha).ppf(_TAIL))

@@ -65,7 +65,9 @@ def scan(before: Seen | None, arguments: Sequence[Expression], frame: Frame) -> 
         seen if len(seen) > _MOST else seen | frozenset(np.unique(x[:, i])[: _MOST + 1].tolist())
         for i, seen in enumerate(before.values)
     )
-    return Seen(np.minimum(before.low, x.min(axis=0)), np.maximum(before.high, x.max(axis=0)), values)
+    return Seen(
+        np.minimum(before.low, x.min(axis=0)), np.maximum(before.high, x.max(axis=0)), values
+    )
 
 
 def refuse_constant(seen: Seen, call: TermCall) -> None:
