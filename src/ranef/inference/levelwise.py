@@ -7,6 +7,7 @@ as a basis has them, LAPACK is the faster.
 """
 
 import contextlib
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +121,7 @@ def _by_level(a: Array) -> Array:
     return np.ascontiguousarray(np.moveaxis(a, (2, 3), (0, 1)))
 
 
-def _by_columns(a: Array) -> Array:
+def _by_columns(a: NDArray[Any]) -> Array:
     """(k, m, B, J) of what is (B, J, k, m)."""
     return np.ascontiguousarray(np.moveaxis(a, (0, 1), (2, 3)))
 

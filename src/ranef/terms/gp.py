@@ -97,8 +97,7 @@ class Process(LinearTerm):
 
     Options: `kernel`, "matern52", "matern32" or "sqexp"; `m`, basis functions of each column, one
     number or a list; `boundary`, c, how far the basis reaches in half ranges; `iso=True`,
-    length
-    scale for all columns, which then have one unit.
+    one length scale for all columns, which then have one unit.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
