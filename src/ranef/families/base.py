@@ -6,7 +6,7 @@ parameters loses digits, `given` is written too.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -174,6 +174,10 @@ class Family(ABC):
     def bound(self, state: State) -> "Family":
         """The family once its response is known: its parameters may depend on categories."""
         return self
+
+    def signature(self) -> Hashable:
+        """What its log density depends on; families with equal ones share compiled programs."""
+        return type(self), tuple((p.name, p.link, p.labels) for p in self.parameters)
 
     def free_parameters(self) -> tuple[FamilyParameter, ...]:
         """The parameters that are not known from the data."""

@@ -35,6 +35,7 @@ from ranef.inference.crossproducts import CrossProducts
 from ranef.inference.nearest import MOST, AnyFamily, Nearest
 from ranef.inference.schedule import LAST, RATE, ROUNDS, batch_size, passes, rate
 from ranef.inference.windows import Windows, kept
+from ranef.terms.base import LinearBlock
 
 # Share of the rounds without a better prediction after which the last part begins.
 _PATIENCE = 0.25
@@ -361,11 +362,39 @@ class Alternation:
         return f"{text}; all else in closed form: {rest}"
 
 
+def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
+    """The posterior of a linear model: what a search ends with, where there is none to be made.
+
+    Raises:
+        MethodError: for crossed groupings that are too large.
+    """
+    name = Gaussian.finish if is_gaussian(problem) else AnyFamily.finish
+    method: Method = registry.load("method", name)()
+    found = method.run(problem, seed=seed, draws=draws, progress=progress)
+    return replace(
+        found,
+        message=f"no network to be trained; all in closed form: {found.message}",
+        elbo=None if found.evidence is None else (found.evidence, 0.0),
+        settings={},
+    )
+
+
 def applies(problem: Problem) -> bool:
     """Whether there are networks, and all else is linear and Gaussian in the predictors."""
     structure = problem.structure()
     if all(block is not None for block in structure.values()):
         return False
+    return _is_closed(problem, structure)
+
+
+def is_linear(problem: Problem) -> bool:
+    """Whether all is linear and Gaussian in the predictors."""
+    structure = problem.structure()
+    return None not in structure.values() and _is_closed(problem, structure)
+
+
+def _is_closed(problem: Problem, structure: Mapping[str, LinearBlock | None]) -> bool:
+    """Whether the linear blocks have a closed form, and their rows serve it."""
     if not all(block.gaussian for block in structure.values() if block is not None):
         return False
     return is_gaussian(problem) or (not problem.windows and problem.n <= MOST)

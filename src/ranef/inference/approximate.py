@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 
 # Of posterior sds: steps by which a refinement is differentiated.
 _STEP = 0.02
+# What a search meets where it stepped too far.
+_FAILURES = (ArithmeticError, DependentColumnError, np.linalg.LinAlgError)
 
 
 @dataclass
@@ -157,7 +159,7 @@ class Approximate:
             for start in (*self._latest, None):
                 try:
                     found = self.fit(x, start)
-                except (ArithmeticError, DependentColumnError, np.linalg.LinAlgError):
+                except _FAILURES:
                     continue
                 self._latest[:] = [found]
                 return found
@@ -184,11 +186,17 @@ class Approximate:
         numbers = {name: values[name] for name in self.numbers}
         by_value |= self.working.averages.by_number(numbers, found.mean, found.spread)
         gradient = self.coordinates.gradient(x, by_value) + slope[0]
-        value = found.value
-        if self.refinement is not None:
-            value = self._value(x, found)
-            gradient = gradient + self.corrections(x, found)[1]
-        return value + float(prior[0]), gradient
+        value = found.value + float(prior[0])
+        if self.refinement is None:
+            return value, gradient
+        try:
+            with np.errstate(all="ignore"):
+                more, along = self.corrections(x, found)
+        except _FAILURES:
+            more, along = -np.inf, gradient
+        if not (np.isfinite(more) and np.isfinite(along).all()):
+            return -np.inf, np.zeros_like(x)
+        return value + more, gradient + along
 
     def _value(self, x: Array, q: Normal | None) -> float:
         if q is None or self.refinement is None:
@@ -196,7 +204,11 @@ class Approximate:
         return q.value + self.refinement.correction(q, *self._given(x))
 
     def corrections(self, x: Array, q: Normal) -> tuple[float, Array]:
-        """What the refinement adds at x (d,), and its derivative by differences."""
+        """What the refinement adds at x (d,), and its derivative by differences.
+
+        Raises:
+            ArithmeticError: where no q is found beside x.
+        """
         assert self.refinement is not None
         here = self.refinement.correction(q, *self._given(x))
         slope = np.zeros_like(x)

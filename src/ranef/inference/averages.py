@@ -8,7 +8,9 @@ for more. The derivatives are automatic ones of the family's log density.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
+
+from ranef.families.base import Family
 
 # Nodes for each predictor where rows may be uncertain, and where all are nearly known.
 _NODES, _FEW = {1: 7, 2: 5}, 3
@@ -25,29 +29,46 @@ _NEARLY_KNOWN = 0.05
 _MANY = 100_000
 
 
+@dataclass(frozen=True)
+class Density:
+    """Log p of each row of any response, in the predictors that rows have.
+
+    Two are equal where they compute the same, so that a program compiled for one serves in all
+    fits of the process.
+
+    Attributes:
+        law: the family.
+        predictors: names of those that rows have, in order.
+        signature: of the family.
+    """
+
+    law: Family = field(compare=False)
+    predictors: tuple[str, ...]
+    signature: Hashable
+
+    @classmethod
+    def of(cls, law: Family, predictors: Sequence[str]) -> "Density":
+        return cls(law, tuple(predictors), law.signature())
+
+    def rows(self, response: Any, numbers: Mapping[str, Any], eta: Array) -> Array:
+        """Log p of each row, (n,), at predictors eta (n, K)."""
+        each = {name: eta[:, k] for k, name in enumerate(self.predictors)}
+        return self.law.log_density(response, **each, **self.law.on_link_scale(**numbers))
+
+
 class Averages:
     """Of the rows of one response.
 
     Args:
-        log_density: ``log_density(response, **predictors)`` on the links' scale, (n,).
-        on_link_scale: numbers on their own scale to that of their links.
+        law: the family.
         response: the rows.
         predictors: names of those that rows have, in order.
     """
 
-    def __init__(
-        self,
-        log_density: Callable[..., Array],
-        on_link_scale: Callable[..., dict[str, Any]],
-        response: Any,
-        predictors: Sequence[str],
-    ) -> None:
-        self._log_density, self._on_link_scale = log_density, on_link_scale
-        self._predictors = tuple(predictors)
-        self._response = jax.tree.map(np.asarray, response)
-        self._compiled = jax.jit(self._averages, static_argnums=3)
-        self._compiled_third = jax.jit(self._thirds, static_argnums=3)
-        self._compiled_by_number = jax.jit(jax.grad(self._total), static_argnums=3)
+    def __init__(self, law: Family, response: Any, predictors: Sequence[str]) -> None:
+        self.density = Density.of(law, predictors)
+        with jax.enable_x64(True):
+            self.response = jax.tree.map(jnp.asarray, response)
 
     def of(
         self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray
@@ -63,14 +84,15 @@ class Averages:
             (), (n, K) and (n, K, K).
         """
         with jax.enable_x64(True):
-            found = self._compiled(dict(numbers), mean, spread, self._count(spread))
+            found = _averages(*self._at(numbers, mean, spread))
             total, slope, curvature = (np.asarray(each, np.float64) for each in found)
         return float(total), slope, curvature
 
     def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
         """Sum over rows of log p at predictors that are known, (n, K)."""
         with jax.enable_x64(True):
-            return float(jnp.sum(self.rows(numbers, jnp.asarray(eta, jnp.float64))))
+            rows = self.density.rows(self.response, numbers, jnp.asarray(eta, jnp.float64))
+            return float(jnp.sum(rows))
 
     def by_number(
         self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray
@@ -78,77 +100,89 @@ class Averages:
         """The derivative of the sum of E log p in each number."""
         if not numbers:
             return {}
-        given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
         with jax.enable_x64(True):
-            found = self._compiled_by_number(given, mean, spread, self._count(spread))
+            found = _by_number(*self._at(numbers, mean, spread))
             return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
     def third(self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray) -> NDArray:
         """(n, K) E of the third derivative in each predictor."""
         with jax.enable_x64(True):
-            found = self._compiled_third(dict(numbers), mean, spread, self._count(spread))
-            return np.asarray(found, np.float64)
+            return np.asarray(_thirds(*self._at(numbers, mean, spread)), np.float64)
+
+    def _at(self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray) -> tuple[Any, ...]:
+        given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
+        return self.density, self._count(spread), self.response, given, mean, spread
 
     def _count(self, spread: NDArray) -> int:
-        k = len(self._predictors)
+        k = len(self.density.predictors)
         few = len(spread) >= _MANY and k in _NODES and spread.max(initial=0.0) < _NEARLY_KNOWN
         return _FEW if few else _NODES.get(k, 0)
 
-    def rows(self, numbers: Mapping[str, Any], eta: Array) -> Array:
-        """Log p of each row, (n,)."""
-        each = {name: eta[:, k] for k, name in enumerate(self._predictors)}
-        response = jax.tree.map(jnp.asarray, self._response)
-        return self._log_density(response, **each, **self._on_link_scale(**numbers))
 
-    def _total(self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int) -> Array:
-        points, weights = rule(len(self._predictors), count)
-        etas = mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points)
-        return jnp.sum(weights @ jax.vmap(lambda eta: self.rows(numbers, eta))(etas))
+def _points(count: int, mean: Array, spread: Array) -> tuple[Array, NDArray]:
+    """Where the predictors are looked at, (m, n, K), and the weights (m,)."""
+    points, weights = rule(mean.shape[1], count)
+    return mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points), weights
 
-    def _averages(
-        self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int
-    ) -> tuple[Array, Array, Array]:
-        k = len(self._predictors)
-        points, weights = rule(k, count)
-        etas = mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points)
 
-        def slopes(eta: Array) -> Array:
-            return jax.grad(lambda eta: self.rows(numbers, eta).sum())(eta)
+@partial(jax.jit, static_argnums=(0, 1))
+def _by_number(
+    density: Density, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+) -> dict[str, Array]:
+    etas, weights = _points(count, mean, spread)
 
-        def each(eta: Array) -> tuple[Array, Array, Array]:
-            slope, along = jax.linearize(slopes, eta)
-            second = [-along(jnp.zeros_like(eta).at[:, c].set(1.0)) for c in range(k)]
-            return self.rows(numbers, eta), slope, jnp.stack(second, axis=-1)
+    def total(numbers: Any) -> Array:
+        return jnp.sum(weights @ jax.vmap(lambda eta: density.rows(response, numbers, eta))(etas))
 
-        values, slope, curvature = jax.vmap(each)(etas)
-        return (
-            jnp.sum(weights @ values),
-            jnp.einsum("m,mnk->nk", weights, slope),
-            jnp.einsum("m,mnkl->nkl", weights, curvature),
-        )
+    return jax.grad(total)(numbers)
 
-    def _thirds(self, numbers: Mapping[str, Any], mean: Array, spread: Array, count: int) -> Array:
-        k = len(self._predictors)
-        points, weights = rule(k, count)
-        etas = mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points)
 
-        def each(eta: Array) -> Array:
-            out = []
-            for c in range(k):
+@partial(jax.jit, static_argnums=(0, 1))
+def _averages(
+    density: Density, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+) -> tuple[Array, Array, Array]:
+    k = mean.shape[1]
+    etas, weights = _points(count, mean, spread)
 
-                def alone(along: Array, c: int = c) -> Array:
-                    return self.rows(numbers, eta.at[:, c].add(along)).sum()
+    def slopes(eta: Array) -> Array:
+        return jax.grad(lambda eta: density.rows(response, numbers, eta).sum())(eta)
 
-                ones = jnp.ones_like(eta[:, 0])
-                slope = jax.grad(alone)
+    def each(eta: Array) -> tuple[Array, Array, Array]:
+        slope, along = jax.linearize(slopes, eta)
+        second = [-along(jnp.zeros_like(eta).at[:, c].set(1.0)) for c in range(k)]
+        return density.rows(response, numbers, eta), slope, jnp.stack(second, axis=-1)
 
-                def bend(along: Array, slope: Any = slope, ones: Array = ones) -> Array:
-                    return jax.jvp(slope, (along,), (ones,))[1]
+    values, slope, curvature = jax.vmap(each)(etas)
+    return (
+        jnp.sum(weights @ values),
+        jnp.einsum("m,mnk->nk", weights, slope),
+        jnp.einsum("m,mnkl->nkl", weights, curvature),
+    )
 
-                out.append(jax.jvp(bend, (jnp.zeros_like(ones),), (ones,))[1])
-            return jnp.stack(out, axis=-1)
 
-        return jnp.einsum("m,mnk->nk", weights, jax.vmap(each)(etas))
+@partial(jax.jit, static_argnums=(0, 1))
+def _thirds(
+    density: Density, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+) -> Array:
+    etas, weights = _points(count, mean, spread)
+
+    def each(eta: Array) -> Array:
+        out = []
+        for c in range(mean.shape[1]):
+
+            def alone(along: Array, c: int = c) -> Array:
+                return density.rows(response, numbers, eta.at[:, c].add(along)).sum()
+
+            ones = jnp.ones_like(eta[:, 0])
+            slope = jax.grad(alone)
+
+            def bend(along: Array, slope: Any = slope, ones: Array = ones) -> Array:
+                return jax.jvp(slope, (along,), (ones,))[1]
+
+            out.append(jax.jvp(bend, (jnp.zeros_like(ones),), (ones,))[1])
+        return jnp.stack(out, axis=-1)
+
+    return jnp.einsum("m,mnk->nk", weights, jax.vmap(each)(etas))
 
 
 def rule(k: int, count: int) -> tuple[NDArray, NDArray]:

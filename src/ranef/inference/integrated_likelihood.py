@@ -9,7 +9,7 @@ random effects are integrated: beta, and the family's numbers, are maximised ove
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,8 @@ class IntegratedLikelihood:
             self._latest[:] = [q]
             value = q.value
             if self.nodes > 1 and roots and roots[0].any():
-                value += self._quadrature.at(working).correction(q, roots, numbers)
+                quadrature = replace(self._quadrature, working=working)
+                value += quadrature.correction(q, roots, numbers)
         except (ArithmeticError, np.linalg.LinAlgError):
             return math.inf
         return -2.0 * value

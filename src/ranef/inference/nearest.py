@@ -79,9 +79,7 @@ class Nearest:
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
         none = replace(none, known=eta)
         eta = Weighted(none).predictors(np.zeros(0), self._effects)
-        averages = Averages(
-            known.law.log_density, known.law.on_link_scale, rows[1], layout.predictors
-        )
+        averages = Averages(known.law, rows[1], layout.predictors)
         return -averages.at(self._numbers, eta) / n
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
@@ -111,7 +109,6 @@ class AnyFamily:
         predictors = tuple(dict.fromkeys(problem.predicts[label] for label in problem.structure()))
         self._predictors = predictors
         self._places = {n: predictors.index(p) for n, p in problem.predicts.items()}
-        self._averages: Averages | None = None
 
     @staticmethod
     def shown(error: float) -> float:
@@ -128,12 +125,9 @@ class AnyFamily:
     ) -> Nearest:
         """The linear blocks given the networks that `known` knows, from such rows."""
         part = known.part(rows)
-        law = known.law
         own = replace(known, data=rows, n=len(rows[1].value), structure=lambda: part.blocks)
-        if self._averages is None:
-            self._averages = Averages(law.log_density, law.on_link_scale, rows[1], self._predictors)
         try:
-            density = Approximate.of(own, "svi", averages=self._averages)
+            density = Approximate.of(own, "svi")
             with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
                 x = density.coordinates.inverse(before) if before else density.start
                 if patient and len(x):

@@ -239,13 +239,6 @@ class Solution:
         return tuple(found[f] for f in range(len(self.roots)))
 
     @property
-    def effect_covariances(self) -> tuple[Array, ...]:
-        """By factor, (k, k, J), for B = 1, after an elimination along a chain."""
-        assert isinstance(self.covariances, Covariances)
-        found = self.covariances.own()
-        return tuple(found[f] for f in range(len(self.roots)))
-
-    @property
     def common_covariance(self) -> Array:
         """(B, p, p)."""
         back = self.solver._back

@@ -4,16 +4,19 @@ With q the normal of ``variational`` and r the log ratio of the posterior to it,
 exceeds T by log E_q exp(r - E r). Gradient and curvature of r vanish under q, so that its first
 term is the third-order one,
 
-    1/12 sum_j |E_q d3 log p / d b_j^3|^2        in the metric of cov(b_j)
+    s = 1/12 sum_j |E_q d3 log p / d b_j^3|^2        in the metric of cov(b_j | all others)
 
-over the levels of every grouping (`Skewness`). Where a single grouping has one effect for each
-level, the integrals over them are one-dimensional, and adaptive Gauss-Hermite quadrature gives
-each (`Quadrature`; Liu and Pierce, 1994): the common effects alone are then taken as normal.
+over the levels of every grouping (`Skewness`). It is the first of a series, and too much where it
+is large, as of a level of zeros whose effect has no end below: a level's share is taken as
+s / (1 + 2.5 s), which follows the integrals of levels of counts and of answers yes or no. Where a
+single grouping has one effect for each level, the integrals over them are one-dimensional, and
+adaptive Gauss-Hermite quadrature gives each (`Quadrature`; Liu and Pierce, 1994): the common
+effects alone are then taken as normal.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -21,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.inference.averages import Density
 from ranef.inference.pwls import PWLS, Solution
 from ranef.inference.variational import Normal, Working
 from ranef.inference.weighted import predictors_of
@@ -34,6 +38,8 @@ _STEPS, _GAIN = 6, 1e-6
 # Columns of a factor beyond which nothing is added: of the many of a basis the rows say little
 # each, and where they leave a function open the third-order term has no bound.
 _WIDE = 12
+# How the gain of a skewed level falls behind the first term of its series.
+_BENT = 2.5
 # A scale below which effects say nothing.
 _NOTHING = 1e-6
 
@@ -64,30 +70,42 @@ class Skewness:
     def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
         layout = self.working.layout
         third = self.working.averages.third(numbers, q.mean, q.spread)
-        covariances = q.solution.effect_covariances
+        owns = q.solution.solver.products.own
         out = 0.0
-        for factor, v in zip(layout.factors, covariances, strict=True):
-            place = predictors_of(factor)
-            if factor.levels == 1:
+        for factor, root, own in zip(layout.factors, roots, owns, strict=True):
+            if factor.levels == 1 or factor.columns.shape[1] > _WIDE:
                 # Of coefficients that all rows share each is told by all: the term vanishes.
                 continue
+            covariance = _alone(root, own)
+            place = predictors_of(factor)
             for k in np.unique(place):
-                own = np.flatnonzero(place == k)
-                z = factor.columns[:, own]
-                size = len(own)
-                if size > _WIDE:
-                    continue
+                columns = np.flatnonzero(place == k)
+                z = factor.columns[:, columns]
+                size = len(columns)
                 tensor = np.empty((size, size, size, factor.levels))
                 for a, b, c in np.ndindex(size, size, size):
                     each = third[:, k] * z[:, a] * z[:, b] * z[:, c]
                     tensor[a, b, c] = np.bincount(factor.codes, each, factor.levels)
-                w = v[np.ix_(own, own)]
+                w = covariance[np.ix_(columns, columns)]
                 turned = np.einsum("abcj,adj,bej,cfj->defj", tensor, w, w, w, optimize=True)
-                out += float((tensor * turned).sum()) / 12
+                shares = (tensor * turned).sum(axis=(0, 1, 2)) / 12
+                out += float((shares / (1 + _BENT * shares)).sum())
         return out
 
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
         return q.solution
+
+
+def _alone(root: Array, own: Array) -> Array:
+    """(k, k, J) covariance of each level's effects given all other coefficients.
+
+    What the rows leave open of all levels alike is no predictor's, and takes no part.
+    """
+    precision = np.eye(len(root)) + root.T @ own.transpose(2, 0, 1) @ root
+    values, vectors = np.linalg.eigh(precision)
+    # Of negative weights the prior is what is left.
+    scaled = root @ vectors / np.sqrt(np.maximum(values, 1.0))[:, None]
+    return np.einsum("jab,jcb->acj", scaled, scaled)
 
 
 @dataclass(frozen=True)
@@ -111,12 +129,6 @@ class Quadrature:
     def applies(cls, working: Working) -> bool:
         factors, groupings = working.layout.factors, working.layout.groupings
         return len(factors) == 1 and factors[0].columns.shape[1] == 1 and not groupings[0].shared
-
-    def at(self, working: Working) -> "Quadrature":
-        """The same rows with other known parts of the predictors; nothing is compiled anew."""
-        out = replace(self, working=working)
-        out.__dict__["_compiled"] = self._compiled
-        return out
 
     def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
         if abs(roots[0][0, 0]) < _NOTHING:
@@ -170,12 +182,18 @@ class Quadrature:
         covariance = solution.common_covariance[0]
         out: _Integrated | None = None
         best = -np.inf
+        averages, factor = self.working.averages, layout.factors[0]
+        place = int(predictors_of(factor)[0])
+        rows = averages.response, (factor.codes, factor.columns[:, 0])
         for _ in range(_STEPS):
             base = layout.known.copy()
             for c, k in enumerate(layout.predictor):
                 base[:, k] += layout.columns[:, c] * beta[c]
             with jax.enable_x64(True):
-                (value, moments), slope = self._compiled(base, root, dict(numbers), centre, scale)
+                at = base, root, dict(numbers), centre, scale
+                (value, moments), slope = _log_marginal(
+                    averages.density, self.nodes, factor.levels, place, *rows, *at
+                )
                 mean, variance = (np.asarray(m, np.float64) for m in moments)
                 away = np.asarray(slope, np.float64)
             gradient = np.array(
@@ -194,30 +212,39 @@ class Quadrature:
             raise FloatingPointError("the integrals over the levels are not finite")
         return out
 
-    @cached_property
-    def _compiled(self) -> Callable[..., Any]:
-        return jax.jit(jax.value_and_grad(self._log_marginal, has_aux=True))
 
-    def _log_marginal(
-        self, base: Any, root: Any, numbers: Mapping[str, Any], centre: Any, scale: Any
-    ) -> tuple[Any, tuple[Any, Any]]:
-        """Sum over levels of log of the integral over u, and the mean and variance of u."""
-        factor = self.working.layout.factors[0]
-        place = int(predictors_of(factor)[0])
-        nodes, weights = np.polynomial.hermite_e.hermegauss(self.nodes)
-        u = centre + scale * nodes[:, None]
-        codes, z = jnp.asarray(factor.codes), jnp.asarray(factor.columns[:, 0])
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@partial(jax.value_and_grad, argnums=6, has_aux=True)
+def _log_marginal(
+    density: Density,
+    count: int,
+    levels: int,
+    place: int,
+    response: Any,
+    factor: tuple[Any, Any],
+    base: Any,
+    root: Any,
+    numbers: Mapping[str, Any],
+    centre: Any,
+    scale: Any,
+) -> tuple[Any, tuple[Any, Any]]:
+    """Sum over levels of log of the integral over u, and the mean and variance of u.
 
-        def level(u: Any) -> Any:
-            eta = base.at[:, place].add(root * z * u[codes])
-            density = self.working.averages.rows(numbers, eta)
-            summed = jax.ops.segment_sum(density, codes, num_segments=factor.levels)
-            return summed - 0.5 * u**2
+    `factor` holds each row's level and column, of the predictor at `place`.
+    """
+    codes, z = factor
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
+    u = centre + scale * nodes[:, None]
 
-        each = jax.vmap(level)(u) + (np.log(weights) + nodes**2 / 2)[:, None] + jnp.log(scale)
-        constant = -0.5 * np.log(2 * np.pi)
-        total = jax.scipy.special.logsumexp(each, axis=0)
-        share = jnp.exp(each - total)
-        mean = (share * u).sum(axis=0)
-        variance = (share * (u - mean) ** 2).sum(axis=0)
-        return jnp.sum(total + constant), (mean, variance)
+    def level(u: Any) -> Any:
+        eta = base.at[:, place].add(root * z * u[codes])
+        rows = density.rows(response, numbers, eta)
+        return jax.ops.segment_sum(rows, codes, num_segments=levels) - 0.5 * u**2
+
+    each = jax.vmap(level)(u) + (np.log(weights) + nodes**2 / 2)[:, None] + jnp.log(scale)
+    constant = -0.5 * np.log(2 * np.pi)
+    total = jax.scipy.special.logsumexp(each, axis=0)
+    share = jnp.exp(each - total)
+    mean = (share * u).sum(axis=0)
+    variance = (share * (u - mean) ** 2).sum(axis=0)
+    return jnp.sum(total + constant), (mean, variance)

@@ -7,7 +7,6 @@ known, and where nothing is known the density is that normal one: the curvature 
 alone says little of the tails where the top is flat or sharp.
 """
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +18,8 @@ Array = NDArray[np.float64]
 _LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
 # The least curvature of the quadratic, of which one is that at the mode.
 _FLATTEST = 0.1
-# Shares of its variance by which an observation may miss: the rounding of what is observed, or
-# an iteration that has ended.
-_NOISES = (1e-9, 1e-5, 1e-2)
+# The share of its variance by which an observation may miss, for the arithmetic's sake.
+_JITTER = 1e-9
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Surrogate:
 
         A gradient that was not evaluated is nan.
 
-        Length and noise are those under which they are likeliest.
+        The length is the one under which they are likeliest.
         """
         m, d = points.shape
         constant, linear, curvature = _quadratic(points, values, gradients)
@@ -58,9 +56,10 @@ class Surrogate:
         known = np.isfinite(observed).ravel()
         told = observed.ravel()[known]
         best: tuple[float, float, Array] | None = None
-        for length, noise in itertools.product(_LENGTHS, _NOISES):
+        for length in _LENGTHS:
             covariance = _covariance(points, length)[np.ix_(known, known)]
-            factor = cho_factor(covariance + noise * np.diag(np.diagonal(covariance)), lower=True)
+            covariance += _JITTER * np.diag(np.diagonal(covariance))
+            factor = cho_factor(covariance, lower=True)
             solved = cho_solve(factor, told)
             scale = max(float(told @ solved) / len(told), 1e-30)
             log_det = 2 * np.log(np.diagonal(factor[0])).sum()

@@ -1,8 +1,11 @@
 """Stochastic variational inference: maximise ELBO = E_q[log p(y, z) - log q(z)].
 
-Networks beside linear blocks of a Gaussian model take ``alternation``, where all but the
-networks has a closed form. Everything else is black-box, as KLqp of Edward (Ranganath et al.,
-2014; Kucukelbir et al., 2017): ``elbo`` climbed by ``ascent`` over the numbers of a ``guide``.
+Under the structured guide only what is not linear is left to gradients. Networks beside linear
+blocks take ``alternation``, where all but the networks has a closed form; a model that is linear
+throughout has nothing to be searched, and q(theta) q(b | theta) is that of exact or, for other
+families, of conjugate-computation updates (``variational``). What neither serves, and the
+mean-field guide, is black-box as KLqp of Edward (Ranganath et al., 2014; Kucukelbir et al.,
+2017): ``elbo`` climbed by ``ascent`` over the numbers of a ``guide``.
 """
 
 import math
@@ -18,7 +21,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError, MethodError, OptionError, RowsNeededError, whole_number
 from ranef.inference import guide as guides
-from ranef.inference.alternation import Alternation, applies
+from ranef.inference.alternation import Alternation, applies, closed, is_linear
 from ranef.inference.ascent import Search
 from ranef.inference.base import Draws, Method, Problem, sites_of
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
@@ -37,7 +40,8 @@ class SVI(Method):
     """Options: `guide`, `optimizer` (of optax, without a line search), `samples` per step,
     `steps` at most (None: 20,000, or what the rows call for), `batch_size` (None: all rows up
     to 500,000, else 32,768), `checkpoint` (a path, or None). For networks beside linear blocks
-    a step takes no samples, and `batch_size` is about the square root of the rows."""
+    a step takes no samples, and `batch_size` is about the square root of the rows. Any of these
+    beside `guide` makes a linear model be searched like others."""
 
     name = "svi"
     streams = True
@@ -53,6 +57,8 @@ class SVI(Method):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         chosen = self.settings
+        # Whoever says how to search wants a search.
+        self._asked = set(options) - {"guide"}
         if chosen["guide"] not in ("structured", "meanfield"):
             raise OptionError(f"guide must be 'structured' or 'meanfield', not {chosen['guide']!r}")
         for name in ("samples", "steps", "batch_size"):
@@ -67,10 +73,13 @@ class SVI(Method):
             )
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
-        if self.settings["guide"] == "structured" and applies(problem):
+        if self.settings["guide"] == "structured":
             try:
-                search = Alternation(problem, self.settings, seed)
-                return search.finish(search.run(progress), draws, progress)
+                if applies(problem):
+                    search = Alternation(problem, self.settings, seed)
+                    return search.finish(search.run(progress), draws, progress)
+                if not self._asked and is_linear(problem):
+                    return closed(problem, seed, draws, progress)
             except MethodError:
                 # Crossed groupings that no closed form serves, in rows that are held.
                 if problem.windows:

@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 # Steps at most, halvings of one, and the gain in nats at which they end.
 _STEPS, _HALVINGS = 100, 30
-_GAIN, _GAIN_AT_MODE = 1e-5, 1e-11
+_GAIN, _GAIN_AT_MODE = 1e-7, 1e-11
 # The least working weight where negative ones leave the system without a solution, as a share
 # of the largest.
 _LEAST = 1e-10
@@ -85,16 +85,12 @@ class Working:
         method: str,
         *,
         averaged: bool = True,
-        averages: Averages | None = None,
     ) -> None:
         response = problem.data[1]
         n = len(response.value)
         self.layout = Layout.of(problem.structure(), n, problem, method)
         self.rows = Weighted(self.layout)
-        law = problem.law
-        self.averages = averages or Averages(
-            law.log_density, law.on_link_scale, response, self.layout.predictors
-        )
+        self.averages = Averages(problem.law, response, self.layout.predictors)
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
         scales = [problem.scales[name].location for name in self.layout.predictors]
         self._begin = self.layout.known + np.array(scales)
