@@ -199,9 +199,7 @@ class Fit:
 
     def _verdict(self) -> str:
         """A line: the word, and how many symptoms speak for it."""
-        # A second opinion on laplace takes longer than its fit: only where it was asked for.
-        known = "_checked" in self.__dict__ or self.draws.elbo is not None
-        check_ = self._checked if known else check(self._known, reference=False)
+        check_ = self.check(quick=True)
         more = len(check_.symptoms) - 1
         first = f": {check_.symptoms[0].sign}" if check_.symptoms else ""
         rest = f", and {more} more; see fit.check()" if more > 0 else ""
@@ -232,8 +230,18 @@ class Fit:
         """The model on paper, a subscript as ``_{...}``."""
         return [plain(line) for line in self.program.equations(self.training.state)]
 
-    def check(self) -> Check:
-        """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust"."""
+    def check(self, quick: bool = False) -> Check:
+        """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust".
+
+        Args:
+            quick: leave out the second opinion, importance sampling through the program, where
+                it has not been asked for before and the method has diagnostics of its own. It
+                can take longer than a fit. Summaries and reports are quick.
+        """
+        # The black box of svi has none that say how far it is off.
+        blind = self.draws.elbo is not None and self.draws.evidence is None
+        if quick and not blind and "_checked" not in self.__dict__:
+            return check(self._known, reference=False)
         return self._checked
 
     @cached_property

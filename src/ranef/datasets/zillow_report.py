@@ -116,7 +116,7 @@ def _results(result: dict[str, Any], fits: Mapping[str, Fit]) -> list[Part]:
         Table(
             ("model", "method", "how the fit ended", "verdict"),
             [
-                (name, fit.method, sections.convergence(fit), fit.check().verdict)
+                (name, fit.method, sections.convergence(fit), fit.check(quick=True).verdict)
                 for name, fit in fits.items()
             ],
             "Convergence.",

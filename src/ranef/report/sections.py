@@ -104,7 +104,7 @@ def convergence(fit: Any) -> str:
 
 def verdict(fit: Any) -> list[Part]:
     """What speaks against the fit, and the word it comes to."""
-    found = fit.check()
+    found = fit.check(quick=True)
     reasons = [Text(f"{label(reason, 400)}.") for reason in found.reasons]
     return [Text(f"Verdict: {found.verdict}."), *reasons]
 
