@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.importance import importance
+from ranef.inference.pareto import smoothed, threshold
 from ranef.inference.peak import Peak, Target
 from ranef.inference.proposal import resampled
 from ranef.inference.surrogate import Surrogate
@@ -26,8 +27,11 @@ _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
 _INNER, _OUTER, _CHECKS, _DESIGNED = 15, 5, 5, 3
 # The root mean square error in nats that passes at either, and that may be relied on.
 _ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
-# Nats by which it may be off at all of its draws alike.
-_CONSTANT = 2.0
+# The power of a surrogate that fails from which draws are proposed, and how many of these the
+# weighted ones must be worth.
+_FLATTER, _FEW = 0.7, 50
+# Nats by which it may be off at all of its draws alike, and rise above the mode.
+_CONSTANT, _ABOVE = 2.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,16 @@ class Drawn:
         x: (draws, d), equally weighted.
         error: of the surrogate at the checks among its draws, root mean square in nats.
         evaluations: of the density.
-        reliable: whether the surrogate is close to the density where it was checked.
+        reliable: whether the surrogate is close to the density where it was checked, or k-hat
+            below its threshold.
+        k_hat: of draws that were weighted by the density itself; None for the surrogate's.
     """
 
     x: Array
     error: float
     evaluations: int
     reliable: bool
+    k_hat: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class _Told:
     def surrogate(self) -> Callable[[Array], Array]:
         """A log density of x (B, d), less that at the mode."""
         fitted = Surrogate.of(self.points, self.values, self.gradients)
-        return lambda x: fitted.log_density(self.whitened(x))
+        return lambda x: np.minimum(fitted.log_density(self.whitened(x)), _ABOVE)
 
 
 def designed(
@@ -105,8 +112,11 @@ def designed(
     draws: int,
     size: int,
     tick: Callable[[], object],
+    spare: int = 0,
 ) -> Drawn:
     """Draws of x from the surrogate, at most forty evaluations and a hundred checks behind it.
+
+    Where it fails, it is what draws are proposed from that the density itself weights.
 
     Args:
         target: the log density.
@@ -115,6 +125,7 @@ def designed(
         draws: how many.
         size: of the weighted draws that they are taken from.
         tick: called at each evaluation.
+        spare: evaluations that may be spent where the surrogate fails.
     """
     told = _Told.of(top)
     check, evaluations = _checked(told, target, rng, size, tick)
@@ -131,9 +142,22 @@ def designed(
         check, used = _checked(told, target, rng, size, tick)
         evaluations += used
     # From what the last check has told too, which it could not judge.
-    x, weights, *_ = importance(told.surrogate(), target, top, rng, size)
-    chosen = x[resampled(rng, weights, draws)]
-    return Drawn(chosen, check.errors[0], evaluations, check.within(_RELIABLE))
+    guess = told.surrogate()
+    x, weights, *_ = importance(guess, target, top, rng, size)
+    if check.within(_RELIABLE) or not spare:
+        chosen = x[resampled(rng, weights, draws)]
+        return Drawn(chosen, check.errors[0], evaluations, check.within(_RELIABLE))
+    # Proposed from a flatter surrogate, which has mass where it is a little too low.
+    flat = np.exp((_FLATTER - 1) * (guess(x) - guess(x).max())) * weights
+    places = x[resampled(rng, flat / flat.sum(), spare)]
+    ratios = target.log_density(places) - _FLATTER * guess(places)
+    for _ in places:
+        tick()
+    weights, k = smoothed(np.where(np.isfinite(ratios), ratios, -1e300))
+    chosen = places[resampled(rng, weights, draws)]
+    few = 1 / float((weights**2).sum()) < _FEW
+    reliable = bool(k < threshold(spare)) and not few
+    return Drawn(chosen, check.errors[0], evaluations + spare, reliable, k)
 
 
 def _checked(

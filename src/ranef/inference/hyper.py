@@ -31,7 +31,7 @@ class Explored:
     Attributes:
         x: (draws, d), equally weighted.
         mode: (d,).
-        k_hat: of the importance weights; None for draws from a surrogate.
+        k_hat: of the importance weights; None for a surrogate's own draws.
         error: of the surrogate, root mean square in nats; None without one.
         evaluations: of the density.
         reliable: whether k-hat, or the error, is below its threshold.
@@ -58,6 +58,7 @@ def explore(
     *,
     cheap: bool,
     patient: bool = False,
+    spare: int = 0,
     tick: Callable[[], object] = lambda: None,
 ) -> Explored:
     """Draws of x from its posterior.
@@ -70,6 +71,7 @@ def explore(
         draws: how many.
         cheap: whether thousands of evaluations can be afforded.
         patient: whether they can where nothing less serves.
+        spare: evaluations that can be where a surrogate does not serve.
         tick: called at each evaluation.
     """
     if len(start) == 0:
@@ -79,13 +81,12 @@ def explore(
     if cheap:
         return _weighted(target, top, rng, draws)
     size = max(_POOL * draws, _LEAST_OF_SURROGATE)
-    found = designed(target, top, rng, draws, size, tick)
+    found = designed(target, top, rng, draws, size, tick, spare)
     if patient and not found.reliable:
         return _weighted(target, top, rng, draws)
     evaluations = top.evaluations + found.evaluations
-    return Explored(
-        found.x, top.x, None, found.error, evaluations, found.reliable, top.found, _evidence(top)
-    )
+    how = found.k_hat, found.error, evaluations, found.reliable, top.found
+    return Explored(found.x, top.x, *how, _evidence(top))
 
 
 def _evidence(top: Peak) -> float:
@@ -115,6 +116,6 @@ def message(found: Explored, draws: int) -> str:
     if not found.reliable:
         return (
             f"not reliable: {text}, because the posterior of the scales is not of a form that the "
-            "proposal can follow; compare with method='svi'"
+            "proposal can follow; compare with method='nuts'"
         )
     return text

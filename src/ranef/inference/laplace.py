@@ -29,6 +29,8 @@ from ranef.inference.threads import threads_for
 # Rows from which it is asked whether a refinement matters, and nats by which it must move the
 # density over one posterior sd.
 _MANY, _IDLE = 200_000, 0.02
+# Evaluations for draws that the density itself weights, where no surrogate of it serves.
+_SPARE = 400
 
 
 class Laplace(Method):
@@ -90,7 +92,14 @@ class Laplace(Method):
                 self._refine(target, bar.update)
                 free, points = without_points(target, bar.update)
                 found = explore(
-                    free, free.start, free.width, rng, draws, cheap=False, tick=bar.update
+                    free,
+                    free.start,
+                    free.width,
+                    rng,
+                    draws,
+                    cheap=False,
+                    spare=_SPARE if mixed.n <= _MANY else 0,
+                    tick=bar.update,
                 )
                 x = free.whole(found.x)
                 target.settle(free.whole(found.mode[None])[0])

@@ -18,8 +18,9 @@ Array = NDArray[np.float64]
 _LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
 # The least curvature of the quadratic, of which one is that at the mode.
 _FLATTEST = 0.1
-# The share of its variance by which an observation may miss, for the arithmetic's sake.
-_JITTER = 1e-9
+# The share of its variance by which an observation may miss: an iteration that has ended. Less of
+# it, and what was observed in two places close by makes waves everywhere else.
+_JITTER = 1e-6
 
 
 @dataclass(frozen=True)
