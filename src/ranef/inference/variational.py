@@ -96,8 +96,8 @@ class Working:
             law.log_density, law.on_link_scale, response, self.layout.predictors
         )
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
-        scales = [problem.scales[name].location for name in self.layout.predictors]
-        self._begin = self.layout.known + np.array(scales)
+        starts = [problem.scales[name].start for name in self.layout.predictors]
+        self._begin = self.layout.known + np.array(starts)
         self._nothing = np.zeros((*self._begin.shape, self._begin.shape[1]))
         self._method = method
         self.constant = self._with(self.layout).constant
