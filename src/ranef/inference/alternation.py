@@ -55,7 +55,8 @@ class _State:
         best: points and carried of the least error on the held-out rows.
         least, since: that error, and the round it was at.
         trace: (rounds, 3), the evidence, the held-out error and the steps before each.
-        sites: of the scales, where the next round's search for their mode begins.
+        sites: of the scales, where the next round's search for their mode begins, and what
+            else it begins from.
         products: of the rows of earlier windows, None where every window has all rows.
     """
 
@@ -232,7 +233,7 @@ class Alternation:
     def _judge(self, state: _State, given: Conditional | Nearest, error: float) -> None:
         whole = self.problem.n / given.mixed.n
         now = [whole * given.evidence, error, state.steps]
-        state.trace, state.sites = np.vstack([state.trace, now]), given.sites
+        state.trace, state.sites = np.vstack([state.trace, now]), {**given.sites, **given.begin}
         if self.windows.count > 1:
             state.products = given.mixed.solver.products
         if error < state.least:
@@ -326,7 +327,7 @@ class Alternation:
         n = len(rows[1].value)
         some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
         carried = self.problem.settled(points, carried, kept(rows, some))
-        known = self.problem.given(points, carried)
+        known = self.kind.started(self.problem.given(points, carried), state.sites)
         last: Method = registry.load("method", self.kind.finish)()
         found = last.run(known, seed=self.seed, draws=draws, progress=progress)
         evidence, held, steps = state.trace.T
