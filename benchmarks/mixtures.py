@@ -12,7 +12,6 @@ import argparse
 import time
 from pathlib import Path
 
-import jax
 import keras
 import numpy as np
 import pandas as pd
@@ -55,7 +54,10 @@ def by_hand(train: pd.DataFrame, test: pd.DataFrame, seed: int, rate: float) -> 
     # Standardized on both sides, as is usual; the density of t has the sd of t as its unit.
     means, sds = train.mean(), train.std()
     (x, y), (test_x, test_y) = (
-        (((table[["x"]] - means["x"]) / sds["x"]).to_numpy("float32"), (table["t"] - means["t"]) / sds["t"])
+        (
+            ((table[["x"]] - means["x"]) / sds["x"]).to_numpy("float32"),
+            (table["t"] - means["t"]) / sds["t"],
+        )
         for table in (train, test)
     )
     model = network(3 * COMPONENTS, seed)
@@ -118,7 +120,9 @@ def likeliest(y: np.ndarray) -> dict[str, float]:
         sigma = np.sqrt((own * (y[:, None] - mu) ** 2).sum(axis=0) / count)
     odds = np.log(share[1] / share[0])
     values = (*mu, *sigma, odds)
-    return dict(zip(("mu1_Intercept", "mu2_Intercept", "sigma1", "sigma2", "mix2_Intercept"), values))
+    return dict(
+        zip(("mu1_Intercept", "mu2_Intercept", "sigma1", "sigma2", "mix2_Intercept"), values)
+    )
 
 
 def faithful(path: Path) -> None:

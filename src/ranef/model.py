@@ -53,11 +53,11 @@ class Model:
             raise OptionError(f"missing must be a list of texts such as ('NA',), not {missing!r}")
         if networks is not None and not isinstance(networks, Mapping):
             raise OptionError(f"networks must be a dict of Keras models by name, not {networks!r}")
-        family = getattr(family, "name", family)
-        registry.load("family", family)  # refuses what is no family's name
+        name: Any = getattr(family, "name", family)
+        registry.load("family", name)  # refuses what is no family's name
         self.formula = formula
         self.program = Program(
-            Formula.parse(formula), family, checked(priors), dict(networks or {}), missing
+            Formula.parse(formula), name, checked(priors), dict(networks or {}), missing
         )
 
     def __repr__(self) -> str:

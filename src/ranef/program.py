@@ -15,7 +15,6 @@ import numpyro
 from jax import Array
 
 from ranef import assignment, registry, sites
-
 from ranef.complete import complete
 from ranef.equation import Line, Sub, joined
 from ranef.errors import ColumnError, OptionError

@@ -22,7 +22,7 @@ LINES = {
 }
 TRUTH = {
     **{"mu1_Intercept": -1.0, "mu1_x": 1.0, "mu2_Intercept": 3.0, "mu2_x": -1.0},
-    **{"sigma1": 0.4, "sigma2": 0.8, "mix2_Intercept": 0.4, "mix2_x": 1.0},
+    **{"mix2_Intercept": 0.4, "mix2_x": 1.0, "sigma1": 0.4, "sigma2": 0.8},
 }
 TWO = rf.Mixture("gaussian", k=2)
 
@@ -51,9 +51,7 @@ def test_components_of_rows_are_bayes_rule(fit):
     second = st.norm(m["mu2_Intercept"] + m["mu2_x"] * X, m["sigma2"]).pdf(LINES["y"])
     odds = np.exp(m["mix2_Intercept"] + m["mix2_x"] * X)
     # At the posterior mean, not averaged over draws.
-    np.testing.assert_allclose(
-        found["p[2]"], odds * second / (first + odds * second), atol=0.05
-    )
+    np.testing.assert_allclose(found["p[2]"], odds * second / (first + odds * second), atol=0.05)
     shares = fit.predict(LINES)["p[2]"]
     np.testing.assert_allclose(shares, odds / (1 + odds), atol=0.02)
 
@@ -181,7 +179,9 @@ def test_draws_in_other_orders_are_put_in_one(k):
     law = program("y ~ x", rf.Mixture("gaussian", k=k)).family
     priors = {name: rf.Normal(0, 1) for name in straight}
     rng = np.random.default_rng(3)
-    orders = np.array([rng.permutation(k) if rng.random() < 0.3 else np.arange(k) for _ in range(1000)])
+    orders = np.array(
+        [rng.permutation(k) if rng.random() < 0.3 else np.arange(k) for _ in range(1000)]
+    )
     orders = orders.reshape(2, 500, k)
     odds = np.stack(
         [np.zeros((2, 500)), *(straight[f"mix{j}_Intercept"] for j in range(2, k + 1))], axis=2
