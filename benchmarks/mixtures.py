@@ -2,25 +2,28 @@
 
     python benchmarks/mixtures.py [--seeds 3] [--faithful PATH]
 
-The network is that of Bishop (1994): t uniform on [0, 1], x = t + .3 sin(2 pi t) + e, e uniform on
-[-.1, .1], and t is predicted from x, of which there are up to three for one x. Both have
-the same architecture, three normal components, and the same rows. By hand it is trained with Adam on
-all but a tenth of the rows, whose log score picks the epoch; the best of three learning rates counts.
+The network is that of Bishop (1994): t uniform on [0, 1], x = t + .3 sin(2 pi t) + e, e uniform
+on [-.1, .1], and t is predicted from x, of which there are up to three for one x. Both have the
+same architecture, three normal components, and the same rows. By hand it is trained with Adam on
+all but a tenth of the rows, whose log score picks the epoch and one of three learning rates.
 """
 
 import argparse
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
-from keras import ops
 from machine import describe
 
 import ranef as rf
 
+# After ranef, which says on which backend it runs.
+import keras  # isort: skip
+from keras import ops  # isort: skip
+
 COMPONENTS, UNITS = 3, 20
+NAMES = ("mu1_Intercept", "mu2_Intercept", "sigma1", "sigma2", "mix2_Intercept")
 FAITHFUL = Path(__file__).parents[2] / "shared" / "data" / "mixed" / "faithful.csv"
 
 
@@ -119,10 +122,7 @@ def likeliest(y: np.ndarray) -> dict[str, float]:
         mu, share = own.T @ y / count, count / len(y)
         sigma = np.sqrt((own * (y[:, None] - mu) ** 2).sum(axis=0) / count)
     odds = np.log(share[1] / share[0])
-    values = (*mu, *sigma, odds)
-    return dict(
-        zip(("mu1_Intercept", "mu2_Intercept", "sigma1", "sigma2", "mix2_Intercept"), values)
-    )
+    return dict(zip(NAMES, (*mu, *sigma, odds), strict=True))
 
 
 def faithful(path: Path) -> None:

@@ -24,8 +24,8 @@ class Model:
     Args:
         formula: Wilkinson notation, such as "y ~ x + (1 | g)".
         family: of the response, such as "gaussian", "student", "bernoulli" or "poisson"; all are
-            in `ranef.registry.FAMILIES`; `ranef.Mixture` mixes several. A response of two texts is bernoulli by default, the
-            second in sorted order being the success.
+            in `ranef.registry.FAMILIES`; `ranef.Mixture` mixes several. A response of two texts
+            is bernoulli by default, the second in sorted order being the success.
         priors: parameter name to prior, such as {"x": rf.Normal(0, 1)}; a number fixes the
             parameter, rf.PointEstimate() estimates it without a posterior, "common" stands
             for all common effects but the intercept. Without: weakly informative ones
