@@ -133,6 +133,10 @@ class Approximate:
         """The normal q of the coefficients at x (d,)."""
         return self.working.fit(*self._given(x), start)
 
+    def beginning(self, x: Array) -> Normal:
+        """The q at x (d,) of coefficients about where a search for them begins."""
+        return self.working.beginning(*self._given(x))
+
     def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:
         """Roots of the factors' covariances, and the family's numbers."""
         values = self.sites(x)

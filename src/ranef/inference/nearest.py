@@ -34,8 +34,11 @@ Array = NDArray[np.float64]
 # Nodes of the averages behind a step.
 _NODES = 3
 # What a round hands to the next beside its scales: what the blocks add to each predictor, on the
-# mean. No site has such a name.
-_STARTS = "/starts"
+# mean, and how many rounds there were. No site has such a name.
+_STARTS, _HELD = "/starts", "/rounds"
+# Rounds in which the components of a response stay where they began: before the networks tell
+# rows apart, the closed form would make most of them empty.
+_FIRST = 6
 # The most rows whose linear blocks are gone through in every round.
 MOST = 2_000_000
 
@@ -141,18 +144,24 @@ class AnyFamily:
         try:
             density = Approximate.of(own, "svi", averages=self._averages)
             with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
-                scales = {name: v for name, v in before.items() if name != _STARTS}
+                scales = {name: v for name, v in before.items() if name not in (_STARTS, _HELD)}
                 x = density.coordinates.inverse(scales) if scales else density.start
-                if patient and len(x):
-                    x, _ = mode(density, x)
-                value = float(density.log_density(x[None])[0])
-                q = density.near(x) or density.fit(x)
+                held = int(before.get(_HELD, 0))
+                if law.parts() and held < _FIRST:
+                    q = density.beginning(x)
+                    value = q.value
+                else:
+                    if patient and len(x):
+                        x, _ = mode(density, x)
+                    value = float(density.log_density(x[None])[0])
+                    q = density.near(x) or density.fit(x)
         except (ArithmeticError, DependentColumnError, np.linalg.LinAlgError):
             raise DataError(
                 "svi ended where the linear terms have no finite posterior given the networks; "
                 "check the scale of the columns, or take smaller steps by optimizer="
             ) from None
-        begin = {_STARTS: (q.mean - density.working.layout.known).mean(axis=0)}
+        starts = (q.mean - density.working.layout.known).mean(axis=0)
+        begin = {_STARTS: starts, _HELD: np.array(held + 1.0)}
         return Nearest(density, density.sites(x), begin, q, value, self._places)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:

@@ -142,7 +142,7 @@ class Working:
         out.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
         return out
 
-    def _right(self, weights: Array, mean: Array, slope: Array) -> Array:
+    def _right(self, weights: Array, mean: Array, slope: Any) -> Array:
         return np.einsum("nkl,nl->nk", weights, mean - self.layout.known) + slope
 
     def _solver(self, weights: Array, right: Array) -> PWLS:
@@ -176,6 +176,14 @@ class Working:
             found = self._step(roots, numbers, before)
             if not found.climbed - before.climbed > self._gain:
                 break
+        return found
+
+    def beginning(self, roots: list[Array], numbers: Mapping[str, Any]) -> Normal:
+        """The q of coefficients that are about where a search for them begins."""
+        weights = np.broadcast_to(np.eye(self._begin.shape[1]), self._nothing.shape).copy()
+        found = self._tried(roots, numbers, weights, self._right(weights, self._begin, 0.0))
+        if found is None:
+            raise FloatingPointError("the density is not finite where a search for it begins")
         return found
 
     def _first(
