@@ -134,7 +134,7 @@ class Approximate:
         return self.working.fit(*self._given(x), start)
 
     def beginning(self, x: Array) -> Normal:
-        """The q at x (d,) of coefficients about where a search for them begins."""
+        """The q at x (d,) of coefficients nearly where a search for them begins."""
         return self.working.beginning(*self._given(x))
 
     def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:

@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 # Steps at most, halvings of one, and the gain in nats at which they end.
 _STEPS, _HALVINGS = 100, 30
 _GAIN, _GAIN_AT_MODE = 1e-5, 1e-11
+# How much less than a predictor spreads a row says of it where coefficients are to stay put.
+_NEARLY = 100.0
 # The least working weight where negative ones leave the system without a solution, as a share
 # of the largest.
 _LEAST = 1e-10
@@ -98,6 +100,7 @@ class Working:
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
         starts = [problem.scales[name].start for name in self.layout.predictors]
         self._begin = self.layout.known + np.array(starts)
+        self._spreads = np.array([problem.scales[n].spread for n in self.layout.predictors])
         self._nothing = np.zeros((*self._begin.shape, self._begin.shape[1]))
         self._method = method
         self.constant = self._with(self.layout).constant
@@ -179,8 +182,9 @@ class Working:
         return found
 
     def beginning(self, roots: list[Array], numbers: Mapping[str, Any]) -> Normal:
-        """The q of coefficients that are about where a search for them begins."""
-        weights = np.broadcast_to(np.eye(self._begin.shape[1]), self._nothing.shape).copy()
+        """The q of coefficients that are nearly where a search for them begins."""
+        each = np.diag((_NEARLY / self._spreads) ** 2)
+        weights = np.broadcast_to(each, self._nothing.shape).copy()
         found = self._tried(roots, numbers, weights, self._right(weights, self._begin, 0.0))
         if found is None:
             raise FloatingPointError("the density is not finite where a search for it begins")
