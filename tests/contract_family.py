@@ -1,6 +1,7 @@
 """One contract for every registered family: run by ``tests/families/test_contract.py``.
 
-To put a new family under it, add an example to `EXAMPLES`: parameters and scipy's law.
+To put a new family under it, add an example to `EXAMPLES`: parameters and scipy's law. A family
+that is made of others has one under each of some names.
 """
 
 from dataclasses import dataclass
@@ -55,6 +56,33 @@ def inflated(counts: Any, psi: float) -> Any:
     return st.rv_discrete(values=(support, mass / mass.sum()))
 
 
+def counted(laws: list[Any], shares: list[float]) -> Any:
+    """Scipy's law of a count of one of several kinds; it ends where nothing is left."""
+    support = np.arange(400)
+    mass = sum(w * law.pmf(support) for w, law in zip(shares, laws, strict=True)) / sum(shares)
+    return st.rv_discrete(values=(support, mass / mass.sum()))
+
+
+class Mixed(st.rv_continuous):
+    """Scipy's law of one of several, the shares proportional to these numbers."""
+
+    def __init__(self, laws: list[Any], shares: list[float]) -> None:
+        super().__init__()
+        self.laws, self.shares = laws, np.array(shares) / sum(shares)
+
+    def _pdf(self, x: Any) -> Any:
+        return sum(w * law.pdf(x) for w, law in zip(self.shares, self.laws, strict=True))
+
+    def _cdf(self, x: Any) -> Any:
+        return sum(w * law.cdf(x) for w, law in zip(self.shares, self.laws, strict=True))
+
+    def _stats(self) -> Any:
+        means = np.array([law.mean() for law in self.laws])
+        squares = np.array([law.var() + law.mean() ** 2 for law in self.laws])
+        mean = self.shares @ means
+        return mean, self.shares @ squares - mean**2, None, None
+
+
 EXAMPLES = {
     "gaussian": Example({"mu": 0.7, "sigma": 1.3}, st.norm(0.7, 1.3)),
     "student": Example({"mu": -0.4, "sigma": 0.6, "nu": 4.5}, st.t(4.5, -0.4, 0.6)),
@@ -79,6 +107,24 @@ EXAMPLES = {
     "zero_inflated_poisson": Example({"mu": 3.2, "psi": 0.7}, inflated(st.poisson(3.2), 0.7)),
     "zero_inflated_negative_binomial": Example(
         {"mu": 3.2, "alpha": 1.7, "psi": 0.7}, inflated(st.nbinom(1.7, 1.7 / 4.9), 0.7)
+    ),
+    "mixture(gaussian, gaussian)": Example(
+        {"mu1": -0.7, "mu2": 1.9, "sigma1": 0.6, "sigma2": 1.3, "mix2": 0.4},
+        Mixed([st.norm(-0.7, 0.6), st.norm(1.9, 1.3)], [1.0, np.exp(0.4)]),
+    ),
+    "mixture(gaussian, student, gaussian)": Example(
+        {
+            **{"mu1": -0.7, "mu2": 1.9, "mu3": 0.3, "sigma1": 0.6, "sigma2": 1.3, "sigma3": 2.0},
+            **{"nu2": 4.5, "mix2": 0.4, "mix3": -0.8},
+        },
+        Mixed(
+            [st.norm(-0.7, 0.6), st.t(4.5, 1.9, 1.3), st.norm(0.3, 2.0)],
+            [1.0, np.exp(0.4), np.exp(-0.8)],
+        ),
+    ),
+    "mixture(poisson, negative_binomial)": Example(
+        {"mu1": 1.2, "mu2": 7.0, "alpha2": 1.7, "mix2": -0.4},
+        counted([st.poisson(1.2), st.nbinom(1.7, 1.7 / 8.7)], [1.0, np.exp(-0.4)]),
     ),
 }
 
@@ -221,9 +267,8 @@ def check_parameters_are_declared(name: str) -> None:
     assert [p.name for p in law.parameters] == list(EXAMPLES[name].values)
     assert law.curvature in ("observed", "expected", "em")
     for parameter in law.parameters:
-        assert (
-            parameter.predicted or parameter.default is not None or parameter is law.parameters[0]
-        )
+        predicted = parameter.predicted or parameter.implied or parameter is law.parameters[0]
+        assert predicted or parameter.default is not None
 
 
 def check_the_law_can_be_read(name: str) -> None:
@@ -238,13 +283,14 @@ def check_weights_scale_the_precision(name: str) -> None:
     """A row of weight 4 is as certain as one with half the scale."""
     if "weights" not in family(name).forms:
         return
-    values = EXAMPLES[name].values
+    values, law = EXAMPLES[name].values, family(name)
     y = jnp.linspace(-1.0, 1.0, 5)
     weighted = family(name, "weights(y, w)").distribution(
         ResponseDesign(y, jnp.full(5, 4.0), "weights"), **arrays(values, 5)
     )
-    halved = {**values, "sigma": values["sigma"] / 2}
-    plain_ = family(name).distribution(ResponseDesign(y), **arrays(halved, 5))
+    scales = [p.name for p in law.parameters if (p.stem or p.name) == "sigma"]
+    halved = {**values, **{scale: values[scale] / 2 for scale in scales}}
+    plain_ = law.distribution(ResponseDesign(y), **arrays(halved, 5))
     np.testing.assert_allclose(weighted.log_prob(y), plain_.log_prob(y), rtol=1e-5)
 
 

@@ -20,6 +20,7 @@ from ranef.errors import (
     OptionError,
     RanefError,
 )
+from ranef.mixture import Mixture
 from ranef.priors import (
     LKJ,
     Beta,
@@ -76,6 +77,7 @@ __all__ = [
     "HalfStudentT",
     "InverseGamma",
     "LogNormal",
+    "Mixture",
     "Model",
     "Normal",
     "OptionError",

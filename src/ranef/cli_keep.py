@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ranef import registry
-from ranef.cli_options import count, json_text, probability, say, seed
+from ranef.cli_options import count, family, json_text, probability, say, seed
 from ranef.errors import FileError
 
 # Columns of what `predict` gives.
@@ -27,7 +27,13 @@ def add(commands: Any) -> None:
     fit.add_argument("data", metavar="DATA", help="a CSV or Parquet file, or a folder of them")
     fit.add_argument("formula", metavar="FORMULA", help="in Wilkinson notation")
     fit.add_argument("--out", metavar="FILE", type=Path, required=True, help="the fit, one file")
-    fit.add_argument("--family", choices=tuple(registry.FAMILIES), default="gaussian")
+    fit.add_argument(
+        "--family",
+        type=family,
+        default="gaussian",
+        help=f"of the response: {', '.join(registry.FAMILIES)}, the last as in "
+        "'mixture(gaussian, gaussian)' (gaussian)",
+    )
     fit.add_argument("--method", choices=("auto", *registry.METHODS), default="auto")
     fit.add_argument("--draws", type=count, default=1000, help="in each chain (1,000)")
     fit.add_argument("--seed", type=seed, default=0, help="of everything (0)")
@@ -60,9 +66,9 @@ def add(commands: Any) -> None:
     )
     predict.add_argument(
         "--kind",
-        choices=("mean", "response"),
+        choices=("mean", "response", "component"),
         default="mean",
-        help="of the mean, or of a response with its noise (mean)",
+        help="of the mean, of a response with its noise, or which component it is of (mean)",
     )
     predict.add_argument(
         "--interval", type=probability, default=0.9, help="between lower and upper (0.9)"

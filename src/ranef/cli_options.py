@@ -6,6 +6,8 @@ import math
 import sys
 from typing import Any
 
+from ranef import registry
+
 
 def count(text: str) -> int:
     """A number of rows or draws."""
@@ -30,6 +32,15 @@ def probability(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, not {text}")
     return value
+
+
+def family(text: str) -> str:
+    """A family's name."""
+    for name in registry.parts(text):
+        if name not in registry.FAMILIES:
+            hint = registry.suggestion(name, registry.FAMILIES)
+            raise argparse.ArgumentTypeError(f"there is no family {name!r}; {hint}")
+    return text
 
 
 def say(text: str) -> None:

@@ -30,7 +30,7 @@ from ranef.terms import variables
 from ranef.terms.base import Replay, Variable
 from ranef.training import Designs, Training
 
-_KINDS = ("mean", "response")
+_KINDS = ("mean", "response", "component")
 _NEW_LEVELS = ("error", "sample", "zero")
 # What a file keeps in ways of its own.
 _PARTS = ("program", "training", "draws", "_cache")
@@ -374,9 +374,10 @@ class Fit:
         """Predictions for the rows of `data`, in their order.
 
         Args:
-            data: a table or path, as for `Model.fit`; the response is not needed.
+            data: a table or path, as for `Model.fit`; the response is needed for "component".
             kind: "mean" for the mean of the response (the location, for a family without
-                one), "response" for a response.
+                one), "response" for a response, "component" for which component of a mixture the
+                row's response came from.
             interval: probability of the central interval.
             new_levels: levels of a grouping that training did not see: "error", "sample"
                 their effects from the prior the data have informed, or "zero".
@@ -385,24 +386,33 @@ class Fit:
         Returns:
             Columns mean, sd, lower, upper. The sd of a response is infinite where some
             draw's is. Of ordinal and categorical responses they are of the category's number,
-            1, 2, ..., and a column `p[c]` has the probability of each category c. Of binomial
-            ones "mean" is the share of successes, "response" their number.
+            1, 2, ..., and a column `p[c]` has the probability of each category c; of mixtures
+            that of each component, before the row's response is seen. Of binomial ones "mean" is
+            the share of successes, "response" their number. "component" has other columns:
+            `component`, the number of the most probable one, and `p[c]`, the probability of each
+            given the row's response, w_c p_c(y_i) / sum_k w_k p_k(y_i), a mean over draws.
 
         Raises:
             DataError: for a gap in a predictor, or an unseen level under "error".
             OptionError: for an argument outside what it may be.
         """
         if kind not in _KINDS:
-            raise OptionError(f"kind must be 'mean' or 'response', not {kind!r}")
+            raise OptionError(f"kind must be 'mean', 'response' or 'component', not {kind!r}")
         tails_of(interval)
         seed = whole_number("seed", seed, least=0)
-        frame, designs = self._designs(data, new_levels, response=False, companion=kind != "mean")
         family, state = self.program.family, self.training.state.family
-        response = family.design(state, frame, known=False, beside=kind == "response")
-        out = self._predictive(new_levels, seed).summaries(
-            designs, response, frame.n, kind, interval
-        )
-        return pd.DataFrame(out)
+        known = kind == "component"
+        if known and not family.parts():
+            raise OptionError(
+                f"the family {family.name} has no components; kind='component' takes a mixture, as "
+                "of family=rf.Mixture('gaussian', k=2)"
+            )
+        frame, designs = self._designs(data, new_levels, response=known, companion=kind != "mean")
+        response = family.design(state, frame, known=known, beside=kind != "mean")
+        predictive = self._predictive(new_levels, seed)
+        if known:
+            return pd.DataFrame(predictive.components(designs, response, frame.n))
+        return pd.DataFrame(predictive.summaries(designs, response, frame.n, kind, interval))
 
     def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> NDArray[np.float64]:
         """Log predictive density of each row's response, (n,): log mean_s p(y_i | draw s).

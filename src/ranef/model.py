@@ -11,6 +11,7 @@ from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
 from ranef.inference.base import Method
+from ranef.mixture import Mixture
 from ranef.priors import Prior, checked
 from ranef.program import Program
 from ranef.tables import read
@@ -23,8 +24,8 @@ class Model:
     Args:
         formula: Wilkinson notation, such as "y ~ x + (1 | g)".
         family: of the response, such as "gaussian", "student", "bernoulli" or "poisson"; all are
-            in `ranef.registry.FAMILIES`. A response of two texts is bernoulli by default, the
-            second in sorted order being the success.
+            in `ranef.registry.FAMILIES`; `ranef.Mixture` mixes several. A response of two texts
+            is bernoulli by default, the second in sorted order being the success.
         priors: parameter name to prior, such as {"x": rf.Normal(0, 1)}; a number fixes the
             parameter, rf.PointEstimate() estimates it without a posterior, "common" stands
             for all common effects but the intercept. Without: weakly informative ones
@@ -43,7 +44,7 @@ class Model:
     def __init__(
         self,
         formula: str,
-        family: str = "gaussian",
+        family: str | Mixture = "gaussian",
         priors: Mapping[str, Prior | float] | None = None,
         networks: Mapping[str, Any] | None = None,
         missing: Sequence[str] = (),
@@ -52,10 +53,11 @@ class Model:
             raise OptionError(f"missing must be a list of texts such as ('NA',), not {missing!r}")
         if networks is not None and not isinstance(networks, Mapping):
             raise OptionError(f"networks must be a dict of Keras models by name, not {networks!r}")
-        registry.load("family", family)  # refuses what is no family's name
+        name: Any = getattr(family, "name", family)
+        registry.load("family", name)  # refuses what is no family's name
         self.formula = formula
         self.program = Program(
-            Formula.parse(formula), family, checked(priors), dict(networks or {}), missing
+            Formula.parse(formula), name, checked(priors), dict(networks or {}), missing
         )
 
     def __repr__(self) -> str:

@@ -17,10 +17,22 @@ class Measures:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a family parameter's predictor lies and how far it spreads, on its link scale."""
+    """Where a family parameter's predictor lies and how far it spreads, on its link scale.
+
+    Attributes:
+        location, spread: of which default priors are made.
+        away: from the location to where a search begins, which for one of several components
+            is another place than for the next.
+    """
 
     location: float
     spread: float
+    away: float = 0.0
+
+    @property
+    def start(self) -> float:
+        """Where a search begins."""
+        return self.location + self.away
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,18 @@ class Predictive:
 
         return self._by_row(designs, response, n, describe)
 
+    def components(self, designs: Designs, response: ResponseDesign, n: int) -> dict[str, NDArray]:
+        """The most probable component of each row, and P(component c | y_i) as ``p[c]``."""
+        family = self.program.family
+
+        def judge(part: Part) -> dict[str, NDArray]:
+            found = family.responsibilities(part.response, **part.predictors)
+            return {f"p[{name}]": part.own(each).mean(axis=0) for name, each in found.items()}
+
+        shares = self._by_row(designs, response, n, judge)
+        largest = np.argmax(np.stack(list(shares.values())), axis=0)
+        return {"component": 1 + largest, **shares}
+
     def log_scores(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
         """Log mean_s p(y_i | draw s), (n,)."""
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpyro
 from jax import Array
 
-from ranef import registry, sites
+from ranef import assignment, registry, sites
 from ranef.complete import complete
 from ranef.equation import Line, Sub, joined
-from ranef.errors import ColumnError, FormulaError, OptionError
+from ranef.errors import ColumnError, OptionError
 from ranef.families.base import Family, FamilyParameter, ResponseDesign
 from ranef.families.responses import is_text
 from ranef.formula import Formula
@@ -26,6 +26,7 @@ from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.networks import Networks
 from ranef.priors import Fixed, Prior, allowed
+from ranef.relabelling import relabelled
 from ranef.terms.base import Grouped, LinearBlock, Parameter, Replay, Term, Variable
 from ranef.training import Designs, State, Training, evenly, length
 
@@ -112,39 +113,35 @@ class Program:
         return Program(self.formula, family, self.user_priors, self._given_networks, self.missing)
 
     def _terms(self, networks: Mapping[str, Any]) -> dict[str, tuple[Term, ...]]:
-        parameters = self.family.free_parameters()
-        several = [p.name for p in parameters if p.predicted]
-        others = [p.name for p in parameters[1:] if not p.labels and not p.predicted]
-        out: dict[str, tuple[Term, ...]] = {}
-        for name, calls in self.formula.predictors.items():
-            if name and name not in others:
-                raise FormulaError(
-                    f"the family {self.family.name} has no parameter {name!r} to predict; it "
-                    f"has: {', '.join(sorted(others)) or 'none but the mean'}"
-                )
-            for parameter in [name] if name else several or [self.location]:
-                prefix = f"{parameter}_" if name or several else ""
-                out[parameter] = tuple(
-                    registry.load("term", call.kind)(call, prefix, networks) for call in calls
-                )
-        return out
+        assigned = assignment.predictors(self.family, self.formula.predictors)
+        return {
+            name: tuple(
+                registry.load("term", call.kind)(call, own.prefix, networks) for call in own.calls
+            )
+            for name, own in assigned.items()
+        }
 
     def _named_networks(self) -> dict[str, Any]:
         """The Keras networks of the formula, by the names it has for them."""
         out: dict[str, Any] = {}
-        users: dict[int, str] = {}
+        users: dict[int, list[Term]] = {}
         for _, term in self.all_terms():
             name = term.call.options.get("net")
             if name is None:
                 continue
             network = term.networks[name]
-            if id(network) in users:
-                raise OptionError(
-                    f"{users[id(network)]} and {term.label} have one network, and each term trains "
-                    "its own; give one of them a copy, as by keras.models.clone_model"
-                )
-            users[id(network)] = term.label
+            users.setdefault(id(network), []).append(term)
             out[name] = network
+        for terms in users.values():
+            other = next((t for t in terms if t.call.label != terms[0].call.label), None)
+            if other is not None:
+                raise OptionError(
+                    f"{terms[0].label} and {other.label} have one network, and terms share one "
+                    "where they are written alike; give one of them a copy, as by "
+                    "keras.models.clone_model"
+                )
+            for term in terms:
+                term.shared(tuple(t.label for t in terms))
         return out
 
     def all_terms(self) -> Iterator[tuple[FamilyParameter, Term]]:
@@ -231,10 +228,12 @@ class Program:
                     slot = replace(slot, prior=Fixed(0.0))
                 slots[name] = slot
         for parameter in self.family.free_parameters():
-            if parameter.name not in self.terms and parameter.default is not None:
+            if parameter.name in self.terms:
+                continue
+            default = self.family.default(family, parameter)
+            if default is not None:
                 if parameter.name in slots:
                     raise _clash(parameter.name)
-                default = parameter.default(family.scale)
                 size = max(1, len(parameter.labels))
                 slots[parameter.name] = Parameter(default, parameter.support, size=size)
         for name in self.user_priors:
@@ -312,6 +311,7 @@ class Program:
             state.scales,
             {p.name: law.start(state.family, p) for p in law.free_parameters()},
             lambda points, carried: self.problem(training, known.at(points, carried)),
+            lambda values: relabelled(law, state.priors, values),
         )
 
     def _settled(self, state: State, designs: Designs, known: Networks) -> dict[str, Any]:
@@ -323,7 +323,7 @@ class Program:
 
     def bases(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
         """Within a NumPyro handler: the columns that point estimates shape, by term label."""
-        out = {}
+        out, replay = {}, replace(replay, made={})
         for parameter, term in self.all_terms():
             label, scale = term.label, state.scales[parameter.name]
             basis = term.basis(state.terms[label], designs[label], scale, replay)
@@ -366,6 +366,7 @@ class Program:
         (n,) where it has a predictor, () for one number for all rows, and (k,) for a vector.
         """
         predictors: dict[str, Array] = {}
+        replay = replace(replay, made={})
         for parameter in self.family.free_parameters():
             name = parameter.name
             if name in self.terms:

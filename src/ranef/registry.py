@@ -6,6 +6,7 @@ looking a name up loads nothing heavy.
 
 import difflib
 import importlib
+import re
 from typing import Any
 
 from ranef.errors import OptionError
@@ -46,6 +47,7 @@ FAMILIES = {
     "zero_inflated_negative_binomial": (
         "ranef.families.zero_inflated_negative_binomial:ZeroInflatedNegativeBinomial"
     ),
+    "mixture": "ranef.families.mixture:Mixture",
 }
 
 METHODS = {
@@ -65,8 +67,20 @@ PLANNED = {
 }
 
 
+# A plug-in that is made of others is named with them, as in "mixture(gaussian, student)".
+_MADE_OF = re.compile(r"(\w+)\(([\w, ]*)\)")
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """The names in that of a plug-in: its own, and of those that it is made of."""
+    made = _MADE_OF.fullmatch(name)
+    return (made[1], *(each.strip() for each in made[2].split(","))) if made else (name,)
+
+
 def load(kind: str, name: str) -> Any:
     """The class registered as `name` among the plug-ins of one `kind`.
+
+    One that is made of others makes a class of theirs, by its method `of`.
 
     Raises:
         OptionError: for a name that is not registered, saying which names are.
@@ -74,6 +88,12 @@ def load(kind: str, name: str) -> Any:
     table = KINDS[kind]
     if not isinstance(name, str):
         raise OptionError(f"a {kind} is given by its name, such as {next(iter(table))!r}")
+    outer, *inner = parts(name)
+    if inner:
+        found = load(kind, outer)
+        if not hasattr(found, "of"):
+            raise OptionError(f"the {kind} {outer!r} is not made of others; write {outer!r}")
+        return found.of(*(load(kind, each) for each in inner))
     if name not in table:
         built = ", ".join(table)
         if name in PLANNED[kind]:

@@ -14,6 +14,8 @@ from ranef.posterior import Posterior
 # R-hat beyond which chains have not seen the same posterior, and the share of divergent steps
 # beyond which a part of it is missing rather than hard to reach.
 _APART, _DIVERGENT = 1.05, 0.01
+# Share of draws in another order of the components from which means of these are blurred.
+_EXCHANGED = 0.01
 # The share of a search, and its steps at most, whose halves are compared: within its last, slow
 # stage. By how many nats the later one may be better, and by how many standard errors.
 _LAST, _MOST, _NATS, _ERRORS = 0.2, 1_000, 0.5, 4.0
@@ -96,6 +98,14 @@ def chains(posterior: Posterior) -> Iterator[Symptom]:
             "a narrow part of the posterior may be missing",
             "raise target_accept, as in target_accept=0.95",
             "distrust" if diverging.mean() > _DIVERGENT else "caution",
+        )
+    moved = float(np.mean(draws.statistics.get("relabelled", 0.0)))
+    if moved:
+        yield Symptom(
+            f"in {moved:.1%} of the draws the components stood in another order",
+            "they overlap, and draws were put in the order that is nearest to the mean of all",
+            "take fewer components, or tell them apart by the priors of their locations",
+            "caution" if moved > _EXCHANGED else "trust",
         )
     energy = draws.statistics.get("energy")
     if energy is not None and float(energy_fractions(energy).min()) < E_BFMI:

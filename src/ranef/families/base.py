@@ -72,6 +72,8 @@ class FamilyParameter:
         labels: of its elements, for one that is a vector; it has no predictor then, and its
             elements are its last axis.
         predicted: whether the formula's first part is about it; the location always is.
+        stem: the name under which a formula has it together with those of other components.
+        implied: whether it has a predictor, an intercept, where the formula has none.
     """
 
     name: str
@@ -80,10 +82,28 @@ class FamilyParameter:
     default: Callable[[Scale], Prior] | None = None
     labels: tuple[str, ...] = ()
     predicted: bool = False
+    stem: str = ""
+    implied: bool = False
 
     @property
     def symbol(self) -> str:
-        return _GREEK.get(self.name, self.name)
+        stem = self.stem or self.name
+        return _GREEK.get(stem, stem) + self.name.removeprefix(stem)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component of a response of several kinds.
+
+    Attributes:
+        kind: the name of its family.
+        parameters: its parameters, by stem.
+        share: the parameter that is its log odds against the first component; "" for that one.
+    """
+
+    kind: str
+    parameters: Mapping[str, str]
+    share: str
 
 
 @dataclass(frozen=True)
@@ -273,6 +293,10 @@ class Family(ABC):
             return Scale(float(np.log(state.scale.spread)), 1.0)
         return state.scale if parameter.link == "identity" else Scale(0.0, 1.0)
 
+    def default(self, state: State, parameter: FamilyParameter) -> Prior | None:
+        """The prior of a parameter without a predictor; None for one that must have one."""
+        return parameter.default and parameter.default(state.scale)
+
     def noise(self, state: State) -> float:
         """The spread of one row about its predictor, on the link's scale, roughly."""
         return state.scale.spread
@@ -360,6 +384,14 @@ class Family(ABC):
     def probabilities(self, **parameters: Array) -> dict[str, Array]:
         """The probability of each category by its name; none for other responses."""
         return {}
+
+    def responsibilities(self, response: ResponseDesign, **predictors: Any) -> dict[str, Array]:
+        """P(component | y_i) by the component's name, (n,); none for a family without any."""
+        return {}
+
+    def parts(self) -> tuple["Component", ...]:
+        """The components that a response may come from, in order; none for most families."""
+        return ()
 
     @abstractmethod
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:

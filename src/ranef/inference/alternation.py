@@ -56,7 +56,8 @@ class _State:
         best: points and carried of the least error on the held-out rows.
         least, since: that error, and the round it was at.
         trace: (rounds, 3), the evidence, the held-out error and the steps before each.
-        sites: of the scales, where the next round's search for their mode begins.
+        sites: of the scales, where the next round's search for their mode begins, and what
+            else it begins from; `best_sites` those of the best round.
         products: of the rows of earlier windows, None where every window has all rows.
     """
 
@@ -72,6 +73,7 @@ class _State:
     since: int
     trace: NDArray[np.float64]
     sites: Mapping[str, Any]
+    best_sites: Mapping[str, Any]
     products: CrossProducts | None
 
     def arrays(self) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class _State:
             **flat("network", (self.points, self.carried, self.moments)),
             **flat("best", self.best),
             **{f"site/{name}": np.asarray(value) for name, value in self.sites.items()},
+            **{f"best_site/{name}": np.asarray(v) for name, v in self.best_sites.items()},
             "trace": self.trace,
             "numbers": np.array(numbers, dtype=np.float64),
             **(self.products.arrays() if self.products else {}),
@@ -104,9 +107,15 @@ class _State:
             float(least),
             int(since),
             arrays["trace"],
-            {n.removeprefix("site/"): v for n, v in arrays.items() if n.startswith("site/")},
+            _beginning("site/", arrays),
+            _beginning("best_site/", arrays),
             CrossProducts.at(arrays) if "products/common" in arrays else None,
         )
+
+
+def _beginning(start: str, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Those whose names begin so, without that."""
+    return {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
 
 
 class Alternation:
@@ -127,15 +136,16 @@ class Alternation:
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
         # Several windows are one for each round; one is all rows in each of them.
         several = windows.count > 1
-        rounds = math.ceil(passes(windows.n) * windows.count) if several else ROUNDS
-        wanted = max(rounds, math.ceil(passes(windows.n) * windows.n / self.batch))
+        structure = problem.structure()
+        self.labels = [label for label, block in structure.items() if block is None]
+        often = passes(windows.n, len({problem.predicts[label] for label in self.labels}))
+        rounds = math.ceil(often * windows.count) if several else ROUNDS
+        wanted = max(rounds, math.ceil(often * windows.n / self.batch))
         total = min(wanted, settings["steps"] or wanted)
         self.cut = total < wanted
         self.rounds = math.ceil(rounds * total / wanted) if several else min(rounds, total)
         self.steps = math.ceil(total / self.rounds)
         self.optimizer = settings["optimizer"] or optax.adam(RATE)
-        structure = problem.structure()
-        self.labels = [label for label, block in structure.items() if block is None]
         self.sites = sites_in(problem.shape, self._designs(problem.data), jax.random.key(seed))
         self._compiled = jax.jit(self._round)
         self._following = jax.jit(self._followed)
@@ -156,7 +166,9 @@ class Alternation:
         moments = self.optimizer.init(points)
         best = (points, carried)
         trace = np.zeros((0, 3))
-        return _State(points, carried, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {}, None)
+        return _State(
+            points, carried, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {}, {}, None
+        )
 
     def run(self, progress: bool) -> _State:
         """The state at the end, or where it was interrupted."""
@@ -233,15 +245,15 @@ class Alternation:
     def _judge(self, state: _State, given: Conditional | Nearest, error: float) -> None:
         whole = self.problem.n / given.mixed.n
         now = [whole * given.evidence, error, state.steps]
-        state.trace, state.sites = np.vstack([state.trace, now]), given.sites
+        state.trace, state.sites = np.vstack([state.trace, now]), {**given.sites, **given.begin}
         if self.windows.count > 1:
             state.products = given.mixed.solver.products
         if error < state.least:
-            state.best = (state.points, state.carried)
+            state.best, state.best_sites = (state.points, state.carried), state.sites
             state.least, state.since = error, state.rounds
         elif state.rounds - state.since >= _PATIENCE * self.rounds and state.done < 1 - LAST:
             # It has stopped getting better at this rate: the last part, from where it was best.
-            state.points, state.carried = state.best
+            (state.points, state.carried), state.sites = state.best, state.best_sites
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - LAST
 
@@ -327,7 +339,7 @@ class Alternation:
         n = len(rows[1].value)
         some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
         carried = self.problem.settled(points, carried, kept(rows, some))
-        known = self.problem.given(points, carried)
+        known = self.kind.started(self.problem.given(points, carried), state.best_sites)
         last: Method = registry.load("method", self.kind.finish)()
         found = last.run(known, seed=self.seed, draws=draws, progress=progress)
         evidence, held, steps = state.trace.T

@@ -135,6 +135,10 @@ class Approximate:
         """The normal q of the coefficients at x (d,)."""
         return self.working.fit(*self._given(x), start)
 
+    def beginning(self, x: Array) -> Normal:
+        """The q at x (d,) of coefficients nearly where a search for them begins."""
+        return self.working.beginning(*self._given(x))
+
     def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:
         """Roots of the factors' covariances, and the family's numbers."""
         values = self.sites(x)
@@ -153,7 +157,7 @@ class Approximate:
             return found.solution, np.ones(1)
         return self.refinement.solution(found, *self._given(x)), np.ones(1)
 
-    def _near(self, x: Array) -> Normal | None:
+    def near(self, x: Array) -> Normal | None:
         """The q at x, from the one before; None where it is not to be found."""
         with np.errstate(all="ignore"):
             for start in (*self._latest, None):
@@ -168,13 +172,13 @@ class Approximate:
     def log_density(self, x: Array) -> Array:
         """(B,) at x (B, d); minus infinity where the arithmetic fails."""
         with np.errstate(all="ignore"):
-            out = np.array([self._value(each, self._near(each)) for each in x])
+            out = np.array([self._value(each, self.near(each)) for each in x])
             out = out + self.coordinates.log_prior(x)[0]
         return np.where(np.isfinite(out), out, -np.inf)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """At x (d,); minus infinity and zero where the arithmetic fails."""
-        found = self._near(x)
+        found = self.near(x)
         with np.errstate(all="ignore"):
             prior, slope = self.coordinates.log_prior(x[None])
         if found is None or not np.isfinite(found.value + prior[0]):

@@ -149,8 +149,10 @@ def _averages(
 
     def each(eta: Array) -> tuple[Array, Array, Array]:
         slope, along = jax.linearize(slopes, eta)
-        second = [-along(jnp.zeros_like(eta).at[:, c].set(1.0)) for c in range(k)]
-        return density.rows(response, numbers, eta), slope, jnp.stack(second, axis=-1)
+        # All directions as one: a program of their number takes seconds to compile.
+        each_way = jnp.broadcast_to(jnp.eye(k)[:, None, :], (k, *eta.shape))
+        second = -jnp.moveaxis(jax.vmap(along)(each_way), 0, -1)
+        return density.rows(response, numbers, eta), slope, second
 
     values, slope, curvature = jax.vmap(each)(etas)
     return (

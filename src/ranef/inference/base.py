@@ -60,6 +60,8 @@ class Problem:
         starts: where a search for a family parameter without a predictor begins, or None.
         given: the problem with these point estimates, and what the program updates, known:
             each of its terms is linear then.
+        relabelled: draws of all sites, (chain, draw, ...), in one numbering of the components of
+            the response, and which draws were in another; None where there is but one.
     """
 
     run: Callable[..., Any]
@@ -83,6 +85,7 @@ class Problem:
     scales: Mapping[str, Scale]
     starts: Mapping[str, Any]
     given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
+    relabelled: Callable[[Mapping[str, NDArray]], tuple[dict[str, NDArray], NDArray | None]]
 
 
 @dataclass(frozen=True)

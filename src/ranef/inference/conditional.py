@@ -7,7 +7,7 @@ posterior, coefficients integrated out, and the coefficients at their mean given
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +52,8 @@ class Conditional:
     evidence: float
     common: Array
     effects: tuple[Array, ...]
+    # A round's closed form needs nothing of the one before.
+    begin: ClassVar[Mapping[str, Array]] = {}
 
     @classmethod
     def of(
@@ -153,6 +155,10 @@ class Gaussian:
         n = len(part.normal.value) if part.normal else 0
         own = replace(known, n=n, parts=lambda: iter([part]))
         return Conditional.of(own, before, earlier, patient=patient)
+
+    def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
+        """The problem itself: its posterior has one mode."""
+        return known
 
     def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
         """Mean over a minibatch of v (y - eta)^2 / (2 sigma^2)."""

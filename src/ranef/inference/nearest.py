@@ -33,6 +33,12 @@ Array = NDArray[np.float64]
 
 # Nodes of the averages behind a step.
 _NODES = 3
+# What a round hands to the next beside its scales: what the blocks add to each predictor, on the
+# mean, and how many rounds there were. No site has such a name.
+_STARTS, _HELD = "/starts", "/rounds"
+# Rounds in which the components of a response stay where they began: before the networks tell
+# rows apart, the closed form would make most of them empty.
+_FIRST = 6
 # The most rows whose linear blocks are gone through in every round.
 MOST = 2_000_000
 
@@ -44,6 +50,7 @@ class Nearest:
     Attributes:
         density: of the hyperparameters.
         sites: these at their mode, by site.
+        begin: where the search for q in the next round begins.
         q: the normal posterior of the coefficients there.
         evidence: log p(theta, y | w) there, by the bound that q gives.
         places: of each term, the place of its predictor.
@@ -51,6 +58,7 @@ class Nearest:
 
     density: Approximate
     sites: Mapping[str, Any]
+    begin: Mapping[str, Array]
     q: Normal
     evidence: float
     places: Mapping[str, int]
@@ -126,20 +134,42 @@ class AnyFamily:
         """The linear blocks given the networks that `known` knows, from such rows."""
         part = known.part(rows)
         own = replace(known, data=rows, n=len(rows[1].value), structure=lambda: part.blocks)
+        own = self.started(own, before)
         try:
             density = Approximate.of(own, "svi")
             with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
-                x = density.coordinates.inverse(before) if before else density.start
-                if patient and len(x):
-                    x, _ = mode(density, x)
-                value = float(density.log_density(x[None])[0])
-                q = density.fit(x)
+                scales = {name: v for name, v in before.items() if name not in (_STARTS, _HELD)}
+                x = density.coordinates.inverse(scales) if scales else density.start
+                held = int(before.get(_HELD, 0))
+                if law.parts() and held < _FIRST:
+                    q = density.beginning(x)
+                    value = q.value
+                else:
+                    if patient and len(x):
+                        x, _ = mode(density, x)
+                    value = float(density.log_density(x[None])[0])
+                    q = density.near(x) or density.fit(x)
         except (ArithmeticError, DependentColumnError, np.linalg.LinAlgError):
             raise DataError(
                 "svi ended where the linear terms have no finite posterior given the networks; "
                 "check the scale of the columns, or take smaller steps by optimizer="
             ) from None
-        return Nearest(density, density.sites(x), q, value, self._places)
+        starts = (q.mean - density.working.layout.known).mean(axis=0)
+        begin = {_STARTS: starts, _HELD: np.array(held + 1.0)}
+        return Nearest(density, density.sites(x), begin, q, value, self._places)
+
+    def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
+        """The problem whose search begins where a round ended.
+
+        Where the log density is not concave a search from elsewhere may end in another mode, which
+        the networks are not of.
+        """
+        if _STARTS not in before:
+            return known
+        scales = dict(known.scales)
+        for name, start in zip(self._predictors, before[_STARTS], strict=True):
+            scales[name] = replace(scales[name], away=float(start) - scales[name].location)
+        return replace(known, scales=scales)
 
     def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
         """Mean over a minibatch of -E log p."""

@@ -74,7 +74,10 @@ class NoUTurn(Method):
         chains = Chains(np.zeros((options["chains"], draws, 0)), {})
         if density.start.size:
             chains = sample(density, key=chain_key, draws=draws, progress=progress, **options)
-        values = density.values(chains.z)
+        values, exchanged = problem.relabelled(density.values(chains.z))
+        statistics = dict(chains.statistics)
+        if exchanged is not None and chains.statistics:
+            statistics["relabelled"] = exchanged
         how = convergence(values)
         diverging = int(np.sum(chains.statistics.get("diverging", 0)))
         good = how.mixed and how.enough and not diverging
@@ -85,7 +88,7 @@ class NoUTurn(Method):
             good,
             _message(how, diverging, draws, self.settings, density.about),
             int(np.sum(chains.statistics.get("n_steps", 0))),
-            statistics=chains.statistics,
+            statistics=statistics,
         )
         return density.completed(found, values, chains.z.shape[:2], seed)
 

@@ -17,9 +17,13 @@ def batch_size(n: int) -> int:
     return int(2 ** np.clip(round(math.log2(1.8 * math.sqrt(n))), 5, 12))
 
 
-def passes(n: int) -> float:
-    """Over n rows."""
-    return float(np.clip(_PASSES * math.sqrt(1e5 / n), _LEAST_PASSES, _MOST_PASSES))
+def passes(n: int, predicted: int = 1) -> float:
+    """Over n rows, where networks predict so many parameters of the response.
+
+    What one of them is to learn depends on the others, as the share of a component on its mean.
+    """
+    alone = float(np.clip(_PASSES * math.sqrt(1e5 / n), _LEAST_PASSES, _MOST_PASSES))
+    return alone * math.sqrt(predicted)
 
 
 def rate(done: float) -> float:

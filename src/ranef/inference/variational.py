@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 # Steps at most, halvings of one, and the gain in nats at which they end.
 _STEPS, _HALVINGS = 100, 30
 _GAIN, _GAIN_AT_MODE = 1e-7, 1e-11
+# How much less than a predictor spreads a row says of it where coefficients are to stay put.
+_NEARLY = 100.0
 # The least working weight where negative ones leave the system without a solution, as a share
 # of the largest.
 _LEAST = 1e-10
@@ -92,8 +94,9 @@ class Working:
         self.rows = Weighted(self.layout)
         self.averages = Averages(problem.law, response, self.layout.predictors)
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
-        scales = [problem.scales[name].location for name in self.layout.predictors]
-        self._begin = self.layout.known + np.array(scales)
+        starts = [problem.scales[name].start for name in self.layout.predictors]
+        self._begin = self.layout.known + np.array(starts)
+        self._spreads = np.array([problem.scales[n].spread for n in self.layout.predictors])
         self._nothing = np.zeros((*self._begin.shape, self._begin.shape[1]))
         self._method = method
         self.constant = self._with(self.layout).constant
@@ -138,7 +141,7 @@ class Working:
         out.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
         return out
 
-    def _right(self, weights: Array, mean: Array, slope: Array) -> Array:
+    def _right(self, weights: Array, mean: Array, slope: Any) -> Array:
         return np.einsum("nkl,nl->nk", weights, mean - self.layout.known) + slope
 
     def _solver(self, weights: Array, right: Array) -> PWLS:
@@ -172,6 +175,15 @@ class Working:
             found = self._step(roots, numbers, before)
             if not found.climbed - before.climbed > self._gain:
                 break
+        return found
+
+    def beginning(self, roots: list[Array], numbers: Mapping[str, Any]) -> Normal:
+        """The q of coefficients that are nearly where a search for them begins."""
+        each = np.diag((_NEARLY / self._spreads) ** 2)
+        weights = np.broadcast_to(each, self._nothing.shape).copy()
+        found = self._tried(roots, numbers, weights, self._right(weights, self._begin, 0.0))
+        if found is None:
+            raise FloatingPointError("the density is not finite where a search for it begins")
         return found
 
     def _first(

@@ -7,7 +7,7 @@ derives from `LinearTerm` and is then understood by every method.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -172,11 +172,13 @@ class Replay:
         new_levels: "sample" draws a new level's coefficients from their prior, "zero" sets
             them to zero. ("error" is dealt with before the program runs.)
         rows: how many rows the minibatch at hand stands for.
+        made: what terms that share a network have made of it in this run, by its name.
     """
 
     training: bool = True
     new_levels: str = "sample"
     rows: int = 1
+    made: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 class Term(ABC):
@@ -200,6 +202,9 @@ class Term(ABC):
         self.prefix = prefix
         self.networks = networks or {}
         self.label = prefix + call.label
+
+    def shared(self, users: tuple[str, ...]) -> None:  # noqa: B027 for terms with a network
+        """Its network is that of several terms, `users` by their labels, this one among them."""
 
     @abstractmethod
     def needs(self) -> dict[str, str]:

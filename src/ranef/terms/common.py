@@ -153,7 +153,7 @@ class Common(LinearTerm):
                 self._site(name),
                 priors_[self._site(name)],
                 shape=shape,
-                start=scale.location if name == INTERCEPT else 0.0,
+                start=scale.start if name == INTERCEPT else 0.0,
                 unit=units[columns].reshape(shape),
             )
             parts.append(jnp.atleast_1d(value))

@@ -126,8 +126,22 @@ class Network(Term):
             )
         # A fit leaves its weights in the network, and the next must not begin with them.
         self._initial = variables.values(self.networks[name]) if name is not None else {}
+        self.users: tuple[str, ...] = (self.label,)
         if name is None:
             self._check_hidden()
+
+    def shared(self, users: tuple[str, ...]) -> None:
+        self.users = users
+        if len(users) > 1 and self.options["weights"] != "point":
+            raise OptionError(
+                f"{users[0]} and {users[1]} have one network, whose weights are point estimates; "
+                f"leave out weights={self.options['weights']!r}"
+            )
+
+    @property
+    def site(self) -> str:
+        """What the names of its weights begin with; one for all terms that share them."""
+        return self.label if len(self.users) == 1 else self.call.label
 
     def _check_hidden(self) -> None:
         hidden, l2 = self.options["hidden"], self.options["l2"]
@@ -202,10 +216,12 @@ class Network(Term):
             )
         if not isinstance(model.output_shape, tuple) or len(model.outputs) != 1:
             raise OptionError(f"the network {name!r} has several outputs; nn() takes one")
-        if tuple(model.output_shape[1:]) not in ((), (1,)):
+        width, own = len(self.users), tuple(model.output_shape[1:])
+        if own != (width,) and not (width == 1 and own == ()):
+            of = f", one output for each of {', '.join(self.users)}" if width > 1 else ""
             raise OptionError(
                 f"the network {name!r} gives output of shape {model.output_shape}; end it with "
-                "Dense(1)"
+                f"Dense({width}){of}"
             )
         tensors = graph.inputs(model)
         texts = [key for key, tensor in tensors if tensor.dtype == "string"]
@@ -244,15 +260,18 @@ class Network(Term):
         listed: list[Line] = [(str(argument), Sub("i")) for argument in self.call.arguments]
         weights = f"{state.model.count_params():,} weights w, {self.weights.about}"
         law: Line = (f"f: a network of {_shown(state)}, {weights}",)
-        return Summand(("f(", *joined(listed, ", "), "; w)"), (law,))
+        place = self.users.index(self.label)
+        numbered: Line = (Sub(str(place + 1)),) if len(self.users) > 1 else ()
+        laws = (law,) if place == 0 else ()
+        return Summand(("f", *numbered, "(", *joined(listed, ", "), "; w)"), laws)
 
     def trained(self, state: State, draws: Any) -> tuple[Any, dict[str, NDArray]]:
-        known, carried = variables.names(state.model), draws.carried[f"{self.label}/state"]
+        known, carried = variables.names(state.model), draws.carried[f"{self.site}/state"]
         means = self.weights.means(state, draws)
         held = {name: np.asarray(value) for name, value in carried.items()}
         for variable in state.model.trainable_variables:
             name = known[id(variable)]
-            site = f"{self.label}/{name}"
+            site = f"{self.site}/{name}"
             if id(variable) in means:
                 value = means[id(variable)]
             elif site in draws.points:
@@ -316,13 +335,22 @@ class Network(Term):
         own, known = self.options["net"] is None, variables.names(state.model)
         return [
             (
-                f"{self.label}/{known[id(v)]}",
+                f"{self.site}/{known[id(v)]}",
                 perceptron.start(v.path, v.shape)
                 if own
                 else jnp.asarray(state.initial[known[id(v)]]),
             )
             for v in model.trainable_variables
         ]
+
+    def column(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+        """(n, 1) its output of the network, which runs once for all terms that share it."""
+        if self.site not in replay.made:
+            weights = self.points(state, state.model)
+            output = self.output(state, design, replay, state.model, weights)
+            replay.made[self.site] = output.reshape(-1, len(self.users))
+        place = self.users.index(self.label)
+        return replay.made[self.site][:, place : place + 1] * self.unit(scale)
 
     def output(
         self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
@@ -343,7 +371,7 @@ class Network(Term):
         after = zip(others, updated, strict=True)
         carried.update({name: value for name, value in after if name not in drawn})
         if losses:
-            numpyro.factor(f"{self.label}/penalty", -replay.rows * sum(losses))
+            numpyro.factor(f"{self.site}/penalty", -replay.rows * sum(losses))
         return output
 
     def _carried(self, state: State, model: Any) -> tuple[Any, list[str]]:
@@ -354,7 +382,7 @@ class Network(Term):
         known = variables.names(state.model)
         others = [known[id(v)] for v in model.non_trainable_variables]
         start = {name: jnp.asarray(state.initial[name]) for name in others}
-        return mutable(f"{self.label}/state", cast(Any, start)), others
+        return mutable(f"{self.site}/state", cast(Any, start)), others
 
     def rows(self, design: Design) -> list[Array]:
         """What the inputs get, an array for each."""

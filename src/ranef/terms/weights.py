@@ -93,9 +93,7 @@ class Point(Weights):
     about = "a point estimate"
 
     def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
-        weights = self.network.points(state, state.model)
-        output = self.network.output(state, design, replay, state.model, weights)
-        return output.reshape(-1, 1) * self.network.unit(scale)
+        return self.network.column(state, design, scale, replay)
 
     def structure(self, state: "State", basis: Any) -> LinearBlock:
         return LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))

@@ -1,0 +1,66 @@
+"""Which part of a formula predicts which parameter of the family."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ranef.errors import FormulaError
+from ranef.families.base import Family
+from ranef.formula import TermCall
+
+Calls = tuple[TermCall, ...]
+
+# What a parameter that must have a predictor has where the formula says nothing of it.
+_INTERCEPT: Calls = (TermCall("common", "common", ((),)),)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """The terms of one parameter, and what stands before the names of their coefficients."""
+
+    calls: Calls
+    prefix: str
+
+
+def predictors(family: Family, written: Mapping[str, Calls]) -> dict[str, Predictor]:
+    """By family parameter; those that are one number for all rows have none.
+
+    A parameter has the part of its own name, else that of its stem, such as sigma for sigma2,
+    else, if the first part is about it, that.
+
+    Args:
+        family: of the response.
+        written: the parts of the formula, the first under "".
+
+    Raises:
+        FormulaError: for a part that no parameter of the family has.
+    """
+    parameters = family.free_parameters()
+    several = any(p.predicted for p in parameters)
+    main = {p.name for p in parameters if p.predicted} or {family.parameters[0].name}
+    known = {p.name for p in parameters if not p.labels and (p.stem or p.name not in main)}
+    known |= {p.stem for p in parameters if p.stem and p.name not in main}
+    for name in written:
+        if name and name not in known:
+            raise FormulaError(
+                f"the family {family.name} has no parameter {name!r} to predict; it has: "
+                f"{', '.join(sorted(known)) or 'none but the mean'}"
+            )
+    out: dict[str, Predictor] = {}
+    used: set[str] = set()
+    for parameter in parameters:
+        own = [name for name in (parameter.name, parameter.stem) if name in known]
+        sources = [*own, ""] if parameter.name in main else own
+        found = next((name for name in sources if name in written), None)
+        if found is not None:
+            used.add(found)
+            prefix = f"{parameter.name}_" if found or several else ""
+            out[parameter.name] = Predictor(written[found], prefix)
+        elif parameter.implied:
+            out[parameter.name] = Predictor(_INTERCEPT, f"{parameter.name}_")
+    for name, calls in written.items():
+        if name not in used and calls != _INTERCEPT:
+            raise FormulaError(
+                f"no component is left for the predictor of {name or 'the mean'}, since each has "
+                "one of its own; leave it out, or write 1"
+            )
+    return out

@@ -1,0 +1,365 @@
+"""Responses of several kinds: p(y) = sum_k w_k p_k(y), each kind with a family of its own."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef.equation import Line, joined
+from ranef.errors import OptionError
+from ranef.families.base import Component, Family, FamilyParameter, ResponseDesign
+from ranef.families.base import State as Learned
+from ranef.formula import ResponseCall
+from ranef.frame import Frame
+from ranef.moments import Scale
+from ranef.priors import Prior
+
+SHARE = "mix"
+
+# Of the default prior of a log odds Normal(0, 1.75), about as wide as that of a uniform share.
+_ODDS = Scale(0.0, 0.7)
+
+# Responses that the starts are learned from.
+_MOST = 200_000
+# A part of the sorted responses from which a component may begin, as a share of an even one.
+_LEAST_PART, _ROUNDS = 0.1, 100
+
+
+@dataclass(frozen=True)
+class State(Learned):
+    """What was learned of the response.
+
+    Attributes:
+        whole: by component, what its family learns of all rows, of which priors are made.
+        part: what it learns of its part of the sorted responses, where a search begins;
+            `shares` are those of the parts.
+    """
+
+    whole: tuple[Learned, ...] = ()
+    part: tuple[Learned, ...] = ()
+
+
+class Mixture(Family):
+    """p(y_i) = sum_k w_ik p_k(y_i), w_i = softmax(0, mix2_i, ..., mixK_i).
+
+    `rf.Mixture` says which families. The parameters of component k have its number: mu1, sigma1,
+    mu2, ...; the first part of a formula is about the location of every component, `sigma ~ x`
+    about each sigma, `mix ~ x` about the log odds of each component against the first, and
+    `mu2 ~ z` about that one alone. Without a predictor the log odds have an intercept,
+    `mix2_Intercept`, whose default prior is Normal(0, 1.75). Where components begin is found
+    by k-means of the responses. Source: McLachlan and Peel (2000).
+    """
+
+    name = SHARE + "ture"
+    members: ClassVar[tuple[type[Family], ...]] = ()
+    curvature = "em"
+
+    @classmethod
+    def of(cls, *members: type[Family]) -> type["Mixture"]:
+        """The mixture of these families.
+
+        Raises:
+            OptionError: for a family that no component can have, naming it.
+        """
+        return _mixture(members)
+
+    def __init__(self, response: ResponseCall) -> None:
+        if not self.members:
+            raise OptionError(
+                "the family mixture is made of others; write family=rf.Mixture('gaussian', k=2), "
+                "or 'mixture(gaussian, gaussian)'"
+            )
+        super().__init__(response)
+        self.components = tuple(member(response) for member in self.members)
+
+    def free_parameters(self) -> tuple[FamilyParameter, ...]:
+        known = {
+            f"{p.name}{k}"
+            for k, component in enumerate(self.components, 1)
+            for p in set(component.parameters) - set(component.free_parameters())
+        }
+        return tuple(p for p in self.parameters if p.name not in known)
+
+    # What is learned of the response
+
+    def refuse(
+        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+    ) -> None:
+        for component in self.components:
+            component.refuse(value, companion, frame)
+
+    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+        """Every response, or an even thinning of them where there are very many."""
+        beside = design.companion
+        columns = [design.value, np.ones(len(design.value)) if beside is None else beside]
+        seen, stride = accumulator or (np.zeros((0, 2)), 1)
+        seen = np.concatenate([seen, np.stack(columns, axis=1)[::stride]])
+        while len(seen) > _MOST:
+            seen, stride = seen[::2], 2 * stride
+        return seen, stride
+
+    def measured(self, state: Learned, accumulator: Any) -> State:
+        seen, _ = accumulator
+        # Of what is too large to be squared the components say so.
+        whole = tuple(self._of_rows(state, seen))
+        with np.errstate(over="ignore", invalid="ignore"):
+            shown = self.components[0].shown(self._rows(seen))
+        places = clusters(shown, len(self.components))
+        part = tuple(
+            component.measured(state, component.measure(None, self._rows(seen[own])))
+            for component, own in zip(self.components, places, strict=True)
+        )
+        shares = tuple(len(own) / len(seen) for own in places)
+        return State(state.learned, whole[0].scale, (), shares, whole, part)
+
+    def _of_rows(self, state: Learned, seen: NDArray[np.float64]) -> Iterator[Learned]:
+        for component in self.components:
+            yield component.measured(state, component.measure(None, self._rows(seen)))
+
+    def _rows(self, seen: NDArray[np.float64]) -> ResponseDesign:
+        form = self.response.form
+        return ResponseDesign(seen[:, 0], None if form == "plain" else seen[:, 1], form)
+
+    def _place(self, parameter: FamilyParameter) -> tuple[int, FamilyParameter]:
+        """The component that a parameter belongs to, and what it is there."""
+        k = int(parameter.name.removeprefix(parameter.stem)) - 1
+        own = self.components[k].parameters
+        return k, next(p for p in own if p.name == parameter.stem)
+
+    def predictor_scale(self, state: Learned, parameter: FamilyParameter) -> Scale:
+        assert isinstance(state, State)
+        if parameter.stem == SHARE:
+            k = int(parameter.name.removeprefix(SHARE)) - 1
+            odds = float(np.log(state.shares[k] / state.shares[0]))
+            return Scale(_ODDS.location, _ODDS.spread, odds - _ODDS.location)
+        k, own = self._place(parameter)
+        whole = self.components[k].predictor_scale(state.whole[k], own)
+        part = self.components[k].predictor_scale(state.part[k], own)
+        return Scale(whole.location, whole.spread, part.start - whole.location)
+
+    def default(self, state: Learned, parameter: FamilyParameter) -> Prior | None:
+        assert isinstance(state, State)
+        if parameter.stem == SHARE:
+            return None
+        k, own = self._place(parameter)
+        return self.components[k].default(state.whole[k], own)
+
+    def start(self, state: Learned, parameter: FamilyParameter) -> Any:
+        assert isinstance(state, State)
+        if parameter.stem == SHARE:
+            return None
+        k, own = self._place(parameter)
+        return self.components[k].start(state.part[k], own)
+
+    def noise(self, state: Learned) -> float:
+        """The mean of the components'."""
+        assert isinstance(state, State)
+        each = zip(self.components, state.part, strict=True)
+        return float(np.mean([component.noise(own) for component, own in each]))
+
+    # The distribution
+
+    def _own(self, values: Mapping[str, Any], k: int) -> dict[str, Any]:
+        """Those of component k by the names that its family has for them."""
+        own = {p.name: f"{p.name}{k + 1}" for p in self.components[k].parameters}
+        return {name: values[numbered] for name, numbered in own.items() if numbered in values}
+
+    def _odds(self, values: Mapping[str, Any]) -> Array:
+        """(K, ...) log shares."""
+        odds = [jnp.asarray(values[f"{SHARE}{k + 1}"]) for k in range(1, len(self.components))]
+        return jax.nn.log_softmax(
+            jnp.stack(jnp.broadcast_arrays(jnp.zeros_like(odds[0]), *odds)), axis=0
+        )
+
+    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+        each = (c.given(response, **self._own(predictors, k)) for k, c in self._numbered())
+        return Mixed(tuple(each), self._odds(predictors))
+
+    def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
+        each = (c.distribution(response, **self._own(parameters, k)) for k, c in self._numbered())
+        return Mixed(tuple(each), self._odds(parameters))
+
+    def _numbered(self) -> Iterator[tuple[int, Family]]:
+        return enumerate(self.components)
+
+    def probabilities(self, **parameters: Array) -> dict[str, Array]:
+        """The share of each component, before its response is seen."""
+        shares = jnp.exp(self._odds(parameters))
+        return {str(k + 1): share for k, share in enumerate(shares)}
+
+    def responsibilities(self, response: ResponseDesign, **predictors: Any) -> dict[str, Array]:
+        """w_k p_k(y_i) / sum_j w_j p_j(y_i)."""
+        value, odds = jnp.asarray(response.value), self._odds(predictors)
+        each = [
+            c.log_density(response, **self._own(predictors, k)) + odds[k]
+            for k, c in self._numbered()
+        ]
+        found = jax.nn.softmax(jnp.stack(jnp.broadcast_arrays(*each, value)[:-1]), axis=0)
+        return {str(k + 1): share for k, share in enumerate(found)}
+
+    def sample(
+        self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
+    ) -> NDArray:
+        """From each component, of which one is taken."""
+        reached = np.cumsum(np.exp(np.asarray(self._odds(parameters), np.float64)), axis=0)[:-1]
+        drawn = [c.sample(rng, response, **self._own(parameters, k)) for k, c in self._numbered()]
+        shape = np.broadcast_shapes(*(np.shape(each) for each in drawn), reached.shape[1:])
+        chosen = (rng.random(shape) > reached).sum(axis=0)
+        return np.choose(chosen, [np.broadcast_to(each, shape) for each in drawn])
+
+    def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """sum_k w_k mu_k."""
+        shares = jnp.exp(self._odds(parameters))
+        each = [c.mean(response, **self._own(parameters, k)) for k, c in self._numbered()]
+        return jnp.asarray(sum(w * m for w, m in zip(shares, each, strict=True)))
+
+    def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """sum_k w_k (sigma_k^2 + (mu_k - mu)^2)."""
+        middle, out = self.mean(response, **parameters), jnp.zeros(())
+        for k, c in self._numbered():
+            own = self._own(parameters, k)
+            away = c.mean(response, **own) - middle
+            share = jnp.exp(self._odds(parameters)[k])
+            # A component without a variance counts where it has a share.
+            whole = share * (c.variance(response, **own) + away**2)
+            out = out + jnp.where(share > 0, whole, 0.0)
+        return out
+
+    def shown(self, response: ResponseDesign) -> NDArray[np.float64]:
+        return self.components[0].shown(response)
+
+    def parts(self) -> tuple[Component, ...]:
+        return tuple(
+            Component(
+                component.name,
+                {p.name: f"{p.name}{k + 1}" for p in component.free_parameters()},
+                f"{SHARE}{k + 1}" if k else "",
+            )
+            for k, component in self._numbered()
+        )
+
+    def law(self, symbols: Mapping[str, Line]) -> Line:
+        odds: list[Line] = [("0",)]
+        odds += [line for name, line in symbols.items() if name.startswith(SHARE)]
+        laws = [c.law(self._own(symbols, k)) for k, c in self._numbered()]
+        return ("Mixture(softmax(", *joined(odds, ", "), "); ", *joined(laws, ", "), ")")
+
+    def shifts(
+        self,
+        response: ResponseDesign,
+        codes: NDArray[np.int32],
+        levels: int,
+        **predictors: NDArray[np.float64],
+    ) -> None:
+        """There are as many locations as components."""
+        return
+
+    def residual(self, state: Learned, values: Mapping[str, Any]) -> Any:
+        """There is none: each component has a predictor of its own."""
+        return None
+
+
+class Mixed(dist.Distribution):
+    """sum_k w_k p_k(y).
+
+    Args:
+        each: the components.
+        log_shares: (K, ...) log w.
+    """
+
+    pytree_data_fields = ("each", "log_shares")
+
+    def __init__(self, each: tuple[dist.Distribution, ...], log_shares: Array) -> None:
+        self.each, self.log_shares = each, log_shares
+        shapes = [component.batch_shape for component in each]
+        super().__init__(jnp.broadcast_shapes(*shapes, jnp.shape(log_shares)[1:]))
+
+    @property
+    def support(self) -> Any:
+        return self.each[0].support
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+        chosen, *keys = jax.random.split(key, 1 + len(self.each))
+        shape = (*sample_shape, *self.batch_shape)
+        number = jax.random.categorical(chosen, self.log_shares, axis=0, shape=shape)
+        out: Any = jnp.zeros(shape)
+        for k, (component, own) in enumerate(zip(self.each, keys, strict=True)):
+            whole = component.expand(self.batch_shape)
+            out = jnp.where(number == k, whole.sample(own, sample_shape), out)
+        return out
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
+        each = [component.log_prob(value) for component in self.each]
+        weighted = [one + share for one, share in zip(each, self.log_shares, strict=True)]
+        return jax.nn.logsumexp(jnp.stack(jnp.broadcast_arrays(*weighted)), axis=0)
+
+
+def clusters(values: NDArray[np.float64], k: int) -> list[NDArray[np.int64]]:
+    """Places of the k clusters of numbers, in order, by Lloyd's k-means from even parts.
+
+    Even parts where one of the clusters would be of few numbers.
+    """
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    even = np.linspace(0, len(values), k + 1).round().astype(int)
+    ends = even
+    for _ in range(_ROUNDS):
+        centres = np.array([ranked[a:b].mean() if b > a else np.nan for a, b in pairwise(ends)])
+        middles = np.searchsorted(ranked, (centres[1:] + centres[:-1]) / 2)
+        moved = np.r_[0, middles, len(values)]
+        if np.isnan(centres).any() or np.array_equal(moved, ends):
+            break
+        ends = moved
+    if np.diff(ends).min() < max(2, _LEAST_PART * len(values) / k):
+        ends = even
+    # Fewer numbers than components leave some to begin where all do.
+    return [order[a:b] if b > a else order for a, b in pairwise(ends)]
+
+
+@cache
+def _mixture(members: tuple[type[Family], ...]) -> type[Mixture]:
+    for member in members:
+        if member.text or member.categorised or issubclass(member, Mixture):
+            raise OptionError(
+                f"a component of a mixture cannot be {member.name}, which is made of others or "
+                "takes categories; take a family of numbers such as 'gaussian' or 'poisson'"
+            )
+    name = f"{Mixture.name}({', '.join(m.name for m in members)})"
+    if len(members) < 2:
+        raise OptionError(f"{name} has one component, and a mixture at least two")
+    if len({m.discrete for m in members}) > 1:
+        raise OptionError(
+            f"{name} mixes counts with measurements, whose densities cannot be added; take "
+            "families of one kind"
+        )
+    forms = tuple(f for f in members[0].forms if all(f in m.forms for m in members))
+    if not forms:
+        raise OptionError(f"the families of {name} take no response of one form; take others")
+    numbered: dict[str, list[FamilyParameter]] = {}
+    for k, member in enumerate(members, 1):
+        for place, p in enumerate(member.parameters):
+            default = None if place == 0 else p.default
+            numbered.setdefault(p.name, []).append(
+                FamilyParameter(
+                    f"{p.name}{k}", p.link, p.support, default, (), place == 0, stem=p.name
+                )
+            )
+    odds = partial(FamilyParameter, link="identity", support="real", stem=SHARE, implied=True)
+    numbered[SHARE] = [odds(f"{SHARE}{k}") for k in range(2, len(members) + 1)]
+    content = {
+        "__doc__": Mixture.__doc__,
+        "name": name,
+        "members": members,
+        "forms": forms,
+        "discrete": members[0].discrete,
+        "parameters": tuple(p for each in numbered.values() for p in each),
+    }
+    return type("Mixture", (Mixture,), content)

@@ -1,0 +1,148 @@
+"""One numbering of the components of a mixture for all draws.
+
+Components of one family, with the same terms and priors, may change places and the density stays
+what it is. Chains that change them, or sit in different orders, are of one posterior, read off in
+different numberings. Every draw gets the numbering that is nearest to the mean of all, found in
+turns (after Stephens, 2000), and the components are then numbered by their mean intercept. Of three
+and more components the prior of `mix`, which refers to the first, becomes its average over orders.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from ranef.families.base import Family
+from ranef.priors import Prior
+
+Array = NDArray[np.float64]
+
+_ROUNDS = 20
+# Numbers that tell components from each other; sites with more, as of levels, only follow.
+_MOST = 50
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Components that may change places.
+
+    Attributes:
+        places: theirs among all components.
+        sites: by role, such as "mu_x", the site of each of them.
+        odds: by role the sites of the log odds of all components but the first.
+    """
+
+    places: tuple[int, ...]
+    sites: Mapping[str, tuple[str, ...]]
+    odds: Mapping[str, tuple[str, ...]]
+
+    def permuted(self, order: NDArray[np.int64], values: Mapping[str, Array]) -> dict[str, Array]:
+        """The sites of each draw with component `order[..., k]` in place k."""
+        out: dict[str, Array] = {}
+        for names in self.sites.values():
+            moved = _taken(np.stack([values[name] for name in names], axis=2), order)
+            out |= {name: moved[:, :, k] for k, name in enumerate(names)}
+        for names in self.odds.values():
+            each = np.stack([np.zeros_like(values[names[0]]), *(values[n] for n in names)], axis=2)
+            whole = np.broadcast_to(np.arange(each.shape[2]), each.shape[:3]).copy()
+            whole[..., self.places] = np.asarray(self.places)[order]
+            moved = _taken(each, whole)
+            out |= {name: moved[:, :, k + 1] - moved[:, :, 0] for k, name in enumerate(names)}
+        return out
+
+
+def relabelled(
+    family: Family, priors: Mapping[str, Prior], values: Mapping[str, Array]
+) -> tuple[dict[str, Array], NDArray[np.bool_] | None]:
+    """Draws of sites, (chain, draw, ...), in one numbering.
+
+    Returns:
+        The draws, and (chain, draw) True where a draw was in another numbering than most;
+        None where no components may change places.
+    """
+    out, moved = dict(values), None
+    for exchange in exchanges(family, priors, values):
+        order = _nearest(exchange, out)
+        usual, counts = np.unique(order.reshape(-1, order.shape[-1]), axis=0, return_counts=True)
+        own = (order != usual[np.argmax(counts)]).any(axis=-1)
+        moved = own if moved is None else moved | own
+        out |= exchange.permuted(order, out)
+        out |= exchange.permuted(_by_intercept(exchange, out), out)
+    return out, moved
+
+
+def exchanges(
+    family: Family, priors: Mapping[str, Prior], names: Collection[str]
+) -> Iterator[Exchange]:
+    """The sets of components whose numbers say nothing: families, terms and priors are the same."""
+    components = family.parts()
+    shares = [_roles({"mix": c.share}, names) for c in components[1:]]
+    if not shares or any(set(own) != set(shares[0]) for own in shares):
+        return
+    odds = {role: tuple(own[role] for own in shares) for role in shares[0]}
+    for name in (name for own in odds.values() for name in own):
+        prior = priors.get(name)
+        # Against another component, log odds are differences: of scales there are none.
+        if prior is None or prior.support not in ("real", "any") or getattr(prior, "mu", 0.0):
+            return
+    sets: dict[tuple, list[int]] = {}
+    roles = [_roles(component.parameters, names) for component in components]
+    for k, (component, own) in enumerate(zip(components, roles, strict=True)):
+        alike = frozenset((role, str(priors.get(name))) for role, name in own.items())
+        sets.setdefault((component.kind, alike), []).append(k)
+    for places in sets.values():
+        if len(places) > 1 and roles[places[0]]:
+            sites = {r: tuple(roles[k][r] for k in places) for r in roles[places[0]]}
+            yield Exchange(tuple(places), sites, odds)
+
+
+def _roles(parameters: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """The sites of some parameters, by what they would be called without the number."""
+    return {
+        stem + name.removeprefix(numbered): name
+        for stem, numbered in parameters.items()
+        for name in names
+        if name == numbered or name.startswith(f"{numbered}_")
+    }
+
+
+def _taken(values: Array, order: NDArray[np.int64]) -> Array:
+    """Along the third axis."""
+    index = order.reshape(*order.shape, *(1,) * (values.ndim - 3))
+    return np.take_along_axis(values, index, axis=2)
+
+
+def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int64]:
+    """(chain, draw, k) the order in which each draw is nearest to the mean of all."""
+    features = []
+    for names in exchange.sites.values():
+        each = np.stack([values[name] for name in names], axis=2)
+        each = each.reshape(*each.shape[:3], -1)
+        if each.shape[-1] <= _MOST:
+            # Scales spread by factors.
+            features.append(np.log(each) if (each > 0).all() and each.ndim == 4 else each)
+    found = np.concatenate(features, axis=-1)
+    flat = found.reshape(-1, *found.shape[2:])
+    middle = found[0].mean(axis=0)
+    order = np.broadcast_to(np.arange(len(middle)), flat.shape[:2])
+    for _ in range(_ROUNDS):
+        before = order
+        spread = np.take_along_axis(flat, order[..., None], axis=1).std(axis=0) + 1e-12
+        away = (flat[:, :, None, :] - middle[None, None]) / spread[None, None]
+        order = np.array([linear_sum_assignment(cost.T)[1] for cost in (away**2).sum(axis=-1)])
+        middle = np.take_along_axis(flat, order[..., None], axis=1).mean(axis=0)
+        if np.array_equal(order, before):
+            break
+    return order.reshape(found.shape[:3])
+
+
+def _by_intercept(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int64]:
+    """The same for every draw: by increasing mean of the location's intercept, if there is one."""
+    role = next((r for r in exchange.sites if r.endswith("_Intercept")), None)
+    shape = next(iter(values.values())).shape[:2]
+    names = exchange.sites[role] if role else ()
+    means = [float(values[name].mean()) for name in names]
+    order = np.argsort(means) if means else np.arange(len(exchange.places))
+    return np.broadcast_to(order, (*shape, len(exchange.places)))
