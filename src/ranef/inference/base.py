@@ -60,6 +60,10 @@ class Problem:
         starts: where a search for a family parameter without a predictor begins, or None.
         given: the problem with these point estimates, and what the program updates, known:
             each of its terms is linear then.
+        spreads: `spread` of the response, and of each column that the program is a model of, by
+            the parameter that is the location.
+        incomplete: labels of the terms of columns whose missing values the program integrates
+            over, so that no other closed form holds.
     """
 
     run: Callable[..., Any]
@@ -83,6 +87,8 @@ class Problem:
     scales: Mapping[str, Scale]
     starts: Mapping[str, Any]
     given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
+    spreads: Mapping[str, float]
+    incomplete: tuple[str, ...]
 
 
 @dataclass(frozen=True)

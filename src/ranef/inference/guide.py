@@ -264,6 +264,8 @@ def _parts(
 
     shared: list[Shared] = []
     grouped: list[Grouped] = []
+    # The common effects of one predictor, whichever terms they are of.
+    together: dict[str, list[tuple[NDArray, NDArray, NDArray]]] = {}
     rest = set(latents)
     for label, block in blocks().items():
         names = [name for name, _ in block.sites if name in latents]
@@ -279,10 +281,13 @@ def _parts(
             continue
         used = np.repeat([name in names for name, _ in block.sites], [k for _, k in block.sites])
         unit = np.concatenate([np.ravel(latents[name].unit) for name in names])
-        matrix = _whitening(np.asarray(block.columns, dtype=np.float64)[:, used])
-        shared.append(
-            Shared(jnp.asarray(index), jnp.asarray(problem.spread * matrix / unit[:, None]))
-        )
+        columns = np.asarray(block.columns, dtype=np.float64)[:, used]
+        together.setdefault(problem.predicts[label], []).append((index, unit, columns))
+    for parameter, parts in together.items():
+        index, unit = (np.concatenate([p[i] for p in parts], axis=-1) for i in (0, 1))
+        matrix = _whitening(np.concatenate([columns for *_, columns in parts], axis=1))
+        spread = problem.spreads.get(parameter, problem.spread)
+        shared.append(Shared(jnp.asarray(index), jnp.asarray(spread * matrix / unit[:, None])))
     index = np.concatenate([[], *(places[name] for name in sorted(rest))]).astype(int)
     if 0 < len(index) <= _MOST_FULL:
         shared.append(Shared(jnp.asarray(index[None]), jnp.eye(len(index)), common=False))
