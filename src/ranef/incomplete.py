@@ -78,8 +78,8 @@ def column(name: str, family: str, unit: float, largest: float) -> Column:
     if largest > _LARGEST_COUNT:
         raise DataError(
             f"mi({name}, family={family}) sums over the counts that a missing one may be, and "
-            f"{largest:,.0f} is more than {_LARGEST_COUNT}; take the gaussian family, of log({name}) "
-            "perhaps"
+            f"{largest:,.0f} is more than {_LARGEST_COUNT}; leave the family out, or put the "
+            "logarithm into a column and take that"
         )
     return Column(name, unit, np.arange(2.0 * largest + 11.0))
 
