@@ -98,7 +98,7 @@ def beside(n: int, seed: int, draws: int) -> None:
     whole = {name: values[~missing] for name, values in table.items()}
     dropped = rf.Model("y ~ x + z").fit(whole, progress=False).summary()["mean"]
     columns["rows dropped"] = dropped.rename({"x": "mi(x)"})
-    print(pd.DataFrame(columns).loc[list(TRUTH)].to_markdown(floatfmt=".3f"))
+    print(pd.DataFrame(columns).loc[list(TRUTH)].round(3).to_string())
     print("90% intervals of the imputed values that hold the true ones:", covered)
 
 
