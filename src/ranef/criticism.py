@@ -194,7 +194,7 @@ class Criticism:
         for name, kind in kinds.items():
             if kind == "number":
                 values = sample.numbers(name)
-                distinct = np.unique(values)
+                distinct = np.unique(values[~np.isnan(values)])
                 grids[name] = distinct if len(distinct) <= 10 else _between(values, _POINTS)
             else:
                 grids[name] = _common_levels(sample, name)[:_MOST_LEVELS]
@@ -300,7 +300,7 @@ class Criticism:
             elif self._kind(name, uses) == "level":
                 typical = _common_levels(sample, name)[0]
             else:
-                typical = sample.numbers(name).mean(axis=0)
+                typical = np.nanmean(sample.numbers(name), axis=0)
             parts = [
                 part.get(name, np.stack([typical] * size))
                 for part, size in zip(varying, sizes, strict=True)
@@ -331,7 +331,8 @@ class Criticism:
 
 
 def _between(values: NDArray[np.float64], points: int) -> NDArray[np.float64]:
-    """Evenly spaced values between the column's far quantiles."""
+    """Evenly spaced values between the column's far quantiles, whatever is missing left out."""
+    values = values[~np.isnan(values)]
     low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
     if low == high:
         low, high = values.min(), values.max()

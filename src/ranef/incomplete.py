@@ -17,7 +17,7 @@ values are drawn afterwards from their conditional given y_i and theta.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -29,6 +29,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
+from ranef.families.base import Family, ResponseDesign
 from ranef.inference.triangles import cholesky, solve
 
 # Nodes along each of so many columns without an enumerated support.
@@ -45,9 +46,6 @@ _CANDIDATES, _WIDER = 64, 1.2
 FAMILIES = ("gaussian", "student", "bernoulli", "poisson", "negative_binomial")
 # The largest count that may be observed: a missing one is summed up to twice that, and some.
 _LARGEST_COUNT = 500
-
-# Values of all columns with gaps, by name, and the places of these rows, to log p of each row.
-Density = Callable[[Mapping[str, Array], Any], Array]
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,39 @@ def column(name: str, family: str, unit: float, largest: float) -> Column:
 
 
 @dataclass(frozen=True)
+class Law:
+    """What the response, or a column, is distributed as.
+
+    Attributes:
+        family: of it.
+        at: columns, by name and without gaps, (m,), and the places of these rows, to each
+            parameter on its link's scale.
+        straight: whether only the location depends on columns with missing values.
+        response: the rows of the response; None for a column, whose values are among the columns.
+    """
+
+    family: Family
+    at: Callable[[Mapping[str, Array], Any], dict[str, Array]]
+    straight: bool
+    response: ResponseDesign | None = None
+
+    def log_density(self, name: str, completed: Mapping[str, Array], rows: Any) -> Array:
+        """(m,) of the column of that name, or of the response."""
+        own: ResponseDesign = (
+            ResponseDesign(completed[name])
+            if self.response is None
+            else jax.tree.map(lambda a: jnp.asarray(a)[rows], self.response)
+        )
+        return self.family.log_density(own, **self.at(completed, rows))
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether the log density is quadratic in the columns."""
+        own = self.response or ResponseDesign(None)
+        return self.straight and self.family.normal(own) is not None
+
+
+@dataclass(frozen=True)
 class Incomplete:
     """Rows of which some have missing values.
 
@@ -92,19 +123,26 @@ class Incomplete:
         columns: with missing values.
         value: of each column, by name, (n,); anything where it is missing.
         missing: of each column, by name, (n,).
-        density: f, of whichever rows.
-        quadratic: whether f is quadratic in all columns.
+        laws: of each column, by name, and of the response, by "".
     """
 
     columns: tuple[Column, ...]
     value: Mapping[str, Array]
     missing: Mapping[str, Array]
-    density: Density
-    quadratic: bool
+    laws: Mapping[str, Law]
 
     @property
     def n(self) -> int:
         return len(next(iter(self.value.values())))
+
+    def without_response(self) -> "Incomplete":
+        """The same rows, as far as their columns say."""
+        return replace(self, laws={name: law for name, law in self.laws.items() if name})
+
+    def density(self, completed: Mapping[str, Array], rows: Any) -> Array:
+        """F of some rows, (m,), with these values of the columns."""
+        each = [law.log_density(name, completed, rows) for name, law in self.laws.items()]
+        return jnp.sum(jnp.stack(each), axis=0)
 
     def log_likelihood(self, most: int) -> Array:
         """Sum over the rows of log p(y_i, x_i observed | theta), the missing integrated out.
@@ -121,6 +159,12 @@ class Incomplete:
         integral = self.at(rows).log_integral()
         return total + jnp.where(jnp.arange(size) < gap.sum(), integral, 0.0).sum()
 
+    def log_density(self) -> Array:
+        """Log p(y_i | x_i observed, theta), (n,)."""
+        whole = slice(None)
+        alone = self.without_response().at(whole).log_integral()
+        return self.at(whole).log_integral() - alone
+
     def at(self, rows: Any) -> "Rows":
         """Some of the rows, whose missing values can be integrated over or drawn."""
         return Rows(
@@ -128,13 +172,17 @@ class Incomplete:
             {name: own[rows] for name, own in self.value.items()},
             {name: own[rows] for name, own in self.missing.items()},
             lambda completed: self.density(completed, rows),
-            self.quadratic,
+            all(law.is_quadratic for law in self.laws.values()),
         )
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows at hand, (m,): as `Incomplete`, f being a function of the values alone."""
+    """Rows at hand, (m,): as `Incomplete`, f being a function of the values alone.
+
+    Attributes:
+        quadratic: whether f is quadratic in all columns.
+    """
 
     columns: tuple[Column, ...]
     value: Mapping[str, Array]

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -24,7 +23,7 @@ from ranef.families.base import Family, FamilyParameter, ResponseDesign
 from ranef.families.responses import is_text
 from ranef.formula import ColumnModel, Formula, ResponseCall
 from ranef.frame import Frame
-from ranef.incomplete import FAMILIES, Density, Incomplete, column
+from ranef.incomplete import FAMILIES, Incomplete, Law, column
 from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.networks import Networks
@@ -445,7 +444,7 @@ class Program:
         at = self._curves(state, designs, replay)
         if not self.columns:
             return at({}, slice(None))
-        rows = self._incomplete(state, designs, replay, None, quadratic=self._is_quadratic(None))
+        rows = self._incomplete(state, designs, replay)
         return at(rows.at(slice(None)).drawn(numpyro.prng_key()), slice(None))
 
     def incomplete(
@@ -453,55 +452,35 @@ class Program:
     ) -> Incomplete:
         """Within a NumPyro handler: the rows, as what is missing of them is integrated over."""
         at = self._curves(state, designs, replay)
+        own = Law(self.family, at, self._is_straight, response)
+        rows = self._incomplete(state, designs, replay)
+        return replace(rows, laws={"": own, **rows.laws})
 
-        def density(completed: Mapping[str, Array], rows: Any) -> Array:
-            own = jax.tree.map(lambda a: jnp.asarray(a)[rows], response)
-            return self.family.log_density(own, **at(completed, rows))
+    def _incomplete(self, state: State, designs: Designs, replay: Replay) -> Incomplete:
+        """The rows without their response."""
+        laws = {
+            name: Law(program.family, program._curves(state, designs, replay), program._is_straight)
+            for name, program in self.columns.items()
+        }
+        # Several terms may be of one column; each has it.
+        of = {name: term for _, term in self.all_terms() for name in term.incomplete()}
+        arrays = {name: designs[term.label].arrays for name, term in of.items()}
+        known = {name: state.terms[term.label] for name, term in of.items()}
+        return Incomplete(
+            tuple(
+                column(name, program.family.name, known[name].sd, known[name].largest)
+                for name, program in self.columns.items()
+            ),
+            {name: jnp.asarray(own["value"]) for name, own in arrays.items()},
+            {name: jnp.asarray(own["missing"]) for name, own in arrays.items()},
+            laws,
+        )
 
-        quadratic = self._is_quadratic(response)
-        return self._incomplete(state, designs, replay, density, quadratic=quadratic)
-
-    def _incomplete(
-        self,
-        state: State,
-        designs: Designs,
-        replay: Replay,
-        beside: Density | None,
-        *,
-        quadratic: bool,
-    ) -> Incomplete:
-        """Rows whose density is that of their columns, and `beside` where it is given."""
-        curves = {name: p._curves(state, designs, replay) for name, p in self.columns.items()}
-        value, missing, columns = {}, {}, []
-        for _, term in self.all_terms():
-            for name in term.incomplete():
-                if name in value:
-                    continue
-                arrays, known = designs[term.label].arrays, state.terms[term.label]
-                value[name], missing[name] = jnp.asarray(arrays["value"]), arrays["missing"]
-                family = self.columns[name].family.name
-                columns.append(column(name, family, known.sd, known.largest))
-
-        def density(completed: Mapping[str, Array], rows: Any) -> Array:
-            total: Any = 0.0 if beside is None else beside(completed, rows)
-            for name, program in self.columns.items():
-                own = ResponseDesign(completed[name])
-                total += program.family.log_density(own, **curves[name](completed, rows))
-            return total
-
-        return Incomplete(tuple(columns), value, missing, density, quadratic)
-
-    def _is_quadratic(self, response: ResponseDesign | None) -> bool:
-        """Whether the log density of a row is quadratic in its columns with missing values."""
-        programs = [*([] if response is None else [self]), *self.columns.values()]
-        for program in programs:
-            own = response if program is self and response else ResponseDesign(None)
-            if program.family.normal(own) is None:
-                return False
-            others = [n for n in program.terms if n != program.location]
-            if any(term.incomplete() for name in others for term in program.terms[name]):
-                return False
-        return True
+    @property
+    def _is_straight(self) -> bool:
+        """Whether only its location depends on columns with missing values."""
+        others = [terms for name, terms in self.terms.items() if name != self.location]
+        return not any(term.incomplete() for terms in others for term in terms)
 
     def imputed(
         self, state: State, designs: Designs, response: ResponseDesign, replay: Replay
