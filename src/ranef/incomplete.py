@@ -111,8 +111,7 @@ class Law:
     @property
     def is_quadratic(self) -> bool:
         """Whether the log density is quadratic in the columns."""
-        own = self.response or ResponseDesign(None)
-        return self.straight and self.family.normal(own) is not None
+        return self.straight and self.family.quadratic
 
 
 @dataclass(frozen=True)
