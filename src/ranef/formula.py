@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ranef import registry
+from ranef.column_models import ColumnModel, column_models, modelled
 from ranef.errors import FormulaError
 from ranef.expression import (
     Column,
@@ -58,6 +59,10 @@ class TermCall:
         return tuple(flat)
 
 
+# One number for all rows.
+_CONSTANT = (TermCall("common", "common", ((),)),)
+
+
 @dataclass(frozen=True)
 class ResponseCall:
     """The left side: the response and what the form beside it names.
@@ -76,19 +81,6 @@ class ResponseCall:
         if self.form == "trials":
             return f"{self.value} / {self.companion}"
         return str(self.value) if self.form == "plain" else f"{self.form}({self.value})"
-
-
-@dataclass(frozen=True)
-class ColumnModel:
-    """What is believed of a column with missing values.
-
-    Attributes:
-        family: of its values.
-        predictor: the terms of their location.
-    """
-
-    family: str
-    predictor: tuple[TermCall, ...]
 
 
 @dataclass(frozen=True)
@@ -123,7 +115,7 @@ class Formula:
         models: dict[str, tuple[Function, tuple[TermCall, ...]]] = {}
         for left, right in others:
             if isinstance(left, Function) and left.name in registry.WITH_MODELS:
-                column = _modelled(left, text)
+                column = modelled(left, text)
                 if column in models:
                     raise _fail(text, left, f"{column!r} has two predictors")
                 models[column] = left, _predictor(right, text)
@@ -132,7 +124,7 @@ class Formula:
             if name in predictors:
                 raise FormulaError.at(text, position_of(left), f"{name!r} has two predictors")
             predictors[name] = _predictor(right, text)
-        columns = _column_models(predictors, models, text)
+        columns = column_models(predictors, models, _CONSTANT, text)
         formula = cls(text, _response(response, text), MappingProxyType(predictors), columns)
         _refuse_homonyms(formula)
         return formula
@@ -190,77 +182,6 @@ def _parameter_name(left: Expression, text: str) -> str:
     if isinstance(left, Function) and left.name in registry.PLANNED["term"]:
         raise _fail(text, left, f"{left.name}() is not built yet")
     raise _fail(text, left, "a further part must be written 'parameter ~ terms'")
-
-
-def _modelled(call: Function, text: str) -> str:
-    """The column of mi(x), or mi(x, family=...)."""
-    if len(call.arguments) != 1 or not isinstance(call.arguments[0], Column):
-        raise _fail(
-            text,
-            call,
-            f"{call.name}() takes one column by its name; put what is computed of it into a column "
-            "of the table",
-        )
-    unknown = [name for name, _ in call.options if name != "family"]
-    if unknown:
-        raise _fail(text, call, f"{call.name}() has no option {unknown[0]!r}; it has family")
-    return call.arguments[0].name
-
-
-def _column_models(
-    predictors: Mapping[str, tuple[TermCall, ...]],
-    models: Mapping[str, tuple[Function, tuple[TermCall, ...]]],
-    text: str,
-) -> Mapping[str, ColumnModel]:
-    """The model of every column in mi(): its own part, or one mean for all rows.
-
-    Raises:
-        FormulaError: for a model of a column that is in no mi(), two families for one, and columns
-            that predict each other.
-    """
-    everywhere = [*predictors.values(), *(terms for _, terms in models.values())]
-    families: dict[str, set[str]] = {}
-    for call in (c for terms in everywhere for c in terms if c.kind in registry.WITH_MODELS):
-        own = families.setdefault(call.arguments[0].name, set())
-        own.update(str(value) for value in call.options.values())
-    for column, (left, _) in models.items():
-        if column not in families:
-            raise _fail(text, left, f"no term {left.name}({column}) is there to take this model")
-        families[column].update(str(_literal(value, text)) for _, value in left.options)
-    out: dict[str, ColumnModel] = {}
-    for column, named in families.items():
-        if len(named) > 1:
-            listed = " and ".join(sorted(named))
-            raise FormulaError(f"mi({column}) is given two families, {listed}; leave one out")
-        constant = (TermCall("common", "common", ((),)),)
-        terms = models[column][1] if column in models else constant
-        out[column] = ColumnModel(next(iter(named), "gaussian"), terms)
-    return MappingProxyType({column: out[column] for column in _in_order(out)})
-
-
-def _in_order(models: Mapping[str, ColumnModel]) -> list[str]:
-    """The columns, each after those that predict it.
-
-    Raises:
-        FormulaError: for columns that predict each other.
-    """
-    needed = {
-        column: {
-            call.arguments[0].name for call in model.predictor if call.kind in registry.WITH_MODELS
-        }
-        for column, model in models.items()
-    }
-    out: list[str] = []
-    while len(out) < len(models):
-        free = [c for c in models if c not in out and needed[c] <= set(out)]
-        if not free:
-            circle = " and ".join(f"mi({c})" for c in models if c not in out)
-            raise FormulaError(
-                f"{circle} are predicted by each other or themselves; take one out of the other's "
-                "model"
-            )
-        out += free
-    return out
 
 
 def _predictor(right: Expression, text: str) -> tuple[TermCall, ...]:
@@ -351,7 +272,7 @@ def _expand_function(node: Function, text: str) -> _Expansion:
             if is_factor and node.name not in registry.WITH_FACTORS:
                 raise _fail(text, argument, f"{node.name}() takes numbers, not a factor")
         if node.name in registry.WITH_MODELS:
-            _modelled(node, text)
+            modelled(node, text)
         options = {name: _literal(value, text) for name, value in node.options}
         if len(options) < len(node.options):
             raise _fail(text, node, f"an option of {node.name}() is given twice")
