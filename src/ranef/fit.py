@@ -158,7 +158,8 @@ class Fit:
         Args:
             groups: of ArviZ: "posterior_predictive" (on at most 20,000 rows), "prior",
                 "log_likelihood". Of this package: "surface", "partial_effects",
-                "shrinkage", "predictive_by_group", "validation" (needs `data`).
+                "shrinkage", "predictive_by_group", "imputed" (draws of the missing values of
+                columns in mi()), "validation" (needs `data`).
             data: rows to validate on, with their response.
             new_levels: as for `predict`, for "validation".
             seed: of what is sampled.

@@ -1,5 +1,6 @@
 """What the missing values of a column may have been: draws given all that was observed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,9 +64,7 @@ class Imputed:
             raise ColumnError(
                 f"the formula has no mi({name}), whose missing values to tell; {hint}"
             )
-        label = next(t.label for _, t in program.all_terms() if name in t.incomplete())
-        missing = np.asarray(self.posterior.training.designs[label].arrays["missing"])
-        places = np.flatnonzero(missing)
+        places = np.flatnonzero(self._column(name)["missing"])
         size = max(1, min(len(places), _CELLS // self._count))
         out = np.zeros((self._count, len(places)))
         with jax.enable_x64(True):
@@ -76,6 +75,16 @@ class Imputed:
                 drawn = np.asarray(self._compiled(self._sites, *self._rows(padded), key)[name])
                 out[:, start : start + len(own)] = drawn[:, : len(own)]
         return places, out
+
+    def observed(self, name: str) -> NDArray[np.float64]:
+        """The values that are not missing, in the order of the rows."""
+        column = self._column(name)
+        return np.asarray(column["value"])[~np.asarray(column["missing"])]
+
+    def _column(self, name: str) -> Mapping[str, Any]:
+        terms = (term for _, term in self.posterior.program.all_terms())
+        label = next(term.label for term in terms if name in term.incomplete())
+        return self.posterior.training.designs[label].arrays
 
     def _rows(self, places: NDArray[np.int64]) -> Any:
         training = self.posterior.training

@@ -411,6 +411,9 @@ class Program:
     ) -> dict[str, Array]:
         """Run within a NumPyro handler; returns each family parameter, (n,) or ().
 
+        Where values of columns are missing and the response is given there is one likelihood of
+        both, all that is missing integrated out, and no parameter by row to return.
+
         Args:
             state: what `learn` returned.
             designs: the rows, or a minibatch of them.
@@ -420,10 +423,10 @@ class Program:
         """
         replay = replay or Replay(rows=rows or length(designs))
         if self.columns and response is not None:
-            rows = self.incomplete(state, designs, response, replay)
+            found = self.incomplete(state, designs, response, replay)
             # A part of the rows may by chance hold all that have gaps.
-            with numpyro.handlers.scale(scale=replay.rows / rows.n):
-                numpyro.factor(RESPONSE_SITE, rows.log_likelihood(state.gaps))
+            with numpyro.handlers.scale(scale=replay.rows / found.n):
+                numpyro.factor(RESPONSE_SITE, found.log_likelihood(state.gaps))
             return {}
         predictors = self.predictors(state, designs, replay)
         if response is not None:

@@ -181,6 +181,9 @@ def test_imputed_values_have_their_conditional_law(fit):
     np.testing.assert_allclose(found["sd"], sd, rtol=0.15)
     whole = data["whole"][found["row"]]
     assert 0.8 < ((found["lower"] <= whole) & (whole <= found["upper"])).mean() < 0.98
+    shown = fit.extend("imputed")["imputed"]
+    np.testing.assert_array_equal(shown["x"].mean("draw"), found["mean"])
+    np.testing.assert_array_equal(shown["x_observed"], data["x"][~np.isnan(data["x"])])
     with pytest.raises(ColumnError, match=r"no mi\(z\)"):
         fit.imputed("z")
 
