@@ -32,7 +32,7 @@ class ColumnModel:
     """
 
     family: str
-    predictor: tuple[Call, ...]
+    predictor: tuple[Any, ...]
 
 
 def modelled(call: Function, text: str) -> str:
