@@ -29,6 +29,7 @@ EXAMPLES = {
         "y ~ 1 + gp(log(w), z, m=[4, 3], kernel=matern32) + gp(x, by=g, m=5, kernel=sqexp)",
     ],
     "s": ["y ~ s(x) + s(log(w), k=8)"],
+    "mi": ["y ~ mi(x) + z; mi(x) ~ z + (1 | g); sigma ~ mi(x)"],
 }
 
 

@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the post's settings: noise sd 1, N(0, 1) priors, mean-field, sigma_zip a point",
     )
+    zillow.add_argument(
+        "--missing",
+        action="store_true",
+        help="also fit the sales with gaps that the post drops, their missing values parameters",
+    )
     zillow.add_argument("--family", choices=("student", "gaussian"), help="of the noise (student)")
     zillow.add_argument("--out", type=Path, required=True, help="folder for what is written")
     zillow.add_argument("--json", action="store_true", help="print one JSON object")
@@ -80,7 +85,13 @@ def _zillow(options: argparse.Namespace) -> int:
     if options.as_posted and options.family == "student":
         options.parser.error("--as-posted has Gaussian noise; leave --family out")
 
-    from ranef.datasets import zillow, zillow_generator, zillow_report, zillow_study
+    from ranef.datasets import (
+        zillow,
+        zillow_generator,
+        zillow_missing,
+        zillow_report,
+        zillow_study,
+    )
 
     out = _folder(options.out)
     truth = None
@@ -96,12 +107,13 @@ def _zillow(options: argparse.Namespace) -> int:
     sales = zillow.prepare(properties, transactions, options.rows, options.seed)
     say(_preparation(sales))
     entries = {}
+    family = options.family or ("gaussian" if options.as_posted else "student")
     for name, formula in zillow_study.FORMULAS.items():
         say(f"fitting {name}: {formula}")
         entries[name] = zillow_study.fit_model(
             sales,
             name,
-            family=options.family or "student",
+            family=family,
             as_posted=options.as_posted,
             seed=options.seed,
             progress=sys.stderr.isatty(),
@@ -118,6 +130,11 @@ def _zillow(options: argparse.Namespace) -> int:
         "models": [entries[name].as_json() for name in zillow_study.SCORED],
         "out": str(out.resolve()),
     }
+    if options.missing:
+        say("fitting the sales with gaps too")
+        result["missing"] = zillow_missing.study(
+            sales, family, seed=options.seed, progress=sys.stderr.isatty()
+        )
     if truth:
         result["truth"] = zillow_study.truth_table(sales, truth, entries)
     say("drawing the report")
@@ -158,6 +175,9 @@ def _text(result: dict[str, Any]) -> str:
         "",
         *(f"{model['name']}: {model['formula']}" for model in result["models"]),
     ]
+    if "missing" in result:
+        head, *rows = zillow_tables.missing(result)
+        lines += ["", zillow_tables.kept(result), "", *_aligned([head, *rows])]
     if "truth" in result:
         title = "The known truth of the generated sales:"
         lines += ["", title, "", *_aligned(zillow_tables.truths(result))]

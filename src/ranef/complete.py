@@ -19,11 +19,14 @@ class Rows:
         used: rows the fit is based on.
         dropped: column to the number of rows in which it is missing; a row with several
             gaps counts once for each of them.
+        places: where each used row stands in the table, from 0; None where all are used, and
+            where rows are read in batches.
     """
 
     read: int
     used: int
     dropped: Mapping[str, int] = field(default_factory=dict)
+    places: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         text = f"{self.read:,} rows read, {self.used:,} used"
@@ -36,22 +39,24 @@ class Rows:
 def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
     """The rows without a gap in any needed column, and what became of the others.
 
-    A gap in a predictor or grouping drops the row, NaN included. In a response only an
-    empty cell does: a NaN there is a computation gone wrong, left for the family to refuse.
+    A gap in a predictor or grouping drops the row, NaN included, but for a column whose missing
+    values the model has for parameters ("gaps"). In a response only an empty cell does: a NaN
+    there is a computation gone wrong, left for the family to refuse.
 
     Args:
         frame: the table.
-        needs: column to how it is used: "number", "level", "any", "response" or "category" (a
-            response that may be texts).
+        needs: column to how it is used: "number", "level", "any", "response", "category"
+            (a response that may be texts) or "gaps".
 
     Raises:
         DataError: where no row is left.
     """
     refuse_none(Rows(frame.n, frame.n), frame.source)
     whole, dropped = gaps(frame, needs)
-    rows = Rows(frame.n, int(whole.sum()), dropped)
+    kept = frame.keep(whole)
+    rows = Rows(frame.n, kept.n, dropped, kept.rows)
     refuse_none(rows, frame.source)
-    return frame.keep(whole), rows
+    return kept, rows
 
 
 def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_], dict[str, int]]:

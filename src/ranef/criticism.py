@@ -18,6 +18,7 @@ from ranef import priors
 from ranef.by_group import by_group
 from ranef.errors import OptionError
 from ranef.frame import Frame
+from ranef.imputed import Imputed
 from ranef.inference.base import Draws
 from ranef.posterior import Posterior, variable_values
 from ranef.predictive import Predictive
@@ -194,7 +195,7 @@ class Criticism:
         for name, kind in kinds.items():
             if kind == "number":
                 values = sample.numbers(name)
-                distinct = np.unique(values)
+                distinct = np.unique(values[~np.isnan(values)])
                 grids[name] = distinct if len(distinct) <= 10 else _between(values, _POINTS)
             else:
                 grids[name] = _common_levels(sample, name)[:_MOST_LEVELS]
@@ -262,6 +263,25 @@ class Criticism:
         found = by_group(self.posterior, self._predictive(seed, "sample"))
         return found.assign_attrs(response=self._response)
 
+    def imputed(self, seed: int) -> xr.Dataset:
+        """Of each column in mi(): draws of its missing values, and the observed ones beside them.
+
+        Variables ``x`` (draw, x_row), by place among the rows, and ``x_observed``.
+        """
+        names = list(self.posterior.program.columns)
+        if not names:
+            raise OptionError(
+                f"{self.posterior.program.formula.text!r} has no mi(), whose missing values to show"
+            )
+        found, variables = Imputed(self.posterior, seed), {}
+        coords: dict[str, Any] = {}
+        for name in names:
+            own, (places, values) = clean_name(name), found.draws(name)
+            variables[own] = (("draw", f"{own}_row"), values)
+            coords[f"{own}_row"] = places
+            variables[f"{own}_observed"] = (f"{own}_observed_row", found.observed(name))
+        return xr.Dataset(variables, coords)
+
     # Rows that are typical but for what varies
 
     def _predictors(self) -> dict[str, str]:
@@ -300,7 +320,7 @@ class Criticism:
             elif self._kind(name, uses) == "level":
                 typical = _common_levels(sample, name)[0]
             else:
-                typical = sample.numbers(name).mean(axis=0)
+                typical = np.nanmean(sample.numbers(name), axis=0)
             parts = [
                 part.get(name, np.stack([typical] * size))
                 for part, size in zip(varying, sizes, strict=True)
@@ -331,7 +351,8 @@ class Criticism:
 
 
 def _between(values: NDArray[np.float64], points: int) -> NDArray[np.float64]:
-    """Evenly spaced values between the column's far quantiles."""
+    """Evenly spaced values between the column's far quantiles, whatever is missing left out."""
+    values = values[~np.isnan(values)]
     low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
     if low == high:
         low, high = values.min(), values.max()
@@ -354,4 +375,5 @@ GROUPS = {
     "partial_effects": Criticism.partial_effects,
     "shrinkage": Criticism.shrinkage,
     "predictive_by_group": Criticism.predictive_by_group,
+    "imputed": Criticism.imputed,
 }

@@ -18,6 +18,7 @@ from ranef.criticism import Criticism
 from ranef.equation import plain
 from ranef.errors import DataError, OptionError, whole_number
 from ranef.frame import Frame
+from ranef.imputed import Imputed
 from ranef.inference.base import Draws
 from ranef.leave_one_out import LeaveOneOut, leave_one_out
 from ranef.posterior import Posterior, tails_of
@@ -157,7 +158,8 @@ class Fit:
         Args:
             groups: of ArviZ: "posterior_predictive" (on at most 20,000 rows), "prior",
                 "log_likelihood". Of this package: "surface", "partial_effects",
-                "shrinkage", "predictive_by_group", "validation" (needs `data`).
+                "shrinkage", "predictive_by_group", "imputed" (draws of the missing values of
+                columns in mi()), "validation" (needs `data`).
             data: rows to validate on, with their response.
             new_levels: as for `predict`, for "validation".
             seed: of what is sampled.
@@ -225,6 +227,25 @@ class Fit:
             ColumnError: for a grouping the model does not have.
         """
         return self._known.effects(factor)
+
+    def imputed(self, column: str, interval: float = 0.9, seed: int = 0) -> pd.DataFrame:
+        """What the missing values of a column in mi() may have been, given all that was observed.
+
+        Args:
+            column: its name.
+            interval: probability of the central interval.
+            seed: of what is sampled.
+
+        Returns:
+            One row for each missing value of the training rows: `row`, its place in the table
+            that was fitted, from 0; mean, sd, lower, upper. (Of a fit that has read its rows in
+            batches, places are those in its sample.)
+
+        Raises:
+            ColumnError: for a column that is in no mi().
+        """
+        seed = whole_number("seed", seed, least=0)
+        return Imputed(self._known, seed).table(column, interval)
 
     def equations(self) -> list[str]:
         """The model on paper, a subscript as ``_{...}``."""
@@ -445,7 +466,9 @@ class Fit:
         frame = read(data, list(needs), self.program.missing)
         if frame.n == 0:
             raise DataError(f"{frame.source} has no rows to predict")
-        for name in needs:
+        for name, uses in needs.items():
+            if uses == {"gaps"}:
+                continue
             gaps = frame.is_missing(name)
             if gaps.any():
                 raise DataError(

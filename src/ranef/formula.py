@@ -6,12 +6,13 @@ Names resolve to columns only. Wilkinson and Rogers (1973); `|` and `||` as lme4
 group-specific effects.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from ranef import registry
+from ranef.column_models import ColumnModel, column_models, modelled
 from ranef.errors import FormulaError
 from ranef.expression import (
     Column,
@@ -58,6 +59,10 @@ class TermCall:
         return tuple(flat)
 
 
+# One number for all rows.
+_CONSTANT = (TermCall("common", "common", ((),)),)
+
+
 @dataclass(frozen=True)
 class ResponseCall:
     """The left side: the response and what the form beside it names.
@@ -86,11 +91,13 @@ class Formula:
         text: as the user wrote it.
         response: the left side of the first part.
         predictors: family parameter ("" for the main one, the mean) to its terms in order.
+        columns: each column that stands in mi(), and its model.
     """
 
     text: str
     response: ResponseCall
     predictors: Mapping[str, tuple[TermCall, ...]]
+    columns: Mapping[str, ColumnModel] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def parse(cls, text: str) -> "Formula":
@@ -105,20 +112,35 @@ class Formula:
         parts = parse_parts(text)
         (response, terms), *others = parts
         predictors = {"": _predictor(terms, text)}
+        models: dict[str, tuple[Function, tuple[TermCall, ...]]] = {}
         for left, right in others:
+            if isinstance(left, Function) and left.name in registry.WITH_MODELS:
+                column = modelled(left, text)
+                if column in models:
+                    raise _fail(text, left, f"{column!r} has two predictors")
+                models[column] = left, _predictor(right, text)
+                continue
             name = _parameter_name(left, text)
             if name in predictors:
                 raise FormulaError.at(text, position_of(left), f"{name!r} has two predictors")
             predictors[name] = _predictor(right, text)
-        formula = cls(text, _response(response, text), MappingProxyType(predictors))
+        columns = column_models(predictors, models, _CONSTANT, text)
+        formula = cls(text, _response(response, text), MappingProxyType(predictors), columns)
         _refuse_homonyms(formula)
         return formula
+
+    def calls(self) -> Iterator[TermCall]:
+        """Every term, those of the models of columns included."""
+        for terms in self.predictors.values():
+            yield from terms
+        for model in self.columns.values():
+            yield from model.predictor
 
 
 def _refuse_homonyms(formula: Formula) -> None:
     """Refuse two expressions of one text, such as log(w) and a column named "log(w)"."""
     seen: dict[str, Expression] = {}
-    for term in (t for terms in formula.predictors.values() for t in terms):
+    for term in formula.calls():
         for expression in term.expressions():
             if seen.setdefault(str(expression), expression) != expression:
                 raise _fail(
@@ -249,6 +271,8 @@ def _expand_function(node: Function, text: str) -> _Expansion:
             is_factor = isinstance(argument, Function) and argument.name == "C"
             if is_factor and node.name not in registry.WITH_FACTORS:
                 raise _fail(text, argument, f"{node.name}() takes numbers, not a factor")
+        if node.name in registry.WITH_MODELS:
+            modelled(node, text)
         options = {name: _literal(value, text) for name, value in node.options}
         if len(options) < len(node.options):
             raise _fail(text, node, f"an option of {node.name}() is given twice")

@@ -63,6 +63,11 @@ class Integrated:
             OptionError: where it is too large for memory.
         """
         problem = posterior.program.problem(posterior.training)
+        if problem.incomplete:
+            raise OptionError(
+                f"the levels of {group} cannot be left out beside {problem.incomplete[0]}, whose "
+                "missing values are integrated over row by row; leave out rows, by fit.loo()"
+            )
         known = {
             label: block
             for label, block in problem.structure().items()

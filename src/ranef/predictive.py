@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -40,12 +40,15 @@ class Part:
         predictors: each family parameter on its link's scale, (draws, rows); a vector of k
             numbers is (draws, 1, k).
         places: of the rows among all; those after them are padding.
+        integrated: makes log p(response) (draws, rows), where missing values of columns are to be
+            integrated over; None where the predictors say it.
     """
 
     family: Family
     response: ResponseDesign
     predictors: Mapping[str, Array]
     places: NDArray[np.int64]
+    integrated: Callable[[], Array] | None = None
 
     @cached_property
     def values(self) -> dict[str, Array]:
@@ -137,7 +140,10 @@ class Predictive:
             part, beside = jax.tree.map(lambda a, own=own: a[own], (designs, response))
             part = {**part, **{name: met[name].recoded(part[name]) for name in met}}
             part, beside = jax.tree.map(jnp.asarray, (part, beside))
-            yield Part(self.program.family, beside, self._run(sites, part, met), places)
+            density = partial(self._density, sites, part, beside, met)
+            integrated = density if self.program.columns else None
+            predictors = self._run(sites, part, met)
+            yield Part(self.program.family, beside, predictors, places, integrated)
 
     def _sites(self, met: Mapping[str, Occurring], designs: Designs) -> dict[str, Array]:
         """Draws in one leading axis, of effects those of the levels at hand."""
@@ -177,15 +183,53 @@ class Predictive:
         self, sites: dict[str, Array], designs: Designs, met: Mapping[str, Occurring]
     ) -> dict[str, Array]:
         """Each family parameter on its link's scale, (draws, rows)."""
-        known = tuple((name, len(levels.known)) for name, levels in met.items())
-        return self._compiled(sites, designs, jax.random.key(self.seed), known)
+        return self._compiled(sites, designs, jax.random.key(self.seed), _known(met))
+
+    def _density(
+        self,
+        sites: dict[str, Array],
+        designs: Designs,
+        response: ResponseDesign,
+        met: Mapping[str, Occurring],
+    ) -> Array:
+        """Log p(response), (draws, rows), missing values of columns integrated over."""
+        key = jax.random.key(self.seed)
+        return self._compiled_density(sites, designs, key, _known(met), response)
+
+    @cached_property
+    def _compiled_density(self) -> Any:
+        """As `_compiled`, and a response, to its log density."""
+
+        def run(state: State, designs: Designs, replay: Replay, response: ResponseDesign) -> Array:
+            return self.program.incomplete(state, designs, response, replay).log_density()
+
+        def every(
+            sites: dict[str, Array],
+            designs: Designs,
+            key: Array,
+            known: tuple,
+            response: ResponseDesign,
+        ) -> Array:
+            state = self.program.narrowed(self.state, dict(known))
+
+            def one(sites: Mapping[str, Array], key: Array) -> Array:
+                return self._given(run, sites, key)(state, designs, self.replay, response)
+
+            # One draw after the other: quadrature takes room for each row.
+            return jax.lax.map(lambda own: one(*own), (sites, jax.random.split(key, self._count)))
+
+        return jax.jit(every, static_argnums=3)
+
+    def _given(self, run: Callable, sites: Mapping[str, Array], key: Array) -> Any:
+        """A NumPyro program with its sites known."""
+        carried = {name: dict(value) for name, value in self.draws.carried.items()}
+        data = {**sites, **self.draws.points, **carried}
+        return numpyro.handlers.substitute(numpyro.handlers.seed(run, key), data=data)
 
     @cached_property
     def _compiled(self) -> Any:
         """Draws, designs, a key and how many levels they know to each family parameter."""
         vectors = {p.name for p in self.program.family.free_parameters() if p.labels}
-        given = {**self.draws.points}
-        carried = self.draws.carried
 
         def every(
             sites: dict[str, Array], designs: Designs, key: Array, known: tuple
@@ -193,9 +237,7 @@ class Predictive:
             state = self.program.narrowed(self.state, dict(known))
 
             def one(sites: Mapping[str, Array], key: Array) -> dict[str, Array]:
-                data = {**sites, **given, **{name: dict(v) for name, v in carried.items()}}
-                seeded = numpyro.handlers.seed(self.program.predictors, key)
-                run = numpyro.handlers.substitute(seeded, data=data)
+                run = self._given(self.program.predictors, sites, key)
                 values: Any = run(state, designs, self.replay)
                 return {
                     name: v[None] if name in vectors else jnp.atleast_1d(v)
@@ -360,7 +402,14 @@ class Predictive:
 
     def log_density(self, part: "Part") -> NDArray[np.float64]:
         """Log p(y_i | draw s) of a chunk, (draws, rows)."""
+        if part.integrated is not None:
+            return part.own(part.integrated())
         return part.own(self.program.family.log_density(part.response, **part.predictors))
+
+
+def _known(met: Mapping[str, Occurring]) -> tuple[tuple[str, int], ...]:
+    """How many levels of each term training saw, of those that are at hand."""
+    return tuple((name, len(levels.known)) for name, levels in met.items())
 
 
 def _log_mean(log_density: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,17 +17,28 @@ from jax import Array
 from ranef import assignment, registry, sites
 from ranef.complete import complete
 from ranef.equation import Line, Sub, joined
-from ranef.errors import ColumnError, OptionError
+from ranef.errors import ColumnError, FormulaError, OptionError
+from ranef.expression import Column
 from ranef.families.base import Family, FamilyParameter, ResponseDesign
 from ranef.families.responses import is_text
-from ranef.formula import Formula
+from ranef.formula import ColumnModel, Formula, ResponseCall
 from ranef.frame import Frame
+from ranef.incomplete import FAMILIES, Incomplete, Law, column
 from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.networks import Networks
 from ranef.priors import Fixed, Prior, allowed
 from ranef.relabelling import relabelled
-from ranef.terms.base import Grouped, LinearBlock, Parameter, Replay, Term, Variable
+from ranef.terms.base import (
+    Curve,
+    Grouped,
+    LinearBlock,
+    Parameter,
+    Replay,
+    Term,
+    Variable,
+    clean_name,
+)
 from ranef.training import Designs, State, Training, evenly, length
 
 _RESERVED = ("chain", "draw")
@@ -50,6 +61,7 @@ class Program:
             the intercept.
         networks: Keras models by name.
         missing: texts that mean a missing level.
+        column: whose missing values the program is the model of; "" for that of the response.
 
     Raises:
         FormulaError, OptionError: for a predictor of what the family does not have, and for
@@ -63,13 +75,19 @@ class Program:
         priors: Mapping[str, Prior],
         networks: Mapping[str, Any],
         missing: Sequence[str],
+        column: str = "",
     ) -> None:
         self.formula = formula
+        self.column = column
+        self.prefix = f"{clean_name(column)}_" if column else ""
         self.family: Family = registry.load("family", family)(formula.response)
         self.user_priors = dict(priors)
         self.missing = tuple(missing)
         self._given_networks = networks
         self.terms = self._terms(networks)
+        self.columns = {
+            name: self._predicting(name, model, networks) for name, model in formula.columns.items()
+        }
         self.networks = self._named_networks()
         used = [name for name in self.needs() if name in _RESERVED]
         if used:
@@ -82,6 +100,29 @@ class Program:
     def location(self) -> str:
         """The family parameter that the formula's first part predicts."""
         return self.family.parameters[0].name
+
+    @property
+    def programs(self) -> "tuple[Program, ...]":
+        """This one, and those of columns with missing values."""
+        return (self, *self.columns.values())
+
+    def law(self, state: State) -> Any:
+        """The state of its family."""
+        return state.columns[self.column] if self.column else state.family
+
+    def _predicting(self, name: str, model: ColumnModel, networks: Mapping[str, Any]) -> "Program":
+        """The model of a column: the same kind of program, with the column for its response.
+
+        Raises:
+            FormulaError: for a family whose missing values cannot be integrated over.
+        """
+        if model.family not in FAMILIES:
+            raise FormulaError(
+                f"mi({name}, family={model.family}) must be one of {', '.join(FAMILIES)}"
+            )
+        response = ResponseCall(Column(name))
+        formula = Formula(self.formula.text, response, {"": model.predictor})
+        return Program(formula, model.family, {}, networks, self.missing, name)
 
     def suited(self, frame: Frame) -> "Program":
         """The program for such rows: a response of texts is Bernoulli unless the user says else."""
@@ -116,7 +157,8 @@ class Program:
         assigned = assignment.predictors(self.family, self.formula.predictors)
         return {
             name: tuple(
-                registry.load("term", call.kind)(call, own.prefix, networks) for call in own.calls
+                registry.load("term", call.kind)(call, self.prefix + own.prefix, networks)
+                for call in own.calls
             )
             for name, own in assigned.items()
         }
@@ -145,9 +187,12 @@ class Program:
         return out
 
     def all_terms(self) -> Iterator[tuple[FamilyParameter, Term]]:
+        """Every term, and the parameter that it predicts, by its name in the whole model."""
         for parameter in self.family.parameters:
             for term in self.terms.get(parameter.name, ()):
-                yield parameter, term
+                yield replace(parameter, name=self.prefix + parameter.name), term
+        for program in self.columns.values():
+            yield from program.all_terms()
 
     def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, set[str]]:
         """Column to the ways it is used; the response and what is beside it if asked for."""
@@ -182,41 +227,61 @@ class Program:
         """
         terms = [term for _, term in self.all_terms()]
         seen: list[Any] = [None] * len(terms)
-        response: Any = None
+        responses: list[Any] = [None] * len(self.programs)
         for frame in frames:
-            response = self.family.scan(response, frame)
+            responses = [
+                program.family.scan(response, program.observed(frame))
+                for program, response in zip(self.programs, responses, strict=True)
+            ]
             seen = [term.scan(a, frame) for term, a in zip(terms, seen, strict=True)]
-        family = self.family.finish(response)
         states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
+        laws = [p.family.finish(r) for p, r in zip(self.programs, responses, strict=True)]
         moments = {term.label: Moments() for term in terms}
-        measure: Any = None
+        measured: list[Any] = [None] * len(laws)
+        gaps = 0
         for frame in frames:
-            measure = self.family.measure(measure, self.family.design(family, frame))
+            for i, program in enumerate(self.programs):
+                design = program.family.design(laws[i], program.observed(frame))
+                measured[i] = program.family.measure(measured[i], design)
+            missing = [frame.is_missing(name) for name in self.columns]
+            gaps += int(np.any(missing, axis=0).sum()) if missing else 0
             for term in terms:
                 columns = term.columns(states[term.label], frame)
                 if columns.size:
                     # What overflows here is refused by name where it is used.
                     with np.errstate(over="ignore", invalid="ignore"):
                         moments[term.label] = moments[term.label].add(columns)
-        family = self.family.measured(family, measure)
+        laws = [
+            program.family.measured(law, measure)
+            for program, law, measure in zip(self.programs, laws, measured, strict=True)
+        ]
         for term in terms:
             if moments[term.label].n:
                 measures = moments[term.label].measures()
                 states[term.label] = term.measured(states[term.label], measures)
-        scales = {p.name: self.family.predictor_scale(family, p) for p in self.family.parameters}
+        scales = {
+            program.prefix + parameter.name: program.family.predictor_scale(law, parameter)
+            for program, law in zip(self.programs, laws, strict=True)
+            for parameter in program.family.parameters
+        }
         for parameter, term in self.all_terms():
             # An intercept beside log(exposure) is a log rate, and lies where the rates do.
             if term.call.kind == "offset" and parameter.link != "identity":
                 known = float(moments[term.label].measures().mean[0])
                 scale = scales[parameter.name]
                 scales[parameter.name] = replace(scale, location=scale.location - known)
-        priors = self._priors(states, family, scales)
-        state = State(states, family, priors, scales)
+        priors = self._priors(states, laws, scales)
+        columns = dict(zip(self.columns, laws[1:], strict=True))
+        state = State(states, laws[0], priors, scales, columns, gaps)
         self.variables(state)  # refuses names that clash
         return state
 
+    def observed(self, frame: Frame) -> Frame:
+        """The rows that say something of what it is the model of."""
+        return frame.keep(~frame.is_missing(self.column)) if self.column else frame
+
     def _priors(
-        self, states: Mapping[str, Any], family: Any, scales: Mapping[str, Scale]
+        self, states: Mapping[str, Any], laws: Sequence[Any], scales: Mapping[str, Scale]
     ) -> dict[str, Prior]:
         """The user's prior of every parameter, else the default."""
         slots: dict[str, Parameter] = {}
@@ -227,15 +292,18 @@ class Program:
                 if name == INTERCEPT and not self.family.intercept:
                     slot = replace(slot, prior=Fixed(0.0))
                 slots[name] = slot
-        for parameter in self.family.free_parameters():
-            if parameter.name in self.terms:
-                continue
-            default = self.family.default(family, parameter)
-            if default is not None:
-                if parameter.name in slots:
-                    raise _clash(parameter.name)
+        for program, law in zip(self.programs, laws, strict=True):
+            for parameter in program.family.free_parameters():
+                if parameter.name in program.terms:
+                    continue
+                default = program.family.default(law, parameter)
+                if default is None:
+                    continue
+                name = program.prefix + parameter.name
+                if name in slots:
+                    raise _clash(name)
                 size = max(1, len(parameter.labels))
-                slots[parameter.name] = Parameter(default, parameter.support, size=size)
+                slots[name] = Parameter(default, parameter.support, size=size)
         for name in self.user_priors:
             if name not in slots and name not in {slot.alias for slot in slots.values()}:
                 hint = registry.suggestion(name, slots)
@@ -312,6 +380,8 @@ class Program:
             {p.name: law.start(state.family, p) for p in law.free_parameters()},
             lambda points, carried: self.problem(training, known.at(points, carried)),
             lambda values: relabelled(law, state.priors, values),
+            {p.prefix + p.location: p.family.noise(p.law(state)) for p in self.programs},
+            tuple(term.label for _, term in self.all_terms() if term.incomplete()),
         )
 
     def _settled(self, state: State, designs: Designs, known: Networks) -> dict[str, Any]:
@@ -342,6 +412,9 @@ class Program:
     ) -> dict[str, Array]:
         """Run within a NumPyro handler; returns each family parameter, (n,) or ().
 
+        Where values of columns are missing and the response is given there is one likelihood of
+        both, all that is missing integrated out, and no parameter by row to return.
+
         Args:
             state: what `learn` returned.
             designs: the rows, or a minibatch of them.
@@ -350,6 +423,12 @@ class Program:
             replay: how to run; training by default.
         """
         replay = replay or Replay(rows=rows or length(designs))
+        if self.columns and response is not None:
+            found = self.incomplete(state, designs, response, replay)
+            # A part of the rows may by chance hold all that have gaps.
+            with numpyro.handlers.scale(scale=replay.rows / found.n):
+                numpyro.factor(RESPONSE_SITE, found.log_likelihood(state.gaps))
+            return {}
         predictors = self.predictors(state, designs, replay)
         if response is not None:
             with numpyro.handlers.scale(scale=replay.rows / jnp.shape(response.value)[0]):
@@ -364,33 +443,91 @@ class Program:
         """Within a NumPyro handler: each family parameter on its link's scale.
 
         (n,) where it has a predictor, () for one number for all rows, and (k,) for a vector.
+        Missing values of a row are drawn given its other columns.
         """
-        predictors: dict[str, Array] = {}
+        at = self._curves(state, designs, replay)
+        if not self.columns:
+            return at({}, slice(None))
+        rows = self._incomplete(state, designs, replay)
+        return at(rows.at(slice(None)).drawn(numpyro.prng_key()), slice(None))
+
+    def incomplete(
+        self, state: State, designs: Designs, response: ResponseDesign, replay: Replay
+    ) -> Incomplete:
+        """Within a NumPyro handler: the rows, as what is missing of them is integrated over."""
+        at = self._curves(state, designs, replay)
+        own = Law(self.family, at, self._is_straight, response)
+        rows = self._incomplete(state, designs, replay)
+        return replace(rows, laws={"": own, **rows.laws})
+
+    def _incomplete(self, state: State, designs: Designs, replay: Replay) -> Incomplete:
+        """The rows without their response."""
+        laws = {
+            name: Law(program.family, program._curves(state, designs, replay), program._is_straight)
+            for name, program in self.columns.items()
+        }
+        # Several terms may be of one column; each has it.
+        of = {name: term for _, term in self.all_terms() for name in term.incomplete()}
+        arrays = {name: designs[term.label].arrays for name, term in of.items()}
+        known = {name: state.terms[term.label] for name, term in of.items()}
+        return Incomplete(
+            tuple(
+                column(name, program.family.name, known[name].sd, known[name].largest)
+                for name, program in self.columns.items()
+            ),
+            {name: jnp.asarray(own["value"]) for name, own in arrays.items()},
+            {name: jnp.asarray(own["missing"]) for name, own in arrays.items()},
+            laws,
+        )
+
+    @property
+    def _is_straight(self) -> bool:
+        """Whether only its location depends on columns with missing values."""
+        others = [terms for name, terms in self.terms.items() if name != self.location]
+        return not any(term.incomplete() for terms in others for term in terms)
+
+    def imputed(
+        self, state: State, designs: Designs, response: ResponseDesign, replay: Replay
+    ) -> dict[str, Array]:
+        """Within a NumPyro handler: columns with their missing values drawn given the response."""
+        rows = self.incomplete(state, designs, response, replay)
+        return rows.at(slice(None)).drawn(numpyro.prng_key())
+
+    def _curves(self, state: State, designs: Designs, replay: Replay) -> Any:
+        """Within a NumPyro handler: `predictors` as a function of columns and places of rows."""
         replay = replace(replay, made={})
+        curves: dict[str, list[Curve]] = {}
+        constants: dict[str, Array] = {}
         for parameter in self.family.free_parameters():
             name = parameter.name
             if name in self.terms:
-                eta: Any = sum(
-                    term.sample(
+                curves[name] = [
+                    term.sample_given(
                         state.terms[term.label],
                         designs[term.label],
                         state.priors,
-                        state.scales[name],
+                        state.scales[self.prefix + name],
                         replay,
                     )
                     for term in self.terms[name]
-                )
-                predictors[name] = eta
+                ]
             else:
                 value = sites.parameter(
-                    name,
-                    state.priors[name],
+                    self.prefix + name,
+                    state.priors[self.prefix + name],
                     shape=(len(parameter.labels),) if parameter.labels else (),
                     support=parameter.support,
-                    start=self.family.start(state.family, parameter),
+                    start=self.family.start(self.law(state), parameter),
                 )
-                predictors |= self.family.on_link_scale(**{name: value})
-        return predictors
+                constants |= self.family.on_link_scale(**{name: value})
+
+        def at(completed: Mapping[str, Array], rows: Any) -> dict[str, Array]:
+            sums: dict[str, Any] = {
+                name: sum(curve(completed, rows) for curve in own) for name, own in curves.items()
+            }
+            return {**sums, **constants}
+
+        return at
 
     def blocks(
         self, state: State, designs: Designs, hyperparameters: Mapping[str, Any]
@@ -420,13 +557,21 @@ class Program:
         return out
 
     def equations(self, state: State) -> list[Line]:
-        """The model on paper: the response's law, each predictor, the laws of what is in it."""
+        """The model on paper: the response's law, each predictor, the laws of what is in it.
+
+        Then the same of every column with missing values.
+        """
+        return [line for program in self.programs for line in program._equations(state)]
+
+    def _equations(self, state: State) -> list[Line]:
         symbols: dict[str, Line] = {}
         predictors: list[Line] = []
         laws: list[Line] = []
         for parameter in self.family.free_parameters():
             terms = [t.equation(state.terms[t.label]) for t in self.terms.get(parameter.name, ())]
-            symbols[parameter.name] = (parameter.symbol, Sub("i")) if terms else (parameter.symbol,)
+            of = [self.column] if self.column else []
+            index = ",".join([*of, "i"] if terms else of)
+            symbols[parameter.name] = (parameter.symbol, *([Sub(index)] if index else []))
             if terms:
                 link = "" if parameter.link == "identity" else f"{parameter.link} "
                 left: Line = (link, *symbols[parameter.name], " = ")
@@ -443,9 +588,13 @@ class Program:
                 if name in out:
                     raise _clash(name)
                 out[name] = variable
-        for parameter in self.family.free_parameters():
-            if parameter.name not in self.terms:
-                name, labels = parameter.name, parameter.labels
+        for program in self.programs:
+            for parameter in program.family.free_parameters():
+                if parameter.name in program.terms:
+                    continue
+                name, labels = program.prefix + parameter.name, parameter.labels
+                if name in out:
+                    raise _clash(name)
                 out[name] = Variable(
                     "family", (f"{name}_dim",) if labels else (), (labels,) if labels else ()
                 )

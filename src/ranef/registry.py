@@ -18,6 +18,7 @@ TERMS = {
     "offset": "ranef.terms.offset:Offset",
     "gp": "ranef.terms.gp:Process",
     "s": "ranef.terms.spline:Spline",
+    "mi": "ranef.terms.mi:Missing",
 }
 
 # Terms that have a notation of their own and are not called by name in a formula.
@@ -28,6 +29,10 @@ WITH_FACTORS = ("nn",)
 
 # Terms that bend a line: what they are called on is a common effect as well.
 WITH_LINES = ("s",)
+
+# Terms on one column that may stand on the left of a further part, as in mi(x) ~ z: the model of
+# that column, whose family is gaussian unless an option says else.
+WITH_MODELS = ("mi",)
 
 FAMILIES = {
     "gaussian": "ranef.families.gaussian:Gaussian",
@@ -61,7 +66,7 @@ KINDS = {"term": TERMS, "family": FAMILIES, "method": METHODS}
 
 # Named in the public surface and not built yet: refused by name instead of as unknown.
 PLANNED = {
-    "term": ("mf", "mi"),
+    "term": ("mf",),
     "family": (),
     "method": (),
 }

@@ -1,7 +1,7 @@
 """What a program learns from its training rows, and those rows as it takes them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -31,12 +31,16 @@ class State:
         family: the family's state.
         priors: every parameter that takes a prior, the user's or the default.
         scales: family parameter to the scale of its predictor.
+        columns: each column whose missing values are parameters to the state of its family.
+        gaps: how many rows have such a value.
     """
 
     terms: Mapping[str, Any]
     family: Any
     priors: Mapping[str, Prior]
     scales: Mapping[str, Scale]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    gaps: int = 0
 
 
 @runtime_checkable

@@ -34,6 +34,8 @@ class Sales:
         kept: readable names of the columns with few nulls; dropped: the others' null shares.
         correlations: Pearson correlation with logerror, by decreasing size.
         scales: mean and sd of each predictor over the training rows.
+        gaps: the sales that were dropped for a gap in some column, but have their zip code:
+            logerror, the scaled predictors, NaN where missing, and zip.
     """
 
     columns: Mapping[str, NDArray]
@@ -44,6 +46,7 @@ class Sales:
     dropped: Mapping[str, float]
     correlations: Mapping[str, float]
     scales: Mapping[str, tuple[float, float]]
+    gaps: Mapping[str, NDArray]
 
     @property
     def n(self) -> int:
@@ -95,6 +98,10 @@ def prepare(
     train = np.zeros(table.n, dtype=bool)
     train[np.random.default_rng(seed).permutation(table.n)[: table.n // 2]] = True
     columns: dict[str, NDArray] = {RESPONSE: response}
+    # Of the regions the models of sales with gaps have the zip code alone.
+    left_out = ~whole & ~joined.is_missing("zip")
+    others = joined.keep(left_out)
+    gaps: dict[str, NDArray] = {RESPONSE: logerror[left_out]}
     scales = {}
     for name in PREDICTORS:
         values = table.numbers(name)
@@ -105,10 +112,12 @@ def prepare(
                 "scaled; use more rows"
             )
         columns[name], scales[name] = (values - mean) / sd, (float(mean), float(sd))
+        gaps[name] = (others.numbers(name) - mean) / sd
     for name in REGIONS:
         columns[name] = _whole_ids(table, name)
+    gaps["zip"] = _whole_ids(others, "zip")
     correlations = _correlations(table, kept, response)
-    return Sales(columns, train, sales.n, joined.n, kept, dropped, correlations, scales)
+    return Sales(columns, train, sales.n, joined.n, kept, dropped, correlations, scales, gaps)
 
 
 def _parcels_sold(properties: str | os.PathLike, sales: Frame) -> Frame:

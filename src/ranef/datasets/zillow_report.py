@@ -51,6 +51,7 @@ def page(sales: Sales, entries: Mapping[str, Entry], result: dict[str, Any]) -> 
             Section("Results", _results(result, {name: fits[name] for name in SCORED})),
             *(Section(_title(name), _model(name, fits[name])) for name in SCORED),
             Section("Shrinkage", _shrinkage(fits[INTERCEPTS])),
+            *([Section("Missing values", _missing(result))] if "missing" in result else []),
             Section("Made with", [Text(sections.made_with(fits["linear"]))]),
         ),
     )
@@ -155,6 +156,30 @@ def _model(name: str, fit: Fit) -> list[Part]:
     for factor in sections.groupings(fit):
         parts += sections.effects(fit, factor, name)
     return [*parts, *sections.elbo(fit, name)]
+
+
+def _missing(result: dict[str, Any]) -> list[Part]:
+    found = result["missing"]
+    head, *rows = zillow_tables.missing(result)
+    return [
+        Text(
+            "The post drops every sale with a gap in some column. Here a missing value is a "
+            "parameter: an observed one is data of the normal distribution that it is drawn from, "
+            f"and both inform the other coefficients. {zillow_tables.kept(result)}"
+        ),
+        Table(("formula",), [(found["formula"],)], words=True),
+        Table(
+            head,
+            rows,
+            "The sales for scoring are those of the other models; those with gaps only the second "
+            "fit can predict.",
+        ),
+        Table(
+            ("parameter", "dropped: mean", "sd", "kept: mean", "sd"),
+            [(name, *cells(values)) for name, values in found["coefficients"].items()],
+            "What the sales with gaps change.",
+        ),
+    ]
 
 
 def _shrinkage(fit: Fit) -> list[Part]:

@@ -26,6 +26,37 @@ def scores(result: dict[str, Any]) -> Rows:
     return rows
 
 
+def missing(result: dict[str, Any]) -> Rows:
+    """The fit that keeps sales with gaps beside the one that drops them, under a head."""
+    head = ("fit", "sales fitted", "scored on", "sales", "MAE", "log score", "method", "seconds")
+    return [
+        head,
+        *(
+            (
+                row["fit"],
+                f"{row['fitted']:,}",
+                row["scored_on"],
+                f"{row['scored']:,}",
+                f"{row['mae']:.5f}",
+                f"{row['log_score']:.4f}",
+                row["method"],
+                f"{row['seconds']:.1f}",
+            )
+            for row in result["missing"]["scores"]
+        ),
+    ]
+
+
+def kept(result: dict[str, Any]) -> str:
+    """A sentence about how many sales are kept, and of what was missing."""
+    found = result["missing"]
+    gaps = ", ".join(f"{name} in {count:,}" for name, count in found["missing"].items())
+    return (
+        f"{found['kept']:,} sales to fit where the post keeps {found['complete']:,}; of the "
+        f"predictors are missing {gaps or 'none'}."
+    )
+
+
 def truths(result: dict[str, Any]) -> Rows:
     """What generated the sales beside what each model found, under a head."""
     head = ("model", "parameter", "truth", "mean", "90% interval", "")

@@ -169,6 +169,7 @@ class Family(ABC):
         discrete: whether it takes whole numbers only.
         intercept: whether the location's predictor may have one.
         categorised: whether the parameters depend on the categories of the response.
+        quadratic: whether the log density is quadratic in the location's predictor.
     """
 
     name: ClassVar[str]
@@ -179,6 +180,7 @@ class Family(ABC):
     discrete: ClassVar[bool] = False
     intercept: ClassVar[bool] = True
     categorised: ClassVar[bool] = False
+    quadratic: ClassVar[bool] = False
 
     def __init__(self, response: ResponseCall) -> None:
         self.response = response

@@ -393,6 +393,8 @@ def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
 
 def applies(problem: Problem) -> bool:
     """Whether there are networks, and all else is linear and Gaussian in the predictors."""
+    if problem.incomplete:
+        return False
     structure = problem.structure()
     if all(block is not None for block in structure.values()):
         return False

@@ -62,6 +62,10 @@ class Problem:
             each of its terms is linear then.
         relabelled: draws of all sites, (chain, draw, ...), in one numbering of the components of
             the response, and which draws were in another; None where there is but one.
+        spreads: `spread` of the response, and of each column that the program is a model of, by
+            the parameter that is the location.
+        incomplete: labels of the terms of columns whose missing values the program integrates
+            over, so that no other closed form holds.
     """
 
     run: Callable[..., Any]
@@ -86,6 +90,8 @@ class Problem:
     starts: Mapping[str, Any]
     given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
     relabelled: Callable[[Mapping[str, NDArray]], tuple[dict[str, NDArray], NDArray | None]]
+    spreads: Mapping[str, float]
+    incomplete: tuple[str, ...]
 
 
 @dataclass(frozen=True)

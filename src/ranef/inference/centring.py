@@ -84,7 +84,7 @@ def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[Centring]
             if b.codes is None and not b.scales and problem.predicts[other] == parameter
         ]
         columns, common = _common(beside, latents, len(block.columns))
-        spread: float | str = problem.spread if parameter == problem.location else 1.0
+        spread: float | str = problem.spreads.get(parameter, 1.0)
         if parameter == problem.location and normal is not None and normal.sigma in latents:
             spread = normal.sigma
         z = np.asarray(block.columns, dtype=np.float64)

@@ -95,6 +95,12 @@ def rows_of(part: Part, problem: Problem, method: str) -> tuple[Layout, str, Row
     normal = part.normal
     if normal is None:
         raise MethodError(method, f"takes gaussian responses, and the family is {problem.family}")
+    if problem.incomplete:
+        raise MethodError(
+            method,
+            f"takes terms that are linear in their coefficients, and {problem.incomplete[0]} is "
+            "not: its missing values are parameters too",
+        )
     for label in part.blocks:
         if problem.predicts[label] != problem.location:
             raise MethodError(

@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from ranef.errors import DataError
 from ranef.inference.base import Latent, Problem
@@ -46,7 +47,8 @@ class Shared:
     Attributes:
         index: (1, p) places in z.
         matrix: (p, p) upper triangular, z[index] = start[index] + unit[index] matrix u[index].
-        common: whether they are common effects, which the group effects follow linearly.
+        common: whether they are common effects, which the group effects follow linearly. Beside
+            columns with missing values scales are among them: what is missing ties all together.
     """
 
     index: Array
@@ -264,6 +266,8 @@ def _parts(
 
     shared: list[Shared] = []
     grouped: list[Grouped] = []
+    # The common effects of one predictor, whichever terms they are of.
+    together: dict[str, list[tuple[NDArray, NDArray, NDArray]]] = {}
     rest = set(latents)
     for label, block in blocks().items():
         names = [name for name, _ in block.sites if name in latents]
@@ -279,13 +283,26 @@ def _parts(
             continue
         used = np.repeat([name in names for name, _ in block.sites], [k for _, k in block.sites])
         unit = np.concatenate([np.ravel(latents[name].unit) for name in names])
-        matrix = _whitening(np.asarray(block.columns, dtype=np.float64)[:, used])
-        shared.append(
-            Shared(jnp.asarray(index), jnp.asarray(problem.spread * matrix / unit[:, None]))
-        )
-    index = np.concatenate([[], *(places[name] for name in sorted(rest))]).astype(int)
-    if 0 < len(index) <= _MOST_FULL:
-        shared.append(Shared(jnp.asarray(index[None]), jnp.eye(len(index)), common=False))
+        columns = np.asarray(block.columns, dtype=np.float64)[:, used]
+        together.setdefault(problem.predicts[label], []).append((index, unit, columns))
+    # Where values of columns are missing, all that the rows share is known through each other.
+    joint: dict[str, list[tuple[NDArray, NDArray]]] = {}
+    for parameter, parts in together.items():
+        index, unit = (np.concatenate([p[i] for p in parts], axis=-1) for i in (0, 1))
+        matrix = _whitening(np.concatenate([columns for *_, columns in parts], axis=1))
+        spread = problem.spreads.get(parameter, problem.spread)
+        key = "" if problem.incomplete else parameter
+        joint.setdefault(key, []).append((index, spread * matrix / unit[:, None]))
+    others = np.concatenate([[], *(places[name] for name in sorted(rest))]).astype(int)[None]
+    full = 0 < others.size <= _MOST_FULL
+    if problem.incomplete and full:
+        joint.setdefault("", []).append((others, np.eye(others.size)))
+    for parts in joint.values():
+        index = np.concatenate([index for index, _ in parts], axis=-1)
+        matrix = block_diag(*(matrix for _, matrix in parts))
+        shared.append(Shared(jnp.asarray(index), jnp.asarray(matrix)))
+    if full and not problem.incomplete:
+        shared.append(Shared(jnp.asarray(others), jnp.eye(others.size), common=False))
     return shared, grouped
 
 

@@ -141,7 +141,7 @@ class AnyFamily:
                 scales = {name: v for name, v in before.items() if name not in (_STARTS, _HELD)}
                 x = density.coordinates.inverse(scales) if scales else density.start
                 held = int(before.get(_HELD, 0))
-                if law.parts() and held < _FIRST:
+                if known.law.parts() and held < _FIRST:
                     q = density.beginning(x)
                     value = q.value
                 else:

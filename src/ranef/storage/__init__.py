@@ -201,8 +201,7 @@ def _rebuilt(reader: Reader, kept: Mapping[str, Any]) -> Any:
 
 def _expressions(formula: Formula) -> dict[str, Expression]:
     """Every expression of the formula by its text, of which it has one each."""
-    calls = (call for calls in formula.predictors.values() for call in calls)
-    return {str(e): e for call in calls for e in call.expressions()}
+    return {str(e): e for call in formula.calls() for e in call.expressions()}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ from ranef.moments import Measures, Scale
 from ranef.priors import Prior
 from ranef.terms.spectrum import Spectrum
 
+# Columns without gaps, (m,) by name, and places of their rows among all, to eta (m,).
+Curve = Callable[[Mapping[str, Array], Any], Array]
+
 
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["new"])
 @dataclass(frozen=True)
@@ -239,6 +242,20 @@ class Term(ABC):
         self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale, replay: Replay
     ) -> Array:
         """Eta (n,), within a NumPyro program."""
+
+    def incomplete(self) -> tuple[str, ...]:
+        """Columns whose missing values are integrated over; eta is linear in them.
+
+        Its design holds, for the first of them, `value` and `missing`, both (n,).
+        """
+        return ()
+
+    def sample_given(
+        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale, replay: Replay
+    ) -> Curve:
+        """Its sites, within a NumPyro program; then eta as a function of those columns."""
+        eta = self.sample(state, design, priors_, scale, replay)
+        return lambda completed, rows: eta[rows]
 
     def linear_block(
         self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale

@@ -1,0 +1,160 @@
+"""A column with missing values: eta_i = beta x_i, where a missing x_i is a parameter.
+
+    x_i ~ N(nu_i, sigma_x^2)   for every row, observed or not
+
+What x_i is believed to be, the predictor model, is a further part of the formula,
+``mi(x) ~ z + (1 | g)``; without one nu is one number for all rows. The term itself is beta; the
+program integrates over what is missing (``incomplete``), as both the predictor model and the
+response have a say in it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.equation import Sub, Summand
+from ranef.errors import DataError
+from ranef.frame import Frame
+from ranef.moments import Measures, Scale
+from ranef.priors import Prior
+from ranef.sites import parameter
+from ranef.terms.base import (
+    Curve,
+    Design,
+    LinearBlock,
+    Parameter,
+    Replay,
+    Term,
+    Variable,
+    clean_name,
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """Mean and sd of the observed values over the training rows, and the largest of them."""
+
+    mean: float
+    sd: float
+    largest: float
+
+
+class Missing(Term):
+    """mi(x) for a numeric column x; the formula has refused anything else."""
+
+    @property
+    def column(self) -> str:
+        return self.call.arguments[0].columns()[0]
+
+    @property
+    def _site(self) -> str:
+        return f"{self.prefix}mi({clean_name(self.column)})"
+
+    def incomplete(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def needs(self) -> dict[str, str]:
+        return {self.column: "gaps"}
+
+    def scan(self, accumulator: float | None, frame: Frame) -> float:
+        """The largest observed value, minus infinity where there is none."""
+        values = self._numbers(frame)
+        seen = float(np.nanmax(values, initial=-np.inf)) if frame.n else -np.inf
+        return seen if accumulator is None else max(accumulator, seen)
+
+    def finish(self, accumulator: float) -> State:
+        if accumulator == -np.inf:
+            raise DataError(
+                f"column {self.column!r} in mi({self.column}) has no value in any row, so nothing "
+                "says what its missing values may be; leave it out"
+            )
+        return State(0.0, 1.0, accumulator)
+
+    def _numbers(self, frame: Frame) -> NDArray[np.float64]:
+        """(n,), NaN where missing.
+
+        Raises:
+            DataError: for infinite values, and for cells that hold arrays.
+        """
+        values = frame.numbers(self.column)
+        if values.ndim > 1:
+            raise DataError(f"column {self.column!r} holds arrays, and mi() takes single numbers")
+        if np.isinf(values).any():
+            row = frame.row_number(int(np.argmax(np.isinf(values))))
+            raise DataError(
+                f"column {self.column!r} is infinite in row {row}; correct it, or leave the cell "
+                "empty for a missing value"
+            )
+        return values
+
+    def design(self, state: State, frame: Frame) -> Design:
+        values = self._numbers(frame)
+        missing = np.isnan(values)
+        return Design({"value": np.where(missing, state.mean, values), "missing": missing})
+
+    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        values = self._numbers(frame)
+        return values[~np.isnan(values)][:, None]
+
+    def measured(self, state: State, measures: Measures) -> State:
+        mean, sd = float(measures.mean[0]), float(measures.sd[0])
+        size = abs(mean) or 1.0
+        return replace(state, mean=mean, sd=sd if sd > 1e-12 * size else size)
+
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+        alias = "" if self.prefix else "common"
+        prior = priors.Normal(0.0, 2.5 * scale.spread / state.sd)
+        return {self._site: Parameter(prior, alias=alias)}
+
+    def _coefficient(self, state: State, priors_: Mapping[str, Prior], scale: Scale) -> Array:
+        return parameter(self._site, priors_[self._site], start=0.0, unit=scale.spread / state.sd)
+
+    def sample(
+        self,
+        state: State,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Array:
+        """With the mean of the column for what is missing."""
+        return self._coefficient(state, priors_, scale) * design.arrays["value"]
+
+    def sample_given(
+        self,
+        state: State,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Curve:
+        beta = self._coefficient(state, priors_, scale)
+        return lambda completed, rows: beta * completed[self.column]
+
+    def linear_block(
+        self, state: State, design: Design, priors_: Mapping[str, Prior], scale: Scale
+    ) -> LinearBlock:
+        """What `sample` is; no method takes it for the model (`structure`), but as a measure."""
+        prior = priors_[self._site]
+        normal = isinstance(prior, priors.Normal)
+        return LinearBlock(
+            design.arrays["value"][:, None],
+            None,
+            1,
+            np.array([prior.mu if isinstance(prior, priors.Normal) else 0.0]),
+            np.array([prior.sigma if isinstance(prior, priors.Normal) else np.inf]),
+            normal or isinstance(prior, priors.Flat),
+            ((self._site, 1),),
+            ((),),
+        )
+
+    def equation(self, state: State) -> Summand:
+        name = f"{self.prefix}{self.column}"
+        return Summand(("β", Sub(name), f" {self.column}", Sub("i")))
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        return {self._site: Variable()}
