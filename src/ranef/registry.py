@@ -17,13 +17,14 @@ TERMS = {
     "offset": "ranef.terms.offset:Offset",
     "gp": "ranef.terms.gp:Process",
     "s": "ranef.terms.spline:Spline",
+    "mf": "ranef.terms.mf:Factorization",
 }
 
 # Terms that have a notation of their own and are not called by name in a formula.
 NOTATION = ("common", "group")
 
-# Terms that are called by name and take factors, as in nn(C(x)).
-WITH_FACTORS = ("nn",)
+# Terms that are called by name and see to factors themselves, as in nn(C(x)).
+WITH_FACTORS = ("nn", "mf")
 
 # Terms that bend a line: what they are called on is a common effect as well.
 WITH_LINES = ("s",)
@@ -59,7 +60,7 @@ KINDS = {"term": TERMS, "family": FAMILIES, "method": METHODS}
 
 # Named in the public surface and not built yet: refused by name instead of as unknown.
 PLANNED = {
-    "term": ("mf", "mi"),
+    "term": ("mi",),
     "family": (),
     "method": (),
 }

@@ -363,6 +363,8 @@ class Alternation:
 
 def applies(problem: Problem) -> bool:
     """Whether there are networks, and all else is linear and Gaussian in the predictors."""
+    if problem.bilinear:
+        return False
     structure = problem.structure()
     if all(block is not None for block in structure.values()):
         return False

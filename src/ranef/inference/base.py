@@ -24,7 +24,7 @@ from ranef.families.base import Family, Normal
 from ranef.moments import Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
-from ranef.terms.base import LinearBlock
+from ranef.terms.base import Bilinear, LinearBlock
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Problem:
         starts: where a search for a family parameter without a predictor begins, or None.
         given: the problem with these point estimates, and what the program updates, known:
             each of its terms is linear then.
+        bilinear: terms that are products of two sets of coefficients, by label.
     """
 
     run: Callable[..., Any]
@@ -83,6 +84,7 @@ class Problem:
     scales: Mapping[str, Scale]
     starts: Mapping[str, Any]
     given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
+    bilinear: Mapping[str, Bilinear]
 
 
 @dataclass(frozen=True)

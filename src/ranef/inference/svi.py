@@ -23,6 +23,8 @@ from ranef.inference.ascent import Search
 from ranef.inference.base import Draws, Method, Problem, sites_of
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
 from ranef.inference.elbo import Objective
+from ranef.inference.factorization import Factorization
+from ranef.inference.factorization import applies as factorizes
 
 # The largest value whose square a float holds with room to spare for a sum.
 _LARGEST = 1e140
@@ -67,7 +69,12 @@ class SVI(Method):
             )
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
-        if self.settings["guide"] == "structured" and applies(problem):
+        closed = self.settings["guide"] == "structured"
+        if closed and not problem.windows and factorizes(problem):
+            factorization = Factorization(problem, self.settings, seed)
+            factorization.run(progress)
+            return factorization.finish(draws, progress)
+        if closed and applies(problem):
             try:
                 search = Alternation(problem, self.settings, seed)
                 return search.finish(search.run(progress), draws, progress)

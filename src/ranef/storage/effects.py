@@ -1,6 +1,7 @@
 """What draws group effects level by level, as a file holds it: its parts belong together."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ CLASSES = (
 )
 
 
-def refuse_unsound(found: Effects, grouped: Mapping[str, Grouped], draws: int) -> None:
+def refuse_unsound(found: Effects, grouped: Mapping[Any, Grouped], draws: int) -> None:
     """Refuse effects whose arrays do not fit each other, the model or the other draws.
 
     Raises:
@@ -35,7 +36,7 @@ def refuse_unsound(found: Effects, grouped: Mapping[str, Grouped], draws: int) -
         raise FileError("what its group effects are drawn from does not fit together")
 
 
-def _fits_model(found: Effects, grouped: Mapping[str, Grouped]) -> bool:
+def _fits_model(found: Effects, grouped: Mapping[Any, Grouped]) -> bool:
     places = {place.site: place for place in found.places}
     inside = all(
         0 <= p.factor < len(found.levels)
