@@ -29,6 +29,7 @@ EXAMPLES = {
         "y ~ 1 + gp(log(w), z, m=[4, 3], kernel=matern32) + gp(x, by=g, m=5, kernel=sqexp)",
     ],
     "s": ["y ~ s(x) + s(log(w), k=8)"],
+    "mf": ["y ~ (1 | g) + mf(g, h, rank=3)"],
 }
 
 

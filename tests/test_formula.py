@@ -101,7 +101,7 @@ def test_parts_are_separated_by_semicolon_or_new_line(break_):
         ("y ~ x | g", "in brackets", 6),
         ("y ~ foo(x)", "no function foo()", 4),
         ("y ~ lag(x)", "did you mean 'log'", 4),
-        ("y ~ mf(a, b)", "mf() is not built yet", 4),
+        ("y ~ mi(a)", "mi() is not built yet", 4),
         ("y ~ x; mi(x) ~ z", "mi() is not built yet", 7),
         ("y ~ __import__('os')", "no function __import__()", 4),
         ("y ~ 2", "2 is not a term", 4),

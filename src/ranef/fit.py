@@ -23,7 +23,7 @@ from ranef.leave_one_out import LeaveOneOut, leave_one_out
 from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
 from ranef.program import Program
-from ranef.recommendation import recommend
+from ranef.recommendation import Wanted, recommend
 from ranef.registry import suggestion
 from ranef.summary import Summary
 from ranef.tables import read
@@ -415,7 +415,9 @@ class Fit:
             n: how many for each row of `data`, at most.
             candidates: a table of what to choose from; without it all levels that training saw.
             exclude_seen: whether pairs that training saw are left out.
-            interval, new_levels, seed: as for `predict`.
+            interval: probability of the central interval.
+            new_levels: as for `predict`.
+            seed: of what is sampled.
 
         Returns:
             The given level, `rank` from 1, the level that is recommended, and mean, sd, lower and
@@ -426,18 +428,14 @@ class Fit:
                 of neither.
             DataError: where nothing is left to recommend.
         """
-        seed = whole_number("seed", seed, least=0)
+        tails_of(interval)
+        predictive = self._predictive(new_levels, whole_number("seed", seed, least=0))
 
-        def means(rows: Frame) -> tuple[Designs, NDArray[np.float64]]:
-            frame, designs = self._designs(rows, new_levels, response=False, companion=False)
-            state = self.training.state.family
-            response = self.program.family.design(state, frame, known=False, beside=False)
-            return designs, self._predictive(new_levels, seed).centre(designs, response, frame.n)
+        def designs(rows: Frame) -> Designs:
+            return self._designs(rows, new_levels, response=False, companion=False)[1]
 
-        def predict(rows: Frame) -> pd.DataFrame:
-            return self.predict(rows, interval=interval, new_levels=new_levels, seed=seed)
-
-        return recommend(self._known, data, n, candidates, exclude_seen, means, predict)
+        wanted = Wanted(n, candidates, exclude_seen, interval)
+        return recommend(self._known, predictive, designs, data, wanted)
 
     def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> NDArray[np.float64]:
         """Log predictive density of each row's response, (n,): log mean_s p(y_i | draw s).

@@ -113,10 +113,7 @@ class Predictive:
         places = batches(list(codes.values()), n, most)
         occurring = room(
             [
-                {
-                    key: Occurring.of(codes[key][rows], g.levels)
-                    for key, g in self._grouped.items()
-                }
+                {key: Occurring.of(codes[key][rows], g.levels) for key, g in self._grouped.items()}
                 for rows in places
             ]
         )
@@ -150,8 +147,7 @@ class Predictive:
         out = dict(self._at(levels))
         for key, grouped in self._grouped.items():
             label, place = key
-            new = designs[label].new[place] if designs[label].new else ()
-            names = [new[level] for level in met[key].new]
+            names = [designs[label].new[place][level] for level in met[key].new]
             if names and self.replay.new_levels == "sample":
                 out[grouped.new] = jnp.asarray(self._unseen(key, grouped, names))
         return out
@@ -174,9 +170,7 @@ class Predictive:
         """The levels of the latest batch and their draws, once there are some."""
         return []
 
-    def _unseen(
-        self, key: Varying, grouped: Grouped, names: list[str]
-    ) -> NDArray[np.float64]:
+    def _unseen(self, key: Varying, grouped: Grouped, names: list[str]) -> NDArray[np.float64]:
         """Standard normal numbers behind the effects of new levels, (draws, u, k)."""
         levels = np.array([number(name) for name in names], np.uint64)
         stream = number(key[0]) + key[1]

@@ -1,6 +1,7 @@
 """The best levels of one side of mf() for those of the other: top-n prediction."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,35 +9,46 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError, whole_number
+from ranef.families.base import ResponseDesign
 from ranef.frame import Frame
 from ranef.posterior import Posterior
+from ranef.predictive import Predictive
 from ranef.program import Program
 from ranef.tables import from_arrays, read
 from ranef.terms.base import Term
-from ranef.training import Designs
+from ranef.training import Designs, State
 
 # Pairs that are gone through at once.
 _PAIRS = 1_000_000
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for, as `Fit.recommend` has it."""
+
+    n: int
+    candidates: Any
+    exclude_seen: bool
+    interval: float
+
+
 def recommend(
     known: Posterior,
+    predictive: Predictive,
+    designs: Callable[[Frame], Designs],
     data: Any,
-    n: int,
-    candidates: Any,
-    exclude_seen: bool,
-    means: Callable[[Frame], tuple[Designs, NDArray[np.float64]]],
-    predict: Callable[[Frame], pd.DataFrame],
+    wanted: Wanted,
 ) -> pd.DataFrame:
     """`Fit.recommend`.
 
     Args:
         known: what the fit knows.
-        data, n, candidates, exclude_seen: as there.
-        means: of rows, their designs and the mean of their location.
-        predict: the columns of `Fit.predict` for rows.
+        predictive: of its draws.
+        designs: of rows.
+        data: levels, or a table.
+        wanted: what is asked for.
     """
-    n = whole_number("n", n, least=1)
+    n = whole_number("n", wanted.n, least=1)
     program, state = known.program, known.training.state
     terms = [term for _, term in program.all_terms() if term.call.kind == "mf"]
     if not terms:
@@ -45,21 +57,23 @@ def recommend(
         )
     given = read(_as_table(data, terms[0]), None, program.missing)
     term, side = _side(terms, given)
-    own, other = term.sides[side], term.sides[1 - side]
-    if candidates is None:
+    own, other = _sides(term)[side], _sides(term)[1 - side]
+    if wanted.candidates is None:
         others = from_arrays({other: np.array(state.terms[term.label].levels[1 - side])})
     else:
-        others = read(candidates, None, program.missing)
+        others = read(wanted.candidates, None, program.missing)
         others.column(other)  # refuses a table without it
     _refuse_gaps(program, given, others, other)
     parts = []
     each = max(1, _PAIRS // max(others.n, 1))
     for start in range(0, given.n, each):
         rows = np.arange(start, min(start + each, given.n))
-        pairs = _pairs(given, others, np.repeat(rows, others.n), np.tile(np.arange(others.n), len(rows)))
-        designs, mean = means(pairs)
-        if exclude_seen:
-            seen = _seen(known.training.designs[term.label], designs[term.label])
+        places = np.tile(np.arange(others.n), len(rows))
+        pairs = _pairs(given, others, np.repeat(rows, others.n), places)
+        found = designs(pairs)
+        mean = predictive.centre(found, _response(program, state, pairs), pairs.n)
+        if wanted.exclude_seen:
+            seen = _seen(known.training.designs[term.label], found[term.label])
             mean = np.where(seen, -np.inf, mean)
         parts.append(_best(rows, mean.reshape(len(rows), others.n), n))
     chosen, place, rank = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -69,17 +83,29 @@ def recommend(
             "use exclude_seen=False"
         )
     pairs = _pairs(given, others, chosen, place)
+    response = _response(program, state, pairs)
+    table = predictive.summaries(designs(pairs), response, pairs.n, "mean", wanted.interval)
     columns = {own: _levels(pairs, own), "rank": rank, other: _levels(pairs, other)}
-    return pd.concat([pd.DataFrame(columns), predict(pairs)], axis=1)
+    return pd.DataFrame({**columns, **table})
+
+
+def _response(program: Program, state: State, rows: Frame) -> ResponseDesign:
+    return program.family.design(state.family, rows, known=False, beside=False)
+
+
+def _sides(term: Term) -> tuple[str, str]:
+    """The two columns of mf()."""
+    first, second = map(str, term.call.arguments)
+    return first, second
 
 
 def _as_table(data: Any, term: Term) -> Any:
     """A level, or a list of them, stands for a table of the first column of mf()."""
     if isinstance(data, (str, int, np.integer)) and not isinstance(data, bool):
         # A path to a file is a text too; levels are asked for more often.
-        return {term.sides[0]: [str(data)]}
+        return {_sides(term)[0]: [str(data)]}
     if isinstance(data, Sequence) or (isinstance(data, np.ndarray) and data.ndim == 1):
-        return {term.sides[0]: [str(level) for level in data]}
+        return {_sides(term)[0]: [str(level) for level in data]}
     return data
 
 
@@ -90,10 +116,10 @@ def _side(terms: Sequence[Term], given: Frame) -> tuple[Term, int]:
         OptionError: where there is none.
     """
     for term in terms:
-        having = [side in given.columns for side in term.sides]
+        having = [side in given.columns for side in _sides(term)]
         if having[0] != having[1]:
             return term, having.index(True)
-    first, second = terms[0].sides
+    first, second = _sides(terms[0])
     both = first in given.columns
     raise OptionError(
         f"the table has {'both' if both else 'neither'} of {first!r} and {second!r}; to recommend "

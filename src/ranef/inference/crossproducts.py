@@ -282,7 +282,9 @@ def cross_products(rows: Rows, centre: Centre | None = None) -> CrossProducts:
                 _add_by_pair(met[f, h], inverse[part], products.reshape(-1, products.shape[-1]))
     if rows.variance is not None:
         # E y^2 is the square of the mean and the variance.
-        common[-1, -1] += float(np.sum(rows.variance * (1.0 if rows.weights is None else rows.weights)))
+        common[-1, -1] += float(
+            np.sum(rows.variance * (1.0 if rows.weights is None else rows.weights))
+        )
     own, cross = [], []
     for table, w in zip(tables, widths, strict=True):
         block = np.ascontiguousarray(table.T).reshape(w, w + q, -1)

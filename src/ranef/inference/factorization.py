@@ -9,7 +9,7 @@ Its scales are at their mode while the search goes on (``conditional``), and hav
 its end.
 """
 
-from collections import ChainMap
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,8 +30,10 @@ Array = NDArray[np.float64]
 
 # Sweeps over u, v and tau in a round, and rounds at most.
 _SWEEPS, _ROUNDS = 4, 200
-# Nats by which the bound rises in a round that is not the last.
-_GAIN = 0.1
+# Rounds in which the scales of all else are looked for however dear they are.
+_PATIENT = (*range(6), 8, 16, 32, 64, 128)
+# How far E u'v still moves in the last round, as a share of its sd.
+_MOVED = 0.003
 
 
 @dataclass(frozen=True)
@@ -80,45 +82,43 @@ class Factorization:
         }
         self.q: dict[str, Factors] = {}
         self.trace: list[tuple[float, int]] = []
-        self.interrupted = self.settled = self.nearly = False
+        self.steps = 0
+        self.interrupted = self.settled = False
 
     def run(self, progress: bool) -> None:
         """Climb until the bound does not rise any more."""
         n = len(self.normal.value)
         moments = {label: (np.zeros(n), np.zeros(n)) for label in self.tables}
         sites: Mapping[str, Any] = {}
+        nearly = False
         bar = tqdm(total=self.rounds, desc="svi", unit="round", disable=not progress, leave=False)
         with bar:
             try:
-                for number in range(self.rounds + 1):
+                for number in range(self.rounds):
                     known = self._given(moments)
-                    # The scales settle early; dear ones are looked for in rounds 0, 1, 2, 4, 8, ...
-                    patient = number & (number - 1) == 0 or self.nearly
+                    # The scales settle early; dear ones are looked for now and then.
+                    patient = number in _PATIENT or nearly
                     rest = Conditional.of(known, sites, patient=patient)
                     sites = rest.sites
                     if self.q:
-                        self._judge(rest.evidence, number * self.sweeps, patient=patient)
-                        if self.settled:
-                            return
-                    if number < self.rounds:
-                        self._sweep(rest, known, moments)
+                        bound = rest.evidence + sum(q.bound for q in self.q.values())
+                        self.trace.append((bound, self.steps))
+                    nearly = self._sweep(rest, known, moments) < _MOVED
                     bar.update(1)
+                    # Where the scales have been waited with they may still have something to say.
+                    if nearly and patient:
+                        self.settled = True
+                        return
             except KeyboardInterrupt:
-                if not self.trace:
+                if not self.q:
                     raise
                 self.interrupted = True
 
-    def _judge(self, evidence: float, sweeps: int, *, patient: bool) -> None:
-        bound = evidence + sum(q.bound for q in self.q.values())
-        if self.trace:
-            # Where the scales have been waited with they may still have something to say.
-            self.nearly = bound - self.trace[-1][0] < _GAIN
-            self.settled = self.nearly and patient
-        self.trace.append((bound, sweeps))
-
     def _sweep(
         self, rest: Conditional, known: Problem, moments: dict[str, tuple[Array, Array]]
-    ) -> None:
+    ) -> float:
+        """By how much E u'v has moved, as a share of its sd, root mean squares of both."""
+        moved = 0.0
         residual = rest.residuals(next(known.parts()), known)[0]
         beta = 1 / rest.sigma**2
         for place, (label, table) in enumerate(self.tables.items()):
@@ -130,8 +130,12 @@ class Factorization:
             for _ in range(self.sweeps):
                 q = table.sweep(q, own, beta)
             self.q[label] = q
-            moments[label] = table.moments(q)
-            residual = own - moments[label][0]
+            before, moments[label] = moments[label][0], table.moments(q)
+            mean, variance = moments[label]
+            moved = max(moved, math.sqrt(np.mean((mean - before) ** 2) / np.mean(variance)))
+            residual = own - mean
+        self.steps += self.sweeps
+        return moved
 
     def _given(self, moments: Mapping[str, tuple[Array, Array]]) -> Problem:
         """The problem of all else."""
@@ -181,17 +185,19 @@ class Factorization:
                 scales[term.scale] = q.scales.draw(rng, draws)[None]
                 closed[term.scale] = (q.scales.mean, q.scales.sd)
         drawn = FactorDraws.of(sides, draws, self.seed)
-        sweeps = self.trace[-1][1]
         bound = sum(q.bound for q in self.q.values())
-        bounds, steps = np.array(self.trace).T
+        at_mode = self.trace[-1][0] if self.trace else -math.inf
+        whole = at_mode if found.evidence is None else found.evidence + bound
+        # Of a search of one round there is no other.
+        bounds, steps = np.array(self.trace or [(whole, self.steps)]).T
         return replace(
             found,
-            draw=lambda: ChainMap(scales, Realised(drawn), found.sites),
+            draw=lambda: Realised(drawn, (scales, found.sites)),
             points={**found.points, **points},
             converged=found.converged and self.settled,
-            message=self._message(sweeps, found.message),
-            steps=sweeps,
-            elbo=(bounds[-1] if found.evidence is None else found.evidence + bound, 0.0),
+            message=self._message(found.message),
+            steps=self.steps,
+            elbo=(whole, 0.0),
             evidence=None,
             trace={"elbo": bounds, "step": steps},
             moments=lambda: {**found.known_moments, **closed},
@@ -200,12 +206,12 @@ class Factorization:
             interrupted=self.interrupted,
         )
 
-    def _message(self, sweeps: int, rest: str) -> str:
-        text = f"{sweeps:,} sweeps over the factors"
+    def _message(self, rest: str) -> str:
+        text = f"{self.steps:,} sweeps over the factors"
         if self.interrupted:
             text = f"interrupted after {text}"
         elif not self.settled:
-            text = f"not converged: {text}, after which the bound still rose"
+            text = f"not converged: {text}, after which they still moved"
         return f"{text}; all else in closed form: {rest}"
 
 

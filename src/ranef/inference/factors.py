@@ -14,7 +14,7 @@ the rows say as it is and moves the priors' part of the bound: the best A is kno
 (Luttinen and Ilin, 2010), and without it the sweeps would take hundreds of steps to get there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -298,17 +298,24 @@ def _root(covariance: Array) -> Array:
 
 
 class Realised(Mapping[str, Array]):
-    """Draws of the factors of every level, made when they are asked for.
+    """Draws by site, those of the factors of every level made when they are asked for.
+
+    Args:
+        drawn: the factors.
+        beside: draws of all other sites.
 
     Raises:
         OptionError: for more of them than memory is taken for.
     """
 
-    def __init__(self, drawn: FactorDraws) -> None:
-        self._drawn = drawn
+    def __init__(self, drawn: FactorDraws, beside: Sequence[Mapping[str, Any]]) -> None:
+        self._drawn, self._beside = drawn, beside
         self._made: dict[str, Array] = {}
 
     def __getitem__(self, name: str) -> Array:
+        for ready in self._beside:
+            if name in ready:
+                return ready[name]
         if name not in self._made:
             levels, k = self._drawn.sides[name][0].shape
             count = levels * k
@@ -322,7 +329,9 @@ class Realised(Mapping[str, Array]):
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._drawn.sides)
+        for ready in self._beside:
+            yield from ready
+        yield from self._drawn.sides
 
     def __len__(self) -> int:
-        return len(self._drawn.sides)
+        return len(self._drawn.sides) + sum(map(len, self._beside))

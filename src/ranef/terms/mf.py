@@ -12,7 +12,7 @@ in v. The scales single out axes unless two of them are alike; signs stay free.
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
