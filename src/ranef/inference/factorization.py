@@ -30,6 +30,9 @@ Array = NDArray[np.float64]
 
 # Sweeps over u, v and tau in a round, and rounds at most.
 _SWEEPS, _ROUNDS = 4, 200
+# Rounds in which tau stays large. Under the residual that is left before anything is learned a
+# weak component looks like noise, and from a tau near zero it would hardly come back.
+_HELD = 3
 # Rounds in which the scales of all else are looked for however dear they are.
 _PATIENT = (*range(6), 8, 16, 32, 64, 128)
 # How far E u'v still moves in the last round, as a share of its sd.
@@ -86,7 +89,7 @@ class Factorization:
         self.interrupted = self.settled = False
 
     def run(self, progress: bool) -> None:
-        """Climb until the bound does not rise any more."""
+        """Climb until the factors rest."""
         n = len(self.normal.value)
         moments = {label: (np.zeros(n), np.zeros(n)) for label in self.tables}
         sites: Mapping[str, Any] = {}
@@ -103,7 +106,8 @@ class Factorization:
                     if self.q:
                         bound = rest.evidence + sum(q.bound for q in self.q.values())
                         self.trace.append((bound, self.steps))
-                    nearly = self._sweep(rest, known, moments) < _MOVED
+                    held = number < min(_HELD, self.rounds - 1)
+                    nearly = self._sweep(rest, known, moments, held=held) < _MOVED and not held
                     bar.update(1)
                     # Where the scales have been waited with they may still have something to say.
                     if nearly and patient:
@@ -115,7 +119,12 @@ class Factorization:
                 self.interrupted = True
 
     def _sweep(
-        self, rest: Conditional, known: Problem, moments: dict[str, tuple[Array, Array]]
+        self,
+        rest: Conditional,
+        known: Problem,
+        moments: dict[str, tuple[Array, Array]],
+        *,
+        held: bool,
     ) -> float:
         """By how much E u'v has moved, as a share of its sd, root mean squares of both."""
         moved = 0.0
@@ -128,7 +137,7 @@ class Factorization:
                 prior = self.problem.priors[self.problem.bilinear[label].scale]
                 q = Factors.begin(table, prior, own, [self.seed, 4, place])
             for _ in range(self.sweeps):
-                q = table.sweep(q, own, beta)
+                q = table.sweep(q, own, beta, held=held)
             self.q[label] = q
             before, moments[label] = moments[label][0], table.moments(q)
             mean, variance = moments[label]

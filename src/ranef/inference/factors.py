@@ -174,13 +174,15 @@ class Table:
         v *= np.sqrt(self.levels[1])
         return Side(v, np.zeros((*v.shape, self.rank)))
 
-    def sweep(self, q: "Factors", residual: Array, beta: float) -> "Factors":
-        """U, v and tau once each, given the residual of every row, (n,)."""
+    def sweep(self, q: "Factors", residual: Array, beta: float, *, held: bool = False) -> "Factors":
+        """U, v and, unless it is held, tau once each, given the residual of every row, (n,)."""
         table = self._matrix(self.weights * residual)
         u = _side(self._sums, table, q.v, q.scales.precision, beta)
         v = _side(self._sums.T.tocsr(), table.T.tocsr(), u, np.ones(self.rank), beta)
         if not isinstance(q.prior, priors.Fixed):
             u, v = _turned(u, v)
+        if held:
+            return replace(q, u=u, v=v)
         squares = np.einsum("jk,jk->k", u.mean, u.mean)
         squares = squares + np.einsum("jkk->k", u.covariance)
         return replace(q, u=u, v=v, scales=Scales.of(q.prior, squares, self.levels[0]))
