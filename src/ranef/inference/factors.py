@@ -135,11 +135,12 @@ class Scales:
 
     def draw(self, rng: np.random.Generator, size: int) -> Array:
         """(size, K)."""
-        uniform = rng.random((size, len(self.mass)))
-        columns = []
-        for own, log_tau, mass in zip(uniform.T, self.log_tau, self.mass, strict=True):
-            columns.append(np.exp(np.interp(own, np.cumsum(mass) - 0.5 * mass, log_tau)))
-        return np.stack(columns, axis=1)
+        uniform = rng.random((len(self.mass), size))
+        columns = [
+            log_tau[np.searchsorted(np.cumsum(mass), own).clip(max=len(mass) - 1)]
+            for own, log_tau, mass in zip(uniform, self.log_tau, self.mass, strict=True)
+        ]
+        return np.exp(np.stack(columns, axis=1))
 
 
 class Table:
@@ -180,7 +181,8 @@ class Table:
         u = _side(self._sums, table, q.v, q.scales.precision, beta)
         v = _side(self._sums.T.tocsr(), table.T.tocsr(), u, np.ones(self.rank), beta)
         if not isinstance(q.prior, priors.Fixed):
-            u, v = _turned(u, v)
+            # A tau that is integrated over a flat prior counts as one level less.
+            u, v = _turned(u, v, self.levels[1] - (not isinstance(q.prior, priors.PointEstimate)))
         if held:
             return replace(q, u=u, v=v)
         squares = np.einsum("jk,jk->k", u.mean, u.mean)
@@ -214,9 +216,9 @@ def _side(sums: Any, table: Any, other: Side, precision: Array, beta: float) -> 
     return Side(np.einsum("jkl,jl->jk", covariance, pulled), covariance)
 
 
-def _turned(u: Side, v: Side) -> tuple[Side, Side]:
-    """The bound's best A: E v v' averages to I, and sum_j E u u' is diagonal and falling."""
-    root = np.linalg.cholesky(v.second.mean(axis=0))
+def _turned(u: Side, v: Side, size: int) -> tuple[Side, Side]:
+    """The bound's best A: E v v' sums to `size` I, and sum_j E u u' is diagonal and falling."""
+    root = np.linalg.cholesky(v.second.sum(axis=0) / size)
     inner = root.T @ u.second.sum(axis=0) @ root
     axes = np.linalg.eigh(0.5 * (inner + inner.T))[1][:, ::-1]
     turn = axes.T @ np.linalg.inv(root)
