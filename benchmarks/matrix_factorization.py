@@ -1,6 +1,6 @@
 """mf() beside an oracle, and on ratings: error on held-out cells, coverage, seconds.
 
-    python benchmarks/matrix_factorization.py [--data FOLDER] [--seeds 2]
+    python benchmarks/matrix_factorization.py [--data FOLDER] [--seeds 2] [--picture FILE]
 
 Generated: 2,000 users, 1,000 items, 100,000 cells of a table of rank 4 with intercepts of users and
 items and noise of sd 1; 20,000 other cells are held out. The oracle is alternating ridge regression
@@ -116,6 +116,36 @@ def beside_the_oracle(seeds):
                   f"{', '.join(f'{t:.2f}' for t in found)} |", flush=True)  # fmt: skip
 
 
+def draw(path):
+    """Scales of the components, and the share of held-out ratings in intervals of any width."""
+    import matplotlib.pyplot as plt
+
+    taus = TAUS["falling"]
+    user, item, eta, y = generated(taus, 0)
+    train, test = slice(ROWS), slice(ROWS, ROWS + 4_000)
+    rows = table(user[train], item[train], y[train])
+    fit, _, _ = fitted("y ~ (1 | user) + (1 | item) + mf(user, item, rank=8)", rows)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    found = fit.posterior["mf(user, item)_sigma"].to_numpy()[0]
+    low, middle, high = np.quantile(found, [0.05, 0.5, 0.95], axis=0)
+    k = np.arange(1, 9)
+    axes[0].errorbar(k, middle, [middle - low, high - middle], fmt="o", ms=4, label="90% interval")
+    axes[0].plot(k[:4], taus, "_", ms=16, color="black", label="truth")
+    axes[0].set(xlabel="component", ylabel="scale", ylim=(0, None))
+    axes[0].legend()
+    cells, widths = table(user[test], item[test], y[test]), np.array([0.2, 0.5, 0.8, 0.9])
+    for kind, truth, label in (("response", y, "a rating"), ("mean", eta, "its mean")):
+        share = []
+        for width in widths:
+            p = fit.predict(cells, kind=kind, interval=float(width))
+            share.append(np.mean((p["lower"] <= truth[test]) & (truth[test] <= p["upper"])))
+        axes[1].plot(widths, share, "o-", ms=3, label=label)
+    axes[1].plot([0, 1], [0, 1], color="black", linewidth=0.6)
+    axes[1].set(xlabel="probability of the interval", ylabel="share of held-out cells in it")
+    axes[1].legend()
+    figure.savefig(path)
+
+
 def like_ratings():
     rng = np.random.default_rng(3)
     users, items = 943, 1_682
@@ -162,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a folder with InstEval.csv")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--picture", type=Path, help="where to draw scales and calibration")
     chosen = parser.parse_args()
     print(machine.describe("ranef", "jax", "numpy", "scipy"), "\n")
     tables = {"ratings": like_ratings()}
@@ -175,6 +206,8 @@ def main() -> None:
     beside_the_oracle(chosen.seeds)
     print()
     on_ratings(tables)
+    if chosen.picture:
+        draw(chosen.picture)
 
 
 if __name__ == "__main__":

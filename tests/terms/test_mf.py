@@ -10,8 +10,10 @@ from numpyro.infer.util import log_density
 
 import ranef as rf
 from contract_term import learn
-from ranef.inference.factors import FactorDraws, Factors, Scales, Side, Table
+from ranef.inference.factorization import Beside
+from ranef.inference.factors import FactorDraws, Factors, Realised, Scales, Side, Table
 from ranef.inference.noise import Noise
+from ranef.storage.effects import refuse_unsound
 from ranef.terms.base import Bilinear
 
 FORMULA = "y ~ (1 | user) + (1 | item) + mf(user, item, rank=4)"
@@ -308,3 +310,22 @@ def test_beside_other_terms_and_tables(rows):
     fit = known.fit({**table, "s": np.ones(800)}, progress=False, draws=50)
     assert "mf(user, item)_sigma" not in fit.posterior
     assert "sigma" not in fit.posterior
+
+
+def test_factors_too_many_to_be_drawn_at_once_are_kept_by_what_draws_them(
+    fit, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("ranef.inference.factors._REALISED", 1_000)
+    drawn = fit.draws.sites._drawn
+    monkeypatch.setitem(fit.draws.__dict__, "sites", Realised(drawn, fit.draws.sites._beside))
+    with pytest.raises(rf.OptionError, match="fit with draws=1 or fewer"):
+        fit.draws.sites["mf(user, item)_user"]
+    fit.save(tmp_path / "fit.ranef")
+    new = rf.load(tmp_path / "fit.ranef")
+    cells = {"user": ["u1", "u2"], "item": ["i1", "i7"]}
+    pd.testing.assert_frame_equal(fit.predict(cells), new.predict(cells))
+    wrong = FactorDraws({n: (m[1:], r) for n, (m, r) in drawn.sides.items()}, drawn.draws, 0)
+    grouped = fit.program.grouped(fit.training.state)
+    mine = {key: each for key, each in grouped.items() if set(each.sites) <= set(drawn.sides)}
+    with pytest.raises(rf.FileError, match="factors are drawn from"):
+        refuse_unsound(Beside(wrong, None), mine, drawn.draws)

@@ -46,6 +46,10 @@ class Beside:
     factors: FactorDraws
     others: ByLevel | None
 
+    @property
+    def draws(self) -> int:
+        return self.factors.draws
+
     def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
         own = set(self.factors.sites)
         rest = {name: places for name, places in levels.items() if name not in own}
