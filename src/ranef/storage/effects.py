@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import FileError
 from ranef.inference import crossed, effects, elimination, meetings, remainder
+from ranef.inference.base import ByLevel
 from ranef.inference.effects import Cell, Effects
 from ranef.inference.factorization import Beside
 from ranef.inference.factors import FactorDraws
@@ -21,9 +22,7 @@ CLASSES = (
 )
 
 
-def refuse_unsound(
-    found: Effects | Beside | None, grouped: Mapping[Any, Grouped], draws: int
-) -> None:
+def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws: int) -> None:
     """Refuse what does not fit together, the model or the other draws.
 
     Args:
