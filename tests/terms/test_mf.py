@@ -10,6 +10,7 @@ from numpyro.infer.util import log_density
 
 import ranef as rf
 from contract_term import learn
+from ranef.inference.convergence import comparable, convergence
 from ranef.inference.factorization import Beside
 from ranef.inference.factors import FactorDraws, Factors, Realised, Scales, Side, Table
 from ranef.inference.noise import Noise
@@ -272,6 +273,20 @@ def test_a_weight_of_two_is_a_row_twice():
             q = table.sweep(q, y, 1.0)
         found.append(q.u.mean)
     np.testing.assert_allclose(*found, rtol=1e-8)
+
+
+def test_chains_agree_on_what_signs_and_order_leave_alone():
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=(2, 300, 4, 2)), 5.0 + 0.1 * rng.normal(size=(2, 300, 3, 2))
+    tau = np.abs([2.0, 1.0] + 0.1 * rng.normal(size=(2, 300, 2)))
+    swapped = {"u": u.copy(), "v": v.copy(), "tau": tau.copy()}
+    for name, sign in (("u", -1.0), ("v", -1.0), ("tau", 1.0)):
+        swapped[name][1] = sign * swapped[name][1, ..., ::-1]
+    term = Bilinear((np.arange(4), np.arange(4) % 3), (4, 3), 2, ("u", "v"), "tau")
+    assert not convergence(swapped).mixed
+    assert convergence(comparable(swapped, {"mf": term})).mixed
+    swapped["u"][1] += 1.0
+    assert not convergence(comparable(swapped, {"mf": term})).mixed
 
 
 @pytest.mark.parametrize(
