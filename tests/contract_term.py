@@ -30,6 +30,7 @@ EXAMPLES = {
     ],
     "s": ["y ~ s(x) + s(log(w), k=8)"],
     "mi": ["y ~ mi(x) + z; mi(x) ~ z + (1 | g); sigma ~ mi(x)"],
+    "mf": ["y ~ (1 | g) + mf(g, h, rank=3)"],
 }
 
 

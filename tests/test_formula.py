@@ -101,7 +101,6 @@ def test_parts_are_separated_by_semicolon_or_new_line(break_):
         ("y ~ x | g", "in brackets", 6),
         ("y ~ foo(x)", "no function foo()", 4),
         ("y ~ lag(x)", "did you mean 'log'", 4),
-        ("y ~ mf(a, b)", "mf() is not built yet", 4),
         ("y ~ x; mi(x) ~ z", "no term mi(x) is there to take this model", 7),
         ("y ~ mi(log(x))", "mi() takes one column by its name", 4),
         ("y ~ mi(x, k=3)", "mi() has no option 'k'", 4),

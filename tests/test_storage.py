@@ -49,6 +49,11 @@ EXAMPLES = {
     "kinds": ("kind ~ x + (1 | g)", {"family": "categorical"}, LAPLACE),
     "nuts": ("y ~ x + (1 + x | g)", {}, CHAINS),
     "sampled": ("y ~ x + (1 | g)", {"family": "student"}, CHAINS),
+    "factors": (
+        "y ~ s(x, k=6) + gp(z, m=5) + (1 | g) + mf(g, h, rank=2)",
+        {},
+        {"method": "svi"},
+    ),
     "network": ("y ~ x + nn(x, f, C(h), hidden=[4]) + (1 | g)", {}, QUICK),
     "last": ("y ~ nn(x, f, hidden=[4], weights='last') + (1 | g)", {}, QUICK),
 }

@@ -24,6 +24,7 @@ from ranef.leave_one_out import LeaveOneOut, leave_one_out
 from ranef.posterior import Posterior, tails_of
 from ranef.predictive import Predictive
 from ranef.program import Program
+from ranef.recommendation import Wanted, recommend
 from ranef.registry import suggestion
 from ranef.summary import Summary
 from ranef.tables import read
@@ -435,6 +436,46 @@ class Fit:
             return pd.DataFrame(predictive.components(designs, response, frame.n))
         return pd.DataFrame(predictive.summaries(designs, response, frame.n, kind, interval))
 
+    def recommend(
+        self,
+        data: Any,
+        n: int = 10,
+        candidates: Any = None,
+        exclude_seen: bool = True,
+        interval: float = 0.9,
+        new_levels: str = "error",
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """The n best levels of one side of mf() for given levels of the other, by their mean.
+
+        Args:
+            data: levels of the first column of mf(user, item), one or a list; or a table with one
+                of its two columns, either, and with whatever else the formula needs.
+            n: how many for each row of `data`, at most.
+            candidates: a table of what to choose from; without it all levels that training saw.
+            exclude_seen: whether pairs that training saw are left out.
+            interval: probability of the central interval.
+            new_levels: as for `predict`.
+            seed: of what is sampled.
+
+        Returns:
+            The given level, `rank` from 1, the level that is recommended, and mean, sd, lower and
+            upper as `predict` has them; ranks of a row one after the other.
+
+        Raises:
+            OptionError: for a model without mf(), and a table that is of both of its columns or
+                of neither.
+            DataError: where nothing is left to recommend.
+        """
+        tails_of(interval)
+        predictive = self._predictive(new_levels, whole_number("seed", seed, least=0))
+
+        def designs(rows: Frame) -> Designs:
+            return self._designs(rows, new_levels, response=False, companion=False)[1]
+
+        wanted = Wanted(n, candidates, exclude_seen, interval)
+        return recommend(self._known, predictive, designs, data, wanted)
+
     def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> NDArray[np.float64]:
         """Log predictive density of each row's response, (n,): log mean_s p(y_i | draw s).
 
@@ -482,9 +523,9 @@ class Fit:
 
     def _refuse_new(self, designs: Mapping[str, Any]) -> None:
         for label, design in designs.items():
-            if design.new:
-                shown = ", ".join(map(repr, design.new[:3]))
-                more = f" and {len(design.new) - 3} more" if len(design.new) > 3 else ""
+            for new in filter(None, design.new):
+                shown = ", ".join(map(repr, new[:3]))
+                more = f" and {len(new) - 3} more" if len(new) > 3 else ""
                 raise DataError(
                     f"({label}) has no effect for the level {shown}{more}, not seen in training; "
                     "use new_levels='sample' or new_levels='zero'"

@@ -179,8 +179,6 @@ def _parameter_name(left: Expression, text: str) -> str:
     """The family parameter a further part predicts, as in `sigma ~ x`."""
     if isinstance(left, Column):
         return left.name
-    if isinstance(left, Function) and left.name in registry.PLANNED["term"]:
-        raise _fail(text, left, f"{left.name}() is not built yet")
     raise _fail(text, left, "a further part must be written 'parameter ~ terms'")
 
 
@@ -261,8 +259,6 @@ def _expand(node: Expression, text: str) -> _Expansion:
 
 
 def _expand_function(node: Function, text: str) -> _Expansion:
-    if node.name in registry.PLANNED["term"]:
-        raise _fail(text, node, f"the term {node.name}() is not built yet")
     if node.name in registry.NOTATION:
         raise _fail(text, node, f"{node.name}() cannot be called; write it with + and |")
     if node.name in registry.TERMS:

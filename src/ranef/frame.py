@@ -321,6 +321,33 @@ class Index:
         found = pc.index_in(values.cast(pa.string()), value_set=self._names)
         return None if found.null_count else _to_numpy(found, np.int32)
 
+    def coded(
+        self, frame: "Frame", names: Sequence[str]
+    ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """The place of each row's level, as `crossed_levels` has them, and the new levels.
+
+        These follow those that are here.
+
+        Raises:
+            DataError: for a row without a level.
+        """
+        known = self.codes(frame, names[0]) if len(names) == 1 else None
+        if known is not None:
+            return known, ()
+        found = crossed_levels(frame, names)
+        place = self.places(found.names)
+        present = found.present()
+        unseen = present[place[present] < 0]
+        new = tuple(found.names[unseen])
+        place[unseen] = len(self._names) + np.arange(len(new))
+        codes = np.append(place, -1).astype(np.int32)[found.codes]
+        if (codes < 0).any():
+            row = frame.row_number(int(np.argmax(codes < 0)))
+            raise DataError(
+                f"the grouping {':'.join(names)!r} is missing in row {row}; fill or drop it"
+            )
+        return codes, new
+
 
 def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
     """The levels of one grouping column, or those that several form together, as "a:b"."""

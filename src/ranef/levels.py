@@ -7,6 +7,7 @@ do. A batch codes its rows among these levels alone.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,15 +41,21 @@ class Occurring:
         """The same with some levels repeated, so that there are so many."""
         return replace(self, known=_padded(self.known, known), new=_padded(self.new, new))
 
-    def recoded(self, design: Design) -> Design:
-        """The rows of a batch, their codes among `known` and, after these, `new`."""
-        codes = np.asarray(design.arrays["codes"])
-        unseen = codes >= self.levels
-        place = np.searchsorted(self.known, codes)
-        place[unseen] = len(self.known) + np.searchsorted(self.new, codes[unseen] - self.levels)
+    def recoded(self, design: Design, codes: str = "codes", place: int = 0) -> Design:
+        """The rows of a batch, their codes among `known` and, after these, `new`.
+
+        Args:
+            design: of the rows.
+            codes: its array of this grouping's codes.
+            place: of this grouping among the term's.
+        """
+        own = np.asarray(design.arrays[codes])
+        unseen = own >= self.levels
+        found = np.searchsorted(self.known, own)
+        found[unseen] = len(self.known) + np.searchsorted(self.new, own[unseen] - self.levels)
         # What a level is called no longer matters, and names would have to be compiled in.
-        arrays = {**design.arrays, "codes": place.astype(np.int32)}
-        return Design(arrays, ("",) * len(self.new))
+        new = (*design.new[:place], ("",) * len(self.new), *design.new[place + 1 :])
+        return Design({**design.arrays, codes: found.astype(np.int32)}, new)
 
 
 def _padded(levels: Codes, size: int) -> Codes:
@@ -85,7 +92,7 @@ def _split(codes: Sequence[NDArray], rows: Codes, most: int) -> list[Codes]:
     return [batch for part in np.split(rows[order], cuts) for batch in _split(codes, part, most)]
 
 
-def room(batches: Sequence[Mapping[str, Occurring]]) -> list[dict[str, Occurring]]:
+def room(batches: Sequence[Mapping[Any, Occurring]]) -> list[dict[Any, Occurring]]:
     """What occurs in each batch, padded to what the fullest has, so that all have one shape.
 
     That is one known level at least: NumPyro's distributions have no batches of none.

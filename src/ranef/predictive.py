@@ -20,7 +20,7 @@ from ranef.inference.base import Draws
 from ranef.inference.noise import Noise
 from ranef.inference.threads import side_by_side
 from ranef.levels import Occurring, batches, number, room
-from ranef.program import Program
+from ranef.program import Program, Varying
 from ranef.terms.base import Grouped, Replay
 from ranef.training import Designs, State
 
@@ -84,7 +84,7 @@ class Predictive:
     seed: int
 
     @cached_property
-    def _grouped(self) -> dict[str, Grouped]:
+    def _grouped(self) -> dict[Varying, Grouped]:
         return self.program.grouped(self.state)
 
     @cached_property
@@ -108,16 +108,15 @@ class Predictive:
         each other, and effects are drawn for as many levels at a time as it does hold.
         """
         size = max(1, min(n, _CELLS // self._count))
-        codes = {label: np.asarray(designs[label].arrays["codes"]) for label in self._grouped}
+        codes = {
+            key: np.asarray(designs[key[0]].arrays[g.codes]) for key, g in self._grouped.items()
+        }
         width = max(1, sum(g.width for g in self._grouped.values()))
         most = max(1, _EFFECTS // (self._count * width))
         places = batches(list(codes.values()), n, most)
         occurring = room(
             [
-                {
-                    name: Occurring.of(codes[name][rows], g.levels)
-                    for name, g in self._grouped.items()
-                }
+                {key: Occurring.of(codes[key][rows], g.levels) for key, g in self._grouped.items()}
                 for rows in places
             ]
         )
@@ -130,7 +129,7 @@ class Predictive:
         response: ResponseDesign,
         rows: NDArray[np.int64],
         size: int,
-        met: Mapping[str, Occurring],
+        met: Mapping[Varying, Occurring],
     ) -> "Iterator[Part]":
         """The rows of one batch, in which the levels `met` occur."""
         sites = self._sites(met, designs)
@@ -138,21 +137,25 @@ class Predictive:
             places = rows[start : start + size]
             own = np.pad(places, (0, size - len(places)), mode="edge")
             part, beside = jax.tree.map(lambda a, own=own: a[own], (designs, response))
-            part = {**part, **{name: met[name].recoded(part[name]) for name in met}}
+            for key, levels in met.items():
+                label, place = key
+                codes = self._grouped[key].codes
+                part = {**part, label: levels.recoded(part[label], codes, place)}
             part, beside = jax.tree.map(jnp.asarray, (part, beside))
             density = partial(self._density, sites, part, beside, met)
             integrated = density if self.program.columns else None
             predictors = self._run(sites, part, met)
             yield Part(self.program.family, beside, predictors, places, integrated)
 
-    def _sites(self, met: Mapping[str, Occurring], designs: Designs) -> dict[str, Array]:
+    def _sites(self, met: Mapping[Varying, Occurring], designs: Designs) -> dict[str, Array]:
         """Draws in one leading axis, of effects those of the levels at hand."""
-        levels = {s: met[label].known for label, g in self._grouped.items() for s in g.sites}
+        levels = {s: met[key].known for key, g in self._grouped.items() for s in g.sites}
         out = dict(self._at(levels))
-        for label, grouped in self._grouped.items():
-            names = [designs[label].new[place] for place in met[label].new]
+        for key, grouped in self._grouped.items():
+            label, place = key
+            names = [designs[label].new[place][level] for level in met[key].new]
             if names and self.replay.new_levels == "sample":
-                out[grouped.new] = jnp.asarray(self._unseen(label, grouped, names))
+                out[grouped.new] = jnp.asarray(self._unseen(key, grouped, names))
         return out
 
     def _at(self, levels: Mapping[str, NDArray[np.int64]]) -> dict[str, Array]:
@@ -173,14 +176,15 @@ class Predictive:
         """The levels of the latest batch and their draws, once there are some."""
         return []
 
-    def _unseen(self, label: str, grouped: Grouped, names: list[str]) -> NDArray[np.float64]:
+    def _unseen(self, key: Varying, grouped: Grouped, names: list[str]) -> NDArray[np.float64]:
         """Standard normal numbers behind the effects of new levels, (draws, u, k)."""
         levels = np.array([number(name) for name in names], np.uint64)
-        each = Noise(self.seed, number(label)).of(levels, self._count * grouped.width)
+        stream = number(key[0]) + key[1]
+        each = Noise(self.seed, stream).of(levels, self._count * grouped.width)
         return each.reshape(len(names), self._count, grouped.width).transpose(1, 0, 2)
 
     def _run(
-        self, sites: dict[str, Array], designs: Designs, met: Mapping[str, Occurring]
+        self, sites: dict[str, Array], designs: Designs, met: Mapping[Varying, Occurring]
     ) -> dict[str, Array]:
         """Each family parameter on its link's scale, (draws, rows)."""
         return self._compiled(sites, designs, jax.random.key(self.seed), _known(met))
@@ -190,7 +194,7 @@ class Predictive:
         sites: dict[str, Array],
         designs: Designs,
         response: ResponseDesign,
-        met: Mapping[str, Occurring],
+        met: Mapping[Varying, Occurring],
     ) -> Array:
         """Log p(response), (draws, rows), missing values of columns integrated over."""
         key = jax.random.key(self.seed)
@@ -327,6 +331,14 @@ class Predictive:
         columns = self._by_row(designs, response, n, judge)
         return xr.Dataset({name: ("row", values) for name, values in columns.items()})
 
+    def centre(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
+        """Posterior mean of the location, (n,)."""
+
+        def mean(part: Part) -> dict[str, NDArray]:
+            return {"mean": self._location(part).mean(axis=0)}
+
+        return self._by_row(designs, response, n, mean)["mean"]
+
     def locations(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
         """Draws of the location, (draws, n)."""
         each = self._by_row(designs, response, n, lambda part: {"a": self._location(part).T})
@@ -407,7 +419,7 @@ class Predictive:
         return part.own(self.program.family.log_density(part.response, **part.predictors))
 
 
-def _known(met: Mapping[str, Occurring]) -> tuple[tuple[str, int], ...]:
+def _known(met: Mapping[Varying, Occurring]) -> tuple[tuple[Varying, int], ...]:
     """How many levels of each term training saw, of those that are at hand."""
     return tuple((name, len(levels.known)) for name, levels in met.items())
 

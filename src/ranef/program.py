@@ -30,6 +30,7 @@ from ranef.networks import Networks
 from ranef.priors import Fixed, Prior, allowed
 from ranef.relabelling import relabelled
 from ranef.terms.base import (
+    Bilinear,
     Curve,
     Grouped,
     LinearBlock,
@@ -42,6 +43,9 @@ from ranef.terms.base import (
 from ranef.training import Designs, State, Training, evenly, length
 
 _RESERVED = ("chain", "draw")
+
+# A grouping by which a term varies: the label of the term, and its place among those of the term.
+Varying = tuple[str, int]
 
 # Of the location. A family with thresholds has it pinned at zero, so that factors keep their
 # coding.
@@ -382,7 +386,16 @@ class Program:
             lambda values: relabelled(law, state.priors, values),
             {p.prefix + p.location: p.family.noise(p.law(state)) for p in self.programs},
             tuple(term.label for _, term in self.all_terms() if term.incomplete()),
+            self._bilinear(state, training.designs),
         )
+
+    def _bilinear(self, state: State, designs: Designs) -> dict[str, Bilinear]:
+        """The terms that are products of coefficients, by label."""
+        found = {
+            term.label: term.bilinear(state.terms[term.label], designs[term.label])
+            for _, term in self.all_terms()
+        }
+        return {label: term for label, term in found.items() if term is not None}
 
     def _settled(self, state: State, designs: Designs, known: Networks) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -612,17 +625,21 @@ class Program:
             if variable.role == "group"
         }
 
-    def grouped(self, state: State) -> dict[str, Grouped]:
-        """What varies by level, by term label."""
-        found = {term.label: term.grouped(state.terms[term.label]) for _, term in self.all_terms()}
-        return {label: grouped for label, grouped in found.items() if grouped is not None}
+    def grouped(self, state: State) -> dict[Varying, Grouped]:
+        """What varies by level, by term and the grouping's place among those of the term."""
+        return {
+            (term.label, place): grouped
+            for _, term in self.all_terms()
+            for place, grouped in enumerate(term.grouped(state.terms[term.label]))
+        }
 
-    def narrowed(self, state: State, levels: Mapping[str, int]) -> State:
-        """The state of a program that has so many levels, by term label, and no others."""
+    def narrowed(self, state: State, levels: Mapping[Varying, int]) -> State:
+        """The state of a program that has so many levels of each grouping, and no others."""
         terms = dict(state.terms)
         for _, term in self.all_terms():
-            if term.label in levels:
-                terms[term.label] = term.narrowed(terms[term.label], levels[term.label])
+            own = tuple(size for (label, _), size in levels.items() if label == term.label)
+            if own:
+                terms[term.label] = term.narrowed(terms[term.label], own)
         return replace(state, terms=terms)
 
     def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:

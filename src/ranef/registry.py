@@ -19,13 +19,14 @@ TERMS = {
     "gp": "ranef.terms.gp:Process",
     "s": "ranef.terms.spline:Spline",
     "mi": "ranef.terms.mi:Missing",
+    "mf": "ranef.terms.mf:Factorization",
 }
 
 # Terms that have a notation of their own and are not called by name in a formula.
 NOTATION = ("common", "group")
 
-# Terms that are called by name and take factors, as in nn(C(x)).
-WITH_FACTORS = ("nn",)
+# Terms that are called by name and see to factors themselves, as in nn(C(x)).
+WITH_FACTORS = ("nn", "mf")
 
 # Terms that bend a line: what they are called on is a common effect as well.
 WITH_LINES = ("s",)
@@ -64,14 +65,6 @@ METHODS = {
 
 KINDS = {"term": TERMS, "family": FAMILIES, "method": METHODS}
 
-# Named in the public surface and not built yet: refused by name instead of as unknown.
-PLANNED = {
-    "term": ("mf",),
-    "family": (),
-    "method": (),
-}
-
-
 # A plug-in that is made of others is named with them, as in "mixture(gaussian, student)".
 _MADE_OF = re.compile(r"(\w+)\(([\w, ]*)\)")
 
@@ -100,9 +93,6 @@ def load(kind: str, name: str) -> Any:
             raise OptionError(f"the {kind} {outer!r} is not made of others; write {outer!r}")
         return found.of(*(load(kind, each) for each in inner))
     if name not in table:
-        built = ", ".join(table)
-        if name in PLANNED[kind]:
-            raise OptionError(f"{kind} {name!r} is not built yet; built are: {built}")
         raise OptionError(f"there is no {kind} {name!r}; {suggestion(name, table)}")
     module, attribute = table[name].split(":")
     return getattr(importlib.import_module(module), attribute)

@@ -25,7 +25,8 @@ def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str]
     """A table as a `Frame` of the named columns (all of them for None).
 
     Args:
-        data: a pandas, polars or pyarrow table, a dict of arrays, or the path of a CSV or
+        data: a `Frame`, which is returned, a pandas, polars or pyarrow table, a dict of arrays,
+            or the path of a CSV or
             Parquet file or of a folder of them.
         columns: the columns to read; a file's other columns are not parsed.
         missing: texts that mean a missing level.
@@ -34,6 +35,8 @@ def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str]
         FileError: for a path that cannot be read; ColumnError: for a column that is not
             there; DataError: for columns of different lengths.
     """
+    if isinstance(data, Frame):
+        return data
     if isinstance(data, (str, os.PathLike)):
         frame = _read_path(Path(data), columns)
     elif isinstance(data, Mapping):

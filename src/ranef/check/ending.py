@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.check.symptom import Symptom
-from ranef.inference.convergence import E_BFMI, convergence, energy_fractions
+from ranef.inference.convergence import E_BFMI, comparable, convergence, energy_fractions
 from ranef.inference.pareto import threshold
 from ranef.posterior import Posterior
 
@@ -76,7 +76,9 @@ def rising(trace: NDArray[np.float64]) -> tuple[float, float]:
 def chains(posterior: Posterior) -> Iterator[Symptom]:
     """R-hat, effective draws, divergences and energies of chains."""
     draws = posterior.draws
-    how = convergence({n: draws.sites[n] for n in draws.sites if n not in draws.later})
+    products = posterior.program.problem(posterior.training).bilinear
+    ready = {n: draws.sites[n] for n in draws.sites if n not in draws.later}
+    how = convergence(comparable(ready, products))
     if not how.mixed:
         yield Symptom(
             f"R-hat of {how.r_hat_of} is {how.r_hat:.3f}",

@@ -393,8 +393,6 @@ def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
 
 def applies(problem: Problem) -> bool:
     """Whether there are networks, and all else is linear and Gaussian in the predictors."""
-    if problem.incomplete:
-        return False
     structure = problem.structure()
     if all(block is not None for block in structure.values()):
         return False
@@ -409,6 +407,8 @@ def is_linear(problem: Problem) -> bool:
 
 def _is_closed(problem: Problem, structure: Mapping[str, LinearBlock | None]) -> bool:
     """Whether the linear blocks have a closed form, and their rows serve it."""
+    if problem.incomplete or problem.bilinear:
+        return False
     if not all(block.gaussian for block in structure.values() if block is not None):
         return False
     return is_gaussian(problem) or (not problem.windows and problem.n <= MOST)

@@ -24,7 +24,7 @@ from ranef.families.base import Family, Normal
 from ranef.moments import Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
-from ranef.terms.base import LinearBlock
+from ranef.terms.base import Bilinear, LinearBlock
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class Problem:
             the parameter that is the location.
         incomplete: labels of the terms of columns whose missing values the program integrates
             over, so that no other closed form holds.
+        bilinear: terms that are products of two sets of coefficients, by label.
     """
 
     run: Callable[..., Any]
@@ -92,6 +93,7 @@ class Problem:
     relabelled: Callable[[Mapping[str, NDArray]], tuple[dict[str, NDArray], NDArray | None]]
     spreads: Mapping[str, float]
     incomplete: tuple[str, ...]
+    bilinear: Mapping[str, Bilinear]
 
 
 @dataclass(frozen=True)

@@ -111,5 +111,7 @@ def rows_of(part: Part, problem: Problem, method: str) -> tuple[Layout, str, Row
     value = np.asarray(normal.value, dtype=np.float64)
     layout = Layout.of(part.blocks, len(value), problem, method)
     known = layout.known[:, 0] if layout.predictors else 0.0
-    rows = Rows(value - known, layout.columns, layout.factors, normal.weights)
+    rows = Rows(
+        value - known, layout.columns, layout.factors, normal.weights, variance=layout.variance
+    )
     return layout, normal.sigma, rows

@@ -99,7 +99,7 @@ class Conditional:
 
     def error(self, known: Problem, rows: Any) -> float:
         """Weighted mean square of y - eta on any rows."""
-        away, v = self._residuals(known.part(rows), known)
+        away, v = self.residuals(known.part(rows), known)
         return float(np.sum(v * away**2) / np.sum(v))
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
@@ -111,14 +111,14 @@ class Conditional:
             labels: of the terms that have networks.
         """
         part = known.part(rows)
-        target, v = self._residuals(part, known)
+        target, v = self.residuals(part, known)
         coefficients = {}
         for label in labels:
             columns, coefficients[label] = shared(part, label, self.mixed, self.effects)
             target = target + columns @ coefficients[label]
         return {"target": target, "weights": v / self.sigma**2}, {"coefficients": coefficients}
 
-    def _residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
+    def residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
         """Y - eta of any rows, (n,), and the weight of each."""
         *_, rows = rows_of(part, problem, "svi")
         away = rows.response - rows.common @ self.common

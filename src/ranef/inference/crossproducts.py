@@ -58,6 +58,7 @@ class Rows:
         weights: (n,) or, for K predictors, (n, K, K) symmetric and non-negative definite;
             None where every row counts the same.
         predictor: (p,) which predictor each common column adds to; None for the first.
+        variance: (n,) of the response, where it is known by its mean; None where it is known.
     """
 
     response: Array
@@ -65,6 +66,7 @@ class Rows:
     factors: Sequence[Factor] = ()
     weights: Array | None = None
     predictor: NDArray[np.int64] | None = None
+    variance: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,11 @@ def cross_products(rows: Rows, centre: Centre | None = None) -> CrossProducts:
             for (f, h), (_, inverse) in keys.items():
                 products = np.einsum("na,nb->abn", columns[f], columns[h])
                 _add_by_pair(met[f, h], inverse[part], products.reshape(-1, products.shape[-1]))
+    if rows.variance is not None:
+        # E y^2 is the square of the mean and the variance.
+        common[-1, -1] += float(
+            np.sum(rows.variance * (1.0 if rows.weights is None else rows.weights))
+        )
     own, cross = [], []
     for table, w in zip(tables, widths, strict=True):
         block = np.ascontiguousarray(table.T).reshape(w, w + q, -1)

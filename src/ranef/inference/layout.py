@@ -38,6 +38,7 @@ class Layout:
         columns: (n, p) common columns.
         predictor: (p,) place of the predictor that each adds to.
         known: (n, K) what is known of each predictor.
+        variance: (n,) of what is known of the first, or None.
         factors: with their columns and codes.
     """
 
@@ -51,6 +52,7 @@ class Layout:
     predictor: NDArray[np.int64]
     known: Array
     factors: tuple[Factor, ...]
+    variance: Array | None = None
 
     @classmethod
     def of(
@@ -69,6 +71,7 @@ class Layout:
         predictors = tuple(dict.fromkeys(problem.predicts[label] for label in blocks))
         parts: list[_Part] = []
         known = np.zeros((n, len(predictors)))
+        variance: Array | None = None
         for label, block in blocks.items():
             if block is None:
                 raise MethodError(
@@ -85,6 +88,8 @@ class Layout:
             parts.append(_Part(label, block, columns, place))
             if block.known is not None:
                 known[:, place] += np.asarray(block.known, dtype=np.float64)
+            if block.variance is not None:
+                variance = block.variance if variance is None else variance + block.variance
         # Coefficients whose scale is a parameter vary by the one level that all rows have.
         varying = [p for p in parts if p.block.codes is not None or p.block.scales]
         shared = [p for p in parts if p.block.codes is None and not p.block.scales]
@@ -93,7 +98,7 @@ class Layout:
         sites, shapes, columns, predictor, mean, precision = common
         return cls(
             *(predictors, sites, shapes, mean, precision, groupings),
-            *(columns, predictor, known, factors),
+            *(columns, predictor, known, factors, variance),
         )
 
 

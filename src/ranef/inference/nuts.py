@@ -29,7 +29,7 @@ from ranef.inference.centring import Centring, centrings
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.collapsed import Collapsed
 from ranef.inference.compressed import read
-from ranef.inference.convergence import Convergence, convergence
+from ranef.inference.convergence import Convergence, comparable, convergence
 from ranef.inference.hamiltonian import Chains, sample
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import dependent
@@ -78,7 +78,7 @@ class NoUTurn(Method):
         statistics = dict(chains.statistics)
         if exchanged is not None and chains.statistics:
             statistics["relabelled"] = exchanged
-        how = convergence(values)
+        how = convergence(comparable(values, problem.bilinear))
         diverging = int(np.sum(chains.statistics.get("diverging", 0)))
         good = how.mixed and how.enough and not diverging
         found = Draws(

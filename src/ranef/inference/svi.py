@@ -26,6 +26,8 @@ from ranef.inference.ascent import Search
 from ranef.inference.base import Draws, Method, Problem, sites_of
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
 from ranef.inference.elbo import Objective
+from ranef.inference.factorization import Factorization
+from ranef.inference.factorization import applies as factorizes
 
 # The largest value whose square a float holds with room to spare for a sum.
 _LARGEST = 1e140
@@ -74,6 +76,10 @@ class SVI(Method):
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         if self.settings["guide"] == "structured":
+            if factorizes(problem) and not problem.windows:
+                factorization = Factorization(problem, self.settings, seed)
+                factorization.run(progress)
+                return factorization.finish(draws, progress)
             try:
                 if applies(problem):
                     search = Alternation(problem, self.settings, seed)

@@ -151,7 +151,10 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
     if by_level is not None:
         shape = next((np.shape(v)[:2] for v in sites.ready.values()), None)
         count = by_level.draws if shape is None else math.prod(shape)
-        refuse_unsound(by_level, program.grouped(state), count)
+        drawn = {
+            k: g for k, g in program.grouped(state).items() if not set(g.sites) <= set(sites.ready)
+        }
+        refuse_unsound(by_level, drawn, count)
     return {
         "program": program,
         "training": training,

@@ -1,30 +1,50 @@
-"""What draws group effects level by level, as a file holds it: its parts belong together."""
+"""What draws effects and factors level by level, as a file holds it: its parts belong together."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import FileError
 from ranef.inference import crossed, effects, elimination, meetings, remainder
+from ranef.inference.base import ByLevel
 from ranef.inference.effects import Cell, Effects
+from ranef.inference.factorization import Beside
+from ranef.inference.factors import FactorDraws
 from ranef.terms.base import Grouped
 
 # The dataclasses that it is made of.
 CLASSES = (
     *(effects.Effects, effects.Cell, effects.Place, elimination.Given, elimination.Chain),
     *(elimination.Stage, crossed.Crossed, meetings.Meetings, remainder.Remainder, remainder.Part),
+    *(Beside, FactorDraws),
 )
 
 
-def refuse_unsound(found: Effects, grouped: Mapping[str, Grouped], draws: int) -> None:
-    """Refuse effects whose arrays do not fit each other, the model or the other draws.
+def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws: int) -> None:
+    """Refuse what does not fit together, the model or the other draws.
+
+    Args:
+        found: what draws by level.
+        grouped: what is drawn from it.
+        draws: how many there are of all else.
 
     Raises:
         FileError: saying so.
     """
+    if isinstance(found, Beside):
+        factors, own = found.factors, set(found.factors.sites)
+        mine = [g for g in grouped.values() if own.issuperset(g.sites)]
+        if factors.draws != draws or not all(_fits(factors, each) for each in mine):
+            raise FileError("what its factors are drawn from does not fit together")
+        grouped = {key: g for key, g in grouped.items() if not own.issuperset(g.sites)}
+        found = found.others
+    if found is None and not grouped:
+        return
     sound = (
-        found.draws == draws
+        isinstance(found, Effects)
+        and found.draws == draws
         and found.draws % max(found.chains, 1) == 0
         and _fits_model(found, grouped)
         and _is_whole(np.concatenate([cell.members for cell in found.cells]))
@@ -35,7 +55,15 @@ def refuse_unsound(found: Effects, grouped: Mapping[str, Grouped], draws: int) -
         raise FileError("what its group effects are drawn from does not fit together")
 
 
-def _fits_model(found: Effects, grouped: Mapping[str, Grouped]) -> bool:
+def _fits(factors: FactorDraws, grouped: Grouped) -> bool:
+    shape = (grouped.levels, grouped.width)
+    return all(
+        mean.shape == shape and root.shape == (*shape, grouped.width)
+        for mean, root in (factors.sides[site] for site in grouped.sites)
+    )
+
+
+def _fits_model(found: Effects, grouped: Mapping[Any, Grouped]) -> bool:
     places = {place.site: place for place in found.places}
     inside = all(
         0 <= p.factor < len(found.levels)

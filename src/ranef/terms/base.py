@@ -36,11 +36,16 @@ class Design:
     Attributes:
         arrays: every array has the rows as its leading axis, so a minibatch is
             ``jax.tree.map(lambda a: a[rows], design)``.
-        new: levels that training did not see; their codes follow the known ones.
+        new: levels that training did not see, of each grouping in the order of `Term.grouped`;
+            their codes follow the known ones.
     """
 
     arrays: Mapping[str, Any]
-    new: tuple[str, ...] = ()
+    new: tuple[tuple[str, ...], ...] = ()
+
+    def unseen(self, place: int = 0) -> int:
+        """How many levels of a grouping training did not see."""
+        return len(self.new[place]) if self.new else 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Variable:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["columns", "codes", "mean", "factor", "known"],
+    data_fields=["columns", "codes", "mean", "factor", "known", "variance"],
     meta_fields=[
         *("levels", "gaussian", "sites", "shapes"),
         *("scales", "grouping", "cholesky", "correlation", "spectrum"),
@@ -119,6 +124,7 @@ class LinearBlock:
         correlation: the parameter that takes the prior of the correlations.
         spectrum: how the scales make the sds of the columns, None where each is one.
         known: (n,) added to eta, or None.
+        variance: (n,) of what is added, where `known` is the mean of it; or None.
     """
 
     columns: Any
@@ -135,12 +141,15 @@ class LinearBlock:
     correlation: str = ""
     spectrum: Spectrum | None = None
     known: Any = None
+    variance: Any = None
 
     def keep(self, places: Any) -> "LinearBlock":
         """Some of the rows."""
         codes = None if self.codes is None else self.codes[places]
         known = None if self.known is None else self.known[places]
-        return replace(self, columns=self.columns[places], codes=codes, known=known)
+        variance = None if self.variance is None else self.variance[places]
+        columns = self.columns[places]
+        return replace(self, columns=columns, codes=codes, known=known, variance=variance)
 
     def predict(self, coefficients: Array) -> Array:
         """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""
@@ -150,20 +159,41 @@ class LinearBlock:
 
 
 @dataclass(frozen=True)
+class Bilinear:
+    """eta_i = sum_k u[left_i, k] v[right_i, k], u_jk ~ N(0, tau_k^2), v_mk ~ N(0, 1).
+
+    Attributes:
+        codes: (n,) levels j and m of each row.
+        levels: J and M.
+        rank: K.
+        sites: of u (J, K) and of v (M, K).
+        scale: site of tau (K,), which is also its name among the priors.
+    """
+
+    codes: tuple[Any, Any]
+    levels: tuple[int, int]
+    rank: int
+    sites: tuple[str, str]
+    scale: str
+
+
+@dataclass(frozen=True)
 class Grouped:
-    """What of a term varies by level, its design's array ``codes`` saying the level of each row.
+    """What of a term varies by the levels of one grouping.
 
     Attributes:
         sites: that have one value for each known level.
         levels: how many those are.
         new: the site of standard normal numbers, (u, width), behind the effects of u new levels.
         width: effects of a level.
+        codes: the design's array that says the level of each row.
     """
 
     sites: tuple[str, ...]
     levels: int
     new: str
     width: int
+    codes: str = "codes"
 
 
 @dataclass(frozen=True)
@@ -291,6 +321,13 @@ class Term(ABC):
         """
         return None
 
+    def bilinear(self, state: Any, design: Design) -> Bilinear | None:
+        """The term as products of two sets of coefficients, each linear given the other.
+
+        None for a term that is not.
+        """
+        return None
+
     def trained(self, state: Any, draws: Any) -> tuple[Any, dict[str, NDArray]] | None:
         """The term's Keras network and the values that a fit's draws give its variables.
 
@@ -298,12 +335,12 @@ class Term(ABC):
         """
         return None
 
-    def grouped(self, state: Any) -> Grouped | None:
-        """What of it varies by level; None where nothing does."""
-        return None
+    def grouped(self, state: Any) -> tuple[Grouped, ...]:
+        """What of it varies by level, grouping by grouping."""
+        return ()
 
-    def narrowed(self, state: Any, levels: int) -> Any:
-        """The state of a program that has so many levels, whichever they are, and no others."""
+    def narrowed(self, state: Any, levels: tuple[int, ...]) -> Any:
+        """The state of a program that has so many levels of each grouping, and no others."""
         return state
 
     def equation(self, state: Any) -> Summand:

@@ -232,18 +232,8 @@ class Process(LinearTerm):
         arrays: dict[str, Any] = {"x": (x - state.middle) / state.half}
         if not self.options["by"]:
             return Design(arrays)
-        name = self.options["by"]
-        found = crossed_levels(frame, (name,))
-        place = state.index.places(found.names)
-        present = found.present()
-        unseen = present[place[present] < 0]
-        new = tuple(found.names[unseen])
-        place[unseen] = len(state.levels) + np.arange(len(new))
-        codes = np.append(place, -1).astype(np.int32)[found.codes]
-        if (codes < 0).any():
-            row = frame.row_number(int(np.argmax(codes < 0)))
-            raise DataError(f"the grouping {name!r} is missing in row {row}; fill or drop it")
-        return Design({**arrays, "codes": codes}, new)
+        codes, new = state.index.coded(frame, (self.options["by"],))
+        return Design({**arrays, "codes": codes}, (new,))
 
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
         out = {self._amplitude: Parameter(priors.HalfNormal(2.5 * scale.spread), "positive")}
@@ -315,7 +305,7 @@ class Process(LinearTerm):
         law = dist.Normal(zeros, block.factor).to_event(len(shape))
         unit = jnp.full(shape, 0.3 * scale.spread / math.sqrt(state.width))
         drawn = numpyro.sample(self._weights, law, infer={"start": zeros, "unit": unit})
-        weights, new = jnp.asarray(drawn), len(design.new)
+        weights, new = jnp.asarray(drawn), design.unseen()
         if not new:
             return weights
         if replay.new_levels == "zero":
@@ -325,13 +315,13 @@ class Process(LinearTerm):
             unseen = jnp.asarray(numpyro.sample(self._new, plain)) * block.factor
         return jnp.concatenate([weights, unseen])
 
-    def grouped(self, state: State) -> Grouped | None:
+    def grouped(self, state: State) -> tuple[Grouped, ...]:
         if not state.levels:
-            return None
-        return Grouped((self._weights,), len(state.levels), self._new, state.width)
+            return ()
+        return (Grouped((self._weights,), len(state.levels), self._new, state.width),)
 
-    def narrowed(self, state: State, levels: int) -> State:
-        return replace(state, levels=state.levels[:levels])
+    def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
+        return replace(state, levels=state.levels[: levels[0]])
 
     def variables(self, state: State) -> dict[str, Variable]:
         out = {name: Variable("scale") for name in (self._amplitude, *self._lengths)}

@@ -106,32 +106,8 @@ class Group(LinearTerm):
         return state
 
     def design(self, state: State, frame: Frame) -> Design:
-        names = self.call.options["factor"]
-        codes = state.index.codes(frame, names[0]) if len(names) == 1 else None
-        new: tuple[str, ...] = ()
-        if codes is None:
-            codes, new = self._coded(state, frame)
-        return Design({"columns": state.matrix.build(frame), "codes": codes}, new)
-
-    def _coded(self, state: State, frame: Frame) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """The level of each row, and the new ones, which follow the known ones.
-
-        Raises:
-            DataError: for a row without one.
-        """
-        found = crossed_levels(frame, self.call.options["factor"])
-        place = state.index.places(found.names)
-        present = found.present()
-        unseen = present[place[present] < 0]
-        new = tuple(found.names[unseen])
-        place[unseen] = len(state.levels) + np.arange(len(new))
-        codes = np.append(place, -1).astype(np.int32)[found.codes]
-        if (codes < 0).any():
-            row = frame.row_number(int(np.argmax(codes < 0)))
-            raise DataError(
-                f"the grouping {self.factor!r} is missing in row {row}; fill or drop it"
-            )
-        return codes, new
+        codes, new = state.index.coded(frame, self.call.options["factor"])
+        return Design({"columns": state.matrix.build(frame), "codes": codes}, (new,))
 
     def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
         return state.matrix.build(frame)
@@ -242,7 +218,7 @@ class Group(LinearTerm):
         replay: Replay,
     ) -> Array:
         effects = self._draw(state, block, jnp.asarray(self._spread(state, scale)))
-        new = len(design.new)
+        new = design.unseen()
         if new == 0:
             return effects
         if replay.new_levels == "zero":
@@ -275,18 +251,20 @@ class Group(LinearTerm):
         noise = jnp.asarray(numpyro.sample(self._new_site(), plain))
         return noise @ block.factor.T if block.factor.ndim == 2 else noise * block.factor
 
-    def grouped(self, state: State) -> Grouped:
+    def grouped(self, state: State) -> tuple[Grouped, ...]:
         sites = tuple(self._effect_site(column) for column in state.columns)
         joint = self.correlated(state)
-        return Grouped(
-            (self._joint_site(),) if joint else sites,
-            len(state.levels),
-            self._new_site(),
-            len(state.columns),
+        return (
+            Grouped(
+                (self._joint_site(),) if joint else sites,
+                len(state.levels),
+                self._new_site(),
+                len(state.columns),
+            ),
         )
 
-    def narrowed(self, state: State, levels: int) -> State:
-        return replace(state, levels=state.levels[:levels])
+    def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
+        return replace(state, levels=state.levels[: levels[0]])
 
     def equation(self, state: State) -> Summand:
         parts: list[Line] = []

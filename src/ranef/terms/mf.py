@@ -1,0 +1,229 @@
+"""Probabilistic matrix factorization: eta_i = sum_k u[a_i, k] v[b_i, k].
+
+    u_jk ~ N(0, tau_k^2),   v_mk ~ N(0, 1)
+
+for the levels j of one grouping and m of another, users and items (Salakhutdinov and Mnih, 2008).
+A component that the rows do not need has a tau_k near zero, as in Bayesian principal components
+(Bishop, 1999), so that the rank only has to be large enough.
+
+What the rows tell is u v': the components may be rotated, and their signs turned, together in u and
+in v. The scales single out axes unless two of them are alike; signs stay free.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.equation import Line, Sub, Summand
+from ranef.errors import DataError, FormulaError
+from ranef.expression import Column
+from ranef.frame import Frame, Index, crossed_levels, sorted_levels
+from ranef.moments import Scale
+from ranef.priors import Prior
+from ranef.registry import suggestion
+from ranef.sites import parameter
+from ranef.terms.base import (
+    Bilinear,
+    Design,
+    Grouped,
+    Parameter,
+    Replay,
+    Term,
+    Variable,
+    clean_name,
+)
+
+_OPTIONS = {"rank": 8}
+_MOST = 64
+# A component counts as not needed once its scale is below this share of the largest.
+_UNUSED = 0.05
+
+
+@dataclass(frozen=True)
+class State:
+    """The levels of both groupings, in order."""
+
+    levels: tuple[tuple[str, ...], tuple[str, ...]]
+
+    @cached_property
+    def index(self) -> tuple[Index, Index]:
+        """They, to be looked up."""
+        return Index(self.levels[0]), Index(self.levels[1])
+
+
+class Factorization(Term):
+    """mf(user, item, rank=8)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options = dict(self.call.options)
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            raise FormulaError(
+                f"mf() has no option {unknown[0]!r}; {suggestion(unknown[0], _OPTIONS)}"
+            )
+        self.rank = {**_OPTIONS, **options}["rank"]
+        if type(self.rank) is not int or not 1 <= self.rank <= _MOST:
+            raise FormulaError(
+                f"mf(rank={self.rank!r}) must be a whole number from 1 to {_MOST}, as rank=8"
+            )
+        given = self.call.arguments
+        if len(given) != 2 or not all(isinstance(a, Column) for a in given) or given[0] == given[1]:
+            raise FormulaError(
+                f"{self.label}: mf() takes two different grouping columns, as in mf(user, item)"
+            )
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The two grouping columns."""
+        first, second = (a.name for a in self.call.arguments)
+        return first, second
+
+    @property
+    def short(self) -> str:
+        """The term without its rank, as it names variables."""
+        return clean_name(f"{self.prefix}mf({', '.join(self.sides)})")
+
+    @property
+    def _scale(self) -> str:
+        return f"{self.short}_sigma"
+
+    @property
+    def _sites(self) -> tuple[str, str]:
+        first, second = (f"{self.short}_{clean_name(side)}" for side in self.sides)
+        return first, second
+
+    def needs(self) -> dict[str, str]:
+        return dict.fromkeys(self.sides, "level")
+
+    def scan(self, accumulator: list[set[str]] | None, frame: Frame) -> list[set[str]]:
+        seen = accumulator or [set(), set()]
+        for levels, name in zip(seen, self.sides, strict=True):
+            found = crossed_levels(frame, (name,))
+            levels.update(found.names[found.present()].tolist())
+        return seen
+
+    def finish(self, accumulator: list[set[str]]) -> State:
+        first, second = (tuple(sorted_levels(levels)) for levels in accumulator)
+        for name, levels in zip(self.sides, (first, second), strict=True):
+            if len(levels) < max(2, self.rank):
+                count = "one level" if len(levels) == 1 else f"{len(levels)} levels"
+                raise DataError(
+                    f"{self.label}: {name!r} has {count}, too few for rank={self.rank}; "
+                    + (f"give rank={len(levels)} or less" if len(levels) > 1 else "leave mf() out")
+                )
+        return State((first, second))
+
+    def design(self, state: State, frame: Frame) -> Design:
+        coded = [
+            index.coded(frame, (name,)) for index, name in zip(state.index, self.sides, strict=True)
+        ]
+        codes, new = zip(*coded, strict=True)
+        return Design({"left": codes[0], "right": codes[1]}, tuple(new))
+
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+        return {self._scale: Parameter(priors.HalfNormal(scale.spread), "positive")}
+
+    def sample(
+        self,
+        state: State,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Array:
+        size = 0.3 * scale.spread
+        start = size * 0.8 ** np.arange(self.rank)
+        tau = parameter(
+            self._scale, priors_[self._scale], shape=(self.rank,), support="positive", start=start
+        )
+        u = self._side(0, state, tau, size, design.unseen(0), replay)
+        v = self._side(1, state, jnp.ones(self.rank), 1.0, design.unseen(1), replay)
+        return jnp.sum(u[design.arrays["left"]] * v[design.arrays["right"]], axis=-1)
+
+    def _side(
+        self, side: int, state: State, sds: Array, size: float, new: int, replay: Replay
+    ) -> Array:
+        """(levels, K) factors of one side, those of new levels after the known ones."""
+        site, shape = self._sites[side], (len(state.levels[side]), self.rank)
+        # At zero nothing would tell u from v: each is only learned where the other is not zero.
+        away = jax.random.normal(jax.random.key(zlib.crc32(site.encode())), shape)
+        law = dist.Normal(jnp.zeros(shape), sds).to_event(2)
+        infer = {"start": 0.3 * size * away, "unit": jnp.full(shape, 0.3 * size)}
+        known = jnp.asarray(numpyro.sample(site, law, infer=infer))
+        if not new:
+            return known
+        if replay.new_levels == "zero":
+            return jnp.concatenate([known, jnp.zeros((new, self.rank))])
+        plain = dist.Normal(jnp.zeros((new, self.rank)), 1.0).to_event(2)
+        unseen = jnp.asarray(numpyro.sample(f"{self.label}/{side}_new", plain))
+        return jnp.concatenate([known, unseen * sds])
+
+    def bilinear(self, state: State, design: Design) -> Bilinear:
+        codes = (design.arrays["left"], design.arrays["right"])
+        levels = (len(state.levels[0]), len(state.levels[1]))
+        return Bilinear(codes, levels, self.rank, self._sites, self._scale)
+
+    def grouped(self, state: State) -> tuple[Grouped, ...]:
+        return tuple(
+            Grouped((site,), len(levels), f"{self.label}/{side}_new", self.rank, codes)
+            for side, (site, levels, codes) in enumerate(
+                zip(self._sites, state.levels, ("left", "right"), strict=True)
+            )
+        )
+
+    def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
+        return State((state.levels[0][: levels[0]], state.levels[1][: levels[1]]))
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        dim = f"{self.short}_component"
+        components = tuple(str(k + 1) for k in range(self.rank))
+        out = {self._scale: Variable("scale", (dim,), (components,))}
+        for site, side, levels in zip(self._sites, self.sides, state.levels, strict=True):
+            dims = (f"{clean_name(side)}__factor_dim", dim)
+            out[site] = Variable("weight", dims, (levels, components))
+        return out
+
+    def variances(
+        self, state: State, design: Design, values: Mapping[str, Any]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Sum_k tau_k^2, by draw."""
+        if self._scale not in values:
+            return {}
+        tau = np.asarray(values[self._scale], np.float64)
+        each = tau[:, None].repeat(self.rank, axis=1) if tau.ndim == 1 else tau
+        return {self.short: (each**2).sum(axis=-1)}
+
+    def doubts(self, state: State, sites: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+        """A rank that leaves no component without use."""
+        if self._scale not in sites or self.rank == min(map(len, state.levels)):
+            return
+        tau = np.median(np.asarray(sites[self._scale]).reshape(-1, self.rank), axis=0)
+        if tau.min() > _UNUSED * tau.max():
+            yield (
+                f"all {self.rank} components of {self.short} are in use",
+                "the table may hold more than this rank can say",
+                f"compare with rank={2 * self.rank}",
+                "trust",
+            )
+
+    def equation(self, state: State) -> Summand:
+        first, second = self.sides
+        u: Line = ("u", Sub(f"{self.prefix}{first}[i]"))
+        v: Line = ("v", Sub(f"{self.prefix}{second}[i]"))
+        laws: tuple[Line, ...] = (
+            ("u", Sub(f"{self.prefix}{first}[j]"), " ~ Normal(0, diag(τ²))"),
+            ("v", Sub(f"{self.prefix}{second}[m]"), " ~ Normal(0, I)"),
+        )
+        return Summand((*u, " · ", *v), laws)
