@@ -23,7 +23,7 @@ def passes(n: int, predicted: int = 1) -> float:
     What one of them is to learn depends on the others, as the share of a component on its mean.
     """
     alone = float(np.clip(_PASSES * math.sqrt(1e5 / n), _LEAST_PASSES, _MOST_PASSES))
-    return alone * math.sqrt(predicted)
+    return alone * predicted
 
 
 def rate(done: float) -> float:
