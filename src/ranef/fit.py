@@ -387,7 +387,8 @@ class Fit:
         """Predictions for the rows of `data`, in their order.
 
         Args:
-            data: a table or path, as for `Model.fit`; the response is not needed.
+            data: a table or path, as for `Model.fit`; the response is not needed. What is missing
+                of a column in mi() is drawn from its model, given the row's other columns.
             kind: "mean" for the mean of the response (the location, for a family without
                 one), "response" for a response.
             interval: probability of the central interval.
@@ -419,6 +420,8 @@ class Fit:
 
     def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> NDArray[np.float64]:
         """Log predictive density of each row's response, (n,): log mean_s p(y_i | draw s).
+
+        What is missing of columns in mi() is integrated over.
 
         Args and errors are those of `predict`; `data` must hold the response.
         """
