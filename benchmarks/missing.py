@@ -1,6 +1,6 @@
 """mi() beside NUTS on the same model written out in NumPyro, and beside dropping rows.
 
-    python benchmarks/missing.py [--rows 2000] [--zillow FOLDER]
+    python benchmarks/missing.py [--rows 2000] [--draws 1000]
 
 In y = 1 + 1.5 x - 0.5 z + e the column x, itself 0.5 + 0.8 z + noise, is missing in 30% of the
 rows, more often where y is large: at random, as y is seen, but the rows that are left are not
@@ -104,10 +104,10 @@ def beside(n: int, seed: int, draws: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=4000)
-    parser.add_argument("--draws", type=int, default=1500)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--draws", type=int, default=1000)
     options = parser.parse_args()
-    print(describe())
+    print(describe("ranef", "numpyro", "jax"))
     beside(options.rows, 0, options.draws)
 
 

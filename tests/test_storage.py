@@ -56,6 +56,7 @@ EXAMPLES = {
     ),
     "network": ("y ~ x + nn(x, f, C(h), hidden=[4]) + (1 | g)", {}, QUICK),
     "last": ("y ~ nn(x, f, hidden=[4], weights='last') + (1 | g)", {}, QUICK),
+    "missing": ("y ~ mi(x); mi(x) ~ z", {}, {"method": "svi", "steps": 50}),
 }
 GROUPS = (
     *("posterior_predictive", "log_likelihood", "prior", "surface", "partial_effects"),

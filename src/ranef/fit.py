@@ -397,6 +397,8 @@ class Fit:
 
         Args:
             data: a table or path, as for `Model.fit`; the response is needed for "component".
+                What is missing of a column in mi() is drawn from its model, given the row's other
+                columns.
             kind: "mean" for the mean of the response (the location, for a family without
                 one), "response" for a response, "component" for which component of a mixture the
                 row's response came from.
@@ -478,6 +480,8 @@ class Fit:
 
     def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> NDArray[np.float64]:
         """Log predictive density of each row's response, (n,): log mean_s p(y_i | draw s).
+
+        What is missing of columns in mi() is integrated over.
 
         Args and errors are those of `predict`; `data` must hold the response.
         """

@@ -263,12 +263,13 @@ class Rows:
 
     def _slopes(self, f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
         """Gradient (m, D) and negative Hessian (m, D, D) in what is missing; 0 and 1 elsewhere."""
-        slope = jax.grad(lambda u: f(u).sum())
+        gradient = jax.grad(lambda u: f(u).sum())
         along = [jnp.zeros_like(u).at[:, k].set(1.0) for k in range(u.shape[1])]
-        second = -jnp.stack([jax.jvp(slope, (u,), (each,))[1] for each in along], axis=-1)
+        slopes, seconds = zip(*(jax.jvp(gradient, (u,), (a,)) for a in along), strict=True)
+        second = -jnp.stack(seconds, axis=-1)
         free = self._free
         both = free[:, :, None] & free[:, None, :]
-        return jnp.where(free, slope(u), 0.0), jnp.where(both, second, jnp.eye(u.shape[1]))
+        return jnp.where(free, slopes[0], 0.0), jnp.where(both, second, jnp.eye(u.shape[1]))
 
     def _over_numbers(self, value: Mapping[str, Array]) -> Array:
         if not self._numbers:

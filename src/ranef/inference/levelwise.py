@@ -23,10 +23,11 @@ def cholesky(a: Array) -> Array:
     if k >= _WIDE:
         return _lapack_cholesky(a)
     out = np.zeros_like(a)
-    for i in range(k):
-        for j in range(i + 1):
-            rest = a[i, j] - sum(out[i, c] * out[j, c] for c in range(j))
-            out[i, j] = np.sqrt(rest) if i == j else rest / out[j, j]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for i in range(k):
+            for j in range(i + 1):
+                rest = a[i, j] - sum(out[i, c] * out[j, c] for c in range(j))
+                out[i, j] = np.sqrt(rest) if i == j else rest / out[j, j]
     return out
 
 
