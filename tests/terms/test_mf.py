@@ -257,6 +257,9 @@ def test_draws_of_a_level_are_the_same_alone():
     alone = drawn.at({"u": np.array([5])})
     assert np.array_equal(alone["u"][:, :, 0], whole["u"][:, :, 5])
     assert not np.array_equal(whole["u"], whole["v"])
+    chains = FactorDraws.of({"u": side, "v": side}, 50, 3, chains=2).at({"u": np.arange(7)})
+    assert np.array_equal(chains["u"].reshape(50, 7, 3), whole["u"][0])
+    assert drawn.at({"u": np.zeros(0, int)})["u"].shape == (1, 50, 0, 3)
     z = Noise(3, 1_000_000).of(np.array([5]), 150).reshape(50, 3)
     np.testing.assert_allclose(alone["u"][0, :, 0], side.mean[5] + z, atol=1e-12)
 

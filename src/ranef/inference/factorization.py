@@ -185,6 +185,9 @@ class Factorization:
         last: Method = registry.load("method", "exact")()
         known = self._given(moments)
         found = last.run(known, seed=self.seed, draws=draws, progress=progress)
+        # Where exact gives way to nuts it has several chains.
+        ready = (found.sites[name] for name in found.sites if name not in found.later)
+        chains, size = next((np.shape(value)[:2] for value in ready), (1, draws))
         sides, scales, points, closed = {}, {}, {}, {}
         rng = np.random.default_rng([self.seed, 5])
         for label, q in self.q.items():
@@ -195,9 +198,9 @@ class Factorization:
             if isinstance(q.prior, priors.PointEstimate):
                 points[term.scale] = q.scales.mean
             elif not isinstance(q.prior, priors.Fixed):
-                scales[term.scale] = q.scales.draw(rng, draws)[None]
+                scales[term.scale] = q.scales.draw(rng, chains * size).reshape(chains, size, -1)
                 closed[term.scale] = (q.scales.mean, q.scales.sd)
-        drawn = FactorDraws.of(sides, draws, self.seed)
+        drawn = FactorDraws.of(sides, chains * size, self.seed, chains)
         bound = sum(q.bound for q in self.q.values())
         at_mode = self.trace[-1][0] if self.trace else -math.inf
         whole = at_mode if found.evidence is None else found.evidence + bound

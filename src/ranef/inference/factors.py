@@ -262,27 +262,30 @@ class FactorDraws:
     """Draws of factors of the levels that are asked for alone, as `ByLevel`.
 
     Attributes:
-        sides: by site.
-        draws: how many, in one chain.
+        sides: mean (J, K) and root of the covariance (J, K, K) of each level, by site.
+        draws: how many.
         seed: of the noise, which belongs to the level.
+        chains: that the draws lie in, one after the other.
     """
 
     sides: Mapping[str, tuple[Array, Array]]
     draws: int
     seed: int
+    chains: int = 1
 
     @classmethod
-    def of(cls, sides: Mapping[str, Side], draws: int, seed: int) -> "FactorDraws":
+    def of(cls, sides: Mapping[str, Side], draws: int, seed: int, chains: int = 1) -> "FactorDraws":
         roots = {name: _root(side.covariance) for name, side in sides.items()}
-        return cls({name: (s.mean, roots[name]) for name, s in sides.items()}, draws, seed)
+        both = {name: (side.mean, roots[name]) for name, side in sides.items()}
+        return cls(both, draws, seed, chains)
 
     @property
     def sites(self) -> tuple[str, ...]:
         return tuple(self.sides)
 
     def at(self, levels: Mapping[str, NDArray]) -> dict[str, Array]:
-        """Of some levels of each site, (1, draws, m, K)."""
-        out = {}
+        """Of some levels of each site, (chain, draw, m, K)."""
+        out, each = {}, self.draws // self.chains
         for stream, (name, (mean, root)) in enumerate(self.sides.items()):
             if name in levels:
                 own = np.asarray(levels[name], np.int64)
@@ -291,7 +294,7 @@ class FactorDraws:
                 noise = Noise(self.seed, 1_000_000 + stream).of(own, self.draws * k)
                 z = noise.reshape(len(own), self.draws, k)
                 drawn = mean[own][None] + np.einsum("jkl,jsl->sjk", root[own], z)
-                out[name] = drawn[None]
+                out[name] = drawn.reshape(self.chains, each, *drawn.shape[1:])
         return out
 
 

@@ -36,7 +36,8 @@ def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws:
     if isinstance(found, Beside):
         factors, own = found.factors, set(found.factors.sites)
         mine = [g for g in grouped.values() if own.issuperset(g.sites)]
-        if factors.draws != draws or not all(_fits(factors, each) for each in mine):
+        whole = factors.draws == draws and factors.chains >= 1 and draws % factors.chains == 0
+        if not whole or not all(_fits(factors, each) for each in mine):
             raise FileError("what its factors are drawn from does not fit together")
         grouped = {key: g for key, g in grouped.items() if not own.issuperset(g.sites)}
         found = found.others

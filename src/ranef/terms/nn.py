@@ -246,7 +246,7 @@ class Network(Term):
         arrays = inputs.filled(state.feeds, state.arguments, given, frame.n)
         if state.mean.size:
             arrays["0"] = (arrays["0"] - state.mean) / state.sd
-        return Design(arrays, tuple(new))
+        return Design(arrays, (tuple(new),))
 
     def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
         """The numbers that an MLP standardizes."""
