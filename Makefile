@@ -10,7 +10,7 @@ export JAX_PLATFORMS ?= cpu
 .PHONY: demo test lint docs-check requirements clean
 
 demo: $(DEMO_VENV)/ready
-	$(DEMO_VENV)/bin/ranef zillow --out demo
+	$(DEMO_VENV)/bin/ranef zillow --beyond --out demo
 
 test: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/docs $(PYTEST_ARGS)

@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also fit the sales with gaps that the post drops, their missing values parameters",
     )
+    zillow.add_argument(
+        "--beyond",
+        action="store_true",
+        help="also fit what the post left to others, to small generated tables, in a second page",
+    )
     zillow.add_argument("--family", choices=("student", "gaussian"), help="of the noise (student)")
     zillow.add_argument("--out", type=Path, required=True, help="folder for what is written")
     zillow.add_argument("--json", action="store_true", help="print one JSON object")
@@ -86,6 +91,7 @@ def _zillow(options: argparse.Namespace) -> int:
         options.parser.error("--as-posted has Gaussian noise; leave --family out")
 
     from ranef.datasets import (
+        beyond,
         zillow,
         zillow_generator,
         zillow_missing,
@@ -137,14 +143,21 @@ def _zillow(options: argparse.Namespace) -> int:
         )
     if truth:
         result["truth"] = zillow_study.truth_table(sales, truth, entries)
+    pages = {}
+    if options.beyond:
+        say("going beyond the post")
+        pages["beyond"] = beyond.page(options.seed, sys.stderr.isatty(), say)
     say("drawing the report")
-    page = zillow_report.page(sales, entries, result)
+    beside = {f"{name}.html": page.title for name, page in pages.items()}
+    pages["report"] = zillow_report.page(sales, entries, result, beside)
     figures = _folder(out / "figures")
     result["figures"] = [
         str(write_whole(figures / f"{picture.name}.png", picture.png).resolve())
+        for page in pages.values()
         for picture in page.pictures()
     ]
-    result["report"] = str(page.write(out / "report.html").resolve())
+    for name, page in pages.items():
+        result[name] = str(page.write(out / f"{name}.html").resolve())
     write_whole(out / "results.json", json.dumps(result, indent=2) + "\n")
     print(json.dumps(result) if options.json else _text(result))
     return 0
@@ -181,7 +194,8 @@ def _text(result: dict[str, Any]) -> str:
     if "truth" in result:
         title = "The known truth of the generated sales:"
         lines += ["", title, "", *_aligned(zillow_tables.truths(result))]
-    return "\n".join([*lines, "", f"written to {result['out']}", f"report: {result['report']}"])
+    written = [f"{name}: {result[name]}" for name in ("beyond", "report") if name in result]
+    return "\n".join([*lines, "", f"written to {result['out']}", *written])
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

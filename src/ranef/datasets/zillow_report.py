@@ -34,13 +34,19 @@ _UNDER = {name: ("prior", "posterior") for name in ("linear", "network")} | {
 }
 
 
-def page(sales: Sales, entries: Mapping[str, Entry], result: dict[str, Any]) -> Page:
+def page(
+    sales: Sales,
+    entries: Mapping[str, Entry],
+    result: dict[str, Any],
+    beside: Mapping[str, str],
+) -> Page:
     """The page.
 
     Args:
         sales: the prepared table.
         entries: every model of `zillow_study.FORMULAS`, fitted.
         result: what `ranef zillow --json` prints.
+        beside: as `Page` has it.
     """
     fits = {name: entry.fit for name, entry in entries.items()}
     return Page(
@@ -54,6 +60,7 @@ def page(sales: Sales, entries: Mapping[str, Entry], result: dict[str, Any]) -> 
             *([Section("Missing values", _missing(result))] if "missing" in result else []),
             Section("Made with", [Text(sections.made_with(fits["linear"]))]),
         ),
+        beside,
     )
 
 

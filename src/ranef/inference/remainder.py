@@ -273,10 +273,7 @@ class Factorized:
             scaled = self.layout.columns_scaled(rows[:, :m], self.roots)
             blocks = scaled.reshape(part.levels, k, m)
             inverses = inverse[0, part.place].reshape(part.levels, k, m)
-            information = np.empty((k, k))
-            for a in range(k):
-                for c in range(k):
-                    information[a, c] = np.einsum("jm,jm->", blocks[:, a], inverses[:, c])
+            information = _summed(blocks, inverses)
             score = (-rows @ self.coefficients[0]).reshape(part.levels, k)
             out[part.factor] = (2 * information, -2 * (score.T @ score) @ root)
         return out
@@ -291,3 +288,13 @@ class Factorized:
             u = np.linalg.solve(np.swapaxes(self.lower, 1, 2), noise[..., None])[..., 0]
         away = self.layout.unscaled(sigma[:, None] * u, self.roots)
         return self.coefficients + np.concatenate([away, np.zeros((len(away), 1))], axis=1)
+
+
+def _summed(blocks: Array, inverses: Array) -> Array:
+    """Sum over levels of A_j B_j', (k, k), for A and B (J, k, m)."""
+    levels, k, _ = blocks.shape
+    if levels < k:
+        return np.matmul(blocks, inverses.swapaxes(1, 2)).sum(axis=0)
+    by_column = [[np.einsum("jm,jm->", blocks[:, a], inverses[:, c]) for c in range(k)]
+                 for a in range(k)]  # fmt: skip
+    return np.array(by_column)

@@ -6,11 +6,13 @@ V is the covariance of all coefficients; of it only blocks are needed whose coef
 in some row, and these the selected inverse has.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.inference.crossproducts import Factor
 from ranef.inference.selected_inverse import Covariances
 from ranef.inference.weighted import Weighted, predictors_of
 
@@ -25,20 +27,61 @@ def spreads(found: Covariances, rows: Weighted) -> Array:
     parts = _Blocks(found, rows)
     _add_common(out, parts, rows)
     for f, factor in enumerate(layout.factors):
-        own = predictors_of(factor)
-        for a, ka in enumerate(own):
-            z = factor.columns[:, a]
-            for kc, x in _by_predictor(rows):
-                each = z * parts.with_common(f, a, x)
+        for kc, x in _by_predictor(rows):
+            for ka, each in _by_column(parts, f, x):
                 out[:, ka, kc] += each
                 out[:, kc, ka] += each
-            for h, other in enumerate(layout.factors[: f + 1]):
-                for b, kb in enumerate(predictors_of(other)):
-                    each = z * other.columns[:, b] * parts.between(f, a, h, b)
-                    out[:, ka, kb] += each
-                    if h != f:
-                        out[:, kb, ka] += each
+        for h, other in enumerate(layout.factors[: f + 1]):
+            both = factor.levels == other.levels == 1
+            for ka, kb, each in _of_all(parts, f, h) if both else _of_levels(parts, f, h):
+                out[:, ka, kb] += each
+                if h != f:
+                    out[:, kb, ka] += each
     return out
+
+
+def _by_column(parts: "_Blocks", f: int, x: Array) -> Iterator[tuple[int, Array]]:
+    """By predictor, covariances of a factor's part of it with what x (n, p) makes of the common."""
+    factor = parts.layout.factors[f]
+    if factor.levels == 1:
+        for k, z, here in _split(factor):
+            yield k, _rowwise(z @ parts.common_of_all(f)[here], x)
+        return
+    for a, k in enumerate(predictors_of(factor)):
+        yield int(k), factor.columns[:, a] * parts.with_common(f, a, x)
+
+
+def _of_all(parts: "_Blocks", f: int, h: int) -> Iterator[tuple[int, int, Array]]:
+    """By predictors, covariances of two factors of one level each, whose block all rows share."""
+    block = np.stack([parts.between(f, a, h, slice(1))[0] for a in range(parts.widths[f])])
+    for ka, z, own in _split(parts.layout.factors[f]):
+        moved = z @ block[own]
+        for kb, x, other in _split(parts.layout.factors[h]):
+            yield ka, kb, _rowwise(moved[:, other], x)
+
+
+def _of_levels(parts: "_Blocks", f: int, h: int) -> Iterator[tuple[int, int, Array]]:
+    """By predictors, covariances of two factors at the levels of each row."""
+    factor, other = parts.layout.factors[f], parts.layout.factors[h]
+    if factor.levels == 1:
+        yield from ((ka, kb, each) for kb, ka, each in _of_levels(parts, h, f))
+        return
+    for a, ka in enumerate(predictors_of(factor)):
+        beside = parts.between(f, a, h)
+        for kb, x, here in _split(other):
+            yield int(ka), kb, factor.columns[:, a] * _rowwise(beside[:, here], x)
+
+
+def _rowwise(a: Array, b: Array) -> Array:
+    return np.einsum("nk,nk->n", a, b)
+
+
+def _split(factor: Factor) -> list[tuple[int, Array, slice | NDArray[np.bool_]]]:
+    """Each predictor, the factor's columns of it, (n, a), and which of all they are."""
+    own = predictors_of(factor)
+    if (own == own[0]).all():
+        return [(int(own[0]), factor.columns, slice(None))]
+    return [(int(k), factor.columns[:, own == k], own == k) for k in np.unique(own)]
 
 
 def _by_predictor(rows: Weighted) -> list[tuple[int, Array]]:
@@ -59,7 +102,7 @@ def _add_common(out: Array, parts: "_Blocks", rows: Weighted) -> None:
     for k, x in columns:
         moved = x @ parts.common
         for m, other in columns:
-            out[:, k, m] += np.einsum("np,np->n", moved, other)
+            out[:, k, m] += _rowwise(moved, other)
 
 
 class _Blocks:
@@ -73,6 +116,7 @@ class _Blocks:
         self.common = self.last[self.random : self.size, self.random : self.size]
         self.stage = {stage.factor: s for s, stage in enumerate(system.stages)}
         self.part = {part.factor: part for part in system.remainder.layout.parts}
+        self.widths = [factor.columns.shape[1] for factor in self.layout.factors]
         self.place: dict[int, NDArray[Any]] = {}
         for f, factor in enumerate(self.layout.factors):
             if f in self.stage:
@@ -86,21 +130,31 @@ class _Blocks:
         which = slice(self.random, self.size)
         if f in self.stage:
             block = self.found.blocks[self.stage[f]][2][a, which, 0]
-            return np.einsum("np,np->n", block.T[self.place[f]], x)
-        return np.einsum("np,np->n", self.last[self.place[f] + a, which], x)
+            return _rowwise(block.T[self.place[f]], x)
+        return _rowwise(self.last[self.place[f] + a, which], x)
 
-    def between(self, f: int, a: int, h: int, b: int) -> Array:
-        """Of coefficient a of factor f and b of factor h."""
+    def common_of_all(self, f: int) -> Array:
+        """(k, p) of all coefficients of a factor of one level with the common ones."""
+        which, start = slice(self.random, self.size), int(self.place[f][0])
+        if f in self.stage:
+            return self.found.blocks[self.stage[f]][2][:, which, 0, start]
+        return self.last[start : start + self.widths[f], which]
+
+    def between(self, f: int, a: int, h: int, which: slice = slice(None)) -> Array:
+        """Of coefficient a of factor f and each of factor h, (n, k), at the rows of a slice."""
+        at, to = self.place[f][which], self.place[h][which]
+        every = to[:, None] + np.arange(self.widths[h])
         if f not in self.stage:
             if h in self.stage:
-                return self.between(h, b, f, a)
-            return self.last[self.place[f] + a, self.place[h] + b]
+                return self.found.blocks[self.stage[h]][2][:, at + a, 0, to].T
+            return self.last[at[:, None] + a, every]
         s = self.stage[f]
         own, later, last = self.found.blocks[s]
         if f == h:
-            return own[a, b, 0, self.place[f]]
+            return own[a][:, 0, at].T
         if h not in self.stage:
-            return last[a, self.place[h] + b, 0, self.place[f]]
-        if self.stage[h] < s:
-            return self.between(h, b, f, a)
-        return later[self.stage[h] - s - 1][a, b, 0, self.place[f]]
+            return last[a][every, 0, at[:, None]]
+        t = self.stage[h]
+        if t < s:
+            return self.found.blocks[t][1][s - t - 1][:, a, 0, to].T
+        return later[t - s - 1][a][:, 0, at].T

@@ -3,8 +3,8 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,11 +18,16 @@ from ranef.report.parts import Picture, Section
 
 @dataclass(frozen=True)
 class Page:
-    """A page; `lead` stands under its title."""
+    """A page; `lead` stands under its title.
+
+    Attributes:
+        beside: other pages in its folder, their titles by file name.
+    """
 
     title: str
     lead: str
     sections: Sequence[Section]
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def pictures(self) -> list[Picture]:
         return [picture for section in self.sections for picture in section.pictures()]
