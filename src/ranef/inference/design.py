@@ -32,6 +32,9 @@ _ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
 _FLATTER, _FEW = 0.7, 50
 # Nats by which it may be off at all of its draws alike, and rise above the mode.
 _CONSTANT, _ABOVE = 2.0, 1.0
+# Nats below the mode from which on a place is only known to be without mass. What is said of it
+# beyond that, of a thousand nats or of a million, would bend the surrogate everywhere else.
+_DEEP = 20.0
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,15 @@ class _Told:
         return np.asarray(away, dtype=np.float64)
 
     def add(self, x: Array, values: Array, gradients: Array) -> None:
-        finite = np.isfinite(values)
-        self.points = np.vstack([self.points, self.whitened(x)[finite]])
-        self.values = np.append(self.values, values[finite] - self.top.value)
-        self.gradients = np.vstack([self.gradients, (gradients @ self.top.root)[finite]])
+        away = values - self.top.value
+        slopes = np.where((away > -_DEEP)[:, None], gradients @ self.top.root, np.nan)
+        self.points = np.vstack([self.points, self.whitened(x)])
+        self.values = np.append(self.values, np.maximum(away, -_DEEP))
+        self.gradients = np.vstack([self.gradients, slopes])
+
+    def is_mode(self) -> bool:
+        """Whether nothing that was evaluated is far above what the search took for the top."""
+        return float(self.values.max()) < _CONSTANT
 
     def surrogate(self) -> Callable[[Array], Array]:
         """A log density of x (B, d), less that at the mode."""
@@ -146,17 +154,19 @@ def designed(
     x, weights, *_ = importance(guess, target, top, rng, size)
     if check.within(_RELIABLE) or not spare:
         chosen = x[resampled(rng, weights, draws)]
-        return Drawn(chosen, check.errors[0], evaluations, check.within(_RELIABLE))
+        reliable = check.within(_RELIABLE) and told.is_mode()
+        return Drawn(chosen, check.errors[0], evaluations, reliable)
     # Proposed from a flatter surrogate, which has mass where it is a little too low.
     flat = np.exp((_FLATTER - 1) * (guess(x) - guess(x).max())) * weights
     places = x[resampled(rng, flat / flat.sum(), spare)]
-    ratios = target.log_density(places) - _FLATTER * guess(places)
+    values = target.log_density(places)
     for _ in places:
         tick()
+    ratios = values - _FLATTER * guess(places)
     weights, k = smoothed(np.where(np.isfinite(ratios), ratios, -1e300))
     chosen = places[resampled(rng, weights, draws)]
-    few = 1 / float((weights**2).sum()) < _FEW
-    reliable = bool(k < threshold(spare)) and not few
+    top_found = told.is_mode() and bool(np.max(values) < top.value + _CONSTANT)
+    reliable = bool(k < threshold(spare)) and _worth(places, weights) > _FEW and top_found
     return Drawn(chosen, check.errors[0], evaluations + spare, reliable, k)
 
 
@@ -178,9 +188,15 @@ def _checked(
     values = target.log_density(places)
     for _ in places:
         tick()
-    missed = values - top.value - guess(places)
+    missed = np.maximum(values - top.value, -_DEEP) - np.maximum(guess(places), -_DEEP)
     told.add(places, values, np.full_like(places, np.nan))
     return _Check(missed[:_INNER], missed[_INNER:]), len(places)
+
+
+def _worth(places: Array, weights: Array) -> float:
+    """How many equally weighted draws weighted places are worth, each place counted once."""
+    _, same = np.unique(places, axis=0, return_inverse=True)
+    return 1 / float((np.bincount(same.ravel(), weights) ** 2).sum())
 
 
 def _rms(x: Array) -> float:
