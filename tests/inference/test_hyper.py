@@ -141,3 +141,42 @@ def test_a_search_may_end_on_either_side_of_an_even_density(cheap):
     assert found.x.mean() == pytest.approx(3.0, abs=0.01)
     assert found.x.std() == pytest.approx(0.1, rel=0.06)
     assert found.evidence == pytest.approx(np.log(0.1 * np.sqrt(2 * np.pi)), abs=0.01)
+
+
+class FewLevels:
+    """Four normal coordinates and b, that of a scale which few levels tell little of.
+
+    Flat about zero, slow to fall beyond, and at an end where t = .001 sinh b meets its prior.
+    """
+
+    def log_density(self, x):
+        b = np.clip(x[..., -1], -300.0, 300.0)
+        slow = -0.25 * np.log(np.cosh(b)) - 0.5 * (0.001 * np.sinh(b)) ** 2
+        return -0.5 * (x[..., :-1] ** 2).sum(axis=-1) + slow
+
+    def value_and_gradient(self, x):
+        steps = 1e-5 * np.eye(5)
+        slopes = [(self.log_density(x + s) - self.log_density(x - s)) / 2e-5 for s in steps]
+        return float(self.log_density(x)), np.array(slopes)
+
+    def canonical(self, x):
+        return np.c_[x[:, :-1], np.abs(x[:, -1])]
+
+    def folds(self):
+        return [(4, np.r_[np.ones(4), -1.0])]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_cliff_does_not_bend_the_surrogate(seed):
+    """Proposals beyond it have a density of minus 1e7 nats and less."""
+    target, rng = FewLevels(), np.random.default_rng(seed)
+    how = {"cheap": False, "spare": 400}
+    found = explore(target, np.full(5, 0.5), np.ones(5), rng, 10_000, **how)
+    grid = np.zeros((20_001, 5))
+    grid[:, -1] = np.linspace(0, 20, len(grid))
+    weights = np.exp(target.log_density(grid))
+    assert found.reliable
+    assert found.evaluations < 200
+    np.testing.assert_allclose(found.x[:, :-1].std(axis=0), 1.0, rtol=0.1)
+    b = weights @ grid[:, -1] / weights.sum()
+    assert np.abs(found.x[:, -1]).mean() == pytest.approx(b, rel=0.15)
