@@ -1,5 +1,6 @@
 """Fixtures: the reference data, small published tables, and a cache of compiled programs."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -34,6 +35,14 @@ install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "beartype
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Thousands of compiled programs slow every collection of garbage, and the next test fourfold."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

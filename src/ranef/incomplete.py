@@ -34,7 +34,7 @@ from ranef.inference.triangles import cholesky, solve
 
 # Nodes along each of so many columns without an enumerated support.
 _NODES = {1: 15, 2: 9, 3: 6, 4: 4, 5: 3, 6: 3}
-MOST = max(_NODES)
+_MOST = max(_NODES)
 # Newton steps to the mode, and how far one may go in sds of the column.
 _STEPS, _FARTHEST = 8, 2.0
 # The least precision of a proposal, in sds of the column: wider than this a column is not.
@@ -284,6 +284,13 @@ class Rows:
             return f(u) + 0.5 * (half**2).sum(axis=-1) - log_det + constant
         # The nodes are a choice, on which the integral does not depend: no derivative goes
         # through them.
+        if len(self._numbers) > _MOST:
+            names = ", ".join(f"mi({c.name})" for c in self._numbers)
+            raise DataError(
+                f"{names} are {len(self._numbers)} columns with missing values, and beside a "
+                f"response or a column that is not gaussian at most {_MOST} are integrated over; "
+                "leave mi() out of some, which drops their rows, or take family='gaussian'"
+            )
         mode, root = jax.lax.stop_gradient(self._mode(f, u))
         nodes, log_weights = _rule(len(self._numbers))
 

@@ -87,7 +87,7 @@ def test_points_say_level_and_size(hostile_page):
     _, path = hostile_page
     read = Reader(path.read_text(encoding="utf-8"))
     pictures = [json.loads(a["data-points"]) for _, a in read.tags if "data-points" in a]
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     for points in pictures:
         assert len(points) == 6
         assert all(0 < x < 1 and 0 < y < 1 for x, y, _ in points)

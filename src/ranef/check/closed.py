@@ -52,9 +52,12 @@ def closed(posterior: Posterior) -> Reference | None:
 
 def _held(problem: Problem, points: Mapping[str, Any]) -> dict[str, priors.Prior]:
     """The priors, point estimates of scales fixed where the fit has them."""
+    blocks = [block for block in problem.structure().values() if block is not None]
+    effects = {name for block in blocks for name, _ in block.sites}
+    scales = {name: value for name, value in points.items() if name not in effects}
     return {
-        name: priors.Fixed(float(points[name]))
-        if isinstance(prior, priors.PointEstimate) and name in points and not np.ndim(points[name])
+        name: priors.Fixed(float(scales[name]))
+        if isinstance(prior, priors.PointEstimate) and name in scales and not np.ndim(scales[name])
         else prior
         for name, prior in problem.priors.items()
     }

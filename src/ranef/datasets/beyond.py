@@ -167,7 +167,7 @@ def _dropped(fit: Fit, known: Known) -> list[Part]:
     without = Model("price ~ area + age").fit(known.rows, progress=False)
     rows = fit.imputed("area")
     truth = known.truth["areas"][rows["row"]]
-    inside = float(((rows["lower"] <= truth) & (truth <= rows["upper"])).mean())
+    inside = np.mean((rows["lower"] <= truth) & (truth <= rows["upper"]))
     kept, dropped = fit.summary(0.9).loc["mi(area)"], without.summary(0.9).loc["area"]
     columns = ["mean", "sd", "lower", "upper"]
     table = Table(
@@ -247,7 +247,7 @@ def _kinds(fit: Fit, known: Known) -> Figure:
 
 def _assigned(fit: Fit, known: Known) -> list[Part]:
     guessed = fit.predict(known.rows, kind="component")["component"] == 2
-    right = float((guessed == known.truth["second"]).mean())
+    right = np.mean(guessed == known.truth["second"])
     return [Text(f"Of the sales {right:.0%} are given to the kind that they are of.")]
 
 

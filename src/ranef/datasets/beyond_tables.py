@@ -13,12 +13,12 @@ class Known:
 
     Attributes:
         rows: the table, to fit.
-        truth: numbers and arrays by name; each function says which.
+        truth: arrays by name, one of a single number having no axis; each function says which.
         more: rows that are to be predicted.
     """
 
     rows: dict[str, NDArray]
-    truth: Mapping[str, NDArray | float]
+    truth: Mapping[str, NDArray]
     more: dict[str, NDArray] = field(default_factory=dict)
 
 
@@ -34,7 +34,7 @@ def houses(rows: int = 1_000, seed: int = 0) -> Known:
     price = 1 + 1.5 * area - 0.5 * age + rng.normal(size=rows)
     hidden = rng.random(rows) < 1 / (1 + np.exp(3 - price))
     table = {"price": price, "area": np.where(hidden, np.nan, area), "age": age}
-    return Known(table, {"area": 1.5, "areas": area})
+    return Known(table, {"area": np.array(1.5), "areas": area})
 
 
 def slopes(districts: int = 12, seed: int = 0) -> Known:
