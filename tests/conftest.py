@@ -39,7 +39,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Thousands of compiled programs slow every collection of garbage, and the next test fourfold."""
+    """Thousands of compiled programs slow each collection of garbage, and so every later test."""
     yield
     jax.clear_caches()
     gc.collect()

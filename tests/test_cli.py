@@ -25,7 +25,8 @@ def generated(tmp_path_factory):
     out = tmp_path_factory.mktemp("zillow") / "o"
     streams = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
-        status = main(["zillow", "--rows", "1500", "--out", str(out), "--json"])
+        arguments = ["zillow", "--rows", "1500", "--family", "gaussian", "--missing", "--json"]
+        status = main([*arguments, "--out", str(out)])
     assert status == 0
     return (*(stream.getvalue() for stream in streams), out)
 
@@ -62,6 +63,25 @@ def test_the_report_holds_the_results(generated):
     assert page.count("<img ") == len(result["figures"])
     assert page.count("data-points=") == 8
     assert len(page) < 8e6
+
+
+def test_gaussian_models_are_exact_but_for_the_network(generated):
+    printed, _, out = generated
+    result, page = json.loads(printed), (out / "report.html").read_text()
+    methods = {m["name"]: m["method"] for m in result["models"]}
+    assert methods.pop("network") == "svi"
+    assert set(methods.values()) == {"exact"}
+    assert "Method exact: the response is gaussian" in page
+
+
+def test_sales_with_gaps_are_kept_beside(generated):
+    printed, _, out = generated
+    result = json.loads(printed)
+    found = result["missing"]
+    assert found["kept"] > found["complete"] == result["data"]["train"]
+    assert set(found["missing"]) == {"area_live_finished", "build_year"}
+    assert [row["fit"] for row in found["scores"]] == ["rows dropped", "rows kept", "rows kept"]
+    assert "Missing values" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -255,3 +255,13 @@ def test_formulas_that_cannot_be_are_refused(formula, message):
 def test_columns_that_cannot_be_are_refused(values, message):
     with pytest.raises(DataError, match=message):
         rf.Model("y ~ mi(x)").fit({"y": [1.0, 2.0, 4.0], "x": values}, progress=False)
+
+
+def test_more_gaps_than_quadrature_takes_are_refused():
+    rng = np.random.default_rng(0)
+    names = [f"x{k}" for k in range(7)]
+    table = {name: np.where(rng.random(60) < 0.1, np.nan, rng.normal(size=60)) for name in names}
+    table["y"] = rng.poisson(2.0, 60)
+    formula = "y ~ " + " + ".join(f"mi({name})" for name in names)
+    with pytest.raises(DataError, match=r"7 columns with missing values.* at most 6"):
+        rf.Model(formula, "poisson").fit(table, progress=False)
