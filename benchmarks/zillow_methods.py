@@ -58,9 +58,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--draws", type=int, default=2_000)
     given = parser.parse_args()
-    sales = zillow.prepare(
-        given.folder / "properties_2016.csv", given.folder / "train_2016_v2.csv"
-    )
+    sales = zillow.prepare(given.folder / "properties_2016.csv", given.folder / "train_2016_v2.csv")
     print(machine.describe("ranef", "jax", "numpyro"))
     print(f"\n{len(sales.part(True)['zip']):,} sales\n")
     print("| model | parameter | nuts: mean (sd) | svi | shift | ratio of sds |")

@@ -30,8 +30,9 @@ GROUND = (
 )
 install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "beartype.beartype")
 
-# Compiling is most of the suite's time: programs are kept between runs, in the repository's
-# own ignored folder.
+# Compiling is most of the suite's time: programs that run for a moment are not made the fastest,
+# and they are kept between runs, in the repository's own ignored folder.
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

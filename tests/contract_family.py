@@ -108,10 +108,6 @@ EXAMPLES = {
     "zero_inflated_negative_binomial": Example(
         {"mu": 3.2, "alpha": 1.7, "psi": 0.7}, inflated(st.nbinom(1.7, 1.7 / 4.9), 0.7)
     ),
-    "mixture(gaussian, gaussian)": Example(
-        {"mu1": -0.7, "mu2": 1.9, "sigma1": 0.6, "sigma2": 1.3, "mix2": 0.4},
-        Mixed([st.norm(-0.7, 0.6), st.norm(1.9, 1.3)], [1.0, np.exp(0.4)]),
-    ),
     "mixture(gaussian, student, gaussian)": Example(
         {
             **{"mu1": -0.7, "mu2": 1.9, "mu3": 0.3, "sigma1": 0.6, "sigma2": 1.3, "sigma3": 2.0},
