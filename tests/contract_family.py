@@ -231,6 +231,36 @@ def check_working_steps_climb(name: str) -> None:
             assert max(after) > before
 
 
+def check_a_natural_parameter_is_the_automatic_one(name: str) -> None:
+    """Value and three derivatives, by NumPy and by JAX, as automatic differentiation has them."""
+    example, law = EXAMPLES[name], family(name)
+    with jax.enable_x64(True):
+        y = example.quantiles(5)
+        response = example.response(y)
+        natural = law.natural(response)
+        if natural is None:
+            return
+        (parameter,) = law.parameters
+
+        def density(eta):
+            return law.log_density(response, **{parameter.name: eta}).sum()
+
+        derivatives = [density]
+        for _ in range(3):
+            derivatives.append(jax.grad(lambda eta, f=derivatives[-1]: f(eta).sum()))
+        for at in (-30.0, -2.0, 0.0, 0.7, 5.0):
+            eta = jnp.full(5, at)
+            value, *slopes = (np.asarray(each(eta)) for each in derivatives)
+            for xp in (np, jnp):
+                a, *beyond = (np.asarray(c) for c in natural.cumulants(xp, xp.asarray(eta), 3))
+                own = (natural.value * at - natural.size * a).sum() + natural.constant
+                np.testing.assert_allclose(own, value, rtol=1e-12)
+                expected = [natural.value - natural.size * beyond[0]]
+                expected += [-natural.size * each for each in beyond[1:]]
+                for found, right in zip(slopes, expected, strict=True):
+                    np.testing.assert_allclose(right, found, rtol=1e-9, atol=1e-12)
+
+
 def check_mean_and_variance_are_scipys(name: str) -> None:
     example = EXAMPLES[name]
     one, response = arrays(example.values, 1), example.response(None)
@@ -328,6 +358,7 @@ CHECKS = [
     check_given_is_the_distribution_of_inverse_linked_parameters,
     check_density_is_smooth_far_out,
     check_working_steps_climb,
+    check_a_natural_parameter_is_the_automatic_one,
     check_mean_and_variance_are_scipys,
     check_samples_follow_the_distribution,
     check_parameters_are_declared,

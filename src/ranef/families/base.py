@@ -23,6 +23,7 @@ from ranef.equation import Line, Sub
 from ranef.errors import DataError, OptionError
 from ranef.expression import Expression
 from ranef.families.links import INVERSE_LINKS, LINKS
+from ranef.families.natural import Natural
 from ranef.formula import ResponseCall
 from ranef.frame import Frame
 from ranef.moments import Moments, Scale
@@ -373,6 +374,13 @@ class Family(ABC):
 
     def normal(self, response: ResponseDesign) -> Normal | None:
         """The response as a normal one, where the family is; None where it is not."""
+        return None
+
+    def natural(self, response: ResponseDesign) -> Natural | None:
+        """The response in its natural parameter, where that is its only one and has the predictor.
+
+        None leaves the derivatives of the log density to automatic differentiation.
+        """
         return None
 
     def mean(self, response: ResponseDesign, **parameters: Array) -> Array:

@@ -13,6 +13,7 @@ from ranef.errors import DataError
 from ranef.expression import Column
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.natural import Logistic, Natural
 from ranef.frame import Frame
 from ranef.moments import Scale
 
@@ -87,6 +88,9 @@ class Bernoulli(Family):
     ) -> NDArray:
         p = np.asarray(parameters["p"])
         return (rng.random(p.shape) < p).astype(np.float64)
+
+    def natural(self, response: ResponseDesign) -> Natural:
+        return Logistic.of(np.asarray(response.value, np.float64), None)
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return parameters["p"] * (1 - parameters["p"])

@@ -13,6 +13,7 @@ from ranef.equation import Line
 from ranef.errors import DataError
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.natural import Logistic, Natural
 from ranef.frame import Frame
 from ranef.moments import Moments, Scale
 
@@ -73,6 +74,10 @@ class Binomial(Family):
     ) -> NDArray:
         trials = np.asarray(response.companion, np.int64)
         return rng.binomial(trials, np.asarray(parameters["p"], np.float64)).astype(np.float64)
+
+    def natural(self, response: ResponseDesign) -> Natural:
+        trials = np.asarray(response.companion, np.float64)
+        return Logistic.of(np.asarray(response.value, np.float64), trials)
 
     def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
         if response.companion is None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ranef.equation import Line
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.natural import Counts, Natural
 from ranef.frame import Frame
 from ranef.moments import Scale
 
@@ -47,6 +48,9 @@ class Poisson(Family):
         self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
     ) -> NDArray:
         return responses.poisson_variates(rng, np.asarray(parameters["mu"]))
+
+    def natural(self, response: ResponseDesign) -> Natural:
+        return Counts.of(np.asarray(response.value, np.float64))
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return parameters["mu"]

@@ -1,7 +1,7 @@
 """Log p(theta | y) for any family, coefficients integrated out by ``variational``."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.inference.base import Problem
 from ranef.inference.coordinates import Coordinates, OrderedCoordinates, ScaleCoordinate
+from ranef.inference.foretold import Foretold
 from ranef.inference.marginal import Marginal, scale_derivatives
 from ranef.inference.mixed import Mixed
 from ranef.inference.pwls import Solution
@@ -20,10 +21,17 @@ from ranef.inference.variational import Normal, Working
 
 Array = NDArray[np.float64]
 
-# Of posterior sds: steps by which a refinement is differentiated.
-_STEP = 0.02
+# Of posterior sds: steps by which differences are taken.
+_STEP = 0.03
+# Numbers that a row is worth, in a solution.
+_ROW = 10
+# What is left to gain, in nats, where differences of two searches are taken.
+_EXACTLY = 1e-8
 # What a search meets where it stepped too far.
 _FAILURES = (ArithmeticError, DependentColumnError, np.linalg.LinAlgError)
+
+# Weights and right side of a working model, where they are foretold.
+_Told = tuple[Array, Array] | None
 
 
 @dataclass
@@ -50,6 +58,10 @@ class Approximate:
     refinement: Refinement | None = None
     solves_many = False
     _latest: list[Normal] = field(default_factory=list)
+    _foretold: Foretold = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._foretold = Foretold(self.width)
 
     @classmethod
     def of(cls, problem: Problem, method: str, **how: Any) -> "Approximate":
@@ -108,6 +120,11 @@ class Approximate:
         return self.groups.mixed
 
     @property
+    def cost(self) -> int:
+        """Of one solution, which goes through the rows."""
+        return max(self.mixed.solver.cost, _ROW * self.mixed.n)
+
+    @property
     def number_places(self) -> NDArray[np.int64]:
         """Which coordinates are those of the family's numbers."""
         own = [s.name for s in self.groups.coordinates.scales]
@@ -133,7 +150,7 @@ class Approximate:
 
     def fit(self, x: Array, start: Normal | None = None) -> Normal:
         """The normal q of the coefficients at x (d,)."""
-        return self.working.fit(*self._given(x), start)
+        return self.working.fit(*self._given(x), start, self._foretold.at(x))
 
     def beginning(self, x: Array) -> Normal:
         """The q at x (d,) of coefficients nearly where a search for them begins."""
@@ -148,6 +165,8 @@ class Approximate:
     def settle(self, x: Array) -> None:
         """From now on every search for q begins from that at x (d,)."""
         self._latest[:] = [self.fit(x, *self._latest)]
+        if self.refinement is not None:
+            self.refinement = self.refinement.settled(self._latest[0], *self._given(x))
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
         """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
@@ -179,47 +198,76 @@ class Approximate:
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """At x (d,); minus infinity and zero where the arithmetic fails."""
         found = self.near(x)
+        if found is not None:
+            self._foretold.add(x, *self.working.next(found))
         with np.errstate(all="ignore"):
             prior, slope = self.coordinates.log_prior(x[None])
         if found is None or not np.isfinite(found.value + prior[0]):
             return -np.inf, np.zeros_like(x)
-        values = self.sites(x)
-        derivatives = found.solution.root_derivatives()
-        by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
-        by_value = scale_derivatives(self.mixed.groupings, values, by_root)
-        numbers = {name: values[name] for name in self.numbers}
-        by_value |= self.working.averages.by_number(numbers, found.mean, found.spread)
-        gradient = self.coordinates.gradient(x, by_value) + slope[0]
-        value = found.value + float(prior[0])
-        if self.refinement is None:
-            return value, gradient
         try:
             with np.errstate(all="ignore"):
-                more, along = self.corrections(x, found)
+                value, gradient = self._refined(x, found)
         except _FAILURES:
-            more, along = -np.inf, gradient
-        if not (np.isfinite(more) and np.isfinite(along).all()):
             return -np.inf, np.zeros_like(x)
-        return value + more, gradient + along
+        value, gradient = value + float(prior[0]), gradient + slope[0]
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return -np.inf, np.zeros_like(x)
+        return value, gradient
+
+    def _refined(self, x: Array, q: Normal) -> tuple[float, Array]:
+        """The density without the prior, and its derivative, given q at x (d,)."""
+        given = self._given(x)
+        direct = None if self.refinement is None else self.refinement.slopes(q, *given)
+        if direct is not None:
+            value, by_root, by_number = direct
+            slope = -0.5 * self._slopes(x, q, self._log_det)
+            return value, self._along(x, by_root, by_number) + slope
+        derivatives = q.solution.root_derivatives()
+        by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
+        by_number = self.working.averages.by_number(given[1], q.mean, q.spread)
+        value, gradient = q.value, self._along(x, by_root, by_number)
+        if self.refinement is None:
+            return value, gradient
+        value += self.refinement.correction(q, *given)
+        return value, gradient + self._slopes(x, q, self._correction)
+
+    def _along(self, x: Array, by_root: Mapping[int, Array], by_number: Mapping[str, Any]) -> Array:
+        """The derivative in the coordinates at x (d,)."""
+        by_value = scale_derivatives(self.mixed.groupings, self.sites(x), by_root)
+        return self.coordinates.gradient(x, {**by_value, **by_number})
 
     def _value(self, x: Array, q: Normal | None) -> float:
         if q is None or self.refinement is None:
             return -np.inf if q is None else q.value
         return q.value + self.refinement.correction(q, *self._given(x))
 
-    def corrections(self, x: Array, q: Normal) -> tuple[float, Array]:
-        """What the refinement adds at x (d,), and its derivative by differences.
+    def _correction(self, x: Array, told: _Told, q: Normal) -> float:
+        """What the refinement adds at x (d,)."""
+        assert self.refinement is not None
+        given = self._given(x)
+        found = self.working.told(*given, *told) if told else self._exact(x, q)
+        return self.refinement.correction(found, *given)
+
+    def _log_det(self, x: Array, told: _Told, q: Normal) -> float:
+        """Log |X' V^-1 X + P| at x (d,)."""
+        if told:
+            return self.working.log_det_common(self._given(x)[0], *told)
+        return float(self._exact(x, q).solution.log_det_common[0])
+
+    def _exact(self, x: Array, q: Normal) -> Normal:
+        """The q at x (d,), so near that differences do not show how near a search came."""
+        return self.working.fit(*self._given(x), q, left=_EXACTLY)
+
+    def _slopes(self, x: Array, q: Normal, value: Callable[[Array, _Told, Normal], float]) -> Array:
+        """The derivative at x (d,) of a value by differences.
+
+        It is taken of working models that are foretold where they can be.
 
         Raises:
-            ArithmeticError: where no q is found beside x.
+            ArithmeticError: where there is none.
         """
-        assert self.refinement is not None
-        here = self.refinement.correction(q, *self._given(x))
-        slope = np.zeros_like(x)
-        for i, step in enumerate(_STEP * self.width):
-            beside = x.copy()
-            beside[i] += step
-            given = self._given(beside)
-            moved = self.working.fit(*given, q)
-            slope[i] = (self.refinement.correction(moved, *given) - here) / step
-        return here, slope
+        steps = _STEP * self.width
+        told = self._foretold.around(x, steps) or [None] * (1 + len(x))
+        places = [x, *(x + step for step in np.diag(steps))]
+        here, *beside = (value(place, each, q) for place, each in zip(places, told, strict=True))
+        return (np.array(beside) - here) / steps

@@ -23,9 +23,11 @@ from ranef.inference.threads import side_by_side, threads_for
 Array = NDArray[np.float64]
 
 # Numbers that factorizations for the coefficients may touch in all, and how many there are
-# at least and, unless every draw has its own, at most.
-_CELLS, _LEAST, _MOST = 20_000_000, 5, 30
+# at least and, unless every draw has its own, at most; the latter for each hyperparameter too.
+_CELLS, _LEAST, _MOST, _MOST_EACH = 20_000_000, 5, 30, 12
 _EACH = 2_000_000
+# The cost of a solution that is done with while threads still wait for each other.
+_QUICK = 300_000
 # Draws of group effects that memory is taken for at once: 3.2 GB of them.
 _REALISED = 400_000_000
 
@@ -61,6 +63,11 @@ class Conditional(Protocol):
     @property
     def solves_many(self) -> bool:
         """Whether `solve` takes several values of the hyperparameters at once."""
+        ...
+
+    @property
+    def cost(self) -> int:
+        """Of one solution: how many numbers it goes through, some tens of times."""
         ...
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
@@ -105,7 +112,8 @@ class Coefficients:
             return [_Cell(np.arange(draws), self.x[:1])]
         if self.marginal.solves_many and solver.cost * draws <= _EACH:
             return [_Cell(np.arange(draws)[part], self.x[part]) for part in solver.chunks(draws)]
-        count = int(np.clip(_CELLS // solver.cost, _LEAST, _MOST))
+        most = min(_MOST, _MOST_EACH * self.x.shape[1])
+        count = int(np.clip(_CELLS // self.marginal.cost, _LEAST, most))
         spread = self.x.std(axis=0)
         scaled = self.x / np.where(spread > 0, spread, 1.0)
         return [
@@ -136,9 +144,11 @@ class Coefficients:
 
         largest = mixed.solver.largest
         with threads_for(largest):
-            for cell, found in zip(
-                self._cells, side_by_side(known, self._cells, largest), strict=True
-            ):
+            if self.marginal.cost < _QUICK:
+                every = [known(cell) for cell in self._cells]
+            else:
+                every = side_by_side(known, self._cells, largest)
+            for cell, found in zip(self._cells, every, strict=True):
                 for total, (means, variances) in zip(sums, found, strict=True):
                     total.add(means, variances, len(cell.members) / len(cell.x))
         mean, sd = sums[factors].moments()

@@ -72,7 +72,8 @@ class IntegratedLikelihood:
         working = self._working.given(common)
         roots = self.layout.roots(theta)
         try:
-            q = working.fit(roots, numbers, *self._latest)
+            start = self._latest[0] if self._latest else None
+            q = working.fit(roots, numbers, start)
             self._latest[:] = [q]
             value = q.value
             if self.nodes > 1 and roots and roots[0].any():

@@ -26,6 +26,8 @@ from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
 
+# Rows from which it is asked whether fewer nodes serve.
+_DEAR = 50_000
 # Rows from which it is asked whether a refinement matters, and nats by which it must move the
 # density over one posterior sd.
 _MANY, _IDLE = 200_000, 0.02
@@ -61,13 +63,15 @@ class Laplace(Method):
         if nodes == 1 or not target.working.layout.factors:
             return
         if scalar:
-            target.refinement = Quadrature(target.working, nodes or NODES)
+            may_save = nodes is None and target.mixed.n > _DEAR
+            target.refinement = Quadrature(target.working, nodes or NODES, may_save)
         elif Skewness.applies(target.working):
             target.refinement = Skewness(target.working)
         else:
             return
         if nodes is None and target.mixed.n > _MANY:
             self._drop_if_idle(target, tick)
+        target.settle(target.start)
 
     def _drop_if_idle(self, target: Approximate, tick: Callable[[], object]) -> None:
         """Of many rows, leave out a refinement that does not move the hyperparameters."""
@@ -77,7 +81,7 @@ class Laplace(Method):
         target.start = free.whole(top.x[None])[0]
         target.settle(target.start)
         target.refinement = refinement
-        slope = target.corrections(target.start, target.fit(target.start))[1][free.free]
+        slope = target.value_and_gradient(target.start)[1][free.free]
         if (np.abs(top.root.T @ slope) < _IDLE).all():
             target.refinement = None
 

@@ -176,7 +176,7 @@ def _factors(parts: Sequence[_Part]) -> tuple[tuple[Factor, ...], tuple[Grouping
             place[part.label] = (f, slice(start, start + part.columns.shape[1]))
             start += part.columns.shape[1]
         first = group[0].block
-        columns = np.concatenate([part.columns for part in group], axis=1)
+        columns = np.asfortranarray(np.concatenate([part.columns for part in group], axis=1))
         widths = [part.columns.shape[1] for part in group]
         predictor = np.repeat([part.predictor for part in group], widths).astype(np.int64)
         codes = np.zeros(len(columns), np.int32) if first.codes is None else first.codes

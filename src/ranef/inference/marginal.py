@@ -48,6 +48,11 @@ class Marginal:
     # Whether several values of the hyperparameters are solved for at once.
     solves_many = True
 
+    @property
+    def cost(self) -> int:
+        """Of one solution, which does not go through the rows."""
+        return self.mixed.solver.cost
+
     @classmethod
     def of(cls, mixed: Mixed, given: Mapping[str, Prior], spread: float) -> "Marginal":
         """From the priors of the scales; `spread` is that of the response."""

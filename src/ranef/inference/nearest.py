@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.inference.approximate import Approximate
-from ranef.inference.averages import Averages, root_of, rule
+from ranef.inference.averages import averages_of, root_of, rule
 from ranef.inference.base import Problem
 from ranef.inference.conditional import mode, shared
 from ranef.inference.crossproducts import CrossProducts
@@ -87,7 +87,7 @@ class Nearest:
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
         none = replace(none, known=eta)
         eta = Weighted(none).predictors(np.zeros(0), self._effects)
-        averages = Averages(known.law, rows[1], layout.predictors)
+        averages = averages_of(known.law, rows[1], layout.predictors)
         return -averages.at(self._numbers, eta) / n
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:

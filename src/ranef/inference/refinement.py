@@ -16,15 +16,12 @@ effects alone are then taken as normal.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.averages import Density
+from ranef.inference.hermite import hermite
 from ranef.inference.pwls import PWLS, Solution
 from ranef.inference.variational import Normal, Working
 from ranef.inference.weighted import predictors_of
@@ -33,8 +30,10 @@ Array = NDArray[np.float64]
 
 # Nodes unless the user says otherwise.
 NODES = 15
+# Fewer, where levels have many rows, and the nats by which they may be off in all.
+_FEWER, _SAME = (5, 7), 0.003
 # Newton steps of the common effects, and the gain in nats at which they end.
-_STEPS, _GAIN = 6, 1e-6
+_STEPS, _GAIN = 6, 1e-4
 # Columns of a factor beyond which nothing is added: of the many of a basis the rows say little
 # each, and where they leave a function open the third-order term has no bound.
 _WIDE = 12
@@ -54,6 +53,19 @@ class Refinement(Protocol):
 
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
         """The coefficients' posterior."""
+        ...
+
+    def slopes(
+        self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> tuple[float, dict[int, Array], dict[str, Any]] | None:
+        """The density, and its derivatives by factor in its root and by number.
+
+        They are those at the given log |X' V^-1 X + P|. None where only T has them.
+        """
+        ...
+
+    def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Refinement":
+        """The same, to be asked for hyperparameters near those of q."""
         ...
 
 
@@ -95,6 +107,12 @@ class Skewness:
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
         return q.solution
 
+    def slopes(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> None:
+        return None
+
+    def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Skewness":
+        return self
+
 
 def _alone(root: Array, own: Array) -> Array:
     """(k, k, J) covariance of each level's effects given all other coefficients.
@@ -110,38 +128,76 @@ def _alone(root: Array, own: Array) -> Array:
 
 @dataclass(frozen=True)
 class _Integrated:
-    """Log p(y | beta, theta) by quadrature at some beta, and the moments of each level's u."""
+    """Log p(y | beta, theta) by quadrature at some beta, and the moments of each level's u.
+
+    `by_number` holds the derivatives in the family's numbers.
+    """
 
     beta: Array
     value: float
     mean: Array
     variance: Array
+    by_number: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Quadrature:
-    """One grouping with one effect for each level, by `nodes` of adaptive quadrature."""
+    """One grouping with one effect for each level, by `nodes` of adaptive quadrature.
+
+    If it `may_save`, fewer nodes are taken once they are seen to give the same.
+    `away` is how far from q's the common effects' mode was where it was settled, (p,).
+    """
 
     working: Working
     nodes: int = NODES
+    may_save: bool = False
+    away: Array | None = None
 
     @classmethod
     def applies(cls, working: Working) -> bool:
         factors, groupings = working.layout.factors, working.layout.groupings
         return len(factors) == 1 and factors[0].columns.shape[1] == 1 and not groupings[0].shared
 
+    def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Quadrature":
+        if abs(roots[0][0, 0]) < _NOTHING:
+            return replace(self, away=None)
+        root = float(roots[0][0, 0])
+        found = self._integrated(q, root, numbers)
+        settled = replace(self, away=found.beta - q.solution.common[0])
+        for fewer in _FEWER if self.may_save else ():
+            less = replace(settled, nodes=fewer)
+            if (
+                fewer < self.nodes
+                and abs(less._integrated(q, root, numbers).value - found.value) < _SAME
+            ):
+                return less
+        return settled
+
     def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
         if abs(roots[0][0, 0]) < _NOTHING:
             return 0.0
-        found = self._integrated(q, float(roots[0][0, 0]), numbers)
+        return self._density(q, self._integrated(q, float(roots[0][0, 0]), numbers)) - q.value
+
+    def _density(self, q: Normal, found: "_Integrated") -> float:
+        """Log p(y | theta), common effects integrated as normal ones."""
         layout = self.working.layout
-        value = (
+        return (
             found.value
             - 0.5 * float(q.solution.log_det_common[0])
             - 0.5 * float((layout.precision * (found.beta - layout.mean) ** 2).sum())
             + self.working.constant
         )
-        return value - q.value
+
+    def slopes(
+        self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> tuple[float, dict[int, Array], dict[str, Any]] | None:
+        """By Fisher's identity the derivative in the sd is sum_j E (u_j^2 - 1) / sd."""
+        root = float(roots[0][0, 0])
+        if abs(root) < _NOTHING:
+            return None
+        found = self._integrated(q, root, numbers)
+        along = (found.mean**2 + found.variance - 1).sum() / root
+        return self._density(q, found), {0: np.full((1, 1), along)}, found.by_number
 
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
         """Of the working model with the moments that quadrature gives.
@@ -178,73 +234,35 @@ class Quadrature:
         products = solution.solver.products
         scale = 1 / np.sqrt(1 + root**2 * products.own[0][0, 0])
         centre = solution.effects[0][0, :, 0] / root
-        beta = solution.common[0]
         covariance = solution.common_covariance[0]
+        factor = layout.factors[0]
+        by = factor.codes, factor.columns[:, 0], factor.levels, int(predictors_of(factor)[0])
+        rule = hermite(self.nodes)
+        beta = solution.common[0] if self.away is None else solution.common[0] + self.away
         out: _Integrated | None = None
         best = -np.inf
-        averages, factor = self.working.averages, layout.factors[0]
-        place = int(predictors_of(factor)[0])
-        rows = averages.response, (factor.codes, factor.columns[:, 0])
         for _ in range(_STEPS):
             base = layout.known.copy()
             for c, k in enumerate(layout.predictor):
                 base[:, k] += layout.columns[:, c] * beta[c]
-            with jax.enable_x64(True):
-                at = base, root, dict(numbers), centre, scale
-                (value, moments), slope = _log_marginal(
-                    averages.density, self.nodes, factor.levels, place, *rows, *at
-                )
-                mean, variance = (np.asarray(m, np.float64) for m in moments)
-                away = np.asarray(slope, np.float64)
+            value, mean, variance, slope, by_number = self.working.averages.integrals(
+                rule, by, base, root, numbers, centre, scale
+            )
             gradient = np.array(
-                [layout.columns[:, c] @ away[:, k] for c, k in enumerate(layout.predictor)]
+                [layout.columns[:, c] @ slope[:, k] for c, k in enumerate(layout.predictor)]
             ) - layout.precision * (beta - layout.mean)
             penalty = 0.5 * float((layout.precision * (beta - layout.mean) ** 2).sum())
-            found = _Integrated(beta, float(value), mean, variance)
-            if not float(value) - penalty > best:
+            if not value - penalty > best:
                 break
-            out, best = found, float(value) - penalty
+            best = value - penalty
             step = covariance @ gradient
-            if float(gradient @ step) < _GAIN:
+            gain = float(gradient @ step)
+            # Half the slope along a step is what it brings, where it is as short as the last.
+            left = 0.5 * gain if gain < _GAIN else 0.0
+            out = _Integrated(beta, value + left, mean, variance, by_number)
+            if gain < _GAIN:
                 break
             beta = beta + step
         if out is None:
             raise FloatingPointError("the integrals over the levels are not finite")
         return out
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-@partial(jax.value_and_grad, argnums=6, has_aux=True)
-def _log_marginal(
-    density: Density,
-    count: int,
-    levels: int,
-    place: int,
-    response: Any,
-    factor: tuple[Any, Any],
-    base: Any,
-    root: Any,
-    numbers: Mapping[str, Any],
-    centre: Any,
-    scale: Any,
-) -> tuple[Any, tuple[Any, Any]]:
-    """Sum over levels of log of the integral over u, and the mean and variance of u.
-
-    `factor` holds each row's level and column, of the predictor at `place`.
-    """
-    codes, z = factor
-    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
-    u = centre + scale * nodes[:, None]
-
-    def level(u: Any) -> Any:
-        eta = base.at[:, place].add(root * z * u[codes])
-        rows = density.rows(response, numbers, eta)
-        return jax.ops.segment_sum(rows, codes, num_segments=levels) - 0.5 * u**2
-
-    each = jax.vmap(level)(u) + (np.log(weights) + nodes**2 / 2)[:, None] + jnp.log(scale)
-    constant = -0.5 * np.log(2 * np.pi)
-    total = jax.scipy.special.logsumexp(each, axis=0)
-    share = jnp.exp(each - total)
-    mean = (share * u).sum(axis=0)
-    variance = (share * (u - mean) ** 2).sum(axis=0)
-    return jnp.sum(total + constant), (mean, variance)

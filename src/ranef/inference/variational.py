@@ -11,6 +11,7 @@ those at the mode. By Fisher's identity the derivative of T in theta is that at 
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,20 +20,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import MethodError
-from ranef.inference.averages import Averages
+from ranef.inference.averages import averages_of
 from ranef.inference.base import Problem
 from ranef.inference.elimination import Chain
 from ranef.inference.layout import Layout
 from ranef.inference.pwls import PWLS, Solution, TooManyEffectsError
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.rowwise import spreads
-from ranef.inference.weighted import Weighted
+from ranef.inference.selected_inverse import Covariances
+from ranef.inference.weighted import Weighted, between, predictors_of
 
 Array = NDArray[np.float64]
 
-# Steps at most, halvings of one, and the gain in nats at which they end.
+# Steps at most, halvings of one, and the gain in nats at which they end: a step leaves about a
+# tenth of what it gains, or a hundredth.
 _STEPS, _HALVINGS = 100, 30
-_GAIN, _GAIN_AT_MODE = 1e-7, 1e-11
+_GAIN, _GAIN_AT_MODE = 1e-4, 1e-11
+# Nats that the next step is estimated to gain below which it is not taken.
+_LEFT = 3e-5
+# And below which what is foretold is near enough to begin from.
+_NEXT_TO = 0.1
 # How much less than a predictor spreads a row says of it where coefficients are to stay put.
 _NEARLY = 100.0
 # The least working weight where negative ones leave the system without a solution, as a share
@@ -53,6 +60,7 @@ class Normal:
         slope, curvature: averages of the first and of minus the second derivatives.
         numbers: of the family that they were taken at.
         solution: of the working model.
+        left: about how many nats the next step gains; infinite where that is not known.
     """
 
     value: float
@@ -65,6 +73,7 @@ class Normal:
     curvature: Array
     numbers: Mapping[str, Any]
     solution: Solution
+    left: float
 
     def at(self, numbers: Mapping[str, Any]) -> bool:
         """Whether the averages hold for these numbers."""
@@ -92,7 +101,7 @@ class Working:
         n = len(response.value)
         self.layout = Layout.of(problem.structure(), n, problem, method)
         self.rows = Weighted(self.layout)
-        self.averages = Averages(problem.law, response, self.layout.predictors)
+        self.averages = averages_of(problem.law, response, self.layout.predictors)
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
         starts = [problem.scales[name].start for name in self.layout.predictors]
         self._begin = self.layout.known + np.array(starts)
@@ -141,6 +150,10 @@ class Working:
         out.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
         return out
 
+    def next(self, q: Normal) -> tuple[Array, Array]:
+        """Weights and right side of the working model that q's averages make."""
+        return q.curvature, self._right(q.curvature, q.mean, q.slope)
+
     def _right(self, weights: Array, mean: Array, slope: Any) -> Array:
         return np.einsum("nkl,nl->nk", weights, mean - self.layout.known) + slope
 
@@ -157,7 +170,12 @@ class Working:
         return out
 
     def fit(
-        self, roots: list[Array], numbers: Mapping[str, Any], start: Normal | None = None
+        self,
+        roots: list[Array],
+        numbers: Mapping[str, Any],
+        start: Normal | None = None,
+        foretold: tuple[Array, Array] | None = None,
+        left: float = _LEFT,
     ) -> Normal:
         """The q at given roots of the factors' covariances and numbers of the family.
 
@@ -165,17 +183,41 @@ class Working:
             roots: by factor, (k, k).
             numbers: values of the family's parameters that all rows share.
             start: q at other hyperparameters, from which to begin.
+            foretold: weights and right side of the working model, if they can be guessed better.
+            left: about how many nats a next step may gain where the search ends.
 
         Raises:
             ArithmeticError: where no step raises T, and it is not at its maximum.
         """
-        found = self._first(roots, numbers, start)
+        found = self._first(roots, numbers, start, foretold)
         for _ in range(_STEPS):
+            if found.left < left:
+                break
             before = found
             found = self._step(roots, numbers, before)
-            if not found.climbed - before.climbed > self._gain:
+            if not found.climbed - before.climbed > min(self._gain, left):
                 break
+        # So that how near each search came does not show in the density.
+        return replace(found, value=found.value + found.left) if found.left < _GAIN else found
+
+    def told(
+        self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
+    ) -> Normal:
+        """The q of a working model that is told.
+
+        Raises:
+            ArithmeticError: where it has none.
+        """
+        found = self._tried(roots, numbers, _positive(weights), right)
+        if found is None:
+            raise FloatingPointError("the density is not finite where it was looked for")
         return found
+
+    def log_det_common(self, roots: list[Array], weights: Array, right: Array) -> float:
+        """Log |X' V^-1 X + P| of a working model."""
+        solver = self._solver(weights, right)
+        penalty = solver.penalty(self.layout.mean, self.layout.precision)
+        return float(solver.solve([root[None] for root in roots], penalty).log_det_common[0])
 
     def beginning(self, roots: list[Array], numbers: Mapping[str, Any]) -> Normal:
         """The q of coefficients that are nearly where a search for them begins."""
@@ -187,9 +229,18 @@ class Working:
         return found
 
     def _first(
-        self, roots: list[Array], numbers: Mapping[str, Any], start: Normal | None
+        self,
+        roots: list[Array],
+        numbers: Mapping[str, Any],
+        start: Normal | None,
+        foretold: tuple[Array, Array] | None,
     ) -> Normal:
-        """From where another search ended, or from the middle of the response."""
+        """From what is foretold, where another search ended, or the middle of the response."""
+        if foretold is not None:
+            found = self._tried(roots, numbers, _positive(foretold[0]), foretold[1])
+            # From further off a search could end in another mode, where there are several.
+            if found is not None and found.left < _NEXT_TO:
+                return found
         if start is not None and start.at(numbers):
             mean, slope, curvature = start.mean, start.slope, start.curvature
         else:
@@ -207,7 +258,7 @@ class Working:
 
     def _step(self, roots: list[Array], numbers: Mapping[str, Any], before: Normal) -> Normal:
         """From one working model to the next, as far as T rises."""
-        to = before.curvature, self._right(before.curvature, before.mean, before.slope)
+        to = self.next(before)
         share, clipped = 1.0, False
         for _ in range(_HALVINGS):
             weights = before.weights + share * (to[0] - before.weights)
@@ -245,9 +296,10 @@ class Working:
         common = solution.centred_common[0]
         effects = tuple(b[0] for b in solution.effects)
         mean = rows.predictors(common, effects)
-        spread = np.zeros_like(weights)
+        spread, covariances = np.zeros_like(weights), None
         if self.averaged:
-            spread = spreads(solution.whole_covariances(), rows)
+            covariances = solution.whole_covariances()
+            spread = spreads(covariances, rows)
         left = right - np.einsum("nkl,nl->nk", weights, mean - layout.known)
         squares = sum(
             float(((root.T @ rows.levelwise(f, left)) ** 2).sum()) for f, root in enumerate(roots)
@@ -265,7 +317,32 @@ class Working:
             return None
         climbed = value if self.averaged else value + 0.5 * log_det
         averages = (slope, curvature, numbers)
-        return Normal(value, climbed, mean, spread, weights, right, *averages, solution)
+        ahead = math.inf
+        if covariances is not None:
+            ahead = self._ahead(covariances, slope - left, curvature - weights)
+        return Normal(value, climbed, mean, spread, weights, right, *averages, solution, ahead)
+
+    def _ahead(self, covariances: Covariances, slope: Array, weights: Array) -> float:
+        """About what a step gains if working slopes and weights change by so much.
+
+        1/2 g' V g + 1/4 tr (V D)^2 for g = X' slope, D = X' weights X and V the covariance of the
+        common effects; likewise of each level's effects, of D the diagonal alone.
+        """
+        rows, k = self.rows, self.layout.predictor
+        size = len(covariances.last[0]) - 1
+        common = covariances.last[0][size - len(k) : size, size - len(k) : size]
+        g = np.array([rows.columns[:, c] @ slope[:, at] for c, at in enumerate(k)])
+        turned = common @ between(rows.columns, k, weights, rows.columns, k)
+        out = 0.5 * float(g @ common @ g) + 0.25 * float((turned * turned.T).sum())
+        for f, v in covariances.own().items():
+            factor = self.layout.factors[f]
+            g = rows.levelwise(f, slope)
+            out += 0.5 * float(np.einsum("aj,abj,bj->", g, v, g))
+            for a, k in enumerate(predictors_of(factor)):
+                each = factor.columns[:, a] ** 2 * weights[:, k, k]
+                change = np.bincount(factor.codes, each, factor.levels) * v[a, a]
+                out += 0.25 * float(change @ change)
+        return out
 
 
 def _positive(weights: Array) -> Array:

@@ -35,7 +35,8 @@ class Weighted:
         self.layout = layout
         n = len(layout.known)
         self.centre = _centre(layout)
-        self.columns = layout.columns - self.centre.common
+        # One column is gone through at a time.
+        self.columns = np.asfortranarray(layout.columns - self.centre.common)
         self._keys = pair_keys(layout.factors)
         self._adding = {
             f: sparse.csc_array(
@@ -51,20 +52,17 @@ class Weighted:
         out.layout = layout
         if layout.columns.shape[1] != self.columns.shape[1]:
             out.centre = _centre(layout)
-            out.columns = layout.columns - out.centre.common
+            out.columns = np.asfortranarray(layout.columns - out.centre.common)
         return out
 
     def products(self, weights: Array, right: Array) -> CrossProducts:
         """Of weights W (n, K, K) and what stands for W times the response, v (n, K)."""
         layout, x = self.layout, self.columns
         n, p = x.shape
-        weighted = [
-            np.stack(
-                [weights[:, k, layout.predictor[c]] * x[:, c] for c in range(p)]
-                or [np.zeros(n)], axis=1
-            )[:, :p]
-            for k in range(right.shape[1])
-        ]  # fmt: skip
+        weighted = [np.empty((n, p), order="F") for _ in range(right.shape[1])]
+        for k, out in enumerate(weighted):
+            for c in range(p):
+                np.multiply(weights[:, k, layout.predictor[c]], x[:, c], out=out[:, c])
         common = np.zeros((p + 1, p + 1))
         for c in range(p):
             k = int(layout.predictor[c])
