@@ -17,7 +17,7 @@ from ranef.inference.mixed import Mixed
 from ranef.inference.pwls import Solution
 from ranef.inference.refinement import Refinement
 from ranef.inference.remainder import DependentColumnError
-from ranef.inference.variational import Normal, Working
+from ranef.inference.variational import LEFT, Normal, Working
 
 Array = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ _STEP = 0.03
 # Numbers that a row is worth, in a solution.
 _ROW = 10
 # What is left to gain, in nats, where differences of two searches are taken.
-_EXACTLY = 1e-8
+_EXACTLY = 1e-6
 # What a search meets where it stepped too far.
 _FAILURES = (ArithmeticError, DependentColumnError, np.linalg.LinAlgError)
 
@@ -47,6 +47,8 @@ class Approximate:
         numbers: names of the family's numbers.
         known: values of what is.
         start: where a search begins.
+        refinement: what is added to the bound of the nearest normal, if anything.
+        left: nats that a search for q may leave to gain.
     """
 
     working: Working
@@ -56,6 +58,7 @@ class Approximate:
     known: Mapping[str, Any]
     start: Array
     refinement: Refinement | None = None
+    left: float = LEFT
     solves_many = False
     _latest: list[Normal] = field(default_factory=list)
     _foretold: Foretold = field(init=False)
@@ -150,7 +153,7 @@ class Approximate:
 
     def fit(self, x: Array, start: Normal | None = None) -> Normal:
         """The normal q of the coefficients at x (d,)."""
-        return self.working.fit(*self._given(x), start, self._foretold.at(x))
+        return self.working.fit(*self._given(x), start, self._foretold.at(x), self.left)
 
     def beginning(self, x: Array) -> Normal:
         """The q at x (d,) of coefficients nearly where a search for them begins."""

@@ -41,6 +41,7 @@ class ClosedAverages:
 
     def __init__(self, natural: Natural) -> None:
         self.natural = natural
+        self._count = _NODES[0][1]
 
     def of(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array
@@ -108,7 +109,10 @@ class ClosedAverages:
         known = self.natural.averaged(mean, variance, order)
         if known is not None:
             return known
-        nodes, weights = hermite(next(count for limit, count in _NODES if largest <= limit))
+        # Never fewer again: a change of the rule is a jump of what is maximised.
+        needed = next(count for limit, count in _NODES if largest <= limit)
+        self._count = max(self._count, needed)
+        nodes, weights = hermite(self._count)
         weights = weights / weights.sum()
         if len(mean) >= _MANY:
             with jax.enable_x64(True):

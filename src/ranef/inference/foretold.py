@@ -69,7 +69,7 @@ class Foretold:
             wanted[0] = 1.0
             c = np.linalg.lstsq(basis.T, wanted)[0]
             if np.abs(c @ basis - wanted).max() < 1e-6 and np.abs(c).sum() < _FAR:
-                return c
+                return np.asarray(c, np.float64)
         return None
 
     def _combined(self, c: Array) -> tuple[Array, Array]:

@@ -26,9 +26,7 @@ from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
 
-# Rows from which it is asked whether fewer nodes serve.
-_DEAR = 50_000
-# Rows from which it is asked whether a refinement matters, and nats by which it must move the
+# Rows from which it is asked whether fewer nodes serve, or whether a refinement matters at all, and nats by which it must move the
 # density over one posterior sd.
 _MANY, _IDLE = 200_000, 0.02
 # Evaluations for draws that the density itself weights, where no surrogate of it serves.
@@ -63,7 +61,7 @@ class Laplace(Method):
         if nodes == 1 or not target.working.layout.factors:
             return
         if scalar:
-            may_save = nodes is None and target.mixed.n > _DEAR
+            may_save = nodes is None and target.mixed.n > _MANY
             target.refinement = Quadrature(target.working, nodes or NODES, may_save)
         elif Skewness.applies(target.working):
             target.refinement = Skewness(target.working)

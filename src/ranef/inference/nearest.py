@@ -34,8 +34,11 @@ Array = NDArray[np.float64]
 # Nodes of the averages behind a step.
 _NODES = 3
 # What a round hands to the next beside its scales: what the blocks add to each predictor, on the
-# mean, and how many rounds there were. No site has such a name.
-_STARTS, _HELD = "/starts", "/rounds"
+# mean; how many rounds there were; coefficients, those of factors by their number. No site has
+# such a name.
+_STARTS, _HELD, _COMMON, _EFFECTS = "/starts", "/rounds", "/common", "/effects"
+# Nats that a round may leave to gain: the networks move it by more.
+_LEFT = 0.003
 # Rounds in which the components of a response stay where they began: before the networks tell
 # rows apart, the closed form would make most of them empty.
 _FIRST = 6
@@ -137,8 +140,13 @@ class AnyFamily:
         own = self.started(own, before)
         try:
             density = Approximate.of(own, "svi")
+            density.left = _LEFT
             with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
-                scales = {name: v for name, v in before.items() if name not in (_STARTS, _HELD)}
+                scales = {name: v for name, v in before.items() if not name.startswith("/")}
+                if _COMMON in before:
+                    factors = range(len(density.working.layout.factors))
+                    effects = tuple(before[f"{_EFFECTS}/{f}"] for f in factors)
+                    density.working = density.working.starting(before[_COMMON], effects)
                 x = density.coordinates.inverse(scales) if scales else density.start
                 held = int(before.get(_HELD, 0))
                 if known.law.parts() and held < _FIRST:
@@ -155,7 +163,8 @@ class AnyFamily:
                 "check the scale of the columns, or take smaller steps by optimizer="
             ) from None
         starts = (q.mean - density.working.layout.known).mean(axis=0)
-        begin = {_STARTS: starts, _HELD: np.array(held + 1.0)}
+        begin = {_STARTS: starts, _HELD: np.array(held + 1.0), _COMMON: q.solution.common[0]}
+        begin |= {f"{_EFFECTS}/{f}": b[0] for f, b in enumerate(q.solution.effects)}
         return Nearest(density, density.sites(x), begin, q, value, self._places)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:

@@ -139,6 +139,11 @@ class _Integrated:
     variance: Array
     by_number: dict[str, Any]
 
+    @property
+    def squares(self) -> float:
+        """Sum over levels of E u^2."""
+        return float((self.mean**2 + self.variance).sum())
+
 
 @dataclass(frozen=True)
 class Quadrature:
@@ -166,10 +171,10 @@ class Quadrature:
         settled = replace(self, away=found.beta - q.solution.common[0])
         for fewer in _FEWER if self.may_save else ():
             less = replace(settled, nodes=fewer)
-            if (
-                fewer < self.nodes
-                and abs(less._integrated(q, root, numbers).value - found.value) < _SAME
-            ):
+            other = less._integrated(q, root, numbers)
+            # Of the derivative along a posterior sd of the scale, which is this at least.
+            along = (other.squares - found.squares) / np.sqrt(2 * len(found.mean))
+            if max(abs(other.value - found.value), abs(along)) < _SAME:
                 return less
         return settled
 
@@ -196,8 +201,8 @@ class Quadrature:
         if abs(root) < _NOTHING:
             return None
         found = self._integrated(q, root, numbers)
-        along = (found.mean**2 + found.variance - 1).sum() / root
-        return self._density(q, found), {0: np.full((1, 1), along)}, found.by_number
+        along = np.full((1, 1), (found.squares - len(found.mean)) / root)
+        return self._density(q, found), {0: along}, found.by_number
 
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
         """Of the working model with the moments that quadrature gives.

@@ -37,9 +37,11 @@ Array = NDArray[np.float64]
 _STEPS, _HALVINGS = 100, 30
 _GAIN, _GAIN_AT_MODE = 1e-4, 1e-11
 # Nats that the next step is estimated to gain below which it is not taken.
-_LEFT = 3e-5
+LEFT = 3e-5
 # And below which what is foretold is near enough to begin from.
 _NEXT_TO = 0.1
+# Shares of its own step that a row takes.
+_SHARES = 0.4, 1.3
 # How much less than a predictor spreads a row says of it where coefficients are to stay put.
 _NEARLY = 100.0
 # The least working weight where negative ones leave the system without a solution, as a share
@@ -116,6 +118,13 @@ class Working:
         weights = _positive(curvature)
         return self._solver(weights, self._right(weights, self._begin, slope))
 
+    def starting(self, common: Array, effects: tuple[Array, ...]) -> "Working":
+        """The same with searches that begin at these common (p,) and group effects (J, k)."""
+        out = copy.copy(self)
+        centred = common @ self.rows.centre.transform(self.layout.predictor)[0].T
+        out._begin = self.rows.predictors(centred, effects)
+        return out
+
     def without_priors(self) -> "Working":
         """The same with flat priors of the common effects."""
         flat = np.zeros_like(self.layout.precision)
@@ -175,7 +184,7 @@ class Working:
         numbers: Mapping[str, Any],
         start: Normal | None = None,
         foretold: tuple[Array, Array] | None = None,
-        left: float = _LEFT,
+        left: float = LEFT,
     ) -> Normal:
         """The q at given roots of the factors' covariances and numbers of the family.
 
@@ -189,12 +198,12 @@ class Working:
         Raises:
             ArithmeticError: where no step raises T, and it is not at its maximum.
         """
-        found = self._first(roots, numbers, start, foretold)
+        found, before = self._first(roots, numbers, start, foretold), None
         for _ in range(_STEPS):
             if found.left < left:
                 break
-            before = found
-            found = self._step(roots, numbers, before)
+            earlier, before = before, found
+            found = self._step(roots, numbers, before, earlier)
             if not found.climbed - before.climbed > min(self._gain, left):
                 break
         # So that how near each search came does not show in the density.
@@ -256,9 +265,17 @@ class Working:
             weights = 4 * weights
         raise FloatingPointError("the density is not finite where it was looked for")
 
-    def _step(self, roots: list[Array], numbers: Mapping[str, Any], before: Normal) -> Normal:
+    def _step(
+        self,
+        roots: list[Array],
+        numbers: Mapping[str, Any],
+        before: Normal,
+        earlier: Normal | None = None,
+    ) -> Normal:
         """From one working model to the next, as far as T rises."""
         to = self.next(before)
+        if earlier is not None and self.averaged:
+            to = self._secant(earlier, before, to)
         share, clipped = 1.0, False
         for _ in range(_HALVINGS):
             weights = before.weights + share * (to[0] - before.weights)
@@ -273,6 +290,28 @@ class Working:
                 continue
             share /= 2
         return before
+
+    def _secant(
+        self, earlier: Normal, before: Normal, to: tuple[Array, Array]
+    ) -> tuple[Array, Array]:
+        """Each row's part of a step as long as the last two say.
+
+        Where few rows leave a level much room, its weights and its variance overshoot in turn: the
+        steps of such rows are shortened, as a secant does, and not those of all others.
+        """
+        k = before.right.shape[1]
+
+        def rows(weights: Array, right: Array) -> Array:
+            return np.concatenate([weights.reshape(-1, k * k), right], axis=1)
+
+        last, here = rows(earlier.weights, earlier.right), rows(before.weights, before.right)
+        was, now = rows(*self.next(earlier)) - last, rows(*to) - here
+        change = now - was
+        size = np.einsum("nk,nk->n", change, change)
+        along = -np.einsum("nk,nk->n", here - last, change)
+        share = np.divide(along, size, out=np.ones_like(size), where=size > 0)
+        moved = here + np.clip(share, *_SHARES)[:, None] * now
+        return moved[:, : k * k].reshape(before.weights.shape), moved[:, k * k :]
 
     def _tried(
         self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
