@@ -261,8 +261,7 @@ class Fit:
                 can take longer than a fit. Summaries and reports are quick.
         """
         # The black box of svi has none that say how far it is off.
-        blind = self.draws.elbo is not None and self.draws.evidence is None
-        if quick and not blind and "_checked" not in self.__dict__:
+        if quick and not self.draws.from_guide and "_checked" not in self.__dict__:
             return check(self._known, reference=False)
         return self._checked
 

@@ -55,7 +55,7 @@ def approximation(posterior: Posterior) -> Iterator[Symptom]:
         return
     symptoms = [*_means(found), *_sds(found)]
     if not any(s.weight == "distrust" for s in symptoms):
-        symptoms += _scales(found, draws.elbo is not None)
+        symptoms += _scales(found, draws.from_guide)
     symptoms += _levels(found)
     yield from symptoms
     yield from _weights(found, any(s.weight != "trust" for s in symptoms))

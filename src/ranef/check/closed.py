@@ -122,7 +122,7 @@ def _compared(posterior: Posterior, problem: Problem, marginal: Marginal) -> Ref
         np.concatenate([theta.mean(axis=0), means.mean(axis=0)]),
         covariance,
         float(_DRAWS),
-        _k_hat(marginal, x, beta) if posterior.draws.elbo is not None else None,
+        _k_hat(marginal, x, beta) if posterior.draws.from_guide else None,
         _scales(marginal, x, found.x),
         levels,
         worst,

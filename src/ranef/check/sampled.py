@@ -254,7 +254,7 @@ def _compared(posterior: Posterior, joint: Joint) -> Reference | None:
     rng = np.random.default_rng(0)
     start = effects.mean(axis=0)
     k_hat = None
-    if posterior.draws.elbo is not None:
+    if posterior.draws.from_guide:
         # As many as in the rounds below, so that one compiled program serves all.
         at = np.unique(np.linspace(0, len(q) - 1, _SIZE).astype(int))
         k_hat = normal_k_hat(q[at], joint.marginals(q[at], start, rng)[0])

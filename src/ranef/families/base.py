@@ -2,7 +2,8 @@
 
 How to add one: a class with `parameters` and `distribution` in a file of its own under
 ``families/``, and a line in ``registry.FAMILIES``. Where `distribution` of inverse-linked
-parameters loses digits, `given` is written too.
+parameters loses digits, `given` is written too; where the derivatives of the log density are known
+in closed form, `natural` may give them.
 """
 
 from abc import ABC, abstractmethod

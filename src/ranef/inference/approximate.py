@@ -17,7 +17,7 @@ from ranef.inference.mixed import Mixed
 from ranef.inference.pwls import Solution
 from ranef.inference.refinement import Refinement
 from ranef.inference.remainder import DependentColumnError
-from ranef.inference.variational import LEFT, Normal, Working
+from ranef.inference.variational import LEFT, NEXT_TO, Normal, Working
 
 Array = NDArray[np.float64]
 
@@ -153,7 +153,10 @@ class Approximate:
 
     def fit(self, x: Array, start: Normal | None = None) -> Normal:
         """The normal q of the coefficients at x (d,)."""
-        return self.working.fit(*self._given(x), start, self._foretold.at(x), self.left)
+        told = self._foretold.at(x)
+        # Without, searches from elsewhere end further apart than the density is to be off.
+        left = min(self.left, _EXACTLY) if told is None and self.left <= LEFT else self.left
+        return self.working.fit(*self._given(x), start, told, left)
 
     def beginning(self, x: Array) -> Normal:
         """The q at x (d,) of coefficients nearly where a search for them begins."""
@@ -170,6 +173,10 @@ class Approximate:
         self._latest[:] = [self.fit(x, *self._latest)]
         if self.refinement is not None:
             self.refinement = self.refinement.settled(self._latest[0], *self._given(x))
+
+    def hold(self) -> None:
+        """From now on solutions do not depend on which were asked for before."""
+        self.working.averages.hold()
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
         """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
@@ -201,7 +208,7 @@ class Approximate:
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """At x (d,); minus infinity and zero where the arithmetic fails."""
         found = self.near(x)
-        if found is not None:
+        if found is not None and found.left < NEXT_TO:
             self._foretold.add(x, *self.working.next(found))
         with np.errstate(all="ignore"):
             prior, slope = self.coordinates.log_prior(x[None])

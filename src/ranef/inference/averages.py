@@ -100,6 +100,9 @@ class Averages:
             total, slope, curvature = (np.asarray(each, np.float64) for each in found)
         return float(total), slope, curvature
 
+    def hold(self) -> None:
+        """From now on take as many nodes as until now, which is what these do."""
+
     def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
         """Sum over rows of log p at predictors that are known, (n, K)."""
         with jax.enable_x64(True):

@@ -267,6 +267,14 @@ class Draws:
     interrupted: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def from_guide(self) -> bool:
+        """Whether the draws are those of a guide, normal in its own coordinates.
+
+        A closed form has a bound on the evidence too, and draws that are not.
+        """
+        return self.elbo is not None and self.evidence is None
+
     def thinned(self, most: int) -> "Draws":
         """The same with at most so many draws of the posterior, evenly spaced, in one chain."""
 

@@ -41,7 +41,7 @@ class ClosedAverages:
 
     def __init__(self, natural: Natural) -> None:
         self.natural = natural
-        self._count = _NODES[0][1]
+        self._count, self._held = _NODES[0][1], False
 
     def of(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array
@@ -51,6 +51,10 @@ class ClosedAverages:
         a, first, second = self._averaged(mean[:, 0], spread[:, 0, 0], 2)
         total = float(y @ mean[:, 0] - m @ a) + self.natural.constant
         return total, (y - m * first)[:, None], (m * second)[:, None, None]
+
+    def hold(self) -> None:
+        """From now on take as many nodes as until now."""
+        self._held = True
 
     def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
         """Sum over rows of log p at predictors that are known, (n, 1)."""
@@ -110,8 +114,9 @@ class ClosedAverages:
         if known is not None:
             return known
         # Never fewer again: a change of the rule is a jump of what is maximised.
-        needed = next(count for limit, count in _NODES if largest <= limit)
-        self._count = max(self._count, needed)
+        if not self._held:
+            needed = next(count for limit, count in _NODES if largest <= limit)
+            self._count = max(self._count, needed)
         nodes, weights = hermite(self._count)
         weights = weights / weights.sum()
         if len(mean) >= _MANY:

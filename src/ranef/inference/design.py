@@ -22,8 +22,8 @@ Array = NDArray[np.float64]
 
 # Where the design looks, in posterior sds, and how many points it and the mode may have.
 _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
-# Points at which the surrogate of many coordinates is checked each time, draws and further out; how
-# often at most, and before which check the design is evaluated.
+# Points at which the surrogate is checked each time, draws and further out; how often at
+# most, and before which check the design is evaluated.
 _INNER, _OUTER, _CHECKS, _DESIGNED = 15, 5, 5, 3
 # The root mean square error in nats that passes at either, and that may be relied on.
 _ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
@@ -180,8 +180,7 @@ def _checked(
     """The surrogate against the density, which is told what it was there; evaluations."""
     top, guess = told.top, told.surrogate()
     x, weights, *_ = importance(guess, target, top, rng, size)
-    count = min(_INNER, 5 + 3 * x.shape[1])
-    inner = x[resampled(rng, weights, count)]
+    inner = x[resampled(rng, weights, _INNER)]
     # Of the square root of the density, so that mass which the surrogate misses can be seen.
     flat = np.exp(-0.5 * (guess(x) - guess(x).max())) * weights
     outer = x[resampled(rng, flat / flat.sum(), _OUTER)]
@@ -191,7 +190,7 @@ def _checked(
         tick()
     missed = np.maximum(values - top.value, -_DEEP) - np.maximum(guess(places), -_DEEP)
     told.add(places, values, np.full_like(places, np.nan))
-    return _Check(missed[:count], missed[count:]), len(places)
+    return _Check(missed[:_INNER], missed[_INNER:]), len(places)
 
 
 def _worth(places: Array, weights: Array) -> float:

@@ -26,8 +26,8 @@ from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
 
-# Rows from which it is asked whether fewer nodes serve, or whether a refinement matters at all, and nats by which it must move the
-# density over one posterior sd.
+# Rows from which it is asked whether fewer nodes serve, or whether a refinement matters at all, and
+# nats by which it must move the density over one posterior sd.
 _MANY, _IDLE = 200_000, 0.02
 # Evaluations for draws that the density itself weights, where no surrogate of it serves.
 _SPARE = 400
@@ -105,6 +105,7 @@ class Laplace(Method):
                 )
                 x = free.whole(found.x)
                 target.settle(free.whole(found.mode[None])[0])
+                target.hold()
         except DependentColumnError as error:
             raise dependent(mixed, error) from None
         finally:

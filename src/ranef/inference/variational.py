@@ -39,7 +39,7 @@ _GAIN, _GAIN_AT_MODE = 1e-4, 1e-11
 # Nats that the next step is estimated to gain below which it is not taken.
 LEFT = 3e-5
 # And below which what is foretold is near enough to begin from.
-_NEXT_TO = 0.1
+NEXT_TO = 0.1
 # Shares of its own step that a row takes.
 _SHARES = 0.4, 1.3
 # How much less than a predictor spreads a row says of it where coefficients are to stay put.
@@ -248,7 +248,7 @@ class Working:
         if foretold is not None:
             found = self._tried(roots, numbers, _positive(foretold[0]), foretold[1])
             # From further off a search could end in another mode, where there are several.
-            if found is not None and found.left < _NEXT_TO:
+            if found is not None and found.left < NEXT_TO:
                 return found
         if start is not None and start.at(numbers):
             mean, slope, curvature = start.mean, start.slope, start.curvature
