@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.families.base import Family, ResponseDesign
+from ranef.inference.hermite import rule
 from ranef.inference.triangles import cholesky, solve
 
 # Nodes along each of so many columns without an enumerated support.
@@ -355,7 +356,5 @@ class Rows:
 
 def _rule(d: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Nodes (Q, d) and log weights (Q,) of E[g(z)], z standard normal: a product of d rules."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES[d])
-    weights = np.log(weights / weights.sum())
-    each = np.array(list(product(nodes, repeat=d)))
-    return each, np.array([sum(w) for w in product(weights, repeat=d)])
+    nodes, weights = rule(d, _NODES[d])
+    return nodes, np.log(weights)

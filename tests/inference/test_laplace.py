@@ -127,7 +127,7 @@ def test_quadrature_is_the_integral_over_each_level():
     x = target.coordinates.inverse({"1|g_sigma": np.array(2.0)})
     q = target.fit(x)
     quadrature = Quadrature(target.working)
-    found = quadrature._integrated(q, 2.0, {})
+    found = quadrature._integrated(q, [np.array([[2.0]])], {})
     beta = float(found.beta[0])
 
     def level(y):
@@ -202,6 +202,55 @@ def test_groups_that_say_one_thing_only_have_sensible_effects():
     assert none == rates.ranef("g")["mean"].min()
     hits = fit("hit ~ 1 + (1 | g)", table, "bernoulli").ranef("g")
     assert hits.loc["g04", "mean"] == hits["mean"].max() < 4.0
+
+
+def test_rows_that_overshoot_are_held_back(monkeypatch):
+    """Groups of successes alone under a wide prior: without a secant it takes forty steps."""
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(20), 15)
+    hit = np.where(codes < 15, rng.random(300) < 0.5, codes % 2).astype(int)
+    target = density("hit ~ 1 + (1 | g)", {"hit": hit, "g": codes.astype(str)}, "bernoulli")
+    tried = []
+    monkeypatch.setattr(
+        type(target.working), "_tried", _counted(type(target.working)._tried, tried)
+    )
+    x = target.coordinates.inverse({"1|g_sigma": np.array(4.0)})
+    target.left = 1e-6
+    assert target.fit(x).left < 1e-6
+    assert len(tried) <= 16
+
+
+def _counted(call, calls):
+    def counted(*given):
+        calls.append(None)
+        return call(*given)
+
+    return counted
+
+
+def test_the_density_has_no_step_where_the_sd_is_zero():
+    """Even where the common effects are skewed, as of a response of zeros alone."""
+    rng = np.random.default_rng(1)
+    codes = np.arange(120) % 12
+    table = {"y": np.zeros(120), "x": rng.normal(size=120), "g": codes.astype(str)}
+    target = density("y ~ x + (1 | g)", table, "bernoulli")
+    target.refinement = Quadrature(target.working)
+    target.settle(np.array([0.2]))
+    target.left = 1e-9
+    at = target.log_density(np.array([[0.0], [1e-7], [1e-3], [-1e-3]]))
+    np.testing.assert_allclose(at, at[0], atol=2e-3)
+    assert abs(target.value_and_gradient(np.zeros(1))[1][0]) < 0.05
+    # And the draws follow it, of which a grid has the mean and sd.
+    x = np.linspace(0.0, 2.6, 66)[:, None]
+    weights = np.exp(target.log_density(x))
+    sd = target.coordinates.values(x)["1|g_sigma"]
+    mean = (weights @ sd) / weights.sum()
+    spread = math.sqrt((weights @ (sd - mean) ** 2) / weights.sum())
+    found = fit("y ~ x + (1 | g)", table, "bernoulli", draws=4_000)
+    assert found.converged
+    summary = found.summary().loc["1|g_sigma"]
+    assert summary["mean"] == pytest.approx(mean, abs=0.1 * spread)
+    assert summary["sd"] == pytest.approx(spread, rel=0.1)
 
 
 def test_quadrature_is_refused_where_there_is_no_one_scalar_grouping(grouped):

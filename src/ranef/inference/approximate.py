@@ -48,7 +48,7 @@ class Approximate:
         known: values of what is.
         start: where a search begins.
         refinement: what is added to the bound of the nearest normal, if anything.
-        left: nats that a search for q may leave to gain.
+        left: nats that any search for q may leave to gain; None for as few as derivatives ask for.
     """
 
     working: Working
@@ -58,7 +58,7 @@ class Approximate:
     known: Mapping[str, Any]
     start: Array
     refinement: Refinement | None = None
-    left: float = LEFT
+    left: float | None = None
     solves_many = False
     _latest: list[Normal] = field(default_factory=list)
     _foretold: Foretold = field(init=False)
@@ -154,8 +154,8 @@ class Approximate:
     def fit(self, x: Array, start: Normal | None = None) -> Normal:
         """The normal q of the coefficients at x (d,)."""
         told = self._foretold.at(x)
-        # Without, searches from elsewhere end further apart than the density is to be off.
-        left = min(self.left, _EXACTLY) if told is None and self.left <= LEFT else self.left
+        # Searches from elsewhere end further apart than those from what is foretold.
+        left = self.left or (_EXACTLY if told is None else LEFT)
         return self.working.fit(*self._given(x), start, told, left)
 
     def beginning(self, x: Array) -> Normal:

@@ -6,8 +6,6 @@ by quadrature: Gauss and Hermite's for one or two predictors, of degree three (S
 for more. The derivatives are automatic ones of the family's log density.
 """
 
-import itertools
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +19,7 @@ from numpy.typing import NDArray
 
 from ranef.families.base import Family
 from ranef.inference.closed_averages import ClosedAverages
-from ranef.inference.hermite import hermite
+from ranef.inference.hermite import Integrated, OverLevels, rule
 
 # Nodes for each predictor where rows may be uncertain, and where all are nearly known.
 _NODES, _FEW = {1: 7, 2: 5}, 3
@@ -125,41 +123,25 @@ class Averages:
             return np.asarray(_thirds(*self._at(numbers, mean, spread)), np.float64)
 
     def integrals(
-        self,
-        rule: tuple[NDArray, NDArray],
-        by: tuple[NDArray[Any], NDArray, int, int],
-        base: NDArray,
-        root: float,
-        numbers: Mapping[str, Any],
-        centre: NDArray,
-        scale: NDArray,
-    ) -> tuple[float, NDArray, NDArray, NDArray, dict[str, NDArray]]:
-        """Sum over levels j of log int p(y_j | base + root z u) N(u; 0, 1) du, by quadrature.
+        self, over: OverLevels, base: NDArray, root: float, numbers: Mapping[str, Any]
+    ) -> Integrated:
+        """Log integrals over the effects of levels, by quadrature.
 
         Args:
-            rule: Gauss and Hermite's nodes and weights.
-            by: of each row the level and the column z; how many levels there are; the place of
-                the predictor.
+            over: the levels.
             base: (n, K) predictors without the effects.
             root: the sd of the effects.
             numbers: values of the parameters that are the same for all rows.
-            centre: (J,) where the nodes lie, u = centre + scale * node.
-            scale: (J,) how far apart.
-
-        Returns:
-            The sum, mean and variance of u by level (J,), and the sum's derivatives in `base` and
-            in each number.
         """
-        codes, z, levels, place = by
         with jax.enable_x64(True):
             given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
-            at = base, root, given, centre, scale
-            (value, moments), (slope, slopes) = _log_marginal(
-                self.density, levels, place, self.response, rule, (codes, z), *at
+            at = over.codes, over.column, over.u, over.log_weights
+            (value, moments), (slope, by_number) = _log_marginal(
+                self.density, over.place, base, given, self.response, root, *at
             )
-            mean, variance = (np.asarray(m, np.float64) for m in moments)
-            by_number = {name: np.asarray(each, np.float64) for name, each in slopes.items()}
-            return float(value), mean, variance, np.asarray(slope, np.float64), by_number
+            mean, variance, slope = (np.asarray(m, np.float64) for m in (*moments, slope))
+            numbers = {name: np.asarray(each, np.float64) for name, each in by_number.items()}
+            return Integrated(float(value), mean, variance, slope, numbers)
 
     def _at(self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray) -> tuple[Any, ...]:
         given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
@@ -239,51 +221,33 @@ def _thirds(
     return jnp.einsum("m,mnk->nk", weights, jax.vmap(each)(etas))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-@partial(jax.value_and_grad, argnums=(6, 8), has_aux=True)
+@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.value_and_grad, argnums=(2, 3), has_aux=True)
 def _log_marginal(
     density: Density,
-    levels: int,
     place: int,
-    response: Any,
-    rule: tuple[Any, Any],
-    factor: tuple[Any, Any],
     base: Any,
-    root: Any,
     numbers: Mapping[str, Any],
-    centre: Any,
-    scale: Any,
+    response: Any,
+    root: Any,
+    codes: Any,
+    column: Any,
+    u: Any,
+    log_weights: Any,
 ) -> tuple[Any, tuple[Any, Any]]:
-    """Sum over levels of log of the integral over u, and the mean and variance of u.
-
-    `factor` holds each row's level and column, of the predictor at `place`.
-    """
-    (nodes, weights), (codes, z) = rule, factor
-    u = centre + scale * nodes[:, None]
+    """Sum over levels of log of the integral over u, and the mean and variance of u."""
 
     def level(u: Any) -> Any:
-        eta = base.at[:, place].add(root * z * u[codes])
+        eta = base.at[:, place].add(root * column * u[codes])
         rows = density.rows(response, numbers, eta)
-        return jax.ops.segment_sum(rows, codes, num_segments=levels) - 0.5 * u**2
+        return jax.ops.segment_sum(rows, codes, num_segments=len(u)) - 0.5 * u**2
 
-    each = jax.vmap(level)(u) + (jnp.log(weights) + nodes**2 / 2)[:, None] + jnp.log(scale)
-    constant = -0.5 * np.log(2 * np.pi)
+    each = jax.vmap(level)(u) + log_weights
     total = jax.scipy.special.logsumexp(each, axis=0)
     share = jnp.exp(each - total)
     mean = (share * u).sum(axis=0)
     variance = (share * (u - mean) ** 2).sum(axis=0)
-    return jnp.sum(total + constant), (mean, variance)
-
-
-def rule(k: int, count: int) -> tuple[NDArray, NDArray]:
-    """Points (m, k) and weights (m,) for averages over a standard normal vector."""
-    if count:
-        nodes, weights = hermite(count)
-        points = np.array(list(itertools.product(nodes, repeat=k)))
-        shares = np.array(list(itertools.product(weights / weights.sum(), repeat=k)))
-        return points, shares.prod(axis=1)
-    points = math.sqrt(k) * np.concatenate([np.eye(k), -np.eye(k)])
-    return points, np.full(2 * k, 1 / (2 * k))
+    return jnp.sum(total), (mean, variance)
 
 
 def root_of(spread: Array) -> Array:

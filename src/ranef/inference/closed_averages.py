@@ -9,7 +9,6 @@ rows take NumPy, which need not compile anything; many take JAX, whose exponenti
 fast.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,17 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from ranef.families.natural import Natural
-from ranef.inference.hermite import hermite
+from ranef.inference.hermite import Integrated, OverLevels, hermite
 
 Array = NDArray[np.float64]
 
 # Rows from which it is worth the tenth of a second that a program takes to compile, and rows that
 # NumPy goes through at once, so that they stay in a processor's cache.
 _MANY, _CHUNK = 50_000, 8_192
-# Up to which variance so many nodes give the average of a logistic density to six digits or, at
-# the end, to as many as matter.
+# Up to which variance so many nodes are taken. The average of log(1 + e^eta) is off by 2e-6, 3e-6
+# and 6e-5 at most at the first three, and by 3e-4 at a variance of 6.
 _NODES = ((0.1, 3), (0.5, 5), (2.0, 7), (np.inf, 11))
 
 
@@ -72,38 +72,26 @@ class ClosedAverages:
         return -(self.natural.size * third)[:, None]
 
     def integrals(
-        self,
-        rule: tuple[Array, Array],
-        by: tuple[NDArray[Any], Array, int, int],
-        base: Array,
-        root: float,
-        numbers: Mapping[str, Any],
-        centre: Array,
-        scale: Array,
-    ) -> tuple[float, Array, Array, Array, dict[str, Array]]:
-        """As of any family: log integrals over the effects u of levels, their moments, slopes."""
-        (nodes, weights), (codes, column, levels, _) = rule, by
-        u = centre + scale * nodes[:, None]
-        eta, z = base[:, 0], root * column
+        self, over: OverLevels, base: Array, root: float, numbers: Mapping[str, Any]
+    ) -> Integrated:
+        """As of any family: log integrals over the effects of levels."""
+        codes, levels, u = over.codes, len(over.centre), over.u
+        eta, z = base[:, 0], root * over.column
         y, m = self.natural.value, self.natural.size
-        firsts = np.empty((len(nodes), len(eta)))
-        densities = u * np.bincount(codes, y * z, levels) - 0.5 * u**2
-        densities += (np.log(weights) + nodes**2 / 2)[:, None]
+        firsts = np.empty((len(u), len(eta)))
+        densities = over.log_weights + u * np.bincount(codes, y * z, levels) - 0.5 * u**2
         for k, each in enumerate(u):
             a, firsts[k] = self._cumulants(eta + z * each[codes], 1)
             densities[k] -= np.bincount(codes, m * a, levels)
-        top = densities.max(axis=0)
-        share = np.exp(densities - top)
-        total = share.sum(axis=0)
-        share /= total
+        logs = np.asarray(logsumexp(densities, axis=0))
+        share = np.exp(densities - logs)
         mean = (share * u).sum(axis=0)
         variance = (share * (u - mean) ** 2).sum(axis=0)
-        logs = float((top + np.log(total) + np.log(scale)).sum() + y @ eta)
-        value = logs + self.natural.constant - 0.5 * levels * math.log(2 * math.pi)
         expected = np.zeros_like(eta)
         for own, first in zip(share, firsts, strict=True):
             expected += own[codes] * first
-        return value, mean, variance, (y - m * expected)[:, None], {}
+        value = float(logs.sum() + y @ eta) + self.natural.constant
+        return Integrated(value, mean, variance, (y - m * expected)[:, None], {})
 
     def _averaged(self, mean: Array, variance: Array, order: int) -> tuple[Array, ...]:
         """E A and E of its derivatives."""

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.inference.approximate import Approximate
-from ranef.inference.averages import averages_of, root_of, rule
+from ranef.inference.averages import averages_of, root_of
 from ranef.inference.base import Problem
 from ranef.inference.conditional import mode, shared
 from ranef.inference.crossproducts import CrossProducts
+from ranef.inference.hermite import rule
 from ranef.inference.layout import Layout
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for

@@ -14,6 +14,7 @@ adaptive Gauss-Hermite quadrature gives each (`Quadrature`; Liu and Pierce, 1994
 effects alone are then taken as normal.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -21,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.hermite import hermite
+from ranef.inference.hermite import OverLevels
 from ranef.inference.pwls import PWLS, Solution
 from ranef.inference.variational import Normal, Working
 from ranef.inference.weighted import predictors_of
@@ -57,7 +58,7 @@ class Refinement(Protocol):
 
     def slopes(
         self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> tuple[float, dict[int, Array], dict[str, Any]] | None:
+    ) -> tuple[float, dict[int, Array], Mapping[str, Any]] | None:
         """The density, and its derivatives by factor in its root and by number.
 
         They are those at the given log |X' V^-1 X + P|. None where only T has them.
@@ -127,8 +128,8 @@ def _alone(root: Array, own: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class _Integrated:
-    """Log p(y | beta, theta) by quadrature at some beta, and the moments of each level's u.
+class _AtMode:
+    """Log p(y | beta, theta) by quadrature at beta's mode, and the moments of each level's u.
 
     `by_number` holds the derivatives in the family's numbers.
     """
@@ -137,7 +138,7 @@ class _Integrated:
     value: float
     mean: Array
     variance: Array
-    by_number: dict[str, Any]
+    by_number: Mapping[str, Any]
 
     @property
     def squares(self) -> float:
@@ -164,14 +165,11 @@ class Quadrature:
         return len(factors) == 1 and factors[0].columns.shape[1] == 1 and not groupings[0].shared
 
     def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Quadrature":
-        if abs(roots[0][0, 0]) < _NOTHING:
-            return replace(self, away=None)
-        root = float(roots[0][0, 0])
-        found = self._integrated(q, root, numbers)
+        found = self._integrated(q, roots, numbers)
         settled = replace(self, away=found.beta - q.solution.common[0])
         for fewer in _FEWER if self.may_save else ():
             less = replace(settled, nodes=fewer)
-            other = less._integrated(q, root, numbers)
+            other = less._integrated(q, roots, numbers)
             # Of the derivative along a posterior sd of the scale, which is this at least.
             along = (other.squares - found.squares) / np.sqrt(2 * len(found.mean))
             if max(abs(other.value - found.value), abs(along)) < _SAME:
@@ -179,11 +177,9 @@ class Quadrature:
         return settled
 
     def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
-        if abs(roots[0][0, 0]) < _NOTHING:
-            return 0.0
-        return self._density(q, self._integrated(q, float(roots[0][0, 0]), numbers)) - q.value
+        return self._density(q, self._integrated(q, roots, numbers)) - q.value
 
-    def _density(self, q: Normal, found: "_Integrated") -> float:
+    def _density(self, q: Normal, found: _AtMode) -> float:
         """Log p(y | theta), common effects integrated as normal ones."""
         layout = self.working.layout
         return (
@@ -195,13 +191,10 @@ class Quadrature:
 
     def slopes(
         self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> tuple[float, dict[int, Array], dict[str, Any]] | None:
+    ) -> tuple[float, dict[int, Array], Mapping[str, Any]]:
         """By Fisher's identity the derivative in the sd is sum_j E (u_j^2 - 1) / sd."""
-        root = float(roots[0][0, 0])
-        if abs(root) < _NOTHING:
-            return None
-        found = self._integrated(q, root, numbers)
-        along = np.full((1, 1), (found.squares - len(found.mean)) / root)
+        found = self._integrated(q, roots, numbers)
+        along = np.full((1, 1), (found.squares - len(found.mean)) / _sd(roots))
         return self._density(q, found), {0: along}, found.by_number
 
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
@@ -213,7 +206,7 @@ class Quadrature:
         root = float(roots[0][0, 0])
         if abs(root) < 1e-3:
             return q.solution
-        found = self._integrated(q, root, numbers)
+        found = self._integrated(q, roots, numbers)
         solver = q.solution.solver
         products, layout = solver.products, self.working.layout
         p = solver.p
@@ -233,41 +226,49 @@ class Quadrature:
         changed = replace(products, common=common, own=(own[None, None],), cross=(cross[None],))
         return PWLS(changed).solve([roots[0][None]], penalty)
 
-    def _integrated(self, q: Normal, root: float, numbers: Mapping[str, Any]) -> _Integrated:
+    def _integrated(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> _AtMode:
         """At the beta that maximises p(beta | y, theta), by Newton's steps from that of q."""
-        layout, solution = self.working.layout, q.solution
-        products = solution.solver.products
-        scale = 1 / np.sqrt(1 + root**2 * products.own[0][0, 0])
-        centre = solution.effects[0][0, :, 0] / root
+        layout, solution, root = self.working.layout, q.solution, _sd(roots)
+        factor, own = layout.factors[0], solution.solver.products.own[0][0, 0]
+        over = OverLevels(
+            factor.codes,
+            factor.columns[:, 0],
+            int(predictors_of(factor)[0]),
+            self.nodes,
+            solution.effects[0][0, :, 0] / root,
+            1 / np.sqrt(1 + root**2 * own),
+        )
         covariance = solution.common_covariance[0]
-        factor = layout.factors[0]
-        by = factor.codes, factor.columns[:, 0], factor.levels, int(predictors_of(factor)[0])
-        rule = hermite(self.nodes)
         beta = solution.common[0] if self.away is None else solution.common[0] + self.away
-        out: _Integrated | None = None
+        out: _AtMode | None = None
         best = -np.inf
         for _ in range(_STEPS):
             base = layout.known.copy()
             for c, k in enumerate(layout.predictor):
                 base[:, k] += layout.columns[:, c] * beta[c]
-            value, mean, variance, slope, by_number = self.working.averages.integrals(
-                rule, by, base, root, numbers, centre, scale
-            )
+            found = self.working.averages.integrals(over, base, root, numbers)
             gradient = np.array(
-                [layout.columns[:, c] @ slope[:, k] for c, k in enumerate(layout.predictor)]
+                [layout.columns[:, c] @ found.slope[:, k] for c, k in enumerate(layout.predictor)]
             ) - layout.precision * (beta - layout.mean)
             penalty = 0.5 * float((layout.precision * (beta - layout.mean) ** 2).sum())
-            if not value - penalty > best:
+            if not found.value - penalty > best:
                 break
-            best = value - penalty
+            best = found.value - penalty
             step = covariance @ gradient
             gain = float(gradient @ step)
             # Half the slope along a step is what it brings, where it is as short as the last.
             left = 0.5 * gain if gain < _GAIN else 0.0
-            out = _Integrated(beta, value + left, mean, variance, by_number)
+            moments = found.mean, found.variance, found.by_number
+            out = _AtMode(beta, found.value + left, *moments)
             if gain < _GAIN:
                 break
             beta = beta + step
         if out is None:
             raise FloatingPointError("the integrals over the levels are not finite")
         return out
+
+
+def _sd(roots: list[Array]) -> float:
+    """The sd of the effects; below what says nothing, the least that keeps its digits."""
+    root = float(roots[0][0, 0])
+    return math.copysign(max(abs(root), _NOTHING), root)

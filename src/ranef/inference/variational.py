@@ -204,7 +204,8 @@ class Working:
                 break
             earlier, before = before, found
             found = self._step(roots, numbers, before, earlier)
-            if not found.climbed - before.climbed > min(self._gain, left):
+            climbs = found.climbed - before.climbed > min(self._gain, left)
+            if not (climbs or found.left < before.left):
                 break
         # So that how near each search came does not show in the density.
         return replace(found, value=found.value + found.left) if found.left < _GAIN else found
