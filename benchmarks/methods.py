@@ -35,7 +35,7 @@ MODELS = {
     "student": ("ys ~ x + (1 | g)", "student"),
     "sigma": ("yd ~ x + (1 | g); sigma ~ x + (1 | g)", "gaussian"),
 }
-# Options of each but NUTS. Of a linear model svi is the closed form, unless it is told how to search.
+# Options of each but NUTS. Of a linear model svi is the closed form, unless told how to search.
 METHODS: dict[str, dict] = {
     "exact": {"method": "exact"},
     "laplace": {"method": "laplace"},

@@ -13,6 +13,8 @@ Objective = Callable[[Array], tuple[float, Array]]
 # Wright, 2006, eq. 3.7).
 _DECREASE, _SLOPE = 1e-4, 0.9
 _STEPS, _TRIALS = 200, 30
+# How far a step may go along a coordinate whose unit is of the order of one.
+_FAR = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def minimise(
     evaluations, inverse, fresh = 1, first if width is None else np.diag(width**2), True
     for _ in range(_STEPS):
         step = -inverse @ gradient
+        if width is not None:
+            step = _shortened(step)
         slope = float(gradient @ step)
         if -slope < 2 * gain and not (fresh and float(gradient @ gradient) > 1e3 * gain):
             return Minimum(x, value, gradient, inverse, True, evaluations)
@@ -74,6 +78,11 @@ def minimise(
     # Where no step gains anything the rounding of the function has been reached.
     flat = float(gradient @ inverse @ gradient) < max(2 * gain, 1e-10 * abs(value))
     return Minimum(x, value, gradient, inverse, flat, evaluations)
+
+
+def _shortened(step: Array) -> Array:
+    """So that a first guess of the curvature does not send a search where no minimum can be."""
+    return step * (_FAR / float(np.abs(step).max(initial=_FAR)))
 
 
 def _line(

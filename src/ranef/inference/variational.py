@@ -36,6 +36,9 @@ Array = NDArray[np.float64]
 # tenth of what it gains, or a hundredth.
 _STEPS, _HALVINGS = 100, 30
 _GAIN, _GAIN_AT_MODE = 1e-4, 1e-11
+# By how much a step may fall for the rounding of a sum, and the share of it to which what is left
+# must fall where a step does not climb.
+_ROUNDING, _FALLS = 1e-7, 0.97
 # Nats that the next step is estimated to gain below which it is not taken.
 LEFT = 3e-5
 # And below which what is foretold is near enough to begin from.
@@ -205,7 +208,7 @@ class Working:
             earlier, before = before, found
             found = self._step(roots, numbers, before, earlier)
             climbs = found.climbed - before.climbed > min(self._gain, left)
-            if not (climbs or found.left < before.left):
+            if not (climbs or found.left < _FALLS * before.left):
                 break
         # So that how near each search came does not show in the density.
         return replace(found, value=found.value + found.left) if found.left < _GAIN else found
@@ -282,7 +285,7 @@ class Working:
             weights = before.weights + share * (to[0] - before.weights)
             right = before.right + share * (to[1] - before.right)
             found = self._tried(roots, numbers, weights, right)
-            if found is not None and found.climbed >= before.climbed - self._gain:
+            if found is not None and found.climbed >= before.climbed - min(self._gain, _ROUNDING):
                 return found
             if found is None and not clipped:
                 # The curvature is negative on too many rows: positive weights, same slopes.
