@@ -13,7 +13,7 @@ Objective = Callable[[Array], tuple[float, Array]]
 # Wright, 2006, eq. 3.7).
 _DECREASE, _SLOPE = 1e-4, 0.9
 _STEPS, _TRIALS = 200, 30
-# How far a step may go along a coordinate whose unit is of the order of one.
+# How far a step may go along a coordinate: of a logarithm, a factor of e.
 _FAR = 1.0
 
 
