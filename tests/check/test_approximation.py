@@ -113,6 +113,28 @@ def test_binary_responses_have_a_reference():
     assert not model.fit(table, method="svi", progress=False).draws.from_guide
 
 
+@pytest.mark.parametrize(
+    ("guide", "formula", "expected"),
+    [
+        ("meanfield", "y ~ x + (1 | g)", "distrust"),
+        ("meanfield", "y ~ x", "caution"),
+        ("structured", "y ~ x + (1 | g)", "trust"),
+    ],
+)
+def test_a_factorised_guide_is_not_trusted_unchecked(guide, formula, expected, monkeypatch):
+    """As of a model too large for a reference."""
+    monkeypatch.setattr("ranef.check.sampled._COST", 0)
+    rng = np.random.default_rng(1)
+    g, x = rng.integers(0, 15, 200), rng.normal(size=200)
+    table = {"y": (rng.random(200) < 0.5) * 1.0, "x": x, "g": g.astype(str)}
+    fit = rf.Model(formula, family="bernoulli").fit(
+        table, method="svi", guide=guide, steps=1_000, progress=False
+    )
+    assert fit.draws.from_guide
+    found = [s for s in fit.check().symptoms if s.sign.startswith("the sds were not checked")]
+    assert [symptom.weight for symptom in found] == [expected]
+
+
 @pytest.mark.parametrize(("factor", "low", "high"), [(1.0, -np.inf, 0.4), (0.5, 0.55, 0.9)])
 def test_k_hat_of_a_normal_for_a_normal(factor, low, high):
     """Weights of N(0, 1) under draws of N(0, s^2) have the tail index 1 - s^2."""

@@ -246,7 +246,7 @@ class Draws:
         statistics: of every draw, by ArviZ's names for them, (chain, draw).
         resumed_from: the step at which a checkpoint was taken up, None without one.
         interrupted: whether the user ended the search before it was done.
-        settings: options of the method by which its likelihood criterion is defined.
+        settings: options of the method by which its likelihood criterion is defined, and its guide.
     """
 
     draw: Callable[[], Mapping[str, NDArray]]

@@ -142,6 +142,7 @@ class SVI(Method):
             {"elbo": found.trace},
             resumed_from=found.resumed_from,
             interrupted=found.interrupted,
+            settings={"guide": self.settings["guide"]},
         )
 
     def _batch_size(self, n: int) -> int:
