@@ -13,7 +13,8 @@ demo: $(DEMO_VENV)/ready
 	$(DEMO_VENV)/bin/ranef zillow --beyond --out demo
 
 test: $(TEST_VENV)/ready
-	$(TEST_VENV)/bin/python -m pytest -n 2 --dist loadfile --ignore=tests/docs $(PYTEST_ARGS)
+	$(TEST_VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  --ignore=tests/docs $(PYTEST_ARGS)
 
 $(DEMO_VENV)/ready: requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv $(DEMO_VENV)

@@ -38,6 +38,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+# Files that take a minute or more. They go first, so that none runs alone at the end.
+_LONG = ("test_zillow_command.py", "test_storage.py", "test_alternation.py", "test_cli.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Thousands of compiled programs slow each collection of garbage, and so every later test."""
