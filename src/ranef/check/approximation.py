@@ -23,7 +23,7 @@ from ranef.check.closed import closed
 from ranef.check.reference import Reference
 from ranef.check.sampled import sampled
 from ranef.check.symptom import Symptom
-from ranef.inference.base import Problem
+from ranef.inference.base import Draws, Problem
 from ranef.inference.pareto import threshold
 from ranef.posterior import Posterior
 
@@ -47,7 +47,7 @@ def approximation(posterior: Posterior) -> Iterator[Symptom]:
         return  # the draws are the closed form's own, and judged by its k-hat
     found = closed(posterior) or sampled(posterior)
     if found is None:
-        yield _unchecked(draws.settings.get("guide") == "meanfield", _has_groups(problem))
+        yield _unchecked(draws, problem)
         return
     symptoms = [*_means(found), *_sds(found)]
     if not any(s.weight == "distrust" for s in symptoms):
@@ -57,29 +57,27 @@ def approximation(posterior: Posterior) -> Iterator[Symptom]:
     yield from _weights(found, any(s.weight != "trust" for s in symptoms))
 
 
-def _unchecked(factorised: bool, grouped: bool) -> Symptom:
-    """Without a reference a structured guide has the benefit of the doubt, a factorised one not:
-    effects of groups and the effects they vary about are never independent."""
-    if factorised:
+def _unchecked(draws: Draws, problem: Problem) -> Symptom:
+    """Without a reference a structured guide has the benefit of the doubt, a factorised one not.
+
+    Effects of groups and the effects they vary about are never independent.
+    """
+    if draws.settings.get("guide") != "meanfield":
         return Symptom(
-            "the sds were not checked, and guide='meanfield' takes parameters for independent",
-            "sds are too small wherever they are not, as group effects and Intercept are not"
-            if grouped
-            else "sds are too small wherever they are not",
-            "use guide='structured', or method='nuts'",
-            "distrust" if grouped else "caution",
+            "the sds were not checked",
+            "the model is too large for a second opinion, or none could be relied on",
+            "compare with method='nuts' on some of the rows",
+            "trust",
         )
-    return Symptom(
-        "the sds were not checked",
-        "the model is too large for a second opinion, or none could be relied on",
-        "compare with method='nuts' on some of the rows",
-        "trust",
-    )
-
-
-def _has_groups(problem: Problem) -> bool:
     blocks = problem.structure().values()
-    return any(block is not None and block.codes is not None for block in blocks)
+    grouped = any(block is not None and block.codes is not None for block in blocks)
+    return Symptom(
+        "the sds were not checked, and guide='meanfield' takes parameters for independent",
+        "sds are too small wherever they are not"
+        + (", as group effects and Intercept are not" if grouped else ""),
+        "use guide='structured', or method='nuts'",
+        "distrust" if grouped else "caution",
+    )
 
 
 def _weight(value: float, limits: tuple[float, float], noise: float) -> str:
