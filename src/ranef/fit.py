@@ -349,7 +349,7 @@ class Fit:
     @cached_property
     def _likelihood(self) -> Any:
         method = registry.load("method", self.method)(**self.draws.settings)
-        return method.likelihood(self.program.problem(self.training))
+        return method.likelihood(self.program.problem(self.program.as_written(self.training)))
 
     def deviance(self, theta: Any, reml: bool = False) -> float:
         """-2 log likelihood at theta as lme4 has it, restricted if `reml`; priors play no part.

@@ -65,7 +65,8 @@ class Model:
 
     def priors_for(self, data: Any) -> dict[str, Prior]:
         """The prior of every parameter on this table, given or default."""
-        return dict(self._learned(data, streams=True)[1].state.priors)
+        program, training = self._learned(data, streams=True)
+        return program.stated(training.state)
 
     def fit(
         self,

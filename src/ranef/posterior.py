@@ -16,7 +16,7 @@ from ranef.errors import ColumnError, OptionError
 from ranef.inference.base import Draws
 from ranef.program import Program
 from ranef.registry import suggestion
-from ranef.terms.base import Variable, clean_name
+from ranef.terms.base import CENTRED, Variable, clean_name
 from ranef.training import State, Training
 
 
@@ -63,7 +63,8 @@ class Posterior:
             variable_values(self.program, state, {name: both[i] for name, both in known.items()})
             for i in (0, 1)
         )
-        return {name: (mean[name], sd[name]) for name in mean}
+        # Of sums of coefficients the method knows the sd, which is no sum of theirs.
+        return {name: known.get(name, (mean[name], sd[name])) for name in mean}
 
     @cached_property
     def constants(self) -> dict[str, tuple[Any, str]]:
@@ -75,6 +76,14 @@ class Posterior:
             elif isinstance(prior, priors.PointEstimate):
                 out[name] = (np.asarray(self.draws.points[name], np.float64), "point estimate")
         return out
+
+    def sd_draws(self, name: str) -> NDArray[np.float64]:
+        """Draws of the sd of some group effects, where the other columns are at their means.
+
+        For effects that are held in such coordinates; of all others it is the variable itself.
+        """
+        site = f"{name}{CENTRED}"
+        return np.asarray(self.draws.sites[site]) if site in self.draws.sites else self._ready[name]
 
     def dataset(self, values: Mapping[str, NDArray], **attributes: Any) -> xr.Dataset:
         """Values of variables, (chain, draw, ...), with their dimensions and labels."""

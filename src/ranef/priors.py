@@ -7,7 +7,7 @@ place of a prior fixes the parameter, `PointEstimate` estimates it without a pos
 import numbers
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from ranef.errors import OptionError
@@ -180,6 +180,25 @@ class Beta(Prior):
 
 
 @dataclass(frozen=True)
+class Stated(Prior):
+    """What a default prior in other coordinates says of one parameter.
+
+    Attributes:
+        prior: the marginal prior of the parameter.
+        about: words that follow it: of what it is the prior.
+    """
+
+    prior: Prior = field(default_factory=Flat)
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        """Its prior is checked already."""
+
+    def __str__(self) -> str:
+        return f"{self.prior}, {self.about}"
+
+
+@dataclass(frozen=True)
 class LKJ(Prior):
     """p(R) proportional to det(R)^(eta - 1) over correlation matrices R.
 
@@ -232,6 +251,8 @@ def checked(priors: Mapping[str, Any] | None) -> dict[str, Prior]:
 
 
 def _as_prior(name: str, value: Any) -> Prior:
+    if isinstance(value, Stated):
+        return value.prior
     if isinstance(value, Prior):
         return value
     if _is_number(value):

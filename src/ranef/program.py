@@ -27,10 +27,12 @@ from ranef.incomplete import FAMILIES, Incomplete, Law, column
 from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.networks import Networks
+from ranef.offsets import Offsets
 from ranef.priors import Fixed, Prior, allowed
 from ranef.relabelling import relabelled
 from ranef.terms.base import (
     Bilinear,
+    Constant,
     Curve,
     Grouped,
     LinearBlock,
@@ -240,13 +242,22 @@ class Program:
             seen = [term.scan(a, frame) for term, a in zip(terms, seen, strict=True)]
         states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
         laws = [p.family.finish(r) for p, r in zip(self.programs, responses, strict=True)]
-        moments = {term.label: Moments() for term in terms}
+        moments = {term.label: Moments(term.needs_covariance) for term in terms}
+        offsets = Offsets([(p, t) for p, t in self.all_terms() if t.call.kind == "offset"], states)
         measured: list[Any] = [None] * len(laws)
         gaps = 0
         for frame in frames:
+            weights: dict[str, Any] = {}
             for i, program in enumerate(self.programs):
-                design = program.family.design(laws[i], program.observed(frame))
-                measured[i] = program.family.measure(measured[i], design)
+                seen_rows = program.observed(frame)
+                design = program.family.design(laws[i], seen_rows)
+                known = offsets.rows(program.prefix + program.location, seen_rows)
+                left = program.family.without(design, known)
+                measured[i] = program.family.measure(measured[i], left)
+                if not program.column:
+                    own = (term.label for each in self.terms.values() for term in each)
+                    weights = dict.fromkeys(own, design.weights)
+                    offsets.add(frame, design.weights)
             missing = [frame.is_missing(name) for name in self.columns]
             gaps += int(np.any(missing, axis=0).sum()) if missing else 0
             for term in terms:
@@ -254,7 +265,9 @@ class Program:
                 if columns.size:
                     # What overflows here is refused by name where it is used.
                     with np.errstate(over="ignore", invalid="ignore"):
-                        moments[term.label] = moments[term.label].add(columns)
+                        moments[term.label] = moments[term.label].add(
+                            columns, weights.get(term.label)
+                        )
         laws = [
             program.family.measured(law, measure)
             for program, law, measure in zip(self.programs, laws, measured, strict=True)
@@ -268,17 +281,54 @@ class Program:
             for program, law in zip(self.programs, laws, strict=True)
             for parameter in program.family.parameters
         }
-        for parameter, term in self.all_terms():
+        links = {parameter.name: parameter.link for parameter, _ in self.all_terms()}
+        for name, known in offsets.locations().items():
             # An intercept beside log(exposure) is a log rate, and lies where the rates do.
-            if term.call.kind == "offset" and parameter.link != "identity":
-                known = float(moments[term.label].measures().mean[0])
-                scale = scales[parameter.name]
-                scales[parameter.name] = replace(scale, location=scale.location - known)
+            if not (self.family.on_scale and links[name] == "identity"):
+                scales[name] = replace(scales[name], location=scales[name].location - known)
+        laws = [
+            p.family.beside(law, offsets.mean(p.prefix + p.location))
+            for p, law in zip(self.programs, laws, strict=True)
+        ]
+        for parameter, constant in self._constants(states).items():
+            if constant is Constant.NOTHING:
+                # Through the origin, sizes are those about zero.
+                scale = scales[parameter]
+                spread = float(np.hypot(scale.location, scale.spread))
+                scales[parameter] = Scale(0.0, spread, scale.start)
+            for term in self._of(parameter):
+                states[term.label] = term.placed(states[term.label], self._given, constant)
         priors = self._priors(states, laws, scales)
         columns = dict(zip(self.columns, laws[1:], strict=True))
         state = State(states, laws[0], priors, scales, columns, gaps)
         self.variables(state)  # refuses names that clash
         return state
+
+    def _of(self, parameter: str) -> list[Term]:
+        """The terms of a family parameter, by its name in the whole model."""
+        return [term for own, term in self.all_terms() if own.name == parameter]
+
+    def _constants(self, states: Mapping[str, Any]) -> dict[str, Constant]:
+        """What carries the constant of each predictor."""
+        out: dict[str, Constant] = {}
+        for program in self.programs:
+            for parameter in program.family.parameters:
+                name = program.prefix + parameter.name
+                terms = program.terms.get(parameter.name, ())
+                if not program.family.intercept and parameter.name == program.location:
+                    outside = (p.name for p in program.family.parameters if p.labels)
+                    held = any(n in self.user_priors for n in outside)
+                    out[name] = Constant.FIXED if held else Constant.OUTSIDE
+                elif any(term.carries_constant(states[term.label]) for term in terms):
+                    out[name] = Constant.PREDICTOR
+                elif terms:
+                    out[name] = Constant.NOTHING
+        return out
+
+    def _given(self, name: str, alias: str) -> bool:
+        """Whether the user says what the prior of a parameter is, or the family does."""
+        pinned = name == INTERCEPT and not self.family.intercept
+        return pinned or name in self.user_priors or bool(alias) and alias in self.user_priors
 
     def observed(self, frame: Frame) -> Frame:
         """The rows that say something of what it is the model of."""
@@ -289,8 +339,12 @@ class Program:
     ) -> dict[str, Prior]:
         """The user's prior of every parameter, else the default."""
         slots: dict[str, Parameter] = {}
+        names: dict[str, None] = {}
         for parameter, term in self.all_terms():
-            for name, slot in term.parameters(states[term.label], scales[parameter.name]).items():
+            scale = scales[parameter.name]
+            written = term.parameters(term.as_written(states[term.label]), scale)
+            names |= {n: None for each, slot in written.items() for n in (each, slot.alias) if n}
+            for name, slot in term.parameters(states[term.label], scale).items():
                 if name in slots:
                     raise _clash(name)
                 if name == INTERCEPT and not self.family.intercept:
@@ -308,9 +362,10 @@ class Program:
                     raise _clash(name)
                 size = max(1, len(parameter.labels))
                 slots[name] = Parameter(default, parameter.support, size=size)
+        names |= dict.fromkeys(slots)
         for name in self.user_priors:
-            if name not in slots and name not in {slot.alias for slot in slots.values()}:
-                hint = registry.suggestion(name, slots)
+            if name not in names or "/" in name:
+                hint = registry.suggestion(name, [n for n in names if "/" not in n])
                 raise OptionError(f"there is no parameter {name!r} to give a prior to; {hint}")
         out = {}
         for name, slot in slots.items():
@@ -647,7 +702,38 @@ class Program:
         out: dict[str, Any] = {}
         for _, term in self.all_terms():
             out.update(term.derived(state.terms[term.label], values))
+        for program in self.programs:
+            terms = program.terms.get(program.location, ())
+            shifts = [term.shift(state.terms[term.label], values) for term in terms]
+            shift = sum(each for each in shifts if each is not None)
+            for parameter in program.family.free_parameters():
+                name = program.prefix + parameter.name
+                if parameter.support == "ordered" and name in values and np.ndim(shift):
+                    out[name] = np.asarray(values[name]) + np.asarray(shift)[..., None]
         return out
+
+    def as_written(self, training: Training) -> Training:
+        """The training rows with every parameter in the formula's own coordinates.
+
+        For what is not about priors: the likelihood, and the columns as the formula has them.
+        """
+        state = training.state
+        states, designs = dict(state.terms), dict(training.designs)
+        for _, term in self.all_terms():
+            label = term.label
+            designs[label] = term.design_as_written(states[label], designs[label])
+            states[label] = term.as_written(states[label])
+        laws = [state.family, *(state.columns[name] for name in self.columns)]
+        given = replace(state, terms=states, priors=self._priors(states, laws, state.scales))
+        stream = training.stream and training.stream.of(given)
+        return replace(training, state=given, designs=designs, stream=stream)
+
+    def stated(self, state: State) -> dict[str, Prior]:
+        """The prior of every parameter as the formula has it, those of coordinates in words."""
+        out: dict[str, Prior] = {}
+        for _, term in self.all_terms():
+            out |= term.stated(state.terms[term.label], state.priors)
+        return {**{n: p for n, p in state.priors.items() if "/" not in n}, **out}
 
 
 def _clash(name: str) -> ColumnError:

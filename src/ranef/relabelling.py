@@ -140,9 +140,10 @@ def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int6
 
 def _by_intercept(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int64]:
     """The same for every draw: by increasing mean of the location's intercept, if there is one."""
-    role = next((r for r in exchange.sites if r.endswith("_Intercept")), None)
+    ends = ("_Intercept", "_/common")  # the first coordinate of common effects is their level
+    role = next((r for r in exchange.sites if r.endswith(ends)), None)
     shape = next(iter(values.values())).shape[:2]
     names = exchange.sites[role] if role else ()
-    means = [float(values[name].mean()) for name in names]
+    means = [float(values[name].reshape(*shape, -1)[..., 0].mean()) for name in names]
     order = np.argsort(means) if means else np.arange(len(exchange.places))
     return np.broadcast_to(order, (*shape, len(exchange.places)))

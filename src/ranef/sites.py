@@ -28,7 +28,8 @@ CONSTRAINTS = {
 class Ordered(dist.Distribution):
     """Independent elements given that they stand in increasing order.
 
-    p(x) = k! p(x_1) ... p(x_k) on x_1 < ... < x_k.
+    p(x) = k! p_1(x_1) ... p_k(x_k) on x_1 < ... < x_k, up to a constant where the elements have
+    different laws. Samples are sorted: theirs is this law where the elements have one.
     """
 
     pytree_data_fields = ("each",)

@@ -6,7 +6,7 @@ the exact method. A sample of the rows stays, for pictures.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,10 @@ class _Stream:
     @property
     def windows(self) -> int:
         return self.complete.batches.windows
+
+    def of(self, state: State) -> "_Stream":
+        """The rows as a program with another state takes them."""
+        return replace(self, state=state)
 
     def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
         for frame in self.complete:

@@ -52,6 +52,10 @@ class Stream(Protocol):
         """How many windows there are."""
         ...
 
+    def of(self, state: "State") -> "Stream":
+        """The rows as a program with another state takes them."""
+        ...
+
     def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
         """Every row that is used, in batches, in order."""
         ...

@@ -24,7 +24,7 @@ def boundaries(posterior: Posterior) -> Iterator[Symptom]:
             posterior.training.state.priors.get(name), priors.Fixed | priors.PointEstimate
         ):
             continue
-        low, middle = np.quantile(posterior.draws.sites[name], [0.05, 0.5])
+        low, middle = np.quantile(posterior.sd_draws(name), [0.05, 0.5])
         if low < _AT_ZERO * middle:
             yield Symptom(
                 f"{name} may be zero (5% of its posterior lies below {low:.2g})",
@@ -60,7 +60,8 @@ def common(
 
     Rows that were read in batches are represented by the sample that is held.
     """
-    problem = posterior.program.problem(posterior.training)
+    training = posterior.program.as_written(posterior.training)
+    problem = posterior.program.problem(training)
     for term, block in problem.structure().items():
         if block is None or block.codes is not None or block.scales or not block.sites:
             continue

@@ -69,9 +69,9 @@ def separation(posterior: Posterior) -> Iterator[Symptom]:
 
 def _scales(posterior: Posterior) -> Iterator[Symptom]:
     for name, variable in posterior.variables.items():
-        if variable.role != "sd" or name not in posterior.draws.sites:
+        if variable.role != "sd" or name in posterior.constants:
             continue
-        middle = float(np.median(posterior.draws.sites[name]))
+        middle = float(np.median(posterior.sd_draws(name)))
         own = [
             group
             for group, v in posterior.variables.items()

@@ -61,6 +61,12 @@ class ResponseDesign:
     companion: Any = None
     form: str = "plain"
 
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """(n,) how many rows of weight one, or single trials, each stands for; None for one."""
+        counted = self.form in ("weights", "trials") and self.companion is not None
+        return np.asarray(self.companion, np.float64) if counted else None
+
 
 @dataclass(frozen=True)
 class FamilyParameter:
@@ -117,12 +123,14 @@ class State:
         scale: where it lies and how far it spreads, or what stands for that in this family.
         categories: in order, of a family that has them; of texts, the levels.
         shares: of the rows that each category has.
+        weight: the mean precision weight of a row.
     """
 
     learned: transforms.Learned
     scale: Scale
     categories: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,8 @@ class Family(ABC):
         intercept: whether the location's predictor may have one.
         categorised: whether the parameters depend on the categories of the response.
         quadratic: whether the log density is quadratic in the location's predictor.
+        on_scale: whether the response, or its logarithm, lies on the scale of the location's
+            predictor.
     """
 
     name: ClassVar[str]
@@ -183,6 +193,7 @@ class Family(ABC):
     intercept: ClassVar[bool] = True
     categorised: ClassVar[bool] = False
     quadratic: ClassVar[bool] = False
+    on_scale: ClassVar[bool] = False
 
     def __init__(self, response: ResponseCall) -> None:
         self.response = response
@@ -263,10 +274,23 @@ class Family(ABC):
             DataError: naming the first of them, its row and what was expected.
         """
 
+    def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
+        """The response less a known part of its predictor (n,), where it is `on_scale`."""
+        return replace(design, value=np.asarray(design.value) - known) if self.on_scale else design
+
+    def beside(self, state: State, known: float) -> State:
+        """The state of a response whose predictor has a known part with this mean."""
+        return state
+
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
         """Take in the responses of one batch; `accumulator` is None at first."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return (accumulator or Moments()).add(np.asarray(design.value)[:, None])
+            value = np.asarray(design.value)[:, None]
+            return (accumulator or Moments()).add(value, design.weights)
+
+    def mean_weight(self, accumulator: Any) -> float:
+        """The mean precision weight of the rows."""
+        return accumulator.weight / accumulator.n
 
     def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
         """Mean and sd of the response, or what stands for them in this family."""
@@ -277,6 +301,7 @@ class Family(ABC):
         """The state with the response's scale. A constant response counts by its size."""
         with np.errstate(over="ignore", invalid="ignore"):
             location, spread = self.location_and_spread(accumulator)
+            weight = self.mean_weight(accumulator)
         if not np.isfinite(location + spread):
             raise DataError(
                 f"the response {self.response.value} is too large to be squared; rescale it, as in "
@@ -289,17 +314,24 @@ class Family(ABC):
             )
         if spread <= 1e-12 * abs(location):
             spread = abs(location) or 1.0
-        return replace(state, scale=Scale(location, spread))
+        return replace(state, scale=Scale(location, spread), weight=weight)
 
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
         """Where the predictor of a parameter lies, on its link's scale."""
         if parameter.name == "sigma":
-            return Scale(float(np.log(state.scale.spread)), 1.0)
+            return Scale(float(np.log(self._residual_scale(state))), 1.0)
         return state.scale if parameter.link == "identity" else Scale(0.0, 1.0)
 
     def default(self, state: State, parameter: FamilyParameter) -> Prior | None:
         """The prior of a parameter without a predictor; None for one that must have one."""
-        return parameter.default and parameter.default(state.scale)
+        scale = state.scale
+        if parameter.name == "sigma":
+            scale = replace(scale, spread=self._residual_scale(state))
+        return parameter.default and parameter.default(scale)
+
+    def _residual_scale(self, state: State) -> float:
+        """The sd of a row of weight one that has the spread of the response."""
+        return state.scale.spread * float(np.sqrt(state.weight))
 
     def noise(self, state: State) -> float:
         """The spread of one row about its predictor, on the link's scale, roughly."""
@@ -307,7 +339,7 @@ class Family(ABC):
 
     def start(self, state: State, parameter: FamilyParameter) -> Any:
         """Where a search for a parameter without a predictor begins; None leaves it open."""
-        return state.scale.spread if parameter.name == "sigma" else None
+        return self._residual_scale(state) if parameter.name == "sigma" else None
 
     def on_own_scale(self, **predictors: Any) -> dict[str, Any]:
         """Each parameter by the inverse of its link."""

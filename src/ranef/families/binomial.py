@@ -48,6 +48,10 @@ class Binomial(Family):
         both = np.stack([np.asarray(design.value), np.asarray(design.companion)], axis=1)
         return (accumulator or Moments()).add(both)
 
+    def mean_weight(self, accumulator: Any) -> float:
+        """One: trials are no precision weights."""
+        return 1.0
+
     def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
         """Successes by trials, and the sd that the mean number of trials leaves it at p = 1/2."""
         successes, trials = accumulator.measures().mean

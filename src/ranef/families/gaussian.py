@@ -37,6 +37,7 @@ class Gaussian(Family):
     )
     forms = ("plain", "se", "weights")
     quadratic = True
+    on_scale = True
 
     def free_parameters(self) -> tuple[FamilyParameter, ...]:
         return self.parameters[:1] if self.response.form == "se" else self.parameters

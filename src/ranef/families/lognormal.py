@@ -1,6 +1,7 @@
 """Positive responses whose log is normal: log y ~ N(mu, sigma^2)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,9 +36,15 @@ class LogNormal(Family):
             value, value > 0, frame, self.response.value, self.name, "numbers above zero"
         )
 
+    on_scale = True
+
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
         """The logs' mean and sd, on the scale of the predictor."""
-        return (accumulator or Moments()).add(np.log(np.asarray(design.value))[:, None])
+        logs = np.log(np.asarray(design.value))[:, None]
+        return (accumulator or Moments()).add(logs, design.weights)
+
+    def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
+        return replace(design, value=np.asarray(design.value) * np.exp(-known))
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.LogNormal(parameters["mu"], parameters["sigma"])

@@ -96,6 +96,9 @@ class Mixture(Family):
         for component in self.components:
             component.refuse(value, companion, frame)
 
+    def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
+        return self.components[0].without(design, known)
+
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
         """Every response, or an even thinning of them where there are very many."""
         beside = design.companion
@@ -118,7 +121,14 @@ class Mixture(Family):
             for component, own in zip(self.components, places, strict=True)
         )
         shares = tuple(len(own) / len(seen) for own in places)
-        return State(state.learned, whole[0].scale, (), shares, whole, part)
+        return State(
+            state.learned,
+            whole[0].scale,
+            shares=shares,
+            weight=whole[0].weight,
+            whole=whole,
+            part=part,
+        )
 
     def _of_rows(self, state: Learned, seen: NDArray[np.float64]) -> Iterator[Learned]:
         for component in self.components:

@@ -1,6 +1,7 @@
 """Responses in an order: P(y <= k) = logit^-1(threshold_k - mu)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,6 +16,11 @@ from ranef.families import densities
 from ranef.families.base import FamilyParameter, ResponseDesign, State
 from ranef.families.categories import Categories
 from ranef.moments import Scale
+from ranef.priors import Prior
+
+
+# The prior sd of a threshold about the logit of the share of the rows below it.
+_WIDTH = 2.5
 
 
 class Ordinal(Categories):
@@ -22,7 +28,8 @@ class Ordinal(Categories):
 
     Categories are whole numbers, or texts in sorted order, as training has them. The predictor
     has no intercept, which the thresholds are; they increase, and by default each has the prior
-    Normal(0, 5). Source: McCullagh (1980).
+    Normal(l_k, 2.5) at the means of the predictors, l_k being the logit of the share of the rows
+    in categories 1 to k. Source: McCullagh (1980).
     """
 
     name = "ordinal"
@@ -35,7 +42,7 @@ class Ordinal(Categories):
         out = Ordinal(self.response)
         labels = tuple(str(k) for k in range(1, len(state.categories)))
         threshold = FamilyParameter(
-            "threshold", "identity", "ordered", lambda scale: priors.Normal(0.0, 5.0), labels
+            "threshold", "identity", "ordered", lambda scale: priors.Normal(0.0, _WIDTH), labels
         )
         out.parameters = (FamilyParameter("mu", "identity", "real"), threshold)
         out.categories = state.categories
@@ -49,7 +56,16 @@ class Ordinal(Categories):
     def start(self, state: State, parameter: FamilyParameter) -> Any:
         """The thresholds that give each category its share of the rows."""
         below = np.clip(np.cumsum(state.shares)[:-1], 1e-6, 1 - 1e-6)
-        return np.log(below / (1 - below))
+        return state.scale.location + np.log(below / (1 - below))
+
+    def default(self, state: State, parameter: FamilyParameter) -> Prior | None:
+        if parameter.support != "ordered":
+            return super().default(state, parameter)
+        start = self.start(state, parameter)
+        return priors.Normal(tuple(map(float, start)), _WIDTH)
+
+    def beside(self, state: State, known: float) -> State:
+        return replace(state, scale=Scale(known, 1.0))
 
     def noise(self, state: State) -> float:
         """The sd of a logistic variable."""

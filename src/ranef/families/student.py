@@ -23,6 +23,15 @@ _EM_STEPS = 500
 _MOST = 2_000_000
 
 
+def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """The middle of the values at which half of the weight lies on either side."""
+    order = np.argsort(values, kind="stable")
+    share = np.cumsum(weights[order]) / weights.sum()
+    low = int(np.searchsorted(share, 0.5 - 1e-12))
+    high = int(np.searchsorted(share, 0.5 + 1e-12))
+    return float(values[order[[low, min(high, len(values) - 1)]]].mean())
+
+
 class Student(Family):
     """y_i ~ StudentT(nu, mu_i, sigma); with weights(y, w) the scale is sigma / sqrt(w_i).
 
@@ -40,21 +49,27 @@ class Student(Family):
     )
     forms = ("plain", "weights")
     curvature = "em"
+    on_scale = True
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
-        """Every response, or an even thinning of them where there are very many."""
-        seen, stride = accumulator or (np.zeros(0), 1)
-        seen = np.concatenate([seen, np.asarray(design.value)[::stride]])
+        """Every response with its weight, or an even thinning where there are very many."""
+        weights = np.ones(len(design.value)) if design.weights is None else design.weights
+        both = np.stack([np.asarray(design.value), weights], axis=1)
+        seen, stride = accumulator or (np.zeros((0, 2)), 1)
+        seen = np.concatenate([seen, both[::stride]])
         while len(seen) > _MOST:
             seen, stride = seen[::2], 2 * stride
         return seen, stride
 
     def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
         """Median and scaled median absolute deviation: an sd may not exist."""
-        values, _ = accumulator
-        location = float(np.median(values))
-        spread = 1.4826 * float(np.median(np.abs(values - location)))
+        values, weights = accumulator[0].T
+        location = _weighted_median(values, weights)
+        spread = 1.4826 * _weighted_median(np.abs(values - location), weights)
         return location, spread or float(values.std())
+
+    def mean_weight(self, accumulator: Any) -> float:
+        return float(accumulator[0][:, 1].mean())
 
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
         if parameter.name == "nu":

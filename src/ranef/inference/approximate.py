@@ -106,6 +106,7 @@ class Approximate:
             0.0,
             0.0,
             (0.0, 0.0),
+            layout.carried,
         )
         groups = Marginal.of(mixed, problem.priors, problem.spread)
         coordinates = Coordinates(

@@ -125,13 +125,18 @@ class Coefficients:
         """Mean and sd by site."""
         mixed = self.marginal.mixed
         factors = len(mixed.solver.products.widths)
-        sums = [_Sums() for _ in range(factors + 1)]
+        carried = [g for g in mixed.groupings if g.carried is not None]
+        sums = [_Sums() for _ in range(factors + 2 + len(carried))]
 
         def known(cell: _Cell) -> list[tuple[Array, Array]]:
-            """Means and variances of each factor's effects, then of the common ones."""
+            """Means and variances of each factor's effects, of the common ones, and of carried."""
             with np.errstate(all="ignore"):
                 solution, sigma = self.marginal.solve(cell.x)
-                spread = np.diagonal(solution.common_covariance, axis1=1, axis2=2)
+                covariance = solution.common_covariance
+                spread = np.diagonal(covariance, axis1=1, axis2=2)
+                rows = mixed.carried.matrix if mixed.carried else np.zeros((0, mixed.solver.p))
+                combined = np.einsum("mp,bpq,mq->bm", rows, covariance, rows, optimize=True)
+                square = sigma[:, None, None] ** 2
                 return [
                     *(
                         (effects, variances * sigma[:, None, None] ** 2)
@@ -140,6 +145,8 @@ class Coefficients:
                         )
                     ),
                     (solution.common, spread * sigma[:, None] ** 2),
+                    (solution.common @ rows.T, combined * sigma[:, None] ** 2),
+                    *(_carried(grouping, solution, square) for grouping in carried),
                 ]
 
         largest = mixed.solver.largest
@@ -157,6 +164,12 @@ class Coefficients:
             mean, sd = sums[grouping.factor].moments()
             means.update(effects_by_site(grouping, mean))
             sds.update(effects_by_site(grouping, sd))
+        made = [mixed.carried, *(grouping.carried for grouping in carried)]
+        for each, total in zip(made, sums[factors + 1 :], strict=True):
+            if each is not None:
+                mean, sd = total.moments()
+                means.update(each.by_name(mean))
+                sds.update(each.by_name(sd))
         return {name: (means[name], sds[name]) for name in means}
 
     def sites(self, hyper: Mapping[str, Array]) -> Sites:
@@ -214,6 +227,15 @@ class Coefficients:
             )
         groupings = self.marginal.mixed.groupings
         return self.effects.at({n: np.arange(g.levels) for g in groupings for n, _ in g.sites})
+
+
+def _carried(grouping: Grouping, solution: Solution, square: Array) -> tuple[Array, Array]:
+    """Means and variances (B, J, m) of effects of the formula's columns."""
+    assert grouping.carried is not None
+    own = solution.effects[grouping.factor]
+    whole = np.zeros((len(grouping.carried.matrix), own.shape[-1]))
+    whole[:, grouping.columns] = grouping.carried.matrix
+    return own @ whole.T, solution.combined_variances(grouping.factor, whole) * square
 
 
 def places_of(grouping: Grouping) -> Iterator[Place]:

@@ -87,6 +87,7 @@ def _compressed(
         products.log_weights,
         float(products.common[-1, -1]),
         (low, high),
+        layout.carried,
     )
 
 

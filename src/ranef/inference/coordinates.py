@@ -182,7 +182,7 @@ class OrderedCoordinates:
     Attributes:
         name: of the site.
         size: k.
-        prior: of each number, given that they are in order; one for all of them.
+        prior: of each number, given that they are in order.
     """
 
     name: str

@@ -202,20 +202,32 @@ class CrossedCovariances:
         out = out + crossings + crossings.transpose(1, 0, 2)
         return (out + meetings.spread(root, v[:r, :r]))[:, :, None]
 
-    def variances(self) -> tuple[dict[int, Array], Array]:
-        """As `Covariances.variances`."""
-        system, levels = self.system, self.system.levels
-        k = len(levels.root)
-        at = np.arange(k)
-        back = levelwise.backward(levels.lower, levels.half[:, k:])
+    def _eliminated(self) -> Array:
+        """The covariance of each level's effects of the eliminated factor, (k, k, 1, J)."""
+        levels = self.system.levels
+        back = levelwise.backward(levels.lower, levels.half[:, len(levels.root) :])
         reach = levelwise.times(levels.root, back)
         whole = np.einsum("baj,bcj->acj", levels.reduce, levels.reduce)
-        own = self._spread(whole, reach)[at, at] + whole[at, at][:, None]
-        out = {system.crossed.factor: own.transpose(1, 2, 0)}
+        return self._spread(whole, reach) + whole[:, :, None]
+
+    def variances(self) -> tuple[dict[int, Array], Array]:
+        """As `Covariances.variances`."""
+        system = self.system
+        at = np.arange(len(system.levels.root))
+        out = {system.crossed.factor: self._eliminated()[at, at].transpose(1, 2, 0)}
         last = np.diagonal(self.last, axis1=1, axis2=2)
         for part in system.remainder.layout.parts:
             out[part.factor] = last[:, part.place].reshape(1, part.levels, part.width)
         return out, last
+
+    def combined(self, factor: int, combinations: Array) -> Array:
+        """As `Covariances.combined`."""
+        if factor != self.system.crossed.factor:
+            parts = self.system.remainder.layout.parts
+            part = next(p for p in parts if p.factor == factor)
+            return part.combined(self.last, combinations)
+        blocks = self._eliminated()
+        return np.einsum("mk,klbj,ml->bjm", combinations, blocks, combinations, optimize=True)
 
     def derivatives(self) -> dict[int, tuple[Array, Array]]:
         """As `Covariances.derivatives`."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ranef.errors import DataError, MethodError
 from ranef.inference.base import Problem
 from ranef.inference.crossproducts import Factor
-from ranef.inference.mixed import Grouping
+from ranef.inference.mixed import Carried, Grouping
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]
@@ -40,6 +40,7 @@ class Layout:
         known: (n, K) what is known of each predictor.
         variance: (n,) of what is known of the first, or None.
         factors: with their columns and codes.
+        carried: what the common effects are in the formula's columns.
     """
 
     predictors: tuple[str, ...]
@@ -53,6 +54,7 @@ class Layout:
     known: Array
     factors: tuple[Factor, ...]
     variance: Array | None = None
+    carried: Carried | None = None
 
     @classmethod
     def of(
@@ -98,7 +100,7 @@ class Layout:
         sites, shapes, columns, predictor, mean, precision = common
         return cls(
             *(predictors, sites, shapes, mean, precision, groupings),
-            *(columns, predictor, known, factors, variance),
+            *(columns, predictor, known, factors, variance, _carried(shared)),
         )
 
 
@@ -154,6 +156,26 @@ def _common(
     )
 
 
+def _carried(parts: Sequence[_Part]) -> Carried | None:
+    """The coefficients that the blocks carry, as functions of all common effects."""
+    names: list[tuple[str, int, tuple[int, ...]]] = []
+    rows: list[Array] = []
+    columns: list[NDArray[np.bool_]] = []
+    for part in parts:
+        columns.append(np.asarray(part.block.factor) != 0)
+    total, start = sum(int(free.sum()) for free in columns), 0
+    for part, free in zip(parts, columns, strict=True):
+        width = int(free.sum())
+        if part.block.carry is not None:
+            # Fixed coefficients are sites of their own, which nothing is made of.
+            own = np.zeros((len(part.block.carry), total))
+            own[:, start : start + width] = np.asarray(part.block.carry)[:, free]
+            rows.append(own)
+            names += part.block.carried
+        start += width
+    return Carried(tuple(names), np.concatenate(rows)) if rows else None
+
+
 def _is_normal(problem: Problem, name: str) -> bool:
     return type(problem.priors[name]).__name__ in ("Normal", "Flat", "Fixed")
 
@@ -186,7 +208,8 @@ def _factors(parts: Sequence[_Part]) -> tuple[tuple[Factor, ...], tuple[Grouping
         block = part.block
         factor, columns = place[part.label]
         held = (block.sites, block.shapes, block.scales, block.cholesky, block.correlation)
-        how = (block.spectrum, block.codes is None)
+        carried = None if block.carry is None else Carried(block.carried, np.asarray(block.carry))
+        how = (block.spectrum, block.codes is None, carried)
         groupings.append(Grouping(part.label, factor, columns, block.levels, *held, *how))
     return tuple(factors), tuple(groupings)
 

@@ -22,6 +22,28 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class Carried:
+    """Coefficients of the formula's columns, made of those that the solver has: matrix @ b.
+
+    Attributes:
+        names: of each, with how many coefficients it has, and their shape.
+        matrix: (m, k).
+    """
+
+    names: tuple[tuple[str, int, tuple[int, ...]], ...]
+    matrix: Array
+
+    def by_name(self, values: Array) -> dict[str, Array]:
+        """Arrays (..., m) of all of them, each under its name."""
+        out, start = {}, 0
+        for name, count, shape in self.names:
+            own = values[..., start : start + count]
+            out[name] = own.reshape((*values.shape[:-1], *shape))
+            start += count
+        return out
+
+
+@dataclass(frozen=True)
 class Grouping:
     """A term that varies by level, in the factor that it shares with others.
 
@@ -37,6 +59,7 @@ class Grouping:
         correlation: the parameter that takes the correlations' prior.
         spectrum: how the scales make the sds, None where each is one.
         shared: whether all rows have its one level, so that its sites have no axis of levels.
+        carried: the effects of the formula's columns, where those of the solver are of others.
     """
 
     label: str
@@ -50,6 +73,7 @@ class Grouping:
     correlation: str
     spectrum: Spectrum | None = None
     shared: bool = False
+    carried: Carried | None = None
 
     @property
     def width(self) -> int:
@@ -91,6 +115,7 @@ class Mixed:
         log_weights: sum of the logarithms of the weights.
         total: weighted sum of squares of the response about its mean.
         span: the smallest and the largest response.
+        carried: the common effects of the formula's columns, where the solver has other ones.
     """
 
     solver: PWLS
@@ -104,6 +129,7 @@ class Mixed:
     log_weights: float
     total: float
     span: tuple[float, float]
+    carried: Carried | None = None
 
     def roots(self, of: Sequence[Array]) -> list[Array]:
         """The root of each factor, (..., k, k), from the root of each grouping."""

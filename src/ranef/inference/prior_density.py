@@ -68,8 +68,9 @@ def log_density_of_real(prior: Prior, x: Any) -> tuple[Any, Any]:
         case priors.Flat():
             return np.zeros_like(x), np.zeros_like(x)
         case priors.Normal():
-            z = (x - p.mu) / p.sigma
-            return -0.5 * z**2 - math.log(p.sigma) - 0.5 * _LOG_2PI, -z / p.sigma
+            sigma = np.asarray(p.sigma)
+            z = (x - np.asarray(p.mu)) / sigma
+            return -0.5 * z**2 - np.log(sigma) - 0.5 * _LOG_2PI, -z / sigma
         case priors.StudentT() | priors.Cauchy():
             nu = getattr(p, "nu", 1.0)
             away = x - p.mu

@@ -238,6 +238,10 @@ class Solution:
         found = self.covariances.variances()[0]
         return tuple(found[f] for f in range(len(self.roots)))
 
+    def combined_variances(self, factor: int, combinations: Array) -> Array:
+        """(B, J, m) the variances of combinations (m, k) of each level's effects of a factor."""
+        return self.covariances.combined(factor, combinations)
+
     @property
     def common_covariance(self) -> Array:
         """(B, p, p)."""

@@ -54,6 +54,12 @@ class Part:
         """Its coefficients (M, J, k) in those of all that remains, (M, Q)."""
         return last[:, self.place].reshape(len(last), self.levels, self.width)
 
+    def combined(self, covariance: Array, combinations: Array) -> Array:
+        """(M, J, m) the variances of combinations (m, k) of each level's coefficients."""
+        at = self.start + np.arange(self.levels)[:, None] * self.width + np.arange(self.width)
+        blocks = covariance[:, at[:, :, None], at[:, None, :]]
+        return np.einsum("mk,bjkl,ml->bjm", combinations, blocks, combinations, optimize=True)
+
 
 @dataclass(frozen=True)
 class Remainder:

@@ -96,6 +96,18 @@ class Covariances:
             out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
         return out, last
 
+    def combined(self, factor: int, combinations: Array) -> Array:
+        """Variances of combinations (m, k) of each level's effects, (B, J, m)."""
+        for s, stage in enumerate(self.system.stages):
+            if stage.factor == factor:
+                c = combinations
+                found = np.einsum("mk,klbj,ml->bjm", c, self.blocks[s][0], c, optimize=True)
+                out = np.empty_like(found)
+                out[:, stage.order] = found
+                return out
+        part = next(p for p in self.system.remainder.layout.parts if p.factor == factor)
+        return part.combined(self.last, combinations)
+
     def own(self) -> dict[int, Array]:
         """Covariances of each level's coefficients by factor, (k, k, J), for B = 1."""
         out = {}

@@ -8,8 +8,9 @@ derives from `LinearTerm` and is then understood by every method.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from ranef.equation import Summand
 from ranef.formula import TermCall
 from ranef.frame import Frame
 from ranef.moments import Measures, Scale
-from ranef.priors import Prior
+from ranef.priors import Prior, Stated
 from ranef.terms.spectrum import Spectrum
 
 # Columns without gaps, (m,) by name, and places of their rows among all, to eta (m,).
@@ -96,9 +97,9 @@ class Variable:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["columns", "codes", "mean", "factor", "known", "variance"],
+    data_fields=["columns", "codes", "mean", "factor", "known", "variance", "carry"],
     meta_fields=[
-        *("levels", "gaussian", "sites", "shapes"),
+        *("levels", "gaussian", "sites", "shapes", "carried"),
         *("scales", "grouping", "cholesky", "correlation", "spectrum"),
     ],
 )
@@ -125,6 +126,10 @@ class LinearBlock:
         spectrum: how the scales make the sds of the columns, None where each is one.
         known: (n,) added to eta, or None.
         variance: (n,) of what is added, where `known` is the mean of it; or None.
+        carry: (m, k) the matrix that makes of b the coefficients of the columns as the formula
+            has them, where b is of other ones; or None.
+        carried: the names of these coefficients in order, with how many each has, and the shape
+            of each for one level.
     """
 
     columns: Any
@@ -142,6 +147,8 @@ class LinearBlock:
     spectrum: Spectrum | None = None
     known: Any = None
     variance: Any = None
+    carry: Any = None
+    carried: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
 
     def keep(self, places: Any) -> "LinearBlock":
         """Some of the rows."""
@@ -214,11 +221,29 @@ class Replay:
     made: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
+# Follows the name of an sd or correlation in the coordinates that its default prior is stated in.
+CENTRED = "/centred"
+
+
+class Constant(Enum):
+    """What carries the part of a predictor that all rows have in common.
+
+    PREDICTOR: a term of it, such as an intercept. OUTSIDE: a parameter beside it whose default
+    prior is about the training rows' mean, as thresholds are. FIXED: such a parameter with a prior
+    of the user's, about zero of the predictor. NOTHING: the predictor goes through the origin.
+    """
+
+    PREDICTOR = "predictor"
+    OUTSIDE = "outside"
+    FIXED = "fixed"
+    NOTHING = "nothing"
+
+
 class Term(ABC):
     """One summand of a predictor.
 
     The order of calls: `scan` each batch of training rows, `finish`, `columns` of each batch
-    to be measured, `measured`; then `parameters` for the default
+    to be measured, `measured`, `placed`; then `parameters` for the default
     priors, and `sample` within the NumPyro program. `state` is what `finish` learned;
     the term itself keeps none.
 
@@ -226,7 +251,12 @@ class Term(ABC):
         call: the term as the formula has it.
         prefix: of its names: "" for the mean, "sigma_" for sigma.
         networks: Keras models by name.
+
+    Attributes:
+        needs_covariance: whether `measured` needs the covariances of the columns.
     """
+
+    needs_covariance: ClassVar[bool] = False
 
     def __init__(
         self, call: TermCall, prefix: str = "", networks: Mapping[str, Any] | None = None
@@ -263,9 +293,41 @@ class Term(ABC):
         """The state with the measures of its columns."""
         return state
 
+    def carries_constant(self, state: Any) -> bool:
+        """Whether the term can add one number to the predictor of every row."""
+        return False
+
+    def placed(self, state: Any, given: Callable[[str, str], bool], constant: Constant) -> Any:
+        """The state once it is known which of its parameters have a prior by the user.
+
+        A parameter with a default prior may be held in other coordinates than the formula's.
+
+        Args:
+            state: as measured.
+            given: whether the user has given a prior to a parameter, by its name and its alias.
+            constant: what carries the constant of the predictor.
+        """
+        return state
+
+    def as_written(self, state: Any) -> Any:
+        """The state with all parameters in the formula's own coordinates."""
+        return state
+
+    def design_as_written(self, state: Any, design: Design) -> Design:
+        """The design of `as_written`, from that of the state."""
+        return design
+
     def parameters(self, state: Any, scale: Scale) -> dict[str, Parameter]:
         """Names that take a prior, with the weakly informative default for this scale."""
         return {}
+
+    def stated(self, state: Any, priors_: Mapping[str, Prior]) -> dict[str, Stated]:
+        """What the priors say of the parameters as the formula has them, where those are others."""
+        return {}
+
+    def shift(self, state: Any, sites: Mapping[str, Any]) -> Any:
+        """What its coordinates leave to the constant outside of the predictor, by draw, or None."""
+        return None
 
     @abstractmethod
     def sample(

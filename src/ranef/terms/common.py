@@ -1,7 +1,8 @@
 """Common effects: eta = Intercept + x_1 beta_1 + ... + x_p beta_p."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ from ranef import matrix, priors, sites
 from ranef.equation import Line, Sub, Summand, joined
 from ranef.frame import Frame
 from ranef.moments import Measures, Scale
-from ranef.priors import Prior
+from ranef.priors import Prior, Stated
 from ranef.terms.base import (
+    Constant,
     Design,
     LinearBlock,
     LinearTerm,
@@ -23,17 +25,31 @@ from ranef.terms.base import (
     Variable,
     clean_name,
 )
+from ranef.terms.orthogonal import Coordinates, coordinates, spans_constant
 
 INTERCEPT = "Intercept"
+
+# The prior sd of what a direction of the columns adds to the predictor, in units of its spread.
+_WIDTH = 2.5
 
 
 @dataclass(frozen=True)
 class State:
-    """The coding of the columns, their means and sds over the training rows."""
+    """The coding of the columns, and what the training rows say of them.
+
+    Attributes:
+        matrix: the coding.
+        mean, sd: (k,) of the columns; the mean of an intercept counts as zero.
+        coordinates: of the columns whose coefficients have the default prior; None where it is
+            not known yet which these are, and where there are none.
+        covariance: (k, k) of the columns, until the coordinates are known.
+    """
 
     matrix: matrix.Matrix
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
+    coordinates: Coordinates | None = None
+    covariance: NDArray[np.float64] | None = None
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -44,13 +60,31 @@ class State:
             start += coding.width
         return out
 
+    @cached_property
+    def own(self) -> dict[str, slice]:
+        """`slices` of the variables that the coordinates leave out."""
+        held = set(self.coordinates.places) if self.coordinates else set()
+        return {name: place for name, place in self.slices.items() if place.start not in held}
+
+    @property
+    def true_mean(self) -> NDArray[np.float64]:
+        """(k,) of the columns, that of an intercept being one."""
+        out = self.mean.copy()
+        if self.matrix.codings and self.matrix.codings[0].name == INTERCEPT:
+            out[0] = 1.0
+        return out
+
 
 class Common(LinearTerm):
-    """Effects shared by all rows, each variable a site of its own with its own prior.
+    """Effects shared by all rows.
 
     Columns are held centred by their training means m, which adds m . beta back to the
-    predictor: the same model, with less cancellation.
+    predictor: the same model, with less cancellation. A variable with a prior by the user is a
+    site of its own. All others are one site, their coordinates gamma (`orthogonal`), which are
+    independent under the default prior.
     """
+
+    needs_covariance = True
 
     def needs(self) -> dict[str, str]:
         return matrix.needs(self.call.arguments)
@@ -74,23 +108,88 @@ class Common(LinearTerm):
         mean = measures.mean.copy()
         if intercept and intercept[0]:
             mean[0] = 0.0
-        return replace(state, mean=mean, sd=measures.sd)
+        return replace(state, mean=mean, sd=measures.sd, covariance=measures.covariance)
+
+    def carries_constant(self, state: State) -> bool:
+        if state.covariance is None:
+            return True
+        with np.errstate(all="ignore"):
+            return spans_constant(state.true_mean, state.covariance)
+
+    def placed(
+        self, state: State, given: Callable[[str, str], bool], constant: Constant
+    ) -> State:
+        covariance = state.covariance
+        state = replace(state, covariance=None)
+        names = [n for n in state.slices if not given(self._site(n), self._alias(n))]
+        places = [c for n in names for c in range(*state.slices[n].indices(len(state.mean)))]
+        if not places or covariance is None or not np.isfinite(covariance).all():
+            return state  # columns that are too large are refused by name where they are used
+        found = coordinates(
+            tuple(places),
+            state.true_mean[places],
+            covariance[np.ix_(places, places)],
+            anchored=constant is not Constant.NOTHING,
+            elsewhere=constant is Constant.OUTSIDE,
+        )
+        return replace(state, coordinates=found)
+
+    def as_written(self, state: State) -> State:
+        return replace(state, coordinates=None)
 
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
-        slopes = 2.5 * scale.spread / _spread(state)
+        slopes = _WIDTH * scale.spread / _spread(state)
         out = {}
-        for name, columns in state.slices.items():
+        for name, columns in state.own.items():
             if name == INTERCEPT:
                 # What a prior of the same width at the columns' means implies at x = 0.
                 away = state.mean / _spread(state)
-                width = 2.5 * scale.spread * float(np.sqrt(1.0 + np.sum(away**2)))
+                width = _WIDTH * scale.spread * float(np.sqrt(1.0 + np.sum(away**2)))
                 prior: Prior = priors.Normal(scale.location, width)
             else:
                 sigma = tuple(float(s) for s in slopes[columns])
                 prior = priors.Normal(0.0, sigma if self._is_vector(state, name) else sigma[0])
-            alias = "common" if name != INTERCEPT and not self.prefix else ""
             size = columns.stop - columns.start
-            out[self._site(name)] = Parameter(prior, alias=alias, size=size)
+            out[self._site(name)] = Parameter(prior, alias=self._alias(name), size=size)
+        if state.coordinates is not None:
+            size = state.coordinates.size
+            mean, width = np.zeros(size), np.full(size, _WIDTH * scale.spread)
+            if state.coordinates.constant:
+                # The other columns' priors are the user's, about zero of these columns.
+                others = [place for name, place in state.own.items() if name != INTERCEPT]
+                away = [(state.mean / _spread(state))[place] for place in others]
+                mean[0] = scale.location
+                width[0] *= np.sqrt(1.0 + sum(float(np.sum(each**2)) for each in away))
+            joint = priors.Normal(tuple(map(float, mean)), tuple(map(float, width)))
+            out[self._joint_site] = Parameter(joint, size=size)
+        return out
+
+    def stated(self, state: State, priors_: Mapping[str, Prior]) -> dict[str, Stated]:
+        """The marginal prior of each coefficient, whose joint one is in the coordinates."""
+        if state.coordinates is None:
+            return {}
+        prior = priors_[self._joint_site]
+        assert isinstance(prior, priors.Normal)
+        t = state.coordinates.matrix
+        means = t @ np.broadcast_to(prior.mu, t.shape[1])
+        sds = np.sqrt((t**2) @ np.broadcast_to(np.square(prior.sigma), t.shape[1]))
+        out: dict[str, Stated] = {}
+        for name, places in self._placed(state).items():
+            mu, sigma = (tuple(float(v) for v in each[places]) for each in (means, sds))
+            vector = self._is_vector(state, name)
+            one = priors.Normal(mu if vector else mu[0], sigma if vector else sigma[0])
+            about = "as columns that are centred and orthogonal to each other imply"
+            out[self._site(name)] = Stated(one, about)
+        return out
+
+    def _placed(self, state: State) -> dict[str, slice]:
+        """The variables that the coordinates are of, with their places among these."""
+        out, start = {}, 0
+        for name, columns in state.slices.items():
+            if name not in state.own:
+                size = columns.stop - columns.start
+                out[name] = slice(start, start + size)
+                start += size
         return out
 
     def _is_vector(self, state: State, name: str) -> bool:
@@ -98,6 +197,14 @@ class Common(LinearTerm):
 
     def _site(self, name: str) -> str:
         return self.prefix + clean_name(name)
+
+    @property
+    def _joint_site(self) -> str:
+        """Of gamma; a column cannot have this name."""
+        return f"{self.prefix}/common"
+
+    def _alias(self, name: str) -> str:
+        return "common" if name != INTERCEPT and not self.prefix else ""
 
     def hyperparameters(
         self, state: State, priors_: Mapping[str, Prior], scale: Scale
@@ -111,28 +218,62 @@ class Common(LinearTerm):
         priors_: Mapping[str, Prior],
         hyperparameters: Mapping[str, Array],
     ) -> LinearBlock:
-        """One vector of coefficients for all rows, on the columns as the formula has them."""
-        columns = design.arrays["columns"] + state.mean
-        means, sds, gaussian = [], [], True
-        for name, place in state.slices.items():
-            mean, sd, normal = _moments(priors_[self._site(name)])
-            width = place.stop - place.start
-            means.append(np.broadcast_to(mean, width))
-            sds.append(np.broadcast_to(sd, width))
+        """One vector for all rows: the variables with a site of their own, then gamma."""
+        columns = design.arrays["columns"]
+        parts, means, sds, gaussian = [], [], [], True
+        sites: list[tuple[str, int]] = []
+        shapes: list[tuple[int, ...]] = []
+        for name, place in state.own.items():
+            parts.append(columns[:, place] + state.mean[place])
+            sites.append((self._site(name), place.stop - place.start))
+            shapes.append(self._shape(state, name))
+        carry = None
+        carried: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+        if state.coordinates is not None:
+            xp = np if isinstance(columns, np.ndarray) else jnp
+            parts.append(self._coordinate_columns(state, columns, xp))
+            sites.append((self._joint_site, state.coordinates.size))
+            shapes.append((state.coordinates.size,))
+            placed = self._placed(state).items()
+            carried = tuple(
+                (self._site(n), s.stop - s.start, self._shape(state, n)) for n, s in placed
+            )
+            before = sum(count for _, count in sites[:-1])
+            matrix_ = state.coordinates.matrix
+            carry = np.concatenate([np.zeros((len(matrix_), before)), matrix_], axis=1)
+        for name, count in sites:
+            mean, sd, normal = _moments(priors_[name])
+            means.append(np.broadcast_to(mean, count))
+            sds.append(np.broadcast_to(sd, count))
             gaussian &= normal
+        whole = parts[0] if len(parts) == 1 else None
+        if whole is None:
+            stack = np if all(isinstance(part, np.ndarray) for part in parts) else jnp
+            whole = stack.concatenate(parts, axis=1)
         return LinearBlock(
-            columns,
+            whole,
             None,
             1,
             np.concatenate(means),
             np.concatenate(sds),
             gaussian,
-            tuple((self._site(n), s.stop - s.start) for n, s in state.slices.items()),
-            tuple(self._shape(state, name) for name in state.slices),
+            tuple(sites),
+            tuple(shapes),
+            carry=carry,
+            carried=carried,
         )
 
+    def _coordinate_columns(self, state: State, columns: Any, xp: Any) -> Any:
+        """U (n, K), from the design's columns (n, k) less their means."""
+        assert state.coordinates is not None
+        places = np.array(state.coordinates.places)
+        own = columns[:, places]
+        if not state.coordinates.centred:
+            own = own + state.mean[places]
+        return state.coordinates.columns(own, xp)
+
     def _shape(self, state: State, name: str) -> tuple[int, ...]:
-        """Of the site that holds the coefficients of one variable."""
+        """Of the coefficients of one variable."""
         columns = state.slices[name]
         return (columns.stop - columns.start,) if self._is_vector(state, name) else ()
 
@@ -147,7 +288,7 @@ class Common(LinearTerm):
     ) -> Array:
         units = scale.spread / _spread(state)
         parts = []
-        for name, columns in state.slices.items():
+        for name, columns in state.own.items():
             shape = self._shape(state, name)
             value = sites.parameter(
                 self._site(name),
@@ -157,6 +298,14 @@ class Common(LinearTerm):
                 unit=units[columns].reshape(shape),
             )
             parts.append(jnp.atleast_1d(value))
+        if state.coordinates is not None:
+            start = np.zeros(state.coordinates.size)
+            start[:1] = scale.start if state.coordinates.constant else 0.0
+            name = self._joint_site
+            shape = start.shape
+            unit = scale.spread
+            gamma = sites.parameter(name, priors_[name], shape=shape, start=start, unit=unit)
+            parts.append(gamma)
         return jnp.concatenate(parts)
 
     def sample(
@@ -168,8 +317,34 @@ class Common(LinearTerm):
         replay: Replay,
     ) -> Array:
         block = self.block(state, design, priors_, {})
-        beta = self.coefficients(state, block, priors_, scale, design, replay)
-        return design.arrays["columns"] @ beta + jnp.asarray(state.mean) @ beta
+        b = self.coefficients(state, block, priors_, scale, design, replay)
+        columns, out, start = design.arrays["columns"], jnp.zeros(()), 0
+        for place in state.own.values():
+            beta = b[start : start + place.stop - place.start]
+            out = out + columns[:, place] @ beta + jnp.asarray(state.mean[place]) @ beta
+            start += place.stop - place.start
+        if state.coordinates is not None:
+            out = out + self._coordinate_columns(state, columns, jnp) @ b[start:]
+        return out
+
+    def shift(self, state: State, sites: Mapping[str, Any]) -> Any:
+        """m . beta, which the coordinates of centred columns leave to the thresholds."""
+        found = state.coordinates
+        if found is None or not found.elsewhere or self._joint_site not in sites:
+            return None
+        return np.asarray(sites[self._joint_site]) @ (found.mean @ found.matrix)
+
+    def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
+        """Beta = T gamma."""
+        if state.coordinates is None or self._joint_site not in sites:
+            return {}
+        beta = np.asarray(sites[self._joint_site]) @ state.coordinates.matrix.T
+        return {
+            self._site(name): beta[..., places].reshape(
+                (*beta.shape[:-1], *self._shape(state, name))
+            )
+            for name, places in self._placed(state).items()
+        }
 
     def equation(self, state: State) -> Summand:
         """A factor's coefficient is indexed by the level of row i, a number's multiplies it."""

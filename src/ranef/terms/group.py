@@ -3,7 +3,7 @@
 D holds the sds of the columns of z, R their correlations (identity under `||`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,9 +20,11 @@ from ranef.equation import Line, Sub, Summand, joined
 from ranef.errors import ColumnError, DataError
 from ranef.frame import Frame, Index, crossed_levels, sorted_levels
 from ranef.moments import Measures, Scale
-from ranef.priors import Prior
+from ranef.priors import Prior, Stated
 from ranef.sites import parameter
 from ranef.terms.base import (
+    CENTRED,
+    Constant,
     Design,
     Grouped,
     LinearBlock,
@@ -32,6 +34,7 @@ from ranef.terms.base import (
     Variable,
     clean_name,
 )
+from ranef.terms.group_coordinates import coordinates
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,27 @@ class Scan:
 
 @dataclass(frozen=True)
 class State:
-    """Coding of the columns, the levels in order, and the columns' mean and sd."""
+    """Coding of the columns, the levels in order, and what the rows say of the columns.
+
+    Attributes:
+        matrix: the coding.
+        levels: in order.
+        mean, sd: (k,) of the columns.
+        carry: (k, k) T of `group_coordinates`; None where effects are held as the formula has
+            them.
+        sizes: (k,) of the columns of Z T.
+        labels: (k,) what the coordinates are called.
+        covariance: (k, k) of the columns, until the coordinates are known.
+    """
 
     matrix: matrix.Matrix
     levels: tuple[str, ...]
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
+    carry: NDArray[np.float64] | None = None
+    sizes: NDArray[np.float64] | None = None
+    labels: tuple[str, ...] = ()
+    covariance: NDArray[np.float64] | None = None
 
     @cached_property
     def index(self) -> Index:
@@ -67,7 +85,14 @@ class State:
 
 
 class Group(LinearTerm):
-    """Coefficients that vary by the levels of one grouping factor."""
+    """Coefficients that vary by the levels of one grouping factor.
+
+    Correlated ones without a prior by the user are held in the coordinates of
+    `group_coordinates`, whose sds and correlations have sites of their own; those of the formula's
+    columns are made of them.
+    """
+
+    needs_covariance = True
 
     @property
     def factor(self) -> str:
@@ -107,24 +132,68 @@ class Group(LinearTerm):
 
     def design(self, state: State, frame: Frame) -> Design:
         codes, new = state.index.coded(frame, self.call.options["factor"])
-        return Design({"columns": state.matrix.build(frame), "codes": codes}, (new,))
+        columns = state.matrix.build(frame)
+        if state.carry is not None:
+            columns = columns @ state.carry
+        return Design({"columns": columns, "codes": codes}, (new,))
 
     def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
         return state.matrix.build(frame)
 
     def measured(self, state: State, measures: Measures) -> State:
-        return replace(state, mean=measures.mean, sd=measures.sd)
+        return replace(
+            state, mean=measures.mean, sd=measures.sd, covariance=measures.covariance
+        )
 
-    def _spread(self, state: State, scale: Scale) -> NDArray[np.float64]:
+    def placed(
+        self, state: State, given: Callable[[str, str], bool], constant: Constant
+    ) -> State:
+        covariance = state.covariance
+        state = replace(state, covariance=None)
+        names = [*(self._sd_name(column) for column in state.columns), self._corr_name()]
+        held = any(given(name, "") for name in names)
+        if held or not self.correlated(state) or covariance is None:
+            return state
+        if not np.isfinite(covariance).all():
+            return state  # columns that are too large are refused by name where they are used
+        carry, sizes, labels = coordinates(state.matrix.codings, state.mean, covariance)
+        return replace(state, carry=carry, sizes=sizes, labels=labels)
+
+    def as_written(self, state: State) -> State:
+        return replace(state, carry=None, sizes=None, labels=())
+
+    def design_as_written(self, state: State, design: Design) -> Design:
+        if state.carry is None:
+            return design
+        columns = np.asarray(design.arrays["columns"]) @ np.linalg.inv(state.carry)
+        return replace(design, arrays={**design.arrays, "columns": columns})
+
+    def _sizes(self, state: State) -> NDArray[np.float64]:
+        """(k,) of the columns that effects are held for; a constant one counts by its size."""
+        if state.sizes is not None:
+            return state.sizes
         size = np.where(state.mean != 0, np.abs(state.mean), 1.0)
-        sd = np.where(state.sd > 1e-12 * size, state.sd, size)
-        return scale.spread / sd
+        return np.where(state.sd > 1e-12 * size, state.sd, size)
 
-    def _scale_site(self, column: str) -> str:
+    def _unit(self, state: State, scale: Scale) -> NDArray[np.float64]:
+        """(k,) the effect that adds one spread of the predictor, for each column."""
+        return scale.spread / self._sizes(state)
+
+    def _sd_name(self, column: str) -> str:
         return f"{self.prefix}{column}|{self.factor}_sigma"
 
-    def _corr_site(self) -> str:
+    def _corr_name(self) -> str:
         return f"{self.prefix}{self.factor}_corr"
+
+    def _sd_sites(self, state: State) -> list[str]:
+        """Of the sds of the effects as they are held."""
+        if state.carry is None:
+            return [self._sd_name(column) for column in state.columns]
+        return [self._sd_name(clean_name(label)) + CENTRED for label in state.labels]
+
+    def _corr_site(self, state: State) -> str:
+        """The parameter that takes the prior of the correlations of the effects as held."""
+        return self._corr_name() + ("" if state.carry is None else CENTRED)
 
     def _cholesky_site(self) -> str:
         return f"({self.label})/cholesky"
@@ -140,30 +209,44 @@ class Group(LinearTerm):
 
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
         out: dict[str, Parameter] = {}
-        for column, spread in zip(state.columns, self._spread(state, scale), strict=True):
-            prior = priors.HalfNormal(2.5 * float(spread))
-            out[self._scale_site(column)] = Parameter(prior, "positive")
+        width = 2.5 * self._unit(state, scale)
+        constant = [column == "1" for column in state.columns]
+        if state.carry is None and self.correlated(state) and any(constant):
+            # A prior that the user gave is about x = 0, and the intercepts' sd is that there.
+            size = self._sizes(state)
+            away = np.where(constant, 0.0, state.mean / size)
+            width = np.where(constant, width * np.sqrt(1.0 + np.sum(away**2)), width)
+        for site, sigma in zip(self._sd_sites(state), width, strict=True):
+            out[site] = Parameter(priors.HalfNormal(float(sigma)), "positive")
         if self.correlated(state):
-            out[self._corr_site()] = Parameter(priors.LKJ(1.0), "correlation")
+            out[self._corr_site(state)] = Parameter(priors.LKJ(1.0), "correlation")
+        return out
+
+    def stated(self, state: State, priors_: Mapping[str, Prior]) -> dict[str, Stated]:
+        """The priors of the sds and correlations as held, in words."""
+        if state.carry is None:
+            return {}
+        out = {}
+        for label, site in zip(state.labels, self._sd_sites(state), strict=True):
+            about = "where the other columns are at their means"
+            if clean_name(label) not in state.columns:
+                about = "in this level"
+            out[self._sd_name(clean_name(label))] = Stated(priors_[site], about)
+        about = "of the effects of which the sds are"
+        out[self._corr_name()] = Stated(priors_[self._corr_site(state)], about)
         return out
 
     def hyperparameters(
         self, state: State, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
-        spread = self._spread(state, scale)
         sds = [
-            parameter(
-                self._scale_site(column),
-                priors_[self._scale_site(column)],
-                support="positive",
-                start=0.3 * float(unit),
-            )
-            for column, unit in zip(state.columns, spread, strict=True)
+            parameter(site, priors_[site], support="positive", start=0.3 * float(unit))
+            for site, unit in zip(self._sd_sites(state), self._unit(state, scale), strict=True)
         ]
         out = {"sd": jnp.stack(sds)}
         if self.correlated(state):
             k = len(state.columns)
-            eta = getattr(priors_[self._corr_site()], "eta", 1.0)
+            eta = getattr(priors_[self._corr_site(state)], "eta", 1.0)
             density = dist.LKJCholesky(k, eta)
             infer = {"start": jnp.eye(k), "unit": 1.0}
             site = self._cholesky_site()
@@ -193,10 +276,14 @@ class Group(LinearTerm):
             factor,
             sites=held,
             shapes=shapes,
-            scales=tuple(self._scale_site(column) for column in state.columns),
+            scales=tuple(self._sd_sites(state)),
             grouping=self.factor,
             cholesky=self._cholesky_site() if "cholesky" in hyperparameters else "",
-            correlation=self._corr_site() if "cholesky" in hyperparameters else "",
+            correlation=self._corr_site(state) if "cholesky" in hyperparameters else "",
+            carry=state.carry,
+            carried=()
+            if state.carry is None
+            else tuple((self._effect_site(column), 1, ()) for column in state.columns),
         )
 
     def structure(
@@ -217,7 +304,7 @@ class Group(LinearTerm):
         design: Design,
         replay: Replay,
     ) -> Array:
-        effects = self._draw(state, block, jnp.asarray(self._spread(state, scale)))
+        effects = self._draw(state, block, jnp.asarray(self._unit(state, scale)))
         new = design.unseen()
         if new == 0:
             return effects
@@ -288,10 +375,10 @@ class Group(LinearTerm):
         dim = f"{self.factor}__factor_dim"
         out: dict[str, Variable] = {}
         for column in state.columns:
-            out[self._scale_site(column)] = Variable("sd", factor=self.factor)
+            out[self._sd_name(column)] = Variable("sd", factor=self.factor)
         if self.correlated(state):
             names = (f"{self.factor}__corr_row", f"{self.factor}__corr_column")
-            out[self._corr_site()] = Variable(
+            out[self._corr_name()] = Variable(
                 "correlation", names, (state.columns, state.columns), self.factor
             )
         for column in state.columns:
@@ -303,11 +390,26 @@ class Group(LinearTerm):
             return {}
         out: dict[str, Any] = {}
         if self._cholesky_site() in sites:
-            factor = sites[self._cholesky_site()]
-            out[self._corr_site()] = factor @ np.swapaxes(factor, -1, -2)
+            factor = np.asarray(sites[self._cholesky_site()])
+            if state.carry is None:
+                out[self._corr_name()] = factor @ np.swapaxes(factor, -1, -2)
+            else:
+                held = np.stack([np.asarray(sites[s]) for s in self._sd_sites(state)], axis=-1)
+                root = state.carry @ (held[..., None] * factor)
+                sd = np.linalg.norm(root, axis=-1)
+                unit = root / np.where(sd > 0, sd, 1.0)[..., None]
+                corr = unit @ np.swapaxes(unit, -1, -2)
+                k = np.arange(len(state.columns))
+                corr[..., k, k] = 1.0
+                out[self._corr_name()] = np.clip(corr, -1.0, 1.0)
+                for c, column in enumerate(state.columns):
+                    out[self._sd_name(column)] = sd[..., c]
         if self._joint_site() in sites:
+            effects = np.asarray(sites[self._joint_site()])
+            if state.carry is not None:
+                effects = effects @ state.carry.T
             for c, column in enumerate(state.columns):
-                out[self._effect_site(column)] = sites[self._joint_site()][..., c]
+                out[self._effect_site(column)] = effects[..., c]
         return out
 
     def variances(
@@ -315,9 +417,11 @@ class Group(LinearTerm):
     ) -> dict[str, NDArray[np.float64]]:
         """E_i[z_i' Sigma z_i] = trace(Sigma E[z z']), by draw."""
         z = np.asarray(design.arrays["columns"], dtype=np.float64)
+        if state.carry is not None:
+            z = z @ np.linalg.inv(state.carry)
         second = z.T @ z / len(z)
-        sd = np.stack([np.asarray(values[self._scale_site(c)]) for c in state.columns], axis=-1)
+        sd = np.stack([np.asarray(values[self._sd_name(c)]) for c in state.columns], axis=-1)
         sd = np.atleast_2d(sd)
-        corr = values[self._corr_site()] if self.correlated(state) else np.eye(len(state.columns))
+        corr = values[self._corr_name()] if self.correlated(state) else np.eye(len(state.columns))
         sigma = sd[..., :, None] * corr * sd[..., None, :]
         return {self.factor: np.einsum("...ij,ij->...", sigma, second)}

@@ -252,6 +252,9 @@ class Network(Term):
         """The numbers that an MLP standardizes."""
         return self.design(state, frame).arrays["0"] if state.mean.size else np.zeros((0, 0))
 
+    def carries_constant(self, state: State) -> bool:
+        return True
+
     def measured(self, state: State, measures: Measures) -> State:
         constant = measures.sd <= 1e-12 * np.maximum(np.abs(measures.mean), 1e-300)
         return replace(state, mean=measures.mean, sd=np.where(constant, 1.0, measures.sd))
