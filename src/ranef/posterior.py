@@ -77,6 +77,15 @@ class Posterior:
                 out[name] = (np.asarray(self.draws.points[name], np.float64), "point estimate")
         return out
 
+    def site_labels(self, name: str, size: int) -> list[str]:
+        """What the elements of a site are called, the site's own name where nothing else is."""
+        variable = self.variables.get(name)
+        if variable is not None:
+            labels = [label for label, _ in variable.elements(name)]
+        else:
+            labels = list(self.program.site_labels(self.training.state).get(name, ()))
+        return labels if len(labels) == size else [name] * size
+
     def sd_draws(self, name: str) -> NDArray[np.float64]:
         """Draws of the sd of some group effects, where the other columns are at their means.
 

@@ -712,6 +712,13 @@ class Program:
                     out[name] = np.asarray(values[name]) + np.asarray(shift)[..., None]
         return out
 
+    def site_labels(self, state: State) -> dict[str, tuple[str, ...]]:
+        """What messages call the elements of sites that are no variables of the posterior."""
+        out: dict[str, tuple[str, ...]] = {}
+        for _, term in self.all_terms():
+            out |= term.site_labels(state.terms[term.label])
+        return out
+
     def as_written(self, training: Training) -> Training:
         """The training rows with every parameter in the formula's own coordinates.
 

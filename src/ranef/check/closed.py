@@ -24,6 +24,7 @@ from ranef.inference.mixed import effects_by_site
 from ranef.inference.pareto import smoothed
 from ranef.inference.threads import threads_for
 from ranef.posterior import Posterior
+from ranef.terms.base import CENTRED
 
 Array = NDArray[np.float64]
 
@@ -117,13 +118,13 @@ def _compared(posterior: Posterior, problem: Problem, marginal: Marginal) -> Ref
     levels = _levels(marginal, found.x, flat)
     worst, seen = _level_k_hat(marginal, x, flat)
     return Reference(
-        (*_labels(marginal), *_common_labels(posterior, mixed.common)),
+        tuple(_labels(posterior, marginal)),
         np.concatenate([_phi(marginal, x, found.x), beta], axis=1),
         np.concatenate([theta.mean(axis=0), means.mean(axis=0)]),
         covariance,
         float(_DRAWS),
         _k_hat(marginal, x, beta) if posterior.draws.from_guide else None,
-        _scales(marginal, x, found.x),
+        _scales(posterior, marginal, x, found.x),
         levels,
         worst,
         seen,
@@ -149,32 +150,31 @@ def _phi(marginal: Marginal, x: Array, about: Array) -> Array:
     return out
 
 
-def _scales(marginal: Marginal, x: Array, exact: Array) -> dict[str, tuple[Array, Array, Array]]:
+def _scales(
+    posterior: Posterior, marginal: Marginal, x: Array, exact: Array
+) -> dict[str, tuple[Array, Array, Array]]:
     equal = np.full(len(exact), 1 / len(exact))
     return {
-        scale.name: (np.abs(scale.value(x[:, i])), np.abs(scale.value(exact[:, i])), equal)
+        posterior.site_labels(scale.name, 1)[0]: (
+            np.abs(scale.value(x[:, i])),
+            np.abs(scale.value(exact[:, i])),
+            equal,
+        )
         for i, scale in enumerate(marginal.coordinates.scales)
     }
 
 
-def _labels(marginal: Marginal) -> list[str]:
+def _labels(posterior: Posterior, marginal: Marginal) -> list[str]:
+    """Of the coordinates of theta, then of the common effects."""
     coordinates = marginal.coordinates
-    parts = [
-        name
-        for grouping in marginal.mixed.groupings
-        for correlation, _ in coordinates.correlations
-        if correlation.name == grouping.cholesky
-        for name in [grouping.correlation] * len(correlation.places)
-    ]
-    return [*(scale.name for scale in coordinates.scales), *parts]
-
-
-def _common_labels(posterior: Posterior, common: tuple[tuple[str, int], ...]) -> list[str]:
-    out = []
-    for name, count in common:
-        variable = posterior.variables.get(name)
-        labels = [label for label, _ in variable.elements(name)] if variable else [name] * count
-        out += labels[:count]
+    out = [posterior.site_labels(scale.name, 1)[0] for scale in coordinates.scales]
+    for grouping in marginal.mixed.groupings:
+        for correlation, _ in coordinates.correlations:
+            if correlation.name == grouping.cholesky:
+                name = grouping.correlation.removesuffix(CENTRED)
+                out += [name] * len(correlation.places)
+    for name, count in marginal.mixed.common:
+        out += posterior.site_labels(name, count)
     return out
 
 

@@ -78,6 +78,11 @@ def chains(posterior: Posterior) -> Iterator[Symptom]:
     draws = posterior.draws
     products = posterior.program.problem(posterior.training).bilinear
     ready = {n: draws.sites[n] for n in draws.sites if n not in draws.later}
+    for name, labels in posterior.program.site_labels(posterior.training.state).items():
+        if name in ready:
+            own = ready.pop(name)
+            flat = own.reshape(*own.shape[:2], -1)
+            ready |= {label: flat[..., i] for i, label in enumerate(labels)}
     how = convergence(comparable(ready, products))
     if not how.mixed:
         yield Symptom(

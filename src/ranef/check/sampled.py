@@ -319,9 +319,7 @@ def _coordinates(
     for name in joint.outer:
         latent = joint.latents[name]
         size = int(np.size(latent.start))
-        variable = posterior.variables.get(name)
-        elements = [label for label, _ in variable.elements(name)] if variable else []
-        elements = elements if len(elements) == size else [name] * size
+        elements = posterior.site_labels(name, size)
         own, right = sites[name], np.asarray(mine[name])
         if isinstance(latent.transform, ExpTransform):
             right, own = right.reshape(len(right), -1), own.reshape(len(own), -1)

@@ -325,6 +325,10 @@ class Term(ABC):
         """What the priors say of the parameters as the formula has them, where those are others."""
         return {}
 
+    def site_labels(self, state: Any) -> dict[str, tuple[str, ...]]:
+        """What messages call the elements of sites that are no variables of the posterior."""
+        return {}
+
     def shift(self, state: Any, sites: Mapping[str, Any]) -> Any:
         """What its coordinates leave to the constant outside of the predictor, by draw, or None."""
         return None

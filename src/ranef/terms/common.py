@@ -327,6 +327,19 @@ class Common(LinearTerm):
             out = out + self._coordinate_columns(state, columns, jnp) @ b[start:]
         return out
 
+    def site_labels(self, state: State) -> dict[str, tuple[str, ...]]:
+        """A coordinate is called as the column that it adds to those before it."""
+        if state.coordinates is None:
+            return {}
+        variables = self.variables(state)
+        labels = [
+            label
+            for name in self._placed(state)
+            for label, _ in variables[self._site(name)].elements(self._site(name))
+        ]
+        first = [self._site(INTERCEPT)] if state.coordinates.constant else []
+        return {self._joint_site: (*first, *(labels[i] for i in state.coordinates.order))}
+
     def shift(self, state: State, sites: Mapping[str, Any]) -> Any:
         """m . beta, which the coordinates of centred columns leave to the thresholds."""
         found = state.coordinates

@@ -385,6 +385,11 @@ class Group(LinearTerm):
             out[self._effect_site(column)] = Variable("group", (dim,), (state.levels,), self.factor)
         return out
 
+    def site_labels(self, state: State) -> dict[str, tuple[str, ...]]:
+        if state.carry is None:
+            return {}
+        return {site: (site.removesuffix(CENTRED),) for site in self._sd_sites(state)}
+
     def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
         if not self.correlated(state):
             return {}

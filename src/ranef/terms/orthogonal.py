@@ -44,6 +44,8 @@ class Coordinates:
             in the predictor does, u has x, and V'(S + mm')V = I.
         elsewhere: whether m . beta is part of what carries the constant outside of the term, such
             as the thresholds of an ordinal response.
+        order: the column, among `places`, that each direction adds to those before it, and then
+            those of the combinations that are zero.
     """
 
     places: tuple[int, ...]
@@ -53,6 +55,7 @@ class Coordinates:
     constant: bool
     centred: bool
     elsewhere: bool
+    order: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -68,7 +71,7 @@ class Coordinates:
 
 def spans_constant(mean: Array, covariance: Array) -> bool:
     """Whether some combination of the columns is one in every row."""
-    return _decomposed(mean, covariance)[1] is not None
+    return _decomposed(mean, covariance)[2] is not None
 
 
 def coordinates(
@@ -87,39 +90,43 @@ def coordinates(
         anchored: whether something in the predictor carries the constant.
         elsewhere: whether what does is outside of the predictor, as thresholds are.
     """
-    slopes, constant, idle = _decomposed(mean, covariance)
+    slopes, order, constant, idle = _decomposed(mean, covariance)
     if constant is None and not anchored:
         # A regression through the origin: sizes are those about zero.
         raw = covariance + np.outer(mean, mean)
-        slopes, idle = _whitened(raw)
+        slopes, idle, order = _whitened(raw)
         whole = np.concatenate([slopes, idle], axis=1)
-        return Coordinates(places, mean, whole, slopes, False, False, False)
+        return Coordinates(places, mean, whole, slopes, False, False, False, order)
     if constant is None:
         whole = np.concatenate([slopes, idle], axis=1)
-        return Coordinates(places, mean, whole, slopes, False, elsewhere, elsewhere)
+        return Coordinates(places, mean, whole, slopes, False, elsewhere, elsewhere, order)
     # x . (c g0 + (v - c m'v) g1) = g0 + (x - m) . v g1, where x . c = 1 in every row.
     carried = slopes - np.outer(constant, mean @ slopes)
     whole = np.concatenate([constant[:, None], carried, idle], axis=1)
-    return Coordinates(places, mean, whole, slopes, True, True, False)
+    return Coordinates(places, mean, whole, slopes, True, True, False, order)
 
 
-def _decomposed(mean: Array, covariance: Array) -> tuple[Array, Array | None, Array]:
-    """V; c with x . c = 1 in every row, or None; directions in which x is zero in every row."""
-    slopes, null = _whitened(covariance)
+def _decomposed(
+    mean: Array, covariance: Array
+) -> tuple[Array, tuple[int, ...], Array | None, Array]:
+    """V and its order; c with x . c = 1 in every row, or None; directions in which x is zero."""
+    slopes, null, order = _whitened(covariance)
     parts = mean[:, None] * null
     size = np.abs(parts).sum(axis=0)
     value = np.where(size > 0, parts.sum(axis=0), 0.0)
     value[np.abs(value) <= _NO_CONSTANT * size] = 0.0
     total = float(value @ value)
     if total == 0:
-        return slopes, None, null
+        return slopes, order, None, null
     # Within the null space: the one direction with a constant, and those orthogonal to it.
     basis = np.linalg.qr(np.column_stack([value, np.eye(len(value))]))[0][:, : len(value)]
-    return slopes, null @ value / total, null @ basis[:, 1:]
+    return slopes, order[: len(order) - 1], null @ value / total, null @ basis[:, 1:]
 
 
-def _whitened(moments: Array) -> tuple[Array, Array]:
+def _whitened(moments: Array) -> tuple[Array, Array, tuple[int, ...]]:
     """V (k, r) with V' M V = I, and N (k, k - r) with M N = 0, of moments M (k, k).
+
+    And the column that each of them is made for, those of V first.
 
     Gram and Schmidt's way, column after column, so that coordinate j is what column j adds to
     those before it.
@@ -129,7 +136,8 @@ def _whitened(moments: Array) -> tuple[Array, Array]:
     scale = np.where(size > 0, size, 1.0)
     unit = moments / scale / scale[:, None]
     slopes, products = np.zeros((k, k)), np.zeros((k, k))  # V, and M V
-    null = []
+    null: list[Array] = []
+    made, left_over = [], []
     r = 0
     for j in range(k):
         v, mv = slopes[:, :r], products[:, :r]
@@ -143,7 +151,9 @@ def _whitened(moments: Array) -> tuple[Array, Array]:
         if size[j] > 0 and left > _DEPENDENT:
             slopes[:, r], products[:, r] = own / np.sqrt(left), times / np.sqrt(left)
             r += 1
+            made.append(j)
         else:
             null.append(own)
+            left_over.append(j)
     idle = np.array(null).reshape(-1, k).T
-    return slopes[:, :r] / scale[:, None], idle / scale[:, None]
+    return slopes[:, :r] / scale[:, None], idle / scale[:, None], (*made, *left_over)
