@@ -12,7 +12,7 @@ from ranef.complete import complete
 from ranef.formula import Formula
 from ranef.program import Program
 from ranef.tables import read
-from ranef.terms.base import Replay
+from ranef.terms.base import CENTRED, Replay
 from ranef.training import Training
 
 EXAMPLES = {
@@ -108,8 +108,9 @@ def check_names_agree(formula: str, table: dict) -> None:
     draws = {name: np.asarray(trace[name]["value"])[None] for name in latent}
     derived = latent | set(program.derived(training.state, draws))
     for name in training.state.priors:
-        assert name in variables
-        assert name in derived
+        assert name in derived or name.endswith(CENTRED)
+    for name in program.stated(training.state):
+        assert name in variables or "[" in name  # a level that is the reference in the formula
     for name, variable in variables.items():
         assert len(variable.dims) == len(variable.coords)
         assert name in derived

@@ -193,9 +193,9 @@ def test_another_parameter_can_have_its_own_predictor():
 def test_default_priors_are_scaled_to_the_data(grouped):
     shown = rf.Model("y ~ x").priors_for(grouped)
     scaled = rf.Model("y ~ x").priors_for({**grouped, "y": 100 * grouped["y"]})
-    assert scaled["x"].sigma == pytest.approx(100 * shown["x"].sigma)
+    assert scaled["x"].prior.sigma == pytest.approx(100 * shown["x"].prior.sigma)
     wide = rf.Model("y ~ x").priors_for({**grouped, "x": 100 * grouped["x"]})
-    assert wide["x"].sigma == pytest.approx(shown["x"].sigma / 100)
+    assert wide["x"].prior.sigma == pytest.approx(shown["x"].prior.sigma / 100)
     assert str(shown["x"]).startswith("Normal(0, ")
 
 

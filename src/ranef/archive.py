@@ -150,9 +150,10 @@ def ordered(array: NDArray) -> tuple[NDArray, list[int]]:
     """
     if array.flags.c_contiguous:
         return array, list(range(array.ndim))
-    # The stride of an axis of one says nothing.
-    stride = [abs(s) if n > 1 else np.inf for s, n in zip(array.strides, array.shape, strict=True)]
-    axes = sorted(range(array.ndim), key=lambda i: -stride[i])
+    # The stride of an axis of one says nothing, and it stays where it is.
+    long = [i for i, n in enumerate(array.shape) if n > 1]
+    in_memory = iter(sorted(long, key=lambda i: -abs(array.strides[i])))
+    axes = [next(in_memory) if n > 1 else i for i, n in enumerate(array.shape)]
     return np.asarray(array.transpose(axes), order="C"), axes
 
 

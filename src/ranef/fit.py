@@ -109,7 +109,7 @@ class Fit:
     @property
     def priors(self) -> dict[str, priors.Prior]:
         """The prior of every parameter, given or default."""
-        return dict(self.training.state.priors)
+        return self.program.stated(self.training.state)
 
     # Draws
 

@@ -25,11 +25,15 @@ CONSTRAINTS = {
 }
 
 
+# Rounds of Gibbs steps, each over all elements, that forget where they began.
+_GIBBS = 60
+
+
 class Ordered(dist.Distribution):
     """Independent elements given that they stand in increasing order.
 
     p(x) = k! p_1(x_1) ... p_k(x_k) on x_1 < ... < x_k, up to a constant where the elements have
-    different laws. Samples are sorted: theirs is this law where the elements have one.
+    different laws.
     """
 
     pytree_data_fields = ("each",)
@@ -43,7 +47,30 @@ class Ordered(dist.Distribution):
         return constraints.ordered_vector
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
-        return jnp.sort(jnp.asarray(self.each.sample(key, sample_shape)), axis=-1)
+        """Sorted draws where the elements have one law; else Gibbs steps from there.
+
+        For normal elements with means of their own: each in turn from its normal distribution
+        between its neighbours.
+        """
+        first, *keys = jax.random.split(key, _GIBBS + 1)
+        x = jnp.sort(jnp.asarray(self.each.sample(first, sample_shape)), axis=-1)
+        normal = getattr(self.each, "base_dist", self.each)
+        normal = getattr(normal, "base_dist", normal)
+        if not isinstance(normal, dist.Normal) or jnp.ndim(normal.loc) == 0:
+            return x
+        loc, scale = jnp.broadcast_to(normal.loc, x.shape), jnp.broadcast_to(normal.scale, x.shape)
+
+        def turn(x: Array, key: Array) -> tuple[Array, None]:
+            ends = jnp.full_like(x[..., :1], jnp.inf)
+            for parity, own in enumerate(jax.random.split(key)):
+                low = jnp.concatenate([-ends, x[..., :-1]], axis=-1)
+                high = jnp.concatenate([x[..., 1:], ends], axis=-1)
+                z = jax.random.truncated_normal(own, (low - loc) / scale, (high - loc) / scale)
+                even = jnp.arange(x.shape[-1]) % 2 == parity
+                x = jnp.where(even, loc + scale * z, x)
+            return x, None
+
+        return jax.lax.scan(turn, x, jnp.stack(keys))[0]
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         return jnp.asarray(self.each.log_prob(value)) + jax.scipy.special.gammaln(

@@ -190,8 +190,8 @@ def test_moments_are_those_of_the_draws(grouped):
     fit = rf.Model("y ~ x + (1 + x | g) + (1 | h)").fit(
         grouped, method="exact", draws=20_000, progress=False
     )
-    for site, (mean, sd) in fit.draws.known_moments.items():
-        drawn = fit.draws.sites[site][0]
+    for name, (mean, sd) in fit._known.moments.items():
+        drawn = fit._known.values[name][0]
         np.testing.assert_allclose(drawn.mean(axis=0), mean, atol=0.05 * np.max(sd))
         np.testing.assert_allclose(drawn.std(axis=0), sd, rtol=0.05)
 
@@ -201,14 +201,14 @@ def test_few_factorizations_give_the_moments_that_many_do(grouped, monkeypatch):
 
     model = rf.Model("y ~ x + (1 + x | g)")
     many = model.fit(grouped, method="exact", progress=False)
-    expected = many.draws.known_moments
+    expected = many._known.moments
     monkeypatch.setattr(coefficients, "_EACH", 0)
     few = model.fit(grouped, method="exact", progress=False)
-    for site, (mean, sd) in few.draws.known_moments.items():
-        np.testing.assert_allclose(mean, expected[site][0], atol=0.03 * np.max(sd))
-        np.testing.assert_allclose(sd, expected[site][1], rtol=0.05)
-        drawn = few.draws.sites[site][0]
-        np.testing.assert_allclose(drawn.std(axis=0), expected[site][1], rtol=0.12)
+    for name, (mean, sd) in few._known.moments.items():
+        np.testing.assert_allclose(mean, expected[name][0], atol=0.03 * np.max(sd))
+        np.testing.assert_allclose(sd, expected[name][1], rtol=0.05)
+        drawn = few._known.values[name][0]
+        np.testing.assert_allclose(drawn.std(axis=0), expected[name][1], rtol=0.12)
 
 
 def test_group_effects_are_drawn_when_they_are_asked_for(grouped):
@@ -317,8 +317,14 @@ def test_responses_and_predictors_of_any_scale(grouped, away, unit):
 
 
 def test_slopes_far_from_zero(grouped):
+    formula, far = "y ~ x + (1 + x | g)", {**grouped, "x": grouped["x"] + 1e6}
+    near, found = exact(formula, grouped), exact(formula, far)
+    for name in ("x|g_sigma", "sigma"):
+        expected = near.varcorr().loc[name]
+        np.testing.assert_allclose(found.varcorr().loc[name], expected, rtol=1e-6)
+    given = rf.Model(formula, priors={"1|g_sigma": rf.HalfNormal(1.0)})
     with pytest.raises(DataError, match=r"centre them, as in \(1 \+ center\(x\) \| g\)"):
-        exact("y ~ x + (1 + x | g)", {**grouped, "x": grouped["x"] + 1e9})
+        given.fit({**grouped, "x": grouped["x"] + 1e9}, method="exact", progress=False)
 
 
 def test_one_observation_in_each_group():

@@ -26,7 +26,7 @@ from ranef.program import Program
 from ranef.storage.effects import refuse_unsound
 from ranef.storage.plain import Reader, Writer
 from ranef.terms import layers, variables
-from ranef.training import Training
+from ranef.training import State, Training
 
 # Of `Draws`, what makes something rather than is it.
 _MADE = ("draw", "moments", "by_level")
@@ -213,6 +213,10 @@ class _Gone:
 
     path: Any
     windows: int = 0
+
+    def of(self, state: State) -> "_Gone":
+        """They are gone for a program with another state too."""
+        return self
 
     def parts(self) -> Iterator[Any]:
         raise OptionError(

@@ -24,7 +24,7 @@ from ranef.families import base as families
 from ranef.frame import Frame
 from ranef.storage import columns, effects
 from ranef.terms import base as terms
-from ranef.terms import inputs
+from ranef.terms import inputs, orthogonal
 
 _FRACTIONS = ("nan", "inf", "-inf")
 # Texts in a tuple from which on they lie with the arrays.
@@ -41,7 +41,7 @@ def register() -> dict[str, type]:
     classes: list[type] = [
         *(matrix.Matrix, matrix.Coding, matrix.Part, moments.Scale, training.State),
         *(terms.Design, families.ResponseDesign, families.State, complete.Rows),
-        *(inputs.Argument, inputs.Feed),
+        *(inputs.Argument, inputs.Feed, orthogonal.Coordinates),
         *effects.CLASSES,
         *(c for c in vars(priors).values() if isinstance(c, type) and is_dataclass(c)),
     ]
