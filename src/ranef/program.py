@@ -702,6 +702,12 @@ class Program:
         out: dict[str, Any] = {}
         for _, term in self.all_terms():
             out.update(term.derived(state.terms[term.label], values))
+        for terms in (own for program in self.programs for own in program.terms.values()):
+            left = [term.taken_off(state.terms[term.label], values) for term in terms]
+            total = sum(each for each in left if each is not None)
+            if np.ndim(total):
+                for term in terms:
+                    out |= term.put_back(state.terms[term.label], out, total)
         for program in self.programs:
             terms = program.terms.get(program.location, ())
             shifts = [term.shift(state.terms[term.label], values) for term in terms]

@@ -22,7 +22,7 @@ from ranef.equation import Summand
 from ranef.formula import TermCall
 from ranef.frame import Frame
 from ranef.moments import Measures, Scale
-from ranef.priors import Prior, Stated
+from ranef.priors import Prior
 from ranef.terms.spectrum import Spectrum
 
 # Columns without gaps, (m,) by name, and places of their rows among all, to eta (m,).
@@ -321,8 +321,16 @@ class Term(ABC):
         """Names that take a prior, with the weakly informative default for this scale."""
         return {}
 
-    def stated(self, state: Any, priors_: Mapping[str, Prior]) -> dict[str, Stated]:
+    def stated(self, state: Any, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
         """What the priors say of the parameters as the formula has them, where those are others."""
+        return {}
+
+    def taken_off(self, state: Any, sites: Mapping[str, Any]) -> Any:
+        """What the term leaves to the constant of the predictor, by draw, or None."""
+        return None
+
+    def put_back(self, state: Any, variables: Mapping[str, Any], known: Any) -> dict[str, Any]:
+        """Those of its variables that carry the constant, less what other terms leave to it."""
         return {}
 
     def site_labels(self, state: Any) -> dict[str, tuple[str, ...]]:

@@ -164,7 +164,7 @@ class Common(LinearTerm):
             out[self._joint_site] = Parameter(joint, size=size)
         return out
 
-    def stated(self, state: State, priors_: Mapping[str, Prior]) -> dict[str, Stated]:
+    def stated(self, state: State, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
         """The marginal prior of each coefficient, whose joint one is in the coordinates."""
         if state.coordinates is None:
             return {}
@@ -173,12 +173,15 @@ class Common(LinearTerm):
         t = state.coordinates.matrix
         means = t @ np.broadcast_to(prior.mu, t.shape[1])
         sds = np.sqrt((t**2) @ np.broadcast_to(np.square(prior.sigma), t.shape[1]))
-        out: dict[str, Stated] = {}
+        out: dict[str, Prior] = {}
         for name, places in self._placed(state).items():
             mu, sigma = (tuple(float(v) for v in each[places]) for each in (means, sds))
             vector = self._is_vector(state, name)
             one = priors.Normal(mu if vector else mu[0], sigma if vector else sigma[0])
-            about = "as columns that are centred and orthogonal to each other imply"
+            about = "of what the column adds to the others"
+            if name == INTERCEPT:
+                middle = priors.Normal(prior.mu[0], prior.sigma[0])  # type: ignore[index]
+                about = f"where all columns are zero; {middle} at their means"
             out[self._site(name)] = Stated(one, about)
         return out
 
@@ -346,6 +349,19 @@ class Common(LinearTerm):
         if found is None or not found.elsewhere or self._joint_site not in sites:
             return None
         return np.asarray(sites[self._joint_site]) @ (found.mean @ found.matrix)
+
+    def put_back(
+        self, state: State, variables: Mapping[str, Any], known: Any
+    ) -> dict[str, Any]:
+        if state.coordinates is None or not state.coordinates.constant:
+            return {}
+        constant, out = state.coordinates.matrix[:, 0], {}
+        for name, places in self._placed(state).items():
+            site, own = self._site(name), constant[places].reshape(self._shape(state, name))
+            if site in variables and own.any():
+                beside = np.asarray(known).reshape(np.shape(known) + (1,) * own.ndim)
+                out[site] = np.asarray(variables[site]) - beside * own
+        return out
 
     def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
         """Beta = T gamma."""

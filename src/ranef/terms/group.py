@@ -222,17 +222,20 @@ class Group(LinearTerm):
             out[self._corr_site(state)] = Parameter(priors.LKJ(1.0), "correlation")
         return out
 
-    def stated(self, state: State, priors_: Mapping[str, Prior]) -> dict[str, Stated]:
+    def stated(self, state: State, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
         """The priors of the sds and correlations as held, in words."""
         if state.carry is None:
             return {}
-        out = {}
+        out: dict[str, Prior] = {}
         for label, site in zip(state.labels, self._sd_sites(state), strict=True):
-            about = "where the other columns are at their means"
-            if clean_name(label) not in state.columns:
-                about = "in this level"
-            out[self._sd_name(clean_name(label))] = Stated(priors_[site], about)
-        about = "of the effects of which the sds are"
+            name = clean_name(label)
+            prior = priors_[site]
+            if name == "1":
+                prior = Stated(prior, "where the other columns are at their means")
+            elif name not in state.columns:
+                prior = Stated(prior, "in this level")
+            out[self._sd_name(name)] = prior
+        about = "where the columns are at their means"
         out[self._corr_name()] = Stated(priors_[self._corr_site(state)], about)
         return out
 

@@ -8,8 +8,9 @@ program integrates over what is missing (``incomplete``), as both the predictor 
 response have a say in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jax import Array
@@ -23,6 +24,7 @@ from ranef.moments import Measures, Scale
 from ranef.priors import Prior
 from ranef.sites import parameter
 from ranef.terms.base import (
+    Constant,
     Curve,
     Design,
     LinearBlock,
@@ -36,11 +38,19 @@ from ranef.terms.base import (
 
 @dataclass(frozen=True)
 class State:
-    """Mean and sd of the observed values over the training rows, and the largest of them."""
+    """What the training rows say of the column.
+
+    Attributes:
+        mean, sd: of the observed values.
+        largest: of them.
+        centre: taken off the column in the predictor, where an intercept with a default prior
+            takes it up.
+    """
 
     mean: float
     sd: float
     largest: float
+    centre: float = 0.0
 
 
 class Missing(Term):
@@ -105,10 +115,28 @@ class Missing(Term):
         size = abs(mean) or 1.0
         return replace(state, mean=mean, sd=sd if sd > 1e-12 * size else size)
 
+    def placed(
+        self, state: State, given: Callable[[str, str], bool], constant: Constant
+    ) -> State:
+        named = given(self._site, self._alias) or given(f"{self.prefix}Intercept", "")
+        centred = constant is Constant.PREDICTOR and not named
+        return replace(state, centre=state.mean) if centred else state
+
+    def as_written(self, state: State) -> State:
+        return replace(state, centre=0.0)
+
+    def taken_off(self, state: State, sites: Mapping[str, Any]) -> Any:
+        if not state.centre or self._site not in sites:
+            return None
+        return state.centre * np.asarray(sites[self._site])
+
+    @property
+    def _alias(self) -> str:
+        return "" if self.prefix else "common"
+
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
-        alias = "" if self.prefix else "common"
         prior = priors.Normal(0.0, 2.5 * scale.spread / state.sd)
-        return {self._site: Parameter(prior, alias=alias)}
+        return {self._site: Parameter(prior, alias=self._alias)}
 
     def _coefficient(self, state: State, priors_: Mapping[str, Prior], scale: Scale) -> Array:
         return parameter(self._site, priors_[self._site], start=0.0, unit=scale.spread / state.sd)
@@ -122,7 +150,7 @@ class Missing(Term):
         replay: Replay,
     ) -> Array:
         """With the mean of the column for what is missing."""
-        return self._coefficient(state, priors_, scale) * design.arrays["value"]
+        return self._coefficient(state, priors_, scale) * (design.arrays["value"] - state.centre)
 
     def sample_given(
         self,
@@ -133,7 +161,7 @@ class Missing(Term):
         replay: Replay,
     ) -> Curve:
         beta = self._coefficient(state, priors_, scale)
-        return lambda completed, rows: beta * completed[self.column]
+        return lambda completed, rows: beta * (completed[self.column] - state.centre)
 
     def linear_block(
         self, state: State, design: Design, priors_: Mapping[str, Prior], scale: Scale
@@ -142,7 +170,7 @@ class Missing(Term):
         prior = priors_[self._site]
         normal = isinstance(prior, priors.Normal)
         return LinearBlock(
-            design.arrays["value"][:, None],
+            design.arrays["value"][:, None] - state.centre,
             None,
             1,
             np.array([prior.mu if isinstance(prior, priors.Normal) else 0.0]),
