@@ -28,7 +28,7 @@ from ranef.inference.base import Part, Problem
 from ranef.moments import Moments, Scale
 from ranef.networks import Networks
 from ranef.offsets import Offsets
-from ranef.priors import Fixed, Prior, allowed
+from ranef.priors import Fixed, Prior, Stated, allowed
 from ranef.relabelling import relabelled
 from ranef.terms.base import (
     Bilinear,
@@ -746,6 +746,10 @@ class Program:
         out: dict[str, Prior] = {}
         for _, term in self.all_terms():
             out |= term.stated(state.terms[term.label], state.priors)
+        for parameter in self.family.free_parameters():
+            name = self.prefix + parameter.name
+            if parameter.support == "ordered" and name not in self.user_priors:
+                out[name] = Stated(state.priors[name], "where all columns are at their means")
         return {**{n: p for n, p in state.priors.items() if "/" not in n}, **out}
 
 

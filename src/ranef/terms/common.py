@@ -182,6 +182,8 @@ class Common(LinearTerm):
             if name == INTERCEPT:
                 middle = priors.Normal(prior.mu[0], prior.sigma[0])  # type: ignore[index]
                 about = f"where all columns are zero; {middle} at their means"
+            elif state.coordinates.constant and t[places, 0].any():
+                about = "where all other columns are zero"
             out[self._site(name)] = Stated(one, about)
         return out
 
