@@ -243,7 +243,8 @@ def test_bad_models_get_a_sentence(formula, options, error, message, grouped):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": np.r_[np.nan, np.zeros(299)]}, "y is not a finite number in 1 of 300 rows.*row 1"),
+        ({"y": np.r_[-np.inf, np.zeros(299)]}, "y is not a finite number in 1 of 300 rows.*row 1"),
+        ({"y": np.full(300, np.nan)}, "'y' is missing in 300 of 300"),
         ({"y": np.r_[np.zeros(299), np.inf]}, "y is not a finite number in 1 of 300 rows.*row 300"),
         ({"x": np.r_[np.inf, np.zeros(299)]}, "x is not a finite number"),
         ({"g": np.full(300, "only")}, "grouping 'g' has one level, 'only'"),

@@ -40,8 +40,8 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
     """The rows without a gap in any needed column, and what became of the others.
 
     A gap in a predictor or grouping drops the row, NaN included, but for a column whose missing
-    values the model has for parameters ("gaps"). In a response only an empty cell does: a NaN
-    there is a computation gone wrong, left for the family to refuse.
+    values the model has for parameters ("gaps"). So does a gap in the response and in what stands
+    beside it; what is infinite is no gap, and is left for the family to refuse.
 
     Args:
         frame: the table.
@@ -65,16 +65,11 @@ def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_]
     dropped: dict[str, int] = {}
     for name, uses in needs.items():
         gap = np.zeros(frame.n, dtype=bool)
-        if "response" in uses:
-            frame.numbers(name)
-            gap |= frame.is_null(name)
-        if "category" in uses:
-            gap |= frame.is_missing(name) if frame.is_text(name) else frame.is_null(name)
-        if "number" in uses:
+        if uses & {"number", "response"}:
             gap |= np.isnan(frame.numbers(name)).reshape(frame.n, -1).any(axis=1)
         if "level" in uses:
             gap |= frame.is_no_level(name)
-        if "any" in uses:
+        if uses & {"any", "category"}:
             gap |= frame.is_missing(name)
         if gap.any():
             dropped[name] = int(gap.sum())

@@ -195,8 +195,9 @@ class Fit:
         The effects of single levels are
         in `ranef`, the weights of a network in `posterior`. A parameter without a posterior has
         `kind` "point estimate" or "fixed", sd 0 and an interval of no width. Rows named
-        ``share(g)`` hold the share of the predictor's and residual's variance (of the
-        squared scale, for student) that the grouping g explains.
+        ``share(g)`` hold the share of variance that the grouping g explains, of that of common
+        effects, groupings and residual together, means over the rows: the residual's is
+        sigma^2 / w with weights(y, w), and for student the squared scale.
         """
         return Summary.of(self._known.summary(interval), self._verdict)
 

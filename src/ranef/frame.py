@@ -182,16 +182,6 @@ class Frame:
             return self.levels(name).codes < 0
         return _to_numpy(values.is_null(nan_is_null=True), bool)
 
-    def is_null(self, name: str) -> NDArray[np.bool_]:
-        """(n,) True where the cell is empty; a NaN is a value here."""
-        values = self.column(name)
-        if isinstance(values, np.ndarray):
-            return np.zeros(self.n, dtype=bool)
-        if _holds_text(values.type) and not self.is_text(name):
-            empty = pc.is_in(values.cast(pa.string()), pa.array(["", "NA", "null", "NULL"]))
-            return _to_numpy(pc.or_(empty.fill_null(True), values.is_null()), bool)
-        return _to_numpy(values.is_null(), bool)
-
     def keep(self, mask: NDArray[np.bool_]) -> "Frame":
         """The rows where `mask` is true."""
         if mask.all():

@@ -166,14 +166,16 @@ class Posterior:
         return values.reshape(values.shape[0] * values.shape[1], -1)
 
     def _shares(self) -> dict[str, NDArray[np.float64]]:
-        """Share of variance that each grouping explains, by draw."""
+        """Share of variance that each grouping explains, by draw: Var(its part of eta_i) over rows,
+
+        of the sum of that of all groupings and of the common effects, and of the residual's mean.
+        """
         known: dict[str, Any] = {
             name: values.reshape(-1, *values.shape[2:]) for name, values in self._ready.items()
         }
         size = max((len(v) for v in known.values()), default=1)
         for name, (value, _) in self.constants.items():
-            if np.ndim(value) == 0:
-                known[name] = np.full(size, value)
+            known[name] = np.broadcast_to(np.asarray(value, float), (size, *np.shape(value)))
         parts: dict[str, NDArray[np.float64]] = {}
         for term in self.program.terms.get(self.program.location, ()):
             state = self.training.state.terms[term.label]
@@ -181,10 +183,14 @@ class Posterior:
             for factor, variance in term.variances(state, design, known).items():
                 parts[factor] = parts.get(factor, 0.0) + variance
         residual = self.program.family.residual(self.training.state.family, known)
-        if residual is None or not parts:
+        if residual is None or not any(parts):
             return {}
+        response = self.training.response
+        if response.form == "weights":
+            # The variance of row i is sigma^2 / w_i, whatever the unit of w.
+            residual = residual * np.mean(1.0 / np.asarray(response.companion, np.float64))
         total = residual + sum(parts.values())
-        return {factor: variance / total for factor, variance in parts.items()}
+        return {factor: variance / total for factor, variance in parts.items() if factor}
 
 
 def variable_values(
