@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         read(3)
     with pytest.raises(DataError, match="differ in length"):
         read({"a": np.arange(3), "b": np.arange(2)})
-    with pytest.raises(DataError, match="cannot be read as one kind"):
+    with pytest.raises(DataError, match="'a' mixes .* int and str, such as 1 in row 1 and 'b'"):
         read({"a": np.array([1, "b"], dtype=object)})
 
 

@@ -57,7 +57,8 @@ def compare(
         beside = {name: {"p_loo": loo.p_loo, "bad": loo.bad} for name, loo in found.items()}
     else:
         each = {
-            name: fit.log_score(data, new_levels="sample", seed=seed) for name, fit in fits.items()
+            name: np.asarray(fit.log_score(data, new_levels="sample", seed=seed))
+            for name, fit in fits.items()
         }
         beside = {name: {} for name in fits}
     return _table(each, beside)

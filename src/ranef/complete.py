@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.frame import Frame
+from ranef.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Rows:
             gaps counts once for each of them.
         places: where each used row stands in the table, from 0; None where all are used, and
             where rows are read in batches.
+        labels: what the used rows are called in the table.
     """
 
     read: int
     used: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     places: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    labels: Labels = field(default_factory=Labels, repr=False, compare=False)
 
     def __str__(self) -> str:
         text = f"{self.read:,} rows read, {self.used:,} used"
@@ -54,7 +57,8 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
     refuse_none(Rows(frame.n, frame.n), frame.source)
     whole, dropped = gaps(frame, needs)
     kept = frame.keep(whole)
-    rows = Rows(frame.n, kept.n, dropped, kept.rows)
+    labels = frame.labels if kept.rows is None else frame.labels.at(kept.rows)
+    rows = Rows(frame.n, kept.n, dropped, kept.rows, labels)
     refuse_none(rows, frame.source)
     return kept, rows
 

@@ -1,6 +1,6 @@
 """Draws of every variable with its role, dimensions and labels, and the tables made of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -126,7 +126,7 @@ class Posterior:
                     rows.append((label, _element(value, place), 0.0))
         return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
 
-    def effects(self, factor: str) -> pd.DataFrame:
+    def effects(self, factor: str) -> Any:
         """`Fit.ranef`."""
         names = {
             name: v
@@ -137,20 +137,24 @@ class Posterior:
             groups = dict.fromkeys(v.factor for v in self.variables.values() if v.role == "group")
             hint = suggestion(str(factor), groups) if groups else "it has none"
             raise ColumnError(f"the model has no grouping {factor!r}; {hint}")
-        parts = []
+        levels = next(iter(names.values())).coords[0]
+        terms, means, sds = [], [], []
         for name, variable in names.items():
             if name in self.moments:
                 mean, sd = self.moments[name]
             else:
                 flat = self._flat(name)
                 mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
-            parts.append(
-                pd.DataFrame(
-                    {"term": name.removesuffix(f"|{variable.factor}"), "mean": mean, "sd": sd},
-                    index=pd.Index(variable.coords[0], name=factor),
-                )
-            )
-        return pd.concat(parts)
+            terms += [name.removesuffix(f"|{variable.factor}")] * len(levels)
+            means.append(mean)
+            sds.append(sd)
+        columns = {"term": terms, "mean": np.concatenate(means), "sd": np.concatenate(sds)}
+        return self.by_level(factor, list(levels) * len(names), columns)
+
+    def by_level(self, factor: str, levels: Sequence[str], columns: Mapping[str, Any]) -> Any:
+        """A table of levels, which have the type of their column, as the training table was."""
+        typed = self.training.sample.typed(str(factor), levels)
+        return self.training.rows.labels.by_level(str(factor), typed, columns)
 
     def _mean_and_sd(self, name: str, place: int) -> tuple[float, float]:
         """Of one element of a variable, in closed form where that is known."""
