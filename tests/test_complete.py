@@ -71,3 +71,16 @@ def test_infinity_is_refused_by_its_row():
                 TABLE.assign(**{column: np.where(TABLE.index == 6, np.inf, TABLE[column])}),
                 progress=False,
             )
+
+
+def test_rows_without_a_response_are_left_out_of_streams(monkeypatch, tmp_path):
+    table = TABLE.assign(y=TABLE["y"].where(TABLE.index % 20 != 4))
+    table.to_parquet(tmp_path / "t.parquet")
+    model = rf.Model("y ~ x")
+    whole = model.fit(table, draws=50, progress=False)
+    monkeypatch.setattr("ranef.batches._LEAST", 10)
+    monkeypatch.setattr("ranef.batches._CELLS", 1)
+    streamed = model.fit(tmp_path / "t.parquet", draws=50, progress=False)
+    assert streamed.training.stream is not None
+    assert streamed.rows == whole.rows
+    np.testing.assert_allclose(streamed.fixef(), whole.fixef(), rtol=1e-6)

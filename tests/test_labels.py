@@ -136,6 +136,12 @@ def test_levels_of_a_fit_of_polars(tmp_path):
         assert found.columns == ["g", "term", "mean", "sd"]
         assert found["g"].to_list() == sorted(set(G.tolist()))
         assert each.loo().pointwise.columns == ["row", "elpd", "p", "k"]
+        assert each.loo("g").pointwise["g"].to_list() == sorted(set(G.tolist()))
+    own = rf.Model("y ~ x + (1 | g)").fit(TABLE, draws=50, progress=False)
+    for group in (None, "g"):
+        assert str(fit.loo(group)) == str(own.loo(group))
+        assert fit.loo(group).bad == own.loo(group).bad
+    assert rf.compare({"a": fit, "b": own}).loc["a", "elpd"] == own.loo().elpd
 
 
 def test_levels_of_streamed_rows_have_their_type(monkeypatch, tmp_path):

@@ -169,14 +169,14 @@ class Frame:
         Texts, of a column of texts, of one that is not here, and where a level is none of its
         values.
         """
-        texts = pa.array([str(level) for level in levels], pa.string())
+        texts = pa.chunked_array([pa.array([str(level) for level in levels], pa.string())])
         values = self.columns.get(name)
         if values is None or isinstance(values, np.ndarray) or _holds_text(values.type):
             return texts
         kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
         try:
             found = pc.cast(texts, kind)
-            same = _level_names(name, found) == texts.to_pylist()
+            same = _level_names(name, found.combine_chunks()) == texts.to_pylist()
         except (pa.ArrowException, DataError):
             return texts
         return found if same else texts

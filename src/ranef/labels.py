@@ -33,9 +33,10 @@ class Labels:
         """Of a table, which may be lazy or wrapped by narwhals."""
         native = nw.to_native(table, pass_through=True)
         if isinstance(native, pd.DataFrame):
-            plain = isinstance(native.index, pd.RangeIndex) and native.index.name is None
-            numbered = plain and native.index.start == 0 and native.index.step == 1
-            return cls("pandas", None if numbered else native.index)
+            index: Any = native.index
+            plain = isinstance(index, pd.RangeIndex) and index.name is None
+            numbered = plain and index.start == 0 and index.step == 1
+            return cls("pandas", None if numbered else index)
         return cls("polars" if type(native).__module__.split(".")[0] == "polars" else "")
 
     def at(self, places: NDArray[np.int64]) -> "Labels":

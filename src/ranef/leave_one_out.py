@@ -50,23 +50,23 @@ class LeaveOneOut:
     @property
     def elpd(self) -> float:
         """The expected log pointwise predictive density, a sum."""
-        return float(np.sum(self.pointwise["elpd"].to_numpy()))
+        return float(np.sum(np.asarray(self.pointwise["elpd"])))
 
     @property
     def se(self) -> float:
         """Its standard error, from how rows or levels differ."""
-        each = self.pointwise["elpd"].to_numpy(np.float64)
+        each = np.asarray(self.pointwise["elpd"], np.float64)
         return math.sqrt(len(each)) * float(each.std(ddof=1))
 
     @property
     def p_loo(self) -> float:
         """The effective number of parameters."""
-        return float(np.sum(self.pointwise["p"].to_numpy()))
+        return float(np.sum(np.asarray(self.pointwise["p"])))
 
     @property
     def bad(self) -> float:
         """The share whose k-hat is over the limit."""
-        return float(np.mean(self.pointwise["k"].to_numpy() > self.limit))
+        return float(np.mean(np.asarray(self.pointwise["k"]) > self.limit))
 
     def __str__(self) -> str:
         what = f"levels of {self.group}" if self.group else "rows"

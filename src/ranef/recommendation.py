@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from narwhals.dependencies import is_into_series
 from numpy.typing import NDArray
 
@@ -17,7 +16,7 @@ from ranef.frame import Frame
 from ranef.posterior import Posterior
 from ranef.predictive import Predictive
 from ranef.program import Program
-from ranef.tables import from_arrow, read
+from ranef.tables import read
 from ranef.terms.base import Term
 from ranef.training import Designs, State
 
@@ -64,7 +63,7 @@ def recommend(
     if wanted.candidates is None:
         levels = state.terms[term.label].levels[1 - side]
         typed = known.training.sample.typed(other, levels)
-        others = from_arrow(pa.table({other: typed}), "the levels of the fit")
+        others = Frame({other: typed}, len(levels), "the levels of the fit")
     else:
         others = read(wanted.candidates, None, program.missing)
         others.column(other)  # refuses a table without it
