@@ -313,10 +313,10 @@ class Fit:
     def save(self, path: Any) -> Path:
         """Write the fit as one file, which `ranef.load` reads, and return where it lies.
 
-        The file holds the model, its draws, and the rows it used of the columns it used, so
-        that a loaded fit does what this one does, bit for bit. Of a fit that has read its rows
-        in batches it holds their sample. A file that was there is replaced only when the new
-        one is complete.
+        The file holds the model, its draws, and the rows it used of the columns it used, with
+        their index, so that a loaded fit does what this one does, bit for bit. Of a fit that has
+        read its rows in batches it holds their sample. A file that was there is replaced only when
+        the new one is complete.
 
         Raises:
             OptionError: for a network with a layer that is not one of Keras's common ones.
