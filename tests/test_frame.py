@@ -21,11 +21,26 @@ def test_rows_with_gaps_are_dropped_and_counted_by_column():
     assert frame.row_number(0) == 3
 
 
-def test_an_empty_response_drops_the_row_and_nan_stays_to_be_refused():
-    needs = {"y": {"response"}}
-    empty = pd.DataFrame({"y": pd.array([1.0, None], dtype="Float64")})
-    assert complete(read(empty), needs)[1].dropped == {"y": 1}
-    assert complete(read({"y": np.array([1.0, np.nan])}), needs)[1].used == 2
+@pytest.mark.parametrize("use", ["response", "category", "number"])
+@pytest.mark.parametrize(
+    "y",
+    [
+        pd.array([1.0, None], dtype="Float64"),
+        np.array([1.0, np.nan]),
+        pd.array([1, None], dtype="Int64"),
+        pd.array([True, None], dtype="boolean"),
+        np.array([1.0, None], dtype=object),
+    ],
+)
+def test_a_missing_response_drops_the_row(y, use):
+    _, rows = complete(read(pd.DataFrame({"y": y})), {"y": {use}})
+    assert (rows.used, rows.dropped) == (1, {"y": 1})
+
+
+def test_a_missing_response_of_texts_drops_the_row_and_infinity_does_not():
+    texts = read(pd.DataFrame({"y": ["yes", None, "no", np.nan]}))
+    assert complete(texts, {"y": {"category"}})[1].dropped == {"y": 2}
+    assert complete(read({"y": np.array([1.0, np.inf])}), {"y": {"response"}})[1].used == 2
 
 
 def test_a_table_without_a_complete_row_names_the_worst_column():

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.stats as st
 
@@ -243,7 +244,8 @@ def test_bad_models_get_a_sentence(formula, options, error, message, grouped):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y": np.r_[np.nan, np.zeros(299)]}, "y is not a finite number in 1 of 300 rows.*row 1"),
+        ({"y": np.r_[-np.inf, np.zeros(299)]}, "y is not a finite number in 1 of 300 rows.*row 1"),
+        ({"y": np.full(300, np.nan)}, "'y' is missing in 300 of 300"),
         ({"y": np.r_[np.zeros(299), np.inf]}, "y is not a finite number in 1 of 300 rows.*row 300"),
         ({"x": np.r_[np.inf, np.zeros(299)]}, "x is not a finite number"),
         ({"g": np.full(300, "only")}, "grouping 'g' has one level, 'only'"),
@@ -313,3 +315,56 @@ def test_keras_already_imported_on_another_backend_is_said_clearly():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "already imported with the backend 'numpy'" in done.stdout
+
+
+def test_the_same_table_in_any_form_gives_the_same_fit(tmp_path):
+    rng = np.random.default_rng(4)
+    n = 120
+    g = rng.integers(0, 8, n)
+    table = pd.DataFrame(
+        {
+            "y": g + rng.normal(size=n),
+            "x": rng.normal(size=n).round(3),
+            "f": np.array(["low", "high", "mid"])[rng.integers(0, 3, n)],
+            "g": g,
+            "spare": "x",
+        }
+    )
+    table.loc[[3, 50], "y"] = np.nan
+    table.loc[7, "x"] = np.nan
+    table.loc[11, "f"] = None
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_parquet(tmp_path / "t.parquet")
+    forms = {
+        "columns": table[["spare", "g", "f", "x", "y"]],
+        "index": table.set_index(pd.Index(rng.integers(0, 5, n))),
+        "several": table.set_index(pd.MultiIndex.from_arrays([g, table["f"]], names=["a", "b"])),
+        "nullable": table.convert_dtypes(),
+        "arrow backed": table.convert_dtypes(dtype_backend="pyarrow"),
+        "object": table.astype(object),
+        "polars": pl.from_pandas(table),
+        "lazy": pl.from_pandas(table).lazy(),
+        "arrow": pa.Table.from_pandas(table),
+        "views": pa.Table.from_pandas(table).set_column(
+            2, "f", pa.array(table["f"]).cast(pa.string_view())
+        ),
+        "dict": {name: table[name].to_numpy() for name in table},
+        "series": {name: table[name] for name in table},
+        "lists": {name: table[name].tolist() for name in table},
+        "csv": tmp_path / "t.csv",
+        "parquet": tmp_path / "t.parquet",
+    }
+    model, options = rf.Model("y ~ x + f + (1 | g)"), {"draws": 50, "progress": False}
+    fit = model.fit(table, **options)
+    assert fit.rows.dropped == {"y": 2, "x": 1, "f": 1}
+    whole = table.dropna()
+    for name, data in forms.items():
+        other = model.fit(data, **options)
+        assert other.rows == fit.rows, name
+        own, its = fit.summary(), other.summary()
+        assert list(own.index) == list(its.index), name
+        assert own["mean"].to_numpy().tobytes() == its["mean"].to_numpy().tobytes(), name
+        effects = np.asarray(fit.ranef("g")["mean"]).tobytes()
+        assert effects == np.asarray(other.ranef("g")["mean"]).tobytes(), name
+        predicted = np.asarray(other.predict(whole))
+        assert predicted.tobytes() == np.asarray(fit.predict(whole)).tobytes(), name

@@ -45,7 +45,7 @@ def test_some_rows_have_the_predictions_that_they_have_among_all(fit, table):
     whole = fit.predict(rows, new_levels="sample", seed=3)
     for some in (slice(40, 47), slice(299, 300), slice(5, 200, 13)):
         part = fit.predict(rows.iloc[some], new_levels="sample", seed=3)
-        pd.testing.assert_frame_equal(part, whole.iloc[some].reset_index(drop=True), rtol=1e-10)
+        pd.testing.assert_frame_equal(part, whole.iloc[some], rtol=1e-10)
 
 
 @pytest.mark.parametrize(

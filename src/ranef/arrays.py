@@ -1,6 +1,7 @@
-"""Columns that hold an array for each row, such as images: one float64 array, (n, ...).
+"""Arrow columns in the types that the library computes with, whatever they came in.
 
-Arrow has them as lists, of fixed size or not, and as tensors; pandas and dicts as objects.
+A column that holds an array for each row, such as images, is one float64 array, (n, ...): Arrow
+has them as lists, of fixed size or not, and as tensors; pandas and dicts as objects.
 """
 
 from typing import Any
@@ -23,11 +24,12 @@ def holds_arrays(kind: pa.DataType) -> bool:
 def of_arrow(name: str, column: Any) -> Any:
     """An Arrow column of lists as one array, NaN where a row or a number is missing.
 
-    Any other column is returned as it is.
+    Any other column is returned as `usual` has it.
 
     Raises:
         DataError: where rows differ in shape, or do not hold numbers.
     """
+    column = usual(column)
     if not holds_arrays(column.type):
         return column
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -35,6 +37,49 @@ def of_arrow(name: str, column: Any) -> Any:
         inner = of_arrow(name, values.storage)
         return inner.reshape(len(values), *values.type.shape)
     return _stacked(name, values)
+
+
+def usual(column: Any) -> Any:
+    """A column of a type for which Arrow lacks functions, in the nearest type that has them.
+
+    Texts as views and as bytes in UTF-8 are texts, half floats are floats, short decimals long
+    ones; run-length encoding is undone. Bytes that are no text stay as they are.
+    """
+    kind = column.type
+    if isinstance(column, pa.ChunkedArray):
+        chunks = [usual(chunk) for chunk in column.chunks or [pa.array([], kind)]]
+        kinds = {chunk.type for chunk in chunks}
+        # Bytes are text where all of them are.
+        return pa.chunked_array(chunks) if len(kinds) == 1 else column
+    if pa.types.is_run_end_encoded(kind):
+        return usual(pc.run_end_decode(column))
+    if pa.types.is_dictionary(kind):
+        names = usual(column.dictionary)
+        if names.type == kind.value_type:
+            return column
+        return pa.DictionaryArray.from_arrays(column.indices, names, ordered=kind.ordered)
+    if kind == pa.string_view() or _is_binary(kind):
+        try:
+            return pc.cast(column, pa.large_string())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            return pc.cast(column, pa.large_binary())
+    if pa.types.is_float16(kind):
+        return pc.cast(column, pa.float32())
+    if pa.types.is_decimal(kind) and kind.bit_width < 128:
+        return pc.cast(column, pa.decimal128(kind.precision, kind.scale))
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        # Arrow's own cast of these is wrong where they share values (version 26).
+        return pa.array(column.to_pylist(), pa.large_list(kind.value_type))
+    return column
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_fixed_size_binary(kind)
+        or pa.types.is_binary_view(kind)
+    )
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -108,7 +108,10 @@ class Batches:
         except (pa.ArrowException, OSError) as error:
             raise FileError(f"{self.source} cannot be read: {first_line(error)}") from None
         shuffled = np.random.default_rng([seed, 1, number]).permutation(sum(map(len, rows)))
-        frame = from_arrow(pa.concat_tables(tables).take(pa.array(shuffled)), self.source)
+        whole = pa.concat_tables(tables)
+        # Some types cannot be taken from before they are in the usual ones.
+        columns = {name: arrays.usual(whole.column(name)) for name in whole.column_names}
+        frame = from_arrow(pa.table(columns).take(pa.array(shuffled)), self.source)
         return replace(frame, missing=self.missing, rows=np.concatenate(rows)[shuffled])
 
 

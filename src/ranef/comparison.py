@@ -53,11 +53,12 @@ def compare(
     if data is None:
         _refuse_different(fits)
         found = _left_out(fits, group, seed)
-        each = {name: loo.pointwise["elpd"].to_numpy() for name, loo in found.items()}
+        each = {name: np.asarray(loo.pointwise["elpd"]) for name, loo in found.items()}
         beside = {name: {"p_loo": loo.p_loo, "bad": loo.bad} for name, loo in found.items()}
     else:
         each = {
-            name: fit.log_score(data, new_levels="sample", seed=seed) for name, fit in fits.items()
+            name: np.asarray(fit.log_score(data, new_levels="sample", seed=seed))
+            for name, fit in fits.items()
         }
         beside = {name: {} for name in fits}
     return _table(each, beside)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.frame import Frame
+from ranef.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Rows:
             gaps counts once for each of them.
         places: where each used row stands in the table, from 0; None where all are used, and
             where rows are read in batches.
+        labels: what the used rows are called in the table.
     """
 
     read: int
     used: int
     dropped: Mapping[str, int] = field(default_factory=dict)
     places: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    labels: Labels = field(default_factory=Labels, repr=False, compare=False)
 
     def __str__(self) -> str:
         text = f"{self.read:,} rows read, {self.used:,} used"
@@ -40,8 +43,8 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
     """The rows without a gap in any needed column, and what became of the others.
 
     A gap in a predictor or grouping drops the row, NaN included, but for a column whose missing
-    values the model has for parameters ("gaps"). In a response only an empty cell does: a NaN
-    there is a computation gone wrong, left for the family to refuse.
+    values the model has for parameters ("gaps"). So does a gap in the response and in what stands
+    beside it; what is infinite is no gap, and is left for the family to refuse.
 
     Args:
         frame: the table.
@@ -54,7 +57,8 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
     refuse_none(Rows(frame.n, frame.n), frame.source)
     whole, dropped = gaps(frame, needs)
     kept = frame.keep(whole)
-    rows = Rows(frame.n, kept.n, dropped, kept.rows)
+    labels = frame.labels if kept.rows is None else frame.labels.at(kept.rows)
+    rows = Rows(frame.n, kept.n, dropped, kept.rows, labels)
     refuse_none(rows, frame.source)
     return kept, rows
 
@@ -65,16 +69,11 @@ def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_]
     dropped: dict[str, int] = {}
     for name, uses in needs.items():
         gap = np.zeros(frame.n, dtype=bool)
-        if "response" in uses:
-            frame.numbers(name)
-            gap |= frame.is_null(name)
-        if "category" in uses:
-            gap |= frame.is_missing(name) if frame.is_text(name) else frame.is_null(name)
-        if "number" in uses:
+        if uses & {"number", "response"}:
             gap |= np.isnan(frame.numbers(name)).reshape(frame.n, -1).any(axis=1)
         if "level" in uses:
             gap |= frame.is_no_level(name)
-        if "any" in uses:
+        if uses & {"any", "category"}:
             gap |= frame.is_missing(name)
         if gap.any():
             dropped[name] = int(gap.sum())

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
 from ranef import priors, registry, storage
 from ranef.check import Check, check
@@ -195,8 +194,9 @@ class Fit:
         The effects of single levels are
         in `ranef`, the weights of a network in `posterior`. A parameter without a posterior has
         `kind` "point estimate" or "fixed", sd 0 and an interval of no width. Rows named
-        ``share(g)`` hold the share of the predictor's and residual's variance (of the
-        squared scale, for student) that the grouping g explains.
+        ``share(g)`` hold the share of variance that the grouping g explains, of that of common
+        effects, groupings and residual together, means over the rows: the residual's is
+        sigma^2 / w with weights(y, w), and for student the squared scale.
         """
         return Summary.of(self._known.summary(interval), self._verdict)
 
@@ -218,8 +218,12 @@ class Fit:
         parts = [self._known.table("sd", "correlation"), residual.loc[residual.index == "sigma", :]]
         return pd.concat(parts)
 
-    def ranef(self, factor: str) -> pd.DataFrame:
+    def ranef(self, factor: str) -> Any:
         """Effects of the levels of one grouping: term, posterior mean and sd by level.
+
+        A table of pandas whose index has the type of the grouping's column: integers, dates, texts
+        as written (of a CSV file all are). Levels that several columns form together are texts,
+        "a:b". A fit of a table of polars gives one, with the levels in its first column.
 
         Args:
             factor: the grouping as in the formula, such as "g" or "a:b".
@@ -229,7 +233,7 @@ class Fit:
         """
         return self._known.effects(factor)
 
-    def imputed(self, column: str, interval: float = 0.9, seed: int = 0) -> pd.DataFrame:
+    def imputed(self, column: str, interval: float = 0.9, seed: int = 0) -> Any:
         """What the missing values of a column in mi() may have been, given all that was observed.
 
         Args:
@@ -239,8 +243,9 @@ class Fit:
 
         Returns:
             One row for each missing value of the training rows: `row`, its place in the table
-            that was fitted, from 0; mean, sd, lower, upper. (Of a fit that has read its rows in
-            batches, places are those in its sample.)
+            that was fitted, from 0; mean, sd, lower, upper. It has the index of those rows where
+            that table was one of pandas, and is one of polars where that was. (Of a fit that has
+            read its rows in batches, places are those in its sample.)
 
         Raises:
             ColumnError: for a column that is in no mi().
@@ -308,10 +313,10 @@ class Fit:
     def save(self, path: Any) -> Path:
         """Write the fit as one file, which `ranef.load` reads, and return where it lies.
 
-        The file holds the model, its draws, and the rows it used of the columns it used, so
-        that a loaded fit does what this one does, bit for bit. Of a fit that has read its rows
-        in batches it holds their sample. A file that was there is replaced only when the new
-        one is complete.
+        The file holds the model, its draws, and the rows it used of the columns it used, with
+        their index, so that a loaded fit does what this one does, bit for bit. Of a fit that has
+        read its rows in batches it holds their sample. A file that was there is replaced only when
+        the new one is complete.
 
         Raises:
             OptionError: for a network with a layer that is not one of Keras's common ones.
@@ -391,8 +396,8 @@ class Fit:
         interval: float = 0.9,
         new_levels: str = "error",
         seed: int = 0,
-    ) -> pd.DataFrame:
-        """Predictions for the rows of `data`, in their order.
+    ) -> Any:
+        """Predictions for the rows of `data`, in their order and with their index.
 
         Args:
             data: a table or path, as for `Model.fit`; the response is needed for "component".
@@ -407,8 +412,9 @@ class Fit:
             seed: of what is sampled.
 
         Returns:
-            Columns mean, sd, lower, upper. The sd of a response is infinite where some
-            draw's is. Of ordinal and categorical responses they are of the category's number,
+            A table of pandas, with the index of `data` where that is one of pandas, or of polars
+            where that is. Columns mean, sd, lower, upper. The sd of a response is infinite where
+            some draw's is. Of ordinal and categorical responses they are of the category's number,
             1, 2, ..., and a column `p[c]` has the probability of each category c; of mixtures
             that of each component, before the row's response is seen. Of binomial ones "mean" is
             the share of successes, "response" their number. "component" has other columns:
@@ -434,8 +440,9 @@ class Fit:
         response = family.design(state, frame, known=known, beside=kind != "mean")
         predictive = self._predictive(new_levels, seed)
         if known:
-            return pd.DataFrame(predictive.components(designs, response, frame.n))
-        return pd.DataFrame(predictive.summaries(designs, response, frame.n, kind, interval))
+            return frame.labels.table(predictive.components(designs, response, frame.n))
+        found = predictive.summaries(designs, response, frame.n, kind, interval)
+        return frame.labels.table(found)
 
     def recommend(
         self,
@@ -446,7 +453,7 @@ class Fit:
         interval: float = 0.9,
         new_levels: str = "error",
         seed: int = 0,
-    ) -> pd.DataFrame:
+    ) -> Any:
         """The n best levels of one side of mf() for given levels of the other, by their mean.
 
         Args:
@@ -461,7 +468,9 @@ class Fit:
 
         Returns:
             The given level, `rank` from 1, the level that is recommended, and mean, sd, lower and
-            upper as `predict` has them; ranks of a row one after the other.
+            upper as `predict` has them; ranks of a row one after the other. Levels have the type
+            of the column in training. Of a table of pandas each row's index goes with its ranks;
+            a table of polars gives one.
 
         Raises:
             OptionError: for a model without mf(), and a table that is of both of its columns or
@@ -477,18 +486,24 @@ class Fit:
         wanted = Wanted(n, candidates, exclude_seen, interval)
         return recommend(self._known, predictive, designs, data, wanted)
 
-    def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> NDArray[np.float64]:
+    def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> Any:
         """Log predictive density of each row's response, (n,): log mean_s p(y_i | draw s).
 
-        What is missing of columns in mi() is integrated over.
+        What is missing of columns in mi() is integrated over. A row without a response has none,
+        and is refused.
 
         Args and errors are those of `predict`; `data` must hold the response.
+
+        Returns:
+            A pandas Series with the index of a table of pandas, a polars Series for one of polars,
+            an array for anything else.
         """
         seed = whole_number("seed", seed, least=0)
         frame, designs = self._designs(data, new_levels, response=True, companion=True)
         response = self.program.family.design(self.training.state.family, frame)
         predictive = self._predictive(new_levels, seed)
-        return predictive.log_scores(designs, response, frame.n)
+        scores = predictive.log_scores(designs, response, frame.n)
+        return frame.labels.series("log_score", scores)
 
     def _predictive(self, new_levels: str, seed: int) -> Predictive:
         key = (new_levels, seed)

@@ -16,6 +16,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, DataError
+from ranef.labels import Labels
 from ranef.registry import suggestion
 
 # Arrow makes its functions when it is imported, out of sight of type checkers.
@@ -52,6 +53,7 @@ class Frame:
         untyped: whether the texts may stand for numbers, as in a CSV file.
         missing: texts that stand for a missing level, none unless the user says so.
         rows: where each row stood in the table it was kept from; None for all of them.
+        labels: what the rows of that table are called.
     """
 
     columns: Mapping[str, Any]
@@ -60,6 +62,7 @@ class Frame:
     untyped: bool = False
     missing: tuple[str, ...] = ()
     rows: NDArray[np.int64] | None = None
+    labels: Labels = field(default_factory=Labels, repr=False, compare=False)
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def column(self, name: str) -> Any:
@@ -160,6 +163,24 @@ class Frame:
             codes, names = table[codes], unique
         return Levels(codes, np.array(names, dtype=object))
 
+    def typed(self, name: str, levels: Iterable[str]) -> Any:
+        """Levels of a column as values of its type, (m,) Arrow: numbers, dates, true and false.
+
+        Texts, of a column of texts, of one that is not here, and where a level is none of its
+        values.
+        """
+        texts = pa.chunked_array([pa.array([str(level) for level in levels], pa.string())])
+        values = self.columns.get(name)
+        if values is None or isinstance(values, np.ndarray) or _holds_text(values.type):
+            return texts
+        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        try:
+            found = pc.cast(texts, kind)
+            same = _level_names(name, found.combine_chunks()) == texts.to_pylist()
+        except (pa.ArrowException, DataError):
+            return texts
+        return found if same else texts
+
     def is_missing(self, name: str) -> NDArray[np.bool_]:
         """(n,) True where the column has no value, NaN included."""
         values = self.column(name)
@@ -181,16 +202,6 @@ class Frame:
         if pa.types.is_dictionary(values.type):
             return self.levels(name).codes < 0
         return _to_numpy(values.is_null(nan_is_null=True), bool)
-
-    def is_null(self, name: str) -> NDArray[np.bool_]:
-        """(n,) True where the cell is empty; a NaN is a value here."""
-        values = self.column(name)
-        if isinstance(values, np.ndarray):
-            return np.zeros(self.n, dtype=bool)
-        if _holds_text(values.type) and not self.is_text(name):
-            empty = pc.is_in(values.cast(pa.string()), pa.array(["", "NA", "null", "NULL"]))
-            return _to_numpy(pc.or_(empty.fill_null(True), values.is_null()), bool)
-        return _to_numpy(values.is_null(), bool)
 
     def keep(self, mask: NDArray[np.bool_]) -> "Frame":
         """The rows where `mask` is true."""
@@ -215,7 +226,8 @@ class Frame:
             name: values[places] if isinstance(values, np.ndarray) else values.take(places)
             for name, values in self.columns.items()
         }
-        return replace(self, columns=columns, n=len(places), rows=None, _cache={})
+        labels = Labels(self.labels.form)
+        return replace(self, columns=columns, n=len(places), rows=None, labels=labels, _cache={})
 
     def rename(self, names: Mapping[str, str]) -> "Frame":
         """Columns under other names; one that is not in `names` keeps its own."""

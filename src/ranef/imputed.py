@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
-import pandas as pd
 from numpy.typing import NDArray
 
 from ranef.errors import ColumnError
@@ -37,12 +36,12 @@ class Imputed:
     posterior: Posterior
     seed: int
 
-    def table(self, name: str, interval: float) -> pd.DataFrame:
+    def table(self, name: str, interval: float) -> Any:
         """`Fit.imputed`."""
         tails = tails_of(interval)
         places, values = self.draws(name)
         lower, upper = np.quantile(values, tails, axis=0) if len(places) else np.zeros((2, 0))
-        return pd.DataFrame(
+        return self.posterior.training.rows.labels.at(places).table(
             {
                 "row": self._row(places),
                 "mean": values.mean(axis=0),

@@ -36,35 +36,37 @@ class LeaveOneOut:
     """What `Fit.loo` returns; it prints as a few lines.
 
     Attributes:
-        pointwise: by row or by level: elpd, p (effective parameters) and k, the Pareto k-hat.
+        pointwise: by row or by level: elpd, p (effective parameters) and k, the Pareto k-hat. Rows
+            have the index of the fitted table, or their place in it, from 0; levels the type of
+            their column. A polars table, with these in a column, for a fit of one.
         group: the grouping whose levels are left out; "" for rows.
         limit: of k-hat, above which an elpd cannot be relied on.
     """
 
-    pointwise: pd.DataFrame
+    pointwise: Any
     group: str
     limit: float
 
     @property
     def elpd(self) -> float:
         """The expected log pointwise predictive density, a sum."""
-        return float(np.sum(self.pointwise["elpd"].to_numpy()))
+        return float(np.sum(np.asarray(self.pointwise["elpd"])))
 
     @property
     def se(self) -> float:
         """Its standard error, from how rows or levels differ."""
-        each = self.pointwise["elpd"].to_numpy(np.float64)
+        each = np.asarray(self.pointwise["elpd"], np.float64)
         return math.sqrt(len(each)) * float(each.std(ddof=1))
 
     @property
     def p_loo(self) -> float:
         """The effective number of parameters."""
-        return float(np.sum(self.pointwise["p"].to_numpy()))
+        return float(np.sum(np.asarray(self.pointwise["p"])))
 
     @property
     def bad(self) -> float:
         """The share whose k-hat is over the limit."""
-        return float(np.mean(self.pointwise["k"].to_numpy() > self.limit))
+        return float(np.mean(np.asarray(self.pointwise["k"]) > self.limit))
 
     def __str__(self) -> str:
         what = f"levels of {self.group}" if self.group else "rows"
@@ -121,7 +123,7 @@ def leave_one_out(
     return LeaveOneOut(found, group or "", threshold(max(count, 2)))
 
 
-def _of_rows(posterior: Posterior, seed: int) -> pd.DataFrame:
+def _of_rows(posterior: Posterior, seed: int) -> Any:
     training = posterior.training
     predictive = Predictive(
         posterior.program, training.state, posterior.draws, Replay(False, "sample"), seed
@@ -133,10 +135,15 @@ def _of_rows(posterior: Posterior, seed: int) -> pd.DataFrame:
         training.held,
         lambda log_density: smoothed_out(log_density, efficiency),
     )
-    return pd.DataFrame(found, index=pd.RangeIndex(training.held, name="row"))
+    rows, places = training.rows, np.arange(training.held)
+    at = places if rows.places is None else np.asarray(rows.places)
+    if rows.labels.form == "polars":
+        return rows.labels.table({"row": at, **found})
+    labels = rows.labels.at(places).index
+    return pd.DataFrame(found, index=pd.Index(at, name="row") if labels is None else labels)
 
 
-def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | None) -> pd.DataFrame:
+def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | None) -> Any:
     own = levels_of(posterior, group)
     known = own or levels
     if known is None:
@@ -147,8 +154,7 @@ def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | Non
     values = Integrated.of(posterior, clean_name(str(group)), codes).log_likelihood(seed)
     occurs = np.unique(codes)
     found = smoothed_out(values[:, occurs], _efficiency(posterior))
-    labels = np.asarray(names, dtype=object)[occurs]
-    return pd.DataFrame(found, index=pd.Index(labels, name=str(group)))
+    return posterior.by_level(group, [names[level] for level in occurs], found)
 
 
 def smoothed_out(log_density: Array, efficiency: float) -> Mapping[str, Array]:

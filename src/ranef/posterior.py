@@ -1,6 +1,6 @@
 """Draws of every variable with its role, dimensions and labels, and the tables made of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -144,7 +144,7 @@ class Posterior:
                     rows.append((label, _element(value, place), 0.0))
         return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
 
-    def effects(self, factor: str) -> pd.DataFrame:
+    def effects(self, factor: str) -> Any:
         """`Fit.ranef`."""
         names = {
             name: v
@@ -155,20 +155,24 @@ class Posterior:
             groups = dict.fromkeys(v.factor for v in self.variables.values() if v.role == "group")
             hint = suggestion(str(factor), groups) if groups else "it has none"
             raise ColumnError(f"the model has no grouping {factor!r}; {hint}")
-        parts = []
+        levels = next(iter(names.values())).coords[0]
+        terms, means, sds = [], [], []
         for name, variable in names.items():
             if name in self.moments:
                 mean, sd = self.moments[name]
             else:
                 flat = self._flat(name)
                 mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
-            parts.append(
-                pd.DataFrame(
-                    {"term": name.removesuffix(f"|{variable.factor}"), "mean": mean, "sd": sd},
-                    index=pd.Index(variable.coords[0], name=factor),
-                )
-            )
-        return pd.concat(parts)
+            terms += [name.removesuffix(f"|{variable.factor}")] * len(levels)
+            means.append(mean)
+            sds.append(sd)
+        columns = {"term": terms, "mean": np.concatenate(means), "sd": np.concatenate(sds)}
+        return self.by_level(factor, list(levels) * len(names), columns)
+
+    def by_level(self, factor: str, levels: Sequence[str], columns: Mapping[str, Any]) -> Any:
+        """A table of levels, which have the type of their column, as the training table was."""
+        typed = self.training.sample.typed(str(factor), levels)
+        return self.training.rows.labels.by_level(str(factor), typed, columns)
 
     def _mean_and_sd(self, name: str, place: int) -> tuple[float, float]:
         """Of one element of a variable, in closed form where that is known."""
@@ -184,14 +188,16 @@ class Posterior:
         return values.reshape(values.shape[0] * values.shape[1], -1)
 
     def _shares(self) -> dict[str, NDArray[np.float64]]:
-        """Share of variance that each grouping explains, by draw."""
+        """Share of variance that each grouping explains, by draw: Var(its part of eta_i) over rows,
+
+        of the sum of that of all groupings and of the common effects, and of the residual's mean.
+        """
         known: dict[str, Any] = {
             name: values.reshape(-1, *values.shape[2:]) for name, values in self._ready.items()
         }
         size = max((len(v) for v in known.values()), default=1)
         for name, (value, _) in self.constants.items():
-            if np.ndim(value) == 0:
-                known[name] = np.full(size, value)
+            known[name] = np.broadcast_to(np.asarray(value, float), (size, *np.shape(value)))
         parts: dict[str, NDArray[np.float64]] = {}
         for term in self.program.terms.get(self.program.location, ()):
             state = self.training.state.terms[term.label]
@@ -199,10 +205,14 @@ class Posterior:
             for factor, variance in term.variances(state, design, known).items():
                 parts[factor] = parts.get(factor, 0.0) + variance
         residual = self.program.family.residual(self.training.state.family, known)
-        if residual is None or not parts:
+        if residual is None or not any(parts):
             return {}
+        response = self.training.response
+        if response.form == "weights":
+            # The variance of row i is sigma^2 / w_i, whatever the unit of w.
+            residual = residual * np.mean(1.0 / np.asarray(response.companion, np.float64))
         total = residual + sum(parts.values())
-        return {factor: variance / total for factor, variance in parts.items()}
+        return {factor: variance / total for factor, variance in parts.items() if factor}
 
 
 def variable_values(

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from narwhals.dependencies import is_into_series
 from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError, whole_number
@@ -14,7 +16,7 @@ from ranef.frame import Frame
 from ranef.posterior import Posterior
 from ranef.predictive import Predictive
 from ranef.program import Program
-from ranef.tables import from_arrays, read
+from ranef.tables import read
 from ranef.terms.base import Term
 from ranef.training import Designs, State
 
@@ -38,7 +40,7 @@ def recommend(
     designs: Callable[[Frame], Designs],
     data: Any,
     wanted: Wanted,
-) -> pd.DataFrame:
+) -> Any:
     """`Fit.recommend`.
 
     Args:
@@ -59,7 +61,9 @@ def recommend(
     term, side = _side(terms, given)
     own, other = _sides(term)[side], _sides(term)[1 - side]
     if wanted.candidates is None:
-        others = from_arrays({other: np.array(state.terms[term.label].levels[1 - side])})
+        levels = state.terms[term.label].levels[1 - side]
+        typed = known.training.sample.typed(other, levels)
+        others = Frame({other: typed}, len(levels), "the levels of the fit")
     else:
         others = read(wanted.candidates, None, program.missing)
         others.column(other)  # refuses a table without it
@@ -85,8 +89,13 @@ def recommend(
     pairs = _pairs(given, others, chosen, place)
     response = _response(program, state, pairs)
     table = predictive.summaries(designs(pairs), response, pairs.n, "mean", wanted.interval)
-    columns = {own: _levels(pairs, own), "rank": rank, other: _levels(pairs, other)}
-    return pd.DataFrame({**columns, **table})
+    sample = known.training.sample
+    columns = {
+        own: sample.typed(own, _levels(pairs, own)),
+        "rank": rank,
+        other: sample.typed(other, _levels(pairs, other)),
+    }
+    return given.labels.at(chosen).table({**columns, **table})
 
 
 def _response(program: Program, state: State, rows: Frame) -> ResponseDesign:
@@ -101,11 +110,14 @@ def _sides(term: Term) -> tuple[str, str]:
 
 def _as_table(data: Any, term: Term) -> Any:
     """A level, or a list of them, stands for a table of the first column of mf()."""
-    if isinstance(data, (str, int, np.integer)) and not isinstance(data, bool):
+    first = _sides(term)[0]
+    if isinstance(data, (str, int, float, np.generic, date)):
         # A path to a file is a text too; levels are asked for more often.
-        return {_sides(term)[0]: [str(data)]}
-    if isinstance(data, Sequence) or (isinstance(data, np.ndarray) and data.ndim == 1):
-        return {_sides(term)[0]: [str(level) for level in data]}
+        return {first: [data]}
+    if isinstance(data, (Sequence, np.ndarray, pd.Index)) or is_into_series(data):
+        listed = list(data)
+        mixed = len({isinstance(level, str) for level in listed}) > 1
+        return {first: [str(level) for level in listed] if mixed else listed}
     return data
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyarrow import csv, dataset, parquet
 
@@ -18,6 +19,7 @@ from ranef import arrays
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
 from ranef.files import replacing
 from ranef.frame import Frame
+from ranef.labels import Labels
 from ranef.registry import suggestion
 
 
@@ -85,7 +87,7 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
     except Exception as error:  # a lazy table runs its whole plan here, and any part may fail
         raise DataError(f"the table cannot be computed: {first_line(error)}") from None
     columns_ = {name: _arrow_column(name, selected[own]) for name, own in names.items()}
-    return Frame(columns_, len(selected), "the table")
+    return Frame(columns_, len(selected), "the table", labels=Labels.of(selected))
 
 
 _UNREADABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
@@ -96,22 +98,77 @@ def _arrow_column(name: str, series: nw.Series) -> Any:
 
     A NumPy float of pandas has NaN and no empty cells.
     """
+    native = series.to_native()
     try:
-        native = series.to_native()
-        plain = series.implementation.is_pandas() and isinstance(native.dtype, np.dtype)
-        if plain and native.dtype.kind == "f":
-            return pa.chunked_array([pa.array(native.to_numpy(), from_pandas=False)])
-        stacked = arrays.of_objects(name, native) if plain else None
-        if stacked is not None:
-            return stacked
+        if isinstance(native, pd.Series):
+            native = _of_pandas(name, native)
+            series = nw.from_native(native, series_only=True)
+            plain = isinstance(native.dtype, np.dtype)
+            if plain and native.dtype.kind == "f":
+                return pa.chunked_array([pa.array(native.to_numpy(), from_pandas=False)])
+            stacked = arrays.of_objects(name, native) if plain else None
+            if stacked is not None:
+                return stacked
+        elif series.dtype == nw.Object:
+            return _dict_column(name, native.to_list())
+        elif series.dtype in (nw.Int128, nw.UInt128):
+            return arrays.of_arrow(name, _of_128_bits(series).to_frame().to_arrow().column(0))
         return arrays.of_arrow(name, series.alias("column").to_frame().to_arrow().column(0))
     except RanefError:
         raise
     except _UNREADABLE as error:
-        raise _mixed(name, error) from None
+        raise _mixed(name, native, error) from None
 
 
-def _mixed(name: str, error: Exception) -> DataError:
+def _of_pandas(name: str, column: pd.Series) -> pd.Series:
+    """A column of pandas in types that Arrow has, without its index, which may be of any kind."""
+    column, kind = column.reset_index(drop=True), column.dtype
+    if isinstance(kind, pd.SparseDtype):
+        return column.sparse.to_dense()
+    if isinstance(kind, (pd.IntervalDtype, pd.PeriodDtype)):
+        column = column.astype("category")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        names = column.cat.categories
+        if isinstance(names.dtype, (pd.IntervalDtype, pd.PeriodDtype)):
+            return column.cat.rename_categories([str(each) for each in names])
+    if getattr(kind, "kind", "") == "c":
+        raise DataError(
+            f"column {name!r} holds {kind}, which is no number on a line; use its real and "
+            "imaginary parts as columns of their own"
+        )
+    return column
+
+
+def _of_128_bits(series: nw.Series) -> nw.Series:
+    """Integers of polars that Arrow does not have, in 64 bits where they fit."""
+    for kind in (nw.Int64(), nw.Decimal(38, 0)):
+        try:
+            return series.cast(kind)
+        except Exception:  # polars has exceptions of its own, and need not be there
+            continue
+    raise DataError(
+        f"column {series.name!r} holds integers of more than 38 digits; write them as text to use "
+        "them as levels, or as floats"
+    )
+
+
+def _is_gap(value: Any) -> bool:
+    """Whether a value among Python objects stands for none."""
+    return value is None or value is pd.NA or value is pd.NaT or bool(value != value)
+
+
+def _mixed(name: str, values: Any, error: Exception) -> DataError:
+    """What to say of a column that Arrow could not read: of which types its values are."""
+    seen: dict[type, str] = {}
+    for row, value in enumerate(values):
+        if np.ndim(value) == 0 and not _is_gap(value):
+            seen.setdefault(type(value), f"{value!r:.40} in row {row + 1}")
+    if len(seen) > 1:
+        (one, first), (other, second), *_ = ((kind.__name__, v) for kind, v in seen.items())
+        return DataError(
+            f"column {name!r} mixes values of type {one} and {other}, such as {first} and "
+            f"{second}; make it all numbers or all text"
+        )
     reason = first_line(error).split("', '")[0].strip("(\"'")
     return DataError(
         f"column {name!r} cannot be read as one kind of value ({reason}); make it all numbers or "
@@ -139,8 +196,14 @@ def _dict_column(name: str, values: Any) -> Any:
     try:
         if isinstance(values, np.ma.MaskedArray):
             values = np.where(np.ma.getmaskarray(values), np.nan, np.ma.getdata(values))
-        if isinstance(values, (pa.Array, pa.ChunkedArray)) and arrays.holds_arrays(values.type):
+        if isinstance(values, pa.Array):
+            values = pa.chunked_array([values])
+        if isinstance(values, pa.ChunkedArray):
             return arrays.of_arrow(name, values)
+        if isinstance(values, (pd.Index, pd.api.extensions.ExtensionArray)):
+            values = pd.Series(values)
+        if nw.dependencies.is_into_series(values):
+            return _arrow_column(name, nw.from_native(values, series_only=True))
         stacked = arrays.of_objects(name, values)
         if stacked is not None:
             return stacked
@@ -150,7 +213,7 @@ def _dict_column(name: str, values: Any) -> Any:
             return np.asarray(values, dtype=np.float64)
         if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
             return pa.chunked_array([pa.array(values, from_pandas=False)])
-        listed = list(values)
+        listed = [None if v is pd.NA or v is pd.NaT else v for v in values]
         if any(isinstance(value, str) for value in listed):
             # Among texts a NaN is how pandas and NumPy write an empty cell.
             listed = [None if isinstance(v, float) and v != v else v for v in listed]
@@ -158,7 +221,7 @@ def _dict_column(name: str, values: Any) -> Any:
     except RanefError:
         raise
     except _UNREADABLE as error:
-        raise _mixed(name, error) from None
+        raise _mixed(name, values, error) from None
 
 
 def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
@@ -264,7 +327,8 @@ def concatenate(frames: Sequence[Frame]) -> Frame:
     """The rows of all frames, which have the same columns, as one."""
     first = frames[0]
     columns = {name: _joined([frame.columns[name] for frame in frames]) for name in first.columns}
-    return replace(first, columns=columns, n=sum(f.n for f in frames), rows=None, _cache={})
+    n, labels = sum(frame.n for frame in frames), Labels(first.labels.form)
+    return replace(first, columns=columns, n=n, rows=None, labels=labels, _cache={})
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -1,14 +1,27 @@
-"""Columns of a `Frame` as arrays and texts, and back."""
+"""Columns of a `Frame`, and a pandas index, as arrays and texts, and back."""
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from ranef.frame import Frame
 
 # What a column is kept as: by what it holds.
 Plain = dict[str, Any]
+
+# Digits of the largest decimal in 128 bits.
+_DECIMAL128 = 38
+# Dates and times by what they are kept as, and what makes their type.
+_TIMES: dict[str, Any] = {
+    "timestamp": lambda unit, zone: pa.timestamp(unit, zone or None),
+    "duration": pa.duration,
+    "time32": pa.time32,
+    "time64": pa.time64,
+    "date32": lambda unit: pa.date32(),
+    "date64": lambda unit: pa.date64(),
+}
 
 
 def plain(frame: Frame) -> Plain:
@@ -48,7 +61,10 @@ def _column(values: Any) -> Plain:
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         filled = values.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False)
         return {"numbers": np.ascontiguousarray(filled), "valid": valid}
-    # Dates and times are used as levels alone, by their texts.
+    if pa.types.is_temporal(kind) and not pa.types.is_interval(kind):
+        whole = pa.int32() if kind.bit_width == 32 else pa.int64()
+        counts = values.cast(whole).fill_null(0).to_numpy(zero_copy_only=False)
+        return {"numbers": np.ascontiguousarray(counts), "valid": valid, "time": _time(kind)}
     texts = np.array(values.cast(pa.string()).fill_null("").to_pylist(), dtype=object)
     out: Plain = {"texts": texts, "valid": valid}
     if pa.types.is_decimal(kind):
@@ -64,8 +80,56 @@ def _restored(kept: Plain) -> Any:
         codes = pa.array(kept["codes"], pa.int32(), mask=kept["codes"] < 0)
         return pa.chunked_array([pa.DictionaryArray.from_arrays(codes, names)])
     if "numbers" in kept:
-        return pa.chunked_array([pa.array(kept["numbers"], mask=~kept["valid"])])
+        numbers = pa.array(kept["numbers"], mask=~kept["valid"])
+        if "time" in kept:
+            kind, *rest = kept["time"]
+            numbers = numbers.cast(_TIMES[kind](*rest))
+        return pa.chunked_array([numbers])
     texts = pa.array(kept["texts"], pa.string(), mask=~kept["valid"])
     if "decimal" in kept:
-        texts = texts.cast(pa.decimal128(*kept["decimal"]))
+        precision, scale = kept["decimal"]
+        kind = pa.decimal128 if precision <= _DECIMAL128 else pa.decimal256
+        texts = texts.cast(kind(precision, scale))
     return pa.chunked_array([texts])
+
+
+def _time(kind: pa.DataType) -> tuple[str, ...]:
+    """A type of dates or times in texts."""
+    unit = str(getattr(kind, "unit", ""))
+    if pa.types.is_timestamp(kind):
+        return "timestamp", unit, kind.tz or ""
+    return str(kind).partition("[")[0], unit
+
+
+def plain_index(index: pd.Index) -> Plain:
+    """A pandas index in arrays, texts and numbers; what has no Arrow type is kept as text."""
+    levels = [index.get_level_values(i) for i in range(index.nlevels)]
+    names = [n if isinstance(n, (str, int)) or n is None else str(n) for n in index.names]
+    return {
+        "names": names,
+        "levels": [_level(level) for level in levels],
+        "several": isinstance(index, pd.MultiIndex),
+    }
+
+
+def _level(level: pd.Index) -> Plain:
+    try:
+        values = pa.array(level, from_pandas=True)
+        if isinstance(values.type, pa.ExtensionType):
+            raise pa.ArrowInvalid("no plain type")
+        return _column(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return _column(pa.array([str(value) for value in level], pa.string()))
+
+
+def restored_index(kept: Plain) -> pd.Index:
+    """The index again.
+
+    Raises:
+        ValueError, TypeError, KeyError: for what `plain_index` does not give.
+    """
+    levels = [_restored(level).to_pandas() for level in kept["levels"]]
+    names = list(kept["names"])
+    if kept["several"]:
+        return pd.MultiIndex.from_arrays(levels, names=names)
+    return pd.Index(levels[0], name=names[0])

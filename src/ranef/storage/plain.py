@@ -3,7 +3,7 @@
 A number, a text, true, false and null stand for themselves. Everything else is an object with
 one key that says what it is: a tuple, a mapping, an array or list of texts among the arrays, a
 dataclass from the register with its fields by name, an expression of the formula, a table, a
-network. What is not on this list is neither written nor read.
+pandas index, a network. What is not on this list is neither written nor read.
 """
 
 import types
@@ -15,9 +15,10 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from ranef import archive, complete, matrix, moments, priors, registry, training
+from ranef import archive, complete, labels, matrix, moments, priors, registry, training
 from ranef.errors import OptionError
 from ranef.expression import Expression
 from ranef.families import base as families
@@ -41,7 +42,7 @@ def register() -> dict[str, type]:
     classes: list[type] = [
         *(matrix.Matrix, matrix.Coding, matrix.Part, moments.Scale, training.State),
         *(terms.Design, families.ResponseDesign, families.State, complete.Rows),
-        *(inputs.Argument, inputs.Feed, orthogonal.Coordinates),
+        *(labels.Labels, inputs.Argument, inputs.Feed, orthogonal.Coordinates),
         *effects.CLASSES,
         *(c for c in vars(priors).values() if isinstance(c, type) and is_dataclass(c)),
     ]
@@ -77,6 +78,8 @@ class Writer:
             return {"expression": str(value)}
         if isinstance(value, Frame):
             return {"table": self.value(columns.plain(value))}
+        if isinstance(value, pd.Index):
+            return {"index": self.value(columns.plain_index(value))}
         if type(value) in self._names:
             return {
                 "of": self._names[type(value)],
@@ -215,6 +218,9 @@ class Reader:
     def _table(self, kept: dict) -> Frame:
         return columns.restored(self.value(kept["table"]))
 
+    def _index(self, kept: dict) -> pd.Index:
+        return columns.restored_index(self.value(kept["index"]))
+
     def _network(self, kept: dict) -> Any:
         return self.network(kept["network"])
 
@@ -236,6 +242,7 @@ _READERS: dict[str, Callable[[Reader, dict], Any]] = {
     "array": Reader._array,
     "expression": Reader._expression,
     "table": Reader._table,
+    "index": Reader._index,
     "network": Reader._network,
     "tuple": Reader._tuple,
     "list": Reader._list,

@@ -442,7 +442,10 @@ class Term(ABC):
     def variances(
         self, state: Any, design: Design, values: Mapping[str, Any]
     ) -> dict[str, NDArray[np.float64]]:
-        """Variance of eta that each grouping contributes, by grouping, one per draw."""
+        """Variance of eta over rows that each grouping contributes, by grouping, one per draw.
+
+        What all rows share stands under "".
+        """
         return {}
 
 

@@ -398,6 +398,16 @@ class Common(LinearTerm):
             out[name] = vector if coding.names else Variable()
         return out
 
+    def variances(
+        self, state: State, design: Design, values: Mapping[str, Any]
+    ) -> dict[str, NDArray[np.float64]]:
+        """Var_i(x_i' beta) = beta' Cov(x) beta, by draw."""
+        columns = np.asarray(design.arrays["columns"], np.float64)
+        away = columns - columns.mean(axis=0)
+        each = [np.asarray(values[self._site(coding.name)]) for coding in state.matrix.codings]
+        beta = np.concatenate([value.reshape(len(value), -1) for value in each], axis=1)
+        return {"": np.einsum("si,ij,sj->s", beta, away.T @ away / len(away), beta)}
+
 
 def _spread(state: State) -> NDArray[np.float64]:
     """The sd of each column; a constant column (the intercept) counts by its size."""
