@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ranef.frame import Frame
+from ranef.frame import Frame, time_texts
 
 # What a column is kept as: by what it holds.
 Plain = dict[str, Any]
@@ -43,13 +43,15 @@ def _column(values: Any) -> Plain:
     kind = values.type
     if pa.types.is_dictionary(kind):
         codes = values.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
-        return {"codes": codes, "names": _column(values.dictionary)}
+        names = _column(values.dictionary)
+        return {"codes": codes, "names": names, "ordered": bool(kind.ordered)}
     valid = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), bool)
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         filled = values.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False)
         return {"numbers": np.ascontiguousarray(filled), "valid": valid}
     # Dates and times are used as levels alone, by their texts.
-    texts = np.array(values.cast(pa.string()).fill_null("").to_pylist(), dtype=object)
+    said = time_texts(values) if pa.types.is_timestamp(kind) else values.cast(pa.string())
+    texts = np.array(said.fill_null("").to_pylist(), dtype=object)
     out: Plain = {"texts": texts, "valid": valid}
     if pa.types.is_decimal(kind):
         out["decimal"] = (kind.precision, kind.scale)
@@ -62,7 +64,9 @@ def _restored(kept: Plain) -> Any:
     if "codes" in kept:
         names = _restored(kept["names"]).combine_chunks()
         codes = pa.array(kept["codes"], pa.int32(), mask=kept["codes"] < 0)
-        return pa.chunked_array([pa.DictionaryArray.from_arrays(codes, names)])
+        # Files of before the order of categories counted do not say whether it was declared.
+        ordered = bool(kept.get("ordered", False))
+        return pa.chunked_array([pa.DictionaryArray.from_arrays(codes, names, ordered=ordered)])
     if "numbers" in kept:
         return pa.chunked_array([pa.array(kept["numbers"], mask=~kept["valid"])])
     texts = pa.array(kept["texts"], pa.string(), mask=~kept["valid"])

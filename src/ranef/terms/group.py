@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ranef import matrix, priors
 from ranef.equation import Line, Sub, Summand, joined
 from ranef.errors import ColumnError, DataError
-from ranef.frame import Frame, Index, crossed_levels, sorted_levels
+from ranef.frame import Frame, Index, LevelsSeen, crossed_levels
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior
 from ranef.sites import parameter
@@ -39,7 +39,7 @@ class Scan:
     """The slopes' scan, and the levels seen."""
 
     matrix: matrix.Scan
-    levels: set[str]
+    levels: LevelsSeen
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,12 @@ class Group(LinearTerm):
 
     def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
         found = crossed_levels(frame, self.call.options["factor"])
-        levels = accumulator.levels if accumulator else set()
-        levels.update(found.names[found.present()].tolist())
+        levels = (accumulator.levels if accumulator else LevelsSeen()).add(found)
         seen = accumulator.matrix if accumulator else None
         return Scan(matrix.scan(seen, self.call.arguments, frame), levels)
 
     def finish(self, accumulator: Scan) -> State:
-        levels: tuple[str, ...] = tuple(sorted_levels(accumulator.levels))
+        levels = accumulator.levels.ordered()
         if len(levels) == 1:
             raise DataError(
                 f"the grouping {self.factor!r} has one level, {levels[0]!r}, and nothing can vary "
