@@ -144,9 +144,12 @@ class Posterior:
             else:
                 flat = self._flat(name)
                 mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
+            term = name.removesuffix(f"|{variable.factor}")
+            if clean_name(variable.title) == name:  # as the formula writes it
+                term = variable.title.rpartition("|")[0] if "/" in variable.title else term
             parts.append(
                 pd.DataFrame(
-                    {"term": name.removesuffix(f"|{variable.factor}"), "mean": mean, "sd": sd},
+                    {"term": term, "mean": mean, "sd": sd},
                     index=pd.Index(variable.coords[0], name=factor),
                 )
             )

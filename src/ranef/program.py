@@ -20,7 +20,7 @@ from ranef.equation import Line, Sub, joined
 from ranef.errors import ColumnError, FormulaError, OptionError
 from ranef.expression import Column
 from ranef.families.base import Family, FamilyParameter, ResponseDesign
-from ranef.families.responses import is_text
+from ranef.families.responses import is_boolean, is_text
 from ranef.formula import ColumnModel, Formula, ResponseCall
 from ranef.frame import Frame
 from ranef.incomplete import FAMILIES, Incomplete, Law, column
@@ -129,10 +129,15 @@ class Program:
         return Program(formula, model.family, {}, networks, self.missing, name)
 
     def suited(self, frame: Frame) -> "Program":
-        """The program for such rows: a response of texts is Bernoulli unless the user says else."""
-        response = self.formula.response
-        text = response.form == "plain" and is_text(response.value, frame)
-        return self._with("bernoulli") if text and self.family.name == "gaussian" else self
+        """The program for such rows.
+
+        A response of texts, or of true and false, is Bernoulli unless the user says else.
+        """
+        value = self.formula.response.value
+        of_two = is_text(value, frame) or is_boolean(value, frame)
+        plain = self.formula.response.form == "plain"
+        default = self.family.name == "gaussian"
+        return self._with("bernoulli") if plain and of_two and default else self
 
     def known(self, frames: Iterable[Frame]) -> "Program":
         """`bound`, for complete rows that have not been gone through; most families need not."""
@@ -308,14 +313,17 @@ class Program:
                     raise _clash(name)
                 size = max(1, len(parameter.labels))
                 slots[name] = Parameter(default, parameter.support, size=size)
-        for name in self.user_priors:
-            if name not in slots and name not in {slot.alias for slot in slots.values()}:
+        known = {*slots, *(slot.alias for slot in slots.values())}
+        # Names as tables show them, such as I(x / 2), are taken as well as those of the posterior.
+        given = {n if n in known else clean_name(n): p for n, p in self.user_priors.items()}
+        for name in given:
+            if name not in known:
                 hint = registry.suggestion(name, slots)
                 raise OptionError(f"there is no parameter {name!r} to give a prior to; {hint}")
         out = {}
         for name, slot in slots.items():
-            default = self.user_priors.get(slot.alias, slot.prior)
-            out[name] = allowed(name, self.user_priors.get(name, default), slot.support, slot.size)
+            default = given.get(slot.alias, slot.prior)
+            out[name] = allowed(name, given.get(name, default), slot.support, slot.size)
         return out
 
     def designs(self, state: State, frame: Frame) -> Designs:
@@ -591,7 +599,8 @@ class Program:
                 predictors.append((*left, *joined([t.text for t in terms], " + ")))
                 laws += [law for t in terms for law in t.laws]
         response: Line = (str(self.family.response.value), Sub("i"), " ~ ")
-        return [(*response, *self.family.law(symbols)), *predictors, *laws]
+        said: list[Line] = [(note,) for note in self.family.notes(self.law(state))]
+        return [(*response, *self.family.law(symbols)), *predictors, *laws, *said]
 
     def variables(self, state: State) -> dict[str, Variable]:
         """The variables of the posterior in the order of the formula."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute
 from pyarrow import csv, dataset, parquet
@@ -70,6 +71,7 @@ def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str)
 
 
 def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
+    data = _without_twins(data, columns)
     try:
         table = nw.from_native(data)
     except TypeError:
@@ -92,6 +94,18 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
     if isinstance(data, pa.Table):
         columns_ = _with_orders(columns_, data.schema)
     return Frame(columns_, len(selected), "the table")
+
+
+def _without_twins(data: Any, columns: Sequence[str] | None) -> Any:
+    """A pandas table without columns of one name, which no other table can have.
+
+    Raises:
+        DataError: for one that is wanted.
+    """
+    if not isinstance(data, pd.DataFrame) or data.columns.is_unique:
+        return data
+    chosen(list(data.columns), columns, "the table")
+    return data.loc[:, ~data.columns.duplicated()]
 
 
 def _with_orders(columns: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:

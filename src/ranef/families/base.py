@@ -412,6 +412,10 @@ class Family(ABC):
     def law(self, symbols: Mapping[str, Line]) -> Line:
         """What follows "y_i ~" on paper; `symbols` holds each free parameter's."""
 
+    def notes(self, state: State) -> tuple[str, ...]:
+        """What a reader must know of how the response is coded, in a few words each."""
+        return ()
+
     def companion(self) -> Line:
         """The standard error or weight of row i on paper."""
         return (str(self.response.companion), Sub("i"))

@@ -98,6 +98,13 @@ class Bernoulli(Family):
     def law(self, symbols: Mapping[str, Line]) -> Line:
         return ("Bernoulli(", *symbols["p"], ")")
 
+    def notes(self, state: State) -> tuple[str, ...]:
+        """Which of two texts is the success."""
+        if not state.categories:
+            return ()
+        other, success = map(repr, state.categories)
+        return (f"success is {self.response.value} = {success}, and not {other}",)
+
     def residual(self, state: State, values: Mapping[str, Any]) -> Any:
         """pi^2 / 3, the variance of a logistic variable that would be observed by its sign."""
         return np.asarray(np.pi**2 / 3)

@@ -49,6 +49,11 @@ def is_text(response: Expression, frame: Frame) -> bool:
     return isinstance(response, Column) and frame.is_text(response.name)
 
 
+def is_boolean(response: Expression, frame: Frame) -> bool:
+    """Whether the response is a column of true and false."""
+    return isinstance(response, Column) and frame.is_boolean(response.name)
+
+
 def places(
     response: Column, categories: tuple[str, ...], frame: Frame, family: str
 ) -> NDArray[np.float64]:
