@@ -222,7 +222,8 @@ def test_common_stands_for_all_common_effects_but_the_intercept(grouped):
         ("y ~ x", {"priors": {"z": rf.Normal()}}, rf.OptionError, "no parameter 'z'"),
         ("y ~ x", {"priors": {"sigma": rf.Normal()}}, rf.OptionError, "use HalfNormal"),
         ("y ~ x", {"missing": "NA"}, rf.OptionError, "missing must be a list"),
-        ("y ~ nn(x)", {}, rf.FormulaError, "nn() needs either net=name or hidden="),
+        ("y ~ nn(x, net=m, hidden=[8])", {}, rf.FormulaError, "takes net=name or hidden="),
+        ("y ~ C(f, ref='z')", {}, rf.DataError, "ref='z') names no level of the column 'f'"),
         ("y ~ nn(x, net=m)", {}, rf.OptionError, "names no network"),
         ("y ~ nn(x, hidden=[5], depth=2)", {}, rf.FormulaError, "no option 'depth'"),
         (

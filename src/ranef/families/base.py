@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ranef import transforms
 from ranef.equation import Line, Sub
 from ranef.errors import DataError, OptionError
-from ranef.expression import Expression
+from ranef.expression import Expression, Operation, Sum
 from ranef.families.links import INVERSE_LINKS, LINKS
 from ranef.families.natural import Natural
 from ranef.formula import ResponseCall
@@ -418,7 +418,9 @@ class Family(ABC):
 
     def companion(self) -> Line:
         """The standard error or weight of row i on paper."""
-        return (str(self.response.companion), Sub("i"))
+        companion = self.response.companion
+        joined = isinstance(companion, (Operation, Sum))
+        return (f"({companion})" if joined else str(companion), Sub("i"))
 
     def shifts(
         self,
