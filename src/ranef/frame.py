@@ -52,11 +52,16 @@ class Levels:
     Attributes:
         declared: whether `names` stand in an order that the column declares; they then hold
             levels that no row has, too.
+        columns: of levels that several columns form together, some with a declared order, those
+            of each of these.
+        cells: their names in each of `names`.
     """
 
     codes: NDArray[np.int32]
     names: NDArray[np.object_]
     declared: bool = False
+    columns: tuple["Levels", ...] = ()
+    cells: tuple[tuple[str, ...], ...] = ()
 
     def present(self) -> NDArray[np.int64]:
         """The codes that some row has, in order."""
@@ -71,27 +76,47 @@ class LevelsSeen:
         names: of the levels that some row has.
         orders: different orders, each of levels with or without rows; None as soon as a batch
             with rows declares none.
+        columns: of levels that several columns form together, those of each of these.
+        cells: by level, its names in these columns.
     """
 
     names: set[str] = field(default_factory=set)
     orders: tuple[tuple[str, ...], ...] | None = ()
+    columns: tuple["LevelsSeen", ...] = ()
+    cells: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, found: Levels) -> "LevelsSeen":
         """With the levels of another batch."""
-        present = found.names[found.present()].tolist()
+        places = found.present()
+        present = found.names[places].tolist()
+        names = self.names | set(present)
+        if found.cells:
+            known = self.columns or tuple(LevelsSeen() for _ in found.columns)
+            columns = tuple(k.add(c) for k, c in zip(known, found.columns, strict=True))
+            own = {found.names[place]: found.cells[place] for place in places.tolist()}
+            return LevelsSeen(names, None, columns, self.cells | own)
         orders = self.orders
         if orders is not None and found.declared:
             order = tuple(found.names.tolist())
             orders = orders if order in orders else (*orders, order)
         elif present:
             orders = None
-        return LevelsSeen(self.names | set(present), orders)
+        return LevelsSeen(names, orders, self.columns, self.cells)
 
     def ordered(self) -> tuple[str, ...]:
         """The levels that some row has, in the declared order; without one as `sorted_levels`.
 
-        Orders of several batches are merged. Where they contradict each other none counts.
+        Orders of several batches are merged. Where they contradict each other none counts. Levels
+        of several columns are ordered by the first, then by the next.
         """
+        if self.cells.keys() >= self.names and self.names:
+            ranks = [{n: i for i, n in enumerate(column.ordered())} for column in self.columns]
+
+            def place(name: str) -> tuple[int, ...]:
+                cell = self.cells[name]
+                return tuple(rank[own] for rank, own in zip(ranks, cell, strict=True))
+
+            return tuple(sorted(self.names, key=place))
         order = merged_order(self.orders) if self.orders else None
         if order is None:
             return tuple(sorted_levels(self.names))
@@ -535,12 +560,12 @@ class Index:
 
 def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
     """The levels of one grouping column, or those that several form together, as "a:b"."""
-    first, *others = (frame.levels(name) for name in names)
+    columns = tuple(frame.levels(name) for name in names)
+    first, *others = columns
+    # Which levels of the columns a pair stands for matters where these have an order.
+    declared = bool(others) and any(column.declared for column in columns)
+    cells = [(name,) for name in first.names] if declared else []
     for level, other in enumerate(others, start=1):
-        # A declared order of one of the factors orders the pairs, too.
-        declared = first.declared or other.declared
-        if declared:
-            first, other = _in_order(first), _in_order(other)
         size = len(other.names)
         pairs = first.codes.astype(np.int64) * size + other.codes
         pairs[(first.codes < 0) | (other.codes < 0)] = -1
@@ -551,12 +576,9 @@ def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
             f"{_joinable(first.names[p // size], level > 1)}:{_joinable(other.names[p % size])}"
             for p in seen
         ]
-        first = Levels(codes.astype(np.int32), np.array(joined, dtype=object), declared)
-    return first
-
-
-def _in_order(found: Levels) -> Levels:
-    return found if found.declared else _reordered(found, sorted_levels(found.names))
+        cells = [(*cells[p // size], other.names[p % size]) for p in seen] if declared else []
+        first = Levels(codes.astype(np.int32), np.array(joined, dtype=object))
+    return replace(first, columns=columns, cells=tuple(cells)) if declared else first
 
 
 def _joinable(name: Any, joined: bool = False) -> str:
