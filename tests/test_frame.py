@@ -53,7 +53,11 @@ def declared(*names, rows=None):
 def test_levels_seen_in_batches_keep_the_order_that_is_declared():
     seen = LevelsSeen().add(declared("low", "mid", "high", rows=["high", "low"]))
     assert seen.ordered() == ("low", "high")
-    assert seen.add(declared("low", "mid", "high", rows=["mid"])).ordered() == ("low", "mid", "high")
+    assert seen.add(declared("low", "mid", "high", rows=["mid"])).ordered() == (
+        "low",
+        "mid",
+        "high",
+    )
 
 
 def test_orders_of_several_batches_are_merged_and_contradictions_drop_them():

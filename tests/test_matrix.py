@@ -148,9 +148,13 @@ def test_an_interaction_of_many_factors_is_refused():
 
 
 def test_the_reference_and_the_levels_of_a_factor_can_be_chosen():
-    with pytest.raises(DataError, match=r"ref='z'\) names no level of the column 'f', which has 'a'"):
+    with pytest.raises(
+        DataError, match=r"ref='z'\) names no level of the column 'f', which has 'a'"
+    ):
         built("C(f, ref=z)")
-    with pytest.raises(DataError, match="leaves out 'c', and the column 'f' has the levels 'a', 'b'"):
+    with pytest.raises(
+        DataError, match="leaves out 'c', and the column 'f' has the levels 'a', 'b'"
+    ):
         built("C(f, levels=[a, b])")
 
 
@@ -178,7 +182,9 @@ def test_true_and_false_are_two_levels_and_count_as_one_and_zero_in_arithmetic()
 @pytest.mark.parametrize("text", ["{}%", "{},000", "$ {}", "{}.5", "1,{}", "({},5)"])
 def test_numbers_written_as_text_are_named(text):
     values = np.array([text.format(100 + i) for i in range(40)])
-    with pytest.raises(DataError, match=r"column 'x' holds numbers written as text, such as '.*' in"):
+    with pytest.raises(
+        DataError, match=r"column 'x' holds numbers written as text, such as '.*' in"
+    ):
         built("x", {"x": values})
     assert built("C(x)", {"x": values})[1].shape == (40, 40)
     few = np.array([text.format(100 + i) for i in range(3)] * 5)

@@ -158,7 +158,7 @@ def _refuse_homonyms(formula: Formula) -> None:
                 raise _fail(
                     formula.text,
                     expression,
-                    f"{expression} is coded in two ways; give it the same ref and levels throughout",
+                    f"{expression} is coded in two ways; give it one ref and one list of levels",
                 )
             if known != expression:
                 raise _fail(

@@ -401,9 +401,7 @@ def _declared_orders(name: str, values: Any) -> list[tuple[str, ...]]:
     for chunk in chunks:
         if not any(chunk.dictionary.equals(known) for known in listed):
             listed.append(chunk.dictionary)
-    return [
-        tuple(text for text in _level_names(name, each) if text is not None) for each in listed
-    ]
+    return [tuple(text for text in _level_names(name, each) if text is not None) for each in listed]
 
 
 def merged_order(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:

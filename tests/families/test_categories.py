@@ -82,7 +82,5 @@ def test_successes_and_failures_are_successes_of_trials():
 
 def test_thresholds_span_the_constant_whatever_the_formula_says_of_it():
     table = {"y": K, "x": X, "f": np.where(X > 0, "a", "b")}
-    without, with_ = (
-        fitted(f"y ~ {i} + f", table, family="ordinal").fixef() for i in ("0", "1")
-    )
+    without, with_ = (fitted(f"y ~ {i} + f", table, family="ordinal").fixef() for i in ("0", "1"))
     pd.testing.assert_frame_equal(without, with_)

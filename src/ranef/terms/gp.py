@@ -59,7 +59,7 @@ class Scan:
     """The range of the columns, and the levels seen."""
 
     seen: ranges.Seen
-    levels: frozenset[str]
+    levels: LevelsSeen
 
 
 @dataclass(frozen=True)
