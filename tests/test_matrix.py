@@ -40,6 +40,7 @@ def built(text, table=TABLE, new=None):
         ("C(f, ref='b')", ["Intercept", "C(f)[a]", "C(f)[c]"]),
         ("C(f, levels=[c, a, b])", ["Intercept", "C(f)[a]", "C(f)[b]"]),
         ("C(f, ref=a, levels=['c', 'a', 'b', 'unseen'])", ["Intercept", "C(f)[c]", "C(f)[b]"]),
+        ("factor(f, levels=c('b', 'a', 'c'))", ["Intercept", "C(f)[a]", "C(f)[c]"]),
         ("C(k, ref=10)", ["Intercept", "C(k)[2]"]),
         ('I(f == "a") + I(x > 3)', ["Intercept", 'I(f == "a")', "I(x > 3)"]),
     ],

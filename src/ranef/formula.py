@@ -453,6 +453,8 @@ def _literal(node: Expression, text: str) -> Any:
         return {"True": True, "False": False, "None": None}.get(node.name, node.name)
     if isinstance(node, Sequence):
         return [_literal(item, text) for item in node.items]
+    if isinstance(node, Function) and node.name == "c" and not node.options:  # as R lists
+        return [_literal(item, text) for item in node.arguments]
     if isinstance(node, Sum) and node.signs == ("-",) and isinstance(node.operands[0], Number):
         return -_literal(node.operands[0], text)
     raise _fail(text, node, f"{node} is not a value: expected a number, a text, a name or a list")
