@@ -154,7 +154,9 @@ def needs(products: Sequence[Product]) -> dict[str, str]:
         numbers, _ = expression.columns_by_use()
         for name in expression.columns():
             level = coded or name not in numbers
-            out[name] = "level" if level else "any" if bare else "number"
+            # What the table says of a column says it for other uses, too.
+            if out.get(name) != "any":
+                out[name] = "level" if level else "any" if bare else "number"
     return out
 
 
