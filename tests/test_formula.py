@@ -76,6 +76,8 @@ def test_no_intercept_and_no_column_leaves_no_common_term():
         ("s / n ~ x", "trials", "s", "n"),
         ("se(y, s) ~ 1", "se", "y", "s"),
         ("weights(y, w) ~ 1", "weights", "y", "w"),
+        ("cbind(s, f) ~ 1", "trials", "s", "s + f"),
+        ("cbind(s, n - s) ~ 1", "trials", "s", "n"),
     ],
 )
 def test_response_forms(text, form, value, companion):
@@ -112,6 +114,13 @@ def test_parts_are_separated_by_semicolon_or_new_line(break_):
         ("y ~ (1 | g) + (1 | g)", "appears twice", 15),
         ("y ~ nn(x):z", "cannot be part of an interaction", 4),
         ("1 ~ x", "must name a column", 0),
+        ("cbind(s) ~ x", "cbind() takes two columns, successes and failures", 0),
+        ("y ~ x > 3", "write a comparison in I(), as in 'I(x > 3)'", 6),
+        ("y ~ (x > 3)", "write the comparison in I(), as in I(x > 3)", 5),
+        ("y ~ log(x > 3)", "write the comparison in I(), as in I(x > 3)", 8),
+        ("y ~ C(f, base=3)", "C() has no option 'base'; it takes ref and levels", 4),
+        ("y ~ C(f, levels=a)", "C(levels=...) must list the levels", 4),
+        ("y ~ C(f) + x:C(f, ref=a)", "C(f) is coded in two ways", 13),
         ("y ~ x; sigma ~ x; sigma ~ z", "two predictors", 18),
     ],
 )

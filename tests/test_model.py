@@ -223,7 +223,8 @@ def test_common_stands_for_all_common_effects_but_the_intercept(grouped):
         ("y ~ x", {"priors": {"z": rf.Normal()}}, rf.OptionError, "no parameter 'z'"),
         ("y ~ x", {"priors": {"sigma": rf.Normal()}}, rf.OptionError, "use HalfNormal"),
         ("y ~ x", {"missing": "NA"}, rf.OptionError, "missing must be a list"),
-        ("y ~ nn(x)", {}, rf.FormulaError, "nn() needs either net=name or hidden="),
+        ("y ~ nn(x, net=m, hidden=[8])", {}, rf.FormulaError, "takes net=name or hidden="),
+        ("y ~ C(f, ref='z')", {}, rf.DataError, "ref='z') names no level of the column 'f'"),
         ("y ~ nn(x, net=m)", {}, rf.OptionError, "names no network"),
         ("y ~ nn(x, hidden=[5], depth=2)", {}, rf.FormulaError, "no option 'depth'"),
         (
@@ -368,3 +369,66 @@ def test_the_same_table_in_any_form_gives_the_same_fit(tmp_path):
         assert effects == np.asarray(other.ranef("g")["mean"]).tobytes(), name
         predicted = np.asarray(other.predict(whole))
         assert predicted.tobytes() == np.asarray(fit.predict(whole)).tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def halved(grouped):
+    model = rf.Model("y ~ I(x / 2) + (I(x / 2) | g)")
+    return model.fit(grouped, draws=100, progress=False)
+
+
+def test_tables_name_what_the_formula_says_and_the_posterior_what_a_tree_takes(halved, tmp_path):
+    assert halved.fixef().index.tolist() == ["Intercept", "I(x / 2)"]
+    assert set(halved.ranef("g")["term"]) == {"1", "I(x / 2)"}
+    assert "I(x / 2)|g_sigma" in halved.summary().index
+    assert "g_corr[1, I(x / 2)]" in halved.varcorr().index
+    assert not any("_over_" in line for line in halved.equations())
+    assert "I(x _over_ 2)|g" in halved.posterior
+    page = halved.report(tmp_path / "page.html").read_text()
+    assert "I(x / 2)" in page
+    assert "_over_" not in page
+
+
+@pytest.mark.parametrize("name", ["I(x / 2)", "I(x _over_ 2)"])
+def test_a_prior_is_taken_under_either_name(name, grouped):
+    prior = rf.Normal(0, 1e-6)
+    shown = rf.Model("y ~ I(x / 2)", priors={name: prior}).priors_for(grouped)
+    assert shown["I(x _over_ 2)"] == prior
+
+
+def test_a_network_without_widths_has_32_and_16_units(grouped):
+    fit = rf.Model("y ~ nn(x) + (1 | g)").fit(grouped, draws=50, progress=False)
+    assert any("1 → 32 → 16 → 1 units" in line for line in fit.equations())
+
+
+def test_poly_of_degree_one_predicts_as_the_column_itself(grouped):
+    line = rf.Model("y ~ x", priors={"common": rf.Flat()}).fit(grouped, progress=False)
+    poly = rf.Model("y ~ poly(x, 1)", priors={"common": rf.Flat()}).fit(grouped, progress=False)
+    np.testing.assert_allclose(
+        poly.predict(grouped)["mean"], line.predict(grouped)["mean"], rtol=1e-2, atol=1e-2
+    )
+
+
+def test_coded_factors_and_comparisons_survive_a_file(grouped, tmp_path):
+    table = {**grouped, "b": grouped["x"] > 0, "o": pd.Categorical(grouped["f"], ["c", "b", "a"])}
+    formula = "y ~ C(f, ref='b') + b + I(z > 0) + I(f == 'a'):z + o:x + (b | g)"
+    fit = rf.Model(formula).fit(table, draws=100, progress=False)
+    back = rf.load(fit.save(tmp_path / "fit"))
+    pd.testing.assert_frame_equal(back.predict(table), fit.predict(table))
+    assert back.fixef().index.tolist() == fit.fixef().index.tolist()
+    assert back.training.sample.levels("o").declared
+
+
+@pytest.mark.parametrize("formula", ["y ~ (h:f | g)", "y ~ x + (0 + f + h | g)", "y ~ (f*h || g)"])
+def test_factors_that_vary_by_group_are_coded_with_full_rank(formula, grouped):
+    rng = np.random.default_rng(8)
+    table = {**grouped, "h": rng.choice(["u", "v"], 300), "f": rng.choice(["a", "b"], 300)}
+    fit = rf.Model(formula)._learn(table)
+    columns = [d.arrays["columns"] for d in fit.designs.values() if "codes" in d.arrays]
+    assert all(np.linalg.matrix_rank(c) == c.shape[1] for c in columns)
+
+
+def test_a_response_whose_digits_are_lost_is_not_said_to_be_constant(grouped):
+    table = {**grouped, "y": 1e12 + grouped["y"] / grouped["y"].std()}
+    with pytest.raises(rf.DataError, match="the response lies between .* and .*, so close togeth"):
+        rf.Model("y ~ x").fit(table, progress=False)

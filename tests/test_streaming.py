@@ -1,6 +1,7 @@
 """A fit from batches of rows is the fit from all of them at once."""
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -120,3 +121,28 @@ def test_progress_says_which_pass_it_is(parquet, capfd):
     assert not out
     assert "reading, pass 1" in err
     assert "reading, pass 3" in err
+
+
+def test_declared_categories_keep_their_order_over_batches(tmp_path, small_batches):
+    rng = np.random.default_rng(2)
+    codes = np.sort(rng.integers(0, 3, 300))  # no batch has all of them
+    names = ["low", "medium", "high", "unused"]
+    table = pd.DataFrame(
+        {
+            "q": pd.Categorical.from_codes(codes, names),
+            "b": rng.random(300) < 0.5,
+            "g": pd.Categorical.from_codes(rng.integers(0, 2, 300), ["z", "a"]),
+        }
+    )
+    table["y"] = codes + table["b"] + rng.normal(size=300)
+    path = tmp_path / "table.parquet"
+    table.to_parquet(path, row_group_size=50)
+    formula, common = "y ~ 0 + q + b + (1 | g:q)", {"progress": False, "method": "exact"}
+    streamed = rf.Model(formula, priors=SIGMA).fit(path, **common)
+    assert streamed.training.stream is not None
+    whole = rf.Model(formula, priors=SIGMA).fit(table, **common)
+    assert streamed.fixef().index.tolist() == ["q[low]", "q[medium]", "q[high]", "b[True]"]
+    np.testing.assert_allclose(streamed.fixef(), whole.fixef(), rtol=0.05)
+    levels = whole.posterior["g:q__factor_dim"].to_numpy().tolist()
+    assert levels[:3] == ["z:low", "z:medium", "z:high"]
+    assert streamed.posterior["g:q__factor_dim"].to_numpy().tolist() == levels

@@ -240,3 +240,27 @@ def test_types_that_are_no_use_are_refused_by_their_name():
         read(pd.DataFrame({"x": [1j]}))
     with pytest.raises(DataError, match="'x' holds integers of more than 38 digits"):
         read(pl.DataFrame({"x": pl.Series([2**127 - 1], dtype=pl.Int128)}))
+
+
+@pytest.mark.parametrize("texts", [("True", "False"), ("TRUE", "FALSE"), ("true", "false")])
+def test_true_and_false_in_a_csv_file_are_what_they_are_in_memory(texts, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(f"b,x\n{texts[0]},1\n{texts[1]},2\nNA,3\n,4\n")
+    frame = read(path)
+    assert frame.is_boolean("b")
+    assert frame.levels("b").names.tolist() == ["True", "False"]
+    assert frame.is_missing("b").tolist() == [False, False, True, True]
+    np.testing.assert_array_equal(frame.numbers("b")[:2], [1, 0])
+
+
+def test_a_column_of_other_texts_beside_true_and_false_is_one_of_texts(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("b\nTRUE\nFALSE\nperhaps\n")
+    assert read(path).levels("b").names.tolist() == ["TRUE", "FALSE", "perhaps"]
+
+
+def test_two_columns_of_one_name_matter_where_they_are_used():
+    table = pd.DataFrame(np.ones((2, 4)), columns=["y", "x", "z", "z"])
+    assert read(table, ["y", "x"]).n == 2
+    with pytest.raises(DataError, match="the table has the column 'z' twice; rename one"):
+        read(table, ["y", "z"])

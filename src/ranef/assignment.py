@@ -1,7 +1,7 @@
 """Which part of a formula predicts which parameter of the family."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ranef.errors import FormulaError
 from ranef.families.base import Family
@@ -54,7 +54,10 @@ def predictors(family: Family, written: Mapping[str, Calls]) -> dict[str, Predic
         if found is not None:
             used.add(found)
             prefix = f"{parameter.name}_" if found or several else ""
-            out[parameter.name] = Predictor(written[found], prefix)
+            calls = written[found]
+            if not family.intercept and parameter is parameters[0]:
+                calls = _spanning(calls)
+            out[parameter.name] = Predictor(calls, prefix)
         elif parameter.implied:
             out[parameter.name] = Predictor(_INTERCEPT, f"{parameter.name}_")
     for name, calls in written.items():
@@ -64,3 +67,16 @@ def predictors(family: Family, written: Mapping[str, Calls]) -> dict[str, Predic
                 "one of its own; leave it out, or write 1"
             )
     return out
+
+
+def _spanning(calls: Calls) -> Calls:
+    """The terms beside thresholds, which span the constant whether or not the formula has 0.
+
+    The intercept among them, pinned at zero, is what factors take their contrasts from.
+    """
+    return tuple(
+        replace(call, arguments=((), *call.arguments))
+        if call.kind == "common" and () not in call.arguments
+        else call
+        for call in calls
+    )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.by_group import by_group
 from ranef.errors import OptionError
-from ranef.frame import Frame
+from ranef.frame import Frame, LevelsSeen
 from ranef.imputed import Imputed
 from ranef.inference.base import Draws
 from ranef.posterior import Posterior, variable_values
@@ -198,7 +198,7 @@ class Criticism:
                 distinct = np.unique(values[~np.isnan(values)])
                 grids[name] = distinct if len(distinct) <= 10 else _between(values, _POINTS)
             else:
-                grids[name] = _common_levels(sample, name)[:_MOST_LEVELS]
+                grids[name] = _in_order(sample, name, _common_levels(sample, name)[:_MOST_LEVELS])
         frame = self._grid([{name: grid} for name, grid in grids.items()])
         location = self._locations(frame, seed)
         ends = np.cumsum([len(grid) for grid in grids.values()])
@@ -298,7 +298,9 @@ class Criticism:
         return out
 
     def _kind(self, name: str, uses: set[str]) -> str:
-        if "level" in uses or ("any" in uses and self.posterior.training.sample.is_text(name)):
+        sample = self.posterior.training.sample
+        factor = sample.is_text(name) or sample.is_boolean(name)
+        if "level" in uses or ("any" in uses and factor):
             return "level"
         return "number"
 
@@ -326,6 +328,8 @@ class Criticism:
                 for part, size in zip(varying, sizes, strict=True)
             ]
             columns[name] = np.concatenate(parts)
+            if sample.is_boolean(name) and columns[name].dtype == object:
+                columns[name] = columns[name] == "True"
         return from_arrays(columns)
 
     def _locations(self, frame: Frame, seed: int) -> NDArray[np.float64]:
@@ -365,6 +369,13 @@ def _common_levels(sample: Frame, name: str) -> NDArray[np.object_]:
     counts = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
     order = np.argsort(-counts, kind="stable")
     return found.names[order][: int((counts > 0).sum())]
+
+
+def _in_order(sample: Frame, name: str, levels: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Levels of a column in the order that it declares, else sorted."""
+    order = LevelsSeen().add(sample.levels(name)).ordered()
+    kept = set(levels)
+    return np.array([level for level in order if level in kept], dtype=object)
 
 
 GROUPS = {

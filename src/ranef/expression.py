@@ -7,6 +7,9 @@ equal when their texts are. What an expression evaluates to is ``ranef.transform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+# Between two sides of which one may be a text: 1 where it holds, else 0.
+COMPARISONS = ("==", "!=", "<=", ">=", "<", ">")
+
 
 @dataclass(frozen=True)
 class Expression:
@@ -25,6 +28,21 @@ class Expression:
         """Names of the columns it reads, each once, in order."""
         names = (node.name for node in self.walk() if isinstance(node, Column))
         return tuple(dict.fromkeys(names))
+
+    def columns_by_use(self) -> tuple[set[str], set[str]]:
+        """The columns it reads as numbers, and those whose levels it compares with a text."""
+        texts: set[str] = set()
+        numbers: set[str] = set()
+        waiting: list[Expression] = [self]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, Column):
+                numbers.add(node.name)
+            elif isinstance(node, Operation) and node.compares_text:
+                texts.update(node.columns())
+            else:
+                waiting += node.children()
+        return numbers, texts
 
 
 @dataclass(frozen=True)
@@ -47,8 +65,11 @@ class Number(Expression):
 
 @dataclass(frozen=True)
 class Text(Expression):
+    """A text in quotes; `quote` is the sign that the formula has for them."""
+
     value: str
     position: int = field(default=0, compare=False)
+    quote: str = field(default="'", compare=False)
 
     def __str__(self) -> str:
         return repr(self.value)
@@ -86,7 +107,7 @@ class Sum(Expression):
 
 @dataclass(frozen=True)
 class Operation(Expression):
-    """`left operator right`; the operator is one of * / ** : | ||."""
+    """`left operator right`; the operator is one of * / ** : | || or a comparison."""
 
     operator: str
     left: Expression
@@ -96,7 +117,19 @@ class Operation(Expression):
     def children(self) -> tuple[Expression, ...]:
         return (self.left, self.right)
 
+    @property
+    def compares_text(self) -> bool:
+        """Whether it compares the levels of a column with a text."""
+        either = isinstance(self.left, Text) or isinstance(self.right, Text)
+        return self.operator in COMPARISONS and either
+
     def __str__(self) -> str:
+        if self.operator in COMPARISONS:
+            sides = (
+                f"{side.quote}{side.value}{side.quote}" if isinstance(side, Text) else str(side)
+                for side in (self.left, self.right)
+            )
+            return f" {self.operator} ".join(sides)
         tight = self.operator in ("**", ":")
         space = "" if tight else " "
         sides = (
@@ -118,5 +151,7 @@ class Function(Expression):
 
     def __str__(self) -> str:
         shown = [str(a) for a in self.arguments]
+        if self.name == "C":  # how its levels are coded is no part of its name
+            return f"C({', '.join(shown)})"
         shown += [f"{name}={value}" for name, value in self.options]
         return f"{self.name}({', '.join(shown)})"

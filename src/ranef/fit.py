@@ -58,10 +58,12 @@ class Fit:
     _cache: dict = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return (
-            f"<ranef.Fit of {self.program.formula.text!r} by {self.method}: "
-            f"{self.draws.message}; {self.rows}>"
-        )
+        said = "; ".join([self.draws.message, str(self.rows), *self._notes()])
+        return f"<ranef.Fit of {self.program.formula.text!r} by {self.method}: {said}>"
+
+    def _notes(self) -> tuple[str, ...]:
+        """How the response is coded, where that has to be said."""
+        return self.program.family.notes(self.training.state.family)
 
     @property
     def rows(self) -> Rows:
@@ -201,12 +203,12 @@ class Fit:
         return Summary.of(self._known.summary(interval), self._verdict)
 
     def _verdict(self) -> str:
-        """A line: the word, and how many symptoms speak for it."""
+        """Which text is the success; the verdict, and how many symptoms speak for it."""
         check_ = self.check(quick=True)
         more = len(check_.symptoms) - 1
         first = f": {check_.symptoms[0].sign}" if check_.symptoms else ""
         rest = f", and {more} more; see fit.check()" if more > 0 else ""
-        return f"verdict: {check_.verdict}{first}{rest}"
+        return "\n".join([*self._notes(), f"verdict: {check_.verdict}{first}{rest}"])
 
     def fixef(self) -> pd.DataFrame:
         """Common effects: posterior mean and sd."""

@@ -15,6 +15,7 @@ from ranef import registry
 from ranef.column_models import ColumnModel, column_models, modelled
 from ranef.errors import FormulaError
 from ranef.expression import (
+    COMPARISONS,
     Column,
     Expression,
     Function,
@@ -28,7 +29,13 @@ from ranef.grammar import parse_parts, position_of
 
 MAX_TERMS = 1_000
 
-COLUMN_FUNCTIONS = ("log", "log10", "exp", "sqrt", "scale", "center", "poly", "I", "C")
+COLUMN_FUNCTIONS = (
+    *("log", "log10", "log2", "log1p", "exp", "expm1", "sqrt", "abs"),
+    *("scale", "center", "poly", "I", "C"),
+)
+
+# Of C(): the level that the others are held against, and all levels in their order.
+_CODING = ("ref", "levels")
 
 # A product of expressions whose columns are multiplied; () is the intercept.
 Product = tuple[Expression, ...]
@@ -79,7 +86,11 @@ class ResponseCall:
 
     def __str__(self) -> str:
         if self.form == "trials":
-            return f"{self.value} / {self.companion}"
+            sides = (
+                f"({side})" if isinstance(side, (Operation, Sum)) else str(side)
+                for side in (self.value, self.companion)
+            )
+            return " / ".join(sides)
         return str(self.value) if self.form == "plain" else f"{self.form}({self.value})"
 
 
@@ -142,7 +153,14 @@ def _refuse_homonyms(formula: Formula) -> None:
     seen: dict[str, Expression] = {}
     for term in formula.calls():
         for expression in term.expressions():
-            if seen.setdefault(str(expression), expression) != expression:
+            known = seen.setdefault(str(expression), expression)
+            if known != expression and isinstance(known, type(expression)):
+                raise _fail(
+                    formula.text,
+                    expression,
+                    f"{expression} is coded in two ways; give it one ref and one list of levels",
+                )
+            if known != expression:
                 raise _fail(
                     formula.text,
                     expression,
@@ -157,6 +175,8 @@ def _fail(text: str, node: Any, message: str) -> FormulaError:
 def _response(left: Expression, text: str) -> ResponseCall:
     if isinstance(left, Operation) and left.operator == "/":
         call = ResponseCall(left.left, "trials", left.right)
+    elif isinstance(left, Function) and left.name == "cbind":
+        call = _successes_and_failures(left, text)
     elif isinstance(left, Function) and left.name in registry.TERMS:
         raise _fail(text, left, f"{left.name}() cannot stand on the left side")
     elif isinstance(left, Function) and left.name in ("se", "weights"):
@@ -173,6 +193,22 @@ def _response(left: Expression, text: str) -> ResponseCall:
     if not call.value.columns():
         raise _fail(text, left, "the left side of the formula must name a column")
     return call
+
+
+def _successes_and_failures(left: Function, text: str) -> ResponseCall:
+    """`cbind(s, f)`, as R has it: s of s + f trials."""
+    if len(left.arguments) != 2 or left.options:
+        raise _fail(text, left, "cbind() takes two columns, successes and failures")
+    successes, failures = left.arguments
+    # cbind(s, n - s) is s of n trials.
+    if (
+        isinstance(failures, Sum)
+        and failures.signs == ("+", "-")
+        and failures.operands[1] == successes
+    ):
+        return ResponseCall(successes, "trials", failures.operands[0])
+    trials = Sum((successes, failures), ("+", "+"), left.position)
+    return ResponseCall(successes, "trials", trials)
 
 
 def _parameter_name(left: Expression, text: str) -> str:
@@ -252,6 +288,8 @@ def _expand(node: Expression, text: str) -> _Expansion:
     if isinstance(node, Function):
         return _expand_function(node, text)
     if isinstance(node, Operation):
+        if node.operator in COMPARISONS:
+            raise _fail(text, node, f"write the comparison in I(), as in I({node})")
         if node.operator in ("|", "||"):
             return _Expansion(terms=_group_terms(node, text))
         return _expand_operation(node, text)
@@ -281,6 +319,7 @@ def _expand_function(node: Function, text: str) -> _Expansion:
 
 def _check_column_expression(node: Expression, text: str) -> None:
     """Functions must be known and arithmetic complete; nothing else may stand in a column."""
+    compared: list[Expression] = []
     for part in node.walk():
         if isinstance(part, Function):
             if part.name not in COLUMN_FUNCTIONS:
@@ -290,12 +329,47 @@ def _check_column_expression(node: Expression, text: str) -> None:
                 raise _fail(text, part, f"there is no function {part.name}(); {hint}")
             if part.name in ("poly", "C") and part is not node:
                 raise _fail(text, part, f"{part.name}() must stand by itself, not inside {node}")
-            if part.options or not part.arguments:
+            if part.name == "C" and part.arguments:
+                coding_of(part, text)
+            elif part.options or not part.arguments:
                 raise _fail(text, part, f"{part.name}() takes a column and no named options")
         elif isinstance(part, Operation) and part.operator in ("|", "||", ":"):
             raise _fail(text, part, f"'{part.operator}' cannot stand inside a function")
-        elif isinstance(part, (Text, Sequence)):
+        elif isinstance(part, Operation) and part.operator in COMPARISONS:
+            if not (isinstance(node, Function) and node.name == "I"):
+                raise _fail(text, part, f"write the comparison in I(), as in I({part})")
+            compared += [side for side in part.children() if isinstance(side, Text)]
+        elif isinstance(part, (Text, Sequence)) and not any(part is side for side in compared):
             raise _fail(text, part, f"{part} cannot stand where a column is expected")
+
+
+def coding_of(call: Function, text: str = "") -> tuple[str | None, tuple[str, ...]]:
+    """What C(f, ref=..., levels=[...]) says: the reference, and all levels in order.
+
+    Raises:
+        FormulaError: for another option, or values that name no levels.
+    """
+    unknown = next((name for name, _ in call.options if name not in _CODING), None)
+    if unknown is not None:
+        raise _fail(text, call, f"C() has no option {unknown!r}; it takes ref and levels")
+    given = {name: _literal(value, text) for name, value in call.options}
+    levels = given.get("levels", [])
+    if "levels" in given and (not isinstance(levels, list) or len(levels) < 2):
+        raise _fail(text, call, 'C(levels=...) must list the levels, as in levels=["a", "b"]')
+    named = tuple(_level(value) for value in levels)
+    ref = _level(given["ref"]) if "ref" in given else None
+    if isinstance(given.get("ref"), list):
+        raise _fail(text, call, 'C(ref=...) must be one level, as in ref="a"')
+    if len(set(named)) < len(named):
+        raise _fail(text, call, "C(levels=...) names a level twice")
+    if ref is not None and named and ref not in named:
+        raise _fail(text, call, f"C(ref={ref!r}) is none of its levels")
+    return ref, named
+
+
+def _level(value: Any) -> str:
+    """A level as a table has it: whole numbers without a fraction, true and false as Python."""
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _expand_operation(node: Operation, text: str) -> _Expansion:
@@ -379,6 +453,8 @@ def _literal(node: Expression, text: str) -> Any:
         return {"True": True, "False": False, "None": None}.get(node.name, node.name)
     if isinstance(node, Sequence):
         return [_literal(item, text) for item in node.items]
+    if isinstance(node, Function) and node.name == "c" and not node.options:  # as R lists
+        return [_literal(item, text) for item in node.arguments]
     if isinstance(node, Sum) and node.signs == ("-",) and isinstance(node.operands[0], Number):
         return -_literal(node.operands[0], text)
     raise _fail(text, node, f"{node} is not a value: expected a number, a text, a name or a list")

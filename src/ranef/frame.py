@@ -5,9 +5,11 @@ Grouping columns are strings as written: "007" is not "7", "NA" is a level, an i
 missing is -1. Columns are held as Arrow arrays; ``ranef.tables`` makes them.
 """
 
+import heapq
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ from ranef.registry import suggestion
 pc: Any = pyarrow.compute
 
 # What an untyped text may say instead of a number.
-_NOT_A_NUMBER = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
+NOT_A_NUMBER = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
 
 _NUMBER = r"^[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|inf|Inf|INF)$"
 # A column of a file with so small a share of texts among numbers has errors, not levels.
@@ -31,17 +33,95 @@ _FEW = 0.05
 
 _INTEGER = re.compile(r"0|-?[1-9]\d*")
 
+# A number as people write it in tables: with a currency, separators, a sign of per cent.
+_SPOILED = re.compile(
+    r"\(?[+-]?\s?[$€£¥]?\s?[+-]?(\d{1,3}([,.'’\s]\d{3})+|\d+)?([.,]\d+)?([eE][+-]?\d+)?"
+    r"\s?[%‰$€£¥]?\)?"
+)
+# A column with more levels than this, every one a number in disguise, is not meant as a factor.
+_MANY_LEVELS = 20
+
+_DAY = re.compile(r"\d{4,}-\d\d-\d\d")
+# A point in time as text, with or without a fraction of a second and a zone.
+_TIME = re.compile(r"\d{4,}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
+
 
 @dataclass(frozen=True)
 class Levels:
-    """A categorical column: `codes` (n,) int32 into `names`, -1 where missing."""
+    """A categorical column: `codes` (n,) int32 into `names`, -1 where missing.
+
+    Attributes:
+        declared: whether `names` stand in an order that the column declares; they then hold
+            levels that no row has, too.
+        columns: of levels that several columns form together, some with a declared order, those
+            of each of these.
+        cells: their names in each of `names`.
+    """
 
     codes: NDArray[np.int32]
     names: NDArray[np.object_]
+    declared: bool = False
+    columns: tuple["Levels", ...] = ()
+    cells: tuple[tuple[str, ...], ...] = ()
 
     def present(self) -> NDArray[np.int64]:
         """The codes that some row has, in order."""
         return np.flatnonzero(np.bincount(self.codes + 1, minlength=len(self.names) + 1)[1:])
+
+
+@dataclass
+class LevelsSeen:
+    """The levels that batches of rows have, and the orders that these batches declare.
+
+    Attributes:
+        names: of the levels that some row has.
+        orders: different orders, each of levels with or without rows; None as soon as a batch
+            with rows declares none.
+        columns: of levels that several columns form together, those of each of these.
+        cells: by level, its names in these columns.
+    """
+
+    names: set[str] = field(default_factory=set)
+    orders: tuple[tuple[str, ...], ...] | None = ()
+    columns: tuple["LevelsSeen", ...] = ()
+    cells: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def add(self, found: Levels) -> "LevelsSeen":
+        """With the levels of another batch."""
+        places = found.present()
+        present = found.names[places].tolist()
+        names = self.names | set(present)
+        if found.cells:
+            known = self.columns or tuple(LevelsSeen() for _ in found.columns)
+            columns = tuple(k.add(c) for k, c in zip(known, found.columns, strict=True))
+            own = {found.names[place]: found.cells[place] for place in places.tolist()}
+            return LevelsSeen(names, None, columns, self.cells | own)
+        orders = self.orders
+        if orders is not None and found.declared:
+            order = tuple(found.names.tolist())
+            orders = orders if order in orders else (*orders, order)
+        elif present:
+            orders = None
+        return LevelsSeen(names, orders, self.columns, self.cells)
+
+    def ordered(self) -> tuple[str, ...]:
+        """The levels that some row has, in the declared order; without one as `sorted_levels`.
+
+        Orders of several batches are merged. Where they contradict each other none counts. Levels
+        of several columns are ordered by the first, then by the next.
+        """
+        if self.cells.keys() >= self.names and self.names:
+            ranks = [{n: i for i, n in enumerate(column.ordered())} for column in self.columns]
+
+            def place(name: str) -> tuple[int, ...]:
+                cell = self.cells[name]
+                return tuple(rank[own] for rank, own in zip(ranks, cell, strict=True))
+
+            return tuple(sorted(self.names, key=place))
+        order = merged_order(self.orders) if self.orders else None
+        if order is None:
+            return tuple(sorted_levels(self.names))
+        return tuple(name for name in order if name in self.names)
 
 
 @dataclass(frozen=True)
@@ -73,7 +153,7 @@ class Frame:
         return self.columns[name]
 
     def is_text(self, name: str) -> bool:
-        """Whether the column holds texts that are not all numbers, or declared categories."""
+        """Whether the column holds texts that are not all numbers, or categories."""
         return self._remember(("is_text", name), lambda: self._is_text(name))
 
     def _is_text(self, name: str) -> bool:
@@ -81,6 +161,43 @@ class Frame:
         if isinstance(values, np.ndarray) or not _holds_text(values.type):
             return not isinstance(values, np.ndarray) and pa.types.is_dictionary(values.type)
         return not self.untyped or self.n == 0 or bool(_not_numbers(values).any())
+
+    def is_boolean(self, name: str) -> bool:
+        """Whether the column holds true and false."""
+        values = self.column(name)
+        return not isinstance(values, np.ndarray) and pa.types.is_boolean(values.type)
+
+    def refuse_spoiled_numbers(self, name: str) -> None:
+        """Refuse to take numbers that are written as texts, such as "12.5%", for a factor.
+
+        That is a column of many levels, every one of which reads as a number with a sign of
+        per cent, a currency or separators, or with a fraction.
+
+        Raises:
+            DataError: naming the first of them and its row.
+        """
+        values = self.column(name)
+        if isinstance(values, np.ndarray) or not _holds_text(values.type):
+            return
+        if pa.types.is_dictionary(values.type):  # somebody has made a factor of it
+            return
+        found = self.levels(name)
+        present = [str(found.names[i]).strip() for i in found.present()]
+        said = [text for text in present if text not in NOT_A_NUMBER]
+        if len(said) <= min(_MANY_LEVELS, self.n / 2) or len(said) < 3:
+            return
+        if not all(_SPOILED.fullmatch(t) and any(c.isdigit() for c in t) for t in said):
+            return
+        # Whole numbers as texts are what ids are written as.
+        spoiled = next((text for text in said if not re.fullmatch(r"[+-]?\d+", text)), None)
+        if spoiled is None:
+            return
+        row = int(np.argmax([str(found.names[c]).strip() == spoiled for c in found.codes]))
+        raise DataError(
+            f"column {name!r} holds numbers written as text, such as {spoiled!r} in row "
+            f"{self.row_number(row)}, and would be a factor of {len(said):,} levels; convert it to "
+            f"numbers first, or write C({name}) if it is meant as a factor"
+        )
 
     def refuse_stray_texts(self, name: str) -> None:
         """Refuse to take a column of a file for a factor because of a few texts among numbers.
@@ -134,7 +251,9 @@ class Frame:
         return _to_numpy(values)
 
     def levels(self, name: str) -> Levels:
-        """The column as levels, each a string as written.
+        """The column as levels, each a string as written; a point in time as `time_texts` does.
+
+        The order of `names` is that of the column's categories where these are declared.
 
         Raises:
             DataError: for a float that cannot be an id, being above 2**53.
@@ -145,6 +264,7 @@ class Frame:
         values = self.column(name)
         if isinstance(values, np.ndarray):
             raise DataError(f"column {name!r} holds arrays and cannot be used as levels")
+        orders = _declared_orders(name, values)
         encoded = _combined(values)
         try:
             if not pa.types.is_dictionary(encoded.type):
@@ -161,7 +281,10 @@ class Frame:
             place = {text: i for i, text in enumerate(unique)}
             table = np.array([*(place.get(t, -1) for t in names), -1], dtype=np.int32)
             codes, names = table[codes], unique
-        return Levels(codes, np.array(names, dtype=object))
+        found = Levels(codes, np.array(names, dtype=object))
+        if len(orders) > 1:
+            return _reordered(found, merged_order(orders))
+        return replace(found, declared=bool(orders))
 
     def typed(self, name: str, levels: Iterable[str]) -> Any:
         """Levels of a column as values of its type, (m,) Arrow: numbers, dates, true and false.
@@ -261,7 +384,7 @@ def _holds_text(kind: pa.DataType) -> bool:
 def _parse_numbers(values: Any) -> Any:
     """Texts as numbers, null where they say that there is none."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    blank = pc.is_in(texts, pa.array(_NOT_A_NUMBER))
+    blank = pc.is_in(texts, pa.array(NOT_A_NUMBER))
     texts = pc.if_else(blank, pa.scalar(None, pa.string()), texts)
     return pc.cast(texts, pa.float64())
 
@@ -276,9 +399,81 @@ def _not_numbers(values: Any) -> NDArray[np.bool_]:
 def _says_nothing(values: Any) -> NDArray[np.bool_]:
     """(n,) True for a text that says there is no value."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    return _to_numpy(pc.is_in(texts, pa.array(_NOT_A_NUMBER)).fill_null(True), bool) | _to_numpy(
+    return _to_numpy(pc.is_in(texts, pa.array(NOT_A_NUMBER)).fill_null(True), bool) | _to_numpy(
         values.is_null(), bool
     )
+
+
+def _declared_orders(name: str, values: Any) -> list[tuple[str, ...]]:
+    """The orders of levels that a column declares: of its categories, chunk by chunk."""
+    if not pa.types.is_dictionary(values.type) or not values.type.ordered:
+        return []
+    chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
+    listed: list[pa.Array] = []
+    for chunk in chunks:
+        if not any(chunk.dictionary.equals(known) for known in listed):
+            listed.append(chunk.dictionary)
+    return [tuple(text for text in _level_names(name, each) if text is not None) for each in listed]
+
+
+def merged_order(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
+    """One order in which each of several holds; None where they contradict each other.
+
+    Of levels that no order tells apart the one that is named first comes first.
+    """
+    if len(orders) == 1:
+        return orders[0]
+    first = {name: i for i, name in enumerate(dict.fromkeys(n for o in orders for n in o))}
+    after: dict[str, set[str]] = {name: set() for name in first}
+    for order in orders:
+        for one, other in pairwise(order):
+            after[one].add(other)
+    before = dict.fromkeys(first, 0)
+    for others in after.values():
+        for name in others:
+            before[name] += 1
+    ready = [(place, name) for name, place in first.items() if not before[name]]
+    heapq.heapify(ready)
+    out = []
+    while ready:
+        _, name = heapq.heappop(ready)
+        out.append(name)
+        for other in after[name]:
+            before[other] -= 1
+            if not before[other]:
+                heapq.heappush(ready, (first[other], other))
+    return tuple(out) if len(out) == len(first) else None
+
+
+def _reordered(found: Levels, order: Sequence[str] | None) -> Levels:
+    """The levels in another order of their names; undeclared for None."""
+    if order is None:
+        return replace(found, declared=False)
+    place = {name: i for i, name in enumerate(order)}
+    table = np.array([*(place[name] for name in found.names), -1], dtype=np.int32)
+    return Levels(table[found.codes], np.array(order, dtype=object), declared=True)
+
+
+def time_texts(values: pa.Array) -> pa.Array:
+    """Points in time as text, the same in any unit and zone: "2024-01-01" for midnight, else
+    "2024-01-01 12:30:00", with a fraction of a second where there is one.
+
+    Those of a zone are written in UTC.
+    """
+    if values.type.tz is not None:
+        values = values.cast(pa.timestamp(values.type.unit))
+    texts = values.cast(pa.string())
+    texts = pc.replace_substring_regex(texts, r"(\.\d*?)0+$", r"\1")
+    texts = pc.replace_substring_regex(texts, r"\.$", "")
+    return pc.replace_substring_regex(texts, r" 00:00:00$", "")
+
+
+def _as_one_time(texts: pa.Array) -> pa.Array:
+    """Texts of points in time as `time_texts` writes them."""
+    texts = pc.replace_substring_regex(texts, r"(Z|\+00:?00)$", "")
+    texts = pc.replace_substring_regex(texts, r"(\.\d*?)0+$", r"\1")
+    texts = pc.replace_substring_regex(texts, r"\.$", "")
+    return pc.replace_substring_regex(texts, r"[ T]00:00:00$", "")
 
 
 def _level_names(column: str, values: pa.Array) -> list[str | None]:
@@ -298,6 +493,8 @@ def _level_names(column: str, values: pa.Array) -> list[str | None]:
     if pa.types.is_boolean(kind):
         return [None if v is None else str(v) for v in values.to_pylist()]
     try:
+        if pa.types.is_timestamp(kind):
+            return time_texts(values).to_pylist()
         return values.cast(pa.string()).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise _not_levels(column, kind) from None
@@ -314,10 +511,20 @@ class Index:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = pa.array(list(names), pa.string())
+        first = self._names[0].as_py() if len(self._names) else ""
+        # Files of before a point in time had one text have such names.
+        self._of_times = bool(_TIME.fullmatch(first)) or bool(_DAY.fullmatch(first))
 
     def places(self, names: Iterable[str]) -> NDArray[np.int64]:
-        """Where each name stands, -1 for one that is not among them."""
-        found = pc.index_in(pa.array(list(names), pa.string()), value_set=self._names)
+        """Where each name stands, -1 for one that is not among them.
+
+        A point in time is the same one however it is written.
+        """
+        wanted = pa.array(list(names), pa.string())
+        found = pc.index_in(wanted, value_set=self._names)
+        if found.null_count and self._of_times:
+            again = pc.index_in(_as_one_time(wanted), value_set=_as_one_time(self._names))
+            found = pc.coalesce(found, again)
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def codes(self, frame: "Frame", name: str) -> NDArray[np.int32] | None:
@@ -363,7 +570,11 @@ class Index:
 
 def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
     """The levels of one grouping column, or those that several form together, as "a:b"."""
-    first, *others = (frame.levels(name) for name in names)
+    columns = tuple(frame.levels(name) for name in names)
+    first, *others = columns
+    # Which levels of the columns a pair stands for matters where these have an order.
+    declared = bool(others) and any(column.declared for column in columns)
+    cells = [(name,) for name in first.names] if declared else []
     for level, other in enumerate(others, start=1):
         size = len(other.names)
         pairs = first.codes.astype(np.int64) * size + other.codes
@@ -375,8 +586,9 @@ def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
             f"{_joinable(first.names[p // size], level > 1)}:{_joinable(other.names[p % size])}"
             for p in seen
         ]
+        cells = [(*cells[p // size], other.names[p % size]) for p in seen] if declared else []
         first = Levels(codes.astype(np.int32), np.array(joined, dtype=object))
-    return first
+    return replace(first, columns=columns, cells=tuple(cells)) if declared else first
 
 
 def _joinable(name: Any, joined: bool = False) -> str:
@@ -385,9 +597,13 @@ def _joinable(name: Any, joined: bool = False) -> str:
 
 
 def sorted_levels(names: Iterable[str]) -> list[str]:
-    """Levels in the order users expect: whole numbers by value, anything else as text."""
+    """Levels in the order users expect: whole numbers by value, anything else by the alphabet.
+
+    Whether letters are small or capital tells only levels apart that are the same but for that,
+    the small ones first, as in R.
+    """
     listed = list(names)
     # "007" is a text: only what an integer would be written as counts as one.
     if all(_INTEGER.fullmatch(name) for name in listed):
         return sorted(listed, key=int)
-    return sorted(listed)
+    return sorted(listed, key=lambda name: (name.casefold(), name.swapcase(), name))

@@ -20,6 +20,9 @@ from ranef.expression import (
     Text,
 )
 
+# As R writes C().
+_FACTORS = ("factor", "as.factor")
+
 MAX_LENGTH = 20_000
 MAX_DEPTH = 40
 
@@ -32,9 +35,10 @@ product: interaction (TIMES interaction)*
 interaction: power (":" power)*
 power: _atom (POWER signed)?
 signed: SIGN? _atom
-_atom: call | name | number | string | sequence | "(" sum ")" | "(" bar ")"
+_atom: call | name | number | string | sequence | "(" sum ")" | "(" bar ")" | "(" comparison ")"
 call: NAME "(" [_argument ("," _argument)* ","?] ")"
-_argument: option | sum
+_argument: option | sum | comparison
+comparison: sum COMPARISON sum
 option: NAME "=" sum
 sequence: "[" [sum ("," sum)* ","?] "]"
 name: NAME | QUOTED
@@ -43,6 +47,7 @@ string: STRING
 BAR: "||" | "|"
 SIGN: "+" | "-"
 TIMES: "*" | "/"
+COMPARISON: "==" | "!=" | "<=" | ">=" | "<" | ">"
 POWER: "**" | "^"
 NAME: /\.?[^\W\d][\w.]*/
 QUOTED: /`[^`]+`/
@@ -122,6 +127,8 @@ def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaE
         what = f"{text[position]!r} is not expected here"
         if text[position] == "|":
             what += " (write group-specific effects in brackets, as in '(1 | g)')"
+        if text[position] in "<>=!":
+            what += " (write a comparison in I(), as in 'I(x > 3)')"
     if "~" not in text:
         what += " (a formula needs '~' between the response and the terms)"
     return FormulaError.at(text, position, what)
@@ -147,6 +154,10 @@ class _Nodes(lark.Transformer):
         signs, operands = signed[::2], signed[1::2]
         return Sum(tuple(operands), tuple(map(str, signs)), position_of(operands[0]))
 
+    def comparison(self, items: list) -> Expression:
+        left, operator, right = items
+        return Operation(str(operator), left, right, position_of(left))
+
     def product(self, items: list) -> Expression:
         return _chain(items)
 
@@ -170,7 +181,8 @@ class _Nodes(lark.Transformer):
         name, *arguments = items
         positional = tuple(a for a in arguments if isinstance(a, Expression))
         options = tuple(a for a in arguments if isinstance(a, tuple))
-        return Function(str(name), positional, options, _token_start(name))
+        own = "C" if str(name) in _FACTORS else str(name)
+        return Function(own, positional, options, _token_start(name))
 
     def option(self, items: list) -> tuple[str, Expression]:
         return str(items[0]), items[1]
@@ -188,7 +200,8 @@ class _Nodes(lark.Transformer):
         return Number(value, _token_start(items[0]))
 
     def string(self, items: list) -> Expression:
-        return Text(str(items[0])[1:-1], _token_start(items[0]))
+        token = str(items[0])
+        return Text(token[1:-1], _token_start(items[0]), token[0])
 
 
 def _chain(items: list) -> Expression:

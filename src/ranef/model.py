@@ -24,8 +24,9 @@ class Model:
     Args:
         formula: Wilkinson notation, such as "y ~ x + (1 | g)".
         family: of the response, such as "gaussian", "student", "bernoulli" or "poisson"; all are
-            in `ranef.registry.FAMILIES`; `ranef.Mixture` mixes several. A response of two texts
-            is bernoulli by default, the second in sorted order being the success.
+            in `ranef.registry.FAMILIES`; `ranef.Mixture` mixes several. A response of two texts,
+            or of true and false, is bernoulli by default. The success is the second of the texts
+            in the order that the column declares, else sorted; summaries say which it is.
         priors: parameter name to prior, such as {"x": rf.Normal(0, 1)}; a number fixes the
             parameter, rf.PointEstimate() estimates it without a posterior, "common" stands
             for all common effects but the intercept. Without: weakly informative ones
@@ -61,7 +62,9 @@ class Model:
         )
 
     def __repr__(self) -> str:
-        return f"<ranef.Model {self.formula!r}, family {self.program.family.name}>"
+        family = self.program.family.name
+        said = "; of two texts the second in order is the success" if family == "bernoulli" else ""
+        return f"<ranef.Model {self.formula!r}, family {family}{said}>"
 
     def priors_for(self, data: Any) -> dict[str, Prior]:
         """The prior of every parameter on this table, given or default."""

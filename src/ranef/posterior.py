@@ -163,7 +163,10 @@ class Posterior:
             else:
                 flat = self._flat(name)
                 mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
-            terms += [name.removesuffix(f"|{variable.factor}")] * len(levels)
+            term = name.removesuffix(f"|{variable.factor}")
+            if clean_name(variable.title) == name:  # as the formula writes it
+                term = variable.title.rpartition("|")[0] if "/" in variable.title else term
+            terms += [term] * len(levels)
             means.append(mean)
             sds.append(sd)
         columns = {"term": terms, "mean": np.concatenate(means), "sd": np.concatenate(sds)}

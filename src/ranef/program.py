@@ -20,7 +20,7 @@ from ranef.equation import Line, Sub, joined
 from ranef.errors import ColumnError, FormulaError, OptionError
 from ranef.expression import Column
 from ranef.families.base import Family, FamilyParameter, ResponseDesign
-from ranef.families.responses import is_text
+from ranef.families.responses import is_boolean, is_text
 from ranef.formula import ColumnModel, Formula, ResponseCall
 from ranef.frame import Frame
 from ranef.incomplete import FAMILIES, Incomplete, Law, column
@@ -87,7 +87,8 @@ class Program:
         self.column = column
         self.prefix = f"{clean_name(column)}_" if column else ""
         self.family: Family = registry.load("family", family)(formula.response)
-        self.user_priors = dict(priors)
+        # Names as tables show them, such as I(x / 2), are taken as well as those of the posterior.
+        self.user_priors = {clean_name(name): prior for name, prior in priors.items()}
         self.missing = tuple(missing)
         self._given_networks = networks
         self.terms = self._terms(networks)
@@ -131,10 +132,15 @@ class Program:
         return Program(formula, model.family, {}, networks, self.missing, name)
 
     def suited(self, frame: Frame) -> "Program":
-        """The program for such rows: a response of texts is Bernoulli unless the user says else."""
-        response = self.formula.response
-        text = response.form == "plain" and is_text(response.value, frame)
-        return self._with("bernoulli") if text and self.family.name == "gaussian" else self
+        """The program for such rows.
+
+        A response of texts, or of true and false, is Bernoulli unless the user says else.
+        """
+        value = self.formula.response.value
+        of_two = is_text(value, frame) or is_boolean(value, frame)
+        plain = self.formula.response.form == "plain"
+        default = self.family.name == "gaussian"
+        return self._with("bernoulli") if plain and of_two and default else self
 
     def known(self, frames: Iterable[Frame]) -> "Program":
         """`bound`, for complete rows that have not been gone through; most families need not."""
@@ -646,7 +652,8 @@ class Program:
                 predictors.append((*left, *joined([t.text for t in terms], " + ")))
                 laws += [law for t in terms for law in t.laws]
         response: Line = (str(self.family.response.value), Sub("i"), " ~ ")
-        return [(*response, *self.family.law(symbols)), *predictors, *laws]
+        said: list[Line] = [(note,) for note in self.family.notes(self.law(state))]
+        return [(*response, *self.family.law(symbols)), *predictors, *laws, *said]
 
     def variables(self, state: State) -> dict[str, Variable]:
         """The variables of the posterior in the order of the formula."""

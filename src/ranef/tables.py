@@ -13,14 +13,18 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute
 from pyarrow import csv, dataset, parquet
 
-from ranef import arrays
+from ranef import arrays, categoricals
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
 from ranef.files import replacing
-from ranef.frame import Frame
+from ranef.frame import NOT_A_NUMBER, Frame
 from ranef.labels import Labels
 from ranef.registry import suggestion
+
+# Arrow makes its functions when it is imported, out of sight of type checkers.
+pc: Any = pyarrow.compute
 
 
 def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str] = ()) -> Frame:
@@ -68,6 +72,7 @@ def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str)
 
 
 def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
+    data = _without_twins(data, columns)
     try:
         table = nw.from_native(data)
     except TypeError:
@@ -87,7 +92,30 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
     except Exception as error:  # a lazy table runs its whole plan here, and any part may fail
         raise DataError(f"the table cannot be computed: {first_line(error)}") from None
     columns_ = {name: _arrow_column(name, selected[own]) for name, own in names.items()}
+    if isinstance(data, pa.Table):
+        columns_ = _with_orders(columns_, data.schema)
     return Frame(columns_, len(selected), "the table", labels=Labels.of(selected))
+
+
+def _without_twins(data: Any, columns: Sequence[str] | None) -> Any:
+    """A pandas table without columns of one name, which no other table can have.
+
+    Raises:
+        DataError: for one that is wanted.
+    """
+    if not isinstance(data, pd.DataFrame) or data.columns.is_unique:
+        return data
+    chosen(list(data.columns), columns, "the table")
+    return data.loc[:, ~data.columns.duplicated()]
+
+
+def _with_orders(columns: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
+    """The columns, those with the order of their categories declared that pandas wrote so."""
+    known = categoricals.by_schema(schema)
+    return {
+        name: categoricals.declared(values) if name in known else values
+        for name, values in columns.items()
+    }
 
 
 _UNREADABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
@@ -102,6 +130,9 @@ def _arrow_column(name: str, series: nw.Series) -> Any:
     try:
         if isinstance(native, pd.Series):
             native = _of_pandas(name, native)
+            known = categoricals.of_pandas(native)
+            if known is not None:
+                return known
             series = nw.from_native(native, series_only=True)
             plain = isinstance(native.dtype, np.dtype)
             if plain and native.dtype.kind == "f":
@@ -178,7 +209,27 @@ def _mixed(name: str, values: Any, error: Exception) -> DataError:
 
 def from_arrow(table: pa.Table, source: str, untyped: bool = False) -> Frame:
     columns = {name: arrays.of_arrow(name, table.column(name)) for name in table.column_names}
-    return Frame(columns, table.num_rows, source, untyped)
+    return Frame(_with_orders(columns, table.schema), table.num_rows, source, untyped)
+
+
+def _booleans(frame: Frame) -> Frame:
+    """A whole file's frame with the columns of true and false, however capitalised, as such."""
+    columns = {name: _as_boolean(values) for name, values in frame.columns.items()}
+    return replace(frame, columns=columns)
+
+
+def _as_boolean(values: Any) -> Any:
+    """A column of texts as true and false; as it is where it holds anything else."""
+    # Most columns say with their first texts that they are none.
+    for part in (values[:1000], values):
+        texts = pc.utf8_lower(pc.utf8_trim_whitespace(part))
+        nothing = pc.is_in(texts, pa.array(["", *(text.lower() for text in NOT_A_NUMBER)]))
+        said = pc.is_in(texts, pa.array(["true", "false"]))
+        if not pc.all(pc.or_(nothing, said)).as_py():
+            return values
+    if not pc.any(said).as_py():
+        return values
+    return pc.if_else(said, pc.equal(texts, "true"), pa.scalar(None, pa.bool_()))
 
 
 def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
@@ -196,6 +247,9 @@ def _dict_column(name: str, values: Any) -> Any:
     try:
         if isinstance(values, np.ma.MaskedArray):
             values = np.where(np.ma.getmaskarray(values), np.nan, np.ma.getdata(values))
+        known = _categories(values)
+        if known is not None:
+            return known
         if isinstance(values, pa.Array):
             values = pa.chunked_array([values])
         if isinstance(values, pa.ChunkedArray):
@@ -224,6 +278,21 @@ def _dict_column(name: str, values: Any) -> Any:
         raise _mixed(name, values, error) from None
 
 
+def _categories(values: Any) -> Any:
+    """Categories in a dict, of pandas, polars or Arrow, as Arrow; None for anything else."""
+    known = categoricals.of_pandas(values)
+    if known is not None:
+        return known
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        chunked = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+        return chunked if pa.types.is_dictionary(values.type) else None
+    if hasattr(values, "dtype") and not isinstance(values, np.ndarray):
+        series = nw.from_native(values, series_only=True, pass_through=True)
+        if isinstance(series, nw.Series) and series.dtype in (nw.Enum, nw.Categorical):
+            return series.alias("column").to_frame().to_arrow().column(0)
+    return None
+
+
 def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
     try:
         found = str(path) != "." and path.exists()
@@ -237,7 +306,7 @@ def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
         if kind == "csv":
             names = _csv_names(path)
             table = csv.read_csv(path, **_csv_options(list(chosen(names, columns, source))))
-            return from_arrow(table, source, untyped=True)
+            return _booleans(from_arrow(table, source, untyped=True))
         stored = dataset.dataset(path, format=kind)
         wanted = list(chosen(stored.schema.names, columns, source))
         return from_arrow(stored.to_table(columns=wanted), source)

@@ -11,10 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError
-from ranef.expression import Column, Expression, Function, Number, Operation, Sum
+from ranef.expression import (
+    COMPARISONS,
+    Column,
+    Expression,
+    Function,
+    Number,
+    Operation,
+    Sum,
+    Text,
+)
 from ranef.frame import Frame
 
 STATEFUL = ("scale", "center", "poly")
+
+_SIMPLE = {
+    **{"log": np.log, "log10": np.log10, "log2": np.log2, "log1p": np.log1p},
+    **{"exp": np.exp, "expm1": np.expm1, "sqrt": np.sqrt, "abs": np.abs, "I": np.asarray},
+}
+_ARITHMETIC = {"*": np.multiply, "/": np.true_divide, "**": np.power}
+_COMPARED = {
+    **{"==": np.equal, "!=": np.not_equal, "<": np.less, ">": np.greater},
+    **{"<=": np.less_equal, ">=": np.greater_equal},
+}
 
 # Canonical text of a stateful call to the numbers it has learned.
 Learned = Mapping[str, tuple[float, ...]]
@@ -141,7 +160,10 @@ def row_shape(expression: Expression, frame: Frame) -> tuple[int, ...]:
     """
     if isinstance(expression, Function) and expression.name == "poly":
         return (degree(expression),)
-    shapes = {name: frame.numbers(name).shape[1:] for name in expression.columns()}
+    numbers, _ = expression.columns_by_use()
+    shapes = {
+        name: frame.numbers(name).shape[1:] for name in expression.columns() if name in numbers
+    }
     if len(set(shapes.values())) > 1:
         shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise DataError(
@@ -176,22 +198,43 @@ def _evaluate(node: Expression, frame: Frame, learned: Learned) -> Any:
             value = _evaluate(operand, frame, learned)
             total = total + value if sign == "+" else total - value
         return total
+    if isinstance(node, Operation) and node.compares_text:
+        return _compared_with_text(node, frame)
     if isinstance(node, Operation):
         left = _evaluate(node.left, frame, learned)
         right = _evaluate(node.right, frame, learned)
-        return {"*": np.multiply, "/": np.true_divide, "**": np.power}[node.operator](left, right)
+        if node.operator in COMPARISONS:
+            holds = np.asarray(_COMPARED[node.operator](left, right), np.float64)
+            return np.where(np.isnan(left) | np.isnan(right), np.nan, holds)
+        return _ARITHMETIC[node.operator](left, right)
     if isinstance(node, Function):
         return _call(node, frame, learned)
     raise OptionError(f"{node} cannot be evaluated as a number")
 
 
+def _compared_with_text(node: Operation, frame: Frame) -> NDArray[np.float64]:
+    """1 where a column's level is a text, or is not; NaN where it has none."""
+    column, text = node.left, node.right
+    if isinstance(column, Text):
+        column, text = text, column
+    if not isinstance(column, Column) or not isinstance(text, Text):
+        raise OptionError(f"{node}: one side must be a column and the other a text")
+    if node.operator not in ("==", "!="):
+        raise OptionError(f"{node}: texts are compared by == and !=; convert {column} to numbers")
+    found = frame.levels(column.name)
+    # True and false have one text each, whatever letters a file has them in.
+    said = text.value.capitalize() if frame.is_boolean(column.name) else text.value
+    holds = np.array([*(name == said for name in found.names), False])[found.codes]
+    holds = holds if node.operator == "==" else ~holds
+    return np.where(found.codes < 0, np.nan, holds.astype(np.float64))
+
+
 def _call(call: Function, frame: Frame, learned: Learned) -> Any:
-    simple = {"log": np.log, "log10": np.log10, "exp": np.exp, "sqrt": np.sqrt, "I": np.asarray}
     x = _evaluate(call.arguments[0], frame, learned)
-    if call.name in simple:
+    if call.name in _SIMPLE:
         if len(call.arguments) != 1:
             raise OptionError(f"{call}: {call.name}() takes one argument")
-        return simple[call.name](x)
+        return _SIMPLE[call.name](x)
     if call.name == "center":
         return x - learned[str(call)][0]
     if call.name == "scale":

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ranef import transforms
 from ranef.equation import Line, Sub
 from ranef.errors import DataError, OptionError
-from ranef.expression import Expression
+from ranef.expression import Expression, Operation, Sum
 from ranef.families.links import INVERSE_LINKS, LINKS
 from ranef.families.natural import Natural
 from ranef.formula import ResponseCall
@@ -444,9 +444,15 @@ class Family(ABC):
     def law(self, symbols: Mapping[str, Line]) -> Line:
         """What follows "y_i ~" on paper; `symbols` holds each free parameter's."""
 
+    def notes(self, state: State) -> tuple[str, ...]:
+        """What a reader must know of how the response is coded, in a few words each."""
+        return ()
+
     def companion(self) -> Line:
         """The standard error or weight of row i on paper."""
-        return (str(self.response.companion), Sub("i"))
+        companion = self.response.companion
+        joined = isinstance(companion, (Operation, Sum))
+        return (f"({companion})" if joined else str(companion), Sub("i"))
 
     def shifts(
         self,

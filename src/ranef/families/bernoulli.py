@@ -14,14 +14,14 @@ from ranef.expression import Column
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
 from ranef.families.natural import Logistic, Natural
-from ranef.frame import Frame
+from ranef.frame import Frame, LevelsSeen
 from ranef.moments import Scale
 
 
 class Bernoulli(Family):
     """y_i ~ Bernoulli(p_i), logit p_i = eta_i; y is 0 or 1, true or false, or one of two texts.
 
-    Of texts the success is the second in sorted order.
+    Of texts the success is the second, in the order that the column declares, else sorted.
     """
 
     name = "bernoulli"
@@ -30,11 +30,11 @@ class Bernoulli(Family):
     discrete = True
 
     def scan(self, accumulator: Any, frame: Frame) -> Any:
-        calls, found = accumulator or (None, set())
+        calls, found = accumulator or (None, LevelsSeen())
         response = self.response.value
         if responses.is_text(response, frame) and isinstance(response, Column):
             frame.refuse_stray_texts(response.name)
-            return calls, found | responses.categories_in(response, frame)
+            return calls, found.add(frame.levels(response.name))
         return super().scan(calls, frame), found
 
     def finish(self, accumulator: Any) -> State:
@@ -44,9 +44,9 @@ class Bernoulli(Family):
             DataError: for texts of which there are not two.
         """
         calls, found = accumulator
-        if not found:
+        if not found.names:
             return super().finish(calls)
-        names = responses.ordered(found)
+        names = found.ordered()
         if len(names) != 2:
             listed = ", ".join(map(repr, names[:6])) + (", ..." if len(names) > 6 else "")
             raise DataError(
@@ -97,6 +97,13 @@ class Bernoulli(Family):
 
     def law(self, symbols: Mapping[str, Line]) -> Line:
         return ("Bernoulli(", *symbols["p"], ")")
+
+    def notes(self, state: State) -> tuple[str, ...]:
+        """Which of two texts is the success."""
+        if not state.categories:
+            return ()
+        other, success = map(repr, state.categories)
+        return (f"success is {self.response.value} = {success}, and not {other}",)
 
     def residual(self, state: State, values: Mapping[str, Any]) -> Any:
         """pi^2 / 3, the variance of a logistic variable that would be observed by its sign."""

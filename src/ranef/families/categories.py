@@ -14,12 +14,12 @@ from ranef.expression import Column
 from ranef.families import responses
 from ranef.families.base import Family, ResponseDesign, State
 from ranef.formula import ResponseCall
-from ranef.frame import Frame
+from ranef.frame import Frame, LevelsSeen
 from ranef.moments import Scale
 
 
 class Categories(Family):
-    """A response of K categories, numbered 1, ..., K in sorted order.
+    """A response of K categories, numbered 1, ..., K in the order the column declares, else sorted.
 
     Attributes:
         categories: their names, once the family is bound to its rows.
@@ -43,9 +43,10 @@ class Categories(Family):
         assert isinstance(self.response.value, Column)
         return self.response.value
 
-    def scan(self, accumulator: Any, frame: Frame) -> dict[str, int]:
-        """Rows by category."""
-        counts = dict(accumulator or {})
+    def scan(self, accumulator: Any, frame: Frame) -> tuple[dict[str, int], LevelsSeen]:
+        """Rows by category, and the categories."""
+        known, seen = accumulator or ({}, LevelsSeen())
+        counts = dict(known)
         name = self._column.name
         if frame.is_text(name):
             frame.refuse_stray_texts(name)
@@ -55,8 +56,8 @@ class Categories(Family):
             expected = "whole numbers or texts"
             responses.refuse_outside(values, inside, frame, name, self.name, expected)
         found = frame.levels(name)
-        seen = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
-        for level, count in zip(found.names.tolist(), seen.tolist(), strict=True):
+        rows = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
+        for level, count in zip(found.names.tolist(), rows.tolist(), strict=True):
             if count:
                 counts[level] = counts.get(level, 0) + count
         if len(counts) > responses.MOST_CATEGORIES:
@@ -64,15 +65,16 @@ class Categories(Family):
                 f"the response {name} has more than {responses.MOST_CATEGORIES} distinct values, "
                 f"too many for categories of the family {self.name}; choose another family"
             )
-        return counts
+        return counts, seen.add(found)
 
-    def counted(self, counts: Mapping[str, int], *, least: int) -> State:
-        """The state, from rows by category.
+    def counted(self, accumulator: Any, *, least: int) -> State:
+        """The state, from what `scan` has gathered.
 
         Raises:
             DataError: for fewer categories than the family needs.
         """
-        names = responses.ordered(set(counts))
+        counts, seen = accumulator
+        names = seen.ordered()
         if len(names) < least:
             raise DataError(
                 f"the response {self.response.value} has one category, {names[0]!r}, and the "

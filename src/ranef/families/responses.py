@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.expression import Column, Expression
-from ranef.frame import Frame, sorted_levels
+from ranef.frame import Frame
 from ranef.moments import Scale
 
 # Distinct values from which on a response is a measurement rather than a category.
@@ -49,15 +49,9 @@ def is_text(response: Expression, frame: Frame) -> bool:
     return isinstance(response, Column) and frame.is_text(response.name)
 
 
-def categories_in(response: Column, frame: Frame) -> set[str]:
-    """The categories that occur."""
-    found = frame.levels(response.name)
-    return set(found.names[found.present()].tolist())
-
-
-def ordered(names: set[str]) -> tuple[str, ...]:
-    """Categories in sorted order: whole numbers by value, else as text."""
-    return tuple(sorted_levels(names))
+def is_boolean(response: Expression, frame: Frame) -> bool:
+    """Whether the response is a column of true and false."""
+    return isinstance(response, Column) and frame.is_boolean(response.name)
 
 
 def places(

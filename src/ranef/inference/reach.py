@@ -27,10 +27,16 @@ def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
         return
     advice = f"fix {mixed.sigma}, as in priors={{'{mixed.sigma}': 1.0}}"
     low, high = mixed.span
-    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+    if low == high:
         raise DataError(
             f"the response is {low:g} in every row, so nothing tells the residual's spread; "
             f"{advice}"
+        )
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+        raise DataError(
+            f"the response lies between {low:.16g} and {high:.16g}, so close together for their "
+            "size that rounding decides the residual's spread; subtract its mean, or another "
+            "constant, first"
         )
     if mixed.total > 0 and mixed.least_residual <= _FITTED * mixed.total:
         raise DataError(

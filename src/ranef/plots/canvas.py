@@ -74,7 +74,9 @@ def panels(
 
 
 def label(text: Any, most: int = 28) -> str:
-    """A name on one line, no longer than `most` characters."""
+    """A name on one line as formulas write it, no longer than `most` characters."""
+    # A variable of the posterior cannot have the "/" of its formula.
+    text = str(text).replace(" _over_ ", " / ")
     shown = "".join(c if c.isprintable() else " " for c in str(text))
     shown = " ".join(shown.split()) or "(blank)"
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"

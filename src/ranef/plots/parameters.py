@@ -14,6 +14,8 @@ from ranef.plots.source import LEVELS, group
 # Panels that one figure can hold and a reader can read.
 _MOST = 24
 
+_SLASH = "\N{DIVISION SLASH}"
+
 # A spread below this share of the size is rounding, as on a correlation's diagonal.
 _CONSTANT = 1e-12
 
@@ -33,7 +35,8 @@ def posterior(fit: Any) -> Figure:
     found = elements(group(fit, "posterior"))
     if not found:
         raise OptionError("no parameter has a posterior to show")
-    shown = dict(list(found.items())[:_MOST])
+    # A DataTree takes no "/" in a name; another one stands in for it until the titles are set.
+    shown = {name.replace("/", _SLASH): found[name] for name in list(found)[:_MOST]}
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     with warnings.catch_warnings():
@@ -48,6 +51,7 @@ def posterior(fit: Any) -> Figure:
     figure = collection.viz["figure"].item()
     for panel in figure.axes:
         panel.locator_params(axis="x", nbins=3)
+        panel.title.set_text(panel.get_title().replace(_SLASH, "/"))
         panel.title.set_fontsize(8)
     figure.set_layout_engine("constrained")
     if len(found) > _MOST:

@@ -63,6 +63,9 @@ def grouping(fit: Any, factor: str | None, term: str = "1") -> str:
     Raises:
         ColumnError: for one the posterior does not have.
     """
+    # A variable of the posterior cannot have the "/" of its formula.
+    term = term.replace("/", "_over_")
+    factor = factor.replace("/", "_over_") if factor is not None else None
     names = {
         str(name).partition("|")[2]: str(name)
         for name, values in group(fit, "posterior").data_vars.items()

@@ -56,7 +56,8 @@ def _column(values: Any) -> Plain:
     kind = values.type
     if pa.types.is_dictionary(kind):
         codes = values.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
-        return {"codes": codes, "names": _column(values.dictionary)}
+        names = _column(values.dictionary)
+        return {"codes": codes, "names": names, "ordered": bool(kind.ordered)}
     valid = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), bool)
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         filled = values.fill_null(pa.scalar(0).cast(kind)).to_numpy(zero_copy_only=False)
@@ -78,7 +79,9 @@ def _restored(kept: Plain) -> Any:
     if "codes" in kept:
         names = _restored(kept["names"]).combine_chunks()
         codes = pa.array(kept["codes"], pa.int32(), mask=kept["codes"] < 0)
-        return pa.chunked_array([pa.DictionaryArray.from_arrays(codes, names)])
+        # Files of before the order of categories counted do not say whether it was declared.
+        ordered = bool(kept.get("ordered", False))
+        return pa.chunked_array([pa.DictionaryArray.from_arrays(codes, names, ordered=ordered)])
     if "numbers" in kept:
         numbers = pa.array(kept["numbers"], mask=~kept["valid"])
         if "time" in kept:

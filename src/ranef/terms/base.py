@@ -72,18 +72,22 @@ class Variable:
         dims: names of its dimensions beyond chain and draw.
         coords: the coordinates of each.
         factor: the grouping it belongs to.
+        title: its name in tables where that is another, as the formula writes it; "" where it
+            is not.
     """
 
     role: str = "common"
     dims: tuple[str, ...] = ()
     coords: tuple[tuple[str, ...], ...] = ()
     factor: str = ""
+    title: str = ""
 
     def elements(self, name: str) -> list[tuple[str, int]]:
         """Name and flat place of each element that says something, such as `f[b]`.
 
         Of a correlation matrix those are the ones above the diagonal.
         """
+        name = self.title or name
         if not self.coords:
             return [(name, 0)]
         out = []

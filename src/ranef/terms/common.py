@@ -394,8 +394,9 @@ class Common(LinearTerm):
         out = {}
         for coding in state.matrix.codings:
             name = self._site(coding.name)
-            vector = Variable("common", (f"{name}_dim",), (coding.names,))
-            out[name] = vector if coding.names else Variable()
+            title = self.prefix + coding.name
+            vector = Variable("common", (f"{name}_dim",), (coding.names,), title=title)
+            out[name] = vector if coding.names else Variable(title=title)
         return out
 
     def variances(

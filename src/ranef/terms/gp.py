@@ -24,7 +24,7 @@ from scipy.stats import invgamma
 from ranef import priors
 from ranef.equation import Line, Sub, Summand, joined
 from ranef.errors import DataError, FormulaError
-from ranef.frame import Frame, Index, crossed_levels, sorted_levels
+from ranef.frame import Frame, Index, LevelsSeen, crossed_levels
 from ranef.moments import Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
@@ -59,7 +59,7 @@ class Scan:
     """The range of the columns, and the levels seen."""
 
     seen: ranges.Seen
-    levels: frozenset[str]
+    levels: LevelsSeen
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,10 @@ class Process(LinearTerm):
 
     def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
         seen = ranges.scan(accumulator and accumulator.seen, self.call.arguments, frame)
-        levels = accumulator.levels if accumulator else frozenset()
+        levels = accumulator.levels if accumulator else LevelsSeen()
         if self.options["by"]:
             found = crossed_levels(frame, (self.options["by"],))
-            levels = levels | frozenset(found.names[found.present()].tolist())
+            levels = levels.add(found)
         return Scan(seen, levels)
 
     def finish(self, accumulator: Scan) -> State:
@@ -223,7 +223,7 @@ class Process(LinearTerm):
                 f"{self.label}: {math.prod(sizes):,} basis functions are more than "
                 f"{_MOST_FUNCTIONS:,}; give a smaller boundary, or m"
             )
-        levels = tuple(sorted_levels(set(accumulator.levels)))
+        levels = accumulator.levels.ordered()
         middle = (seen.high + seen.low) / 2
         return State(middle, half, tuple(sizes), tuple(factors), lengths, levels)
 

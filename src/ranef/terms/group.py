@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ranef import matrix, priors
 from ranef.equation import Line, Sub, Summand, joined
 from ranef.errors import ColumnError, DataError
-from ranef.frame import Frame, Index, crossed_levels, sorted_levels
+from ranef.frame import Frame, Index, LevelsSeen, crossed_levels
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior, Stated
 from ranef.sites import parameter
@@ -42,7 +42,7 @@ class Scan:
     """The slopes' scan, and the levels seen."""
 
     matrix: matrix.Scan
-    levels: set[str]
+    levels: LevelsSeen
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,17 @@ class State:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Name of each column, as in `1|g`."""
+        """Name of each column in the posterior, as in `1|g`."""
+        return tuple(clean_name(name) for name in self.titles)
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """Name of each column as the formula writes it."""
         names: list[str] = []
         for coding in self.matrix.codings:
             base = "1" if coding.name == "Intercept" else coding.name
             names += [f"{base}[{label}]" for label in coding.names] or [base]
-        return tuple(clean_name(name) for name in names)
+        return tuple(names)
 
 
 class Group(LinearTerm):
@@ -98,6 +103,11 @@ class Group(LinearTerm):
     def factor(self) -> str:
         return clean_name(":".join(self.call.options["factor"]))
 
+    @property
+    def grouping(self) -> str:
+        """The factor as the formula writes it."""
+        return ":".join(self.call.options["factor"])
+
     def correlated(self, state: State) -> bool:
         return self.call.options["correlated"] and len(state.columns) > 1
 
@@ -109,13 +119,12 @@ class Group(LinearTerm):
 
     def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
         found = crossed_levels(frame, self.call.options["factor"])
-        levels = accumulator.levels if accumulator else set()
-        levels.update(found.names[found.present()].tolist())
+        levels = (accumulator.levels if accumulator else LevelsSeen()).add(found)
         seen = accumulator.matrix if accumulator else None
         return Scan(matrix.scan(seen, self.call.arguments, frame), levels)
 
     def finish(self, accumulator: Scan) -> State:
-        levels: tuple[str, ...] = tuple(sorted_levels(accumulator.levels))
+        levels = accumulator.levels.ordered()
         if len(levels) == 1:
             raise DataError(
                 f"the grouping {self.factor!r} has one level, {levels[0]!r}, and nothing can vary "
@@ -360,8 +369,8 @@ class Group(LinearTerm):
         parts: list[Line] = []
         effects: list[Line] = []
         scales: list[Line] = []
-        for column in state.columns:
-            of = f"{self.prefix}{column}|{self.factor}"
+        for column in state.titles:
+            of = f"{self.prefix}{column}|{self.grouping}"
             times = () if column == "1" else (f" {column}", Sub("i"))
             parts.append(("b", Sub(f"{of}[i]"), *times))
             effects.append(("b", Sub(f"{of}[j]")))
@@ -369,7 +378,7 @@ class Group(LinearTerm):
         if not self.correlated(state):
             laws = [(*b, " ~ Normal(0, ", *s, "²)") for b, s in zip(effects, scales, strict=True)]
             return Summand(joined(parts, " + "), tuple(laws))
-        corr = ("R", Sub(self.factor))
+        corr = ("R", Sub(self.grouping))
         law: Line = ("(", *joined(effects, ", "), ") ~ Normal(0, D ", *corr, " D), D = diag(",
                      *joined(scales, ", "), ")")  # fmt: skip
         return Summand(joined(parts, " + "), (law,))
@@ -377,15 +386,20 @@ class Group(LinearTerm):
     def variables(self, state: State) -> dict[str, Variable]:
         dim = f"{self.factor}__factor_dim"
         out: dict[str, Variable] = {}
-        for column in state.columns:
-            out[self._sd_name(column)] = Variable("sd", factor=self.factor)
+        each = list(zip(state.columns, state.titles, strict=True))
+        for column, title in each:
+            shown = f"{self.prefix}{title}|{self.grouping}_sigma"
+            out[self._sd_name(column)] = Variable("sd", factor=self.factor, title=shown)
         if self.correlated(state):
             names = (f"{self.factor}__corr_row", f"{self.factor}__corr_column")
-            out[self._corr_name()] = Variable(
-                "correlation", names, (state.columns, state.columns), self.factor
+            coords = (state.titles, state.titles)
+            shown = f"{self.prefix}{self.grouping}_corr"
+            out[self._corr_name()] = Variable("correlation", names, coords, self.factor, shown)
+        for column, title in each:
+            shown = f"{self.prefix}{title}|{self.grouping}"
+            out[self._effect_site(column)] = Variable(
+                "group", (dim,), (state.levels,), self.factor, shown
             )
-        for column in state.columns:
-            out[self._effect_site(column)] = Variable("group", (dim,), (state.levels,), self.factor)
         return out
 
     def site_labels(self, state: State) -> dict[str, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ranef import matrix, transforms
 from ranef.errors import DataError, OptionError
 from ranef.expression import Expression
-from ranef.frame import Frame, Index, sorted_levels
+from ranef.frame import Frame, Index
 
 # The code of a level that training did not see; the training levels follow from 1.
 UNSEEN = 0
@@ -196,7 +196,7 @@ class Scan:
 def scan(seen: Scan | None, expressions: Sequence[Expression], frame: Frame) -> Scan:
     """Learn from one batch of rows."""
     products = [(expression,) for expression in expressions]
-    found = matrix.scan(seen.matrix if seen else None, products, frame)
+    found = matrix.scan(seen.matrix if seen else None, products, frame, booleans=False)
     shapes = tuple(
         () if str(e) in found.factors else transforms.row_shape(e, frame) for e in expressions
     )
@@ -208,7 +208,7 @@ def finish(seen: Scan, expressions: Sequence[Expression]) -> tuple[Argument, ...
     out = []
     for expression, shape in zip(expressions, seen.shapes, strict=True):
         levels = seen.matrix.factors.get(str(expression))
-        coded = tuple(sorted_levels(levels)) if levels is not None else None
+        coded = matrix.levels_of(expression, levels) if levels is not None else None
         out.append(Argument(str(expression), shape, coded))
     return tuple(out)
 

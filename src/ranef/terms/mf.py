@@ -28,7 +28,7 @@ from ranef import priors
 from ranef.equation import Line, Sub, Summand
 from ranef.errors import DataError, FormulaError
 from ranef.expression import Column
-from ranef.frame import Frame, Index, crossed_levels, sorted_levels
+from ranef.frame import Frame, Index, LevelsSeen, crossed_levels
 from ranef.moments import Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
@@ -107,15 +107,15 @@ class Factorization(Term):
     def needs(self) -> dict[str, str]:
         return dict.fromkeys(self.sides, "level")
 
-    def scan(self, accumulator: list[set[str]] | None, frame: Frame) -> list[set[str]]:
-        seen = accumulator or [set(), set()]
-        for levels, name in zip(seen, self.sides, strict=True):
-            found = crossed_levels(frame, (name,))
-            levels.update(found.names[found.present()].tolist())
-        return seen
+    def scan(self, accumulator: list[LevelsSeen] | None, frame: Frame) -> list[LevelsSeen]:
+        seen = accumulator or [LevelsSeen(), LevelsSeen()]
+        return [
+            levels.add(crossed_levels(frame, (name,)))
+            for levels, name in zip(seen, self.sides, strict=True)
+        ]
 
-    def finish(self, accumulator: list[set[str]]) -> State:
-        first, second = (tuple(sorted_levels(levels)) for levels in accumulator)
+    def finish(self, accumulator: list[LevelsSeen]) -> State:
+        first, second = (levels.ordered() for levels in accumulator)
         for name, levels in zip(self.sides, (first, second), strict=True):
             if len(levels) < max(2, self.rank):
                 count = "one level" if len(levels) == 1 else f"{len(levels)} levels"

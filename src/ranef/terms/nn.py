@@ -27,6 +27,9 @@ from ranef.terms import graph, inputs, perceptron, variables
 from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Variable
 from ranef.terms.weights import KINDS
 
+# Hidden layers of a network whose formula says nothing of them.
+_HIDDEN = [32, 16]
+
 _OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point", "l2": 0.001}
 
 # Weights are of order one over the square root of a layer's width, and move in such steps.
@@ -94,6 +97,8 @@ class State:
 class Network(Term):
     """nn(x1, x2, ..., net=name) for a Keras model, nn(..., hidden=[8, 4]) for an MLP.
 
+    Without either it is an MLP with hidden layers of 32 and 16 units.
+
     An MLP gets standardized inputs and its output is multiplied by the spread of the
     predictor, so that the same settings serve data of any unit. Regularization losses count
     as in Keras, where the loss is a mean over rows: n times the penalty is subtracted from
@@ -108,14 +113,16 @@ class Network(Term):
             hint = suggestion(unknown[0], _OPTIONS)
             raise FormulaError(f"nn() has no option {unknown[0]!r}; {hint}")
         if not self.call.arguments:
-            raise FormulaError("nn() needs at least one column, as in nn(x1, x2, hidden=[8])")
+            raise FormulaError("nn() needs at least one column, as in nn(x1, x2)")
         self.options = {**_OPTIONS, **options}
         if self.options["weights"] not in KINDS:
             known = ", ".join(map(repr, KINDS))
             raise OptionError(f"nn(weights={self.options['weights']!r}) must be one of {known}")
         self.weights = KINDS[self.options["weights"]](self)
-        if (self.options["net"] is None) == (self.options["hidden"] is None):
-            raise FormulaError("nn() needs either net=name or hidden=[widths], as in hidden=[8]")
+        if self.options["net"] is not None and self.options["hidden"] is not None:
+            raise FormulaError("nn() takes net=name or hidden=[widths], as in hidden=[8], not both")
+        if self.options["net"] is None and self.options["hidden"] is None:
+            self.options["hidden"] = _HIDDEN
         name = self.options["net"]
         if name is not None and not isinstance(name, str):
             raise FormulaError(f"nn(net={name!r}): write the name of one network")
