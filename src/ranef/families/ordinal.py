@@ -20,7 +20,8 @@ from ranef.moments import Scale
 class Ordinal(Categories):
     """P(y_i <= k) = logit^-1(threshold_k - mu_i), mu_i = eta_i, for categories 1, ..., K.
 
-    Categories are whole numbers, or texts in sorted order, as training has them. The predictor
+    Categories are whole numbers, or texts in the order that the column declares, else sorted, as
+    training has them. The predictor
     has no intercept, which the thresholds are; they increase, and by default each has the prior
     Normal(0, 5). Source: McCullagh (1980).
     """
