@@ -18,7 +18,7 @@ from ranef.moments import Scale
 
 
 class Categorical(Categories):
-    """P(y_i = k) proportional to exp(mu_ik), mu_i1 = 0: the first category in sorted order.
+    """P(y_i = k) proportional to exp(mu_ik), mu_i1 = 0 for the first category in order.
 
     Each other category c has a predictor of its own with the terms of the formula, its
     coefficients named as in brms, `muc_Intercept`, `muc_x`, `1|g` being `muc_1|g`.

@@ -26,7 +26,8 @@ _WIDTH = 2.5
 class Ordinal(Categories):
     """P(y_i <= k) = logit^-1(threshold_k - mu_i), mu_i = eta_i, for categories 1, ..., K.
 
-    Categories are whole numbers, or texts in sorted order, as training has them. The predictor
+    Categories are whole numbers, or texts in the order that the column declares, else sorted, as
+    training has them. The predictor
     has no intercept, which the thresholds are; they increase, and by default each has the prior
     Normal(l_k, 2.5) at the means of the predictors, l_k being the logit of the share of the rows
     in categories 1 to k. Source: McCullagh (1980).
