@@ -16,7 +16,9 @@ from ranef.posterior import Posterior
 
 @pytest.fixture(scope="module")
 def exact(dyestuff):
-    return rf.Model("Yield ~ 1 + (1 | Batch)").fit(dyestuff, method="exact", progress=False)
+    priors = {"Intercept": rf.Normal(1500, 150)}  # a site of its own
+    model = rf.Model("Yield ~ 1 + (1 | Batch)", priors=priors)
+    return model.fit(dyestuff, method="exact", progress=False)
 
 
 def judged(fit, change):
@@ -68,7 +70,8 @@ def test_a_direction_is_seen_where_every_sd_is_right():
     x = rng.normal(size=200)
     z = 0.95 * x + np.sqrt(1 - 0.95**2) * rng.normal(size=200)
     table = {"x": x, "z": z, "y": x + z + rng.normal(size=200)}
-    fit = rf.Model("y ~ x + z").fit(table, progress=False)
+    own = {"common": rf.Normal(0, 10)}  # sites of their own
+    fit = rf.Model("y ~ x + z", priors=own).fit(table, progress=False)
 
     def shuffled(sites):
         sites["x"] = rng.permutation(sites["x"][0])[None]

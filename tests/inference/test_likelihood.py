@@ -120,7 +120,8 @@ def likelihood_of(reference_data, formula):
 
     model = rf.Model(formula)
     training = model._learn(pd.read_csv(reference_data / "mixed" / "InstEval.csv"))
-    return Exact().likelihood(model.program.problem(training))
+    written = model.program.as_written(training)
+    return Exact().likelihood(model.program.problem(written))
 
 
 def test_the_gradient_is_that_of_the_deviance(sleepstudy, penicillin):
