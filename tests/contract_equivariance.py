@@ -94,6 +94,11 @@ class Case:
         return ", ".join(own)
 
     @property
+    def kinds(self) -> set[str]:
+        """Its family, and the kinds of terms that are in it."""
+        return {self.family, *(kind for kind, sign in KINDS.items() if sign in self.formula)}
+
+    @property
     def predictors(self) -> str:
         return self.formula.partition("~")[2]
 
@@ -101,6 +106,15 @@ class Case:
         """Whether a column is in the formula."""
         return re.search(rf"\b{column}\b", self.formula) is not None
 
+
+# What a formula with a kind of term has in it.
+KINDS = {
+    **{"numbers": "x", "factors": "f", "booleans": "b*", "products": "x*z", "powers": "**"},
+    **{"polynomials": "poly", "interactions": "x*f", "of factors": "f*h", "no intercept": "0 +"},
+    **{"intercepts": "(1 | g", "slopes": "(x | g", "independent": "||", "contrasts": "(f | g"},
+    **{"nested": "/room", "crossed": "(1 | k", "dates": "day", "splines": "s(x", "processes": "gp"},
+    **{"offsets": "offset", "weights": "weights", "trials": "/ m", "another parameter": ";"},
+}
 
 # Origins and units that change the model itself; names are those of `TRANSFORMATIONS`.
 ORIGINS = ("x is a calendar year", "x in Kelvin", "x in dollars")
@@ -136,7 +150,8 @@ CASES = (
     Case("y ~ x + (1 | g); sigma ~ x"),
     Case("y ~ x + (x | g)", method="laplace"),
     # Families
-    Case("y ~ x*f + (1 | g)", "student"),
+    Case("y ~ x*f", "student"),
+    Case("y ~ x + (1 | g)", "student"),
     Case("y ~ x*f + (1 | g)", "bernoulli"),
     Case("y ~ x + I(x**2)", "bernoulli"),
     Case("y ~ x + (1 | g)", "bernoulli", response="texts"),
@@ -144,7 +159,7 @@ CASES = (
     Case("y ~ x + offset(log(e)) + (1 | g)", "poisson"),
     Case("y ~ x + (x | g)", "poisson"),
     Case("y ~ x*h + (1 | g)", "negative_binomial"),
-    Case("y ~ x + (1 | school/room)", "gamma"),
+    Case("y ~ x + (1 | g)", "gamma"),
     Case("y ~ x + z + (1 | g)", "beta"),
     Case("y ~ x*f + (1 | g)", "lognormal"),
     Case("y ~ x + f + (1 | g)", "exponential"),
@@ -264,6 +279,11 @@ class Transformation:
     arrange: Callable[[Any, Path], Any] = lambda table, folder: table
     formula: Callable[[str], str] = lambda formula: formula
     back: Callable[[Case], Back] = lambda case: Back()
+
+    @property
+    def of_units(self) -> bool:
+        """Whether it changes the unit or the origin of a column."""
+        return self.name.startswith(("x ", "response", "offset", "exposure", "weights"))
 
     def holds_for(self, case: Case) -> bool:
         """Whether the contract has this case under this transformation."""
@@ -752,25 +772,24 @@ def product() -> list[tuple[Case, Transformation]]:
     return [(case, t) for case in CASES for t in TRANSFORMATIONS if t.holds_for(case)]
 
 
-def covering(times: int = 2) -> list[tuple[Case, Transformation]]:
-    """Pairs with every transformation `times`, where it has as many cases, and every case once.
+def covering() -> list[tuple[Case, Transformation]]:
+    """Every transformation, those of units and origins twice, every family and term once.
 
-    Cases that were taken least often go first; among these, those that have fewest
-    transformations.
+    A case is taken for what it has that none before had, else because it has been fitted as it
+    is already, and least often.
     """
     pairs = product()
-    options = Counter(case.name for case, _ in pairs)
+    seen: set[str] = set()
     taken: Counter[str] = Counter()
     out = []
     for transformation in TRANSFORMATIONS:
         own = [case for case, t in pairs if t is transformation]
-        own.sort(key=lambda case: (taken[case.name], options[case.name]))
-        for case in own[:times]:
+        for _ in range(min(len(own), 2 if transformation.of_units else 1)):
+            case = min(own, key=lambda c: (-len(c.kinds - seen), not taken[c.name], taken[c.name]))
+            own.remove(case)
+            seen |= case.kinds
             taken[case.name] += 1
             out.append((case, transformation))
-    for case in CASES:
-        if not taken[case.name]:
-            out += [pair for pair in pairs if pair[0] is case][:1]
     return out
 
 
