@@ -40,6 +40,11 @@ class Posterior:
         return self.program.variables(self.training.state)
 
     @cached_property
+    def written(self) -> Training:
+        """The training rows with every parameter in the formula's own coordinates."""
+        return self.program.as_written(self.training)
+
+    @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:
         """Draws of every variable with a posterior, (chain, draw, ...)."""
         return variable_values(self.program, self.training.state, self.draws.sites)

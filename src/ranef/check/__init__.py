@@ -9,9 +9,10 @@ How to add a symptom: a function of the `Posterior` that yields what it saw, and
 """
 
 from ranef.check.approximation import approximation
-from ranef.check.columns import boundaries, collinear
+from ranef.check.columns import boundaries, collinear, empty, many_levels
 from ranef.check.conflict import conflict
 from ranef.check.ending import chains, own_criterion, trend, weights
+from ranef.check.groupings import groupings
 from ranef.check.separation import separation
 from ranef.check.smooth import smooth
 from ranef.check.symptom import VERDICTS, Check, Symptom
@@ -21,7 +22,7 @@ __all__ = ["VERDICTS", "Check", "Symptom", "check"]
 
 _OF_CHAINS = (chains,)
 _OF_OTHERS = (own_criterion, weights, trend, approximation)
-_OF_ALL = (boundaries, collinear, separation, conflict, smooth)
+_OF_ALL = (boundaries, collinear, empty, many_levels, groupings, separation, conflict, smooth)
 
 
 def check(posterior: Posterior, *, reference: bool = True) -> Check:

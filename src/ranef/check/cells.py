@@ -1,0 +1,87 @@
+"""Cells of interactions of factors: how many rows each has, read off the columns."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.matrix import Coding
+
+# A level of each of some factors.
+Cell = tuple[tuple[str, str], ...]
+
+# Cells of an interaction that are looked at.
+_MOST = 20_000
+
+
+def empty_cells(codings: Sequence[Coding], columns: NDArray[np.float64]) -> dict[str, list[Cell]]:
+    """Interaction of factors to its cells that no row has, but for those of an emptier one.
+
+    Columns (n, k) are those of the codings in order. The number of rows of a cell is the sum of
+    its column; a cell at the reference level of a factor has none, and its rows are those of the
+    product without that factor, less those of the factor's other levels.
+    """
+    counts = _Counts(codings, columns)
+    out: dict[str, list[Cell]] = {}
+    for coding in codings:
+        factors = [part for part in coding.parts if part.levels]
+        sizes = prod(len(part.levels or ()) for part in factors)
+        if len(factors) < 2 or len(factors) < len(coding.parts) or sizes > _MOST:
+            continue
+        names = [str(part.expression) for part in factors]
+        known = [set(cell) for own in out.values() for cell in own]
+        cells: list[Cell] = []
+        for levels in product(*(part.levels or () for part in factors)):
+            cell = tuple(zip(names, levels, strict=True))
+            inside = any(set(part) in known for part in _parts(cell))
+            if not inside and counts.of(dict(cell)) == 0:
+                cells.append(cell)
+        if cells:
+            out[coding.name] = cells
+    return out
+
+
+def _parts(cell: Cell) -> list[Cell]:
+    """What a cell is inside of."""
+    return [part for size in range(2, len(cell)) for part in combinations(cell, size)]
+
+
+class _Counts:
+    """Rows of cells, by the sums of indicator columns."""
+
+    def __init__(self, codings: Sequence[Coding], columns: NDArray[np.float64]) -> None:
+        self.rows = len(columns)
+        self.sums: dict[frozenset[tuple[str, str]], float] = {}
+        self.levels: dict[str, tuple[str, ...]] = {}
+        sums, start = columns.sum(axis=0), 0
+        for coding in codings:
+            own = sums[start : start + coding.width]
+            start += coding.width
+            if any(part.levels is None for part in coding.parts):
+                continue
+            names = [str(part.expression) for part in coding.parts]
+            self.levels |= {str(part.expression): part.levels or () for part in coding.parts}
+            for levels, value in zip(product(*(p.names for p in coding.parts)), own, strict=True):
+                self.sums[frozenset(zip(names, levels, strict=True))] = float(value)
+
+    def of(self, cell: Mapping[str, str]) -> int | None:
+        """None where the columns do not say it."""
+        key = frozenset(cell.items())
+        if not key:
+            return self.rows
+        if key not in self.sums:
+            # The first level is the reference where a factor has one.
+            factor = next((f for f, level in cell.items() if level == self._first(f)), None)
+            if factor is None:
+                return None
+            rest = self.of({f: level for f, level in cell.items() if f != factor})
+            others = [self.of({**cell, factor: level}) for level in self.levels[factor][1:]]
+            if rest is None or None in others:
+                return None
+            self.sums[key] = rest - sum(filter(None, others))
+        return round(self.sums[key])
+
+    def _first(self, factor: str) -> str | None:
+        return self.levels[factor][0] if factor in self.levels else None
