@@ -18,7 +18,6 @@ from ranef.families.categories import Categories
 from ranef.moments import Scale
 from ranef.priors import Prior
 
-
 # The prior sd of a threshold about the logit of the share of the rows below it.
 _WIDTH = 2.5
 

@@ -116,9 +116,7 @@ class Common(LinearTerm):
         with np.errstate(all="ignore"):
             return spans_constant(state.true_mean, state.covariance)
 
-    def placed(
-        self, state: State, given: Callable[[str, str], bool], constant: Constant
-    ) -> State:
+    def placed(self, state: State, given: Callable[[str, str], bool], constant: Constant) -> State:
         covariance = state.covariance
         state = replace(state, covariance=None)
         names = [n for n in state.slices if not given(self._site(n), self._alias(n))]
@@ -346,15 +344,13 @@ class Common(LinearTerm):
         return {self._joint_site: (*first, *(labels[i] for i in state.coordinates.order))}
 
     def shift(self, state: State, sites: Mapping[str, Any]) -> Any:
-        """m . beta, which the coordinates of centred columns leave to the thresholds."""
+        """What m . beta adds, which the coordinates of centred columns leave to the thresholds."""
         found = state.coordinates
         if found is None or not found.elsewhere or self._joint_site not in sites:
             return None
         return np.asarray(sites[self._joint_site]) @ (found.mean @ found.matrix)
 
-    def put_back(
-        self, state: State, variables: Mapping[str, Any], known: Any
-    ) -> dict[str, Any]:
+    def put_back(self, state: State, variables: Mapping[str, Any], known: Any) -> dict[str, Any]:
         if state.coordinates is None or not state.coordinates.constant:
             return {}
         constant, out = state.coordinates.matrix[:, 0], {}

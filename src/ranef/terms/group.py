@@ -150,13 +150,9 @@ class Group(LinearTerm):
         return state.matrix.build(frame)
 
     def measured(self, state: State, measures: Measures) -> State:
-        return replace(
-            state, mean=measures.mean, sd=measures.sd, covariance=measures.covariance
-        )
+        return replace(state, mean=measures.mean, sd=measures.sd, covariance=measures.covariance)
 
-    def placed(
-        self, state: State, given: Callable[[str, str], bool], constant: Constant
-    ) -> State:
+    def placed(self, state: State, given: Callable[[str, str], bool], constant: Constant) -> State:
         covariance = state.covariance
         state = replace(state, covariance=None)
         names = [*(self._sd_name(column) for column in state.columns), self._corr_name()]

@@ -36,7 +36,8 @@ def coordinates(
 
     Args:
         codings: of the k columns.
-        mean, covariance: (k,) and (k, k) of the columns over the rows.
+        mean: (k,) of the columns over the rows.
+        covariance: (k, k) of the columns over the rows.
     """
     labels = _labels(codings)
     degree = np.concatenate([_degrees(coding) for coding in codings])
@@ -88,9 +89,7 @@ def coordinates(
     return t, _sizes(np.diagonal(second), cells, names, degree), tuple(names)
 
 
-def _sizes(
-    squares: Array, cells: NDArray[np.bool_], names: Sequence[str], degree: Array
-) -> Array:
+def _sizes(squares: Array, cells: NDArray[np.bool_], names: Sequence[str], degree: Array) -> Array:
     """(k,) the root mean square of each column over the rows in which it is not zero."""
     out = np.sqrt(np.maximum(squares, 0.0))
     share = {n: squares[i] for i, n in enumerate(names) if degree[i] == 0 and cells[i]}

@@ -115,9 +115,7 @@ class Missing(Term):
         size = abs(mean) or 1.0
         return replace(state, mean=mean, sd=sd if sd > 1e-12 * size else size)
 
-    def placed(
-        self, state: State, given: Callable[[str, str], bool], constant: Constant
-    ) -> State:
+    def placed(self, state: State, given: Callable[[str, str], bool], constant: Constant) -> State:
         named = given(self._site, self._alias) or given(f"{self.prefix}Intercept", "")
         centred = constant is Constant.PREDICTOR and not named
         return replace(state, centre=state.mean) if centred else state

@@ -86,7 +86,8 @@ def coordinates(
 
     Args:
         places: of the columns in the design.
-        mean, covariance: (k,) and (k, k) of the columns.
+        mean: (k,) of the columns.
+        covariance: (k, k) of the columns.
         anchored: whether something in the predictor carries the constant.
         elsewhere: whether what does is outside of the predictor, as thresholds are.
     """
