@@ -7,7 +7,7 @@ place of a prior fixes the parameter, `PointEstimate` estimates it without a pos
 import numbers
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from ranef.errors import OptionError
@@ -188,7 +188,7 @@ class Stated(Prior):
         about: words that follow it: of what it is the prior.
     """
 
-    prior: Prior = field(default_factory=Flat)
+    prior: Prior
     about: str = ""
 
     def __post_init__(self) -> None:

@@ -54,11 +54,12 @@ class Ordered(dist.Distribution):
         """
         first, *keys = jax.random.split(key, _GIBBS + 1)
         x = jnp.sort(jnp.asarray(self.each.sample(first, sample_shape)), axis=-1)
-        normal = getattr(self.each, "base_dist", self.each)
+        normal: Any = getattr(self.each, "base_dist", self.each)
         normal = getattr(normal, "base_dist", normal)
         if not isinstance(normal, dist.Normal) or jnp.ndim(normal.loc) == 0:
             return x
-        loc, scale = jnp.broadcast_to(normal.loc, x.shape), jnp.broadcast_to(normal.scale, x.shape)
+        known: Any = normal
+        loc, scale = (jnp.broadcast_to(v, x.shape) for v in (known.loc, known.scale))
 
         def turn(x: Array, key: Array) -> tuple[Array, None]:
             ends = jnp.full_like(x[..., :1], jnp.inf)

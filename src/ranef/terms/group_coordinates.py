@@ -150,8 +150,9 @@ def _cells(codings: Sequence[Coding]) -> tuple[Array, list[str]] | None:
     None where the columns do not span the cells.
     """
     levels: dict[str, tuple[str, ...]] = {}
-    for part in (p for coding in codings for p in coding.parts if p.levels is not None):
-        levels.setdefault(str(part.expression), part.levels)
+    for part in (p for coding in codings for p in coding.parts):
+        if part.levels is not None:
+            levels.setdefault(str(part.expression), part.levels)
     shape = [len(each) for each in levels.values()]
     width = sum(coding.width for coding in codings)
     if int(np.prod(shape, dtype=int)) != width:
