@@ -39,7 +39,13 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 # Files that take a minute or more. They go first, so that none runs alone at the end.
-_LONG = ("test_zillow_command.py", "test_storage.py", "test_alternation.py", "test_cli.py")
+_LONG = (
+    "test_zillow_command.py",
+    "test_storage.py",
+    "test_alternation.py",
+    "test_cli.py",
+    "test_equivariance.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -52,8 +52,9 @@ Table = dict[str, Any]
 ROWS = 96
 # Draws of a fit; those of exact and laplace are independent.
 DRAWS = 1_000
-# Effective draws of four chains of nuts that make as many, at least.
-DRAWS_OF_CHAINS = 300
+# Effective draws of four chains of nuts that make as many each, at least; their verdict is that of
+# chains that are long enough.
+DRAWS_OF_CHAINS = 400
 # Differences of means that are allowed, in Monte Carlo standard errors: five of the difference of
 # two. The full product compares a hundred thousand numbers, of which one is off by four.
 ERRORS = 5.0 * np.sqrt(2.0)
@@ -633,10 +634,9 @@ class Answers:
 
 
 def fitted(case: Case, formula: str, table: Any) -> rf.Fit:
-    options = {"chains": 4, "tune": 500} if case.method == "nuts" else {}
-    draws = DRAWS // 4 if case.method == "nuts" else DRAWS
+    options = {"chains": 4, "tune": 1_000} if case.method == "nuts" else {}
     model = rf.Model(formula, family=case.family, priors=case.priors)
-    return model.fit(table, method=case.method, seed=0, draws=draws, progress=False, **options)
+    return model.fit(table, method=case.method, seed=0, draws=DRAWS, progress=False, **options)
 
 
 def answers(case: Case, transformation: Transformation, folder: Path) -> Answers:

@@ -153,6 +153,21 @@ def test_groupings_that_are_one_are_named():
     assert said("y ~ x + (1 | g)") == ("trust", [])
 
 
+def test_a_column_whose_name_ends_as_that_of_an_intercept_is_none():
+    table = {**BALANCED, "x1": BALANCED["x"]}
+    assert said("y ~ x1 + (0 + x1 | g) + (0 + x1 | g2)", table) == ("trust", [])
+
+
+def test_of_many_empty_cells_three_are_named_and_all_are_counted():
+    p, q = RNG.integers(0, 12, N), RNG.integers(0, 10, N)
+    table = {**BALANCED, "p": np.array([f"p{i}" for i in p]), "q": q}
+    empty = 120 - len(np.unique(p * 10 + q))
+    [sign] = said("y ~ p:C(q)", table)[1]
+    assert sign.count("no row has") == 1
+    assert sign.count(" with ") == 3
+    assert f"and {empty - 3} more, a cell of p:C(q)" in sign
+
+
 def test_a_slope_that_no_level_shows_is_worth_knowing():
     fit = rf.Model("y ~ gx + (gx | g)").fit(BALANCED, progress=False)
     sign = "the column of gx|g is the same in all rows of each level of g"

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +77,9 @@ def empty(posterior: Posterior) -> Iterator[Symptom]:
         return
     for own in (*_common_blocks(posterior), *_group_blocks(posterior)):
         for name, cells in own.cells.items():
-            shown = "; ".join(" with ".join(f"{f} {level!r}" for f, level in c) for c in cells[:3])
+            shown = "; ".join(
+                " with ".join(f"{f} {level!r}" for f, level in c) for c in cells[:_NAMED]
+            )
             more = f" and {len(cells) - _NAMED} more" if len(cells) > _NAMED else ""
             yield Symptom(
                 f"no row has {shown}{more}, a cell of {name}",
@@ -180,7 +184,7 @@ class _Columns:
         left_out = {*self.zeros, *self.constants}
         return [i for i in self.free if i not in left_out]
 
-    @property
+    @cached_property
     def cells(self) -> dict[str, list[Cell]]:
         """Interaction to its cells that have no row."""
         return empty_cells(self.codings, self.columns)
@@ -188,21 +192,25 @@ class _Columns:
     @property
     def named_in_cells(self) -> set[int]:
         """Places of columns that belong to an empty cell."""
-        cells = [set(cell) for own in self.cells.values() for cell in own]
+        cells = {frozenset(cell) for own in self.cells.values() for cell in own}
         return {
             i
             for i, place in enumerate(_places(self.codings))
-            if any(cell <= place for cell in cells)
+            for size in range(2, len(place) + 1)
+            for part in combinations(place, size)
+            if frozenset(part) in cells
         }
 
     @property
     def explained(self) -> set[int]:
         """Places of columns that are combinations because of empty cells that have no column."""
-        cells = [{factor for factor, _ in cell} for own in self.cells.values() for cell in own]
+        factors = {
+            frozenset(factor for factor, _ in cell) for own in self.cells.values() for cell in own
+        }
         return {
             i
             for i, place in enumerate(_places(self.codings))
-            if place and any({factor for factor, _ in place} <= cell for cell in cells)
+            if place and any({factor for factor, _ in place} <= own for own in factors)
         }
 
 
@@ -235,7 +243,8 @@ def _common_blocks(posterior: Posterior) -> Iterator[_Columns]:
             if name.endswith("Intercept") and (i not in fixed or not family.intercept)
         ]
         intercept = places[0] if places else None
-        name = "the thresholds" if intercept in fixed else labels[intercept] if places else ""
+        name = "" if intercept is None else labels[intercept]
+        name = "the thresholds" if intercept in fixed else name
         yield _Columns(
             labels,
             np.asarray(block.columns, np.float64),
@@ -251,8 +260,7 @@ def _group_blocks(posterior: Posterior) -> Iterator[_Columns]:
         if block.codes is None or len(block.scales) != block.columns.shape[1]:
             continue
         labels = [name.removesuffix("_sigma") for name in block.scales]
-        constant = [name.endswith(f"1|{block.grouping}") for name in labels]
-        place = constant.index(True) if True in constant else None
+        place = intercept_of(block)
         yield _Columns(
             labels,
             np.asarray(block.columns, np.float64),
@@ -261,6 +269,18 @@ def _group_blocks(posterior: Posterior) -> Iterator[_Columns]:
             "" if place is None else labels[place],
             frozenset(),
         )
+
+
+def intercept_of(block: LinearBlock) -> int | None:
+    """The place of the intercepts that vary by level, None without."""
+    return next(
+        (
+            i
+            for i, name in enumerate(block.scales)
+            if name.endswith(f"1|{block.grouping}_sigma") and np.all(block.columns[:, i] == 1)
+        ),
+        None,
+    )
 
 
 def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
@@ -327,6 +347,8 @@ def _inflations(columns: NDArray[np.float64], intercept: bool) -> NDArray[np.flo
         inside = np.linalg.norm(unit @ weights - ones) < _ROUNDING * far
         centred = inside & (np.abs(weights) < _ROUNDING * far)
     away = columns - np.where(centred, columns.mean(axis=0), 0.0)
-    _, values, directions = np.linalg.svd(away / np.linalg.norm(away, axis=0), full_matrices=False)
+    length = np.linalg.norm(away, axis=0)
+    unit = away / np.where(length > 0, length, 1.0)
+    _, values, directions = np.linalg.svd(unit, full_matrices=False)
     values = np.maximum(values, _ROUNDING)
     return ((directions / values[:, None]) ** 2).sum(axis=0)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.check.columns import common
+from ranef.check.columns import common, intercept_of
 from ranef.check.symptom import Symptom
 from ranef.posterior import Posterior
 from ranef.terms.base import LinearBlock
@@ -103,8 +103,8 @@ def _named(block: LinearBlock) -> str:
 
 def _intercept(block: LinearBlock) -> str:
     """The name of the intercepts that vary, "" without."""
-    names = (scale.removesuffix("_sigma") for scale in block.scales)
-    return next((name for name in names if name.endswith(f"1|{block.grouping}")), "")
+    place = intercept_of(block)
+    return "" if place is None else block.scales[place].removesuffix("_sigma")
 
 
 def _constant_by_level(block: LinearBlock) -> Iterator[str]:
