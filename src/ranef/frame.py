@@ -94,7 +94,7 @@ class LevelsSeen:
         if found.cells:
             known = self.columns or tuple(LevelsSeen() for _ in found.columns)
             columns = tuple(k.add(c) for k, c in zip(known, found.columns, strict=True))
-            own = {found.names[place]: found.cells[place] for place in places.tolist()}
+            own = {str(found.names[place]): found.cells[place] for place in places.tolist()}
             return LevelsSeen(names, None, columns, self.cells | own)
         orders = self.orders
         if orders is not None and found.declared:

@@ -290,7 +290,8 @@ def _merge(found: list[dict[str, bool]]) -> bool:
 
 def _part(expression: Expression, levels: tuple[str, ...] | None, full: bool) -> Part:
     if levels is None:
-        return Part(expression, transforms.degree(expression) if is_poly(expression) else 1)
+        poly = isinstance(expression, Function) and is_poly(expression)
+        return Part(expression, transforms.degree(expression) if poly else 1)
     if len(levels) == 1:
         raise DataError(
             f"the factor {expression} has one level, {levels[0]!r}, and so no effect to estimate; "
