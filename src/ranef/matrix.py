@@ -290,8 +290,9 @@ def _merge(found: list[dict[str, bool]]) -> bool:
 
 def _part(expression: Expression, levels: tuple[str, ...] | None, full: bool) -> Part:
     if levels is None:
-        poly = isinstance(expression, Function) and is_poly(expression)
-        return Part(expression, transforms.degree(expression) if poly else 1)
+        if isinstance(expression, Function) and is_poly(expression):
+            return Part(expression, transforms.degree(expression))
+        return Part(expression)
     if len(levels) == 1:
         raise DataError(
             f"the factor {expression} has one level, {levels[0]!r}, and so no effect to estimate; "

@@ -56,10 +56,9 @@ class Ordered(dist.Distribution):
         x = jnp.sort(jnp.asarray(self.each.sample(first, sample_shape)), axis=-1)
         normal: Any = getattr(self.each, "base_dist", self.each)
         normal = getattr(normal, "base_dist", normal)
-        if not isinstance(normal, dist.Normal) or jnp.ndim(normal.loc) == 0:
+        if not issubclass(type(normal), dist.Normal) or jnp.ndim(normal.loc) == 0:
             return x
-        known: Any = normal
-        loc, scale = (jnp.broadcast_to(v, x.shape) for v in (known.loc, known.scale))
+        loc, scale = (jnp.broadcast_to(v, x.shape) for v in (normal.loc, normal.scale))
 
         def turn(x: Array, key: Array) -> tuple[Array, None]:
             ends = jnp.full_like(x[..., :1], jnp.inf)
