@@ -649,7 +649,7 @@ def answers(case: Case, transformation: Transformation, folder: Path) -> Answers
     mean, sd = (np.asarray(predicted[name], float) for name in ("mean", "sd"))
     locations, log_density = draws_of(fit, rows)
     contrast = np.diff(locations, axis=1) / (-1.0 if back.mirrored else back.scale)
-    score = fit.log_score(rows)
+    score = np.asarray(fit.log_score(rows))
     unit = back.scale if back.additive else 1.0
     density = ROWS * np.log(back.scale) if back.continuous else 0.0
     return Answers(
@@ -692,6 +692,8 @@ def scales(fit: rf.Fit) -> dict[str, tuple[float, float]]:
     for parameter, term in fit.program.all_terms():
         state, design = fit.training.state.terms[term.label], fit.training.designs[term.label]
         for factor, variance in term.variances(state, design, values).items():
+            if not factor:
+                continue  # of common effects, which predictions hold already
             sd = np.sqrt(variance)
             out[f"sd of {parameter.name} by {factor}"] = (sd.mean(), sd.std())
     table = fit.summary()

@@ -63,7 +63,7 @@ def test_levels_follow_the_correlation_scales_and_common_effects_or_none_of_them
     size = {name: np.size(latent.start) for name, latent in sites.latents.items()}
     first = dict(zip(size, np.cumsum([0, *size.values()]), strict=False))
     by_noise = np.asarray(draw(jnp.zeros(guide.size))["(1 + x | g)/effects"])
-    for name in ("(1 + x | g)/cholesky", "1|g_sigma", "x|g_sigma", "x"):
+    for name in ("(1 + x | g)/cholesky", "1|g_sigma/centred", "x|g_sigma/centred", "/common"):
         moved = by_noise[..., first[name] : first[name] + size[name]]
         assert np.any(moved != 0) == following
 

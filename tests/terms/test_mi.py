@@ -41,7 +41,7 @@ def at_values(formula: str, family: str, values: dict) -> tuple[float, Training]
 
 def log_likelihood(program: Program, training: Training) -> Any:
     """Rows and values of all parameters to the likelihood of all rows that those stand for."""
-    problem = program.problem(training)
+    problem = program.problem(program.as_written(training))
 
     @jax.jit
     def compiled(data: Any, values: Any) -> Any:

@@ -401,8 +401,11 @@ class Common(LinearTerm):
         """Var_i(x_i' beta) = beta' Cov(x) beta, by draw."""
         columns = np.asarray(design.arrays["columns"], np.float64)
         away = columns - columns.mean(axis=0)
-        each = [np.asarray(values[self._site(coding.name)]) for coding in state.matrix.codings]
-        beta = np.concatenate([value.reshape(len(value), -1) for value in each], axis=1)
+        varying = {name: own for name, own in state.slices.items() if name != INTERCEPT}
+        each = {name: np.asarray(values[self._site(name)]) for name in varying}
+        beta = np.zeros((max(map(len, each.values()), default=1), columns.shape[1]))
+        for name, own in varying.items():
+            beta[:, own] = each[name].reshape(len(each[name]), -1)
         return {"": np.einsum("si,ij,sj->s", beta, away.T @ away / len(away), beta)}
 
 
