@@ -38,10 +38,14 @@ def test_responses_and_predictors_of_any_scale(away, unit):
     assert moved["sigma"] == pytest.approx(unit * plain["sigma"], rel=0.01)
 
 
-def test_slopes_far_from_zero_are_refused_with_the_remedy():
+def test_slopes_far_from_zero_are_held_about_their_mean():
     far = {**TABLE, "x": TABLE["x"] + 1e5}
+    whole = rf.Model("y ~ x + (1 + x | g)").fit(far, **QUICK)
+    assert np.isfinite(whole.predict(far)).all(axis=None)
+    # A prior of the user's is about x = 0, and so are the coefficients then.
     with pytest.raises(rf.DataError, match=r"centre them, as in \(1 \+ center\(x\) \| g\)"):
-        rf.Model("y ~ x + (1 + x | g)").fit(far, **STEPS)
+        own = {"1|g_sigma": rf.HalfNormal(1.0)}
+        rf.Model("y ~ x + (1 + x | g)", priors=own).fit(far, **STEPS)
     near = rf.Model("y ~ x + (1 + center(x) | g)").fit(far, **QUICK)
     assert np.isfinite(near.predict(far)).all(axis=None)
 

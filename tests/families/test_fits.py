@@ -89,4 +89,7 @@ def test_an_offset_moves_the_intercept_to_the_rate():
     exposure = np.full(N, 1e6)
     table = {"y": COUNTS, "n": exposure, "x": X}
     prior = rf.Model("y ~ x + offset(log(n))", family="poisson").priors_for(table)["Intercept"]
-    assert abs(prior.mu - np.log(COUNTS.mean() / 1e6)) < 1e-6
+    assert abs(prior.prior.mu - np.log(COUNTS.mean() / 1e6)) < 1e-6
+    apart = {**table, "n": np.where(np.arange(N) % 2, 1e2, 1e6)}
+    rate = rf.Model("y ~ x + offset(log(n))", family="poisson").priors_for(apart)["Intercept"]
+    assert rate.prior.mu == pytest.approx(np.log(COUNTS.sum() / apart["n"].sum()))

@@ -26,7 +26,7 @@ def groupings(posterior: Posterior) -> Iterator[Symptom]:
     """
     if posterior.training.stream is not None:
         return
-    problem = posterior.program.problem(posterior.training)
+    problem = posterior.program.problem(posterior.written)
     blocks = {
         term: block
         for term, block in problem.structure().items()

@@ -76,7 +76,7 @@ def minimise(
             inverse = left @ inverse @ left.T + np.outer(moved, moved) / curvature
             fresh = False
     # Where no step gains anything the rounding of the function has been reached.
-    flat = float(gradient @ inverse @ gradient) < max(2 * gain, 1e-10 * abs(value))
+    flat = bool(float(gradient @ inverse @ gradient) < max(2 * gain, 1e-10 * abs(value)))
     return Minimum(x, value, gradient, inverse, flat, evaluations)
 
 
