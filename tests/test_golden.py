@@ -1,7 +1,7 @@
 """Files that earlier states of the code have saved load, and predict what they did.
 
-`golden/NAME.ranef` is a fit, and `golden/NAME.json` what it predicted for some rows and its table of
-common effects, by the code that wrote it. Files are added and never made anew.
+`golden/NAME.ranef` is a fit, and `golden/NAME.json` what it predicted for some rows and its table
+of common effects, by the code that wrote it. Files are added and never made anew.
 """
 
 import json

@@ -43,9 +43,9 @@ def test_slopes_far_from_zero_are_held_about_their_mean():
     whole = rf.Model("y ~ x + (1 + x | g)").fit(far, **QUICK)
     assert np.isfinite(whole.predict(far)).all(axis=None)
     # A prior of the user's is about x = 0, and so are the coefficients then.
+    given = rf.Model("y ~ x + (1 + x | g)", priors={"1|g_sigma": rf.HalfNormal(1.0)})
     with pytest.raises(rf.DataError, match=r"centre them, as in \(1 \+ center\(x\) \| g\)"):
-        own = {"1|g_sigma": rf.HalfNormal(1.0)}
-        rf.Model("y ~ x + (1 + x | g)", priors=own).fit(far, **STEPS)
+        given.fit(far, **STEPS)
     near = rf.Model("y ~ x + (1 + center(x) | g)").fit(far, **QUICK)
     assert np.isfinite(near.predict(far)).all(axis=None)
 

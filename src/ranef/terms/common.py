@@ -178,7 +178,9 @@ class Common(LinearTerm):
             one = priors.Normal(mu if vector else mu[0], sigma if vector else sigma[0])
             about = "of what the column adds to the others"
             if name == INTERCEPT:
-                middle = priors.Normal(prior.mu[0], prior.sigma[0])  # type: ignore[index]
+                middle = priors.Normal(
+                    float(np.ravel(prior.mu)[0]), float(np.ravel(prior.sigma)[0])
+                )
                 about = f"where all columns are zero; {middle} at their means"
             elif state.coordinates.constant and t[places, 0].any():
                 about = "where all other columns are zero"
@@ -223,6 +225,7 @@ class Common(LinearTerm):
     ) -> LinearBlock:
         """One vector for all rows: the variables with a site of their own, then gamma."""
         columns = design.arrays["columns"]
+        xp: Any = np if isinstance(columns, np.ndarray) else jnp
         parts, means, sds, gaussian = [], [], [], True
         sites: list[tuple[str, int]] = []
         shapes: list[tuple[int, ...]] = []
@@ -233,7 +236,6 @@ class Common(LinearTerm):
         carry = None
         carried: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
         if state.coordinates is not None:
-            xp = np if isinstance(columns, np.ndarray) else jnp
             parts.append(self._coordinate_columns(state, columns, xp))
             sites.append((self._joint_site, state.coordinates.size))
             shapes.append((state.coordinates.size,))
@@ -242,19 +244,15 @@ class Common(LinearTerm):
                 (self._site(n), s.stop - s.start, self._shape(state, n)) for n, s in placed
             )
             before = sum(count for _, count in sites[:-1])
-            matrix_ = state.coordinates.matrix
-            carry = np.concatenate([np.zeros((len(matrix_), before)), matrix_], axis=1)
+            t = state.coordinates.matrix
+            carry = np.concatenate([np.zeros((len(t), before)), t], axis=1)
         for name, count in sites:
             mean, sd, normal = _moments(priors_[name])
             means.append(np.broadcast_to(mean, count))
             sds.append(np.broadcast_to(sd, count))
             gaussian &= normal
-        whole = parts[0] if len(parts) == 1 else None
-        if whole is None:
-            stack = np if all(isinstance(part, np.ndarray) for part in parts) else jnp
-            whole = stack.concatenate(parts, axis=1)
         return LinearBlock(
-            whole,
+            xp.concatenate(parts, axis=1),
             None,
             1,
             np.concatenate(means),

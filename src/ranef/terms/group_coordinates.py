@@ -103,11 +103,12 @@ def _sizes(squares: Array, cells: NDArray[np.bool_], names: Sequence[str], degre
 
 
 def _labels(codings: Sequence[Coding]) -> list[str]:
-    return [
-        "1" if coding.name == "Intercept" else coding.name
-        for coding in codings
-        for _ in range(coding.width)
-    ]
+    """What each column is called, such as 1, x or f[b]."""
+    out: list[str] = []
+    for coding in codings:
+        base = "1" if coding.name == "Intercept" else coding.name
+        out += [f"{base}[{label}]" for label in coding.names] or [base]
+    return out
 
 
 def _degrees(coding: Coding) -> Array:
