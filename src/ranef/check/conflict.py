@@ -77,9 +77,10 @@ def pull(posterior: Posterior) -> Iterator[Symptom]:
     for block in program.problem(training).structure().values():
         if block is None or block.carry is None or block.codes is not None:
             continue
-        z = moved(block, posterior)
-        if z is None:
+        found = moved(block, posterior)
+        if found is None:
             continue
+        z, share = found
         labels = [
             label
             for name, count, _ in block.carried
@@ -95,12 +96,25 @@ def pull(posterior: Posterior) -> Iterator[Symptom]:
                 "give priors of your own, or read their signs and not their sizes",
                 "caution",
             )
+        untold = [labels[i] for i in np.flatnonzero(share > _UNSAID)]
+        if untold:
+            more = f" and {len(untold) - 3} more" if len(untold) > 3 else ""
+            yield Symptom(
+                f"the posterior of {', '.join(untold[:3])}{more} is nearly as wide as its prior",
+                "the data say next to nothing of these effects",
+                "leave them out, or read what they add up to",
+                "trust",
+            )
 
 
-def moved(block: LinearBlock, posterior: Posterior) -> Array | None:
-    """By how many posterior sds the prior has moved each carried coefficient's mean, (m,).
+def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | None:
+    """What the prior has to do with each carried coefficient.
 
     None where draws are too few to say, or a prior is not normal.
+
+    Returns:
+        By how many posterior sds it has moved the mean, (m,); the posterior's sd over the
+        prior's, (m,), 0 under a flat prior.
     """
     sites = posterior.draws.sites
     if not block.gaussian or any(name not in sites for name, _ in block.sites):
@@ -122,7 +136,8 @@ def moved(block: LinearBlock, posterior: Posterior) -> Array | None:
     shift[normal] = scale[normal] * (directions @ along)
     carry = np.asarray(block.carry)
     sd = (b @ carry.T).std(axis=0)
-    return np.abs(carry @ shift) / np.where(sd > 0, sd, 1.0)
+    before = np.sqrt(carry**2 @ scale**2) if np.isfinite(scale).all() else np.full(len(sd), np.inf)
+    return np.abs(carry @ shift) / np.where(sd > 0, sd, 1.0), sd / np.where(before > 0, before, 1.0)
 
 
 def _tail(frozen: Any, one_sided: bool, value: float, place: int) -> float:
