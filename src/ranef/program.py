@@ -31,6 +31,7 @@ from ranef.offsets import Offsets
 from ranef.priors import Fixed, Prior, Stated, allowed
 from ranef.relabelling import relabelled
 from ranef.terms.base import (
+    CENTRED,
     Bilinear,
     Constant,
     Curve,
@@ -762,5 +763,6 @@ class Program:
 
 def _clash(name: str) -> ColumnError:
     return ColumnError(
-        f"two parts of the model are named {name!r}; rename the column, or merge the terms"
+        f"two parts of the model are named {name.removesuffix(CENTRED)!r}; rename the column, or "
+        "merge the terms"
     )
