@@ -758,7 +758,9 @@ class Program:
             name = self.prefix + parameter.name
             if parameter.support == "ordered" and name not in self.user_priors:
                 out[name] = Stated(state.priors[name], "where all columns are at their means")
-        return {**{n: p for n, p in state.priors.items() if "/" not in n}, **out}
+        own = {n: p for n, p in state.priors.items() if "/" not in n}
+        titles = {n: v.title or n for n, v in self.variables(state).items()}
+        return {titles.get(n, n): prior for n, prior in {**own, **out}.items()}
 
 
 def _clash(name: str) -> ColumnError:
