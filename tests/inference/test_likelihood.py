@@ -175,3 +175,25 @@ def test_collinear_columns_are_refused_by_name(grouped):
     found = rf.Model("y ~ x + twice + (1 | g)").fit(table, method="exact", progress=False)
     with pytest.raises(DataError, match="the column 'twice' is a combination"):
         found.deviance([1.0])
+
+
+def test_one_scale_is_at_the_closed_form_of_a_balanced_layout():
+    """theta^2 = max((n - 1) / n R - 1 / n, 0), R = n SS_between / SS_within, for J groups of n."""
+    groups, n = 10, 8
+    zeros = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        effects = rng.choice([0.0, 0.1, 0.3, 0.6, 1.5]) * rng.normal(size=groups)
+        y = np.repeat(effects, n) + rng.normal(size=groups * n)
+        table = {"y": y, "g": np.repeat(np.arange(groups), n)}
+        fit = rf.Model("y ~ 1 + (1 | g)").fit(table, draws=10, progress=False)
+        rows = y.reshape(groups, n)
+        means = rows.mean(axis=1)
+        between = n * ((means - y.mean()) ** 2).sum()
+        ratio = between / ((rows - means[:, None]) ** 2).sum()
+        expected = max((n - 1) / n * ratio - 1 / n, 0.0) ** 0.5
+        found = fit.maximum_likelihood()
+        assert found["theta"][0] == pytest.approx(expected, abs=1e-4)
+        assert found["deviance"] <= fit.deviance([expected]) + 1e-9
+        zeros += expected == 0.0
+    assert 0 < zeros < 40

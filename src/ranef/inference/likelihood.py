@@ -19,13 +19,21 @@ from ranef.errors import DataError, OptionError
 from ranef.inference.mixed import Grouping, Mixed, dependent
 from ranef.inference.pwls import Solution
 from ranef.inference.remainder import DependentColumnError
-from ranef.inference.search import minimise
+from ranef.inference.search import Minimum, Objective, minimise
 from ranef.inference.threads import threads_for
 
 Array = NDArray[np.float64]
 
 # A residual below this share of the total sum of squares is the rounding of cross-products.
 _FITTED = 1e-13
+# Multiples of the unit roots, of which a search begins at the best.
+_STARTS = (1.0, 0.3, 0.1)
+# A relative sd below this counts as zero, and those that are tried in its place.
+_AT_ZERO, _SIZES = 1e-3, (0.02, 0.05, 0.1, 0.2, 0.4)
+# The share of the deviance by which another place must be lower.
+_LOWER = 1e-11
+# Searches that begin again off the boundary.
+_RESTARTS = 5
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,13 @@ class Likelihood:
                 return math.inf, np.zeros_like(theta)
 
         with threads_for(self.mixed.solver.largest):
-            found = minimise(objective, start)
+            first = min((scale * start for scale in _STARTS), key=lambda at: objective(at)[0])
+            found = minimise(objective, first)
+            for _ in range(_RESTARTS):
+                inside = self._off_the_boundary(objective, found)
+                if inside is None:
+                    break
+                found = minimise(objective, inside)
         theta = self.signed(found.x)
         solution = self._solve(theta)
         sigma = math.sqrt(float(solution.residual[0]) / self._freedom(reml))
@@ -169,6 +183,23 @@ class Likelihood:
             "varcorr": self.varcorr(theta, sigma),
             "sigma": sigma,
         }
+
+    def _off_the_boundary(self, objective: Objective, found: Minimum) -> Array | None:
+        """A place of lower deviance with a scale off zero; None where there is none nearby.
+
+        The deviance is even in a scale, and its derivative there zero whether or not zero is the
+        minimum: only its values at other scales tell.
+        """
+        places = [place for g in self.order for place in _elements(self.mixed.groupings[g])]
+        for e, (i, j) in enumerate(places):
+            if i != j or abs(found.x[e]) > _AT_ZERO:
+                continue
+            for size in _SIZES:
+                inside = found.x.copy()
+                inside[e] = size
+                if objective(inside)[0] < found.value - _LOWER * abs(found.value):
+                    return inside
+        return None
 
     def signed(self, theta: Array) -> Array:
         """The same likelihood with no diagonal element below zero."""
