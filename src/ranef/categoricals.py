@@ -26,7 +26,7 @@ def of_pandas(series: Any) -> pa.ChunkedArray | None:
         return None
     own = series if isinstance(series, pd.Categorical) else series.array
     codes = pa.array(own.codes.astype("int32"), mask=own.codes < 0)
-    # Intervals, such as those of pd.cut, and periods go by their texts.
+    # Intervals (as pd.cut makes them) and periods become text.
     spans = isinstance(kind.categories.dtype, (pd.IntervalDtype, pd.PeriodDtype))
     listed = [str(each) for each in kind.categories] if spans else kind.categories
     names: Any = pa.array(listed, from_pandas=True)

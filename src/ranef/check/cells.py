@@ -17,7 +17,7 @@ _MOST = 20_000
 
 
 def empty_cells(codings: Sequence[Coding], columns: NDArray[np.float64]) -> dict[str, list[Cell]]:
-    """Interaction of factors to its cells that no row has, but for those of an emptier one.
+    """For each interaction, the cells without rows that no lower interaction already names.
 
     Columns (n, k) are those of the codings in order. The number of rows of a cell is the sum of
     its column; a cell at the reference level of a factor has none, and its rows are those of the
