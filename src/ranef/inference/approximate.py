@@ -1,7 +1,7 @@
 """Log p(theta | y) for any family, coefficients integrated out by ``variational``."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,6 @@ Array = NDArray[np.float64]
 _STEP = 0.03
 # Numbers that a row is worth, in a solution.
 _ROW = 10
-# What is left to gain, in nats, where differences of two searches are taken.
-_EXACTLY = 1e-6
 # What a search meets where it stepped too far.
 _FAILURES = (ArithmeticError, DependentColumnError, np.linalg.LinAlgError)
 
@@ -60,11 +58,16 @@ class Approximate:
     refinement: Refinement | None = None
     left: float | None = None
     solves_many = False
-    _latest: list[Normal] = field(default_factory=list)
+    # The q that every search for another begins from, and working models near it. Both change
+    # by `settle` alone, so that between two calls of it the density is a function of x.
+    _anchor: list[Normal] = field(default_factory=list)
     _foretold: Foretold = field(init=False)
+    # Working models since then, which the next `settle` takes over.
+    _gathered: Foretold = field(init=False)
+    _latest: list[Normal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._foretold = Foretold(self.width)
+        self._foretold, self._gathered = Foretold(self.width), Foretold(self.width)
 
     @classmethod
     def of(cls, problem: Problem, method: str, **how: Any) -> "Approximate":
@@ -129,6 +132,11 @@ class Approximate:
         return max(self.mixed.solver.cost, _ROW * self.mixed.n)
 
     @property
+    def cells(self) -> int:
+        """Working weights of all rows, which each step of a search for q makes anew."""
+        return self.mixed.n * len(self.working.layout.predictors) ** 2
+
+    @property
     def number_places(self) -> NDArray[np.int64]:
         """Which coordinates are those of the family's numbers."""
         own = [s.name for s in self.groups.coordinates.scales]
@@ -155,9 +163,7 @@ class Approximate:
     def fit(self, x: Array, start: Normal | None = None) -> Normal:
         """The normal q of the coefficients at x (d,)."""
         told = self._foretold.at(x)
-        # Searches from elsewhere end further apart than those from what is foretold.
-        left = self.left or (_EXACTLY if told is None else LEFT)
-        return self.working.fit(*self._given(x), start, told, left)
+        return self.working.fit(*self._given(x), start, told, self.left or LEFT)
 
     def beginning(self, x: Array) -> Normal:
         """The q at x (d,) of coefficients nearly where a search for them begins."""
@@ -170,54 +176,74 @@ class Approximate:
         return roots, {name: values[name] for name in self.numbers}
 
     def settle(self, x: Array) -> None:
-        """From now on every search for q begins from that at x (d,)."""
-        self._latest[:] = [self.fit(x, *self._latest)]
-        if self.refinement is not None:
-            self.refinement = self.refinement.settled(self._latest[0], *self._given(x))
+        """From now on every search for q begins from that at x (d,), and from what is known near it.
 
-    def hold(self) -> None:
-        """From now on solutions do not depend on which were asked for before."""
-        self.working.averages.hold()
+        Until the next call the density at a place does not depend on what was asked for before.
+        """
+        self._anchor[:] = [self.fit(x, *self._anchor)]
+        self._foretold = self._gathered.copy()
+        self.working.averages.settle(self._anchor[0].spread)
+        if self.refinement is not None:
+            self.refinement = self.refinement.settled(self._anchor[0], *self._given(x))
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
         """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
         x = np.atleast_2d(x)[0]
-        found = self.fit(x, *self._latest)
+        found = self.fit(x, *self._anchor)
         if self.refinement is None:
             return found.solution, np.ones(1)
         return self.refinement.solution(found, *self._given(x)), np.ones(1)
 
     def near(self, x: Array) -> Normal | None:
-        """The q at x, from the one before; None where it is not to be found."""
+        """The q at x, from the one that this found before; None where it is not to be found."""
+        found = self._found(x, (*self._latest, *self._anchor, None))
+        if found is not None:
+            self._latest[:] = [found]
+        return found
+
+    def _found(self, x: Array, starts: Iterable[Normal | None]) -> Normal | None:
+        """The q at x, from the first of these starts that leads to one."""
         with np.errstate(all="ignore"):
-            for start in (*self._latest, None):
+            for start in starts:
                 try:
-                    found = self.fit(x, start)
+                    return self.fit(x, start)
                 except _FAILURES:
                     continue
-                self._latest[:] = [found]
-                return found
         return None
+
+    def _at(self, x: Array) -> Normal | None:
+        """The q at x, whatever was asked for before."""
+        return self._found(x, (*self._anchor, None))
 
     def log_density(self, x: Array) -> Array:
         """(B,) at x (B, d); minus infinity where the arithmetic fails."""
         with np.errstate(all="ignore"):
-            out = np.array([self._value(each, self.near(each)) for each in x])
+            out = np.array([self._value(each, self._at(each)) for each in x])
             out = out + self.coordinates.log_prior(x)[0]
         return np.where(np.isfinite(out), out, -np.inf)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
         """At x (d,); minus infinity and zero where the arithmetic fails."""
-        found = self.near(x)
+        return self._with_gradient(x, self._refined)
+
+    def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """As `value_and_gradient`, of the bound without its refinement."""
+        return self._with_gradient(x, self._bound)
+
+    def _with_gradient(
+        self, x: Array, density: Callable[[Array, Normal], tuple[float, Array]]
+    ) -> tuple[float, Array]:
+        """A density of y and its derivative, with those of the prior."""
+        found = self._at(x)
         if found is not None and found.left < NEXT_TO:
-            self._foretold.add(x, *self.working.next(found))
+            self._gathered.add(x, *self.working.next(found))
         with np.errstate(all="ignore"):
             prior, slope = self.coordinates.log_prior(x[None])
         if found is None or not np.isfinite(found.value + prior[0]):
             return -np.inf, np.zeros_like(x)
         try:
             with np.errstate(all="ignore"):
-                value, gradient = self._refined(x, found)
+                value, gradient = density(x, found)
         except _FAILURES:
             return -np.inf, np.zeros_like(x)
         value, gradient = value + float(prior[0]), gradient + slope[0]
@@ -233,14 +259,19 @@ class Approximate:
             value, by_root, by_number = direct
             slope = -0.5 * self._slopes(x, q, self._log_det)
             return value, self._along(x, by_root, by_number) + slope
-        derivatives = q.solution.root_derivatives()
-        by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
-        by_number = self.working.averages.by_number(given[1], q.mean, q.spread)
-        value, gradient = q.value, self._along(x, by_root, by_number)
+        value, gradient = self._bound(x, q)
         if self.refinement is None:
             return value, gradient
         value += self.refinement.correction(q, *given)
         return value, gradient + self._slopes(x, q, self._correction)
+
+    def _bound(self, x: Array, q: Normal) -> tuple[float, Array]:
+        """The bound and its derivative, given q at x (d,)."""
+        derivatives = q.solution.root_derivatives()
+        by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
+        numbers = self._given(x)[1]
+        by_number = self.working.averages.by_number(numbers, q.mean, q.spread)
+        return q.value, self._along(x, by_root, by_number)
 
     def _along(self, x: Array, by_root: Mapping[int, Array], by_number: Mapping[str, Any]) -> Array:
         """The derivative in the coordinates at x (d,)."""
@@ -267,7 +298,7 @@ class Approximate:
 
     def _exact(self, x: Array, q: Normal) -> Normal:
         """The q at x (d,), so near that differences do not show how near a search came."""
-        return self.working.fit(*self._given(x), q, left=_EXACTLY)
+        return self.working.fit(*self._given(x), q, left=LEFT)
 
     def _slopes(self, x: Array, q: Normal, value: Callable[[Array, _Told, Normal], float]) -> Array:
         """The derivative at x (d,) of a value by differences.

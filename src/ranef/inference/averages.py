@@ -98,8 +98,8 @@ class Averages:
             total, slope, curvature = (np.asarray(each, np.float64) for each in found)
         return float(total), slope, curvature
 
-    def hold(self) -> None:
-        """From now on take as many nodes as until now, which is what these do."""
+    def settle(self, spread: NDArray) -> None:
+        """Take as many nodes as predictors of such variances (n, K, K) ask for: these always do."""
 
     def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
         """Sum over rows of log p at predictors that are known, (n, K)."""

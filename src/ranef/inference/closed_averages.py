@@ -41,7 +41,7 @@ class ClosedAverages:
 
     def __init__(self, natural: Natural) -> None:
         self.natural = natural
-        self._count, self._held = _NODES[0][1], False
+        self._least = _NODES[0][1]
 
     def of(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array
@@ -52,9 +52,12 @@ class ClosedAverages:
         total = float(y @ mean[:, 0] - m @ a) + self.natural.constant
         return total, (y - m * first)[:, None], (m * second)[:, None, None]
 
-    def hold(self) -> None:
-        """From now on take as many nodes as until now."""
-        self._held = True
+    def settle(self, spread: Array) -> None:
+        """From now on take at least as many nodes as variances (n, 1, 1) such as these ask for.
+
+        And as twice these do: where another number of nodes is taken the average jumps a little.
+        """
+        self._least = max(self._least, _needed(2 * float(spread.max(initial=0.0))))
 
     def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
         """Sum over rows of log p at predictors that are known, (n, 1)."""
@@ -101,11 +104,7 @@ class ClosedAverages:
         known = self.natural.averaged(mean, variance, order)
         if known is not None:
             return known
-        # Never fewer again: a change of the rule is a jump of what is maximised.
-        if not self._held:
-            needed = next(count for limit, count in _NODES if largest <= limit)
-            self._count = max(self._count, needed)
-        nodes, weights = hermite(self._count)
+        nodes, weights = hermite(max(self._least, _needed(largest)))
         weights = weights / weights.sum()
         if len(mean) >= _MANY:
             with jax.enable_x64(True):
@@ -129,6 +128,11 @@ class ClosedAverages:
         with jax.enable_x64(True):
             found = _compiled(self.natural.cumulants, order, eta)
             return tuple(np.asarray(each) for each in found)
+
+
+def _needed(variance: float) -> int:
+    """Nodes for predictors of at most this variance."""
+    return next(count for limit, count in _NODES if variance <= limit)
 
 
 Cumulants = Callable[[Any, Any, int], tuple[Any, ...]]

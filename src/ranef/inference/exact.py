@@ -6,19 +6,17 @@ draws theta; the coefficients' means and variances are mixed over these draws, a
 them come from their exact conditional.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ranef import priors, registry
+from ranef import priors
 from ranef.errors import OptionError
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.compressed import read
 from ranef.inference.free import without_points
-from ranef.inference.hyper import Explored, explore, message
+from ranef.inference.hyper import explore, message
 from ranef.inference.likelihood import Likelihood
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import dependent
@@ -55,6 +53,7 @@ class Exact(Method):
                     draws,
                     cheap=mixed.solver.is_cheap,
                     patient=mixed.solver.is_affordable,
+                    chains=mixed.solver.serves_chains,
                     tick=bar.update,
                 )
         except DependentColumnError as error:
@@ -65,10 +64,6 @@ class Exact(Method):
             bar.close()
         x = target.whole(found.x)
         refuse_vanished(marginal.sites(x), mixed, problem, found=found.found)
-        # The chains' program does not know blocks that networks make.
-        can = not points and not any(g.shared and not g.spectrum for g in mixed.groupings)
-        if not (found.found and found.reliable) and can and mixed.solver.is_affordable:
-            return _by_nuts(problem, found, seed=seed, draws=draws, progress=progress)
         coefficients = Coefficients(marginal, x, seed)
         sites = marginal.coordinates.values(x)
         hyper = {name: value[None] for name, value in sites.items() if name not in points}
@@ -99,16 +94,3 @@ class Exact(Method):
                 "leave out se() and the number in priors"
             )
         return Likelihood(mixed)
-
-
-def _by_nuts(problem: Problem, found: Explored, *, seed: int, draws: int, progress: bool) -> Draws:
-    """Chains where the proposal could not follow the posterior of the scales."""
-    nuts: Method = registry.load("method", "nuts")()
-    result = nuts.run(problem, seed=seed, draws=draws, progress=progress)
-    if not found.found:
-        why = "the search for the mode of the scales ended early"
-    elif found.k_hat is not None:
-        why = f"k-hat {found.k_hat:.2f} of the importance weights is over its threshold"
-    else:
-        why = f"the surrogate is {found.error:.2f} nats off the density where it was checked"
-    return replace(result, message=f"{why}, so nuts drew the scales: {result.message}")

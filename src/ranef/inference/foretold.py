@@ -41,6 +41,12 @@ class Foretold:
         if self._most * (weights.size + right.size) <= _NUMBERS:
             self._known = [*self._known[1 - self._most :], (x.copy(), weights, right)]
 
+    def copy(self) -> "Foretold":
+        """What is kept now, to which nothing is added."""
+        out = Foretold(self.width)
+        out._known = list(self._known)
+        return out
+
     def at(self, x: Array) -> tuple[Array, Array] | None:
         """Weights and right side at x (d,); None where too little is known about it."""
         c = self._coefficients(x)

@@ -79,6 +79,29 @@ class Free:
         ]
 
 
+@runtime_checkable
+class Bounded(Density, Protocol):
+    """A log density with a bound whose gradient takes much less."""
+
+    def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """The bound at x (d,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bound(Free):
+    """The bound in place of the density."""
+
+    marginal: Bounded
+
+    def log_density(self, x: Array) -> Array:
+        return np.array([self.value_and_gradient(each)[0] for each in x])
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        value, gradient = self.marginal.bound_and_gradient(self.whole(x[None])[0])
+        return value, gradient[self.free]
+
+
 def without_points(marginal: Density, tick: Callable[[], object]) -> tuple[Free, dict[str, Any]]:
     """The target, point estimates fixed at the joint mode, and those estimates by site."""
     coordinates = marginal.coordinates

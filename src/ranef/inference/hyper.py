@@ -1,27 +1,44 @@
-"""The posterior of a few hyperparameters, whose density can be evaluated at a point.
+"""The posterior of the hyperparameters, whose density can be evaluated at a point.
 
-First the mode. Then, where an evaluation is cheap, importance-weighted draws from t
-distributions that adapt to the target. Where it is dear, draws from a surrogate of the log
-density that is checked.
+First the mode. Then, by dimension and by what an evaluation costs,
+
+    few, cheap      importance-weighted draws from t distributions that adapt to the target
+    few, dear       draws from a surrogate of the log density that is checked
+    many            importance-weighted draws from one t distribution at the mode, where a
+                    pilot says that they suffice; else Hamiltonian Monte Carlo
+
+Where the first or the second fails, and thousands of evaluations can be afforded, chains draw.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.design import designed
+from ranef.inference.hmc import CHAINS, hmc
 from ranef.inference.importance import importance
-from ranef.inference.pareto import threshold
-from ranef.inference.peak import Peak, Target, peak
-from ranef.inference.proposal import resampled
+from ranef.inference.pareto import smoothed, threshold
+from ranef.inference.peak import Peak, Target, peak, signs
+from ranef.inference.proposal import Mixture, resampled
 
 Array = NDArray[np.float64]
 
 # Weighted draws for each that is wanted, and how many there are at least.
 _POOL, _LEAST, _LEAST_OF_SURROGATE = 4, 1_000, 4_000
+# Dimensions up to which a surrogate is made: its matrix has (points x (1 + dimensions))^2 numbers.
+FEW = 10
+# Evaluations of the pilot that says how many weighted draws are needed.
+_PILOT = 300
+# Effective draws that weighted ones must be worth.
+_EFFECTIVE = 400.0
+# Evaluations of the density that weighted draws may take, in batches and one by one.
+_MOST_BATCHED, _MOST_SINGLE = 10_000, 5_000
+# The proposal in many dimensions: degrees of freedom, because the tails of fewer hold most of its
+# mass there, and its width as a multiple of that at the mode.
+_DEGREES, _WIDER = 30.0, 1.1
 
 
 @dataclass(frozen=True)
@@ -31,12 +48,13 @@ class Explored:
     Attributes:
         x: (draws, d), equally weighted.
         mode: (d,).
-        k_hat: of the importance weights; None for a surrogate's own draws.
+        k_hat: of the importance weights; None for a surrogate's own draws and for chains.
         error: of the surrogate, root mean square in nats; None without one.
         evaluations: of the density.
-        reliable: whether k-hat, or the error, is below its threshold.
-        found: whether the search for the mode ended at one.
+        reliable: whether k-hat or the error is below its threshold, or the chains converged.
+        found: whether the search for the mode ended at one, or chains made up for it.
         evidence: log of the integral of the density, by Laplace's approximation.
+        r_hat, ess: the largest and the smallest of all coordinates; None without chains.
     """
 
     x: Array
@@ -47,6 +65,8 @@ class Explored:
     reliable: bool
     found: bool
     evidence: float
+    r_hat: float | None = None
+    ess: float | None = None
 
 
 def explore(
@@ -59,6 +79,9 @@ def explore(
     cheap: bool,
     patient: bool = False,
     spare: int = 0,
+    chains: bool = False,
+    bound: Target | None = None,
+    near: Peak | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> Explored:
     """Draws of x from its posterior.
@@ -69,24 +92,133 @@ def explore(
         width: (d,) about one posterior sd of each coordinate.
         rng: of all that is drawn.
         draws: how many.
-        cheap: whether thousands of evaluations can be afforded.
-        patient: whether they can where nothing less serves.
-        spare: evaluations that can be where a surrogate does not serve.
+        cheap: whether thousands of evaluations take no more than a second.
+        patient: whether thousands of evaluations can be afforded where nothing less serves.
+        spare: evaluations that can be afforded where a surrogate does not serve.
+        chains: whether thousands of evaluations of the gradient can be afforded where nothing
+            less serves.
+        bound: a density near the target whose gradient takes much less, which serves in many
+            dimensions: draws from it are weighted by the target.
+        near: the mode of the bound, or of the target where there is no bound, if it is known.
         tick: called at each evaluation.
     """
     if len(start) == 0:
         only = float(target.log_density(start[None])[0])
         return Explored(np.zeros((draws, 0)), start, None, None, 1, True, True, only)
-    top = peak(target, start, width, tick)
+    if len(start) > FEW:
+        moved = bound or target
+        top = near or peak(moved, start, width, tick)
+        batched = cheap or patient
+        found = _at_mode(target, top, rng, draws, batched, chains, tick)
+        if found is not None:
+            return found
+        return _by_chains(target, moved, top, rng, draws, tick)
+    if near is None:
+        top = peak(target, start, width, tick)
+    elif bound is None:
+        top = near
+    else:
+        top = peak(target, near.x, width, tick, near.root)
+        top = replace(top, evaluations=top.evaluations + near.evaluations)
     if cheap:
-        return _weighted(target, top, rng, draws)
-    size = max(_POOL * draws, _LEAST_OF_SURROGATE)
-    found = designed(target, top, rng, draws, size, tick, spare)
-    if patient and not found.reliable:
-        return _weighted(target, top, rng, draws)
-    evaluations = top.evaluations + found.evaluations
-    how = found.k_hat, found.error, evaluations, found.reliable, top.found
-    return Explored(found.x, top.x, *how, _evidence(top))
+        found = _weighted(target, top, rng, draws)
+    else:
+        size = max(_POOL * draws, _LEAST_OF_SURROGATE)
+        drawn = designed(target, top, rng, draws, size, tick, spare)
+        evaluations = top.evaluations + drawn.evaluations
+        how = drawn.k_hat, drawn.error, evaluations, drawn.reliable, top.found
+        found = Explored(drawn.x, top.x, *how, _evidence(top))
+        if patient and not found.reliable:
+            found = _weighted(target, top, rng, draws)
+    if chains and not (found.reliable and found.found):
+        return _by_chains(target, target, top, rng, draws, tick)
+    return found
+
+
+def _at_mode(
+    target: Target,
+    top: Peak,
+    rng: np.random.Generator,
+    draws: int,
+    batched: bool,
+    chains: bool,
+    tick: Callable[[], object],
+) -> Explored | None:
+    """Weighted draws from one t distribution at the mode.
+
+    None where a pilot, or the weights themselves, say that chains are needed, if they can be.
+    """
+    proposal = Mixture(top.x[None], _WIDER * top.root, _DEGREES, signs(target, top))
+
+    def drawn(size: int) -> tuple[Array, Array]:
+        x = target.canonical(proposal.sample(rng, size))
+        log_ratios = target.log_density(x) - proposal.log_density(x)
+        for _ in range(size):
+            tick()
+        return x, np.where(np.isfinite(log_ratios), log_ratios, -1e300)
+
+    most = _MOST_BATCHED if batched else _MOST_SINGLE
+    x, log_ratios = drawn(_PILOT)
+    # The effective share of a larger sample is lower: of some of its weights the pilot has none.
+    needed = 1.5 * _EFFECTIVE / _share(smoothed(log_ratios)[0])
+    if chains and needed > most:
+        return None
+    more, more_ratios = drawn(int(min(max(needed, draws), most)))
+    x, log_ratios = np.concatenate([x, more]), np.concatenate([log_ratios, more_ratios])
+    weights, k = smoothed(log_ratios)
+    enough = len(x) * _share(weights) > 0.5 * _EFFECTIVE
+    reliable = bool(k < threshold(len(x))) and enough
+    if chains and not reliable:
+        return None
+    chosen = x[resampled(rng, weights, draws)]
+    evaluations = top.evaluations + len(x)
+    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, _evidence(top))
+
+
+def _share(weights: Array) -> float:
+    """Effective draws for each weighted one."""
+    return 1 / float((weights**2).sum()) / len(weights)
+
+
+def _by_chains(
+    target: Target,
+    moved: Target,
+    top: Peak,
+    rng: np.random.Generator,
+    draws: int,
+    tick: Callable[[], object],
+) -> Explored:
+    """Chains on the density `moved`, whose draws the target weights where it is another."""
+
+    def density(x: Array) -> tuple[float, Array]:
+        tick()
+        return moved.value_and_gradient(x)
+
+    found = hmc(density, target.canonical, top, rng, draws)
+    x = found.x.reshape(-1, len(top.x))
+    evaluations, k, reliable = top.evaluations + found.evaluations, None, found.converged
+    if moved is not target:
+        evaluations += len(x)
+        log_ratios = target.log_density(x) - found.values.ravel()
+        for _ in x:
+            tick()
+        weights, k = smoothed(np.where(np.isfinite(log_ratios), log_ratios, -1e300))
+        reliable = reliable and bool(k < threshold(len(x)))
+        chosen = x[resampled(rng, weights, draws)]
+    else:
+        chosen = rng.permutation(x)[:draws]
+    return Explored(
+        chosen,
+        top.x,
+        k,
+        None,
+        evaluations,
+        reliable,
+        top.found or found.converged,
+        _evidence(top),
+        found.r_hat,
+        found.ess,
+    )
 
 
 def _evidence(top: Peak) -> float:
@@ -107,6 +239,8 @@ def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -
 def message(found: Explored, draws: int) -> str:
     """How it ended, in a sentence."""
     text = f"{draws:,} draws from {found.evaluations:,} evaluations"
+    if found.r_hat is not None:
+        text += f" by {CHAINS} chains, R-hat {found.r_hat:.3f}, {found.ess:,.0f} effective"
     if found.k_hat is not None and math.isfinite(found.k_hat):
         text += f", k-hat {found.k_hat:.2f}"
     if found.error is not None:

@@ -7,7 +7,6 @@ squares; then as close to the posterior as a normal distribution comes (``variat
 that skewness does not shift them.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from ranef.errors import OptionError, whole_number
 from ranef.inference.approximate import Approximate
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
-from ranef.inference.free import without_points
-from ranef.inference.hyper import explore, message
+from ranef.inference.free import Bound, Free, without_points
+from ranef.inference.hyper import FEW, explore, message
 from ranef.inference.integrated_likelihood import IntegratedLikelihood
 from ranef.inference.mixed import dependent
-from ranef.inference.peak import peak
+from ranef.inference.peak import Peak, peak
 from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
@@ -31,6 +30,10 @@ from ranef.inference.threads import threads_for
 _MANY, _IDLE = 200_000, 0.02
 # Evaluations for draws that the density itself weights, where no surrogate of it serves.
 _SPARE = 400
+# Numbers of rows and their predictors up to which thousands of evaluations take minutes at most.
+_CHAINS = 20_000
+# Nats by which each value may be off where weights, or steps of chains, are taken of thousands.
+_SAMPLED = 1e-3
 
 
 class Laplace(Method):
@@ -45,8 +48,8 @@ class Laplace(Method):
             nodes = whole_number("quadrature", self.settings["quadrature"], least=1)
             self.settings["quadrature"] = nodes
 
-    def _refine(self, target: Approximate, tick: Callable[[], object]) -> None:
-        """Add to the target what a normal distribution misses, where that matters.
+    def _refine(self, target: Approximate) -> None:
+        """Add to the target what a normal distribution misses.
 
         Raises:
             OptionError: where quadrature was asked for, and there is not one scalar grouping.
@@ -67,19 +70,12 @@ class Laplace(Method):
             target.refinement = Skewness(target.working)
         else:
             return
-        if nodes is None and target.mixed.n > _MANY:
-            self._drop_if_idle(target, tick)
-        target.settle(target.start)
 
-    def _drop_if_idle(self, target: Approximate, tick: Callable[[], object]) -> None:
+    def _drop_if_idle(self, target: Approximate, free: Free, top: Peak) -> None:
         """Of many rows, leave out a refinement that does not move the hyperparameters."""
-        refinement, target.refinement = target.refinement, None
-        free, _ = without_points(target, tick)
-        top = peak(free, free.start, free.width, tick)
-        target.start = free.whole(top.x[None])[0]
-        target.settle(target.start)
-        target.refinement = refinement
-        slope = target.value_and_gradient(target.start)[1][free.free]
+        if self.settings["quadrature"] is not None or target.mixed.n <= _MANY:
+            return
+        slope = free.value_and_gradient(top.x)[1]
         if (np.abs(top.root.T @ slope) < _IDLE).all():
             target.refinement = None
 
@@ -91,8 +87,16 @@ class Laplace(Method):
         try:
             with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
                 target.settle(target.start)
-                self._refine(target, bar.update)
+                self._refine(target)
                 free, points = without_points(target, bar.update)
+                # The bound's mode is next to the density's, and is found at a part of the cost.
+                bound = Bound(target, free.free, free.base)
+                top = peak(bound, bound.start, bound.width, bar.update) if len(free.free) else None
+                if top is not None:
+                    target.settle(free.whole(top.x[None])[0])
+                    self._drop_if_idle(target, free, top)
+                if len(free.free) > FEW:
+                    target.left = _SAMPLED
                 found = explore(
                     free,
                     free.start,
@@ -101,11 +105,14 @@ class Laplace(Method):
                     draws,
                     cheap=False,
                     spare=_SPARE if mixed.n <= _MANY else 0,
+                    chains=target.cells <= _CHAINS,
+                    bound=bound if target.refinement else None,
+                    near=top,
                     tick=bar.update,
                 )
+                target.left = None
                 x = free.whole(found.x)
                 target.settle(free.whole(found.mode[None])[0])
-                target.hold()
         except DependentColumnError as error:
             raise dependent(mixed, error) from None
         finally:

@@ -66,15 +66,30 @@ class Peak:
     found: bool
 
 
-def peak(target: Target, start: Array, width: Array, tick: Callable[[], object]) -> Peak:
-    """The mode, and the curvature from gradients on either side of it along each coordinate."""
+def peak(
+    target: Target,
+    start: Array,
+    width: Array,
+    tick: Callable[[], object],
+    root: Array | None = None,
+) -> Peak:
+    """The mode, and the curvature from gradients on either side of it along each coordinate.
+
+    Args:
+        target: the log density.
+        start: (d,) where the search begins.
+        width: (d,) about one posterior sd of each coordinate.
+        tick: called at each evaluation.
+        root: (d, d) of about the inverse curvature, root root', where that is known.
+    """
 
     def negative(x: Array) -> tuple[float, Array]:
         tick()
         value, gradient = target.value_and_gradient(x)
         return -value, -gradient
 
-    found = minimise(negative, start, gain=1e-4, width=width)
+    inverse = None if root is None else root @ root.T
+    found = minimise(negative, start, gain=1e-4, width=width, inverse=inverse)
     # Of the places at which an even density is the same, the search may end at any.
     d, mode = len(start), target.canonical(found.x[None])[0]
     turned = np.where(mode * found.x < 0, -1.0, 1.0)

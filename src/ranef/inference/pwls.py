@@ -35,8 +35,8 @@ MOST_REMAINING = 20_000
 # Those of them that a sparse matrix may have: 3.2 GB of it.
 _MET = 200_000_000
 # Numbers held at once for several values of the hyperparameters; up to which one evaluation
-# takes about a tenth of a millisecond; and a few milliseconds.
-_BATCH, _CHEAP, _AFFORDABLE = 250_000, 4_000, 200_000
+# takes about a tenth of a millisecond; a few milliseconds; and some tens of them.
+_BATCH, _CHEAP, _AFFORDABLE, _SERVES_CHAINS = 250_000, 4_000, 200_000, 2_000_000
 
 
 class TooManyEffectsError(DataError):
@@ -81,6 +81,11 @@ class PWLS:
     def is_affordable(self) -> bool:
         """Whether they can where nothing less serves."""
         return isinstance(self.system, Chain) and self.cost <= _AFFORDABLE
+
+    @property
+    def serves_chains(self) -> bool:
+        """Whether thousands of evaluations take minutes at most."""
+        return self.cost <= _SERVES_CHAINS
 
     @property
     def batch(self) -> int:

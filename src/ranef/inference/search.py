@@ -37,7 +37,12 @@ class Minimum:
 
 
 def minimise(
-    objective: Objective, start: Array, *, gain: float = 1e-12, width: Array | None = None
+    objective: Objective,
+    start: Array,
+    *,
+    gain: float = 1e-12,
+    width: Array | None = None,
+    inverse: Array | None = None,
 ) -> Minimum:
     """BFGS with a line search (Nocedal and Wright, 2006, algorithms 6.1 and 3.5).
 
@@ -46,11 +51,14 @@ def minimise(
         start: where its value is finite.
         gain: the search ends when a step would lower the function by less.
         width: (d,) about how far each coordinate may go before the function rises by one.
+        inverse: (d, d) about the inverse of the second derivatives, where that is known.
     """
     x = np.array(start, dtype=np.float64)
     value, gradient = objective(x)
-    first = np.eye(len(x)) / max(1.0, float(np.linalg.norm(gradient)))
-    evaluations, inverse, fresh = 1, first if width is None else np.diag(width**2), True
+    evaluations, fresh = 1, inverse is None
+    last: Array | None = None
+    begin = _steepest(gradient) if width is None else np.diag(width**2)
+    inverse = begin if inverse is None else inverse
     for _ in range(_STEPS):
         step = -inverse @ gradient
         if width is not None:
@@ -64,7 +72,8 @@ def minimise(
             if fresh:
                 break
             # Rounding, or a curvature long past: start the approximation again.
-            inverse, fresh = np.eye(len(x)) / max(1.0, float(np.linalg.norm(gradient))), True
+            last, fresh = inverse, True
+            inverse = _steepest(gradient) if width is None else np.diag(width**2)
             continue
         moved, change = length * step, new_gradient - gradient
         x, value, gradient = x + moved, new_value, new_gradient
@@ -74,10 +83,17 @@ def minimise(
                 inverse = np.eye(len(x)) * curvature / float(change @ change)
             left = np.eye(len(x)) - np.outer(moved, change) / curvature
             inverse = left @ inverse @ left.T + np.outer(moved, moved) / curvature
-            fresh = False
-    # Where no step gains anything the rounding of the function has been reached.
-    flat = bool(float(gradient @ inverse @ gradient) < max(2 * gain, 1e-10 * abs(value)))
-    return Minimum(x, value, gradient, inverse, flat, evaluations)
+            fresh, last = False, None
+    # Where no step gains anything the rounding of the function has been reached. What a step would
+    # gain is measured by the curvature that the steps have seen, where they have seen one.
+    metric = inverse if last is None else last
+    flat = bool(float(gradient @ metric @ gradient) < max(2 * gain, 1e-10 * abs(value)))
+    return Minimum(x, value, gradient, metric, flat, evaluations)
+
+
+def _steepest(gradient: Array) -> Array:
+    """An inverse by which a first step goes along the gradient, no further than one."""
+    return np.eye(len(gradient)) / max(1.0, float(np.linalg.norm(gradient)))
 
 
 def _shortened(step: Array) -> Array:
