@@ -318,7 +318,8 @@ class Fit:
         The file holds the model, its draws, and the rows it used of the columns it used, with
         their index, so that a loaded fit does what this one does, bit for bit. Of a fit that has
         read its rows in batches it holds their sample. A file that was there is replaced only when
-        the new one is complete.
+        the new one is complete, which then has its permissions; where `path` is a symbolic link,
+        the file that it leads to is replaced and the link stays.
 
         Raises:
             OptionError: for a network with a layer that is not one of Keras's common ones.

@@ -18,7 +18,7 @@ from pyarrow import csv, dataset, parquet
 
 from ranef import arrays, categoricals
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
-from ranef.files import replacing
+from ranef.files import refuse_special, replacing
 from ranef.frame import NOT_A_NUMBER, Frame
 from ranef.labels import Labels
 from ranef.registry import suggestion
@@ -300,6 +300,7 @@ def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
         raise FileError(f"the path cannot be used: {error.strerror}; check it") from None
     if not found:
         raise FileError(f"there is no file or folder {str(path)!r}; check the path")
+    refuse_special(path)
     kind = kind_of(path)
     source = repr(str(path))
     try:
@@ -368,7 +369,8 @@ def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> I
         FileError: for a file that cannot be read; ColumnError: for a missing column.
     """
     place, source = Path(path), repr(str(path))
-    if not place.is_file():
+    refuse_special(place)
+    if not os.path.isfile(place):
         raise FileError(f"there is no file {source}; check the path")
     try:
         names = list(chosen(_csv_names(place), columns, source))
@@ -413,25 +415,17 @@ def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
     Raises:
         FileError: where the place cannot be written to; nothing is left there then.
     """
-    place = Path(path)
-    partial = place.with_name(f".{place.name}.partial")
     options = csv.WriteOptions(include_header=False, quoting_style="needed")
     writer = None
-    try:
-        with open(partial, "wb") as file:
-            for frame in frames:
-                batch = pa.table(dict(frame.columns))
-                if writer is None:
-                    file.write((",".join(map(_quoted, batch.column_names)) + "\n").encode())
-                    writer = csv.CSVWriter(file, batch.schema, write_options=options)
-                writer.write_table(batch)
-            if writer is not None:
-                writer.close()
-        os.replace(partial, place)
-    except OSError as error:
-        raise FileError(f"{str(place)!r} cannot be written: {first_line(error)}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        for frame in frames:
+            batch = pa.table(dict(frame.columns))
+            if writer is None:
+                file.write((",".join(map(_quoted, batch.column_names)) + "\n").encode())
+                writer = csv.CSVWriter(file, batch.schema, write_options=options)
+            writer.write_table(batch)
+        if writer is not None:
+            writer.close()
 
 
 def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
@@ -440,10 +434,9 @@ def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
     Raises:
         FileError: for another suffix, or where it cannot be written.
     """
-    kind = kind_of(Path(path))
     table = pa.table(dict(columns))
     with replacing(path) as file:
-        if kind == "csv":
+        if kind_of(Path(path)) == "csv":
             csv.write_csv(table, file, csv.WriteOptions(quoting_style="needed"))
         else:
             parquet.write_table(table, file)
