@@ -180,6 +180,10 @@ class Family(ABC):
         intercept: whether the location's predictor may have one.
         categorised: whether the parameters depend on the categories of the response.
         quadratic: whether the log density is quadratic in the location's predictor.
+        dispersion: the parameter at a limit of which the density collapses onto the location,
+            "" for none.
+        unbounded_at: the value that, in every row, the likelihood of no location is the largest
+            for; None for none.
         on_scale: whether the response, or its logarithm, lies on the scale of the location's
             predictor.
     """
@@ -194,6 +198,8 @@ class Family(ABC):
     categorised: ClassVar[bool] = False
     quadratic: ClassVar[bool] = False
     on_scale: ClassVar[bool] = False
+    dispersion: ClassVar[str] = ""
+    unbounded_at: ClassVar[float | None] = None
 
     def __init__(self, response: ResponseCall) -> None:
         self.response = response
@@ -217,6 +223,19 @@ class Family(ABC):
     def free_parameters(self) -> tuple[FamilyParameter, ...]:
         """The parameters that are not known from the data."""
         return self.parameters
+
+    def dispersions(self) -> tuple[str, ...]:
+        """The names of its free dispersions; a mixture may have several."""
+        free = {parameter.name for parameter in self.free_parameters()}
+        return (self.dispersion,) if self.dispersion in free else ()
+
+    def located(self, response: ResponseDesign) -> NDArray[np.float64]:
+        """(n,) the response on the scale of the location's predictor.
+
+        Asked for only where the family has a dispersion.
+        """
+        with jax.enable_x64(True):
+            return np.asarray(LINKS[self.parameters[0].link](np.asarray(response.value)))
 
     def expressions(self) -> tuple[Expression, ...]:
         both = (self.response.value, self.response.companion)

@@ -27,6 +27,7 @@ class Beta(Family):
     """
 
     name = "beta"
+    dispersion = "kappa"
     parameters = (
         FamilyParameter("mu", "logit", "unit"),
         FamilyParameter("kappa", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),

@@ -25,6 +25,7 @@ class Gamma(Family):
     """
 
     name = "gamma"
+    dispersion = "alpha"
     parameters = (
         FamilyParameter("mu", "log", "positive"),
         FamilyParameter("alpha", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),
