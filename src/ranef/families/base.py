@@ -33,6 +33,11 @@ from ranef.priors import Prior
 # A response below this loses its digits, or all of itself, when it is squared.
 _LEAST_SQUARED = 1e-140
 
+# Numbers from 1 / this to this can be squared, and be divided by one another once.
+_FARTHEST = 1e150
+# Whole numbers beyond 2**53 are not told from their neighbours.
+_MOST_COUNTED = 2.0**53
+
 _GREEK = {
     **{"mu": "μ", "sigma": "σ", "nu": "ν"},
     **{"alpha": "α", "kappa": "κ", "psi": "ψ", "threshold": "τ"},
@@ -267,6 +272,8 @@ class Family(ABC):
                 companion that is not above zero.
         """
         value = self.evaluated(state, frame) if known else None
+        if value is not None:
+            self._refuse_extreme(value, self.response.value, frame, least=0.0)
         companion = None
         if beside and self.response.companion is not None:
             companion = transforms.evaluate_single(self.response.companion, frame, state.learned)
@@ -276,9 +283,31 @@ class Family(ABC):
                     f"{self.response.companion} in {self.response.form}() must be above zero and "
                     f"is {companion.min():g} in row {row}; correct or remove such rows"
                 )
+            self._refuse_extreme(companion, self.response.companion, frame, least=1 / _FARTHEST)
         if value is not None:
             self.refuse(value, companion, frame)
         return ResponseDesign(value, companion, self.response.form)
+
+    def _refuse_extreme(
+        self, values: NDArray[np.float64], of: Expression, frame: Frame, *, least: float
+    ) -> None:
+        """Refuse numbers that cannot be squared, and counts that have no neighbour.
+
+        Raises:
+            DataError: naming the first of them and its row.
+        """
+        size = np.abs(values)
+        counted = self.discrete or self.response.form == "trials"
+        most = _MOST_COUNTED if counted else _FARTHEST
+        beyond = (size > most) | (size < least)
+        if beyond.any():
+            place = int(np.argmax(beyond))
+            said = "large" if size[place] > most else "small"
+            why = "counted" if counted else "squared"
+            raise DataError(
+                f"{of} is {values[place]:g} in row {frame.row_number(place)}, too {said} to be "
+                f"{why}; correct the row, or rescale, as in scale(y)"
+            )
 
     def evaluated(self, state: State, frame: Frame) -> NDArray[np.float64]:
         """(n,) the response as numbers."""

@@ -34,7 +34,12 @@ class LogNormal(Family):
         self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
     ) -> None:
         responses.refuse_outside(
-            value, value > 0, frame, self.response.value, self.name, "numbers above zero"
+            value,
+            value >= responses.LEAST_POSITIVE,
+            frame,
+            self.response.value,
+            self.name,
+            responses.POSITIVE,
         )
 
     on_scale = True
