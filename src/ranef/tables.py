@@ -144,6 +144,9 @@ def _arrow_column(name: str, series: nw.Series) -> Any:
             return _dict_column(name, native.to_list())
         elif series.dtype in (nw.Int128, nw.UInt128):
             return arrays.of_arrow(name, _of_128_bits(series).to_frame().to_arrow().column(0))
+        elif isinstance(series.dtype, (nw.List, nw.Array)):
+            kind = _without_128_bits(series.dtype)
+            series = series if kind == series.dtype else series.cast(kind)
         return arrays.of_arrow(name, series.alias("column").to_frame().to_arrow().column(0))
     except RanefError:
         raise
@@ -181,6 +184,22 @@ def _of_128_bits(series: nw.Series) -> nw.Series:
         f"column {series.name!r} holds integers of more than 38 digits; write them as text to use "
         "them as levels, or as floats"
     )
+
+
+def _without_128_bits(kind: Any) -> Any:
+    """A type of polars whose lists of 128-bit integers, which Arrow does not have, are of floats.
+
+    The numbers of an array in each row are floats to this library in any case.
+    """
+    if isinstance(kind, nw.List):
+        return nw.List(_float_for_128_bits(kind.inner))
+    if isinstance(kind, nw.Array):
+        return nw.Array(_float_for_128_bits(kind.inner), kind.size)
+    return kind
+
+
+def _float_for_128_bits(inner: Any) -> Any:
+    return nw.Float64() if inner in (nw.Int128, nw.UInt128) else _without_128_bits(inner)
 
 
 def _is_gap(value: Any) -> bool:
@@ -432,11 +451,20 @@ def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
     """Write columns, Arrow or NumPy, as CSV or Parquet by the file's suffix; returns its path.
 
     Raises:
-        FileError: for another suffix, or where it cannot be written.
+        FileError: for another suffix, or where it cannot be written; DataError: for a column of
+            arrays, of which a CSV file has none.
     """
-    table = pa.table(dict(columns))
     with replacing(path) as file:
-        if kind_of(Path(path)) == "csv":
+        kind = kind_of(Path(path))
+        arrayed = [name for name, values in columns.items() if np.ndim(values) > 1]
+        if arrayed and kind == "csv":
+            raise DataError(
+                f"column {arrayed[0]!r} holds an array in each row, which a CSV file cannot hold; "
+                "write a .parquet file, or leave the column out"
+            )
+        listed = {name: np.asarray(columns[name]).tolist() for name in arrayed}
+        table = pa.table({**columns, **listed})
+        if kind == "csv":
             csv.write_csv(table, file, csv.WriteOptions(quoting_style="needed"))
         else:
             parquet.write_table(table, file)
