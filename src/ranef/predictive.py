@@ -26,8 +26,8 @@ from ranef.training import Designs, State
 
 # Draws times rows held at once, and draws of group effects.
 _CELLS, _EFFECTS = 4_000_000, 10_000_000
-# A mean beyond this has no variance over draws in double precision.
-_FARTHEST = 1e150
+# The squares of means beyond this cannot be added up over a million draws in double precision.
+_FARTHEST = 1e151
 # The exponential of numbers up to this, of either sign, is neither zero nor infinite.
 _LARGEST_EXPONENT = 700.0
 # Rows whose quantiles are sought at once, on each core.

@@ -34,7 +34,7 @@ from ranef.priors import Prior
 _LEAST_SQUARED = 1e-140
 
 # Numbers from 1 / this to this can be squared, and be divided by one another once.
-_FARTHEST = 1e150
+_FARTHEST = 1e151
 # Whole numbers beyond 2**53 are not told from their neighbours.
 _MOST_COUNTED = 2.0**53
 
@@ -273,7 +273,7 @@ class Family(ABC):
         """
         value = self.evaluated(state, frame) if known else None
         if value is not None:
-            self._refuse_extreme(value, self.response.value, frame, least=0.0)
+            self._refuse_extreme(value, f"the response {self.response.value}", frame, least=0.0)
         companion = None
         if beside and self.response.companion is not None:
             companion = transforms.evaluate_single(self.response.companion, frame, state.learned)
@@ -283,13 +283,15 @@ class Family(ABC):
                     f"{self.response.companion} in {self.response.form}() must be above zero and "
                     f"is {companion.min():g} in row {row}; correct or remove such rows"
                 )
-            self._refuse_extreme(companion, self.response.companion, frame, least=1 / _FARTHEST)
+            self._refuse_extreme(
+                companion, str(self.response.companion), frame, least=1 / _FARTHEST
+            )
         if value is not None:
             self.refuse(value, companion, frame)
         return ResponseDesign(value, companion, self.response.form)
 
     def _refuse_extreme(
-        self, values: NDArray[np.float64], of: Expression, frame: Frame, *, least: float
+        self, values: NDArray[np.float64], of: str, frame: Frame, *, least: float
     ) -> None:
         """Refuse numbers that cannot be squared, and counts that have no neighbour.
 
