@@ -430,5 +430,5 @@ def test_factors_that_vary_by_group_are_coded_with_full_rank(formula, grouped):
 
 def test_a_response_whose_digits_are_lost_is_not_said_to_be_constant(grouped):
     table = {**grouped, "y": 1e12 + grouped["y"] / grouped["y"].std()}
-    with pytest.raises(rf.DataError, match="the response lies between .* and .*, so close togeth"):
+    with pytest.raises(rf.DataError, match="the response y lies between .* and .*, so close"):
         rf.Model("y ~ x").fit(table, progress=False)

@@ -96,7 +96,7 @@ def test_refusals_are_those_of_a_table(parquet, tmp_path):
         rf.Model("y ~ x").fit(path, method="exact", progress=False)
     flat = tmp_path / "flat.parquet"
     pq.write_table(pa.table({"y": np.full(200, 3.0), "x": np.arange(200.0)}), flat)
-    with pytest.raises(DataError, match="the response is 3 in every row"):
+    with pytest.raises(DataError, match="the response y is 3 in every row"):
         rf.Model("y ~ x").fit(flat, method="exact", progress=False)
 
 

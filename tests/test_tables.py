@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from ranef.errors import ColumnError, DataError, FileError, OptionError
-from ranef.tables import concatenate, from_arrays, read, scan_csv, write_csv
+from ranef.tables import concatenate, from_arrays, read, scan_csv, write, write_csv
 
 NUMBERS = [1.5, 2.0, None, -4.0]
 LEVELS = ["007", "7", "NA", "a b"]
@@ -264,3 +264,18 @@ def test_two_columns_of_one_name_matter_where_they_are_used():
     assert read(table, ["y", "x"]).n == 2
     with pytest.raises(DataError, match="the table has the column 'z' twice; rename one"):
         read(table, ["y", "z"])
+
+
+def test_lists_of_128_bit_integers_are_arrays_of_numbers():
+    for kind in (pl.List(pl.Int128), pl.Array(pl.Int128, 2)):
+        table = pl.DataFrame({"m": pl.Series([[1, 2], [3, 4]], dtype=kind)})
+        np.testing.assert_array_equal(read(table).columns["m"], [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_a_column_of_arrays_is_written_as_parquet_and_not_as_csv(tmp_path):
+    columns = {"m": np.arange(6.0).reshape(3, 2), "x": np.arange(3.0)}
+    write(tmp_path / "t.parquet", columns)
+    np.testing.assert_array_equal(read(tmp_path / "t.parquet").columns["m"], columns["m"])
+    with pytest.raises(DataError, match="column 'm' holds an array in each row"):
+        write(tmp_path / "t.csv", columns)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]

@@ -20,7 +20,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from ranef.errors import FileError, OptionError
-from ranef.files import replacing
+from ranef.files import refuse_no_path, refuse_special, replacing
 
 _LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy")
 # Of the file; one that is newer is refused.
@@ -53,10 +53,11 @@ def read(path: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
     """Both parts of a file.
 
     Raises:
-        FileError: for a file that is not there, not one of these, damaged, or newer.
+        FileError: for a file that is not there, not one of these, damaged, or newer, and for what
+            is no file.
     """
-    if not isinstance(path, (str, os.PathLike)):
-        raise OptionError(f"the path of a saved fit must be a text or a Path, not {path!r:.60}")
+    refuse_no_path(path, "the path of a saved fit")
+    refuse_special(path)
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             _refuse_odd(path, archive, os.fstat(file.fileno()).st_size)
@@ -91,8 +92,11 @@ def damaged(path: Any, reason: str) -> FileError:
 
 
 def _is_archive(path: Any) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"PK"
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"PK"
+    except ValueError as error:  # a NUL or a character that no file name can have
+        raise FileError(f"{str(path)!r} cannot be read: {error}; check the path") from None
 
 
 def _refuse_odd(path: Any, archive: zipfile.ZipFile, size: int) -> None:

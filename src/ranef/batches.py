@@ -13,6 +13,7 @@ from pyarrow import dataset
 
 from ranef import arrays
 from ranef.errors import FileError
+from ranef.files import refuse_special
 from ranef.frame import Frame
 from ranef.tables import chosen, first_line, from_arrow, kind_of
 
@@ -144,6 +145,7 @@ def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> B
     if not isinstance(data, (str, os.PathLike)):
         return None
     path = Path(data)
+    refuse_special(path)
     try:
         if not path.exists() or kind_of(path) != "parquet":
             return None

@@ -14,7 +14,7 @@ from typing import Any
 from ranef import cli_compare, cli_keep
 from ranef.cli_options import count, say, seed
 from ranef.errors import FileError, RanefError
-from ranef.files import write_whole
+from ranef.files import refuse_unwritable_folder, write_whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -218,13 +218,12 @@ def _folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".ranef-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise FileError(
-            f"the folder {str(path)!r} cannot be written to ({error.strerror}); choose another"
+            f"the folder {str(path)!r} cannot be written to ({reason}); choose another"
         ) from None
+    refuse_unwritable_folder(path)
     return path
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ranef import registry
 from ranef.cli_options import count, family, json_text, probability, say, seed
-from ranef.errors import FileError
+from ranef.files import refuse_unwritable
 
 # Columns of what `predict` gives.
 _PREDICTIONS = ("mean", "sd", "lower", "upper")
@@ -104,7 +104,7 @@ def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    _refuse_unwritable(options.out)
+    refuse_unwritable(options.out)
 
     from ranef.model import Model
 
@@ -158,7 +158,7 @@ def _predict(options: argparse.Namespace) -> int:
     for name in options.keep:
         if name in _PREDICTIONS:
             options.parser.error(f"--keep {name}: the predictions have a column of that name")
-    _refuse_unwritable(options.out)
+    refuse_unwritable(options.out)
 
     from ranef import tables
     from ranef.fit import load
@@ -184,7 +184,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    _refuse_unwritable(options.out)
+    refuse_unwritable(options.out)
 
     from ranef.fit import load
 
@@ -196,18 +196,6 @@ def _report(options: argparse.Namespace) -> int:
     else:
         print(f"written to {out}")
     return 0
-
-
-def _refuse_unwritable(path: Path) -> None:
-    """Say before the work, not after it, that its result has no place.
-
-    Raises:
-        FileError: where the folder is not there, or the path is one.
-    """
-    if path.is_dir():
-        raise FileError(f"{str(path)!r} is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise FileError(f"there is no folder {str(path.parent)!r} to write to; make it first")
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ class Criticism:
         Raises:
             OptionError: for one there is not, or that the model cannot have.
         """
-        if name not in GROUPS:
+        if not isinstance(name, str) or name not in GROUPS:
             raise OptionError(
                 f"there is no group {name!r} to add; {suggestion(name, [*GROUPS, 'validation'])}"
             )

@@ -1,6 +1,7 @@
 """`Fit`: what is known after the fit, as tables, draws and predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from ranef.imputed import Imputed
 from ranef.inference.base import Draws
 from ranef.leave_one_out import LeaveOneOut, leave_one_out
 from ranef.posterior import Posterior, tails_of
-from ranef.predictive import Predictive
+from ranef.predictive import OutOfReachError, Predictive
 from ranef.program import Program
 from ranef.recommendation import Wanted, recommend
 from ranef.registry import suggestion
@@ -186,7 +187,8 @@ class Fit:
             )
         frame, designs = self._designs(data, new_levels, response=True, companion=True)
         response = self.program.family.design(self.training.state.family, frame)
-        return self._predictive(new_levels, seed).validation(designs, response, frame.n)
+        with self._naming(frame):
+            return self._predictive(new_levels, seed).validation(designs, response, frame.n)
 
     # Tables
 
@@ -318,7 +320,8 @@ class Fit:
         The file holds the model, its draws, and the rows it used of the columns it used, with
         their index, so that a loaded fit does what this one does, bit for bit. Of a fit that has
         read its rows in batches it holds their sample. A file that was there is replaced only when
-        the new one is complete.
+        the new one is complete, which then has its permissions; where `path` is a symbolic link,
+        the file that it leads to is replaced and the link stays.
 
         Raises:
             OptionError: for a network with a layer that is not one of Keras's common ones.
@@ -441,9 +444,11 @@ class Fit:
         frame, designs = self._designs(data, new_levels, response=known, companion=kind != "mean")
         response = family.design(state, frame, known=known, beside=kind != "mean")
         predictive = self._predictive(new_levels, seed)
-        if known:
-            return frame.labels.table(predictive.components(designs, response, frame.n))
-        found = predictive.summaries(designs, response, frame.n, kind, interval)
+        with self._naming(frame):
+            if known:
+                found = predictive.components(designs, response, frame.n)
+            else:
+                found = predictive.summaries(designs, response, frame.n, kind, interval)
         return frame.labels.table(found)
 
     def recommend(
@@ -504,7 +509,8 @@ class Fit:
         frame, designs = self._designs(data, new_levels, response=True, companion=True)
         response = self.program.family.design(self.training.state.family, frame)
         predictive = self._predictive(new_levels, seed)
-        scores = predictive.log_scores(designs, response, frame.n)
+        with self._naming(frame):
+            scores = predictive.log_scores(designs, response, frame.n)
         return frame.labels.series("log_score", scores)
 
     def _predictive(self, new_levels: str, seed: int) -> Predictive:
@@ -540,6 +546,32 @@ class Fit:
         if new_levels == "error":
             self._refuse_new(designs)
         return frame, designs
+
+    @contextmanager
+    def _naming(self, frame: Frame) -> Iterator[None]:
+        """Name the row and the largest of its numbers where its prediction is out of reach.
+
+        Raises:
+            DataError: naming them.
+        """
+        try:
+            yield
+        except OutOfReachError as error:
+            needs = self.program.needs(response=False, companion=False)
+            uses = ((name, use) for name, each in needs.items() for use in each)
+            sizes = {
+                name: float(np.abs(frame.numbers(name)[error.place]).max())
+                for name, use in uses
+                if use in ("number", "any") and not frame.is_text(name)
+            }
+            if not sizes:
+                raise
+            name = max(sizes, key=lambda each: sizes[each])
+            raise DataError(
+                f"the prediction of row {frame.row_number(error.place)} is not a finite number or "
+                f"too large to be squared; its column {name!r} is of the size {sizes[name]:.3g}, "
+                "too far from the training rows, so check it or leave the row out"
+            ) from None
 
     def _refuse_new(self, designs: Mapping[str, Any]) -> None:
         for label, design in designs.items():

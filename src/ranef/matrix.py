@@ -93,7 +93,9 @@ class Coding:
         out = np.ones((frame.n, 1))
         for part in self.parts:
             values = part.columns(frame, learned)
-            out = (out[:, :, None] * values[:, None, :]).reshape(frame.n, -1)
+            # A product beyond the numbers is refused where it is used, by row.
+            with np.errstate(over="ignore"):
+                out = (out[:, :, None] * values[:, None, :]).reshape(frame.n, -1)
         return out
 
     @property

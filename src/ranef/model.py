@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ranef import registry, streaming
 from ranef.batches import batches
 from ranef.complete import complete
@@ -11,6 +13,7 @@ from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
 from ranef.fit import Fit
 from ranef.formula import Formula
 from ranef.inference.base import Method
+from ranef.inference.degenerate import not_finite, refuse_degenerate
 from ranef.mixture import Mixture
 from ranef.priors import Prior, checked
 from ranef.program import Program
@@ -111,6 +114,8 @@ class Model:
             if training is None or (training.stream is not None and not runner.streams):
                 streams = runner.streams
                 program, training = self._learned(data, streams=streams, progress=progress)
+            if training.stream is None:
+                refuse_degenerate(program.problem(training))
             how = {"seed": seed, "draws": draws, "progress": progress}
             try:
                 try:
@@ -123,6 +128,8 @@ class Model:
                     raise
                 why = f"method {error.method!r} {error.reason}"
                 continue
+            except (ArithmeticError, np.linalg.LinAlgError):
+                raise not_finite(program.family) from None
             seconds = time.perf_counter() - began
             fit = Fit(program, training, found, runner.name, why, seconds)
             for name in program.networks:

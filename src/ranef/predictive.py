@@ -26,6 +26,10 @@ from ranef.training import Designs, State
 
 # Draws times rows held at once, and draws of group effects.
 _CELLS, _EFFECTS = 4_000_000, 10_000_000
+# The squares of means beyond this cannot be added up over a million draws in double precision.
+_FARTHEST = 1e151
+# The exponential of numbers up to this, of either sign, is neither zero nor infinite.
+_LARGEST_EXPONENT = 700.0
 # Rows whose quantiles are sought at once, on each core.
 _STRIPE = 500
 
@@ -64,6 +68,34 @@ class Part:
         """`values`, which broadcast to (draws, rows), without the padding."""
         shape = self.predictors[self.family.parameters[0].name].shape
         return np.broadcast_to(np.asarray(values, dtype=np.float64), shape)[:, : self.count]
+
+
+class OutOfReachError(DataError):
+    """A row whose predictor or mean is not a finite number, or too large to be squared.
+
+    Attributes:
+        place: of the row, from 0.
+    """
+
+    def __init__(self, place: int) -> None:
+        super().__init__(
+            f"the prediction of row {place + 1} is not a finite number or too large to be squared; "
+            "its columns lie too far from the training rows"
+        )
+        self.place = place
+
+
+def _refuse_out_of_reach(
+    values: NDArray[np.float64], places: NDArray[np.int64], most: float = _FARTHEST
+) -> None:
+    """Refuse numbers by draw and row, (draws, rows), beyond `most`, by default what can be squared.
+
+    Raises:
+        OutOfReachError: for the first row that has one.
+    """
+    beyond = ~(np.abs(values) <= most)
+    if beyond.any():
+        raise OutOfReachError(int(places[np.argmax(beyond.any(axis=0))]))
 
 
 @dataclass(frozen=True)
@@ -145,6 +177,9 @@ class Predictive:
             density = partial(self._density, sites, part, beside, met)
             integrated = density if self.program.columns else None
             predictors = self._run(sites, part, met)
+            for eta in predictors.values():
+                if eta.ndim == 2:
+                    _refuse_out_of_reach(np.asarray(eta)[:, : len(places)], places)
             yield Part(self.program.family, beside, predictors, places, integrated)
 
     def _sites(self, met: Mapping[Varying, Occurring], designs: Designs) -> dict[str, Array]:
@@ -273,6 +308,7 @@ class Predictive:
             location = cells = self._location(part)
             variance = location.var(axis=0)
             if kind == "response":
+                _refuse_limits(part)
                 spread = family.variance(part.response, **part.values)
                 variance = variance + part.own(spread).mean(axis=0)
                 cells = part.own(family.sample(rng, part.response, **part.values))
@@ -317,6 +353,7 @@ class Predictive:
         rng = np.random.default_rng(self.seed)
 
         def judge(part: Part) -> dict[str, NDArray]:
+            _refuse_limits(part)
             drawn = part.own(family.sample(rng, part.response, **part.values))
             observed = np.asarray(part.response.value, np.float64)[: part.count]
             below, equal = (drawn < observed).sum(axis=0), (drawn == observed).sum(axis=0)
@@ -349,6 +386,7 @@ class Predictive:
         rng = np.random.default_rng(self.seed)
 
         def draw(part: Part) -> dict[str, NDArray]:
+            _refuse_limits(part)
             return {"a": part.own(self.program.family.sample(rng, part.response, **part.values)).T}
 
         return self._by_row(designs, response, n, draw)["a"].T
@@ -405,18 +443,35 @@ class Predictive:
 
     def _location(self, part: "Part") -> NDArray[np.float64]:
         location = part.own(self.program.family.mean(part.response, **part.values))
-        if not np.isfinite(location).all():
-            raise DataError(
-                "the prediction of some rows is not a finite number; their columns lie too far "
-                "from the training rows"
-            )
+        _refuse_out_of_reach(location, part.places)
         return location
 
     def log_density(self, part: "Part") -> NDArray[np.float64]:
-        """Log p(y_i | draw s) of a chunk, (draws, rows)."""
+        """Log p(y_i | draw s) of a chunk, (draws, rows).
+
+        Raises:
+            OutOfReachError: for a row of which a parameter is at the end of what it may be.
+        """
         if part.integrated is not None:
             return part.own(part.integrated())
+        _refuse_limits(part)
         return part.own(self.program.family.log_density(part.response, **part.predictors))
+
+
+def _refuse_limits(part: "Part") -> None:
+    """Refuse rows with a positive number that has become zero or infinite, or a share one of both.
+
+    Raises:
+        OutOfReachError: for the first of them.
+    """
+    for parameter in part.family.parameters:
+        eta = part.predictors.get(parameter.name)
+        # The density of what is not discrete is taken of the share itself, not of its logit.
+        shared = parameter.link == "logit" and not part.family.discrete
+        if eta is not None and eta.ndim == 2 and (parameter.link == "log" or shared):
+            # A count whose mean has become zero is zero.
+            own = np.maximum(part.own(eta), 0.0) if part.family.discrete else part.own(eta)
+            _refuse_out_of_reach(own, part.places, _LARGEST_EXPONENT)
 
 
 def _known(met: Mapping[Varying, Occurring]) -> tuple[tuple[Varying, int], ...]:

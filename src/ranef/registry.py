@@ -103,7 +103,7 @@ def suggestion(name: str, known: Any, limit: int = 12) -> str:
     known = [str(k) for k in known]
     if not known:
         return "there are none"
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(str(name), known, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
     listed = ", ".join(known[:limit])

@@ -18,7 +18,7 @@ from pyarrow import csv, dataset, parquet
 
 from ranef import arrays, categoricals
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
-from ranef.files import replacing
+from ranef.files import refuse_special, replacing
 from ranef.frame import NOT_A_NUMBER, Frame
 from ranef.labels import Labels
 from ranef.registry import suggestion
@@ -144,6 +144,9 @@ def _arrow_column(name: str, series: nw.Series) -> Any:
             return _dict_column(name, native.to_list())
         elif series.dtype in (nw.Int128, nw.UInt128):
             return arrays.of_arrow(name, _of_128_bits(series).to_frame().to_arrow().column(0))
+        elif isinstance(series.dtype, (nw.List, nw.Array)):
+            kind = _without_128_bits(series.dtype)
+            series = series if kind == series.dtype else series.cast(kind)
         return arrays.of_arrow(name, series.alias("column").to_frame().to_arrow().column(0))
     except RanefError:
         raise
@@ -181,6 +184,22 @@ def _of_128_bits(series: nw.Series) -> nw.Series:
         f"column {series.name!r} holds integers of more than 38 digits; write them as text to use "
         "them as levels, or as floats"
     )
+
+
+def _without_128_bits(kind: Any) -> Any:
+    """A type of polars whose lists of 128-bit integers, which Arrow does not have, are of floats.
+
+    The numbers of an array in each row are floats to this library in any case.
+    """
+    if isinstance(kind, nw.List):
+        return nw.List(_float_for_128_bits(kind.inner))
+    if isinstance(kind, nw.Array):
+        return nw.Array(_float_for_128_bits(kind.inner), kind.size)
+    return kind
+
+
+def _float_for_128_bits(inner: Any) -> Any:
+    return nw.Float64() if inner in (nw.Int128, nw.UInt128) else _without_128_bits(inner)
 
 
 def _is_gap(value: Any) -> bool:
@@ -300,6 +319,7 @@ def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
         raise FileError(f"the path cannot be used: {error.strerror}; check it") from None
     if not found:
         raise FileError(f"there is no file or folder {str(path)!r}; check the path")
+    refuse_special(path)
     kind = kind_of(path)
     source = repr(str(path))
     try:
@@ -368,7 +388,8 @@ def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> I
         FileError: for a file that cannot be read; ColumnError: for a missing column.
     """
     place, source = Path(path), repr(str(path))
-    if not place.is_file():
+    refuse_special(place)
+    if not os.path.isfile(place):
         raise FileError(f"there is no file {source}; check the path")
     try:
         names = list(chosen(_csv_names(place), columns, source))
@@ -413,36 +434,36 @@ def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
     Raises:
         FileError: where the place cannot be written to; nothing is left there then.
     """
-    place = Path(path)
-    partial = place.with_name(f".{place.name}.partial")
     options = csv.WriteOptions(include_header=False, quoting_style="needed")
     writer = None
-    try:
-        with open(partial, "wb") as file:
-            for frame in frames:
-                batch = pa.table(dict(frame.columns))
-                if writer is None:
-                    file.write((",".join(map(_quoted, batch.column_names)) + "\n").encode())
-                    writer = csv.CSVWriter(file, batch.schema, write_options=options)
-                writer.write_table(batch)
-            if writer is not None:
-                writer.close()
-        os.replace(partial, place)
-    except OSError as error:
-        raise FileError(f"{str(place)!r} cannot be written: {first_line(error)}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as file:
+        for frame in frames:
+            batch = pa.table(dict(frame.columns))
+            if writer is None:
+                file.write((",".join(map(_quoted, batch.column_names)) + "\n").encode())
+                writer = csv.CSVWriter(file, batch.schema, write_options=options)
+            writer.write_table(batch)
+        if writer is not None:
+            writer.close()
 
 
 def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
     """Write columns, Arrow or NumPy, as CSV or Parquet by the file's suffix; returns its path.
 
     Raises:
-        FileError: for another suffix, or where it cannot be written.
+        FileError: for another suffix, or where it cannot be written; DataError: for a column of
+            arrays, of which a CSV file has none.
     """
-    kind = kind_of(Path(path))
-    table = pa.table(dict(columns))
     with replacing(path) as file:
+        kind = kind_of(Path(path))
+        arrayed = [name for name, values in columns.items() if np.ndim(values) > 1]
+        if arrayed and kind == "csv":
+            raise DataError(
+                f"column {arrayed[0]!r} holds an array in each row, which a CSV file cannot hold; "
+                "write a .parquet file, or leave the column out"
+            )
+        listed = {name: np.asarray(columns[name]).tolist() for name in arrayed}
+        table = pa.table({**columns, **listed})
         if kind == "csv":
             csv.write_csv(table, file, csv.WriteOptions(quoting_style="needed"))
         else:

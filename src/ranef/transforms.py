@@ -241,6 +241,10 @@ def _call(call: Function, frame: Frame, learned: Learned) -> Any:
         mean, sd = learned[str(call)]
         return (x - mean) / sd
     if call.name == "poly":
+        if np.ndim(x) > 1:
+            raise DataError(
+                f"{call} takes one number in each row, and {call.arguments[0]} holds an array"
+            )
         (a, b, *rest), k = learned[str(call)], degree(call) + 1
         return (np.vander((x - a) / b, k, increasing=True) @ np.reshape(rest, (k, k)))[:, 1:]
     raise OptionError(f"{call} is a factor and cannot be used inside a function")

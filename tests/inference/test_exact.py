@@ -270,7 +270,7 @@ def exact(formula, table, **options):
 
 def test_a_constant_response(grouped):
     table = {**grouped, "y": np.full(300, 7.1)}
-    with pytest.raises(DataError, match="the response is 7.1 in every row"):
+    with pytest.raises(DataError, match="the response y is 7.1 in every row"):
         exact("y ~ x + (1 | g)", table)
     fixed = exact("y ~ x + (1 | g)", table, priors={"sigma": 1.0})
     assert fixed.fixef().loc["Intercept", "mean"] == pytest.approx(7.1, abs=0.3)
@@ -278,7 +278,7 @@ def test_a_constant_response(grouped):
 
 def test_a_response_that_the_columns_fit_exactly(grouped):
     table = {**grouped, "y": 3 + 2 * grouped["x"]}
-    with pytest.raises(DataError, match="fit the response exactly"):
+    with pytest.raises(DataError, match="fit the response y exactly"):
         exact("y ~ x + (1 | g)", table)
 
 

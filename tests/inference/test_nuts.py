@@ -183,7 +183,7 @@ def test_refuses_columns_that_cannot_be_told_apart(grouped):
     with pytest.raises(DataError, match="'x2' is a combination of those before it"):
         model.fit(same, method="nuts", progress=False)
     flat = {**grouped, "y": np.ones(300)}
-    with pytest.raises(DataError, match="the response is 1 in every row"):
+    with pytest.raises(DataError, match="the response y is 1 in every row"):
         rf.Model("y ~ x").fit(flat, method="nuts", progress=False)
 
 

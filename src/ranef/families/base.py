@@ -33,6 +33,11 @@ from ranef.priors import Prior
 # A response below this loses its digits, or all of itself, when it is squared.
 _LEAST_SQUARED = 1e-140
 
+# Numbers from 1 / this to this can be squared, and be divided by one another once.
+_FARTHEST = 1e151
+# Whole numbers beyond 2**53 are not told from their neighbours.
+_MOST_COUNTED = 2.0**53
+
 _GREEK = {
     **{"mu": "μ", "sigma": "σ", "nu": "ν"},
     **{"alpha": "α", "kappa": "κ", "psi": "ψ", "threshold": "τ"},
@@ -180,6 +185,10 @@ class Family(ABC):
         intercept: whether the location's predictor may have one.
         categorised: whether the parameters depend on the categories of the response.
         quadratic: whether the log density is quadratic in the location's predictor.
+        dispersion: the parameter at a limit of which the density collapses onto the location,
+            "" for none.
+        unbounded_at: the value that, in every row, the likelihood of no location is the largest
+            for; None for none.
         on_scale: whether the response, or its logarithm, lies on the scale of the location's
             predictor.
     """
@@ -194,6 +203,8 @@ class Family(ABC):
     categorised: ClassVar[bool] = False
     quadratic: ClassVar[bool] = False
     on_scale: ClassVar[bool] = False
+    dispersion: ClassVar[str] = ""
+    unbounded_at: ClassVar[float | None] = None
 
     def __init__(self, response: ResponseCall) -> None:
         self.response = response
@@ -217,6 +228,19 @@ class Family(ABC):
     def free_parameters(self) -> tuple[FamilyParameter, ...]:
         """The parameters that are not known from the data."""
         return self.parameters
+
+    def dispersions(self) -> tuple[str, ...]:
+        """The names of its free dispersions; a mixture may have several."""
+        free = {parameter.name for parameter in self.free_parameters()}
+        return (self.dispersion,) if self.dispersion in free else ()
+
+    def located(self, response: ResponseDesign) -> NDArray[np.float64]:
+        """(n,) the response on the scale of the location's predictor.
+
+        Asked for only where the family has a dispersion.
+        """
+        with jax.enable_x64(True):
+            return np.asarray(LINKS[self.parameters[0].link](np.asarray(response.value)))
 
     def expressions(self) -> tuple[Expression, ...]:
         both = (self.response.value, self.response.companion)
@@ -248,6 +272,8 @@ class Family(ABC):
                 companion that is not above zero.
         """
         value = self.evaluated(state, frame) if known else None
+        if value is not None:
+            self._refuse_extreme(value, f"the response {self.response.value}", frame, least=0.0)
         companion = None
         if beside and self.response.companion is not None:
             companion = transforms.evaluate_single(self.response.companion, frame, state.learned)
@@ -257,9 +283,33 @@ class Family(ABC):
                     f"{self.response.companion} in {self.response.form}() must be above zero and "
                     f"is {companion.min():g} in row {row}; correct or remove such rows"
                 )
+            self._refuse_extreme(
+                companion, str(self.response.companion), frame, least=1 / _FARTHEST
+            )
         if value is not None:
             self.refuse(value, companion, frame)
         return ResponseDesign(value, companion, self.response.form)
+
+    def _refuse_extreme(
+        self, values: NDArray[np.float64], of: str, frame: Frame, *, least: float
+    ) -> None:
+        """Refuse numbers that cannot be squared, and counts that have no neighbour.
+
+        Raises:
+            DataError: naming the first of them and its row.
+        """
+        size = np.abs(values)
+        counted = self.discrete or self.response.form == "trials"
+        most = _MOST_COUNTED if counted else _FARTHEST
+        beyond = (size > most) | (size < least)
+        if beyond.any():
+            place = int(np.argmax(beyond))
+            said = "large" if size[place] > most else "small"
+            why = "counted" if counted else "squared"
+            raise DataError(
+                f"{of} is {values[place]:g} in row {frame.row_number(place)}, too {said} to be "
+                f"{why}; correct the row, or rescale, as in scale(y)"
+            )
 
     def evaluated(self, state: State, frame: Frame) -> NDArray[np.float64]:
         """(n,) the response as numbers."""

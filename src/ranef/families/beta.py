@@ -27,6 +27,7 @@ class Beta(Family):
     """
 
     name = "beta"
+    dispersion = "kappa"
     parameters = (
         FamilyParameter("mu", "logit", "unit"),
         FamilyParameter("kappa", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),
@@ -36,7 +37,7 @@ class Beta(Family):
     def refuse(
         self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
     ) -> None:
-        inside = (value > 0) & (value < 1)
+        inside = (value >= responses.LEAST_POSITIVE) & (value < 1)
         expected = "numbers above zero and below one"
         responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
 

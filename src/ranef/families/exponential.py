@@ -19,6 +19,7 @@ class Exponential(Family):
     """y_i ~ Exponential(rate 1 / mu_i), log mu_i = eta_i."""
 
     name = "exponential"
+    unbounded_at = 0.0
     parameters = (FamilyParameter("mu", "log", "positive"),)
 
     def refuse(

@@ -25,6 +25,7 @@ class Gamma(Family):
     """
 
     name = "gamma"
+    dispersion = "alpha"
     parameters = (
         FamilyParameter("mu", "log", "positive"),
         FamilyParameter("alpha", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),
@@ -35,7 +36,12 @@ class Gamma(Family):
         self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
     ) -> None:
         responses.refuse_outside(
-            value, value > 0, frame, self.response.value, self.name, "numbers above zero"
+            value,
+            value >= responses.LEAST_POSITIVE,
+            frame,
+            self.response.value,
+            self.name,
+            responses.POSITIVE,
         )
 
     def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:

@@ -29,6 +29,7 @@ class Gaussian(Family):
     """
 
     name = "gaussian"
+    dispersion = "sigma"
     parameters = (
         FamilyParameter("mu", "identity", "real"),
         FamilyParameter(

@@ -22,6 +22,7 @@ class LogNormal(Family):
     """log y_i ~ N(mu_i, sigma^2): the median is exp(mu), the mean exp(mu + sigma^2 / 2)."""
 
     name = "lognormal"
+    dispersion = "sigma"
     parameters = (
         FamilyParameter("mu", "identity", "real"),
         FamilyParameter(
@@ -33,7 +34,12 @@ class LogNormal(Family):
         self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
     ) -> None:
         responses.refuse_outside(
-            value, value > 0, frame, self.response.value, self.name, "numbers above zero"
+            value,
+            value >= responses.LEAST_POSITIVE,
+            frame,
+            self.response.value,
+            self.name,
+            responses.POSITIVE,
         )
 
     on_scale = True
@@ -42,6 +48,9 @@ class LogNormal(Family):
         """The logs' mean and sd, on the scale of the predictor."""
         logs = np.log(np.asarray(design.value))[:, None]
         return (accumulator or Moments()).add(logs, design.weights)
+
+    def located(self, response: ResponseDesign) -> NDArray[np.float64]:
+        return np.log(np.asarray(response.value, np.float64))
 
     def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
         return replace(design, value=np.asarray(design.value) * np.exp(-known))

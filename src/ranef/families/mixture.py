@@ -88,6 +88,15 @@ class Mixture(Family):
         }
         return tuple(p for p in self.parameters if p.name not in known)
 
+    def dispersions(self) -> tuple[str, ...]:
+        """Those of its components, where each has one that is free."""
+        each = [component.dispersions() for component in self.components]
+        numbered = (f"{own[0]}{k}" for k, own in enumerate(each, 1) if own)
+        return tuple(numbered) if all(each) else ()
+
+    def located(self, response: ResponseDesign) -> NDArray[np.float64]:
+        return self.components[0].located(response)
+
     # What is learned of the response
 
     def refuse(

@@ -78,6 +78,10 @@ def places(
     return out
 
 
+# What double precision holds to its last digit, and JAX does not take for zero.
+LEAST_POSITIVE = float(np.finfo(np.float64).tiny)
+POSITIVE = "numbers above zero, the least of them 2.3e-308"
+
 COUNTS = "whole numbers from 0 on"
 
 # A Poisson variate of a larger mean than this is drawn as a normal one: NumPy takes no more.

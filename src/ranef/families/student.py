@@ -40,6 +40,7 @@ class Student(Family):
     """
 
     name = "student"
+    dispersion = "sigma"
     parameters = (
         FamilyParameter("mu", "identity", "real"),
         FamilyParameter(

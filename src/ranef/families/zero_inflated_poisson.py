@@ -67,7 +67,9 @@ class ZeroInflatedPoisson(Family):
         return densities.from_count(value, -mean, predictors["psi"]) * mean
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
-        return dist.ZeroInflatedPoisson(1 - parameters["psi"], parameters["mu"])
+        # A mean that has become zero is one of Poisson's, but not of NumPyro's.
+        mean = jnp.maximum(parameters["mu"], jnp.finfo(float).tiny)
+        return dist.ZeroInflatedPoisson(1 - parameters["psi"], mean)
 
     def sample(
         self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ranef import archive
 from ranef.errors import FileError, OptionError
+from ranef.files import refuse_special
 from ranef.inference.base import Problem
 
 # Seconds between two writings, and how many times longer than a writing took, at least.
@@ -38,8 +40,9 @@ class Checkpoint:
         Raises:
             FileError: for a file that cannot be read, or is of another search.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.exists(self.path):
             return None
+        refuse_special(self.path)
         try:
             content, arrays = archive.read(self.path)
         except FileError:

@@ -8,11 +8,9 @@ import numpy as np
 from ranef import priors
 from ranef.errors import DataError
 from ranef.inference.base import Problem
+from ranef.inference.degenerate import FITTED, SUBTRACT, fits_exactly, how_to_fix, refuse_constant
 from ranef.inference.mixed import Mixed
 
-# A spread below this share of the response's size is its rounding; a residual sum of squares
-# below this share of the total is that of the cross-products.
-_ROUNDING, _FITTED = 1e-11, 1e-13
 # A known variance is far below the response's at this share of it.
 _SMALL = 1e-8
 
@@ -25,24 +23,11 @@ def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
     """
     if _is_known(mixed, problem):
         return
-    advice = f"fix {mixed.sigma}, as in priors={{'{mixed.sigma}': 1.0}}"
-    low, high = mixed.span
-    if low == high:
-        raise DataError(
-            f"the response is {low:g} in every row, so nothing tells the residual's spread; "
-            f"{advice}"
-        )
-    if high - low <= _ROUNDING * max(abs(low), abs(high)):
-        raise DataError(
-            f"the response lies between {low:.16g} and {high:.16g}, so close together for their "
-            "size that rounding decides the residual's spread; subtract its mean, or another "
-            "constant, first"
-        )
-    if mixed.total > 0 and mixed.least_residual <= _FITTED * mixed.total:
-        raise DataError(
-            f"the common effects fit the response exactly, so nothing tells the residual's spread; "
-            f"leave some out, or {advice}"
-        )
+    unknown = (mixed.sigma,)
+    name, advice = str(problem.law.response.value), how_to_fix(unknown)
+    refuse_constant(name, np.array(mixed.span), unknown, SUBTRACT)
+    if mixed.total > 0 and mixed.least_residual <= FITTED * mixed.total:
+        raise DataError(fits_exactly(name, unknown, advice))
 
 
 def refuse_vanished(
@@ -64,7 +49,7 @@ def refuse_vanished(
     sigma = float(np.median(sites[mixed.sigma])) if mixed.sigma else 1.0
     if known and not found and sigma**2 < _SMALL * mixed.least_residual / mixed.n:
         raise out_of_reach(mixed, problem)
-    if not known and sigma**2 * mixed.n <= _FITTED * mixed.total:
+    if not known and sigma**2 * mixed.n <= FITTED * mixed.total:
         raise out_of_reach(mixed, problem)
 
 
