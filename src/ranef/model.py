@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ranef import registry, streaming
@@ -124,6 +125,7 @@ class Model:
                 why = f"method {error.method!r} {error.reason}"
                 continue
             seconds = time.perf_counter() - began
+            found = replace(found, seed=seed)
             fit = Fit(program, training, found, runner.name, why, seconds)
             for name in program.networks:
                 fit.network(name)  # leaves the weights in the user's object

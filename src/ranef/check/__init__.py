@@ -16,6 +16,7 @@ from ranef.check.conflict import conflict
 from ranef.check.deadline import Deadline
 from ranef.check.ending import chains, own_criterion, trend, weights
 from ranef.check.groupings import groupings
+from ranef.check.networks import networks
 from ranef.check.separation import separation
 from ranef.check.smooth import smooth
 from ranef.check.symptom import VERDICTS, Check, Symptom
@@ -42,6 +43,9 @@ def check(posterior: Posterior, *, reference: bool = True, seconds: float = SECO
     deadline = Deadline(seconds)
     looks = (*(_OF_CHAINS if posterior.draws.statistics else _OF_OTHERS), *_OF_ALL)
     found = [symptom for look in looks for symptom in look(posterior)]
-    opinion = second_opinion(posterior, deadline if reference else None)
-    symptoms = sorted((*found, *opinion.symptoms), key=lambda s: -VERDICTS.index(s.weight))
-    return Check(tuple(symptoms), opinion.looked)
+    asked = deadline if reference else None
+    of_networks, networks_looked = networks(posterior, asked)
+    opinion = second_opinion(posterior, asked)
+    found += [*of_networks, *opinion.symptoms]
+    symptoms = sorted(found, key=lambda s: -VERDICTS.index(s.weight))
+    return Check(tuple(symptoms), (*opinion.looked, *networks_looked))

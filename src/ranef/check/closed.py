@@ -137,7 +137,7 @@ def _compared(
         levels,
         worst,
         seen,
-        f"{_DRAWS:,} draws from the exact density of the scales, coefficients integrated out",
+        source=f"{_DRAWS:,} draws from the exact density of the scales",
     )
 
 

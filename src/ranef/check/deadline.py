@@ -8,6 +8,11 @@ class OutOfTimeError(Exception):
     """The time is over before a second opinion was complete."""
 
 
+# Seconds that it takes at least to compile the density of a program and its gradient. Nothing
+# interrupts it.
+COMPILING = 2.0
+
+
 @dataclass(frozen=True)
 class Deadline:
     """A number of seconds from now on.
@@ -25,11 +30,14 @@ class Deadline:
         """Seconds that are left; negative once they are over."""
         return self.began + self.seconds - time.perf_counter()
 
-    def tick(self) -> None:
+    def tick(self, needed: float = 0.0) -> None:
         """Called between two steps of a computation.
 
+        Args:
+            needed: seconds that the next step takes at least, where it cannot be interrupted.
+
         Raises:
-            OutOfTimeError: once the time is over.
+            OutOfTimeError: once that is not left.
         """
-        if self.left < 0:
+        if self.left < needed:
             raise OutOfTimeError

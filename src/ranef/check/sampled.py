@@ -25,7 +25,7 @@ from jax.scipy.linalg import solve_triangular
 from numpy.typing import NDArray
 from numpyro.infer.util import log_density
 
-from ranef.check.deadline import Deadline
+from ranef.check.deadline import COMPILING, Deadline
 from ranef.check.reference import (
     NoReference,
     Reference,
@@ -45,6 +45,9 @@ Numbers = NDArray[np.float64]
 
 # Parameters beside the group effects, and numbers that an evaluation goes through, at most.
 _PARAMETERS, _COST = 20, 100_000
+# The latter where groups cross, so that every step of Newton's method takes a dense Hessian of all
+# levels: short chains are faster.
+_COST_CROSSED = 10_000
 # Columns above which a block is factored by LAPACK.
 _NARROW = 6
 # Values of phi in each round, rounds, and pairs of draws of b at each.
@@ -69,6 +72,7 @@ def sampled(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refer
     blocks = grouped_blocks(problem)
     if not _is_small(blocks, problem.n):
         return NoReference("the model is too large for importance sampling")
+    deadline.tick(COMPILING)
     try:
         with jax.enable_x64(True):
             joint = Joint.of(posterior, problem)
@@ -92,7 +96,7 @@ def _is_small(blocks: Sequence[LinearBlock], n: int) -> bool:
     width = max(m if crossed else k, 1)
     # What an evaluation goes through: a product with the rows for each column of a block, and the
     # factors.
-    return width * (n + m) + m * width**2 <= _COST
+    return width * (n + m) + m * width**2 <= (_COST_CROSSED if crossed else _COST)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.check.deadline import Deadline, OutOfTimeError
+from ranef.check.deadline import COMPILING, Deadline, OutOfTimeError
 from ranef.check.reference import NoReference, Reference, kurtosis_of
 from ranef.check.sampled import Joint, coordinates
 from ranef.errors import RanefError
@@ -78,6 +78,7 @@ def short_chains(
         return NoReference(
             "factors of mf() that are turned are the same model, so that chains drift in any case"
         )
+    deadline.tick(COMPILING)
     try:
         with jax.enable_x64(True):
             target = _Target.of(posterior, problem)
@@ -344,7 +345,7 @@ def _run(target: _Target, deadline: Deadline) -> _States:
     x = jnp.asarray(target.start(rng))
     data, chains = target.joint.problem.data, target.chains
     state = (x, jnp.full(chains, -jnp.inf), jnp.zeros_like(x))
-    deadline.tick()
+    deadline.tick(COMPILING)
     state, _ = target.transition(state, key, 0.0, 1, data)
     step = min(1.0, x.shape[1] ** -0.25)
     rows: list[_States] = []
