@@ -50,8 +50,14 @@ _PARAMETERS, _COST = 20, 100_000
 _COST_CROSSED = 10_000
 # Columns above which a block is factored by LAPACK.
 _NARROW = 6
-# Values of phi in each round, rounds, and pairs of draws of b at each.
-_SIZE, _ROUNDS, _PAIRS = 1_000, 4, 8
+# Values of phi in each round, rounds in which the proposal adapts, times that many values for the
+# reference where there is time for them, and pairs of draws of b at each.
+_SIZE, _ROUNDS, _PARTS, _PAIRS = 1_000, 4, 4, 8
+# The log ratio of a value that the posterior rules out: its weight is zero.
+_IMPOSSIBLE = -1e300
+# Share of the values that equally weighted draws of as much worth make up, beyond which the
+# proposal does not adapt any further.
+_EFFECTIVE = 0.4
 # Newton steps at most, and side by side.
 _STEPS, _BATCH = 50, 40
 # An unconstrained value at which what is bounded by zero is below the other number: NumPyro's
@@ -322,7 +328,7 @@ def _compared(posterior: Posterior, joint: Joint, deadline: Deadline) -> Referen
         kurtosis[name] = kurtosis_of(part)
     covariance = (weights[:, None] * away).T @ away
     effective = 1 / float((weights**2).sum())
-    source = f"{_SIZE:,} importance draws through the program, group effects integrated out"
+    source = f"{len(phi):,} importance draws through the program, group effects integrated out"
     return Reference(
         labels,
         columns,
@@ -349,18 +355,35 @@ def _weighted(
     proposal = Mixture(
         q.mean(axis=0)[None], np.asarray(1.5 * root, np.float64), 5.0, np.ones((1, d))
     )
-    for number in range(_ROUNDS):
-        phi = proposal.sample(rng, _SIZE)
-        value, mean, square = joint.marginals(phi, start, rng, deadline)
-        ratios = value - proposal.log_density(phi)
-        if not np.isfinite(ratios).any():
+    for _ in range(_ROUNDS):
+        began, used = deadline.left, proposal
+        found = _round(joint, used, start, rng, deadline)
+        if not (found[-1] > _IMPOSSIBLE).any():
             return None
-        weights, k = smoothed(np.where(np.isfinite(ratios), ratios, -1e300))
+        weights, k = smoothed(found[-1])
         effective = 1 / float((weights**2).sum())
-        if k < _GOOD and (effective > 0.4 * _SIZE or number == _ROUNDS - 1):
-            return phi, weights, mean, square
-        proposal = adapted(rng, phi, weights, np.ones((1, d)))
-    return None
+        if k < _GOOD and effective > _EFFECTIVE * _SIZE:
+            break
+        proposal = adapted(rng, found[0], weights, np.ones((1, d)))
+    if k >= _GOOD:
+        return None
+    # The sds of heavy tails take more draws than means do.
+    parts, seconds = [found], began - deadline.left
+    while len(parts) < _PARTS and deadline.left > 2 * seconds:
+        parts.append(_round(joint, used, start, rng, deadline))
+    phi, mean, square, ratios = (np.concatenate(each) for each in zip(*parts, strict=True))
+    weights, k = smoothed(ratios)
+    return (phi, weights, mean, square) if k < _GOOD else None
+
+
+def _round(
+    joint: Joint, proposal: Mixture, start: Numbers, rng: np.random.Generator, deadline: Deadline
+) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Draws of phi from a proposal, moments of b at each, and log ratios of the densities."""
+    phi = proposal.sample(rng, _SIZE)
+    value, mean, square = joint.marginals(phi, start, rng, deadline)
+    ratios = value - proposal.log_density(phi)
+    return phi, mean, square, np.where(np.isfinite(ratios), ratios, _IMPOSSIBLE)
 
 
 def coordinates(

@@ -101,6 +101,7 @@ class _Target:
         scaled: (m,) whether t_e is the scale of an effect.
         middle, slopes, width: c (m,), B (m, d) and s (m,).
         q: draws of the fit (S, ...) by site.
+        x: (S, d + m) these in the chains' coordinates.
     """
 
     joint: Joint
@@ -114,6 +115,7 @@ class _Target:
     slopes: Numbers
     width: Numbers
     q: Mapping[str, Numbers]
+    x: Numbers
 
     @classmethod
     def of(cls, posterior: Posterior, problem: Problem) -> "_Target | NoReference":
@@ -136,22 +138,24 @@ class _Target:
             return NoReference("draws of the fit lie on the edge of what parameters may be")
         mean, root = phi.mean(axis=0), _root_of(phi)
         none = np.zeros(0)
-        bare = cls(joint, tuple(blocks), inner, outer, mean, root, none > 0, none, none, none, q)
+        bare = cls(
+            joint, tuple(blocks), inner, outer, mean, root, none > 0, none, none, none, q, none
+        )
         return bare._placed(phi)
 
     def _placed(self, phi: Numbers) -> "_Target":
-        """The same with the coordinates of the effects."""
-        b = self._effects(self.q)
-        scales = jax.jit(jax.vmap(lambda own: self._scales(self.joint.values(self.outer, own))))
-        t = np.asarray(scales(jnp.asarray(phi)))
+        """The same with the coordinates of the effects, and the draws in all coordinates."""
+        b, t, z = self._effects(self.q), self._sds(phi), self._z(phi)
         scaled = b.var(axis=0) > 0.5 * (t**2).mean(axis=0)
         b = b / np.where(scaled, t, 1.0)
-        middle, z = b.mean(axis=0), self._z(phi)
+        middle = b.mean(axis=0)
         slopes = np.zeros((b.shape[1], z.shape[1]))
         if 0 < 10 * z.shape[1] <= len(z) and slopes.size <= _MOST_SLOPES:
             slopes = np.linalg.lstsq(z, b - middle, rcond=None)[0].T
-        width = (b - middle - z @ slopes.T).std(axis=0) + 1e-9
-        return replace(self, scaled=scaled, middle=middle, slopes=slopes, width=width)
+        away = b - middle - z @ slopes.T
+        width = away.std(axis=0) + 1e-9
+        x = np.concatenate([z, away / width], axis=1)
+        return replace(self, scaled=scaled, middle=middle, slopes=slopes, width=width, x=x)
 
     @property
     def chains(self) -> int:
@@ -174,20 +178,55 @@ class _Target:
         """The prior sd of each effect, (m,)."""
         if not self.labels:
             return jnp.zeros(0)
+        known = {**self.joint.given, **values}
+        structure = self.structure
+        plain = all(
+            structure[label].spectrum is None
+            and len(structure[label].scales) == np.shape(structure[label].columns)[1]
+            and all(name in known for name in structure[label].scales)
+            for label in self.labels
+        )
+        # The program's own blocks take a second to compile.
+        blocks = structure if plain else self.joint.problem.blocks(known)
         out = []
-        blocks = self.joint.problem.blocks({**self.joint.given, **values})
         for label in self.labels:
             block = blocks[label]
-            factor = jnp.asarray(block.factor)
-            sds = factor if factor.ndim == 1 else jnp.linalg.norm(factor, axis=1)
+            if plain:
+                sds = jnp.stack([known[name] for name in block.scales])
+            else:
+                factor = jnp.asarray(block.factor)
+                sds = factor if factor.ndim == 1 else jnp.linalg.norm(factor, axis=1)
             start = 0
             for _, count in block.sites:
                 out.append(jnp.tile(sds[start : start + count], block.levels))
                 start += count
         return jnp.concatenate(out)
 
-    def values(self, x: Array) -> tuple[dict[str, Array], Array, Array]:
-        """At x (d + m,): values of the sites, phi, and log |d sites / d x| up to a constant."""
+    @cached_property
+    def structure(self) -> Mapping[str, LinearBlock]:
+        """The blocks of the effects at unit scales."""
+        return _scaled_blocks(self.joint.problem, self.joint)
+
+    def _sds(self, phi: Numbers) -> Numbers:
+        """The prior sd of each effect at phi (S, d), (S, m)."""
+        if not self.inner:
+            return np.zeros((len(phi), 0))
+        return np.asarray(self._compiled_sds(jnp.asarray(phi)))
+
+    @cached_property
+    def _compiled_sds(self) -> Any:
+        return jax.jit(jax.vmap(lambda own: self._scales(self.joint.values(self.outer, own))))
+
+    def read(self, x: Numbers) -> tuple[Numbers, Numbers]:
+        """From x (chains, d + m), phi (chains, d) and the effects (chains, m)."""
+        d = len(self.mean)
+        z, noise = x[:, :d], x[:, d:]
+        phi = self.mean + (z @ self.root.T if self.root.ndim == 2 else z * self.root)
+        b = self.middle + z @ self.slopes.T + self.width * noise
+        return phi, b * np.where(self.scaled, self._sds(phi), 1.0) if self.scaled.any() else b
+
+    def values(self, x: Array) -> tuple[dict[str, Array], Array]:
+        """At x (d + m,): values of the sites, and log |d sites / d x| up to a constant."""
         d = len(self.mean)
         z, noise = x[:d], x[d:]
         phi = self.mean + (self.root @ z if self.root.ndim == 2 else self.root * z)
@@ -201,23 +240,16 @@ class _Target:
             size = int(np.prod(shape))
             values[name] = b[start : start + size].reshape(shape)
             start += size
-        return values, phi, log_det
+        return values, log_det
 
     def log_density(self, x: Array, data: Any) -> Array:
-        values, _, log_det = self.values(x)
+        values, log_det = self.values(x)
         return self.joint.at(values, data) + log_det
 
     def start(self, rng: np.random.Generator) -> Numbers:
-        """Draws of the fit in these coordinates, (chains, d + m)."""
-        size = len(next(iter(self.q.values())))
-        places = rng.permutation(max(size, self.chains))[: self.chains] % size
-        own = {name: value[places] for name, value in self.q.items()}
-        phi = self.joint.flat(self.outer, own) if self.outer else np.zeros((self.chains, 0))
-        z = self._z(phi)
-        scales = jax.vmap(lambda each: self._scales(self.joint.values(self.outer, each)))
-        t = np.where(self.scaled, np.asarray(scales(jnp.asarray(phi))), 1.0)
-        noise = (self._effects(own) / t - self.middle - z @ self.slopes.T) / self.width
-        return np.concatenate([z, noise], axis=1)
+        """Some draws of the fit in these coordinates, (chains, d + m)."""
+        size = len(self.x)
+        return self.x[rng.permutation(max(size, self.chains))[: self.chains] % size]
 
     @cached_property
     def transition(self) -> Any:
@@ -253,17 +285,6 @@ class _Target:
             return after, accept
 
         return jax.jit(run)
-
-    @cached_property
-    def read(self) -> Any:
-        """From x (chains, d + m), phi (chains, d) and the effects (chains, m); compiled."""
-
-        def one(x: Array) -> tuple[Array, Array]:
-            values, phi, _ = self.values(x)
-            parts = [jnp.ravel(values[name]) for name in self.inner]
-            return phi, jnp.concatenate([jnp.zeros(0), *parts])
-
-        return jax.jit(jax.vmap(one))
 
 
 def _scaled_blocks(problem: Problem, joint: Joint) -> dict[str, LinearBlock]:
@@ -342,11 +363,12 @@ def _effective(means: Numbers, variance: Numbers) -> float:
 def _run(target: _Target, deadline: Deadline) -> _States:
     """Chains until they have gone far enough, or there is no time for another row of states."""
     rng, key = np.random.default_rng(0), jax.random.key(0)
-    x = jnp.asarray(target.start(rng))
+    x = jnp.asarray(target.start(rng), jnp.float64)
     data, chains = target.joint.problem.data, target.chains
-    state = (x, jnp.full(chains, -jnp.inf), jnp.zeros_like(x))
+    state = (x, jnp.full(chains, -jnp.inf, jnp.float64), jnp.zeros_like(x))
     deadline.tick(COMPILING)
-    state, _ = target.transition(state, key, 0.0, 1, data)
+    # Of one type in every call, so that one compiled program serves all.
+    state, _ = target.transition(state, key, np.float64(0.0), np.int64(1), data)
     step = min(1.0, x.shape[1] ** -0.25)
     rows: list[_States] = []
     while len(rows) < _MOST_ROWS:
@@ -355,14 +377,14 @@ def _run(target: _Target, deadline: Deadline) -> _States:
         sums = squares = np.zeros((chains, len(target.middle)))
         for number in range(len(rows) * _ROW, (len(rows) + 1) * _ROW):
             deadline.tick()
-            jittered = step * rng.uniform(0.8, 1.2)
-            steps = int(np.clip(np.ceil(_LENGTH / jittered), 1, _MOST_STEPS))
+            jittered = np.float64(step * rng.uniform(0.8, 1.2))
+            steps = np.int64(np.clip(np.ceil(_LENGTH / jittered), 1, _MOST_STEPS))
             own = jax.random.fold_in(key, number)
             state, accept = target.transition(state, own, jittered, steps, data)
             rate = float(accept.mean())
             if number < _ADAPTING:
                 step = 0.6 * step if rate < _LOW else min(1.3 * step, 1.5) if rate > _HIGH else step
-            place, effects = (np.asarray(part) for part in target.read(state[0]))
+            place, effects = target.read(np.asarray(state[0]))
             phi.append(place)
             sums, squares = sums + effects, squares + effects**2
         rows.append(_States(np.stack(phi), sums, squares))
