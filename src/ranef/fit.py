@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from ranef import priors, registry, storage
-from ranef.check import Check, check
+from ranef.check import SECONDS, Check, check
 from ranef.complete import Rows
 from ranef.criticism import Criticism
 from ranef.equation import plain
@@ -262,12 +262,15 @@ class Fit:
         return [plain(line) for line in self.program.equations(self.training.state)]
 
     def check(self, quick: bool = False) -> Check:
-        """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust".
+        """The verdict on this fit.
+
+        It prints as its symptoms, the second opinion that was taken, and one word: "trust",
+        "unchecked" where nothing speaks against the fit but no second opinion could be had,
+        "caution" or "distrust". It takes no longer than the fit did, or ten seconds.
 
         Args:
-            quick: leave out the second opinion, importance sampling through the program, where
-                it has not been asked for before and the method has diagnostics of its own. It
-                can take longer than a fit. Summaries and reports are quick.
+            quick: compute no second opinion where it has not been asked for before and the method
+                has diagnostics of its own. Summaries and reports are quick.
         """
         # The black box of svi has none that say how far it is off.
         if quick and not self.draws.from_guide and "_checked" not in self.__dict__:
@@ -276,7 +279,7 @@ class Fit:
 
     @cached_property
     def _checked(self) -> Check:
-        return check(self._known)
+        return check(self._known, seconds=max(self.seconds, SECONDS))
 
     def loo(self, group: str | None = None, seed: int = 0) -> LeaveOneOut:
         """How well the fit predicts what it has not seen, by leaving out without refitting.

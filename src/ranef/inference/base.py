@@ -247,6 +247,7 @@ class Draws:
         resumed_from: the step at which a checkpoint was taken up, None without one.
         interrupted: whether the user ended the search before it was done.
         settings: options of the method by which its likelihood criterion is defined, and its guide.
+        seed: of the method, which tells what rows it held out; None where it is not known.
     """
 
     draw: Callable[[], Mapping[str, NDArray]]
@@ -266,6 +267,7 @@ class Draws:
     resumed_from: int | None = None
     interrupted: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
     @property
     def from_guide(self) -> bool:
