@@ -74,11 +74,15 @@ class IntegratedLikelihood:
         return {name: values[name] for name in density.numbers}
 
     def criterion(
-        self, theta: Array, common: Array, numbers: Mapping[str, Any], start: Normal
+        self,
+        theta: Array,
+        common: Array,
+        numbers: Mapping[str, Any],
+        start: Normal | None = None,
     ) -> float:
         """-2 log likelihood at theta, the common effects (p,) and the family's numbers.
 
-        The search for the mode of the random effects begins at `start`.
+        The search for the mode of the random effects begins at `start`, if there is one.
         """
         working = self._working.given(common)
         roots = self.layout.roots(theta)
