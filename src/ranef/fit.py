@@ -334,7 +334,9 @@ class Fit:
         holds the weights of one fit at a time: after `Model.fit` those of the new fit. A last
         layer with a posterior is at its mean, and weights="full" at the estimates about which
         the network is taken for linear. It takes what the formula gives it, levels as
-        their codes, and its output is the nn() term of the predictor.
+        their codes, and its output is the nn() term of the predictor, where it ends with a Dense
+        layer that has no activation; elsewhere its outputs f make (f - shift) / size times the
+        spread of the predictor, as the equation of the model says.
 
         Args:
             name: as in nn(..., net=name).
@@ -344,10 +346,9 @@ class Fit:
         """
         for _, term in self.program.all_terms():
             if term.call.options.get("net") == name and name is not None:
-                found = term.trained(self.training.state.terms[term.label], self.draws)
-                if found is not None:
-                    variables.assign(*found)
-                    return found[0]
+                found = self.program.trained(self.training, self.draws)[term.label]
+                variables.assign(*found)
+                return found[0]
         hint = suggestion(str(name), self.program.networks)
         raise OptionError(f"the formula has no network {name!r} by net=; {hint}")
 

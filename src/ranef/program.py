@@ -449,6 +449,8 @@ class Program:
             {p.prefix + p.location: p.family.noise(p.law(state)) for p in self.programs},
             tuple(term.label for _, term in self.all_terms() if term.incomplete()),
             self._bilinear(state, training.designs),
+            self._carriable(state),
+            {site: value for _, t in self.all_terms() for site, value in t.without().items()},
         )
 
     def _bilinear(self, state: State, designs: Designs) -> dict[str, Bilinear]:
@@ -458,6 +460,39 @@ class Program:
             for _, term in self.all_terms()
         }
         return {label: term for label, term in found.items() if term is not None}
+
+    def trained(self, training: Training, draws: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """Networks and the values of their variables after a fit, by the labels of their terms."""
+        state, out = training.state, {}
+        spreads = {term.label: state.scales[own.name].spread for own, term in self.all_terms()}
+        for _, term in self.all_terms():
+            found = term.trained(state.terms[term.label], draws, spreads)
+            if found is not None:
+                out[term.label] = found
+        return out
+
+    def left_out(self, draws: Any) -> list[str]:
+        """Labels of the terms that a search has left out, since they predicted no better."""
+        return [
+            term.label
+            for _, term in self.all_terms()
+            for site, value in term.without().items()
+            if all(np.array_equal(draws.carried.get(site, {}).get(n), v) for n, v in value.items())
+        ]
+
+    def _carriable(self, state: State) -> dict[str, tuple[int, ...]]:
+        """Columns that vary by level and are functions of what a network beside them has."""
+        out: dict[str, tuple[int, ...]] = {}
+        for parameter, term in self.all_terms():
+            having = [other.free_function_of() for other in self._of(parameter.name)]
+            places = tuple(
+                place
+                for place, names in enumerate(term.varying_columns(state.terms[term.label]))
+                if any(own is not None and names <= own for own in having)
+            )
+            if places:
+                out[term.label] = places
+        return out
 
     def _settled(self, state: State, designs: Designs, known: Networks) -> dict[str, Any]:
         out: dict[str, Any] = {}

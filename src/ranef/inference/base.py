@@ -67,6 +67,10 @@ class Problem:
         incomplete: labels of the terms of columns whose missing values the program integrates
             over, so that no other closed form holds.
         bilinear: terms that are products of two sets of coefficients, by label.
+        carriable: by the label of a term that varies by level, those columns of its block that
+            are functions of what a network in the same predictor has: what their effects have in
+            common is the network's to carry.
+        without: what the program carries, by site, where its networks add nothing.
     """
 
     run: Callable[..., Any]
@@ -94,6 +98,8 @@ class Problem:
     spreads: Mapping[str, float]
     incomplete: tuple[str, ...]
     bilinear: Mapping[str, Bilinear]
+    carriable: Mapping[str, tuple[int, ...]]
+    without: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

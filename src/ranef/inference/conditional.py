@@ -1,10 +1,11 @@
 """What the linear blocks of a Gaussian model say while its networks are held.
 
 With f(x; w) known, y - f is a Gaussian mixed model: its scales are taken at the mode of their
-posterior, coefficients integrated out, and the coefficients at their mean given these.
+posterior, coefficients integrated out, and the coefficients at their mean given these. What group
+effects have in common is a common effect of its own (``common_parts``), which the networks take
+over.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.base import Part, Problem
+from ranef.inference.common_parts import CommonParts, of_unseen
 from ranef.inference.compressed import read, rows_of
-from ranef.inference.crossproducts import CrossProducts
+from ranef.inference.crossproducts import Centre, CrossProducts, cross_products
 from ranef.inference.free import Density
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import Mixed
+from ranef.inference.pwls import PWLS
 from ranef.inference.reach import refuse_without_residual
 from ranef.inference.search import minimise
 from ranef.inference.threads import threads_for
@@ -42,8 +45,9 @@ class Conditional:
         sites: scales and correlations at their mode, by site.
         sigma: of the residual.
         evidence: log p(theta, y - f) there, coefficients integrated out.
-        common: (p,) posterior mean of the common effects.
+        common: (p,) posterior mean of the common effects, those of common parts the last.
         effects: by factor, (J, k).
+        parts: what group effects have in common.
     """
 
     mixed: Mixed
@@ -52,6 +56,7 @@ class Conditional:
     evidence: float
     common: Array
     effects: tuple[Array, ...]
+    parts: CommonParts
     # A round's closed form needs nothing of the one before.
     begin: ClassVar[Mapping[str, Array]] = {}
 
@@ -59,6 +64,7 @@ class Conditional:
     def of(
         cls,
         problem: Problem,
+        parts: CommonParts,
         before: Mapping[str, Any],
         earlier: CrossProducts | None = None,
         *,
@@ -66,7 +72,7 @@ class Conditional:
     ) -> "Conditional":
         """Given the networks that `problem` knows, from scales that were `before`, if any.
 
-        `earlier` is of rows that count in addition to those of the problem. Without patience
+        `parts` are among the terms of the problem. `earlier` is of rows that count in addition to those of the problem. Without patience
         scales that are dear to search for stay as they were.
 
         Raises:
@@ -95,12 +101,35 @@ class Conditional:
             evidence,
             solution.common[0],
             tuple(effects[0] for effects in solution.effects),
+            parts,
         )
 
-    def error(self, known: Problem, rows: Any) -> float:
-        """Weighted mean square of y - eta on any rows."""
-        away, v = self.residuals(known.part(rows), known)
-        return float(np.sum(v * away**2) / np.sum(v))
+    def error(
+        self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]
+    ) -> float:
+        """Minus the mean log density of any rows, at the coefficients' means.
+
+        The effects of levels that are `unseen` are integrated over their prior.
+        """
+        part = known.part(rows)
+        assert part.normal is not None
+        away, v = self.residuals(part, known)
+        away -= self.parts.eta(part, self.common, unseen).get(known.location, 0.0)
+        blocks = of_unseen(part, unseen)
+        if blocks is None:
+            variance = self.sigma**2 / v
+            return float(0.5 * np.mean(np.log(2 * np.pi * variance) + away**2 / variance))
+        own = Part(replace(part.normal, value=away), blocks)
+        layout, sigma, given = rows_of(own, known, "svi")
+        products = cross_products(given, Centre.of(given))
+        none = np.zeros(0)
+        mixed = Mixed(
+            *(PWLS(products), layout.groupings, (), (), none, none, sigma, len(away)),
+            *(products.log_weights, float(products.common[-1, -1]), (0.0, 0.0)),
+        )
+        with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
+            marginal = Marginal.of(mixed, known.priors, known.spread)
+            return -marginal.log_likelihood(marginal.coordinates.inverse(self.sites)) / len(away)
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
         """What steps of the networks hold on to: arrays by row, and numbers for all of them.
@@ -119,9 +148,9 @@ class Conditional:
         return {"target": target, "weights": v / self.sigma**2}, {"coefficients": coefficients}
 
     def residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
-        """Y - eta of any rows, (n,), and the weight of each."""
+        """Y - eta of any rows, (n,), common parts apart, and the weight of each."""
         *_, rows = rows_of(part, problem, "svi")
-        away = rows.response - rows.common @ self.common
+        away = rows.response - rows.common @ self.common[: rows.common.shape[1]]
         for factor, effects in zip(rows.factors, self.effects, strict=True):
             away -= np.einsum("nk,nk->n", factor.columns, effects[factor.codes])
         return away, np.ones(len(away)) if rows.weights is None else rows.weights
@@ -130,16 +159,10 @@ class Conditional:
 class Gaussian:
     """How networks in the mean of a Gaussian model are trained."""
 
-    # What the error of `Conditional` is called, and what makes of it what is shown.
-    criterion = "root mean square error"
     finish = "exact"
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-
-    @staticmethod
-    def shown(error: float) -> float:
-        return math.sqrt(error)
+        self.problem, self.parts = problem, CommonParts.of(problem)
 
     def given(
         self,
@@ -153,8 +176,13 @@ class Gaussian:
         """The linear blocks given the networks that `known` knows, from such rows."""
         part = known.part(rows)
         n = len(part.normal.value) if part.normal else 0
-        own = replace(known, n=n, parts=lambda: iter([part]))
-        return Conditional.of(own, before, earlier, patient=patient)
+        own = replace(
+            known,
+            n=n,
+            parts=lambda: iter([self.parts.beside(part)]),
+            predicts=self.parts.predicted(known.predicts),
+        )
+        return Conditional.of(own, self.parts, before, earlier, patient=patient)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem itself: its posterior has one mode."""

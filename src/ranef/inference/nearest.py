@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ranef.errors import DataError
 from ranef.inference.approximate import Approximate
 from ranef.inference.averages import averages_of, root_of
-from ranef.inference.base import Problem
+from ranef.inference.base import Part, Problem
+from ranef.inference.common_parts import CommonParts, of_unseen, rows_of_unseen
 from ranef.inference.conditional import mode, shared
 from ranef.inference.crossproducts import CrossProducts
 from ranef.inference.hermite import rule
@@ -29,6 +30,7 @@ from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
 from ranef.inference.variational import Normal
 from ranef.inference.weighted import Weighted
+from ranef.inference.windows import kept
 
 Array = NDArray[np.float64]
 
@@ -58,6 +60,7 @@ class Nearest:
         q: the normal posterior of the coefficients there.
         evidence: log p(theta, y | w) there, by the bound that q gives.
         places: of each term, the place of its predictor.
+        parts: what group effects have in common.
     """
 
     density: Approximate
@@ -66,6 +69,7 @@ class Nearest:
     q: Normal
     evidence: float
     places: Mapping[str, int]
+    parts: CommonParts
 
     @property
     def mixed(self) -> Any:
@@ -79,8 +83,12 @@ class Nearest:
     def _numbers(self) -> dict[str, Any]:
         return {name: self.sites[name] for name in self.density.numbers}
 
-    def error(self, known: Problem, rows: Any) -> float:
-        """Minus the mean log density of any rows at the coefficients' mean."""
+    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+        """Minus the mean log density of any rows, at the coefficients' means.
+
+        The effects of levels that are `unseen` are integrated over their prior, by the bound that
+        the nearest normal gives.
+        """
         part = known.part(rows)
         n = len(rows[1].value)
         layout = Layout.of(part.blocks, n, known, "svi")
@@ -88,16 +96,51 @@ class Nearest:
         common = self.q.solution.common[0]
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
+        for name, added in self.parts.eta(part, common, unseen).items():
+            eta[:, layout.predictors.index(name)] += added
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
         none = replace(none, known=eta)
         eta = Weighted(none).predictors(np.zeros(0), self._effects)
-        averages = averages_of(known.law, rows[1], layout.predictors)
-        return -averages.at(self._numbers, eta) / n
+        new = rows_of_unseen(part, unseen)
+        total = self._of_unseen(known, kept(rows, new), part.keep(new), eta[new], unseen)
+        if total is None:
+            new, total = np.zeros(n, bool), 0.0
+        averages = averages_of(known.law, kept(rows[1], ~new), layout.predictors)
+        return -(total + averages.at(self._numbers, eta[~new])) / n
+
+    def _of_unseen(
+        self,
+        known: Problem,
+        rows: Any,
+        part: Part,
+        eta: Array,
+        unseen: Mapping[str, NDArray[np.bool_]],
+    ) -> float | None:
+        """The log density of rows that all have an unseen level, `eta` being all else.
+
+        None where there are no such rows, or no normal posterior of their effects is found.
+        """
+        blocks = of_unseen(part, unseen) if len(eta) else None
+        if blocks is None:
+            return None
+        for k, name in enumerate(dict.fromkeys(known.predicts[label] for label in blocks)):
+            first = next(label for label in blocks if known.predicts[label] == name)
+            blocks[first] = replace(blocks[first], known=eta[:, k])
+        own = replace(known, data=rows, n=len(eta), structure=lambda: blocks)
+        density = Approximate.of(own, "svi")
+        density.left = _LEFT
+        with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
+            q = density.near(density.coordinates.inverse(self.sites))
+        return None if q is None else q.value
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
         """As of a Gaussian model."""
         part = known.part(rows)
         rest = self.q.mean.copy()
+        # What group effects have in common is left to the networks.
+        names = list(dict.fromkeys(known.predicts[label] for label in part.blocks))
+        for name, added in self.parts.eta(part, self.q.solution.common[0], {}).items():
+            rest[:, names.index(name)] -= added
         coefficients = {}
         for label in labels:
             columns, coefficients[label] = shared(part, label, self.mixed, self._effects)
@@ -113,18 +156,13 @@ class Nearest:
 class AnyFamily:
     """How networks in the predictors of any family are trained."""
 
-    criterion = "mean log density"
     finish = "laplace"
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+        self.problem, self.parts = problem, CommonParts.of(problem)
         predictors = tuple(dict.fromkeys(problem.predicts[label] for label in problem.structure()))
         self._predictors = predictors
         self._places = {n: predictors.index(p) for n, p in problem.predicts.items()}
-
-    @staticmethod
-    def shown(error: float) -> float:
-        return -error
 
     def given(
         self,
@@ -137,7 +175,13 @@ class AnyFamily:
     ) -> Nearest:
         """The linear blocks given the networks that `known` knows, from such rows."""
         part = known.part(rows)
-        own = replace(known, data=rows, n=len(rows[1].value), structure=lambda: part.blocks)
+        own = replace(
+            known,
+            data=rows,
+            n=len(rows[1].value),
+            structure=lambda: self.parts.beside(part).blocks,
+            predicts=self.parts.predicted(known.predicts),
+        )
         own = self.started(own, before)
         try:
             density = Approximate.of(own, "svi")
@@ -166,7 +210,7 @@ class AnyFamily:
         starts = (q.mean - density.working.layout.known).mean(axis=0)
         begin = {_STARTS: starts, _HELD: np.array(held + 1.0), _COMMON: q.solution.common[0]}
         begin |= {f"{_EFFECTS}/{f}": b[0] for f, b in enumerate(q.solution.effects)}
-        return Nearest(density, density.sites(x), begin, q, value, self._places)
+        return Nearest(density, density.sites(x), begin, q, value, self._places, self.parts)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem whose search begins where a round ended.

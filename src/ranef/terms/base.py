@@ -406,10 +406,25 @@ class Term(ABC):
         """
         return None
 
-    def trained(self, state: Any, draws: Any) -> tuple[Any, dict[str, NDArray]] | None:
+    def free_function_of(self) -> frozenset[str] | None:
+        """Columns of the table of which it can be any function, a constant too; None for none."""
+        return None
+
+    def varying_columns(self, state: Any) -> tuple[frozenset[str], ...]:
+        """Of each column of its block that varies by level, the table's columns it is made of."""
+        return ()
+
+    def without(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the program carries, by site, where the term is left out; empty where it cannot."""
+        return {}
+
+    def trained(
+        self, state: Any, draws: Any, spreads: Mapping[str, float]
+    ) -> tuple[Any, dict[str, NDArray]] | None:
         """The term's Keras network and the values that a fit's draws give its variables.
 
-        Weights with a posterior are at their mean. None for a term without a network.
+        Weights with a posterior are at their mean. None for a term without a network. `spreads`
+        are those of the predictors, by the labels of their terms.
         """
         return None
 

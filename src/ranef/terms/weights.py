@@ -19,6 +19,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
+from numpy.typing import NDArray
 from numpyro.primitives import mutable
 
 from ranef import priors, sites
@@ -82,6 +83,10 @@ class Weights(ABC):
     def variables(self, state: "State") -> dict[str, Variable]:
         return {}
 
+    def output_shift(self, state: "State") -> NDArray[np.float64]:
+        """(outputs,) of the network that add nothing to the predictors."""
+        return np.zeros(1) if state.shift is None else state.shift
+
     def means(self, state: "State", draws: Any) -> dict[int, Any]:
         """Posterior means of the network's variables, by their `id`, where they have one."""
         return {}
@@ -123,14 +128,14 @@ class _Scaled(Point):
 
     def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
         # Features are of order one, and so are their coefficients in units of the predictor.
-        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * self.spread(scale)), "positive")}
+        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * self.spread(state, scale)), "positive")}
 
-    def spread(self, scale: Scale) -> float:
+    def spread(self, state: "State", scale: Scale) -> float:
         """Of the predictor, in units of the network's output."""
-        return scale.spread / self.network.unit(scale)
+        return scale.spread / self.network.unit(state, scale)
 
-    def tau(self, priors_: Mapping[str, Prior], scale: Scale) -> Array:
-        name, start = self.scale_site, self.spread(scale)
+    def tau(self, state: "State", priors_: Mapping[str, Prior], scale: Scale) -> Array:
+        name, start = self.scale_site, self.spread(state, scale)
         return sites.parameter(name, priors_[name], support="positive", start=start)
 
     def variables(self, state: "State") -> dict[str, Variable]:
@@ -160,7 +165,11 @@ class Last(_Scaled):
     def settled(
         self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
     ) -> dict[str, Any]:
-        return {self._settled: {"last": np.ones(())}}
+        return {self._settled: {"last": np.ones(())}, **self.network.kept()}
+
+    def output_shift(self, state: "State") -> NDArray[np.float64]:
+        """None: the bias has a prior about zero."""
+        return np.zeros(1)
 
     @property
     def _settled(self) -> str:
@@ -178,7 +187,7 @@ class Last(_Scaled):
         columns = self.network.output(state, design, replay, features, weights)
         if layer.use_bias:
             columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
-        return columns * self.network.unit(scale)
+        return columns * self.network.unit(state, scale)
 
     def structure(self, state: "State", basis: Any) -> LinearBlock:
         k = len(self._units(state))
@@ -204,8 +213,8 @@ class Last(_Scaled):
         replay: Replay,
     ) -> Array:
         zeros = jnp.zeros(len(self._units(state)))
-        infer = {"start": zeros, "unit": jnp.full_like(zeros, self.spread(scale))}
-        law = dist.Normal(zeros, self.tau(priors_, scale)).to_event(1)
+        infer = {"start": zeros, "unit": jnp.full_like(zeros, self.spread(state, scale))}
+        law = dist.Normal(zeros, self.tau(state, priors_, scale)).to_event(1)
         coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
         return self._features(state, design, scale, replay) @ coefficients
 
@@ -246,7 +255,7 @@ class Full(_Scaled):
             return linearised.directions(output, weights, network.rows(design))
 
         found = numpyro.handlers.seed(given(program), 0)()
-        return {f"{network.label}/linear": found}
+        return {f"{network.label}/linear": found, **network.kept()}
 
     def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
         linear = self._linear()
@@ -281,7 +290,7 @@ class Full(_Scaled):
         replay: Replay,
     ) -> Array:
         network, linear = self.network, self._linear()
-        tau = self.tau(priors_, scale)
+        tau = self.tau(state, priors_, scale)
         if not linear:
             return self._sampled(state, design, tau, scale, replay)
         p, k = linear["directions"].shape
@@ -310,7 +319,7 @@ class Full(_Scaled):
             infer = {"start": start, "unit": jnp.asarray(own)}
             weights.append(jnp.asarray(numpyro.sample(site, law, infer=infer)))
         output = network.output(state, design, replay, state.model, weights)
-        return output.reshape(-1) * network.unit(scale)
+        return (output.reshape(-1) - network.output_shift(state)) * network.unit(state, scale)
 
 
 KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last, "full": Full}
