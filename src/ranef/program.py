@@ -464,9 +464,9 @@ class Program:
     def trained(self, training: Training, draws: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
         """Networks and the values of their variables after a fit, by the labels of their terms."""
         state, out = training.state, {}
-        spreads = {term.label: state.scales[own.name].spread for own, term in self.all_terms()}
+        scales = {term.label: state.scales[own.name] for own, term in self.all_terms()}
         for _, term in self.all_terms():
-            found = term.trained(state.terms[term.label], draws, spreads)
+            found = term.trained(state.terms[term.label], draws, scales)
             if found is not None:
                 out[term.label] = found
         return out

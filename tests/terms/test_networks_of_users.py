@@ -219,7 +219,7 @@ def test_moving_statistics_begin_as_keras_has_them():
     """Reading off the sites runs the program once, which must not count as a batch."""
     network = sequential(LAYERS.BatchNormalization(), LAYERS.Dense(1))
     program, training = learned(network)
-    (state,) = sites_of(program.problem(training), jax.random.key(0)).carried.values()
+    state = sites_of(program.problem(training), jax.random.key(0)).carried["nn(x, net=f)/state"]
     held = {name.rpartition("/")[2]: np.asarray(value) for name, value in state.items()}
     assert held["moving_mean"] == 0.0
     assert held["moving_variance"] == 1.0
@@ -286,16 +286,21 @@ def test_dropout_shrinks_as_the_expected_loss_says(guide):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, 2.0),
-        ({"kernel_regularizer": keras.regularizers.L2(1.5)}, lambda s: 2 * s / (s + 2 * 1.5)),
-        ({"activity_regularizer": keras.regularizers.L2(0.5)}, lambda s: 1.0),
+        ({}, lambda s, u: 2.0),
+        (
+            {"kernel_regularizer": keras.regularizers.L2(20.0)},
+            lambda s, u: 2 * s / (s + 2 * 20.0 / u**2),
+        ),
+        ({"activity_regularizer": keras.regularizers.L2(8.0)}, lambda s, u: 2 / (1 + 16 / u**2)),
     ],
 )
 def test_penalties_of_weights_and_activity_count_as_in_keras(guide, settings, expected):
-    """Keras's loss here is mean_i (y_i - b x_i)^2 / 2 + penalty, and s the mean of x^2."""
+    """Keras's loss here is mean_i (y_i - u w x_i)^2 / 2 + penalty of w, and s the mean of x^2.
+
+    The network is called with b = u w, u being the spread of the predictor."""
     x = X - X.mean()
     network = sequential(head(**settings))
-    fitted(
+    fit = fitted(
         "y ~ 0 + nn(x, net=f)",
         network,
         {"x": x, "y": 2 * x},
@@ -303,18 +308,21 @@ def test_penalties_of_weights_and_activity_count_as_in_keras(guide, settings, ex
         steps=3000,
         guide=guide,
     )
-    best = expected(np.mean(x**2)) if callable(expected) else expected
-    assert held(network)[0].item() == pytest.approx(best, abs=0.06)
+    unit = fit.training.state.scales["mu"].spread
+    assert held(network)[0].item() == pytest.approx(expected(np.mean(x**2), unit), abs=0.06)
 
 
 def test_penalties_of_a_bias_count_as_in_keras():
-    penalty = keras.regularizers.L2(0.5)
+    penalty = keras.regularizers.L2(4.5)
     network = sequential(
         LAYERS.Dense(1, kernel_initializer="zeros", bias_regularizer=penalty, trainable=True)
     )
     table = {"x": np.zeros(N), "y": np.full(N, 3.0)}
-    fitted("y ~ 0 + nn(x, net=f)", network, table, {"sigma": 1.0}, steps=3000)
-    assert held(network)[1].item() == pytest.approx(1.5, abs=0.05)
+    fit = fitted("y ~ 0 + nn(x, net=f)", network, table, {"sigma": 1.0}, steps=3000)
+    unit = fit.training.state.scales["mu"].spread
+    best = 3.0 / (1 + 9.0 / unit**2)
+    assert best < 2.0
+    assert held(network)[1].item() == pytest.approx(best, abs=0.05)
 
 
 # After the fit

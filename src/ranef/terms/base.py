@@ -419,11 +419,11 @@ class Term(ABC):
         return {}
 
     def trained(
-        self, state: Any, draws: Any, spreads: Mapping[str, float]
+        self, state: Any, draws: Any, scales: Mapping[str, Scale]
     ) -> tuple[Any, dict[str, NDArray]] | None:
         """The term's Keras network and the values that a fit's draws give its variables.
 
-        Weights with a posterior are at their mean. None for a term without a network. `spreads`
+        Weights with a posterior are at their mean. None for a term without a network. `scales`
         are those of the predictors, by the labels of their terms.
         """
         return None

@@ -38,6 +38,10 @@ _WEIGHT_UNIT = 0.2
 # Training rows by which the outputs of a user's network are standardized.
 _ROWS = 2_000
 
+# Outputs count as they are where their sd is within this factor of the predictor's spread, and
+# their mean within as many spreads of where the predictor lies, or of zero.
+_NEAR = 3.0
+
 
 def keras_on_jax() -> Any:
     """Keras on JAX.
@@ -81,10 +85,9 @@ class State:
             network, which gets its inputs as they are.
         model: the Keras model.
         initial: where the variables of a user's network begin, by name; an MLP's are drawn.
-        shift, size: (outputs,) of a user's network at these variables: the mean of its outputs
-            and their sd, one at least, over some training rows. What it adds to a predictor is
-            (output - shift) / size times the spread of the predictor. None for an MLP, and for
-            a network of a file of a state that knew no scaling, whose outputs are as they are.
+        began: (2, outputs) mean and sd of the outputs of a user's network at these variables, over
+            some training rows. None for an MLP, and for a network of an earlier file, whose
+            outputs count as they are.
 
     Raises:
         ValueError: for feeds that are not those of the network.
@@ -97,8 +100,7 @@ class State:
     sd: NDArray[np.float64]
     model: Any
     initial: Mapping[str, Any]
-    shift: NDArray[np.float64] | None = None
-    size: NDArray[np.float64] | None = None
+    began: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         given = [inputs.Input(name, tuple(t.shape)[1:]) for name, t in graph.inputs(self.model)]
@@ -118,8 +120,9 @@ class Network(Term):
 
     An MLP gets standardized inputs and its output is multiplied by the spread of the
     predictor, so that the same settings serve data of any unit. A user's network gets its inputs
-    as they are, and its output is standardized as it is before training and then multiplied by
-    the spread likewise. Regularization losses are of the weights within, and count
+    as they are. Where its outputs begin on the scale of the predictor, as those of a network do that
+    was trained before, they count as they are too; elsewhere they are standardized by the mean and
+    sd with which they begin, and multiplied by the spread. Regularization losses count
     as in Keras, where the loss is a mean over rows: n times the penalty is subtracted from
     the log density of n rows, so l2 sum w^2 amounts to the prior w ~ N(0, 1 / (2 n l2)).
     """
@@ -238,14 +241,8 @@ class Network(Term):
         outputs = np.asarray(model.stateless_call(*held, rows, training=True)[0], np.float64)
         outputs = outputs.reshape(some.n, len(self.users))
         with np.errstate(all="ignore"):
-            mean, sd = outputs.mean(axis=0), outputs.std(axis=0)
-        # Outputs that begin small may grow by steps of the usual size; large ones cannot shrink so.
-        size = np.where(np.isfinite(sd), np.maximum(sd, 1.0), 1.0)
-        # Only a bias can hold the shift for who calls the network without this package.
-        last = graph.linear_end(model)
-        shifts = last is not None and last.use_bias
-        shift = np.where(np.isfinite(mean), mean, 0.0) if shifts else np.zeros(len(size))
-        return replace(state, shift=shift, size=size)
+            began = np.stack([outputs.mean(axis=0), outputs.std(axis=0)])
+        return replace(state, began=np.where(np.isfinite(began).all(axis=0), began, 0.0))
 
     def _perceptron(
         self, arguments: tuple[inputs.Argument, ...]
@@ -342,7 +339,7 @@ class Network(Term):
         return Summand(("f", *numbered, "(", *joined(listed, ", "), "; w)"), laws)
 
     def trained(
-        self, state: State, draws: Any, spreads: Mapping[str, float]
+        self, state: State, draws: Any, scales: Mapping[str, Scale]
     ) -> tuple[Any, dict[str, NDArray]]:
         known, carried = variables.names(state.model), draws.carried[f"{self.site}/state"]
         means = self.weights.means(state, draws)
@@ -357,32 +354,32 @@ class Network(Term):
             else:
                 value = draws.sites[site].mean(axis=(0, 1))
             held[name] = np.asarray(value, variable.dtype)
-        return state.model, self._on_predictors(state, draws, spreads, held)
+        return state.model, self._on_predictors(state, draws, scales, held)
 
     def _on_predictors(
         self,
         state: State,
         draws: Any,
-        spreads: Mapping[str, float],
+        scales: Mapping[str, Scale],
         held: dict[str, NDArray],
     ) -> dict[str, NDArray]:
         """The values with the last layer's such that outputs are what predictors get.
 
         Where the last layer is not linear they stay, and outputs are yet to be scaled.
         """
-        last = None if state.size is None else graph.linear_end(state.model)
-        if last is None or state.shift is None:
+        last = None if state.began is None else graph.linear_end(state.model)
+        if last is None:
             return held
         kept = int(np.asarray(draws.carried.get(self._kept, {"kept": 1})["kept"]))
-        assert state.size is not None
         known = variables.names(state.model)
-        size = kept * np.array([spreads[user] for user in self.users]) / state.size
+        placed = [self._placed(state, scales[user], i) for i, user in enumerate(self.users)]
+        shift, unit = np.array(placed).T
         kernel = known[id(last.kernel)]
-        out = {**held, kernel: (held[kernel] * size).astype(held[kernel].dtype)}
+        out = {**held, kernel: (held[kernel] * kept * unit).astype(held[kernel].dtype)}
         if last.use_bias:
             bias = known[id(last.bias)]
-            shift = self.weights.output_shift(state)
-            out[bias] = ((held[bias] - shift) * size).astype(held[bias].dtype)
+            shift = shift if self.weights.shifts else 0.0
+            out[bias] = ((held[bias] - shift) * kept * unit).astype(held[bias].dtype)
         return out
 
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
@@ -425,13 +422,28 @@ class Network(Term):
 
     def unit(self, state: State, scale: Scale) -> float:
         """What an output of one adds to the predictor."""
-        if self.options["net"] is None:
-            return scale.spread
-        return 1.0 if state.size is None else scale.spread / float(state.size[self._place])
+        return self._placed(state, scale, self._place)[1]
 
-    def output_shift(self, state: State) -> float:
+    def output_shift(self, state: State, scale: Scale) -> float:
         """The output that adds nothing to the predictor."""
-        return 0.0 if state.shift is None else float(state.shift[self._place])
+        return self._placed(state, scale, self._place)[0]
+
+    def _placed(self, state: State, scale: Scale, place: int) -> tuple[float, float]:
+        """An output that adds nothing to its predictor, and what one more adds."""
+        if self.options["net"] is None:
+            return 0.0, scale.spread
+        if state.began is None:
+            return 0.0, 1.0
+        mean, sd = map(float, state.began[:, place])
+        away = min(abs(mean), abs(mean - scale.location))
+        near = scale.spread / _NEAR <= sd <= _NEAR * scale.spread
+        if near and away <= _NEAR * scale.spread:
+            return 0.0, 1.0
+        # Only a bias can hold the shift for who calls the network without this package.
+        last = graph.linear_end(state.model)
+        shift = mean if last is not None and last.use_bias else 0.0
+        # Outputs that begin small may grow by steps of the usual size; large ones cannot shrink so.
+        return shift, scale.spread / max(sd, 1.0)
 
     @property
     def _place(self) -> int:
@@ -469,7 +481,7 @@ class Network(Term):
         output = replay.made[self.site][:, place : place + 1]
         # The precision stays that of the network.
         unit = self.unit(state, scale) * kept.astype(output.dtype)
-        return (output - self.output_shift(state)) * unit
+        return (output - self.output_shift(state, scale)) * unit
 
     def output(
         self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
@@ -509,7 +521,7 @@ class Network(Term):
 
     def frozen(self, state: State, scale: Scale) -> Any:
         """The network in inference mode as a function of weights and inputs, to (n,)."""
-        unit, shift, model = self.unit(state, scale), self.output_shift(state), state.model
+        unit, shift, model = self.unit(state, scale), self.output_shift(state, scale), state.model
         carried, others = self._carried(state, model)
         held = [carried[name] for name in others]
 

@@ -19,7 +19,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
-from numpy.typing import NDArray
 from numpyro.primitives import mutable
 
 from ranef import priors, sites
@@ -40,6 +39,8 @@ class Weights(ABC):
     """
 
     about: str
+    # Whether an output that adds nothing to the predictor may be another than zero.
+    shifts = True
 
     def __init__(self, network: "Network") -> None:
         self.network = network
@@ -82,10 +83,6 @@ class Weights(ABC):
 
     def variables(self, state: "State") -> dict[str, Variable]:
         return {}
-
-    def output_shift(self, state: "State") -> NDArray[np.float64]:
-        """(outputs,) of the network that add nothing to the predictors."""
-        return np.zeros(1) if state.shift is None else state.shift
 
     def means(self, state: "State", draws: Any) -> dict[int, Any]:
         """Posterior means of the network's variables, by their `id`, where they have one."""
@@ -146,6 +143,8 @@ class Last(_Scaled):
     """The last layer has a posterior, what is before it is a point estimate."""
 
     about = "a point estimate but for the last layer"
+    # The bias has a prior about zero.
+    shifts = False
 
     @property
     def site(self) -> str:
@@ -166,10 +165,6 @@ class Last(_Scaled):
         self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
     ) -> dict[str, Any]:
         return {self._settled: {"last": np.ones(())}, **self.network.kept()}
-
-    def output_shift(self, state: "State") -> NDArray[np.float64]:
-        """None: the bias has a prior about zero."""
-        return np.zeros(1)
 
     @property
     def _settled(self) -> str:
@@ -319,7 +314,7 @@ class Full(_Scaled):
             infer = {"start": start, "unit": jnp.asarray(own)}
             weights.append(jnp.asarray(numpyro.sample(site, law, infer=infer)))
         output = network.output(state, design, replay, state.model, weights)
-        return (output.reshape(-1) - network.output_shift(state)) * network.unit(state, scale)
+        return (output.reshape(-1) - network.output_shift(state, scale)) * network.unit(state, scale)
 
 
 KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last, "full": Full}
