@@ -387,7 +387,10 @@ class Program:
     def problem(self, training: Training, networks: Networks | None = None) -> Problem:
         """The program on the training rows, as methods take it; networks as far as known."""
         state = training.state
-        known = networks or Networks(lambda designs, how: self.bases(state, designs, how))
+        known = networks or Networks(
+            lambda designs, how: self.bases(state, designs, how),
+            inner=lambda designs, how: self.features(state, designs, how),
+        )
 
         def run(data: tuple[Designs, ResponseDesign], rows: int | None = None) -> Any:
             return known.within(lambda: self(state, data[0], data[1], rows=rows))()
@@ -451,6 +454,7 @@ class Program:
             self._bilinear(state, training.designs),
             self._carriable(state),
             {site: value for _, t in self.all_terms() for site, value in t.without().items()},
+            known.features,
         )
 
     def _bilinear(self, state: State, designs: Designs) -> dict[str, Bilinear]:
@@ -509,6 +513,15 @@ class Program:
             basis = term.basis(state.terms[label], designs[label], scale, replay)
             if basis is not None:
                 out[label] = basis
+        return out
+
+    def features(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+        """Within a NumPyro handler: what the last layers of networks get, by term label."""
+        out, replay = {}, replace(replay, made={})
+        for _, term in self.all_terms():
+            found = term.features(state.terms[term.label], designs[term.label], replay)
+            if found is not None:
+                out[term.label] = found
         return out
 
     def __call__(

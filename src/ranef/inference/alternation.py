@@ -43,6 +43,8 @@ from ranef.terms.base import LinearBlock
 
 # Share of the rounds without a better prediction after which the last part begins.
 _PATIENCE = 0.25
+# Rounds in which dear scales stay those of the model without networks.
+_HELD = (1, 2)
 # Rows by which what networks carry is settled at the end.
 _SOME = 2_000
 # Batches over which averages follow the weights after a round, and how often that before any.
@@ -139,8 +141,9 @@ class Alternation:
         self.problem, self.settings, self.seed = problem, settings, seed
         self.resumed_from: int | None = None
         self.interrupted = False
-        self.kind = Gaussian(problem) if is_gaussian(problem) else AnyFamily(problem)
         self.windows = windows = Windows.of(problem, seed)
+        kind = Gaussian if is_gaussian(problem) else AnyFamily
+        self.kind = kind(problem, one_window=windows.count == 1)
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
         # Several windows are one for each round; one is all rows in each of them.
         several = windows.count > 1
@@ -245,8 +248,9 @@ class Alternation:
         earlier = None
         if state.products is not None:
             earlier = state.products.scaled(1 - 1 / self.windows.count)
-        # The scales settle early; dear ones are looked for in rounds 0, 1, 2, 4, 8, ...
-        patient = state.rounds & (state.rounds - 1) == 0
+        # The scales settle early. Dear ones are those of the model without networks until these
+        # have learned something, and are then looked for in rounds 4, 8, 16, ...
+        patient = state.rounds not in _HELD and state.rounds & (state.rounds - 1) == 0
         given = self.kind.given(known, rows, state.sites, earlier, patient=patient)
         held = self.windows.held
         error = given.error(known, rows if held is None else held, self.windows.unseen)

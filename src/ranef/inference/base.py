@@ -71,6 +71,8 @@ class Problem:
             are functions of what a network in the same predictor has: what their effects have in
             common is the network's to carry.
         without: what the program carries, by site, where its networks add nothing.
+        features: designs of some rows to what the last layer of each network gets, (n, k) by the
+            label of its term; none while the estimates are not known.
     """
 
     run: Callable[..., Any]
@@ -100,6 +102,7 @@ class Problem:
     bilinear: Mapping[str, Bilinear]
     carriable: Mapping[str, tuple[int, ...]]
     without: Mapping[str, Mapping[str, Any]]
+    features: Callable[[Any], dict[str, NDArray[np.float64]]]
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,23 @@ zero. While the network is held the effects would take it, and while they are he
 would not learn it. So a is a common effect of its own in the closed form, and what it explains is
 left to the network's next steps: at their end a is zero. This is the parameter expansion of Liu,
 Rubin and Wu (1998) for the means of random effects.
+
+Where what a network has varies between the levels of a grouping, its effects can stand in for any
+function of it, as those of towns can for one of latitude. There the closed form has a change of the
+network's last layer as well, h(x; w) . c with c ~ N(0, tau^2) on the features h that it gets, in
+their principal directions. What that explains is left to the steps likewise.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef import priors
 from ranef.inference.base import Part, Problem
+from ranef.priors import Prior
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]
@@ -27,6 +35,13 @@ _WIDTH = 100.0
 _LEFT = 1e-6
 # Rows by which it is told what they span.
 _ROWS = 20_000
+# The share of the variance of a network's input between the levels of a grouping, less what chance
+# puts there, from which on their effects could stand in for functions of it.
+_BETWEEN = 0.05
+# Principal directions of the features of a network: of more a round would take long.
+_DIRECTIONS = 16
+# The least sd of features along a direction, as a share of the largest.
+_FLAT = 1e-6
 # The most columns of one block: those of a basis of many functions would cost more than they help.
 _MOST = 64
 
@@ -38,16 +53,30 @@ class CommonParts:
     Attributes:
         places: columns of the block of each term, by its label.
         sds: prior sds of their effects.
-        predicts: the family parameter that each term predicts.
+        middles: what is taken off these columns: their means, where something else carries the
+            constant, so that what is left to a network has no other mean than it had.
+        predicts: the family parameter that each of these terms and networks predicts.
+        networks: labels of the terms whose last layer may change beside the effects.
+        spreads: prior median of how much such a change adds, by label.
+        directions: of the features of these networks, by label; empty until they are known.
     """
 
     places: Mapping[str, tuple[int, ...]]
     sds: Mapping[str, Array]
+    middles: Mapping[str, Array]
     predicts: Mapping[str, str]
+    networks: tuple[str, ...] = ()
+    spreads: Mapping[str, float] = field(default_factory=dict)
+    directions: Mapping[str, "Directions"] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, problem: Problem) -> "CommonParts":
-        """Those of a problem that no common effect of its formula spans."""
+    def of(cls, problem: Problem, *, features: bool) -> "CommonParts":
+        """Those of a problem that no common effect of its formula spans.
+
+        Args:
+            problem: the problem.
+            features: whether changes of the networks' last layers may be among them.
+        """
         whole = problem.structure()
         n = max((len(np.asarray(b.columns)) for b in whole.values() if b is not None), default=0)
         some = np.unique(np.linspace(0, max(n - 1, 0), min(n, _ROWS)).astype(np.int64))
@@ -65,6 +94,7 @@ class CommonParts:
         }
         places: dict[str, tuple[int, ...]] = {}
         sds: dict[str, Array] = {}
+        middles: dict[str, Array] = {}
         for label, able in problem.carriable.items():
             block, name = blocks[label], problem.predicts[label]
             if block is None or len(able) > _MOST:
@@ -76,17 +106,42 @@ class CommonParts:
                     continue
                 spanned[name].append(column)
                 places[label] = (*places.get(label, ()), place)
+                middle = (
+                    float(column.mean())
+                    if _is_spanned(np.ones_like(column), spanned[name][:-1])
+                    else 0.0
+                )
+                middles[label] = np.append(middles.get(label, np.zeros(0)), middle)
                 sd = _WIDTH * problem.scales[name].spread / size
                 sds[label] = np.append(sds.get(label, np.zeros(0)), sd)
-        return cls(places, sds, {label: problem.predicts[label] for label in places})
+        networks = _between(problem, blocks, some) if features else ()
+        predicts = {label: problem.predicts[label] for label in (*places, *networks)}
+        spreads = {label: problem.scales[predicts[label]].spread for label in networks}
+        return cls(places, sds, middles, predicts, networks, spreads)
+
+    def along(self, features: Mapping[str, Array]) -> "CommonParts":
+        """The same with the directions of the features of some rows, by the label of their term."""
+        own = {
+            label: Directions.of(features[label]) for label in self.networks if label in features
+        }
+        return replace(self, directions=own)
+
+    def features(self, known: Problem, designs: Any) -> dict[str, Array]:
+        """What the last layers of networks that may change get, (n, k), by their label."""
+        return known.features(designs) if self.networks else {}
 
     @property
     def size(self) -> int:
         """How many columns there are."""
         return sum(map(len, self.places.values()))
 
-    def beside(self, part: Part) -> Part:
-        """The rows with the common parts as further common effects, the last."""
+    def beside(self, part: Part, changes: Mapping[str, Array]) -> Part:
+        """The rows with the common parts as further effects of all rows, the last.
+
+        Args:
+            part: the rows.
+            changes: what `changes` says of them.
+        """
         own = {
             _label(label): LinearBlock(
                 columns,
@@ -99,11 +154,35 @@ class CommonParts:
             )
             for label, columns in self.columns(part).items()
         }
+        for label, columns in changes.items():
+            k = columns.shape[1]
+            own[_label(label)] = LinearBlock(
+                columns,
+                None,
+                1,
+                np.zeros(k),
+                np.ones(k),
+                sites=((_label(label), k),),
+                shapes=((k,),),
+                scales=(_scale(label),) * k,
+            )
         return Part(part.normal, {**part.blocks, **own})
 
-    def predicted(self, predicts: Mapping[str, str]) -> dict[str, str]:
-        """What each term predicts, the common parts too."""
-        return {**predicts, **{_label(label): name for label, name in self.predicts.items()}}
+    def problem(self, known: Problem) -> Problem:
+        """The problem whose terms the common parts are among, rows apart."""
+        predicts = {_label(label): name for label, name in self.predicts.items()}
+        scales: dict[str, Prior] = {
+            _scale(label): priors.HalfNormal(spread) for label, spread in self.spreads.items()
+        }
+        return replace(
+            known,
+            predicts={**known.predicts, **predicts},
+            priors={**known.priors, **scales},
+        )
+
+    def changes(self, features: Mapping[str, Array]) -> dict[str, Array]:
+        """Features of any rows along the directions, (n, m), by the label of their network."""
+        return {label: own.columns(features[label]) for label, own in self.directions.items()}
 
     def columns(self, part: Part) -> dict[str, Array]:
         """Columns (n, k) of some rows, by the label of their term."""
@@ -111,17 +190,25 @@ class CommonParts:
         for label, places in self.places.items():
             block = part.blocks[label]
             assert block is not None
-            out[label] = np.asarray(block.columns, np.float64)[:, list(places)]
+            columns = np.asarray(block.columns, np.float64)[:, list(places)]
+            out[label] = columns - self.middles[label]
         return out
 
     def eta(
-        self, part: Part, common: Array, unseen: Mapping[str, NDArray[np.bool_]]
+        self,
+        part: Part,
+        changes: Mapping[str, Array],
+        common: Array,
+        effects: tuple[Array, ...],
+        unseen: Mapping[str, NDArray[np.bool_]],
     ) -> dict[str, Array]:
         """What common parts add to each predictor, (n,), in rows of levels that are known.
 
         Args:
             part: the rows.
+            changes: what `changes` says of them.
             common: (p,) all common effects, these the last.
+            effects: by factor, those of the changes the last.
             unseen: which levels of each grouping are not known.
         """
         out: dict[str, Array] = {}
@@ -135,7 +222,75 @@ class CommonParts:
                 added = np.where(unseen[block.grouping][np.asarray(block.codes)], 0.0, added)
             name = self.predicts[label]
             out[name] = out.get(name, 0.0) + added
+        last = effects[len(effects) - len(changes) :]
+        for (label, columns), own in zip(changes.items(), last, strict=True):
+            name = self.predicts[label]
+            added = np.where(rows_of_unseen(part, unseen), 0.0, columns @ own[0])
+            out[name] = out.get(name, 0.0) + added
         return out
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Principal directions of features, in which they are uncorrelated and of sd one.
+
+    Attributes:
+        mean: (k,) of the features.
+        matrix: (k, m).
+    """
+
+    mean: Array
+    matrix: Array
+
+    @classmethod
+    def of(cls, features: Array) -> "Directions":
+        """Of the features (n, k) of some rows."""
+        mean = features.mean(axis=0)
+        away = features - mean
+        values, vectors = np.linalg.eigh(away.T @ away / len(away))
+        values, vectors = values[::-1][:_DIRECTIONS], vectors[:, ::-1][:, :_DIRECTIONS]
+        sds = np.sqrt(np.maximum(values, 0.0))
+        told = sds > _FLAT * sds.max(initial=0.0)
+        return cls(mean, np.where(told, vectors / np.where(told, sds, 1.0), 0.0))
+
+    def columns(self, features: Array) -> Array:
+        """(n, m) of any rows."""
+        return (features - self.mean) @ self.matrix
+
+
+def _between(
+    problem: Problem, blocks: Mapping[str, LinearBlock | None], some: NDArray[np.int64]
+) -> tuple[str, ...]:
+    """Labels of networks some input of which varies between the levels of a grouping."""
+    found = []
+    groups = [b for b in blocks.values() if b is not None and b.codes is not None and b.grouping]
+    for label in (label for label, block in blocks.items() if block is None):
+        same = problem.predicts[label]
+        codes = [
+            np.unique(np.asarray(b.codes), return_inverse=True)[1]
+            for name, b in blocks.items()
+            if b is not None and any(b is g for g in groups) and problem.predicts[name] == same
+        ]
+        arrays = [np.asarray(a)[some] for a in problem.data[0][label].arrays.values()]
+        inputs = [np.asarray(a, np.float64).reshape(len(some), -1) for a in arrays if a.ndim <= 2]
+        if any(_share_between(x, own) > _BETWEEN for x in inputs for own in codes):
+            found.append(label)
+    return tuple(found)
+
+
+def _share_between(x: Array, codes: NDArray[np.int64]) -> float:
+    """The largest share of a column's variance (n, k) that is between levels, chance taken off."""
+    n, levels = len(codes), int(codes.max(initial=0)) + 1
+    if n <= levels:
+        return 0.0
+    sizes = np.bincount(codes, minlength=levels)
+    away = x - x.mean(axis=0)
+    total = (away**2).sum(axis=0)
+    means = np.stack([np.bincount(codes, column, levels) for column in away.T], axis=1)
+    within = total - (means**2 / sizes[:, None]).sum(axis=0)
+    varying = total > 0
+    share = 1 - (within[varying] / (n - levels)) / (total[varying] / (n - 1))
+    return float(share.max(initial=0.0))
 
 
 def of_unseen(part: Part, unseen: Mapping[str, NDArray[np.bool_]]) -> dict[str, LinearBlock] | None:
@@ -190,3 +345,8 @@ def _is_spanned(column: Array, others: list[Array]) -> bool:
 def _label(label: str) -> str:
     """Of a common part; no term has such a label."""
     return f"{label}/in common"
+
+
+def _scale(label: str) -> str:
+    """The site of how much a change of a network's last layer adds."""
+    return f"{label}/in common_sigma"

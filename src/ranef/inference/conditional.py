@@ -85,9 +85,7 @@ class Conditional:
             marginal = Marginal.of(mixed, problem.priors, problem.spread)
             start = marginal.start
             if before:
-                start = marginal.coordinates.inverse(before)
-                again = marginal.coordinates.folded
-                start[again] = np.maximum(np.abs(start[again]), _AGAIN * marginal.start[again])
+                start = away_from_zero(marginal.coordinates.inverse(before), marginal)
             if before and not patient and mixed.solver.largest > _DEAR:
                 x = marginal.coordinates.inverse(before)
                 evidence = float(marginal.log_density(x[None])[0])
@@ -104,9 +102,7 @@ class Conditional:
             parts,
         )
 
-    def error(
-        self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]
-    ) -> float:
+    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
         """Minus the mean log density of any rows, at the coefficients' means.
 
         The effects of levels that are `unseen` are integrated over their prior.
@@ -114,7 +110,9 @@ class Conditional:
         part = known.part(rows)
         assert part.normal is not None
         away, v = self.residuals(part, known)
-        away -= self.parts.eta(part, self.common, unseen).get(known.location, 0.0)
+        changes = self.parts.changes(self.parts.features(known, rows[0]))
+        added = self.parts.eta(part, changes, self.common, self.effects, unseen)
+        away -= added.get(known.location, 0.0)
         blocks = of_unseen(part, unseen)
         if blocks is None:
             variance = self.sigma**2 / v
@@ -151,7 +149,8 @@ class Conditional:
         """Y - eta of any rows, (n,), common parts apart, and the weight of each."""
         *_, rows = rows_of(part, problem, "svi")
         away = rows.response - rows.common @ self.common[: rows.common.shape[1]]
-        for factor, effects in zip(rows.factors, self.effects, strict=True):
+        own = self.effects[: len(rows.factors)]
+        for factor, effects in zip(rows.factors, own, strict=True):
             away -= np.einsum("nk,nk->n", factor.columns, effects[factor.codes])
         return away, np.ones(len(away)) if rows.weights is None else rows.weights
 
@@ -161,8 +160,9 @@ class Gaussian:
 
     finish = "exact"
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.parts = problem, CommonParts.of(problem)
+    def __init__(self, problem: Problem, *, one_window: bool) -> None:
+        # Cross-products of several windows add up, and features change in between.
+        self.problem, self.parts = problem, CommonParts.of(problem, features=one_window)
 
     def given(
         self,
@@ -176,13 +176,11 @@ class Gaussian:
         """The linear blocks given the networks that `known` knows, from such rows."""
         part = known.part(rows)
         n = len(part.normal.value) if part.normal else 0
-        own = replace(
-            known,
-            n=n,
-            parts=lambda: iter([self.parts.beside(part)]),
-            predicts=self.parts.predicted(known.predicts),
-        )
-        return Conditional.of(own, self.parts, before, earlier, patient=patient)
+        features = self.parts.features(known, rows[0])
+        parts = self.parts.along(features)
+        beside = parts.beside(part, parts.changes(features))
+        own = replace(parts.problem(known), n=n, parts=lambda: iter([beside]))
+        return Conditional.of(own, parts, before, earlier, patient=patient)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem itself: its posterior has one mode."""
@@ -203,6 +201,17 @@ def shared(part: Part, label: str, mixed: Mixed, effects: Sequence[Array]) -> tu
         if grouping.label == label:
             coefficients = effects[grouping.factor][0, grouping.columns]
     return np.asarray(block.columns), coefficients
+
+
+def away_from_zero(x: Array, density: Any) -> Array:
+    """Where a search begins that was at x (d,): at a scale of zero the density is flat.
+
+    A search that ended there in a round whose networks had not learned much would stay.
+    """
+    again = density.coordinates.folded
+    out = x.copy()
+    out[again] = np.maximum(np.abs(x[again]), _AGAIN * density.start[again])
+    return out
 
 
 def mode(marginal: Density, start: Array) -> tuple[Array, float]:

@@ -22,7 +22,7 @@ from ranef.inference.approximate import Approximate
 from ranef.inference.averages import averages_of, root_of
 from ranef.inference.base import Part, Problem
 from ranef.inference.common_parts import CommonParts, of_unseen, rows_of_unseen
-from ranef.inference.conditional import mode, shared
+from ranef.inference.conditional import away_from_zero, mode, shared
 from ranef.inference.crossproducts import CrossProducts
 from ranef.inference.hermite import rule
 from ranef.inference.layout import Layout
@@ -61,6 +61,7 @@ class Nearest:
         evidence: log p(theta, y | w) there, by the bound that q gives.
         places: of each term, the place of its predictor.
         parts: what group effects have in common.
+        changes: what `parts.changes` says of the rows.
     """
 
     density: Approximate
@@ -70,6 +71,7 @@ class Nearest:
     evidence: float
     places: Mapping[str, int]
     parts: CommonParts
+    changes: Mapping[str, Array]
 
     @property
     def mixed(self) -> Any:
@@ -96,11 +98,12 @@ class Nearest:
         common = self.q.solution.common[0]
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
-        for name, added in self.parts.eta(part, common, unseen).items():
+        changes = self.parts.changes(self.parts.features(known, rows[0]))
+        for name, added in self.parts.eta(part, changes, common, self._effects, unseen).items():
             eta[:, layout.predictors.index(name)] += added
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
         none = replace(none, known=eta)
-        eta = Weighted(none).predictors(np.zeros(0), self._effects)
+        eta = Weighted(none).predictors(np.zeros(0), self._effects[: len(layout.factors)])
         new = rows_of_unseen(part, unseen)
         total = self._of_unseen(known, kept(rows, new), part.keep(new), eta[new], unseen)
         if total is None:
@@ -139,7 +142,8 @@ class Nearest:
         rest = self.q.mean.copy()
         # What group effects have in common is left to the networks.
         names = list(dict.fromkeys(known.predicts[label] for label in part.blocks))
-        for name, added in self.parts.eta(part, self.q.solution.common[0], {}).items():
+        common, changes = self.q.solution.common[0], self.changes
+        for name, added in self.parts.eta(part, changes, common, self._effects, {}).items():
             rest[:, names.index(name)] -= added
         coefficients = {}
         for label in labels:
@@ -158,8 +162,8 @@ class AnyFamily:
 
     finish = "laplace"
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.parts = problem, CommonParts.of(problem)
+    def __init__(self, problem: Problem, *, one_window: bool) -> None:
+        self.problem, self.parts = problem, CommonParts.of(problem, features=one_window)
         predictors = tuple(dict.fromkeys(problem.predicts[label] for label in problem.structure()))
         self._predictors = predictors
         self._places = {n: predictors.index(p) for n, p in problem.predicts.items()}
@@ -175,12 +179,15 @@ class AnyFamily:
     ) -> Nearest:
         """The linear blocks given the networks that `known` knows, from such rows."""
         part = known.part(rows)
+        features = self.parts.features(known, rows[0])
+        parts = self.parts.along(features)
+        changes = parts.changes(features)
+        beside = parts.beside(part, changes)
         own = replace(
-            known,
+            parts.problem(known),
             data=rows,
             n=len(rows[1].value),
-            structure=lambda: self.parts.beside(part).blocks,
-            predicts=self.parts.predicted(known.predicts),
+            structure=lambda: beside.blocks,
         )
         own = self.started(own, before)
         try:
@@ -191,6 +198,9 @@ class AnyFamily:
                 if _COMMON in before:
                     factors = range(len(density.working.layout.factors))
                     effects = tuple(before[f"{_EFFECTS}/{f}"] for f in factors)
+                    # Those of changes are along the directions of the round before.
+                    old = len(effects) - len(parts.directions)
+                    effects = (*effects[:old], *(0.0 * b for b in effects[old:]))
                     density.working = density.working.starting(before[_COMMON], effects)
                 x = density.coordinates.inverse(scales) if scales else density.start
                 held = int(before.get(_HELD, 0))
@@ -199,7 +209,7 @@ class AnyFamily:
                     value = q.value
                 else:
                     if patient and len(x):
-                        x, _ = mode(density, x)
+                        x, _ = mode(density, away_from_zero(x, density))
                     value = float(density.log_density(x[None])[0])
                     q = density.near(x) or density.fit(x)
         except (ArithmeticError, DependentColumnError, np.linalg.LinAlgError):
@@ -210,7 +220,7 @@ class AnyFamily:
         starts = (q.mean - density.working.layout.known).mean(axis=0)
         begin = {_STARTS: starts, _HELD: np.array(held + 1.0), _COMMON: q.solution.common[0]}
         begin |= {f"{_EFFECTS}/{f}": b[0] for f, b in enumerate(q.solution.effects)}
-        return Nearest(density, density.sites(x), begin, q, value, self._places, self.parts)
+        return Nearest(density, density.sites(x), begin, q, value, self._places, parts, changes)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem whose search begins where a round ended.

@@ -406,6 +406,13 @@ class Term(ABC):
         """
         return None
 
+    def features(self, state: Any, design: Design, replay: Replay) -> Array | None:
+        """(n, k) what the last layer of its network gets, within a NumPyro program.
+
+        None for a term without a network, and for one that does not end with a linear layer.
+        """
+        return None
+
     def free_function_of(self) -> frozenset[str] | None:
         """Columns of the table of which it can be any function, a constant too; None for none."""
         return None

@@ -483,6 +483,15 @@ class Network(Term):
         unit = self.unit(state, scale) * kept.astype(output.dtype)
         return (output - self.output_shift(state, scale)) * unit
 
+    def features(self, state: State, design: Design, replay: Replay) -> Array | None:
+        last = graph.linear_end(state.model)
+        if last is None or len(getattr(last.input, "shape", ())) != 2:
+            return None
+        inner = graph.before_last(self.keras.Model, state.model)[0]
+        if not inner.trainable_variables:
+            return None
+        return self.output(state, design, replay, inner, self.points(state, inner))
+
     def output(
         self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
     ) -> Array:

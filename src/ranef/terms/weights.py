@@ -125,7 +125,11 @@ class _Scaled(Point):
 
     def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
         # Features are of order one, and so are their coefficients in units of the predictor.
-        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * self.spread(state, scale)), "positive")}
+        return {
+            self.scale_site: Parameter(
+                priors.HalfNormal(2.0 * self.spread(state, scale)), "positive"
+            )
+        }
 
     def spread(self, state: "State", scale: Scale) -> float:
         """Of the predictor, in units of the network's output."""
@@ -314,7 +318,9 @@ class Full(_Scaled):
             infer = {"start": start, "unit": jnp.asarray(own)}
             weights.append(jnp.asarray(numpyro.sample(site, law, infer=infer)))
         output = network.output(state, design, replay, state.model, weights)
-        return (output.reshape(-1) - network.output_shift(state, scale)) * network.unit(state, scale)
+        return (output.reshape(-1) - network.output_shift(state, scale)) * network.unit(
+            state, scale
+        )
 
 
 KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last, "full": Full}
