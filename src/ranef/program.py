@@ -455,6 +455,7 @@ class Program:
             self._carriable(state),
             {site: value for _, t in self.all_terms() for site, value in t.without().items()},
             known.features,
+            lambda points, changes, fresh: self._moved(state, points, changes, fresh=fresh),
         )
 
     def _bilinear(self, state: State, designs: Designs) -> dict[str, Bilinear]:
@@ -483,6 +484,17 @@ class Program:
             for site, value in term.without().items()
             if all(np.array_equal(draws.carried.get(site, {}).get(n), v) for n, v in value.items())
         ]
+
+    def _moved(
+        self, state: State, points: Mapping[str, Any], changes: Mapping[str, Any], *, fresh: bool
+    ) -> dict[str, Any]:
+        """Point estimates with which networks add `changes` to what they added, or these alone."""
+        out = dict(points)
+        for parameter, term in self.all_terms():
+            if term.label in changes:
+                own, scale = state.terms[term.label], state.scales[parameter.name]
+                out |= term.moved(own, scale, out, changes[term.label], fresh=fresh)
+        return out
 
     def _carriable(self, state: State) -> dict[str, tuple[int, ...]]:
         """Columns that vary by level and are functions of what a network beside them has."""

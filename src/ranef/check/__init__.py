@@ -11,7 +11,7 @@ How to add a symptom: a function of the `Posterior` that yields what it saw, and
 from ranef.check.approximation import approximation
 from ranef.check.columns import boundaries, collinear, empty, many_levels
 from ranef.check.conflict import conflict
-from ranef.check.ending import chains, own_criterion, trend, weights
+from ranef.check.ending import chains, left_out, own_criterion, trend, weights
 from ranef.check.groupings import groupings
 from ranef.check.separation import separation
 from ranef.check.smooth import smooth
@@ -21,7 +21,7 @@ from ranef.posterior import Posterior
 __all__ = ["VERDICTS", "Check", "Symptom", "check"]
 
 _OF_CHAINS = (chains,)
-_OF_OTHERS = (own_criterion, weights, trend, approximation)
+_OF_OTHERS = (own_criterion, weights, left_out, trend, approximation)
 _OF_ALL = (boundaries, collinear, empty, many_levels, groupings, separation, conflict, smooth)
 
 

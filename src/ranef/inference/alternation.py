@@ -253,12 +253,17 @@ class Alternation:
         patient = state.rounds not in _HELD and state.rounds & (state.rounds - 1) == 0
         given = self.kind.given(known, rows, state.sites, earlier, patient=patient)
         held = self.windows.held
-        error = given.error(known, rows if held is None else held, self.windows.unseen)
+        moved = state.rounds > 0
+        unseen = self.windows.unseen
+        error = given.error(known, rows if held is None else held, unseen, moved=moved)
         if not math.isfinite(error):
             raise DataError(
                 "svi ended where the networks' predictions are not finite; check the scale of the "
                 "columns, or take smaller steps by optimizer="
             )
+        changes = given.moves()
+        if changes:
+            state.points = self.problem.moved(state.points, changes, not moved)
         self._judge(state, given, error)
         return error, given.held(known, rows, self.labels)
 

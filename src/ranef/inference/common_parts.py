@@ -11,7 +11,8 @@ Rubin and Wu (1998) for the means of random effects.
 Where what a network has varies between the levels of a grouping, its effects can stand in for any
 function of it, as those of towns can for one of latitude. There the closed form has a change of the
 network's last layer as well, h(x; w) . c with c ~ N(0, tau^2) on the features h that it gets, in
-their principal directions. What that explains is left to the steps likewise.
+their principal directions, and the layer is moved by it: a step in closed form of what the gradient
+would take long for.
 """
 
 from collections.abc import Mapping
@@ -184,6 +185,18 @@ class CommonParts:
         """Features of any rows along the directions, (n, m), by the label of their network."""
         return {label: own.columns(features[label]) for label, own in self.directions.items()}
 
+    def moves(self, effects: tuple[Array, ...]) -> dict[str, tuple[Array, float]]:
+        """The changes as coefficients of the features and a constant, by label of the network.
+
+        `effects` are those of all factors, the changes' the last.
+        """
+        last = effects[len(effects) - len(self.directions) :]
+        out = {}
+        for (label, own), c in zip(self.directions.items(), last, strict=True):
+            slopes = own.matrix @ c[0]
+            out[label] = (slopes, -float(own.mean @ slopes))
+        return out
+
     def columns(self, part: Part) -> dict[str, Array]:
         """Columns (n, k) of some rows, by the label of their term."""
         out = {}
@@ -201,8 +214,12 @@ class CommonParts:
         common: Array,
         effects: tuple[Array, ...],
         unseen: Mapping[str, NDArray[np.bool_]],
+        *,
+        moved: bool = True,
     ) -> dict[str, Array]:
-        """What common parts add to each predictor, (n,), in rows of levels that are known.
+        """What common parts add to each predictor, (n,).
+
+        In rows of levels that are not known those that a network is yet to learn add nothing.
 
         Args:
             part: the rows.
@@ -210,6 +227,7 @@ class CommonParts:
             common: (p,) all common effects, these the last.
             effects: by factor, those of the changes the last.
             unseen: which levels of each grouping are not known.
+            moved: whether the networks have been moved by the changes.
         """
         out: dict[str, Array] = {}
         start = len(common) - self.size
@@ -225,7 +243,9 @@ class CommonParts:
         last = effects[len(effects) - len(changes) :]
         for (label, columns), own in zip(changes.items(), last, strict=True):
             name = self.predicts[label]
-            added = np.where(rows_of_unseen(part, unseen), 0.0, columns @ own[0])
+            added = columns @ own[0]
+            if not moved:
+                added = np.where(rows_of_unseen(part, unseen), 0.0, added)
             out[name] = out.get(name, 0.0) + added
         return out
 

@@ -72,8 +72,8 @@ class Conditional:
     ) -> "Conditional":
         """Given the networks that `problem` knows, from scales that were `before`, if any.
 
-        `parts` are among the terms of the problem. `earlier` is of rows that count in addition to those of the problem. Without patience
-        scales that are dear to search for stay as they were.
+        `parts` are among the terms of the problem. `earlier` is of rows that count in addition to
+        those of the problem. Without patience scales that are dear to search for stay as they were.
 
         Raises:
             MethodError: for a model that is not of this form.
@@ -102,16 +102,19 @@ class Conditional:
             parts,
         )
 
-    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+    def error(
+        self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]], *, moved: bool
+    ) -> float:
         """Minus the mean log density of any rows, at the coefficients' means.
 
-        The effects of levels that are `unseen` are integrated over their prior.
+        `moved` says whether networks will have been moved by their changes. The effects of levels
+        that are `unseen` are integrated over their prior.
         """
         part = known.part(rows)
         assert part.normal is not None
         away, v = self.residuals(part, known)
         changes = self.parts.changes(self.parts.features(known, rows[0]))
-        added = self.parts.eta(part, changes, self.common, self.effects, unseen)
+        added = self.parts.eta(part, changes, self.common, self.effects, unseen, moved=moved)
         away -= added.get(known.location, 0.0)
         blocks = of_unseen(part, unseen)
         if blocks is None:
@@ -128,6 +131,10 @@ class Conditional:
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             marginal = Marginal.of(mixed, known.priors, known.spread)
             return -marginal.log_likelihood(marginal.coordinates.inverse(self.sites)) / len(away)
+
+    def moves(self) -> dict[str, tuple[Array, float]]:
+        """Changes of last layers, as `CommonParts.moves` has them."""
+        return self.parts.moves(self.effects)
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
         """What steps of the networks hold on to: arrays by row, and numbers for all of them.

@@ -85,10 +85,13 @@ class Nearest:
     def _numbers(self) -> dict[str, Any]:
         return {name: self.sites[name] for name in self.density.numbers}
 
-    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+    def error(
+        self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]], *, moved: bool
+    ) -> float:
         """Minus the mean log density of any rows, at the coefficients' means.
 
-        The effects of levels that are `unseen` are integrated over their prior, by the bound that
+        `moved` says whether networks will have been moved by their changes. The effects of levels
+        that are `unseen` are integrated over their prior, by the bound that
         the nearest normal gives.
         """
         part = known.part(rows)
@@ -99,7 +102,8 @@ class Nearest:
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
         changes = self.parts.changes(self.parts.features(known, rows[0]))
-        for name, added in self.parts.eta(part, changes, common, self._effects, unseen).items():
+        own = self.parts.eta(part, changes, common, self._effects, unseen, moved=moved)
+        for name, added in own.items():
             eta[:, layout.predictors.index(name)] += added
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
         none = replace(none, known=eta)
@@ -135,6 +139,10 @@ class Nearest:
         with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
             q = density.near(density.coordinates.inverse(self.sites))
         return None if q is None else q.value
+
+    def moves(self) -> dict[str, tuple[Array, float]]:
+        """Changes of last layers, as `CommonParts.moves` has them."""
+        return self.parts.moves(self._effects)
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
         """As of a Gaussian model."""

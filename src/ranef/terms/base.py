@@ -413,6 +413,26 @@ class Term(ABC):
         """
         return None
 
+    def moved(
+        self,
+        state: Any,
+        scale: Scale,
+        points: Mapping[str, Any],
+        change: tuple[NDArray[np.float64], float],
+        *,
+        fresh: bool,
+    ) -> dict[str, Any]:
+        """Point estimates with which a network with `features` adds something more, by site.
+
+        Args:
+            state: of the term.
+            scale: of its predictor.
+            points: all estimates as they are.
+            change: coefficients (k,) of the features, and a constant.
+            fresh: whether the network is to add that and nothing else.
+        """
+        return {}
+
     def free_function_of(self) -> frozenset[str] | None:
         """Columns of the table of which it can be any function, a constant too; None for none."""
         return None

@@ -120,9 +120,9 @@ class Network(Term):
 
     An MLP gets standardized inputs and its output is multiplied by the spread of the
     predictor, so that the same settings serve data of any unit. A user's network gets its inputs
-    as they are. Where its outputs begin on the scale of the predictor, as those of a network do that
-    was trained before, they count as they are too; elsewhere they are standardized by the mean and
-    sd with which they begin, and multiplied by the spread. Regularization losses count
+    as they are. Where its outputs begin on the scale of the predictor, as those of a network
+    that was trained before do, they count as they are too; elsewhere they are standardized by the
+    mean and sd with which they begin, and multiplied by the spread. Regularization losses count
     as in Keras, where the loss is a mean over rows: n times the penalty is subtracted from
     the log density of n rows, so l2 sum w^2 amounts to the prior w ~ N(0, 1 / (2 n l2)).
     """
@@ -491,6 +491,29 @@ class Network(Term):
         if not inner.trainable_variables:
             return None
         return self.output(state, design, replay, inner, self.points(state, inner))
+
+    def moved(
+        self,
+        state: State,
+        scale: Scale,
+        points: Mapping[str, Any],
+        change: tuple[NDArray[np.float64], float],
+        *,
+        fresh: bool,
+    ) -> dict[str, Any]:
+        last, known = graph.linear_end(state.model), variables.names(state.model)
+        unit, place = self.unit(state, scale), self._place
+        (slopes, constant), site = change, f"{self.site}/{known[id(last.kernel)]}"
+        kernel = np.array(points[site])
+        kernel[:, place] = kernel[:, place] * (not fresh) + slopes / unit
+        out = {site: jnp.asarray(kernel)}
+        if last.use_bias:
+            site = f"{self.site}/{known[id(last.bias)]}"
+            bias = np.array(points[site])
+            begins = self.output_shift(state, scale) if fresh else bias[place]
+            bias[place] = begins + constant / unit
+            out[site] = jnp.asarray(bias)
+        return out
 
     def output(
         self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
