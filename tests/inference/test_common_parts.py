@@ -115,7 +115,7 @@ def test_rows_of_new_levels_have_their_joint_density():
     known = problem.given(state.points, {**state.carried, **problem.without})
     given = search.kind.given(known, rows, {}, None, patient=True)
     held, unseen = search.windows.held, search.windows.unseen
-    error = given.error(known, held, unseen)
+    error = given.error(known, held, unseen, moved=False)
     block = known.part(held).blocks["1 + t | id"]
     away, _ = given.residuals(known.part(held), known)
     new = unseen["id"][block.codes]

@@ -79,8 +79,8 @@ class CommonParts:
             features: whether changes of the networks' last layers may be among them.
         """
         whole = problem.structure()
-        n = max((len(np.asarray(b.columns)) for b in whole.values() if b is not None), default=0)
-        some = np.unique(np.linspace(0, max(n - 1, 0), min(n, _ROWS)).astype(np.int64))
+        n = len(problem.data[1].value)
+        some = np.unique(np.linspace(0, n - 1, min(n, _ROWS)).astype(np.int64))
         blocks = {label: block and block.keep(some) for label, block in whole.items()}
         spanned = {
             name: [
@@ -282,17 +282,18 @@ def _between(
     problem: Problem, blocks: Mapping[str, LinearBlock | None], some: NDArray[np.int64]
 ) -> tuple[str, ...]:
     """Labels of networks some input of which varies between the levels of a grouping."""
+    groups = {
+        label: np.unique(np.asarray(block.codes), return_inverse=True)[1]
+        for label, block in blocks.items()
+        if block is not None and block.codes is not None and block.grouping
+    }
     found = []
-    groups = [b for b in blocks.values() if b is not None and b.codes is not None and b.grouping]
     for label in (label for label, block in blocks.items() if block is None):
         same = problem.predicts[label]
-        codes = [
-            np.unique(np.asarray(b.codes), return_inverse=True)[1]
-            for name, b in blocks.items()
-            if b is not None and any(b is g for g in groups) and problem.predicts[name] == same
-        ]
-        arrays = [np.asarray(a)[some] for a in problem.data[0][label].arrays.values()]
-        inputs = [np.asarray(a, np.float64).reshape(len(some), -1) for a in arrays if a.ndim <= 2]
+        codes = [own for name, own in groups.items() if problem.predicts[name] == same]
+        arrays = [np.asarray(a) for a in problem.data[0][label].arrays.values()]
+        # Images and the like are too many numbers to be gone through one by one.
+        inputs = [a[some].reshape(len(some), -1).astype(np.float64) for a in arrays if a.ndim <= 2]
         if any(_share_between(x, own) > _BETWEEN for x in inputs for own in codes):
             found.append(label)
     return tuple(found)
