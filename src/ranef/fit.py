@@ -335,8 +335,9 @@ class Fit:
         layer with a posterior is at its mean, and weights="full" at the estimates about which
         the network is taken for linear. It takes what the formula gives it, levels as
         their codes, and its output is the nn() term of the predictor, where it ends with a Dense
-        layer that has no activation; elsewhere its outputs f make (f - shift) / size times the
-        spread of the predictor, as the equation of the model says.
+        layer that has no activation. Elsewhere the term is the output times the spread of the
+        predictor, over the sd with which outputs began where that is above one; or the output
+        as it is, where that began on the predictor's scale.
 
         Args:
             name: as in nn(..., net=name).

@@ -186,6 +186,45 @@ def test_levels_alone_and_numbers_as_levels_serve_the_built_in_network():
         np.testing.assert_allclose(fit.predict(table)["mean"], EFFECT, atol=0.1)
 
 
+# Units
+
+
+def test_a_network_is_trained_alike_in_any_unit_of_the_response(tmp_path):
+    """Outputs count in units of the spread, and the network holds them in those of the response."""
+    x = RNG.uniform(-2, 2, N)
+    y = np.sin(2 * x) + RNG.normal(0, 0.1, N)
+    explained = []
+    for unit in (1e-4, 1e5):
+        keras.utils.set_random_seed(3)
+        network = sequential(LAYERS.Dense(16, activation="tanh"), LAYERS.Dense(1))
+        table = {"x": x, "y": unit * y}
+        fit = fitted("y ~ 0 + nn(x, net=f)", network, table, steps=1500)
+        predicted = fit.predict(table)["mean"]
+        explained.append(1 - np.var(table["y"] - predicted) / np.var(table["y"]))
+        by_keras = network.predict(x[:, None], verbose=0)[:, 0]
+        np.testing.assert_allclose(by_keras, predicted, atol=1e-4 * unit)
+        again = rf.load(fit.save(tmp_path / "fit.ranef"))
+        np.testing.assert_array_equal(again.predict(table)["mean"], predicted)
+        by_keras = again.network("f").predict(x[:, None], verbose=0)[:, 0]
+        np.testing.assert_allclose(by_keras, predicted, atol=1e-4 * unit)
+    assert explained[0] == pytest.approx(explained[1], abs=1e-3)
+    assert min(explained) > 0.9
+
+
+def test_outputs_that_begin_far_too_large_do_not_drown_the_response():
+    """Areas and years as they are: Keras's first weights make thousands of them."""
+    area, year = RNG.uniform(500, 4000, 600), RNG.uniform(1900, 2010, 600)
+    g = RNG.integers(0, 30, 600)
+    y = 0.01 * RNG.normal(size=600) + 0.002 * RNG.normal(size=30)[g] + area / 1e5
+    keras.utils.set_random_seed(0)
+    network = sequential(LAYERS.Dense(16, activation="relu"), LAYERS.Dense(1), width=2)
+    table = {"area": area, "year": year, "g": g.astype(str), "y": y}
+    fit = fitted("y ~ nn(area, year, net=f) + (1 | g)", network, table, steps=2000)
+    scales = fit.varcorr()["mean"]
+    assert 0.008 < scales["sigma"] < 0.012
+    assert scales["1|g_sigma"] < 0.005
+
+
 # State: dropout and batch normalization
 
 
