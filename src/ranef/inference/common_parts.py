@@ -41,8 +41,8 @@ _ROWS = 20_000
 _BETWEEN = 0.05
 # Principal directions of the features of a network: of more a round would take long.
 _DIRECTIONS = 16
-# The least sd of features along a direction, as a share of the largest.
-_FLAT = 1e-6
+# The scale of the prior of how much a change of a last layer adds, in spreads of the predictor.
+_CHANGE = 2.0
 # The most columns of one block: those of a basis of many functions would cost more than they help.
 _MOST = 64
 
@@ -58,7 +58,7 @@ class CommonParts:
             constant, so that what is left to a network has no other mean than it had.
         predicts: the family parameter that each of these terms and networks predicts.
         networks: labels of the terms whose last layer may change beside the effects.
-        spreads: prior median of how much such a change adds, by label.
+        spreads: of the predictors of these networks, by label.
         directions: of the features of these networks, by label; empty until they are known.
     """
 
@@ -173,7 +173,8 @@ class CommonParts:
         """The problem whose terms the common parts are among, rows apart."""
         predicts = {_label(label): name for label, name in self.predicts.items()}
         scales: dict[str, Prior] = {
-            _scale(label): priors.HalfNormal(spread) for label, spread in self.spreads.items()
+            _scale(label): priors.HalfNormal(_CHANGE * spread)
+            for label, spread in self.spreads.items()
         }
         return replace(
             known,
@@ -252,7 +253,10 @@ class CommonParts:
 
 @dataclass(frozen=True)
 class Directions:
-    """Principal directions of features, in which they are uncorrelated and of sd one.
+    """Principal directions of features, the first of sd one.
+
+    The others keep their smaller sds: a change along a direction in which features hardly vary
+    would take weights without bounds.
 
     Attributes:
         mean: (k,) of the features.
@@ -269,9 +273,8 @@ class Directions:
         away = features - mean
         values, vectors = np.linalg.eigh(away.T @ away / len(away))
         values, vectors = values[::-1][:_DIRECTIONS], vectors[:, ::-1][:, :_DIRECTIONS]
-        sds = np.sqrt(np.maximum(values, 0.0))
-        told = sds > _FLAT * sds.max(initial=0.0)
-        return cls(mean, np.where(told, vectors / np.where(told, sds, 1.0), 0.0))
+        largest = np.sqrt(max(float(values[0]), 0.0))
+        return cls(mean, vectors / largest if largest > 0 else 0.0 * vectors)
 
     def columns(self, features: Array) -> Array:
         """(n, m) of any rows."""
