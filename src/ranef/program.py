@@ -455,7 +455,7 @@ class Program:
             self._carriable(state),
             {site: value for _, t in self.all_terms() for site, value in t.without().items()},
             known.features,
-            lambda points, changes, fresh: self._moved(state, points, changes, fresh=fresh),
+            lambda points, changes: self._moved(state, points, changes),
         )
 
     def _bilinear(self, state: State, designs: Designs) -> dict[str, Bilinear]:
@@ -486,14 +486,14 @@ class Program:
         ]
 
     def _moved(
-        self, state: State, points: Mapping[str, Any], changes: Mapping[str, Any], *, fresh: bool
+        self, state: State, points: Mapping[str, Any], changes: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Point estimates with which networks add `changes` to what they added, or these alone."""
+        """Point estimates with which networks add `changes` to what they added."""
         out = dict(points)
         for parameter, term in self.all_terms():
             if term.label in changes:
                 own, scale = state.terms[term.label], state.scales[parameter.name]
-                out |= term.moved(own, scale, out, changes[term.label], fresh=fresh)
+                out |= term.moved(own, scale, out, changes[term.label])
         return out
 
     def _carriable(self, state: State) -> dict[str, tuple[int, ...]]:

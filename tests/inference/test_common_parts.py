@@ -114,9 +114,9 @@ def test_rows_of_new_levels_have_their_joint_density():
     search = search_of(problem)
     state, rows = search.begin(), search.windows.at(0)
     known = problem.given(state.points, {**state.carried, **problem.without})
-    given = search.kind.given(known, rows, {}, None, patient=True)
+    given = search.kind.given(known, rows, {}, None, patient=True, silent=True)
     held, unseen = search.windows.held, search.windows.unseen
-    error = given.error(known, held, unseen, moved=False)
+    error = given.error(known, held, unseen)
     block = known.part(held).blocks["1 + t | id"]
     away, _ = given.residuals(known.part(held), known)
     new = unseen["id"][block.codes]

@@ -251,20 +251,28 @@ class Alternation:
         # The scales settle early. Dear ones are those of the model without networks until these
         # have learned something, and are then looked for in rounds 4, 8, 16, ...
         patient = state.rounds not in _HELD and state.rounds & (state.rounds - 1) == 0
-        given = self.kind.given(known, rows, state.sites, earlier, patient=patient)
+        given = self.kind.given(
+            known, rows, state.sites, earlier, patient=patient, silent=not state.rounds
+        )
         held = self.windows.held
-        moved = state.rounds > 0
-        unseen = self.windows.unseen
-        error = given.error(known, rows if held is None else held, unseen, moved=moved)
+        error = given.error(known, rows if held is None else held, self.windows.unseen)
         if not math.isfinite(error):
             raise DataError(
                 "svi ended where the networks' predictions are not finite; check the scale of the "
                 "columns, or take smaller steps by optimizer="
             )
+        if state.rounds == 0:
+            self._judge(state, given, error)
+            if self.kind.parts.networks:
+                # Effects that stand in for networks would be no place for these to begin beside.
+                known = self.problem.given(state.points, state.carried)
+                given = self.kind.given(known, rows, {}, None, patient=True, silent=False)
+                state.sites = {**given.sites, **given.begin}
         changes = given.moves()
         if changes:
-            state.points = self.problem.moved(state.points, changes, not moved)
-        self._judge(state, given, error)
+            state.points = self.problem.moved(state.points, changes)
+        if state.rounds:
+            self._judge(state, given, error)
         return error, given.held(known, rows, self.labels)
 
     def _judge(self, state: _State, given: Conditional | Nearest, error: float) -> None:

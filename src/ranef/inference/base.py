@@ -73,9 +73,9 @@ class Problem:
         without: what the program carries, by site, where its networks add nothing.
         features: designs of some rows to what the last layer of each network gets, (n, k) by the
             label of its term; none while the estimates are not known.
-        moved: ``moved(points, changes, fresh)``, the point estimates with which networks add
-            changes to what they added, or, where `fresh`, these alone. A change is coefficients
-            (k,) of the features and a constant, by the label of the term.
+        moved: ``moved(points, changes)``, the point estimates with which networks add changes to
+            what they added. A change is coefficients (k,) of the features and a constant, by the
+            label of the term.
     """
 
     run: Callable[..., Any]
@@ -106,7 +106,7 @@ class Problem:
     carriable: Mapping[str, tuple[int, ...]]
     without: Mapping[str, Mapping[str, Any]]
     features: Callable[[Any], dict[str, NDArray[np.float64]]]
-    moved: Callable[[Mapping[str, Any], Mapping[str, Any], bool], dict[str, Any]]
+    moved: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)

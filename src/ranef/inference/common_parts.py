@@ -215,8 +215,6 @@ class CommonParts:
         common: Array,
         effects: tuple[Array, ...],
         unseen: Mapping[str, NDArray[np.bool_]],
-        *,
-        moved: bool = True,
     ) -> dict[str, Array]:
         """What common parts add to each predictor, (n,).
 
@@ -228,7 +226,6 @@ class CommonParts:
             common: (p,) all common effects, these the last.
             effects: by factor, those of the changes the last.
             unseen: which levels of each grouping are not known.
-            moved: whether the networks have been moved by the changes.
         """
         out: dict[str, Array] = {}
         start = len(common) - self.size
@@ -244,10 +241,7 @@ class CommonParts:
         last = effects[len(effects) - len(changes) :]
         for (label, columns), own in zip(changes.items(), last, strict=True):
             name = self.predicts[label]
-            added = columns @ own[0]
-            if not moved:
-                added = np.where(rows_of_unseen(part, unseen), 0.0, added)
-            out[name] = out.get(name, 0.0) + added
+            out[name] = out.get(name, 0.0) + columns @ own[0]
         return out
 
 

@@ -64,11 +64,11 @@ class Conditional:
     def of(
         cls,
         problem: Problem,
-        parts: CommonParts,
         before: Mapping[str, Any],
         earlier: CrossProducts | None = None,
         *,
         patient: bool = True,
+        parts: CommonParts | None = None,
     ) -> "Conditional":
         """Given the networks that `problem` knows, from scales that were `before`, if any.
 
@@ -84,10 +84,13 @@ class Conditional:
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             marginal = Marginal.of(mixed, problem.priors, problem.spread)
             start = marginal.start
-            if before:
-                start = away_from_zero(marginal.coordinates.inverse(before), marginal)
-            if before and not patient and mixed.solver.largest > _DEAR:
-                x = marginal.coordinates.inverse(before)
+            # Changes of networks first have a scale in the second round, in which those of effects
+            # that stood in for the networks are no place to begin.
+            known = before if set(before) >= set(marginal.sites(start)) else {}
+            if known:
+                start = away_from_zero(marginal.coordinates.inverse(known), marginal)
+            if known and not patient and mixed.solver.largest > _DEAR:
+                x = marginal.coordinates.inverse(known)
                 evidence = float(marginal.log_density(x[None])[0])
             else:
                 x, evidence = mode(marginal, start)
@@ -99,22 +102,19 @@ class Conditional:
             evidence,
             solution.common[0],
             tuple(effects[0] for effects in solution.effects),
-            parts,
+            parts or CommonParts({}, {}, {}, {}),
         )
 
-    def error(
-        self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]], *, moved: bool
-    ) -> float:
+    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
         """Minus the mean log density of any rows, at the coefficients' means.
 
-        `moved` says whether networks will have been moved by their changes. The effects of levels
-        that are `unseen` are integrated over their prior.
+        The effects of levels that are `unseen` are integrated over their prior.
         """
         part = known.part(rows)
         assert part.normal is not None
         away, v = self.residuals(part, known)
         changes = self.parts.changes(self.parts.features(known, rows[0]))
-        added = self.parts.eta(part, changes, self.common, self.effects, unseen, moved=moved)
+        added = self.parts.eta(part, changes, self.common, self.effects, unseen)
         away -= added.get(known.location, 0.0)
         blocks = of_unseen(part, unseen)
         if blocks is None:
@@ -179,15 +179,20 @@ class Gaussian:
         earlier: CrossProducts | None,
         *,
         patient: bool,
+        silent: bool,
     ) -> Conditional:
-        """The linear blocks given the networks that `known` knows, from such rows."""
+        """The linear blocks given the networks that `known` knows, from such rows.
+
+        Without patience scales that are dear to search for stay as they were. Networks that are
+        `silent` are not to be changed either.
+        """
         part = known.part(rows)
         n = len(part.normal.value) if part.normal else 0
-        features = self.parts.features(known, rows[0])
+        features = {} if silent else self.parts.features(known, rows[0])
         parts = self.parts.along(features)
         beside = parts.beside(part, parts.changes(features))
         own = replace(parts.problem(known), n=n, parts=lambda: iter([beside]))
-        return Conditional.of(own, parts, before, earlier, patient=patient)
+        return Conditional.of(own, before, earlier, patient=patient, parts=parts)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem itself: its posterior has one mode."""

@@ -85,13 +85,10 @@ class Nearest:
     def _numbers(self) -> dict[str, Any]:
         return {name: self.sites[name] for name in self.density.numbers}
 
-    def error(
-        self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]], *, moved: bool
-    ) -> float:
+    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
         """Minus the mean log density of any rows, at the coefficients' means.
 
-        `moved` says whether networks will have been moved by their changes. The effects of levels
-        that are `unseen` are integrated over their prior, by the bound that
+        The effects of levels that are `unseen` are integrated over their prior, by the bound that
         the nearest normal gives.
         """
         part = known.part(rows)
@@ -102,7 +99,7 @@ class Nearest:
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
         changes = self.parts.changes(self.parts.features(known, rows[0]))
-        own = self.parts.eta(part, changes, common, self._effects, unseen, moved=moved)
+        own = self.parts.eta(part, changes, common, self._effects, unseen)
         for name, added in own.items():
             eta[:, layout.predictors.index(name)] += added
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
@@ -184,10 +181,15 @@ class AnyFamily:
         earlier: CrossProducts | None,
         *,
         patient: bool,
+        silent: bool,
     ) -> Nearest:
-        """The linear blocks given the networks that `known` knows, from such rows."""
+        """The linear blocks given the networks that `known` knows, from such rows.
+
+        Without patience scales that are dear to search for stay as they were. Networks that are
+        `silent` are not to be changed either.
+        """
         part = known.part(rows)
-        features = self.parts.features(known, rows[0])
+        features = {} if silent else self.parts.features(known, rows[0])
         parts = self.parts.along(features)
         changes = parts.changes(features)
         beside = parts.beside(part, changes)
@@ -204,13 +206,15 @@ class AnyFamily:
             with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
                 scales = {name: v for name, v in before.items() if not name.startswith("/")}
                 if _COMMON in before:
-                    factors = range(len(density.working.layout.factors))
-                    effects = tuple(before[f"{_EFFECTS}/{f}"] for f in factors)
-                    # Those of changes are along the directions of the round before.
-                    old = len(effects) - len(parts.directions)
-                    effects = (*effects[:old], *(0.0 * b for b in effects[old:]))
+                    factors = density.working.layout.factors
+                    old = len(factors) - len(changes)
+                    effects = (
+                        *(before[f"{_EFFECTS}/{f}"] for f in range(old)),
+                        # Those of changes would be along the directions of the round before.
+                        *(np.zeros((1, own.shape[1])) for own in changes.values()),
+                    )
                     density.working = density.working.starting(before[_COMMON], effects)
-                x = density.coordinates.inverse(scales) if scales else density.start
+                x = density.coordinates.inverse({**density.sites(density.start), **scales})
                 held = int(before.get(_HELD, 0))
                 if known.law.parts() and held < _FIRST:
                     q = density.beginning(x)

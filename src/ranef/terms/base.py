@@ -419,8 +419,6 @@ class Term(ABC):
         scale: Scale,
         points: Mapping[str, Any],
         change: tuple[NDArray[np.float64], float],
-        *,
-        fresh: bool,
     ) -> dict[str, Any]:
         """Point estimates with which a network with `features` adds something more, by site.
 
@@ -429,7 +427,6 @@ class Term(ABC):
             scale: of its predictor.
             points: all estimates as they are.
             change: coefficients (k,) of the features, and a constant.
-            fresh: whether the network is to add that and nothing else.
         """
         return {}
 

@@ -498,20 +498,17 @@ class Network(Term):
         scale: Scale,
         points: Mapping[str, Any],
         change: tuple[NDArray[np.float64], float],
-        *,
-        fresh: bool,
     ) -> dict[str, Any]:
         last, known = graph.linear_end(state.model), variables.names(state.model)
         unit, place = self.unit(state, scale), self._place
         (slopes, constant), site = change, f"{self.site}/{known[id(last.kernel)]}"
         kernel = np.array(points[site])
-        kernel[:, place] = kernel[:, place] * (not fresh) + slopes / unit
+        kernel[:, place] += slopes / unit
         out = {site: jnp.asarray(kernel)}
         if last.use_bias:
             site = f"{self.site}/{known[id(last.bias)]}"
             bias = np.array(points[site])
-            begins = self.output_shift(state, scale) if fresh else bias[place]
-            bias[place] = begins + constant / unit
+            bias[place] += constant / unit
             out[site] = jnp.asarray(bias)
         return out
 
