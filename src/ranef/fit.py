@@ -340,7 +340,10 @@ class Fit:
         holds the weights of one fit at a time: after `Model.fit` those of the new fit. A last
         layer with a posterior is at its mean, and weights="full" at the estimates about which
         the network is taken for linear. It takes what the formula gives it, levels as
-        their codes, and its output is the nn() term of the predictor.
+        their codes, and its output is the nn() term of the predictor, where it ends with a Dense
+        layer that has no activation. Elsewhere the term is the output times the spread of the
+        predictor, over the sd with which outputs began where that is above one; or the output
+        as it is, where that began on the predictor's scale.
 
         Args:
             name: as in nn(..., net=name).
@@ -350,10 +353,9 @@ class Fit:
         """
         for _, term in self.program.all_terms():
             if term.call.options.get("net") == name and name is not None:
-                found = term.trained(self.training.state.terms[term.label], self.draws)
-                if found is not None:
-                    variables.assign(*found)
-                    return found[0]
+                found = self.program.trained(self.training, self.draws)[term.label]
+                variables.assign(*found)
+                return found[0]
         hint = suggestion(str(name), self.program.networks)
         raise OptionError(f"the formula has no network {name!r} by net=; {hint}")
 

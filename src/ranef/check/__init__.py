@@ -14,7 +14,7 @@ from ranef.check.approximation import second_opinion
 from ranef.check.columns import boundaries, collinear, empty, many_levels
 from ranef.check.conflict import conflict
 from ranef.check.deadline import Deadline
-from ranef.check.ending import chains, own_criterion, trend, weights
+from ranef.check.ending import chains, left_out, own_criterion, trend, weights
 from ranef.check.groupings import groupings
 from ranef.check.networks import networks
 from ranef.check.separation import separation
@@ -28,7 +28,7 @@ __all__ = ["SECONDS", "VERDICTS", "Check", "Symptom", "check"]
 SECONDS = 10.0
 
 _OF_CHAINS = (chains,)
-_OF_OTHERS = (own_criterion, weights, trend)
+_OF_OTHERS = (own_criterion, weights, left_out, trend)
 _OF_ALL = (boundaries, collinear, empty, many_levels, groupings, separation, conflict, smooth)
 
 
