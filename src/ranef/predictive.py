@@ -179,7 +179,7 @@ class Predictive:
             predictors = self._run(sites, part, met)
             for eta in predictors.values():
                 if eta.ndim == 2:
-                    _refuse_out_of_reach(np.asarray(eta)[:, : len(places)], places)
+                    _refuse_out_of_reach(np.asarray(eta, np.float64)[:, : len(places)], places)
             yield Part(self.program.family, beside, predictors, places, integrated)
 
     def _sites(self, met: Mapping[Varying, Occurring], designs: Designs) -> dict[str, Array]:

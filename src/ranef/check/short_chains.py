@@ -228,8 +228,8 @@ class _Target:
     def values(self, x: Array) -> tuple[dict[str, Array], Array]:
         """At x (d + m,): values of the sites, and log |d sites / d x| up to a constant."""
         d = len(self.mean)
-        z, noise = x[:d], x[d:]
-        phi = self.mean + (self.root @ z if self.root.ndim == 2 else self.root * z)
+        z, noise = jnp.asarray(x[:d]), x[d:]
+        phi = jnp.asarray(self.mean + (self.root @ z if self.root.ndim == 2 else self.root * z))
         values = self.joint.values(self.outer, phi)
         t = jnp.where(self.scaled, self._scales(values), 1.0)
         b = t * (self.middle + self.slopes @ z + self.width * noise)

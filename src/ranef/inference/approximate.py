@@ -182,7 +182,7 @@ class Approximate:
         return roots, {name: values[name] for name in self.numbers}
 
     def settle(self, x: Array) -> None:
-        """From now on every search for q begins from that at x (d,), and from what is known near it.
+        """From now on every search for q begins at that of x (d,), or at what is known near it.
 
         Until the next call the density at a place does not depend on what was asked for before.
         """
