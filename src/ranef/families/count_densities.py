@@ -86,35 +86,58 @@ class ZeroInflatedDensity(RowDensity):
         return None
 
     def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+        return self._joined(self._apart(eta, numbers, order))
+
+    def averaged(
+        self, eta: Array, numbers: Mapping[str, Any], weights: Array, order: int
+    ) -> tuple[Array, ...]:
+        """Averages are taken before the derivatives are put together, which has fewer numbers."""
+        apart = self._apart(eta, numbers, order)
+        return self._joined([tuple(weights @ each for each in own) for own in apart])
+
+    def _apart(self, eta: Array, numbers: Mapping[str, Any], order: int) -> list[tuple[Array, ...]]:
+        """By order the derivatives in eta and, where psi has a predictor, in l, (m, n) each.
+
+        Of the second order that in both stands between them.
+        """
         logits = self._logit(eta, numbers)
         count, z = self.count_and_zero(eta[..., 0], numbers, order)
         psi, rest, log_psi, log_rest = logistic(logits)
         zero = self.zero
         if_zero = np.logaddexp(log_rest, log_psi + z[0])
-        out = [np.where(zero, if_zero, log_psi + count[0])]
+        out: list[tuple[Array, ...]] = [(np.where(zero, if_zero, log_psi + count[0]),)]
         if order == 0:
-            return tuple(out)
+            return out
         r, other, _, _ = logistic(logits + z[0])
+        both = r * other
+        # From the left, so that an r of zero is met before what may overflow.
         mu = [np.where(zero, r * z[1], count[1])]
-        psis = [np.where(zero, r - psi, rest)]
         if order > 1:
-            both = r * other
-            # From the left, so that an r of zero is met before what may overflow.
             mu.append(np.where(zero, r * z[2] + both * z[1] * z[1], count[2]))
-            psis.append(np.where(zero, both, 0.0) - psi * rest)
-            cross = np.where(zero, both * z[1], 0.0)
         if order > 2:
             bent = r * z[3] + 3.0 * both * z[1] * z[2] + both * (other - r) * z[1] * z[1] * z[1]
             mu.append(np.where(zero, bent, count[3]))
-            psis.append(np.where(zero, both * (other - r), 0.0) - psi * rest * (rest - psi))
         if not self.predicted:
-            return (*out, *_of_one(mu))
-        for k, (of_mu, of_psi) in enumerate(zip(mu, psis, strict=True)):
-            if k == 1:
-                rows = [np.stack([of_mu, cross], -1), np.stack([cross, of_psi], -1)]
-                out.append(np.stack(rows, -2))
+            return [*out, *((each,) for each in mu)]
+        out.append((mu[0], np.where(zero, r - psi, rest)))
+        if order > 1:
+            cross, both = np.where(zero, both * z[1], 0.0), np.where(zero, both, 0.0)
+            out.append((mu[1], cross, both - psi * rest))
+        if order > 2:
+            out.append((mu[2], both * (other - r) - psi * rest * (rest - psi)))
+        return out
+
+    def _joined(self, apart: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+        """The derivatives with axes for the predictors."""
+        if not self.predicted:
+            return (apart[0][0], *_of_one([own[0] for own in apart[1:]]))
+        out = [apart[0][0]]
+        for order, own in enumerate(apart[1:], start=1):
+            if order == 2:
+                matrix = np.stack([own[0], own[1], own[1], own[2]], axis=-1)
+                out.append(matrix.reshape(*matrix.shape[:-1], 2, 2))
             else:
-                out.append(np.stack([of_mu, of_psi], axis=-1))
+                out.append(np.stack(own, axis=-1))
         return tuple(out)
 
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:

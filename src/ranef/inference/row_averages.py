@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from ranef.families.row_density import RowDensity
 from ranef.inference.hermite import Integrated, OverLevels, nodes_of, rule
@@ -84,8 +83,10 @@ class RowAverages:
             densities = over.log_weights - 0.5 * u**2
             for own, each in zip(densities, values, strict=True):
                 own += np.bincount(codes, each, levels)
-            logs = np.asarray(logsumexp(densities, axis=0))
-            share = np.exp(densities - logs)
+            largest = densities.max(axis=0)
+            share = np.exp(densities - largest)
+            total = share.sum(axis=0)
+            share, logs = share / total, largest + np.log(total)
             mean = (share * u).sum(axis=0)
             variance = (share * (u - mean) ** 2).sum(axis=0)
             weights = share[:, codes]
