@@ -25,18 +25,24 @@ class OrdinalDensity(RowDensity):
 
     def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
         upper, lower = self._ends(numbers["threshold"])
-        below, above, log_below, _ = logistic(upper - eta[..., 0])
-        beyond, short, log_beyond, _ = logistic(eta[..., 0] - lower)
+        a, b = upper - eta[..., 0], eta[..., 0] - lower
+        of_a, of_b = np.exp(-np.abs(a)), np.exp(-np.abs(b))
         gap = np.maximum(upper - lower, np.finfo(float).tiny)
-        out = [log_below + log_beyond + np.log(-np.expm1(-gap))]
+        # Log F(a) + log F(b) with one logarithm.
+        logs = np.minimum(a, 0.0) + np.minimum(b, 0.0) - np.log1p(of_a + of_b + of_a * of_b)
+        out = [logs + np.log(-np.expm1(-gap))]
         if order > 0:
+            larger, largest = 1.0 / (1.0 + of_a), 1.0 / (1.0 + of_b)
+            smaller, smallest = of_a * larger, of_b * largest
+            above = np.where(a >= 0, smaller, larger)
+            short = np.where(b >= 0, smallest, largest)
             out.append((short - above)[..., None])
         if order > 1:
-            at_upper, at_lower = below * above, beyond * short
+            at_upper, at_lower = smaller * larger, smallest * largest
             out.append(-(at_upper + at_lower)[..., None, None])
-            if order > 2:
-                each = at_upper * (above - below) - at_lower * (short - beyond)
-                out.append(each[..., None])
+        if order > 2:
+            each = at_upper * (2.0 * above - 1.0) - at_lower * (2.0 * short - 1.0)
+            out.append(each[..., None])
         return tuple(out)
 
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import digamma, gammaln, logit
 
 from ranef.families.densities import LARGE_SHAPE
@@ -67,7 +68,7 @@ class ZeroInflatedDensity(RowDensity):
 
     value: Array
     constant: Array
-    zero: Array
+    zero: NDArray[np.bool_]
     predicted: bool
 
     @classmethod

@@ -79,6 +79,9 @@ class Ordinal(Categories):
         return densities.Law(law, densities.ordinal, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where mu alone has a predictor, as thresholds never have."""
+        if list(predictors) != ["mu"]:
+            return None
         return OrdinalDensity(np.asarray(response.value).astype(np.int64) - 1)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:

@@ -9,7 +9,7 @@ phi, in NumPy. They are those of ``densities``, to which the contract of familie
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class RowDensity(ABC):
     the caller must expect.
     """
 
-    def take(self, rows: slice) -> Self:
+    def take(self, rows: slice) -> "RowDensity":
         """Those of the rows alone."""
         each = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         taken = {name: x[..., rows] for name, x in each.items() if isinstance(x, np.ndarray)}

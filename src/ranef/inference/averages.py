@@ -112,7 +112,8 @@ class Averages:
     def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
         """Sum over rows of log p at predictors that are known, (n, K)."""
         with jax.enable_x64(True):
-            rows = self.density.rows(self.response, numbers, jnp.asarray(eta, jnp.float64))
+            given = {name: jnp.asarray(value, jnp.float64) for name, value in numbers.items()}
+            rows = self.density.rows(self.response, given, jnp.asarray(eta, jnp.float64))
             return float(jnp.sum(rows))
 
     def by_number(

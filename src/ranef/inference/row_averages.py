@@ -17,7 +17,7 @@ from ranef.inference.hermite import Integrated, OverLevels, nodes_of, rule
 Array = NDArray[np.float64]
 
 # Numbers that are worked on at once, so that they stay in a processor's cache.
-_CHUNK = 65_536
+_CHUNK = 16_384
 # The sd of a predictor given those before it below which it is a combination of them.
 LEAST_PIVOT = 1e-12
 
@@ -60,8 +60,7 @@ class RowAverages:
         with np.errstate(all="ignore"):
             for rows, density in zip(self._slices, self._parts, strict=True):
                 etas, weights = self._etas(mean[rows], spread[rows])
-                for name, each in density.by_number(etas, numbers, weights[:, None]).items():
-                    out[name] = out[name] + each if name in out else each
+                _add(out, density.by_number(etas, numbers, weights[:, None]))
         return out
 
     def third(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> Array:
@@ -94,8 +93,7 @@ class RowAverages:
             by_number: dict[str, Array] = {}
             for rows, density in parts if numbers else ():
                 eta = _moved(base[rows], over.place, z[rows] * u[:, codes[rows]])
-                for name, each in density.by_number(eta, numbers, weights[:, rows]).items():
-                    by_number[name] = by_number[name] + each if name in by_number else each
+                _add(by_number, density.by_number(eta, numbers, weights[:, rows]))
         return Integrated(float(logs.sum()), mean, variance, slope, by_number)
 
     def _averaged(
@@ -131,6 +129,11 @@ def _slices(n: int, each: int) -> list[slice]:
     """Rows of which so many numbers each are worked on at once."""
     step = max(1, _CHUNK // each)
     return [slice(at, at + step) for at in range(0, max(n, 1), step)]
+
+
+def _add(sums: dict[str, Array], found: Mapping[str, Array]) -> None:
+    for name, each in found.items():
+        sums[name] = np.asarray(sums.get(name, 0.0) + each)
 
 
 def _moved(base: Array, place: int, by: Array) -> Array:
