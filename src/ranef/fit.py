@@ -12,7 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from ranef import priors, registry, storage
-from ranef.check import Check, check
+from ranef.check import SECONDS, Check, check
 from ranef.complete import Rows
 from ranef.criticism import Criticism
 from ranef.equation import plain
@@ -262,12 +262,15 @@ class Fit:
         return [plain(line) for line in self.program.equations(self.training.state)]
 
     def check(self, quick: bool = False) -> Check:
-        """The verdict on this fit; prints as its symptoms and "trust", "caution" or "distrust".
+        """The verdict on this fit.
+
+        It prints as its symptoms, the second opinion that was taken, and one word: "trust",
+        "unchecked" where nothing speaks against the fit but no second opinion could be had,
+        "caution" or "distrust". It takes no longer than the fit did, or ten seconds.
 
         Args:
-            quick: leave out the second opinion, importance sampling through the program, where
-                it has not been asked for before and the method has diagnostics of its own. It
-                can take longer than a fit. Summaries and reports are quick.
+            quick: compute no second opinion where it has not been asked for before and the method
+                has diagnostics of its own. Summaries and reports are quick.
         """
         # The black box of svi has none that say how far it is off.
         if quick and not self.draws.from_guide and "_checked" not in self.__dict__:
@@ -276,7 +279,7 @@ class Fit:
 
     @cached_property
     def _checked(self) -> Check:
-        return check(self._known)
+        return check(self._known, seconds=max(self.seconds, SECONDS))
 
     def loo(self, group: str | None = None, seed: int = 0) -> LeaveOneOut:
         """How well the fit predicts what it has not seen, by leaving out without refitting.
@@ -337,7 +340,10 @@ class Fit:
         holds the weights of one fit at a time: after `Model.fit` those of the new fit. A last
         layer with a posterior is at its mean, and weights="full" at the estimates about which
         the network is taken for linear. It takes what the formula gives it, levels as
-        their codes, and its output is the nn() term of the predictor.
+        their codes, and its output is the nn() term of the predictor, where it ends with a Dense
+        layer that has no activation. Elsewhere the term is the output times the spread of the
+        predictor, over the sd with which outputs began where that is above one; or the output
+        as it is, where that began on the predictor's scale.
 
         Args:
             name: as in nn(..., net=name).
@@ -347,10 +353,9 @@ class Fit:
         """
         for _, term in self.program.all_terms():
             if term.call.options.get("net") == name and name is not None:
-                found = term.trained(self.training.state.terms[term.label], self.draws)
-                if found is not None:
-                    variables.assign(*found)
-                    return found[0]
+                found = self.program.trained(self.training, self.draws)[term.label]
+                variables.assign(*found)
+                return found[0]
         hint = suggestion(str(name), self.program.networks)
         raise OptionError(f"the formula has no network {name!r} by net=; {hint}")
 

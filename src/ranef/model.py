@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,7 @@ class Model:
             except (ArithmeticError, np.linalg.LinAlgError):
                 raise not_finite(program.family) from None
             seconds = time.perf_counter() - began
+            found = replace(found, seed=seed)
             fit = Fit(program, training, found, runner.name, why, seconds)
             for name in program.networks:
                 fit.network(name)  # leaves the weights in the user's object

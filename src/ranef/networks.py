@@ -27,16 +27,19 @@ class Networks:
         shape: designs and how to run to the columns by term label, a NumPyro program.
         points: estimates by site; empty while they are not known.
         carried: what the program has updated, such as batch-norm statistics.
+        inner: as `shape`, to the features before the last layer of each network that has some.
     """
 
     shape: Callable[[Designs, Replay], dict[str, Array]]
     points: Mapping[str, Any] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
+    inner: Callable[[Designs, Replay], dict[str, Array]] | None = None
 
     def at(self, points: Mapping[str, Any], carried: Mapping[str, Any]) -> "Networks":
         """The same at other estimates, without being compiled again."""
-        out = Networks(self.shape, points, carried)
+        out = Networks(self.shape, points, carried, self.inner)
         out.__dict__["_compiled"] = self._compiled
+        out.__dict__["_compiled_inner"] = self._compiled_inner
         return out
 
     def within(self, program: Callable[[], Any]) -> Callable[[], Any]:
@@ -49,6 +52,13 @@ class Networks:
 
     def bases(self, designs: Designs) -> dict[str, NDArray[np.float64]]:
         """By term label, (n, k) in inference mode; none while the estimates are not known."""
+        return self._by_label(self._compiled, designs)
+
+    def features(self, designs: Designs) -> dict[str, NDArray[np.float64]]:
+        """By term label, (n, k) what the last layer of a network gets, in inference mode."""
+        return {} if self.inner is None else self._by_label(self._compiled_inner, designs)
+
+    def _by_label(self, compiled: Any, designs: Designs) -> dict[str, NDArray[np.float64]]:
         if not self.points:
             return {}
         n, parts = length(designs), []
@@ -56,7 +66,7 @@ class Networks:
         for start in range(0, n, size):
             rows = np.arange(start, start + size).clip(max=n - 1)
             chunk = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), designs)
-            parts.append(self._compiled(self.points, self.carried, chunk))
+            parts.append(compiled(self.points, self.carried, chunk))
         return {
             label: np.concatenate([np.asarray(part[label], np.float64) for part in parts])[:n]
             for label in parts[0]
@@ -64,13 +74,20 @@ class Networks:
 
     @cached_property
     def _compiled(self) -> Any:
-        def bases(points: Any, carried: Any, designs: Designs) -> dict[str, Array]:
+        return self._compile(self.shape)
+
+    @cached_property
+    def _compiled_inner(self) -> Any:
+        return None if self.inner is None else self._compile(self.inner)
+
+    def _compile(self, program: Callable[[Designs, Replay], dict[str, Array]]) -> Any:
+        def columns(points: Any, carried: Any, designs: Designs) -> dict[str, Array]:
             replay = Replay(training=False, rows=length(designs))
-            known = Networks(self.shape, points, carried)
-            run: Any = numpyro.handlers.seed(known.within(lambda: self.shape(designs, replay)), 0)
+            known = Networks(program, points, carried)
+            run: Any = numpyro.handlers.seed(known.within(lambda: program(designs, replay)), 0)
             return run()
 
-        return jax.jit(bases)
+        return jax.jit(columns)
 
 
 def _share(n: int) -> int:

@@ -387,7 +387,10 @@ class Program:
     def problem(self, training: Training, networks: Networks | None = None) -> Problem:
         """The program on the training rows, as methods take it; networks as far as known."""
         state = training.state
-        known = networks or Networks(lambda designs, how: self.bases(state, designs, how))
+        known = networks or Networks(
+            lambda designs, how: self.bases(state, designs, how),
+            inner=lambda designs, how: self.features(state, designs, how),
+        )
 
         def run(data: tuple[Designs, ResponseDesign], rows: int | None = None) -> Any:
             return known.within(lambda: self(state, data[0], data[1], rows=rows))()
@@ -449,6 +452,10 @@ class Program:
             {p.prefix + p.location: p.family.noise(p.law(state)) for p in self.programs},
             tuple(term.label for _, term in self.all_terms() if term.incomplete()),
             self._bilinear(state, training.designs),
+            self._carriable(state),
+            {site: value for _, t in self.all_terms() for site, value in t.without().items()},
+            known.features,
+            lambda points, changes: self._moved(state, points, changes),
         )
 
     def _bilinear(self, state: State, designs: Designs) -> dict[str, Bilinear]:
@@ -458,6 +465,50 @@ class Program:
             for _, term in self.all_terms()
         }
         return {label: term for label, term in found.items() if term is not None}
+
+    def trained(self, training: Training, draws: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """Networks and the values of their variables after a fit, by the labels of their terms."""
+        state, out = training.state, {}
+        scales = {term.label: state.scales[own.name] for own, term in self.all_terms()}
+        for _, term in self.all_terms():
+            found = term.trained(state.terms[term.label], draws, scales)
+            if found is not None:
+                out[term.label] = found
+        return out
+
+    def left_out(self, draws: Any) -> list[str]:
+        """Labels of the terms that a search has left out, since they predicted no better."""
+        return [
+            term.label
+            for _, term in self.all_terms()
+            for site, value in term.without().items()
+            if all(np.array_equal(draws.carried.get(site, {}).get(n), v) for n, v in value.items())
+        ]
+
+    def _moved(
+        self, state: State, points: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Point estimates with which networks add `changes` to what they added."""
+        out = dict(points)
+        for parameter, term in self.all_terms():
+            if term.label in changes:
+                own, scale = state.terms[term.label], state.scales[parameter.name]
+                out |= term.moved(own, scale, out, changes[term.label])
+        return out
+
+    def _carriable(self, state: State) -> dict[str, tuple[int, ...]]:
+        """Columns that vary by level and are functions of what a network beside them has."""
+        out: dict[str, tuple[int, ...]] = {}
+        for parameter, term in self.all_terms():
+            having = [other.free_function_of() for other in self._of(parameter.name)]
+            places = tuple(
+                place
+                for place, names in enumerate(term.varying_columns(state.terms[term.label]))
+                if any(own is not None and names <= own for own in having)
+            )
+            if places:
+                out[term.label] = places
+        return out
 
     def _settled(self, state: State, designs: Designs, known: Networks) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -474,6 +525,15 @@ class Program:
             basis = term.basis(state.terms[label], designs[label], scale, replay)
             if basis is not None:
                 out[label] = basis
+        return out
+
+    def features(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+        """Within a NumPyro handler: what the last layers of networks get, by term label."""
+        out, replay = {}, replace(replay, made={})
+        for _, term in self.all_terms():
+            found = term.features(state.terms[term.label], designs[term.label], replay)
+            if found is not None:
+                out[term.label] = found
         return out
 
     def __call__(

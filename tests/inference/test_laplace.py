@@ -89,6 +89,32 @@ def test_the_gradient_is_that_of_the_density(formula, family, grouped):
 
 
 @pytest.mark.parametrize(
+    ("formula", "family"),
+    [
+        ("hit ~ x + (1 | g) + (1 | f)", "bernoulli"),
+        ("count ~ x + (1 + x | g)", "poisson"),
+        ("y ~ x + (1 | g)", "student"),
+    ],
+)
+def test_the_same_place_has_the_same_density_whatever_was_visited(formula, family, grouped):
+    target = density(formula, grouped, family)
+    target.refinement = Skewness(target.working)
+    target.settle(target.start)
+    rng = np.random.default_rng(2)
+    x = target.start + 0.3 * rng.normal(size=(4, len(target.start)))
+    first = target.log_density(x)
+    whole = [target.value_and_gradient(each) for each in x[::-1]][::-1]
+    for _ in range(3):
+        target.value_and_gradient(target.start + rng.normal(size=len(target.start)))
+        target.near(target.start + rng.normal(size=len(target.start)))
+    np.testing.assert_array_equal(target.log_density(x[::-1])[::-1], first)
+    for each, (value, gradient) in zip(x, whole, strict=True):
+        again, slope = target.value_and_gradient(each)
+        assert again == value
+        np.testing.assert_array_equal(slope, gradient)
+
+
+@pytest.mark.parametrize(
     "formula", ["hit ~ x + (1 + z | g)", "hit ~ x + (1 | g) + (1 | f)", "hit ~ (1 | h/g) + (1 | f)"]
 )
 def test_variances_of_rows_are_those_of_dense_algebra(formula, grouped):

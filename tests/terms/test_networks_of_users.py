@@ -186,6 +186,45 @@ def test_levels_alone_and_numbers_as_levels_serve_the_built_in_network():
         np.testing.assert_allclose(fit.predict(table)["mean"], EFFECT, atol=0.1)
 
 
+# Units
+
+
+def test_a_network_is_trained_alike_in_any_unit_of_the_response(tmp_path):
+    """Outputs count in units of the spread, and the network holds them in those of the response."""
+    x = RNG.uniform(-2, 2, N)
+    y = np.sin(2 * x) + RNG.normal(0, 0.1, N)
+    explained = []
+    for unit in (1e-4, 1e5):
+        keras.utils.set_random_seed(3)
+        network = sequential(LAYERS.Dense(16, activation="tanh"), LAYERS.Dense(1))
+        table = {"x": x, "y": unit * y}
+        fit = fitted("y ~ 0 + nn(x, net=f)", network, table, steps=1500)
+        predicted = fit.predict(table)["mean"]
+        explained.append(1 - np.var(table["y"] - predicted) / np.var(table["y"]))
+        by_keras = network.predict(x[:, None], verbose=0)[:, 0]
+        np.testing.assert_allclose(by_keras, predicted, atol=1e-4 * unit)
+        again = rf.load(fit.save(tmp_path / "fit.ranef"))
+        np.testing.assert_array_equal(again.predict(table)["mean"], predicted)
+        by_keras = again.network("f").predict(x[:, None], verbose=0)[:, 0]
+        np.testing.assert_allclose(by_keras, predicted, atol=1e-4 * unit)
+    assert explained[0] == pytest.approx(explained[1], abs=1e-3)
+    assert min(explained) > 0.9
+
+
+def test_outputs_that_begin_far_too_large_do_not_drown_the_response():
+    """Areas and years as they are: Keras's first weights make thousands of them."""
+    area, year = RNG.uniform(500, 4000, 600), RNG.uniform(1900, 2010, 600)
+    g = RNG.integers(0, 30, 600)
+    y = 0.01 * RNG.normal(size=600) + 0.002 * RNG.normal(size=30)[g] + area / 1e5
+    keras.utils.set_random_seed(0)
+    network = sequential(LAYERS.Dense(16, activation="relu"), LAYERS.Dense(1), width=2)
+    table = {"area": area, "year": year, "g": g.astype(str), "y": y}
+    fit = fitted("y ~ nn(area, year, net=f) + (1 | g)", network, table, steps=2000)
+    scales = fit.varcorr()["mean"]
+    assert 0.008 < scales["sigma"] < 0.012
+    assert scales["1|g_sigma"] < 0.005
+
+
 # State: dropout and batch normalization
 
 
@@ -219,7 +258,7 @@ def test_moving_statistics_begin_as_keras_has_them():
     """Reading off the sites runs the program once, which must not count as a batch."""
     network = sequential(LAYERS.BatchNormalization(), LAYERS.Dense(1))
     program, training = learned(network)
-    (state,) = sites_of(program.problem(training), jax.random.key(0)).carried.values()
+    state = sites_of(program.problem(training), jax.random.key(0)).carried["nn(x, net=f)/state"]
     held = {name.rpartition("/")[2]: np.asarray(value) for name, value in state.items()}
     assert held["moving_mean"] == 0.0
     assert held["moving_variance"] == 1.0
@@ -286,16 +325,21 @@ def test_dropout_shrinks_as_the_expected_loss_says(guide):
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, 2.0),
-        ({"kernel_regularizer": keras.regularizers.L2(1.5)}, lambda s: 2 * s / (s + 2 * 1.5)),
-        ({"activity_regularizer": keras.regularizers.L2(0.5)}, lambda s: 1.0),
+        ({}, lambda s, u: 2.0),
+        (
+            {"kernel_regularizer": keras.regularizers.L2(20.0)},
+            lambda s, u: 2 * s / (s + 2 * 20.0 / u**2),
+        ),
+        ({"activity_regularizer": keras.regularizers.L2(8.0)}, lambda s, u: 2 / (1 + 16 / u**2)),
     ],
 )
 def test_penalties_of_weights_and_activity_count_as_in_keras(guide, settings, expected):
-    """Keras's loss here is mean_i (y_i - b x_i)^2 / 2 + penalty, and s the mean of x^2."""
+    """Keras's loss here is mean_i (y_i - u w x_i)^2 / 2 + penalty of w, and s the mean of x^2.
+
+    The network is called with b = u w, u being the spread of the predictor."""
     x = X - X.mean()
     network = sequential(head(**settings))
-    fitted(
+    fit = fitted(
         "y ~ 0 + nn(x, net=f)",
         network,
         {"x": x, "y": 2 * x},
@@ -303,18 +347,21 @@ def test_penalties_of_weights_and_activity_count_as_in_keras(guide, settings, ex
         steps=3000,
         guide=guide,
     )
-    best = expected(np.mean(x**2)) if callable(expected) else expected
-    assert held(network)[0].item() == pytest.approx(best, abs=0.06)
+    unit = fit.training.state.scales["mu"].spread
+    assert held(network)[0].item() == pytest.approx(expected(np.mean(x**2), unit), abs=0.06)
 
 
 def test_penalties_of_a_bias_count_as_in_keras():
-    penalty = keras.regularizers.L2(0.5)
+    penalty = keras.regularizers.L2(4.5)
     network = sequential(
         LAYERS.Dense(1, kernel_initializer="zeros", bias_regularizer=penalty, trainable=True)
     )
     table = {"x": np.zeros(N), "y": np.full(N, 3.0)}
-    fitted("y ~ 0 + nn(x, net=f)", network, table, {"sigma": 1.0}, steps=3000)
-    assert held(network)[1].item() == pytest.approx(1.5, abs=0.05)
+    fit = fitted("y ~ 0 + nn(x, net=f)", network, table, {"sigma": 1.0}, steps=3000)
+    unit = fit.training.state.scales["mu"].spread
+    best = 3.0 / (1 + 9.0 / unit**2)
+    assert best < 2.0
+    assert held(network)[1].item() == pytest.approx(best, abs=0.05)
 
 
 # After the fit

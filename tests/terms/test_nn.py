@@ -54,7 +54,7 @@ def test_dropout_is_off_and_batch_statistics_are_used_in_prediction():
     )
     table = {**TABLE, "y": TABLE["y"] / 100}
     fit = rf.Model("y ~ nn(x, net=f)", networks={"f": model}).fit(table, steps=300, progress=False)
-    (carried,) = fit.draws.carried.values()
+    carried = fit.draws.carried["nn(x, net=f)/state"]
     moving = next(v for name, v in carried.items() if name.endswith("moving_mean"))
     assert np.abs(np.asarray(moving)).max() > 0
     first, again = fit.predict(table)["mean"], fit.predict(table)["mean"]

@@ -20,9 +20,13 @@ from scipy.linalg import eigh
 from scipy.stats import norm
 
 from ranef.check.closed import closed
-from ranef.check.reference import Reference
+from ranef.check.deadline import Deadline, OutOfTimeError
+from ranef.check.exact_scales import exact_scales
+from ranef.check.reference import Reference, kurtosis_of
 from ranef.check.sampled import sampled
+from ranef.check.short_chains import short_chains
 from ranef.check.symptom import Symptom
+from ranef.inference.alternation import is_gaussian
 from ranef.inference.base import Draws, Problem
 from ranef.inference.pareto import threshold
 from ranef.posterior import Posterior
@@ -35,20 +39,78 @@ _MEAN, _SD = (0.1, 0.18), (0.9, 0.82)
 # The chance of an accusation by the noise of the draws alone.
 _CHANCE = 0.005
 
+# What the exact method says of a model without scales to be drawn.
+_NOTHING = "nothing is approximated, all parameters having a closed form"
+
 _WRONG = "the intervals and the sds in the tables are wrong"
 _WIDE = "give more steps, or use method='nuts'"
 _REMEDY = "use method='nuts', or guide='structured' where it is 'meanfield'"
 
 
-def approximation(posterior: Posterior) -> Iterator[Symptom]:
-    """Means, sds and directions of q, and its k-hat, beside a reference, where there is one."""
-    draws, problem = posterior.draws, posterior.program.problem(posterior.training)
-    if draws.evidence is not None and problem.normal() is not None:
-        return  # the draws are the closed form's own, and judged by its k-hat
-    found = closed(posterior) or sampled(posterior)
-    if found is None:
-        yield _unchecked(draws, problem)
-        return
+@dataclass(frozen=True)
+class Opinion:
+    """What a second opinion comes to.
+
+    Attributes:
+        symptoms: what it found.
+        looked: what it was, as phrases; () where there was none.
+    """
+
+    symptoms: tuple[Symptom, ...]
+    looked: tuple[str, ...]
+
+
+def second_opinion(posterior: Posterior, deadline: Deadline | None) -> Opinion:
+    """The first that can be had of the draws, given the networks' weights where there are some.
+
+    Args:
+        posterior: the fit.
+        deadline: of all that has to be computed; None for what the method itself has looked at.
+    """
+    draws = posterior.draws
+    if draws.statistics:
+        return Opinion((), ("chains that began apart from each other",))
+    problem = posterior.program.problem(posterior.training)
+    if draws.points:
+        problem = problem.given(draws.points, draws.carried)
+    exact = is_exact(draws, problem)
+    own = _own_look(draws) if exact else ()
+    if deadline is None or draws.k_hat is not None and exact or own == (_NOTHING,):
+        return Opinion((), own) if own else Opinion((_not_asked(),), ())
+    reasons = []
+    for look in (exact_scales,) if exact else (closed, sampled, short_chains):
+        try:
+            found = look(posterior, problem, deadline)
+        except OutOfTimeError:
+            reasons.append(f"it was not complete within {deadline.seconds:.0f} seconds")
+            break
+        if isinstance(found, Reference):
+            return Opinion(tuple(_compared(found, draws)), (found.source,))
+        reasons.append(found.reason)
+    return Opinion((), own) if own else Opinion((_unchecked(draws, problem, reasons[-1]),), ())
+
+
+def is_exact(draws: Draws, problem: Problem) -> bool:
+    """Whether the draws are those of the exact method.
+
+    They are then of the posterior's own density, which only its scales can be far from.
+    """
+    # Laplace says how its integrals are taken.
+    closed_form = draws.evidence is not None and "quadrature" not in draws.settings
+    return closed_form and is_gaussian(problem)
+
+
+def _own_look(draws: Draws) -> tuple[str, ...]:
+    """What the exact method has looked at."""
+    if draws.k_hat is not None:
+        return (f"the draws' weights by their exact density, k-hat {draws.k_hat:.2f}",)
+    if draws.steps <= 1:
+        return (_NOTHING,)
+    return ("the exact density of the scales, at the points where its surrogate was checked",)
+
+
+def _compared(found: Reference, draws: Draws) -> Iterator[Symptom]:
+    """Means, sds and directions of q, and its k-hat, beside the reference."""
     symptoms = [*_means(found), *_sds(found)]
     if not any(s.weight == "distrust" for s in symptoms):
         symptoms += _scales(found, draws.from_guide)
@@ -57,17 +119,26 @@ def approximation(posterior: Posterior) -> Iterator[Symptom]:
     yield from _weights(found, any(s.weight != "trust" for s in symptoms))
 
 
-def _unchecked(draws: Draws, problem: Problem) -> Symptom:
-    """Without a reference a structured guide has the benefit of the doubt, a factorised one not.
+def _not_asked() -> Symptom:
+    return Symptom(
+        "the sds were not checked",
+        "the method has approximated, and nothing has looked at how well",
+        "fit.check() takes a second opinion",
+        "unchecked",
+    )
+
+
+def _unchecked(draws: Draws, problem: Problem, reason: str) -> Symptom:
+    """Without a reference a structured guide is not judged, a factorised one is.
 
     Effects of groups and the effects they vary about are never independent.
     """
     if draws.settings.get("guide") != "meanfield":
         return Symptom(
             "the sds were not checked",
-            "the model is too large for a second opinion, or none could be relied on",
+            f"no second opinion could be had, because {reason}",
             "compare with method='nuts' on some of the rows",
-            "trust",
+            "unchecked",
         )
     blocks = problem.structure().values()
     grouped = any(block is not None and block.codes is not None for block in blocks)
@@ -110,8 +181,9 @@ def _sds(found: Reference) -> Iterator[Symptom]:
     covariance = np.cov(found.q.T).reshape(d, d)
     ratio = np.sqrt(np.diagonal(covariance) / np.diagonal(found.covariance))
     off = np.where(ratio < 1, 1 - ratio, 1 - 1 / ratio)
-    i = int(np.argmax(off))
-    weight = _off(float(off[i]), _noise(d) * _error(found) / math.sqrt(2))
+    noise = _noise(d) * _sd_error(kurtosis_of(found.q), found)
+    i = int(np.argmax(off - noise))
+    weight = _off(float(off[i]), float(noise[i]))
     if weight != "trust":
         yield Symptom(
             f"the sd of {found.labels[i]} is {ratio[i]:.2f} of what it should be",
@@ -213,9 +285,10 @@ def _levels(found: Reference) -> Iterator[Symptom]:
         away = np.abs(mean - right_mean) / right_sd
         ratio = sd / right_sd
         off = np.where(ratio < 1, 1 - ratio, 1 - 1 / np.maximum(ratio, 1e-300))
-        i, j = int(np.argmax(away)), int(np.argmax(off))
+        beyond = noise * _sd_error(found.kurtosis.get(name, np.full(len(mean), 3.0)), found)
+        i, j = int(np.argmax(away)), int(np.argmax(off - beyond))
         by_mean = _weight(float(away[i]), _MEAN, noise * error)
-        by_sd = _off(float(off[j]), noise * error / math.sqrt(2))
+        by_sd = _off(float(off[j]), float(beyond[j]))
         shown = name.removesuffix("/effects")
         if by_mean != "trust":
             yield Symptom(
@@ -260,6 +333,14 @@ def _weights(found: Reference, seen: bool) -> Iterator[Symptom]:
 def _error(found: Reference) -> float:
     """The standard error of a difference of means, in sds; an sd's is this by sqrt 2."""
     return math.sqrt(1 / len(found.q) + 1 / found.size)
+
+
+def _sd_error(kurtosis: Array, found: Reference) -> Array:
+    """The standard error of a ratio of sds, ((kurtosis - 1) / 4 (1 / S + 1 / R))^1/2.
+
+    Effects whose scale is hardly known have heavy tails: a few draws make up most of their sd.
+    """
+    return np.sqrt((kurtosis - 1) / 4) * _error(found)
 
 
 def _noise(count: int) -> float:

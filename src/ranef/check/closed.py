@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.check.reference import Reference, normal_k_hat, scale_coordinate
+from ranef.check.deadline import Deadline
+from ranef.check.reference import NoReference, Reference, normal_k_hat, scale_coordinate
 from ranef.errors import RanefError
 from ranef.inference.base import Problem
 from ranef.inference.coefficients import Coefficients
@@ -34,34 +35,39 @@ _DRAWS, _AT, _LEVELS = 10_000, 400, 100
 _FEW = 64
 
 
-def closed(posterior: Posterior) -> Reference | None:
-    """None where there is no closed form, it is too dear, or its own draws are not reliable."""
-    problem = posterior.program.problem(posterior.training)
+def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Reference | NoReference:
+    """No reference where there is no closed form, it is too dear, or its draws are not reliable.
+
+    Raises:
+        OutOfTimeError: once the time is over.
+    """
     if problem.windows:
-        return None
-    problem = replace(problem, priors=_held(problem, posterior.draws.points))
+        return NoReference("rows are read in batches")
+    problem = held(problem, posterior.draws.points)
     try:
         mixed = read(problem, "check")
         if not mixed.solver.is_affordable:
-            return None
+            return NoReference("the exact density of the scales takes too long to evaluate")
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
-            return _compared(posterior, problem, Marginal.of(mixed, problem.priors, problem.spread))
-    except (RanefError, ArithmeticError, np.linalg.LinAlgError):
+            marginal = Marginal.of(mixed, problem.priors, problem.spread)
+            return _compared(posterior, problem, marginal, deadline)
+    except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
         # What the closed form cannot do, or not at this precision, it does not judge.
-        return None
+        return NoReference(str(error))
 
 
-def _held(problem: Problem, points: Mapping[str, Any]) -> dict[str, priors.Prior]:
-    """The priors, point estimates of scales fixed where the fit has them."""
+def held(problem: Problem, points: Mapping[str, Any]) -> Problem:
+    """The problem with point estimates of scales fixed where the fit has them."""
     blocks = [block for block in problem.structure().values() if block is not None]
     effects = {name for block in blocks for name, _ in block.sites}
     scales = {name: value for name, value in points.items() if name not in effects}
-    return {
+    given = {
         name: priors.Fixed(float(scales[name]))
         if isinstance(prior, priors.PointEstimate) and name in scales and not np.ndim(scales[name])
         else prior
         for name, prior in problem.priors.items()
     }
+    return replace(problem, priors=given)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,9 @@ class _Target:
         return [(i, coordinates.signs([i])) for i in coordinates.folded]
 
 
-def _compared(posterior: Posterior, problem: Problem, marginal: Marginal) -> Reference | None:
+def _compared(
+    posterior: Posterior, problem: Problem, marginal: Marginal, deadline: Deadline
+) -> Reference | NoReference:
     mixed, coordinates = marginal.mixed, marginal.coordinates
     found = explore(
         _Target(marginal),
@@ -93,9 +101,10 @@ def _compared(posterior: Posterior, problem: Problem, marginal: Marginal) -> Ref
         np.random.default_rng(0),
         _DRAWS,
         cheap=mixed.solver.is_cheap,
+        tick=deadline.tick,
     )
     if not (found.found and found.reliable):
-        return None
+        return NoReference("draws from the exact density of the scales were not reliable")
     sites = posterior.draws.sites
     flat = {name: _flat(sites[name]) for name in sites}
     names = [scale.name for scale in coordinates.scales]
@@ -107,8 +116,8 @@ def _compared(posterior: Posterior, problem: Problem, marginal: Marginal) -> Ref
     exact = found.x if mixed.solver.is_cheap else found.x[:_FEW]
     means, spread = _common(marginal, exact)
     # Theta's own moments are those of all draws.
-    away, own = means - means.mean(axis=0), _phi(marginal, exact, found.x)
-    theta = _phi(marginal, found.x, found.x)
+    away, own = means - means.mean(axis=0), theta_coordinates(marginal, exact, found.x)
+    theta = theta_coordinates(marginal, found.x, found.x)
     covariance = np.block(
         [
             [_covariance(theta), (own - own.mean(axis=0)).T @ away / len(exact)],
@@ -118,16 +127,17 @@ def _compared(posterior: Posterior, problem: Problem, marginal: Marginal) -> Ref
     levels = _levels(marginal, found.x, flat)
     worst, seen = _level_k_hat(marginal, x, flat)
     return Reference(
-        tuple(_labels(posterior, marginal)),
-        np.concatenate([_phi(marginal, x, found.x), beta], axis=1),
+        (*phi_labels(posterior, marginal), *_common_labels(posterior, marginal)),
+        np.concatenate([theta_coordinates(marginal, x, found.x), beta], axis=1),
         np.concatenate([theta.mean(axis=0), means.mean(axis=0)]),
         covariance,
         float(_DRAWS),
         _k_hat(marginal, x, beta) if posterior.draws.from_guide else None,
-        _scales(posterior, marginal, x, found.x),
+        reported_scales(posterior, marginal, x, found.x, np.full(len(found.x), 1 / _DRAWS)),
         levels,
         worst,
         seen,
+        source=f"{_DRAWS:,} draws from the exact density of the scales",
     )
 
 
@@ -141,7 +151,7 @@ def _covariance(values: Array) -> Array:
     return away.T @ away / len(values)
 
 
-def _phi(marginal: Marginal, x: Array, about: Array) -> Array:
+def theta_coordinates(marginal: Marginal, x: Array, about: Array) -> Array:
     """The coordinates phi of theta at x, medians those of `about`."""
     out = x.copy()
     for i, scale in enumerate(marginal.coordinates.scales):
@@ -150,22 +160,22 @@ def _phi(marginal: Marginal, x: Array, about: Array) -> Array:
     return out
 
 
-def _scales(
-    posterior: Posterior, marginal: Marginal, x: Array, exact: Array
+def reported_scales(
+    posterior: Posterior, marginal: Marginal, x: Array, exact: Array, weights: Array
 ) -> dict[str, tuple[Array, Array, Array]]:
-    equal = np.full(len(exact), 1 / len(exact))
+    """Label to draws of q at x, of the reference at `exact`, and the weights of these."""
     return {
         posterior.site_labels(scale.name, 1)[0]: (
             np.abs(scale.value(x[:, i])),
             np.abs(scale.value(exact[:, i])),
-            equal,
+            weights,
         )
         for i, scale in enumerate(marginal.coordinates.scales)
     }
 
 
-def _labels(posterior: Posterior, marginal: Marginal) -> list[str]:
-    """Of the coordinates of theta, then of the common effects."""
+def phi_labels(posterior: Posterior, marginal: Marginal) -> list[str]:
+    """Of the coordinates of theta."""
     coordinates = marginal.coordinates
     out = [posterior.site_labels(scale.name, 1)[0] for scale in coordinates.scales]
     for grouping in marginal.mixed.groupings:
@@ -173,6 +183,11 @@ def _labels(posterior: Posterior, marginal: Marginal) -> list[str]:
             if correlation.name == grouping.cholesky:
                 name = grouping.correlation.removesuffix(CENTRED)
                 out += [name] * len(correlation.places)
+    return out
+
+
+def _common_labels(posterior: Posterior, marginal: Marginal) -> list[str]:
+    out = []
     for name, count in marginal.mixed.common:
         out += posterior.site_labels(name, count)
     return out

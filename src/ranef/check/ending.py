@@ -45,6 +45,17 @@ def weights(posterior: Posterior) -> Iterator[Symptom]:
         )
 
 
+def left_out(posterior: Posterior) -> Iterator[Symptom]:
+    """Networks that predicted what was held out no better than the model without them."""
+    for label in posterior.program.left_out(posterior.draws):
+        yield Symptom(
+            f"{label} predicted the rows held out no better than the model without it",
+            "it is left out, and the fit is that of the other terms",
+            "scale its inputs, as in nn(scale(x)), or leave it out of the formula",
+            "caution",
+        )
+
+
 def trend(posterior: Posterior) -> Iterator[Symptom]:
     """Whether the ELBO was still rising when the search ended."""
     draws = posterior.draws

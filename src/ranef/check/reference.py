@@ -6,7 +6,7 @@ hyperbolic tangent of their canonical partial correlations.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,8 @@ class Reference:
         levels: site of group effects to mean and sd under q and under the posterior, each (m,).
         level_k_hat: the worst over single levels; None where it was not looked for.
         levels_seen: how many levels that was over.
+        kurtosis: of the effects under q, by site, (m,); normal ones have 3.
+        source: how the reference was computed, as a phrase.
     """
 
     labels: tuple[str, ...]
@@ -44,11 +46,31 @@ class Reference:
     levels: Mapping[str, tuple[Array, Array, Array, Array]]
     level_k_hat: float | None = None
     levels_seen: int = 0
+    kurtosis: Mapping[str, Array] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class NoReference:
+    """That a reference could not be had.
+
+    Attributes:
+        reason: why, as a clause.
+    """
+
+    reason: str
 
 
 def scale_coordinate(values: Array, middle: float) -> Array:
     """asinh(t / m)."""
     return np.arcsinh(values / max(middle, np.finfo(np.float64).tiny))
+
+
+def kurtosis_of(draws: Array) -> Array:
+    """Of each column, E (x - m)^4 / s^4, and at least the normal distribution's."""
+    square = (draws - draws.mean(axis=0)) ** 2
+    variance = np.maximum(square.mean(axis=0), np.finfo(np.float64).tiny)
+    return np.maximum((square**2).mean(axis=0) / variance**2, 3.0)
 
 
 def normal_k_hat(z: Array, log_density: Array) -> float | None:

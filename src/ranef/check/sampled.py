@@ -23,42 +23,86 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 from numpy.typing import NDArray
-from numpyro.distributions.transforms import ExpTransform
 from numpyro.infer.util import log_density
 
-from ranef.check.reference import Reference, normal_k_hat, scale_coordinate
+from ranef.check.deadline import COMPILING, Deadline
+from ranef.check.reference import (
+    NoReference,
+    Reference,
+    kurtosis_of,
+    normal_k_hat,
+    scale_coordinate,
+)
 from ranef.errors import RanefError
 from ranef.inference.base import Latent, Problem, sites_of
 from ranef.inference.pareto import smoothed
 from ranef.inference.proposal import Mixture, adapted
 from ranef.inference.triangles import cholesky, solve
 from ranef.posterior import Posterior
+from ranef.terms.base import LinearBlock
 
 Numbers = NDArray[np.float64]
 
 # Parameters beside the group effects, and numbers that an evaluation goes through, at most.
 _PARAMETERS, _COST = 20, 100_000
+# The latter where groups cross, so that every step of Newton's method takes a dense Hessian of all
+# levels: short chains are faster.
+_COST_CROSSED = 10_000
 # Columns above which a block is factored by LAPACK.
 _NARROW = 6
-# Values of phi in each round, rounds, and pairs of draws of b at each.
-_SIZE, _ROUNDS, _PAIRS = 1_000, 4, 8
+# Values of phi in each round, rounds in which the proposal adapts, times that many values for the
+# reference where there is time for them, and pairs of draws of b at each.
+_SIZE, _ROUNDS, _PARTS, _PAIRS = 1_000, 4, 4, 8
+# The log ratio of a value that the posterior rules out: its weight is zero.
+_IMPOSSIBLE = -1e300
+# Share of the values that equally weighted draws of as much worth make up, beyond which the
+# proposal does not adapt any further.
+_EFFECTIVE = 0.4
 # Newton steps at most, and side by side.
 _STEPS, _BATCH = 50, 40
+# An unconstrained value at which what is bounded by zero is below the other number: NumPyro's
+# logistic function ends at the smallest of all.
+_FAR, _NOTHING = 1e4, 1e-300
 # The reference is taken once k-hat is under this.
 _GOOD = 0.5
 
 
-def sampled(posterior: Posterior) -> Reference | None:
-    """None for a model that is too large, or whose weights cannot be relied on."""
-    problem = posterior.program.problem(posterior.training)
+def sampled(posterior: Posterior, problem: Problem, deadline: Deadline) -> Reference | NoReference:
+    """No reference for a model that is too large, or whose weights cannot be relied on.
+
+    Raises:
+        OutOfTimeError: once the time is over.
+    """
     if problem.windows:
-        return None
+        return NoReference("rows are read in batches")
+    blocks = grouped_blocks(problem)
+    if not _is_small(blocks, problem.n):
+        return NoReference("the model is too large for importance sampling")
+    deadline.tick(COMPILING)
     try:
         with jax.enable_x64(True):
             joint = Joint.of(posterior, problem)
-            return joint and _compared(posterior, joint)
-    except (RanefError, FloatingPointError, np.linalg.LinAlgError):
-        return None
+            if not 0 < joint.parameters <= _PARAMETERS:
+                return NoReference("the model has too many parameters for importance sampling")
+            return _compared(posterior, joint, deadline)
+    except (RanefError, FloatingPointError, np.linalg.LinAlgError) as error:
+        return NoReference(str(error))
+
+
+def grouped_blocks(problem: Problem) -> list[LinearBlock]:
+    """The blocks of effects that vary by level."""
+    return [b for b in problem.structure().values() if b is not None and b.codes is not None]
+
+
+def _is_small(blocks: Sequence[LinearBlock], n: int) -> bool:
+    """Whether thousands of integrals over the group effects can be afforded."""
+    sizes = [block.levels * np.shape(block.columns)[1] for block in blocks]
+    crossed = len({block.grouping for block in blocks}) > 1
+    m, k = sum(sizes), sum(np.shape(block.columns)[1] for block in blocks)
+    width = max(m if crossed else k, 1)
+    # What an evaluation goes through: a product with the rows for each column of a block, and the
+    # factors.
+    return width * (n + m) + m * width**2 <= (_COST_CROSSED if crossed else _COST)
 
 
 @dataclass(frozen=True)
@@ -80,28 +124,20 @@ class Joint:
     given: dict[str, Any]
 
     @classmethod
-    def of(cls, posterior: Posterior, problem: Problem) -> "Joint | None":
-        """None where it is too large."""
+    def of(cls, posterior: Posterior, problem: Problem) -> "Joint":
         draws = posterior.draws
         latents = dict(sites_of(problem, jax.random.key(0)).latents)
-        blocks = [
-            block
-            for block in problem.structure().values()
-            if block is not None and block.codes is not None
-        ]
+        blocks = grouped_blocks(problem)
         inner = tuple(name for block in blocks for name, _ in block.sites if name in latents)
         index = _by_level(latents, inner, {block.grouping for block in blocks})
-        m = index.size
-        d = sum(np.size(latent.start) for latent in latents.values()) - m
-        # What one evaluation goes through: a product with the rows for each column of a block,
-        # and the factors.
-        width = max(index.shape[1], 1)
-        cost = width * (problem.n + m) + m * width**2
-        if not 0 < d <= _PARAMETERS or cost > _COST:
-            return None
         given = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
         problem = replace(problem, data=jax.tree.map(jnp.asarray, problem.data))
         return cls(problem, latents, inner, index, given)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers phi has."""
+        return sum(int(np.size(self.latents[name].start)) for name in self.outer)
 
     @property
     def outer(self) -> tuple[str, ...]:
@@ -128,15 +164,22 @@ class Joint:
 
     def log_density(self, phi: Array, b: Array) -> Array:
         """f, the Jacobian of phi included."""
-        outer = self.values(self.outer, phi)
         inner = self.values(self.inner, b) if self.inner else {}
-        log_det = jnp.zeros(())
-        for name, own in zip(self.outer, self.separate(self.outer)(phi), strict=True):
-            log_det += jnp.sum(self.latents[name].transform.log_abs_det_jacobian(own, outer[name]))
+        values = {**self.values(self.outer, phi), **inner}
+        return self.at(values, self.problem.data) + self.log_jacobian(self.outer, phi)
+
+    def log_jacobian(self, names: tuple[str, ...], z: Array) -> Array:
+        """Log |d sites / d z| of some sites."""
+        out, values = jnp.zeros(()), self.values(names, z)
+        for name, own in zip(names, self.separate(names)(z), strict=True):
+            out += jnp.sum(self.latents[name].transform.log_abs_det_jacobian(own, values[name]))
+        return out
+
+    def at(self, values: Mapping[str, Array], data: Any) -> Array:
+        """The log joint density at values of all sites."""
         # What draws as it runs, such as dropout, draws the same each time.
         run = numpyro.handlers.seed(self.problem.run, 0) if self.given else self.problem.run
-        values = {**outer, **inner, **self.given}
-        return log_density(run, (self.problem.data, self.problem.n), {}, values)[0] + log_det
+        return log_density(run, (data, self.problem.n), {}, {**values, **self.given})[0]
 
     def marginal(self, phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
         """Log p(phi, y), and the mean and second moment of b given phi."""
@@ -210,21 +253,29 @@ class Joint:
     @cached_property
     def _compiled(self) -> Any:
         def every(phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
-            return jax.lax.map(
-                lambda own: self.marginal(own[0], start, own[1]), (phi, noise), batch_size=_BATCH
-            )
+            return jax.vmap(lambda own, e: self.marginal(own, start, e))(phi, noise)
 
         return jax.jit(every)
 
     def marginals(
-        self, phi: Numbers, start: Numbers, rng: np.random.Generator
+        self, phi: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
     ) -> tuple[Numbers, Numbers, Numbers]:
-        """`marginal` at phi (n, d): (n,), (n, m) and (n, m)."""
+        """`marginal` at phi (n, d): (n,), (n, m) and (n, m).
+
+        Raises:
+            OutOfTimeError: once the time is over.
+        """
         # Where there is no b a number stands for it, since nothing goes through a loop empty.
         start = start if len(start) else np.zeros(1)
         noise = rng.standard_normal((len(phi), _PAIRS, len(start)))
-        found = self._compiled(jnp.asarray(phi), jnp.asarray(start), jnp.asarray(noise))
-        value, mean, square = (np.asarray(part) for part in found)
+        parts = []
+        for first in range(0, len(phi), _BATCH):
+            deadline.tick()
+            # The last batch is filled up, so that one compiled program serves all.
+            own = np.minimum(np.arange(first, first + _BATCH), len(phi) - 1)
+            found = self._compiled(jnp.asarray(phi[own]), jnp.asarray(start), noise[own])
+            parts.append([np.asarray(part)[: len(phi) - first] for part in found])
+        value, mean, square = (np.concatenate(part) for part in zip(*parts, strict=True))
         fine = np.isfinite(value) & np.isfinite(mean).all(axis=1) & np.isfinite(square).all(axis=1)
         mean, square = (np.where(fine[:, None], part, 0.0) for part in (mean, square))
         return np.where(fine, value, -np.inf), mean, square
@@ -245,41 +296,55 @@ def _by_level(
     return np.arange(first)[None]
 
 
-def _compared(posterior: Posterior, joint: Joint) -> Reference | None:
+def _compared(posterior: Posterior, joint: Joint, deadline: Deadline) -> Reference | NoReference:
     sites = {name: np.asarray(posterior.draws.sites[name], np.float64) for name in joint.latents}
     sites = {name: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]) for name, v in sites.items()}
     q, effects = joint.flat(joint.outer, sites), joint.flat(joint.inner, sites)
     if not np.isfinite(q).all():
-        return None
+        return NoReference("draws of the fit lie on the edge of what parameters may be")
     rng = np.random.default_rng(0)
     start = effects.mean(axis=0)
     k_hat = None
     if posterior.draws.from_guide:
-        # As many as in the rounds below, so that one compiled program serves all.
         at = np.unique(np.linspace(0, len(q) - 1, _SIZE).astype(int))
-        k_hat = normal_k_hat(q[at], joint.marginals(q[at], start, rng)[0])
-    found = _weighted(joint, q, start, rng)
+        k_hat = normal_k_hat(q[at], joint.marginals(q[at], start, rng, deadline)[0])
+    found = _weighted(joint, q, start, rng, deadline)
     if found is None:
-        return None
+        return NoReference("importance weights through the program were not reliable")
     phi, weights, mean, square = found
-    labels, columns, inside, scales = _coordinates(posterior, joint, sites, phi, weights)
+    labels, columns, inside, scales = coordinates(
+        posterior, joint, {name: sites[name] for name in joint.outer}, phi, weights
+    )
     middle = weights @ inside
     away = inside - middle
     right = weights @ mean
     sd = np.sqrt(np.maximum(weights @ square - right**2, 0.0))
-    levels, places = {}, 0
+    levels, kurtosis, places = {}, {}, 0
     for name in joint.inner:
         own = slice(places, places + np.size(joint.latents[name].start))
         places = own.stop
         part = effects[:, own]
         levels[name] = (part.mean(axis=0), part.std(axis=0, ddof=1), right[own], sd[own])
+        kurtosis[name] = kurtosis_of(part)
     covariance = (weights[:, None] * away).T @ away
     effective = 1 / float((weights**2).sum())
-    return Reference(labels, columns, middle, covariance, effective, k_hat, scales, levels)
+    source = f"{len(phi):,} importance draws through the program, group effects integrated out"
+    return Reference(
+        labels,
+        columns,
+        middle,
+        covariance,
+        effective,
+        k_hat,
+        scales,
+        levels,
+        kurtosis=kurtosis,
+        source=source,
+    )
 
 
 def _weighted(
-    joint: Joint, q: Numbers, start: Numbers, rng: np.random.Generator
+    joint: Joint, q: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
 ) -> tuple[Numbers, Numbers, Numbers, Numbers] | None:
     """Weighted draws of phi from all rounds' proposals, which adapt; None if k-hat stays high."""
     d = q.shape[1]
@@ -290,38 +355,64 @@ def _weighted(
     proposal = Mixture(
         q.mean(axis=0)[None], np.asarray(1.5 * root, np.float64), 5.0, np.ones((1, d))
     )
-    for number in range(_ROUNDS):
-        phi = proposal.sample(rng, _SIZE)
-        value, mean, square = joint.marginals(phi, start, rng)
-        ratios = value - proposal.log_density(phi)
-        if not np.isfinite(ratios).any():
+    for _ in range(_ROUNDS):
+        began, used = deadline.left, proposal
+        found = _round(joint, used, start, rng, deadline)
+        if not (found[-1] > _IMPOSSIBLE).any():
             return None
-        weights, k = smoothed(np.where(np.isfinite(ratios), ratios, -1e300))
+        weights, k = smoothed(found[-1])
         effective = 1 / float((weights**2).sum())
-        if k < _GOOD and (effective > 0.4 * _SIZE or number == _ROUNDS - 1):
-            return phi, weights, mean, square
-        proposal = adapted(rng, phi, weights, np.ones((1, d)))
-    return None
+        if k < _GOOD and effective > _EFFECTIVE * _SIZE:
+            break
+        proposal = adapted(rng, found[0], weights, np.ones((1, d)))
+    if k >= _GOOD:
+        return None
+    # The sds of heavy tails take more draws than means do.
+    parts, seconds = [found], began - deadline.left
+    while len(parts) < _PARTS and deadline.left > 2 * seconds:
+        parts.append(_round(joint, used, start, rng, deadline))
+    phi, mean, square, ratios = (np.concatenate(each) for each in zip(*parts, strict=True))
+    weights, k = smoothed(ratios)
+    return (phi, weights, mean, square) if k < _GOOD else None
 
 
-def _coordinates(
+def _round(
+    joint: Joint, proposal: Mixture, start: Numbers, rng: np.random.Generator, deadline: Deadline
+) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Draws of phi from a proposal, moments of b at each, and log ratios of the densities."""
+    phi = proposal.sample(rng, _SIZE)
+    value, mean, square = joint.marginals(phi, start, rng, deadline)
+    ratios = value - proposal.log_density(phi)
+    return phi, mean, square, np.where(np.isfinite(ratios), ratios, _IMPOSSIBLE)
+
+
+def coordinates(
     posterior: Posterior,
     joint: Joint,
-    sites: dict[str, Numbers],
+    sites: Mapping[str, Numbers],
     phi: Numbers,
     weights: Numbers,
 ) -> tuple[tuple[str, ...], Numbers, Numbers, dict[str, tuple[Numbers, Numbers, Numbers]]]:
-    """Labels, the coordinates of the fit's draws and of the reference's, and the scales."""
-    mine = jax.vmap(lambda z: joint.values(joint.outer, z))(jnp.asarray(phi))
+    """Labels, the coordinates of the fit's draws and of the reference's, and the scales.
+
+    Args:
+        posterior: the fit.
+        joint: the program.
+        sites: draws of the fit (S, ...) by site: which sites, and in which order.
+        phi: (R, d) draws of the reference, unconstrained, in that order.
+        weights: (R,) of these, which add up to one.
+    """
+    names = tuple(sites)
+    mine = jax.vmap(lambda z: joint.values(names, z))(jnp.asarray(phi))
     labels: list[str] = []
     ours, theirs, scales = [], [], {}
     start = 0
-    for name in joint.outer:
+    for name in names:
         latent = joint.latents[name]
         size = int(np.size(latent.start))
         elements = posterior.site_labels(name, size)
         own, right = sites[name], np.asarray(mine[name])
-        if isinstance(latent.transform, ExpTransform):
+        if _is_bounded_at_zero(latent):
             right, own = right.reshape(len(right), -1), own.reshape(len(own), -1)
             for i in range(size):
                 order = np.argsort(right[:, i])
@@ -336,4 +427,21 @@ def _coordinates(
             theirs.extend(phi[:, start : start + size].T)
         start += size
         labels += elements
-    return tuple(labels), np.column_stack(ours), np.column_stack(theirs), scales
+    none = np.zeros((0, len(phi)))
+    ours = np.array(ours) if ours else np.zeros((0, 1))
+    theirs = np.array(theirs) if theirs else none
+    return tuple(labels), ours.T, theirs.T, scales
+
+
+def _is_bounded_at_zero(latent: Latent) -> bool:
+    """Whether each element of a site lies above zero, and may lie anywhere near it.
+
+    An unconstrained coordinate of such a one, a logarithm or a logit, has a long tail towards
+    zero that says nothing of the parameter: where a scale of zero is as likely as any other, most
+    of the sd of its logit is that of values that cannot be told from zero.
+    """
+    transform = latent.transform
+    if transform.domain.event_dim or transform.codomain.event_dim:
+        return False
+    lowest = np.asarray(transform(jnp.full_like(latent.start, -_FAR)))
+    return bool(((lowest >= 0) & (lowest < _NOTHING)).all())

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-VERDICTS = ("trust", "caution", "distrust")
+# From the mildest to the gravest.
+VERDICTS = ("trust", "unchecked", "caution", "distrust")
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,20 @@ class Check:
 
     Attributes:
         symptoms: the gravest first.
+        looked: each second opinion that was taken, as a phrase; () where none could be had.
     """
 
     symptoms: tuple[Symptom, ...]
+    looked: tuple[str, ...]
 
     @property
     def verdict(self) -> str:
-        """The gravest of the symptoms' weights, "trust" without any."""
-        return max((s.weight for s in self.symptoms), key=VERDICTS.index, default="trust")
+        """The gravest of the symptoms' weights.
+
+        Without any it is "trust" if a second opinion was taken, and "unchecked" if none was.
+        """
+        mildest = "trust" if self.looked else "unchecked"
+        return max((mildest, *(s.weight for s in self.symptoms)), key=VERDICTS.index)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -47,6 +54,8 @@ class Check:
 
     def __str__(self) -> str:
         lines = [f"- {reason}" for reason in self.reasons]
-        return "\n".join([*(lines or ["nothing speaks against this fit"]), self.verdict])
+        looked = "; ".join(self.looked) or "none"
+        none = "nothing speaks against this fit"
+        return "\n".join([*(lines or [none]), f"second opinion: {looked}", self.verdict])
 
     __repr__ = __str__

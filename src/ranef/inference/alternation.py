@@ -7,9 +7,13 @@ A round takes the linear blocks given w in closed form (``conditional``), and th
     mean_i v_i (y_i - f(x_i; w) - x_i' E beta - z_i' E b)^2 / (2 sigma^2) + penalties
 
 over minibatches. Its gradient at the start of the round is that of log p(y, theta | w), all
-coefficients integrated out (Fisher's identity), so that the two climb one objective. A part of
-the rows is held out: the weights that predict it best are kept, and the posterior of all else
-given these is that of the exact method on all rows.
+coefficients integrated out (Fisher's identity), so that the two climb one objective. What group
+effects have in common is left to the steps where the networks can carry it (``common_parts``).
+
+Single rows and whole levels of groupings are held out. The first round is the model without its
+networks, and the weights that predict what is held out best are kept; where none predict it better
+than that model, the networks are left out. The posterior of all else given these is that of the
+exact method on all rows.
 """
 
 import math
@@ -39,6 +43,8 @@ from ranef.terms.base import LinearBlock
 
 # Share of the rounds without a better prediction after which the last part begins.
 _PATIENCE = 0.25
+# Rounds in which dear scales stay those of the model without networks.
+_HELD = (1, 2)
 # Rows by which what networks carry is settled at the end.
 _SOME = 2_000
 # Batches over which averages follow the weights after a round, and how often that before any.
@@ -53,8 +59,9 @@ class _State:
         points, carried, moments: of the networks and their optimizer.
         done: share of the schedule.
         rounds, steps, skipped: how many there were.
-        best: points and carried of the least error on the held-out rows.
+        best: points and carried of the least error on the held-out rows, networks included.
         least, since: that error, and the round it was at.
+        without: the error of the model without its networks.
         trace: (rounds, 3), the evidence, the held-out error and the steps before each.
         sites: of the scales, where the next round's search for their mode begins, and what
             else it begins from; `best_sites` those of the best round.
@@ -75,10 +82,12 @@ class _State:
     sites: Mapping[str, Any]
     best_sites: Mapping[str, Any]
     products: CrossProducts | None
+    without: float = math.inf
 
     def arrays(self) -> dict[str, Any]:
         """As a checkpoint holds them."""
         numbers = [self.done, self.rounds, self.steps, self.skipped, self.least, self.since]
+        numbers.append(self.without)
         return {
             **flat("network", (self.points, self.carried, self.moments)),
             **flat("best", self.best),
@@ -94,7 +103,7 @@ class _State:
         points, carried, moments = filled(
             "network", (self.points, self.carried, self.moments), arrays
         )
-        done, rounds, steps, skipped, least, since = arrays["numbers"]
+        done, rounds, steps, skipped, least, since, without = arrays["numbers"]
         return _State(
             points,
             carried,
@@ -110,6 +119,7 @@ class _State:
             _beginning("site/", arrays),
             _beginning("best_site/", arrays),
             CrossProducts.at(arrays) if "products/common" in arrays else None,
+            float(without),
         )
 
 
@@ -131,8 +141,9 @@ class Alternation:
         self.problem, self.settings, self.seed = problem, settings, seed
         self.resumed_from: int | None = None
         self.interrupted = False
-        self.kind = Gaussian(problem) if is_gaussian(problem) else AnyFamily(problem)
         self.windows = windows = Windows.of(problem, seed)
+        kind = Gaussian if is_gaussian(problem) else AnyFamily
+        self.kind = kind(problem, one_window=windows.count == 1)
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
         # Several windows are one for each round; one is all rows in each of them.
         several = windows.count > 1
@@ -156,6 +167,11 @@ class Alternation:
             label: design if label in self.labels else replace(design, arrays={})
             for label, design in data[0].items()
         }
+
+    @staticmethod
+    def _leaves_out(state: _State) -> bool:
+        """Whether what is held out is predicted no better with the networks than without."""
+        return state.without <= state.least
 
     def begin(self) -> _State:
         points = {
@@ -225,21 +241,38 @@ class Alternation:
 
     def _closed_form(self, state: _State, rows: Any) -> tuple[float, tuple[Any, Any]]:
         """The linear blocks given the networks: their error, and what the steps hold on to."""
-        known = self.problem.given(state.points, state.carried)
+        # The first closed form is that of the model without networks, which are noise before they
+        # have learned anything.
+        first = {} if state.rounds else self.problem.without
+        known = self.problem.given(state.points, {**state.carried, **first})
         earlier = None
         if state.products is not None:
             earlier = state.products.scaled(1 - 1 / self.windows.count)
-        # The scales settle early; dear ones are looked for in rounds 0, 1, 2, 4, 8, ...
-        patient = state.rounds & (state.rounds - 1) == 0
-        given = self.kind.given(known, rows, state.sites, earlier, patient=patient)
+        # The scales settle early. Dear ones are those of the model without networks until these
+        # have learned something, and are then looked for in rounds 4, 8, 16, ...
+        patient = state.rounds not in _HELD and state.rounds & (state.rounds - 1) == 0
+        given = self.kind.given(
+            known, rows, state.sites, earlier, patient=patient, silent=not state.rounds
+        )
         held = self.windows.held
-        error = given.error(known, rows if held is None else held)
+        error = given.error(known, rows if held is None else held, self.windows.unseen)
         if not math.isfinite(error):
             raise DataError(
                 "svi ended where the networks' predictions are not finite; check the scale of the "
                 "columns, or take smaller steps by optimizer="
             )
-        self._judge(state, given, error)
+        if state.rounds == 0:
+            self._judge(state, given, error)
+            if self.kind.parts.networks:
+                # Effects that stand in for networks would be no place for these to begin beside.
+                known = self.problem.given(state.points, state.carried)
+                given = self.kind.given(known, rows, {}, None, patient=True, silent=False)
+                state.sites = {**given.sites, **given.begin}
+        changes = given.moves()
+        if changes:
+            state.points = self.problem.moved(state.points, changes)
+        if state.rounds:
+            self._judge(state, given, error)
         return error, given.held(known, rows, self.labels)
 
     def _judge(self, state: _State, given: Conditional | Nearest, error: float) -> None:
@@ -248,7 +281,9 @@ class Alternation:
         state.trace, state.sites = np.vstack([state.trace, now]), {**given.sites, **given.begin}
         if self.windows.count > 1:
             state.products = given.mixed.solver.products
-        if error < state.least:
+        if state.rounds == 0:
+            state.without, state.best_sites = error, state.sites
+        elif error < state.least:
             state.best, state.best_sites = (state.points, state.carried), state.sites
             state.least, state.since = error, state.rounds
         elif state.rounds - state.since >= _PATIENCE * self.rounds and state.done < 1 - LAST:
@@ -335,6 +370,8 @@ class Alternation:
         points, carried = state.best
         points = jax.tree.map(np.asarray, points)
         carried = jax.tree.map(np.asarray, carried)
+        if self._leaves_out(state):
+            carried = {**carried, **self.problem.without}
         rows = self.windows.at(0)
         n = len(rows[1].value)
         some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
@@ -369,8 +406,10 @@ class Alternation:
             text += f", of which {state.skipped:,} were skipped because they were not finite"
         if self.windows.held is not None:
             held = len(self.windows.held[1].value)
-            error = self.kind.shown(state.least)
-            text += f"; {self.kind.criterion} {error:.4g} on {held:,} rows held out"
+            least = min(state.least, state.without)
+            text += f"; mean log density {-least:.4g} on {held:,} rows held out"
+        if self._leaves_out(state):
+            text += ", no better with the networks than without, and they are left out"
         return f"{text}; all else in closed form: {rest}"
 
 

@@ -67,6 +67,15 @@ class Problem:
         incomplete: labels of the terms of columns whose missing values the program integrates
             over, so that no other closed form holds.
         bilinear: terms that are products of two sets of coefficients, by label.
+        carriable: by the label of a term that varies by level, those columns of its block that
+            are functions of what a network in the same predictor has: what their effects have in
+            common is the network's to carry.
+        without: what the program carries, by site, where its networks add nothing.
+        features: designs of some rows to what the last layer of each network gets, (n, k) by the
+            label of its term; none while the estimates are not known.
+        moved: ``moved(points, changes)``, the point estimates with which networks add changes to
+            what they added. A change is coefficients (k,) of the features and a constant, by the
+            label of the term.
     """
 
     run: Callable[..., Any]
@@ -94,6 +103,10 @@ class Problem:
     spreads: Mapping[str, float]
     incomplete: tuple[str, ...]
     bilinear: Mapping[str, Bilinear]
+    carriable: Mapping[str, tuple[int, ...]]
+    without: Mapping[str, Mapping[str, Any]]
+    features: Callable[[Any], dict[str, NDArray[np.float64]]]
+    moved: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -247,6 +260,7 @@ class Draws:
         resumed_from: the step at which a checkpoint was taken up, None without one.
         interrupted: whether the user ended the search before it was done.
         settings: options of the method by which its likelihood criterion is defined, and its guide.
+        seed: of the method, which tells what rows it held out; None where it is not known.
     """
 
     draw: Callable[[], Mapping[str, NDArray]]
@@ -266,6 +280,7 @@ class Draws:
     resumed_from: int | None = None
     interrupted: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
     @property
     def from_guide(self) -> bool:

@@ -1,10 +1,11 @@
 """What the linear blocks of a Gaussian model say while its networks are held.
 
 With f(x; w) known, y - f is a Gaussian mixed model: its scales are taken at the mode of their
-posterior, coefficients integrated out, and the coefficients at their mean given these.
+posterior, coefficients integrated out, and the coefficients at their mean given these. What group
+effects have in common is a common effect of its own (``common_parts``), which the networks take
+over.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.base import Part, Problem
+from ranef.inference.common_parts import CommonParts, of_unseen
 from ranef.inference.compressed import read, rows_of
-from ranef.inference.crossproducts import CrossProducts
+from ranef.inference.crossproducts import Centre, CrossProducts, cross_products
 from ranef.inference.free import Density
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import Mixed
+from ranef.inference.pwls import PWLS
 from ranef.inference.reach import refuse_without_residual
 from ranef.inference.search import minimise
 from ranef.inference.threads import threads_for
@@ -42,8 +45,9 @@ class Conditional:
         sites: scales and correlations at their mode, by site.
         sigma: of the residual.
         evidence: log p(theta, y - f) there, coefficients integrated out.
-        common: (p,) posterior mean of the common effects.
+        common: (p,) posterior mean of the common effects, those of common parts the last.
         effects: by factor, (J, k).
+        parts: what group effects have in common.
     """
 
     mixed: Mixed
@@ -52,6 +56,7 @@ class Conditional:
     evidence: float
     common: Array
     effects: tuple[Array, ...]
+    parts: CommonParts
     # A round's closed form needs nothing of the one before.
     begin: ClassVar[Mapping[str, Array]] = {}
 
@@ -63,11 +68,12 @@ class Conditional:
         earlier: CrossProducts | None = None,
         *,
         patient: bool = True,
+        parts: CommonParts | None = None,
     ) -> "Conditional":
         """Given the networks that `problem` knows, from scales that were `before`, if any.
 
-        `earlier` is of rows that count in addition to those of the problem. Without patience
-        scales that are dear to search for stay as they were.
+        `parts` are among the terms of the problem. `earlier` is of rows that count in addition to
+        those of the problem. Without patience scales that are dear to search for stay as they were.
 
         Raises:
             MethodError: for a model that is not of this form.
@@ -78,12 +84,13 @@ class Conditional:
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             marginal = Marginal.of(mixed, problem.priors, problem.spread)
             start = marginal.start
-            if before:
-                start = marginal.coordinates.inverse(before)
-                again = marginal.coordinates.folded
-                start[again] = np.maximum(np.abs(start[again]), _AGAIN * marginal.start[again])
-            if before and not patient and mixed.solver.largest > _DEAR:
-                x = marginal.coordinates.inverse(before)
+            # Changes of networks first have a scale in the second round, in which those of effects
+            # that stood in for the networks are no place to begin.
+            known = before if set(before) >= set(marginal.sites(start)) else {}
+            if known:
+                start = away_from_zero(marginal.coordinates.inverse(known), marginal)
+            if known and not patient and mixed.solver.largest > _DEAR:
+                x = marginal.coordinates.inverse(known)
                 evidence = float(marginal.log_density(x[None])[0])
             else:
                 x, evidence = mode(marginal, start)
@@ -95,12 +102,39 @@ class Conditional:
             evidence,
             solution.common[0],
             tuple(effects[0] for effects in solution.effects),
+            parts or CommonParts({}, {}, {}, {}),
         )
 
-    def error(self, known: Problem, rows: Any) -> float:
-        """Weighted mean square of y - eta on any rows."""
-        away, v = self.residuals(known.part(rows), known)
-        return float(np.sum(v * away**2) / np.sum(v))
+    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+        """Minus the mean log density of any rows, at the coefficients' means.
+
+        The effects of levels that are `unseen` are integrated over their prior.
+        """
+        part = known.part(rows)
+        assert part.normal is not None
+        away, v = self.residuals(part, known)
+        changes = self.parts.changes(self.parts.features(known, rows[0]))
+        added = self.parts.eta(part, changes, self.common, self.effects, unseen)
+        away -= added.get(known.location, 0.0)
+        blocks = of_unseen(part, unseen)
+        if blocks is None:
+            variance = self.sigma**2 / v
+            return float(0.5 * np.mean(np.log(2 * np.pi * variance) + away**2 / variance))
+        own = Part(replace(part.normal, value=away), blocks)
+        layout, sigma, given = rows_of(own, known, "svi")
+        products = cross_products(given, Centre.of(given))
+        none = np.zeros(0)
+        mixed = Mixed(
+            *(PWLS(products), layout.groupings, (), (), none, none, sigma, len(away)),
+            *(products.log_weights, float(products.common[-1, -1]), (0.0, 0.0)),
+        )
+        with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
+            marginal = Marginal.of(mixed, known.priors, known.spread)
+            return -marginal.log_likelihood(marginal.coordinates.inverse(self.sites)) / len(away)
+
+    def moves(self) -> dict[str, tuple[Array, float]]:
+        """Changes of last layers, as `CommonParts.moves` has them."""
+        return self.parts.moves(self.effects)
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
         """What steps of the networks hold on to: arrays by row, and numbers for all of them.
@@ -119,10 +153,11 @@ class Conditional:
         return {"target": target, "weights": v / self.sigma**2}, {"coefficients": coefficients}
 
     def residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
-        """Y - eta of any rows, (n,), and the weight of each."""
+        """Y - eta of any rows, (n,), common parts apart, and the weight of each."""
         *_, rows = rows_of(part, problem, "svi")
-        away = rows.response - rows.common @ self.common
-        for factor, effects in zip(rows.factors, self.effects, strict=True):
+        away = rows.response - rows.common @ self.common[: rows.common.shape[1]]
+        own = self.effects[: len(rows.factors)]
+        for factor, effects in zip(rows.factors, own, strict=True):
             away -= np.einsum("nk,nk->n", factor.columns, effects[factor.codes])
         return away, np.ones(len(away)) if rows.weights is None else rows.weights
 
@@ -130,16 +165,11 @@ class Conditional:
 class Gaussian:
     """How networks in the mean of a Gaussian model are trained."""
 
-    # What the error of `Conditional` is called, and what makes of it what is shown.
-    criterion = "root mean square error"
     finish = "exact"
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-
-    @staticmethod
-    def shown(error: float) -> float:
-        return math.sqrt(error)
+    def __init__(self, problem: Problem, *, one_window: bool) -> None:
+        # Cross-products of several windows add up, and features change in between.
+        self.problem, self.parts = problem, CommonParts.of(problem, features=one_window)
 
     def given(
         self,
@@ -149,12 +179,20 @@ class Gaussian:
         earlier: CrossProducts | None,
         *,
         patient: bool,
+        silent: bool,
     ) -> Conditional:
-        """The linear blocks given the networks that `known` knows, from such rows."""
+        """The linear blocks given the networks that `known` knows, from such rows.
+
+        Without patience scales that are dear to search for stay as they were. Networks that are
+        `silent` are not to be changed either.
+        """
         part = known.part(rows)
         n = len(part.normal.value) if part.normal else 0
-        own = replace(known, n=n, parts=lambda: iter([part]))
-        return Conditional.of(own, before, earlier, patient=patient)
+        features = {} if silent else self.parts.features(known, rows[0])
+        parts = self.parts.along(features)
+        beside = parts.beside(part, parts.changes(features))
+        own = replace(parts.problem(known), n=n, parts=lambda: iter([beside]))
+        return Conditional.of(own, before, earlier, patient=patient, parts=parts)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem itself: its posterior has one mode."""
@@ -175,6 +213,17 @@ def shared(part: Part, label: str, mixed: Mixed, effects: Sequence[Array]) -> tu
         if grouping.label == label:
             coefficients = effects[grouping.factor][0, grouping.columns]
     return np.asarray(block.columns), coefficients
+
+
+def away_from_zero(x: Array, density: Any) -> Array:
+    """Where a search begins that was at x (d,): at a scale of zero the density is flat.
+
+    A search that ended there in a round whose networks had not learned much would stay.
+    """
+    again = density.coordinates.folded
+    out = x.copy()
+    out[again] = np.maximum(np.abs(x[again]), _AGAIN * density.start[again])
+    return out
 
 
 def mode(marginal: Density, start: Array) -> tuple[Array, float]:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from ranef.errors import DataError, OptionError
 from ranef.inference.approximate import Approximate
 from ranef.inference.base import Problem
-from ranef.inference.likelihood import Likelihood
+from ranef.inference.laplace_gradient import LaplaceGradient
+from ranef.inference.likelihood import RESTARTS, STARTS, Likelihood
 from ranef.inference.mixed import Mixed, dependent
-from ranef.inference.pwls import Solution
 from ranef.inference.refinement import Quadrature
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.search import minimise
@@ -32,6 +32,8 @@ Array = NDArray[np.float64]
 # Steps of the differences behind a gradient, in standard errors; rounds of the search, each
 # from where the one before ended.
 _STEP, _ROUNDS = 0.02, 4
+# The same behind second derivatives.
+_WIDE_STEP = 0.05
 # The unit of theta and of the numbers' coordinates.
 _UNIT = 0.1
 
@@ -52,12 +54,16 @@ class IntegratedLikelihood:
         self.layout = Likelihood(self.density.mixed)
         self._working = self.density.working.without_priors()
         self._quadrature = Quadrature(self._working, nodes)
-        self._latest: list[Normal] = []
 
     @property
     def mixed(self) -> Mixed:
         """The model."""
         return self.density.mixed
+
+    @property
+    def columns(self) -> Array:
+        """(n, p) of the common effects."""
+        return self._working.layout.columns
 
     def number_values(self, z: Array) -> dict[str, Any]:
         """The family's numbers at their coordinates."""
@@ -67,14 +73,21 @@ class IntegratedLikelihood:
         values = density.sites(x)
         return {name: values[name] for name in density.numbers}
 
-    def criterion(self, theta: Array, common: Array, numbers: Mapping[str, Any]) -> float:
-        """-2 log likelihood at theta, the common effects (p,) and the family's numbers."""
+    def criterion(
+        self,
+        theta: Array,
+        common: Array,
+        numbers: Mapping[str, Any],
+        start: Normal | None = None,
+    ) -> float:
+        """-2 log likelihood at theta, the common effects (p,) and the family's numbers.
+
+        The search for the mode of the random effects begins at `start`, if there is one.
+        """
         working = self._working.given(common)
         roots = self.layout.roots(theta)
         try:
-            start = self._latest[0] if self._latest else None
             q = working.fit(roots, numbers, start)
-            self._latest[:] = [q]
             value = q.value
             if self.nodes > 1 and roots and roots[0].any():
                 quadrature = replace(self._quadrature, working=working)
@@ -82,6 +95,26 @@ class IntegratedLikelihood:
         except (ArithmeticError, np.linalg.LinAlgError):
             return math.inf
         return -2.0 * value
+
+    def gradient(
+        self, theta: Array, common: Array, numbers: Mapping[str, Any], start: Normal
+    ) -> tuple[float, LaplaceGradient] | None:
+        """The criterion, and what its derivatives come from; None where it is not finite.
+
+        Only of Laplace's approximation with one predictor.
+        """
+        working = self._working.given(common)
+        roots = self.layout.roots(theta)
+        try:
+            q = working.fit(roots, numbers, start)
+            return -2.0 * q.value, LaplaceGradient.at(working, q, roots, numbers)
+        except (ArithmeticError, np.linalg.LinAlgError):
+            return None
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether `gradient` serves."""
+        return self.nodes == 1 and len(self._working.layout.predictors) == 1
 
     def deviance(self, theta: Any, reml: bool = False) -> float:
         """The criterion at theta, at its minimum over all else.
@@ -91,35 +124,43 @@ class IntegratedLikelihood:
         """
         _refuse(reml)
         values = self.layout.checked(theta)
-        with threads_for(self.density.mixed.solver.largest):
-            return self._least(values, None)[0]
+        with np.errstate(all="ignore"), threads_for(self.density.mixed.solver.largest):
+            return self._least(values, free=False).value
 
     def maximum(self, reml: bool = False) -> dict[str, Any]:
         """The theta that maximises the likelihood, and the estimates there.
 
-        Standard errors are those at theta known, as `glmer` gives them.
+        Standard errors are from the second derivatives of the criterion in all that is estimated,
+        as glmer's are; a scale at zero is held there.
 
         Returns:
             theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate),
-            sigma (of families that have it, else 1).
+            sigma (of families that have it, else 1), and the family's other numbers by name.
         """
         _refuse(reml)
-        with threads_for(self.density.mixed.solver.largest):
-            deviance, theta, common, numbers = self._least(None, self.layout.start)
+        with np.errstate(all="ignore"), threads_for(self.density.mixed.solver.largest):
+            found = self._best()
+            theta, _, common = found.place
             theta = self.layout.signed(theta)
-            solution = self._joint(theta, numbers)
+            covariance = self._covariance(found)
+        numbers = {n: np.asarray(v)[()] for n, v in found.numbers.items()}
         return {
             "theta": theta,
-            "deviance": deviance,
-            "fixef": self.layout.fixef(common, solution, 1.0),
+            "deviance": found.value,
+            "fixef": self.layout.fixef(common, covariance),
             "varcorr": self.layout.varcorr(theta, 1.0),
-            "sigma": float(numbers.get("sigma", 1.0)),
+            "sigma": 1.0,
+            **numbers,
         }
 
-    def _joint(self, theta: Array, numbers: Mapping[str, Any]) -> Solution:
-        """Common and random effects at their joint mode."""
+    def joint(self, theta: Array, numbers: Mapping[str, Any]) -> Normal:
+        """Common and random effects at their joint mode.
+
+        Raises:
+            DataError: where there is none.
+        """
         try:
-            return self._working.fit(self.layout.roots(theta), numbers).solution
+            return self._working.fit(self.layout.roots(theta), numbers)
         except DependentColumnError as error:
             raise dependent(self.density.mixed, error) from None
         except (ArithmeticError, np.linalg.LinAlgError):
@@ -128,29 +169,86 @@ class IntegratedLikelihood:
                 "bound, as where a column tells all responses apart"
             ) from None
 
-    def _least(
-        self, known: Array | None, start: Array | None
-    ) -> tuple[float, Array, Array, dict[str, Any]]:
-        """The least criterion, theta held where it is known; and theta, beta, numbers there."""
-        theta = known if known is not None else start
-        assert theta is not None
-        free = 0 if known is not None else len(theta)
+    def _best(self) -> "_Least":
+        """The least criterion over all thetas, from several starts and off the boundary."""
+        start = self.layout.start
         z = self.density.start[self.density.number_places]
-        common: Array | None = None
-        value = math.inf
-        with np.errstate(all="ignore"):
-            for _ in range(_ROUNDS):
-                solution = self._joint(theta, self.number_values(z))
-                middle = solution.common[0] if common is None else common
-                root = np.linalg.cholesky(solution.common_covariance[0])
-                round_ = _Round(self, theta, z, middle, root, free)
-                found = minimise(round_.objective, np.zeros(round_.size), gain=1e-9)
-                before, value = theta, found.value
-                theta, z, common = round_.place(found.x)
-                if not free or np.abs(theta - before).max() < 1e-6:
-                    break
-        assert common is not None
-        return value, theta, common, self.number_values(z)
+        first = min((scale * start for scale in STARTS), key=lambda at: self._at_joint(at, z))
+        found = self._least(first, free=True)
+        for _ in range(RESTARTS):
+            theta, z, common = found.place
+            near = self.joint(theta, found.numbers)
+            inside = self.layout.off_the_boundary(
+                lambda at, f=found, q=near: self.criterion(at, f.place[2], f.numbers, q),
+                theta,
+                found.value,
+            )
+            if inside is None:
+                break
+            found = self._least(inside, free=True, z=z, common=common)
+        return found
+
+    def _at_joint(self, theta: Array, z: Array) -> float:
+        """The criterion where the common effects are at their joint mode with the random ones."""
+        numbers = self.number_values(z)
+        q = self.joint(theta, numbers)
+        return self.criterion(theta, q.solution.common[0], numbers, q)
+
+    def _least(
+        self,
+        theta: Array,
+        *,
+        free: bool,
+        z: Array | None = None,
+        common: Array | None = None,
+    ) -> "_Least":
+        """The least criterion near a place, theta held there if it is not `free`."""
+        z = self.density.start[self.density.number_places] if z is None else z
+        for _ in range(_ROUNDS):
+            q = self.joint(theta, self.number_values(z))
+            middle = q.solution.common[0] if common is None else common
+            root = np.linalg.cholesky(q.solution.common_covariance[0])
+            round_ = _Round(self, q, theta, z, middle, root, len(theta) if free else 0)
+            found = minimise(round_.objective, np.zeros(round_.size), gain=1e-9)
+            before = theta
+            theta, z, common = round_.place(found.x)
+            if not free or np.abs(theta - before).max(initial=0.0) < 1e-6:
+                break
+        return _Least(found.value, (theta, z, common), self.number_values(z), round_, found.x)
+
+    def _covariance(self, found: "_Least") -> Array:
+        """(p, p) of the common effects, all else that is estimated being uncertain too.
+
+        Where the second derivatives have no inverse it is that at theta known.
+        """
+        theta, _, _ = found.place
+        held = self.layout.on_boundary(theta)
+        free = np.setdiff1d(np.arange(found.round.size), held)
+        curvature = found.round.curvature(found.x)[np.ix_(free, free)]
+        p = len(found.round.root)
+        values = np.linalg.eigvalsh(curvature) if np.isfinite(curvature).all() else np.zeros(1)
+        if not values.min(initial=1.0) > 0:
+            return self.joint(theta, found.numbers).solution.common_covariance[0]
+        inverse = 2.0 * np.linalg.inv(curvature)[len(free) - p :, len(free) - p :]
+        return found.round.root @ inverse @ found.round.root.T
+
+
+@dataclass(frozen=True)
+class _Least:
+    """Where a search ended.
+
+    Attributes:
+        value: of the criterion.
+        place: theta, the numbers' coordinates, the common effects.
+        numbers: the family's numbers there.
+        round: the last of the search, and x where that ended.
+    """
+
+    value: float
+    place: tuple[Array, Array, Array]
+    numbers: Mapping[str, Any]
+    round: "_Round"
+    x: Array
 
 
 @dataclass(frozen=True)
@@ -159,12 +257,14 @@ class _Round:
 
     Attributes:
         whole: the likelihood.
+        start: where every search for the mode of the random effects begins.
         theta, z, common: the place: theta, the numbers' coordinates, the common effects.
         root: of the common effects' covariance.
         free: how many elements theta has, 0 where it is held.
     """
 
     whole: IntegratedLikelihood
+    start: Normal
     theta: Array
     z: Array
     common: Array
@@ -183,9 +283,30 @@ class _Round:
 
     def value(self, v: Array) -> float:
         theta, z, common = self.place(v)
-        return self.whole.criterion(theta, common, self.whole.number_values(z))
+        return self.whole.criterion(theta, common, self.whole.number_values(z), self.start)
 
     def objective(self, v: Array) -> tuple[float, Array]:
+        """The criterion and its derivative."""
+        if not self.whole.has_gradient:
+            return self._differences(v)
+        theta, z, common = self.place(v)
+        numbers = self.whole.number_values(z)
+        found = self.whole.gradient(theta, common, numbers, self.start)
+        if found is None:
+            return math.inf, np.zeros(len(v))
+        value, slopes = found
+        by_theta = self.whole.layout.by_theta(slopes.by_root) if self.free else np.zeros(0)
+        by_z = np.zeros(len(z))
+        for i in range(len(z)):
+            step = np.zeros(len(z))
+            step[i] = _STEP * _UNIT
+            ends = [slopes.number_part(self.whole.number_values(z + s)) for s in (step, -step)]
+            by_z[i] = (ends[0] - ends[1]) / (2 * step[i])
+        by_common = self.whole.columns.T @ slopes.by_eta
+        whole = [_UNIT * by_theta, _UNIT * by_z, self.root.T @ by_common]
+        return value, -2.0 * np.concatenate(whole)
+
+    def _differences(self, v: Array) -> tuple[float, Array]:
         """The criterion and its derivative by differences on both sides."""
         here, slope = self.value(v), np.zeros(len(v))
         for i in range(len(v) if np.isfinite(here) else 0):
@@ -193,6 +314,15 @@ class _Round:
             step[i] = _STEP
             slope[i] = (self.value(v + step) - self.value(v - step)) / (2 * _STEP)
         return here, slope
+
+    def curvature(self, v: Array) -> Array:
+        """The second derivatives of the criterion, by differences of the first on both sides."""
+        out = np.zeros((len(v), len(v)))
+        for i in range(len(v)):
+            step = np.zeros(len(v))
+            step[i] = _WIDE_STEP
+            out[i] = (self.objective(v + step)[1] - self.objective(v - step)[1]) / (2 * _WIDE_STEP)
+        return (out + out.T) / 2
 
 
 def _refuse(reml: bool) -> None:

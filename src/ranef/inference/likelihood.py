@@ -8,6 +8,7 @@ Walker, 2015, eq. 34 and 41),
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from ranef.errors import DataError, OptionError
 from ranef.inference.mixed import Grouping, Mixed, dependent
 from ranef.inference.pwls import Solution
 from ranef.inference.remainder import DependentColumnError
-from ranef.inference.search import Minimum, Objective, minimise
+from ranef.inference.search import minimise
 from ranef.inference.threads import threads_for
 
 Array = NDArray[np.float64]
@@ -27,13 +28,13 @@ Array = NDArray[np.float64]
 # A residual below this share of the total sum of squares is the rounding of cross-products.
 _FITTED = 1e-13
 # Multiples of the unit roots, of which a search begins at the best.
-_STARTS = (1.0, 0.3, 0.1)
+STARTS = (1.0, 0.3, 0.1)
 # A relative sd below this counts as zero, and those that are tried in its place.
 _AT_ZERO, _SIZES = 1e-3, (0.02, 0.05, 0.1, 0.2, 0.4)
 # The share of the deviance by which another place must be lower.
 _LOWER = 1e-11
 # Searches that begin again off the boundary.
-_RESTARTS = 5
+RESTARTS = 5
 
 
 @dataclass(frozen=True)
@@ -140,14 +141,17 @@ class Likelihood:
         solution = self._solve(theta)
         ratio = self._freedom(reml) / float(solution.residual[0])
         found = solution.root_derivatives(common=reml)
-        out = []
+        by_root = {f: log_det + ratio * residual for f, (log_det, residual) in enumerate(found)}
+        return self._value(solution, reml), self.by_theta(by_root)
+
+    def by_theta(self, by_root: Mapping[int, Array]) -> Array:
+        """The derivatives in theta of a function whose derivatives in the factors' roots are given."""
+        out: list[float] = []
         for g in self.order:
             grouping = self.mixed.groupings[g]
-            log_det, residual = found[grouping.factor]
-            whole = log_det + ratio * residual
-            own = whole[grouping.columns, grouping.columns]
+            own = by_root[grouping.factor][grouping.columns, grouping.columns]
             out += [own[i, j] for i, j in _elements(grouping)]
-        return self._value(solution, reml), np.array(out)
+        return np.array(out)
 
     def maximum(self, reml: bool = False) -> dict[str, Any]:
         """The theta that maximises the likelihood, and the estimates there.
@@ -166,10 +170,10 @@ class Likelihood:
                 return math.inf, np.zeros_like(theta)
 
         with threads_for(self.mixed.solver.largest):
-            first = min((scale * start for scale in _STARTS), key=lambda at: objective(at)[0])
+            first = min((scale * start for scale in STARTS), key=lambda at: objective(at)[0])
             found = minimise(objective, first)
-            for _ in range(_RESTARTS):
-                inside = self._off_the_boundary(objective, found)
+            for _ in range(RESTARTS):
+                inside = self.off_the_boundary(lambda at: objective(at)[0], found.x, found.value)
                 if inside is None:
                     break
                 found = minimise(objective, inside)
@@ -179,25 +183,29 @@ class Likelihood:
         return {
             "theta": theta,
             "deviance": self._value(solution, reml),
-            "fixef": self.fixef(solution.common[0], solution, sigma),
+            "fixef": self.fixef(solution.common[0], sigma**2 * solution.common_covariance[0]),
             "varcorr": self.varcorr(theta, sigma),
             "sigma": sigma,
         }
 
-    def _off_the_boundary(self, objective: Objective, found: Minimum) -> Array | None:
-        """A place of lower deviance with a scale off zero; None where there is none nearby.
+    def on_boundary(self, theta: Array) -> list[int]:
+        """Places in theta of scales that are zero."""
+        places = [place for g in self.order for place in _elements(self.mixed.groupings[g])]
+        return [e for e, (i, j) in enumerate(places) if i == j and abs(theta[e]) <= _AT_ZERO]
+
+    def off_the_boundary(
+        self, deviance: Callable[[Array], float], theta: Array, least: float
+    ) -> Array | None:
+        """A theta of lower deviance than `least`, that at `theta`, with a scale off zero.
 
         The deviance is even in a scale, and its derivative there zero whether or not zero is the
-        minimum: only its values at other scales tell.
+        minimum: only its values at other scales tell. None where there is none nearby.
         """
-        places = [place for g in self.order for place in _elements(self.mixed.groupings[g])]
-        for e, (i, j) in enumerate(places):
-            if i != j or abs(found.x[e]) > _AT_ZERO:
-                continue
+        for e in self.on_boundary(theta):
             for size in _SIZES:
-                inside = found.x.copy()
+                inside = theta.copy()
                 inside[e] = size
-                if objective(inside)[0] < found.value - _LOWER * abs(found.value):
+                if deviance(inside) < least - _LOWER * abs(least):
                     return inside
         return None
 
@@ -214,12 +222,12 @@ class Likelihood:
             start += len(places)
         return out + 0.0
 
-    def fixef(self, common: Array, solution: Solution, sigma: float) -> pd.DataFrame:
-        """The common effects (p,) and their standard errors."""
+    def fixef(self, common: Array, covariance: Array) -> pd.DataFrame:
+        """The common effects (p,), and the roots of the diagonal of their covariance (p, p)."""
         names = []
         for name, count in self.mixed.common:
             names += [name] if count == 1 else [f"{name}[{i + 1}]" for i in range(count)]
-        se = sigma * np.sqrt(np.diagonal(solution.common_covariance[0]))
+        se = np.sqrt(np.diagonal(covariance))
         table = pd.DataFrame({"estimate": common, "se": se}, index=names)
         return table.rename_axis("parameter")
 

@@ -159,6 +159,10 @@ class Marginal:
             + solution.residual / sigma**2
         )
 
+    def log_likelihood(self, x: Array) -> float:
+        """Log p(y | theta) at x (d,), without the prior of theta."""
+        return float(self._likelihood(*self.solve(x))[0])
+
     def log_density(self, x: Array) -> Array:
         """(B,) at x (B, d); minus infinity where the arithmetic fails."""
         solver = self.mixed.solver

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from ranef.errors import DataError
 from ranef.inference.approximate import Approximate
 from ranef.inference.averages import averages_of, root_of
-from ranef.inference.base import Problem
-from ranef.inference.conditional import mode, shared
+from ranef.inference.base import Part, Problem
+from ranef.inference.common_parts import CommonParts, of_unseen, rows_of_unseen
+from ranef.inference.conditional import away_from_zero, mode, shared
 from ranef.inference.crossproducts import CrossProducts
 from ranef.inference.hermite import rule
 from ranef.inference.layout import Layout
@@ -29,6 +30,7 @@ from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
 from ranef.inference.variational import Normal
 from ranef.inference.weighted import Weighted
+from ranef.inference.windows import kept
 
 Array = NDArray[np.float64]
 
@@ -58,6 +60,8 @@ class Nearest:
         q: the normal posterior of the coefficients there.
         evidence: log p(theta, y | w) there, by the bound that q gives.
         places: of each term, the place of its predictor.
+        parts: what group effects have in common.
+        changes: what `parts.changes` says of the rows.
     """
 
     density: Approximate
@@ -66,6 +70,8 @@ class Nearest:
     q: Normal
     evidence: float
     places: Mapping[str, int]
+    parts: CommonParts
+    changes: Mapping[str, Array]
 
     @property
     def mixed(self) -> Any:
@@ -79,8 +85,12 @@ class Nearest:
     def _numbers(self) -> dict[str, Any]:
         return {name: self.sites[name] for name in self.density.numbers}
 
-    def error(self, known: Problem, rows: Any) -> float:
-        """Minus the mean log density of any rows at the coefficients' mean."""
+    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+        """Minus the mean log density of any rows, at the coefficients' means.
+
+        The effects of levels that are `unseen` are integrated over their prior, by the bound that
+        the nearest normal gives.
+        """
         part = known.part(rows)
         n = len(rows[1].value)
         layout = Layout.of(part.blocks, n, known, "svi")
@@ -88,16 +98,58 @@ class Nearest:
         common = self.q.solution.common[0]
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
+        changes = self.parts.changes(self.parts.features(known, rows[0]))
+        own = self.parts.eta(part, changes, common, self._effects, unseen)
+        for name, added in own.items():
+            eta[:, layout.predictors.index(name)] += added
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
         none = replace(none, known=eta)
-        eta = Weighted(none).predictors(np.zeros(0), self._effects)
-        averages = averages_of(known.law, rows[1], layout.predictors)
-        return -averages.at(self._numbers, eta) / n
+        eta = Weighted(none).predictors(np.zeros(0), self._effects[: len(layout.factors)])
+        new = rows_of_unseen(part, unseen)
+        total = self._of_unseen(known, kept(rows, new), part.keep(new), eta[new], unseen)
+        if total is None:
+            new, total = np.zeros(n, bool), 0.0
+        averages = averages_of(known.law, kept(rows[1], ~new), layout.predictors)
+        return -(total + averages.at(self._numbers, eta[~new])) / n
+
+    def _of_unseen(
+        self,
+        known: Problem,
+        rows: Any,
+        part: Part,
+        eta: Array,
+        unseen: Mapping[str, NDArray[np.bool_]],
+    ) -> float | None:
+        """The log density of rows that all have an unseen level, `eta` being all else.
+
+        None where there are no such rows, or no normal posterior of their effects is found.
+        """
+        blocks = of_unseen(part, unseen) if len(eta) else None
+        if blocks is None:
+            return None
+        for k, name in enumerate(dict.fromkeys(known.predicts[label] for label in blocks)):
+            first = next(label for label in blocks if known.predicts[label] == name)
+            blocks[first] = replace(blocks[first], known=eta[:, k])
+        own = replace(known, data=rows, n=len(eta), structure=lambda: blocks)
+        density = Approximate.of(own, "svi")
+        density.left = _LEFT
+        with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
+            q = density.near(density.coordinates.inverse(self.sites))
+        return None if q is None else q.value
+
+    def moves(self) -> dict[str, tuple[Array, float]]:
+        """Changes of last layers, as `CommonParts.moves` has them."""
+        return self.parts.moves(self._effects)
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
         """As of a Gaussian model."""
         part = known.part(rows)
         rest = self.q.mean.copy()
+        # What group effects have in common is left to the networks.
+        names = list(dict.fromkeys(known.predicts[label] for label in part.blocks))
+        common, changes = self.q.solution.common[0], self.changes
+        for name, added in self.parts.eta(part, changes, common, self._effects, {}).items():
+            rest[:, names.index(name)] -= added
         coefficients = {}
         for label in labels:
             columns, coefficients[label] = shared(part, label, self.mixed, self._effects)
@@ -113,18 +165,13 @@ class Nearest:
 class AnyFamily:
     """How networks in the predictors of any family are trained."""
 
-    criterion = "mean log density"
     finish = "laplace"
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, *, one_window: bool) -> None:
+        self.problem, self.parts = problem, CommonParts.of(problem, features=one_window)
         predictors = tuple(dict.fromkeys(problem.predicts[label] for label in problem.structure()))
         self._predictors = predictors
         self._places = {n: predictors.index(p) for n, p in problem.predicts.items()}
-
-    @staticmethod
-    def shown(error: float) -> float:
-        return -error
 
     def given(
         self,
@@ -134,10 +181,24 @@ class AnyFamily:
         earlier: CrossProducts | None,
         *,
         patient: bool,
+        silent: bool,
     ) -> Nearest:
-        """The linear blocks given the networks that `known` knows, from such rows."""
+        """The linear blocks given the networks that `known` knows, from such rows.
+
+        Without patience scales that are dear to search for stay as they were. Networks that are
+        `silent` are not to be changed either.
+        """
         part = known.part(rows)
-        own = replace(known, data=rows, n=len(rows[1].value), structure=lambda: part.blocks)
+        features = {} if silent else self.parts.features(known, rows[0])
+        parts = self.parts.along(features)
+        changes = parts.changes(features)
+        beside = parts.beside(part, changes)
+        own = replace(
+            parts.problem(known),
+            data=rows,
+            n=len(rows[1].value),
+            structure=lambda: beside.blocks,
+        )
         own = self.started(own, before)
         try:
             density = Approximate.of(own, "svi")
@@ -145,17 +206,22 @@ class AnyFamily:
             with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
                 scales = {name: v for name, v in before.items() if not name.startswith("/")}
                 if _COMMON in before:
-                    factors = range(len(density.working.layout.factors))
-                    effects = tuple(before[f"{_EFFECTS}/{f}"] for f in factors)
+                    factors = density.working.layout.factors
+                    old = len(factors) - len(changes)
+                    effects = (
+                        *(before[f"{_EFFECTS}/{f}"] for f in range(old)),
+                        # Those of changes would be along the directions of the round before.
+                        *(np.zeros((1, own.shape[1])) for own in changes.values()),
+                    )
                     density.working = density.working.starting(before[_COMMON], effects)
-                x = density.coordinates.inverse(scales) if scales else density.start
+                x = density.coordinates.inverse({**density.sites(density.start), **scales})
                 held = int(before.get(_HELD, 0))
                 if known.law.parts() and held < _FIRST:
                     q = density.beginning(x)
                     value = q.value
                 else:
                     if patient and len(x):
-                        x, _ = mode(density, x)
+                        x, _ = mode(density, away_from_zero(x, density))
                     value = float(density.log_density(x[None])[0])
                     q = density.near(x) or density.fit(x)
         except (ArithmeticError, DependentColumnError, np.linalg.LinAlgError):
@@ -166,7 +232,7 @@ class AnyFamily:
         starts = (q.mean - density.working.layout.known).mean(axis=0)
         begin = {_STARTS: starts, _HELD: np.array(held + 1.0), _COMMON: q.solution.common[0]}
         begin |= {f"{_EFFECTS}/{f}": b[0] for f, b in enumerate(q.solution.effects)}
-        return Nearest(density, density.sites(x), begin, q, value, self._places)
+        return Nearest(density, density.sites(x), begin, q, value, self._places, parts, changes)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem whose search begins where a round ended.

@@ -1,17 +1,31 @@
-"""The rows a search goes through: windows of them in random order, and some held out."""
+"""The rows a search goes through: windows of them in random order, and some held out.
 
-from collections.abc import Callable
+What is held out are single rows, whose levels others are of, and whole levels of groupings. Group
+effects can stand in for a mean that the networks have not learned in the rows of known levels; in
+those of new ones they cannot.
+"""
+
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from numpy.typing import NDArray
 
 from ranef.inference.base import Problem
 
-# Share of the rows in memory that is held out, how many at most, and from how many rows on.
-_HELD_OUT, _MOST_HELD_OUT, _LEAST_ROWS = 0.1, 200_000, 50
+# Share of the rows in memory that is held out.
+_HELD_OUT = 0.1
+# The most rows that are held out: more would only make a round slower.
+_MOST_HELD_OUT = 200_000
+# Rows from which on some are held out; of fewer each is needed.
+_LEAST_ROWS = 50
+# Share of the held-out rows that are whole levels of groupings, all groupings together.
+_BY_LEVEL = 0.5
+# Levels of a grouping from which on some are held out; of fewer each tells much of its sd.
+_LEAST_LEVELS = 20
 # Rows of a window, where rows in memory make several; fewer than twice as many make one.
 _WINDOW = 1_000_000
 
@@ -24,12 +38,15 @@ class Windows:
         count: how many windows make one pass.
         n: rows of a pass.
         held: rows that no window has, None where all are needed.
+        unseen: which levels (J,) of each grouping no window has, by its name; empty where the
+            rows are read in batches.
         at: the rows of any window by its number, counted over all passes.
     """
 
     count: int
     n: int
     held: Any
+    unseen: Mapping[str, NDArray[np.bool_]]
     at: Callable[[int], Any]
 
     @classmethod
@@ -40,8 +57,13 @@ class Windows:
 def _in_memory(problem: Problem, seed: int) -> Windows:
     n = problem.n
     held = min(int(_HELD_OUT * n), _MOST_HELD_OUT) if n >= _LEAST_ROWS else 0
-    order = np.random.default_rng([seed, 0]).permutation(n)
-    rows = np.sort(order[held:])
+    rng = np.random.default_rng([seed, 0])
+    order = rng.permutation(n)
+    codes = _codes(problem)
+    whole_levels = _whole_levels(codes, n, int(_BY_LEVEL * held), rng)
+    # Rows of the levels first, then single ones until there are enough.
+    order = np.concatenate([order[whole_levels[order]], order[~whole_levels[order]]])
+    rows, out = np.sort(order[held:]), np.sort(order[:held])
     count = round(len(rows) / _WINDOW) if len(rows) >= 2 * _WINDOW else 1
     whole = kept(problem.data, rows) if count == 1 else None
 
@@ -51,8 +73,39 @@ def _in_memory(problem: Problem, seed: int) -> Windows:
         shuffled = np.random.default_rng([seed, 2, number // count]).permutation(rows)
         return kept(problem.data, np.sort(np.array_split(shuffled, count)[number % count]))
 
-    out = kept(problem.data, np.sort(order[:held])) if held else None
-    return Windows(count, len(rows), out, at)
+    unseen = {
+        name: np.bincount(own[rows], minlength=levels) == 0 for name, (own, levels) in codes.items()
+    }
+    return Windows(count, len(rows), kept(problem.data, out) if held else None, unseen, at)
+
+
+def _codes(problem: Problem) -> dict[str, tuple[NDArray[np.int64], int]]:
+    """The level of each row and the number of levels, by the name of the grouping."""
+    return {
+        block.grouping: (np.asarray(block.codes, np.int64), block.levels)
+        for block in problem.structure().values()
+        if block is not None and block.codes is not None
+    }
+
+
+def _whole_levels(
+    codes: Mapping[str, tuple[NDArray[np.int64], int]], n: int, most: int, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Which rows are of levels that are held out as a whole.
+
+    Of each grouping levels are drawn until its share of the rows is full; a level with more rows
+    than that stays.
+    """
+    able = [name for name, (_, levels) in codes.items() if levels >= _LEAST_LEVELS]
+    held = np.zeros(n, bool)
+    for name in able:
+        own, levels = codes[name]
+        sizes = np.bincount(own, minlength=levels)
+        drawn = rng.permutation(levels)
+        drawn = drawn[(sizes[drawn] > 0) & (sizes[drawn] <= most / len(able))]
+        drawn = drawn[np.cumsum(sizes[drawn]) <= most / len(able)]
+        held |= np.isin(own, drawn)
+    return held
 
 
 def _streamed(problem: Problem, seed: int) -> Windows:
@@ -70,7 +123,7 @@ def _streamed(problem: Problem, seed: int) -> Windows:
         return found.result()
 
     held = len(problem.data[1].value)
-    return Windows(count, problem.n - held, problem.data, at)
+    return Windows(count, problem.n - held, problem.data, {}, at)
 
 
 def kept(data: Any, rows: Any) -> Any:

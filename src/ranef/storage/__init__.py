@@ -183,12 +183,7 @@ def _draws(draws: Draws) -> dict[str, Any]:
 
 def _trained(program: Program, training: Training, draws: Draws) -> dict[int, Mapping[str, Any]]:
     """What the variables of each network hold after the fit, by the network's `id`."""
-    out = {}
-    for _, term in program.all_terms():
-        found = term.trained(training.state.terms[term.label], draws)
-        if found is not None:
-            out[id(found[0])] = found[1]
-    return out
+    return {id(network): held for network, held in program.trained(training, draws).values()}
 
 
 def _network(writer: Writer, network: Any, held: Mapping[str, Any], name: str) -> Any:

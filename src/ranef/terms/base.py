@@ -406,10 +406,49 @@ class Term(ABC):
         """
         return None
 
-    def trained(self, state: Any, draws: Any) -> tuple[Any, dict[str, NDArray]] | None:
+    def features(self, state: Any, design: Design, replay: Replay) -> Array | None:
+        """(n, k) what the last layer of its network gets, within a NumPyro program.
+
+        None for a term without a network, and for one that does not end with a linear layer.
+        """
+        return None
+
+    def moved(
+        self,
+        state: Any,
+        scale: Scale,
+        points: Mapping[str, Any],
+        change: tuple[NDArray[np.float64], float],
+    ) -> dict[str, Any]:
+        """Point estimates with which a network with `features` adds something more, by site.
+
+        Args:
+            state: of the term.
+            scale: of its predictor.
+            points: all estimates as they are.
+            change: coefficients (k,) of the features, and a constant.
+        """
+        return {}
+
+    def free_function_of(self) -> frozenset[str] | None:
+        """Columns of the table of which it can be any function, a constant too; None for none."""
+        return None
+
+    def varying_columns(self, state: Any) -> tuple[frozenset[str], ...]:
+        """Of each column of its block that varies by level, the table's columns it is made of."""
+        return ()
+
+    def without(self) -> Mapping[str, Mapping[str, Any]]:
+        """What the program carries, by site, where the term is left out; empty where it cannot."""
+        return {}
+
+    def trained(
+        self, state: Any, draws: Any, scales: Mapping[str, Scale]
+    ) -> tuple[Any, dict[str, NDArray]] | None:
         """The term's Keras network and the values that a fit's draws give its variables.
 
-        Weights with a posterior are at their mean. None for a term without a network.
+        Weights with a posterior are at their mean. None for a term without a network. `scales`
+        are those of the predictors, by the labels of their terms.
         """
         return None
 

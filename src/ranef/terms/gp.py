@@ -320,6 +320,10 @@ class Process(LinearTerm):
             return ()
         return (Grouped((self._weights,), len(state.levels), self._new, state.width),)
 
+    def varying_columns(self, state: State) -> tuple[frozenset[str], ...]:
+        own = frozenset(name for a in self.call.arguments for name in a.columns())
+        return (own,) * state.width if state.levels else ()
+
     def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
         return replace(state, levels=state.levels[: levels[0]])
 

@@ -53,8 +53,7 @@ def before_last(model: Any, network: Any) -> tuple[Any, Any]:
         OptionError: for a network that does not end so.
     """
     last = network.layers[-1]
-    linear = type(last).__name__ == "Dense" and last.activation.__name__ == "linear"
-    tensor = last.input if linear else None
+    tensor = last.input if _is_linear(last) else None
     if tensor is None or isinstance(tensor, (list, tuple)) or len(tensor.shape) != 2:
         raise OptionError(
             f"the network {network.name!r} must end with a Dense layer that has no activation and "
@@ -66,6 +65,16 @@ def before_last(model: Any, network: Any) -> tuple[Any, Any]:
             "weights='last'"
         )
     return model(_structure(network), tensor), last
+
+
+def linear_end(network: Any) -> Any:
+    """The Dense layer without an activation that the network ends with, None where it does not."""
+    last = network.layers[-1]
+    return last if _is_linear(last) and last.output is network.outputs[0] else None
+
+
+def _is_linear(layer: Any) -> bool:
+    return type(layer).__name__ == "Dense" and layer.activation.__name__ == "linear"
 
 
 def _structure(network: Any) -> Any:

@@ -358,6 +358,18 @@ class Group(LinearTerm):
             ),
         )
 
+    def varying_columns(self, state: State) -> tuple[frozenset[str], ...]:
+        named = [
+            frozenset(name for part in coding.parts for name in part.expression.columns())
+            for coding in state.matrix.codings
+            for _ in range(coding.width)
+        ]
+        if state.carry is None:
+            return tuple(named)
+        return tuple(
+            frozenset().union(*(named[i] for i in np.flatnonzero(own))) for own in state.carry.T
+        )
+
     def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
         return replace(state, levels=state.levels[: levels[0]])
 

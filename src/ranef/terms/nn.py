@@ -35,6 +35,13 @@ _OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point
 # Weights are of order one over the square root of a layer's width, and move in such steps.
 _WEIGHT_UNIT = 0.2
 
+# Training rows by which the outputs of a user's network are standardized.
+_ROWS = 2_000
+
+# Outputs count as they are where their sd is within this factor of the predictor's spread, and
+# their mean within as many spreads of where the predictor lies, or of zero.
+_NEAR = 3.0
+
 
 def keras_on_jax() -> Any:
     """Keras on JAX.
@@ -59,6 +66,14 @@ def keras_on_jax() -> Any:
 
 
 @dataclass(frozen=True)
+class Scan:
+    """The scan of the arguments, and some training rows."""
+
+    inputs: inputs.Scan
+    some: Frame
+
+
+@dataclass(frozen=True)
 class State:
     """What the inputs were, and the network.
 
@@ -70,6 +85,9 @@ class State:
             network, which gets its inputs as they are.
         model: the Keras model.
         initial: where the variables of a user's network begin, by name; an MLP's are drawn.
+        began: (2, outputs) mean and sd of the outputs of a user's network at these variables, over
+            some training rows. None for an MLP, and for a network of an earlier file, whose
+            outputs count as they are.
 
     Raises:
         ValueError: for feeds that are not those of the network.
@@ -82,6 +100,7 @@ class State:
     sd: NDArray[np.float64]
     model: Any
     initial: Mapping[str, Any]
+    began: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         given = [inputs.Input(name, tuple(t.shape)[1:]) for name, t in graph.inputs(self.model)]
@@ -100,7 +119,10 @@ class Network(Term):
     Without either it is an MLP with hidden layers of 32 and 16 units.
 
     An MLP gets standardized inputs and its output is multiplied by the spread of the
-    predictor, so that the same settings serve data of any unit. Regularization losses count
+    predictor, so that the same settings serve data of any unit. A user's network gets its inputs
+    as they are. Where its outputs begin on the scale of the predictor, as those of a network
+    that was trained before do, they count as they are too; elsewhere they are standardized by the
+    mean and sd with which they begin, and multiplied by the spread. Regularization losses count
     as in Keras, where the loss is a mean over rows: n times the penalty is subtracted from
     the log density of n rows, so l2 sum w^2 amounts to the prior w ~ N(0, 1 / (2 n l2)).
     """
@@ -161,10 +183,34 @@ class Network(Term):
     def needs(self) -> dict[str, str]:
         return matrix.needs([self.call.arguments])
 
-    def scan(self, accumulator: Any, frame: Frame) -> inputs.Scan:
-        return inputs.scan(accumulator, self.call.arguments, frame)
+    def free_function_of(self) -> frozenset[str]:
+        return frozenset(self.needs())
 
-    def finish(self, accumulator: inputs.Scan) -> State:
+    def without(self) -> dict[str, dict[str, Any]]:
+        return {self._kept: {"kept": np.zeros((), np.int32)}}
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """What the program carries where the network is not left out.
+
+        Weights with a prior are never: the posterior of their scale reaches zero.
+        """
+        return {self._kept: {"kept": np.ones((), np.int32)}}
+
+    @property
+    def _kept(self) -> str:
+        """The site of whether the network is kept, one or zero."""
+        return f"{self.site}/kept"
+
+    def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
+        seen = accumulator.inputs if accumulator else None
+        found = inputs.scan(seen, self.call.arguments, frame)
+        if accumulator:
+            return Scan(found, accumulator.some)
+        some = np.unique(np.linspace(0, frame.n - 1, min(frame.n, _ROWS)).astype(np.int64))
+        return Scan(found, frame.take(some))
+
+    def finish(self, accumulator: Scan) -> State:
+        some, accumulator = accumulator.some, accumulator.inputs
         learned = transforms.finish(
             accumulator.matrix.triangles, transforms.stateful_calls(self.call.arguments)
         )
@@ -179,7 +225,24 @@ class Network(Term):
             learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
         )
         self.weights.check(state)
-        return state
+        return state if self.options["net"] is None else self._standardized(state, some)
+
+    def _standardized(self, state: State, some: Frame) -> State:
+        """The state of a user's network with mean and sd of its outputs as it begins.
+
+        They are in training mode, where batch norm takes the moments of its batch.
+        """
+        model, known = state.model, variables.names(state.model)
+        held = [
+            [jnp.asarray(state.initial[known[id(v)]]) for v in own]
+            for own in (model.trainable_variables, model.non_trainable_variables)
+        ]
+        rows = graph.packed(model, self.rows(self.design(state, some)))
+        outputs = np.asarray(model.stateless_call(*held, rows, training=True)[0], np.float64)
+        outputs = outputs.reshape(some.n, len(self.users))
+        with np.errstate(all="ignore"):
+            began = np.stack([outputs.mean(axis=0), outputs.std(axis=0)])
+        return replace(state, began=np.where(np.isfinite(began).all(axis=0), began, 0.0))
 
     def _perceptron(
         self, arguments: tuple[inputs.Argument, ...]
@@ -275,7 +338,9 @@ class Network(Term):
         laws = (law,) if place == 0 else ()
         return Summand(("f", *numbered, "(", *joined(listed, ", "), "; w)"), laws)
 
-    def trained(self, state: State, draws: Any) -> tuple[Any, dict[str, NDArray]]:
+    def trained(
+        self, state: State, draws: Any, scales: Mapping[str, Scale]
+    ) -> tuple[Any, dict[str, NDArray]]:
         known, carried = variables.names(state.model), draws.carried[f"{self.site}/state"]
         means = self.weights.means(state, draws)
         held = {name: np.asarray(value) for name, value in carried.items()}
@@ -289,7 +354,33 @@ class Network(Term):
             else:
                 value = draws.sites[site].mean(axis=(0, 1))
             held[name] = np.asarray(value, variable.dtype)
-        return state.model, held
+        return state.model, self._on_predictors(state, draws, scales, held)
+
+    def _on_predictors(
+        self,
+        state: State,
+        draws: Any,
+        scales: Mapping[str, Scale],
+        held: dict[str, NDArray],
+    ) -> dict[str, NDArray]:
+        """The values with the last layer's such that outputs are what predictors get.
+
+        Where the last layer is not linear they stay, and outputs are yet to be scaled.
+        """
+        last = None if state.began is None else graph.linear_end(state.model)
+        if last is None:
+            return held
+        kept = int(np.asarray(draws.carried.get(self._kept, {"kept": 1})["kept"]))
+        known = variables.names(state.model)
+        placed = [self._placed(state, scales[user], i) for i, user in enumerate(self.users)]
+        shift, unit = np.array(placed).T
+        kernel = known[id(last.kernel)]
+        out = {**held, kernel: (held[kernel] * kept * unit).astype(held[kernel].dtype)}
+        if last.use_bias:
+            bias = known[id(last.bias)]
+            shift = shift if self.weights.shifts else 0.0
+            out[bias] = ((held[bias] - shift) * kept * unit).astype(held[bias].dtype)
+        return out
 
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
         return self.weights.parameters(state, scale)
@@ -329,9 +420,35 @@ class Network(Term):
         """The term by its columns alone, such as nn(x, z)."""
         return f"{self.prefix}nn({', '.join(map(str, self.call.arguments))})"
 
-    def unit(self, scale: Scale) -> float:
-        """What an output of one adds to the predictor: its spread for an MLP."""
-        return scale.spread if self.options["net"] is None else 1.0
+    def unit(self, state: State, scale: Scale) -> float:
+        """What an output of one adds to the predictor."""
+        return self._placed(state, scale, self._place)[1]
+
+    def output_shift(self, state: State, scale: Scale) -> float:
+        """The output that adds nothing to the predictor."""
+        return self._placed(state, scale, self._place)[0]
+
+    def _placed(self, state: State, scale: Scale, place: int) -> tuple[float, float]:
+        """An output that adds nothing to its predictor, and what one more adds."""
+        if self.options["net"] is None:
+            return 0.0, scale.spread
+        if state.began is None:
+            return 0.0, 1.0
+        mean, sd = map(float, state.began[:, place])
+        away = min(abs(mean), abs(mean - scale.location))
+        near = scale.spread / _NEAR <= sd <= _NEAR * scale.spread
+        if near and away <= _NEAR * scale.spread:
+            return 0.0, 1.0
+        # Only a bias can hold the shift for who calls the network without this package.
+        last = graph.linear_end(state.model)
+        shift = mean if last is not None and last.use_bias else 0.0
+        # Outputs that begin small may grow by steps of the usual size; large ones cannot shrink so.
+        return shift, scale.spread / max(sd, 1.0)
+
+    @property
+    def _place(self) -> int:
+        """Of its output among those of the network."""
+        return self.users.index(self.label)
 
     def points(self, state: State, model: Any) -> list[Array]:
         """The trainable weights of a part of the network, as point estimates."""
@@ -359,8 +476,41 @@ class Network(Term):
             weights = self.points(state, state.model)
             output = self.output(state, design, replay, state.model, weights)
             replay.made[self.site] = output.reshape(-1, len(self.users))
-        place = self.users.index(self.label)
-        return replay.made[self.site][:, place : place + 1] * self.unit(scale)
+        place = self._place
+        kept = jnp.asarray(mutable(self._kept, cast(Any, {"kept": np.ones((), np.int32)}))["kept"])
+        output = replay.made[self.site][:, place : place + 1]
+        # The precision stays that of the network.
+        unit = self.unit(state, scale) * kept.astype(output.dtype)
+        return (output - self.output_shift(state, scale)) * unit
+
+    def features(self, state: State, design: Design, replay: Replay) -> Array | None:
+        last = graph.linear_end(state.model)
+        if last is None or len(getattr(last.input, "shape", ())) != 2:
+            return None
+        inner = graph.before_last(self.keras.Model, state.model)[0]
+        if not inner.trainable_variables:
+            return None
+        return self.output(state, design, replay, inner, self.points(state, inner))
+
+    def moved(
+        self,
+        state: State,
+        scale: Scale,
+        points: Mapping[str, Any],
+        change: tuple[NDArray[np.float64], float],
+    ) -> dict[str, Any]:
+        last, known = graph.linear_end(state.model), variables.names(state.model)
+        unit, place = self.unit(state, scale), self._place
+        (slopes, constant), site = change, f"{self.site}/{known[id(last.kernel)]}"
+        kernel = np.array(points[site])
+        kernel[:, place] += slopes / unit
+        out = {site: jnp.asarray(kernel)}
+        if last.use_bias:
+            site = f"{self.site}/{known[id(last.bias)]}"
+            bias = np.array(points[site])
+            bias[place] += constant / unit
+            out[site] = jnp.asarray(bias)
+        return out
 
     def output(
         self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
@@ -400,7 +550,7 @@ class Network(Term):
 
     def frozen(self, state: State, scale: Scale) -> Any:
         """The network in inference mode as a function of weights and inputs, to (n,)."""
-        unit, model = self.unit(scale), state.model
+        unit, shift, model = self.unit(state, scale), self.output_shift(state, scale), state.model
         carried, others = self._carried(state, model)
         held = [carried[name] for name in others]
 
@@ -408,7 +558,7 @@ class Network(Term):
             found, _ = model.stateless_call(
                 weights, held, graph.packed(model, rows), training=False
             )
-            return found.reshape(-1) * unit
+            return (found.reshape(-1) - shift) * unit
 
         return output
 

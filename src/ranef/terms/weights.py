@@ -39,6 +39,8 @@ class Weights(ABC):
     """
 
     about: str
+    # Whether an output that adds nothing to the predictor may be another than zero.
+    shifts = True
 
     def __init__(self, network: "Network") -> None:
         self.network = network
@@ -123,14 +125,18 @@ class _Scaled(Point):
 
     def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
         # Features are of order one, and so are their coefficients in units of the predictor.
-        return {self.scale_site: Parameter(priors.HalfNormal(2.0 * self.spread(scale)), "positive")}
+        return {
+            self.scale_site: Parameter(
+                priors.HalfNormal(2.0 * self.spread(state, scale)), "positive"
+            )
+        }
 
-    def spread(self, scale: Scale) -> float:
+    def spread(self, state: "State", scale: Scale) -> float:
         """Of the predictor, in units of the network's output."""
-        return scale.spread / self.network.unit(scale)
+        return scale.spread / self.network.unit(state, scale)
 
-    def tau(self, priors_: Mapping[str, Prior], scale: Scale) -> Array:
-        name, start = self.scale_site, self.spread(scale)
+    def tau(self, state: "State", priors_: Mapping[str, Prior], scale: Scale) -> Array:
+        name, start = self.scale_site, self.spread(state, scale)
         return sites.parameter(name, priors_[name], support="positive", start=start)
 
     def variables(self, state: "State") -> dict[str, Variable]:
@@ -141,6 +147,8 @@ class Last(_Scaled):
     """The last layer has a posterior, what is before it is a point estimate."""
 
     about = "a point estimate but for the last layer"
+    # The bias has a prior about zero.
+    shifts = False
 
     @property
     def site(self) -> str:
@@ -160,7 +168,7 @@ class Last(_Scaled):
     def settled(
         self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
     ) -> dict[str, Any]:
-        return {self._settled: {"last": np.ones(())}}
+        return {self._settled: {"last": np.ones(())}, **self.network.kept()}
 
     @property
     def _settled(self) -> str:
@@ -178,7 +186,7 @@ class Last(_Scaled):
         columns = self.network.output(state, design, replay, features, weights)
         if layer.use_bias:
             columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
-        return columns * self.network.unit(scale)
+        return columns * self.network.unit(state, scale)
 
     def structure(self, state: "State", basis: Any) -> LinearBlock:
         k = len(self._units(state))
@@ -204,8 +212,8 @@ class Last(_Scaled):
         replay: Replay,
     ) -> Array:
         zeros = jnp.zeros(len(self._units(state)))
-        infer = {"start": zeros, "unit": jnp.full_like(zeros, self.spread(scale))}
-        law = dist.Normal(zeros, self.tau(priors_, scale)).to_event(1)
+        infer = {"start": zeros, "unit": jnp.full_like(zeros, self.spread(state, scale))}
+        law = dist.Normal(zeros, self.tau(state, priors_, scale)).to_event(1)
         coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
         return self._features(state, design, scale, replay) @ coefficients
 
@@ -246,7 +254,7 @@ class Full(_Scaled):
             return linearised.directions(output, weights, network.rows(design))
 
         found = numpyro.handlers.seed(given(program), 0)()
-        return {f"{network.label}/linear": found}
+        return {f"{network.label}/linear": found, **network.kept()}
 
     def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
         linear = self._linear()
@@ -281,7 +289,7 @@ class Full(_Scaled):
         replay: Replay,
     ) -> Array:
         network, linear = self.network, self._linear()
-        tau = self.tau(priors_, scale)
+        tau = self.tau(state, priors_, scale)
         if not linear:
             return self._sampled(state, design, tau, scale, replay)
         p, k = linear["directions"].shape
@@ -310,7 +318,9 @@ class Full(_Scaled):
             infer = {"start": start, "unit": jnp.asarray(own)}
             weights.append(jnp.asarray(numpyro.sample(site, law, infer=infer)))
         output = network.output(state, design, replay, state.model, weights)
-        return output.reshape(-1) * network.unit(scale)
+        return (output.reshape(-1) - network.output_shift(state, scale)) * network.unit(
+            state, scale
+        )
 
 
 KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last, "full": Full}

@@ -1,0 +1,208 @@
+"""Whether networks whose weights are points have learned what the rows show, and all of it.
+
+Held-out density: part of the rows took no part in training. On these, with the linear terms fitted
+to all others, the model is held against the same model without its networks,
+
+    gain = mean_i [log p(y_i | with) - log p(y_i | without)],
+
+i over the rows held out, coefficients and scales at their estimates.
+
+Means of effects: effects b_j ~ N(0, t^2) of J levels have a mean of zero but for t / J^1/2. A mean
+further from zero is a level that a network or an intercept should carry.
+"""
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.check.deadline import Deadline, OutOfTimeError
+from ranef.check.reference import NoReference
+from ranef.check.symptom import Symptom
+from ranef.errors import RanefError
+from ranef.inference.alternation import applies, is_gaussian
+from ranef.inference.base import Part, Problem
+from ranef.inference.conditional import Conditional, Gaussian
+from ranef.inference.layout import Layout
+from ranef.inference.nearest import AnyFamily, Nearest
+from ranef.inference.weighted import Weighted
+from ranef.inference.windows import Windows
+from ranef.posterior import Posterior
+from ranef.terms.base import LinearBlock
+
+Array = NDArray[np.float64]
+
+# Standard errors by which a gain is told from none.
+_TOLD = 2.0
+# Standard errors of a mean of effects beyond which it is not chance: one in a thousand is.
+_FAR = 3.3
+# Rows from which on the closed form of a response that is not normal takes too long.
+_MANY = 100_000
+
+
+def trained(posterior: Posterior) -> tuple[str, ...]:
+    """Labels of the terms whose networks' weights are point estimates."""
+    if not posterior.draws.points:
+        return ()
+    problem = posterior.program.problem(posterior.training)
+    known = problem.given(posterior.draws.points, posterior.draws.carried).structure()
+    return tuple(
+        label
+        for label, block in problem.structure().items()
+        if block is None and known[label] is not None and label not in problem.bilinear
+    )
+
+
+def gain(
+    posterior: Posterior, labels: Collection[str], deadline: Deadline
+) -> tuple[Array, str] | NoReference:
+    """What networks add to the log density of each row held out, (n,), and a phrase about it.
+
+    Raises:
+        OutOfTimeError: once the time is over.
+    """
+    draws, problem = posterior.draws, posterior.program.problem(posterior.training)
+    if draws.seed is None:
+        return NoReference("it is not known which rows were held out")
+    if problem.windows:
+        return NoReference("rows are read in batches")
+    if not applies(problem) or draws.settings.get("guide"):
+        return NoReference("the networks were trained on all rows")
+    normal = is_gaussian(problem)
+    if not normal and problem.n > _MANY:
+        return NoReference("the model takes too long to be fitted again")
+    windows = Windows.of(problem, draws.seed)
+    if windows.held is None:
+        return NoReference("there were too few rows to hold any out")
+    kind = Gaussian(problem) if normal else AnyFamily(problem)
+    known = problem.given(draws.points, draws.carried)
+    rows, scores = windows.at(0), []
+    try:
+        for each in (known, _without(known, labels)):
+            deadline.tick()
+            given = kind.given(each, rows, {}, None, patient=True)
+            scores.append(_scores(given, each, windows.held))
+    except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
+        return NoReference(str(error))
+    difference = scores[0] - scores[1]
+    mean, error = _mean(difference)
+    return difference, (
+        f"the density of {len(difference):,} rows held out, {mean:+.3g} nats a row with the "
+        f"networks (standard error {error:.2g})"
+    )
+
+
+def _mean(values: Array) -> tuple[float, float]:
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values))
+
+
+def _without(known: Problem, labels: Collection[str]) -> Problem:
+    """The problem with networks that say nothing."""
+
+    def part(data: Any) -> Part:
+        found, none = known.part(data), np.zeros(0)
+        n = len(data[1].value)
+        empty = LinearBlock(np.zeros((n, 0)), None, 1, none, none, known=np.zeros(n))
+        blocks = {n: empty if n in labels else block for n, block in found.blocks.items()}
+        return Part(found.normal, blocks)
+
+    return replace(known, part=part)
+
+
+def _scores(given: Conditional | Nearest, known: Problem, rows: Any) -> Array:
+    """Log density of each row, (n,), at the means of all that is linear."""
+    part = known.part(rows)
+    if isinstance(given, Conditional):
+        away, v = given.residuals(part, known)
+        variance = given.sigma**2 / v
+        return -0.5 * (np.log(2 * np.pi * variance) + away**2 / variance)
+    layout = Layout.of(part.blocks, len(rows[1].value), known, "check")
+    solution = given.q.solution
+    eta = Weighted(layout).layout.known.copy()
+    for c, k in enumerate(layout.predictor):
+        eta[:, k] += layout.columns[:, c] * solution.common[0, c]
+    bare = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0], known=eta)
+    eta = Weighted(bare).predictors(np.zeros(0), tuple(b[0] for b in solution.effects))
+    numbers = {name: given.sites[name] for name in given.density.numbers}
+    with jax.enable_x64(True):
+        each = {name: eta[:, k] for k, name in enumerate(layout.predictors)}
+        law = known.law
+        found = law.log_density(rows[1], **each, **law.on_link_scale(**numbers))
+        return np.asarray(found, np.float64)
+
+
+def networks(
+    posterior: Posterior, deadline: Deadline | None
+) -> tuple[tuple[Symptom, ...], tuple[str, ...]]:
+    """Symptoms of networks, and what was looked at; nothing of a model without any."""
+    labels = trained(posterior)
+    if not labels:
+        return (), ()
+    symptoms = tuple(means(posterior))
+    if deadline is None:
+        return (*symptoms, _unchecked("fit.check() takes a look", "it was not asked for")), ()
+    try:
+        found = gain(posterior, labels, deadline)
+    except OutOfTimeError:
+        found = NoReference(f"it was not complete within {deadline.seconds:.0f} seconds")
+    if isinstance(found, NoReference):
+        remedy = "compare fit.log_score() of new rows with that of the model without the network"
+        return (*symptoms, _unchecked(remedy, found.reason)), ()
+    difference, looked = found
+    return (*symptoms, *_judged(difference, ", ".join(labels))), (looked,)
+
+
+def _unchecked(remedy: str, reason: str) -> Symptom:
+    return Symptom(
+        "the networks' weights were not checked",
+        f"no second opinion could be had, because {reason}",
+        remedy,
+        "unchecked",
+    )
+
+
+def _judged(difference: Array, names: str) -> Iterator[Symptom]:
+    mean, error = _mean(difference)
+    how = f"{mean:+.3g} nats a row (standard error {error:.2g}) on {len(difference):,} rows"
+    if mean < -_TOLD * error:
+        yield Symptom(
+            f"rows held out have a lower density with {names} than without: {how}",
+            "the network has learned what is not there in other rows",
+            "leave it out, or give it fewer units or a larger l2=",
+            "caution",
+        )
+    elif mean <= _TOLD * error:
+        yield Symptom(
+            f"rows held out have no higher density with {names} than without: {how}",
+            "the rows do not show what the network is for",
+            "leave it out, or read it as one guess among others",
+            "trust",
+        )
+
+
+def means(posterior: Posterior) -> Iterator[Symptom]:
+    """Blocks of effects whose mean over the levels is far from zero."""
+    for name, variable in posterior.variables.items():
+        scale = f"{name}_sigma"
+        if variable.role != "group" or scale not in posterior.variables:
+            continue
+        known = posterior.moments.get(name)
+        effects = posterior.values[name].mean(axis=(0, 1)) if known is None else known[0]
+        sd = posterior.constants[scale][0] if scale in posterior.constants else np.median(
+            posterior.sd_draws(scale)
+        )  # fmt: skip
+        effects = np.ravel(effects)
+        error = float(np.ravel(sd)[0]) / math.sqrt(len(effects))
+        mean = float(effects.mean())
+        if np.size(sd) == 1 and abs(mean) > _FAR * error > 0:
+            yield Symptom(
+                f"the effects {name} have the mean {mean:.3g}, {abs(mean) / error:.1f} standard "
+                "errors from zero",
+                "they carry a level that a network or an intercept should carry",
+                "give the formula an intercept, or train the network longer, as by steps=",
+                "caution",
+            )
