@@ -26,36 +26,37 @@ class OrdinalDensity(RowDensity):
     def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
         upper, lower = self._ends(numbers["threshold"])
         a, b = upper - eta[..., 0], eta[..., 0] - lower
-        of_a, of_b = np.exp(-np.abs(a)), np.exp(-np.abs(b))
+        exp_a, exp_b = np.exp(-np.abs(a)), np.exp(-np.abs(b))
         gap = np.maximum(upper - lower, np.finfo(float).tiny)
-        # Log F(a) + log F(b) with one logarithm.
-        logs = np.minimum(a, 0.0) + np.minimum(b, 0.0) - np.log1p(of_a + of_b + of_a * of_b)
+        # Log F(a) + log F(b) with one logarithm, and log(1 - exp(t_{k-1} - t_k)).
+        logs = np.minimum(a, 0.0) + np.minimum(b, 0.0) - np.log1p(exp_a + exp_b + exp_a * exp_b)
         out = [logs + np.log(-np.expm1(-gap))]
         if order > 0:
-            larger, largest = 1.0 / (1.0 + of_a), 1.0 / (1.0 + of_b)
-            smaller, smallest = of_a * larger, of_b * largest
-            above = np.where(a >= 0, smaller, larger)
-            short = np.where(b >= 0, smallest, largest)
-            out.append((short - above)[..., None])
+            # F(|a|) and F(-|a|), of which F(-a) is one.
+            major_a, major_b = 1.0 / (1.0 + exp_a), 1.0 / (1.0 + exp_b)
+            minor_a, minor_b = exp_a * major_a, exp_b * major_b
+            above = np.where(a >= 0, minor_a, major_a)
+            below = np.where(b >= 0, minor_b, major_b)
+            out.append((below - above)[..., None])
         if order > 1:
-            at_upper, at_lower = smaller * larger, smallest * largest
-            out.append(-(at_upper + at_lower)[..., None, None])
+            at_a, at_b = minor_a * major_a, minor_b * major_b
+            out.append(-(at_a + at_b)[..., None, None])
         if order > 2:
-            each = at_upper * (2.0 * above - 1.0) - at_lower * (2.0 * short - 1.0)
-            out.append(each[..., None])
+            third = at_a * (2.0 * above - 1.0) - at_b * (2.0 * below - 1.0)
+            out.append(third[..., None])
         return tuple(out)
 
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
         threshold = np.asarray(numbers["threshold"])
         upper, lower = self._ends(threshold)
         above = logistic(upper - eta[..., 0])[1]
-        short = logistic(eta[..., 0] - lower)[1]
+        below = logistic(eta[..., 0] - lower)[1]
         gap, tiny = upper - lower, np.finfo(float).tiny
         # d log(1 - exp(-gap)) / d gap, where thresholds are not equal to the last digit.
         along = np.where(gap > tiny, 1.0 / np.expm1(np.maximum(gap, tiny)), 0.0)
         count = len(threshold)
         up = (weights * (above + along)).sum(axis=0)
-        down = (weights * (short + along)).sum(axis=0)
+        down = (weights * (below + along)).sum(axis=0)
         own = np.bincount(self.place, up, count + 1)[:count]
         return {"threshold": own - np.bincount(self.place, down, count + 1)[1:]}
 

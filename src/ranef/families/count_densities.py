@@ -1,7 +1,7 @@
-"""Log densities of variable and of zero-inflated counts, as ``row_density`` has them.
+"""Log densities of variable and of zero-inflated counts and their derivatives.
 
-A density of the count alone is a function of log mu and of the log shape log a; of zero-inflated
-ones there is the logit of psi, which has a predictor, the second, or is a number.
+As ``row_density`` has them, in eta = log mu; the shape a = alpha is a number. The logit of psi, of
+zero-inflated counts, is the second predictor, or psi is a number too.
 """
 
 from abc import abstractmethod
@@ -39,9 +39,7 @@ class NegativeBinomialDensity(RowDensity):
     def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
         shape = float(numbers["alpha"])
         found = _count_and_zero(self.value, self.constant, eta[..., 0], shape, order)[0]
-        return tuple(
-            each[(..., *(None,) * k)] for each, k in zip(found, (0, 1, 2, 1), strict=False)
-        )
+        return found[0], *_of_one(found[1:])
 
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
         count, _ = _in_log_shape(self.value, eta[..., 0], float(numbers["alpha"]))
@@ -99,7 +97,7 @@ class ZeroInflatedDensity(RowDensity):
     def _apart(self, eta: Array, numbers: Mapping[str, Any], order: int) -> list[tuple[Array, ...]]:
         """By order the derivatives in eta and, where psi has a predictor, in l, (m, n) each.
 
-        Of the second order that in both stands between them.
+        Of the second order the mixed derivative stands between the two.
         """
         logits = self._logit(eta, numbers)
         count, z = self.count_and_zero(eta[..., 0], numbers, order)
@@ -111,7 +109,7 @@ class ZeroInflatedDensity(RowDensity):
             return out
         r, other, _, _ = logistic(logits + z[0])
         both = r * other
-        # From the left, so that an r of zero is met before what may overflow.
+        # Multiplied from the left: r is zero where a power of z' overflows, and the product too.
         mu = [np.where(zero, r * z[1], count[1])]
         if order > 1:
             mu.append(np.where(zero, r * z[2] + both * z[1] * z[1], count[2]))

@@ -1,8 +1,8 @@
 """Averages of a log density whose derivatives are written out, and integrals over levels.
 
-As ``averages`` has them of any family, by the same points: in NumPy, which need not compile
-anything. A program takes seconds to compile, and each of its calls some tenths of a millisecond
-beyond the arithmetic, which is as much as some hundred rows take here.
+They are those of ``averages``, by the same rule of quadrature, in NumPy: nothing is compiled. A
+compiled program takes seconds to make, and each of its calls some tenths of a millisecond beyond
+the arithmetic, which is what some hundred rows take here in all.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ from ranef.inference.hermite import Integrated, OverLevels, nodes_of, rule
 
 Array = NDArray[np.float64]
 
-# Numbers that are worked on at once, so that they stay in a processor's cache.
+# Predictors at quadrature points that are worked on at once: 128 KB each of some ten intermediate
+# arrays, which stay in a processor's cache.
 _CHUNK = 16_384
 # The sd of a predictor given those before it below which it is a combination of them.
 LEAST_PIVOT = 1e-12
@@ -99,20 +100,15 @@ class RowAverages:
     def _averaged(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array, order: int
     ) -> list[Array]:
+        """Averages of log p of each row and of its derivatives up to `order`, 3 at most."""
+        found = []
         with np.errstate(all="ignore"):
-            found = [
-                density.averaged(*self._given(mean[rows], spread[rows], numbers), order)
-                for rows, density in zip(self._slices, self._parts, strict=True)
-            ]
+            for rows, density in zip(self._slices, self._parts, strict=True):
+                etas, weights = self._etas(mean[rows], spread[rows])
+                found.append(density.averaged(etas, numbers, weights, order))
         if len(found) == 1:
             return list(found[0])
         return [np.concatenate(each) for each in zip(*found, strict=True)]
-
-    def _given(
-        self, mean: Array, spread: Array, numbers: Mapping[str, Any]
-    ) -> tuple[Array, Mapping[str, Any], Array]:
-        etas, weights = self._etas(mean, spread)
-        return etas, numbers, weights
 
     def _etas(self, mean: Array, spread: Array) -> tuple[Array, Array]:
         """Where the predictors are looked at, (m, n, K), and the weights (m,)."""
@@ -132,6 +128,7 @@ def _slices(n: int, each: int) -> list[slice]:
 
 
 def _add(sums: dict[str, Array], found: Mapping[str, Array]) -> None:
+    """Add to the sums, by name, what one part of the rows gives."""
     for name, each in found.items():
         sums[name] = np.asarray(sums.get(name, 0.0) + each)
 
