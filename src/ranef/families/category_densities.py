@@ -30,21 +30,23 @@ class OrdinalDensity(RowDensity):
         gap = np.maximum(upper - lower, np.finfo(float).tiny)
         # Log F(a) + log F(b) with one logarithm, and log(1 - exp(t_{k-1} - t_k)).
         logs = np.minimum(a, 0.0) + np.minimum(b, 0.0) - np.log1p(exp_a + exp_b + exp_a * exp_b)
-        out = [logs + np.log(-np.expm1(-gap))]
-        if order > 0:
-            # F(|a|) and F(-|a|), of which F(-a) is one.
-            major_a, major_b = 1.0 / (1.0 + exp_a), 1.0 / (1.0 + exp_b)
-            minor_a, minor_b = exp_a * major_a, exp_b * major_b
-            above = np.where(a >= 0, minor_a, major_a)
-            below = np.where(b >= 0, minor_b, major_b)
-            out.append((below - above)[..., None])
-        if order > 1:
-            at_a, at_b = minor_a * major_a, minor_b * major_b
-            out.append(-(at_a + at_b)[..., None, None])
-        if order > 2:
-            third = at_a * (2.0 * above - 1.0) - at_b * (2.0 * below - 1.0)
-            out.append(third[..., None])
-        return tuple(out)
+        value = logs + np.log(-np.expm1(-gap))
+        if order == 0:
+            return (value,)
+        # F(|a|) and F(-|a|), of which F(-a) is one.
+        major_a, major_b = 1.0 / (1.0 + exp_a), 1.0 / (1.0 + exp_b)
+        minor_a, minor_b = exp_a * major_a, exp_b * major_b
+        above = np.where(a >= 0, minor_a, major_a)
+        below = np.where(b >= 0, minor_b, major_b)
+        slope = (below - above)[..., None]
+        if order == 1:
+            return value, slope
+        at_a, at_b = minor_a * major_a, minor_b * major_b
+        second = -(at_a + at_b)[..., None, None]
+        if order == 2:
+            return value, slope, second
+        third = at_a * (2.0 * above - 1.0) - at_b * (2.0 * below - 1.0)
+        return value, slope, second, third[..., None]
 
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
         threshold = np.asarray(numbers["threshold"])
@@ -57,8 +59,9 @@ class OrdinalDensity(RowDensity):
         count = len(threshold)
         up = (weights * (above + along)).sum(axis=0)
         down = (weights * (below + along)).sum(axis=0)
-        own = np.bincount(self.place, up, count + 1)[:count]
-        return {"threshold": own - np.bincount(self.place, down, count + 1)[1:]}
+        ended = np.bincount(self.place, up, count + 1)[:count]
+        begun = np.bincount(self.place, down, count + 1)[1:]
+        return {"threshold": np.asarray(ended - begun, np.float64)}
 
     def _ends(self, threshold: Any) -> tuple[Array, Array]:
         """(n,) t_k and t_{k-1}."""

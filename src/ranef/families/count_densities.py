@@ -108,9 +108,8 @@ class ZeroInflatedDensity(RowDensity):
         if order == 0:
             return out
         r, other, _, _ = logistic(logits + z[0])
-        both = r * other
+        mu, both = [np.where(zero, r * z[1], count[1])], r * other
         # Multiplied from the left: r is zero where a power of z' overflows, and the product too.
-        mu = [np.where(zero, r * z[1], count[1])]
         if order > 1:
             mu.append(np.where(zero, r * z[2] + both * z[1] * z[1], count[2]))
         if order > 2:
@@ -120,10 +119,11 @@ class ZeroInflatedDensity(RowDensity):
             return [*out, *((each,) for each in mu)]
         out.append((mu[0], np.where(zero, r - psi, rest)))
         if order > 1:
-            cross, both = np.where(zero, both * z[1], 0.0), np.where(zero, both, 0.0)
-            out.append((mu[1], cross, both - psi * rest))
+            mixed = np.where(zero, both * z[1], 0.0)
+            out.append((mu[1], mixed, np.where(zero, both, 0.0) - psi * rest))
         if order > 2:
-            out.append((mu[2], both * (other - r) - psi * rest * (rest - psi)))
+            own = np.where(zero, both * (other - r), 0.0)
+            out.append((mu[2], own - psi * rest * (rest - psi)))
         return out
 
     def _joined(self, apart: list[tuple[Array, ...]]) -> tuple[Array, ...]:
@@ -194,20 +194,12 @@ def _count_and_zero(
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """A negative binomial's log p and its log p(0), with their derivatives in log mu."""
     above, below, log_above, log_below = logistic(log_mean - np.log(shape))
-    zero = shape * log_below
-    count = [_log_rising(shape, y) - constant + zero + y * log_above]
-    zeros = [zero]
-    if order > 0:
-        zeros.append(-shape * above)
-        count.append(zeros[1] + y * below)
-    if order > 1:
-        density = above * below
-        zeros.append(-shape * density)
-        count.append(-(shape + y) * density)
-    if order > 2:
-        zeros.append(zeros[2] * (below - above))
-        count.append(count[2] * (below - above))
-    return tuple(count), tuple(zeros)
+    zero, density = shape * log_below, above * below
+    count = _log_rising(shape, y) - constant + zero + y * log_above
+    bend, zero_slope = -(shape + y) * density, -shape * above
+    counts = count, zero_slope + y * below, bend, bend * (below - above)
+    zeros = zero, zero_slope, -shape * density, -shape * density * (below - above)
+    return counts[: order + 1], zeros[: order + 1]
 
 
 def _in_log_shape(y: Array, log_mean: Array, shape: float) -> tuple[Array, Array]:

@@ -74,29 +74,31 @@ class BetaDensity(RowDensity):
         mu, rest, log_mu, log_rest = logistic(eta[..., 0])
         a, b = mu * kappa, rest * kappa
         logs = log_mu + log_rest + 2.0 * np.log(kappa)
-        out = [
+        value = (
             gammaln(kappa)
             - gammaln(1.0 + a)
             - gammaln(1.0 + b)
             + logs
             + (a - 1.0) * self.log_value
             + (b - 1.0) * self.log_rest
-        ]
-        if order > 0:
-            u = digamma(1.0 + b) - digamma(1.0 + a) + self.log_value - self.log_rest
-            q, away = a * rest, rest - mu
-            out.append((q * u + away)[..., None])
-        if order > 1:
-            # The derivative of psi at x is the Hurwitz zeta(2, x), the second -2 zeta(3, x).
-            trigamma = zeta(2, 1.0 + a) + zeta(2, 1.0 + b)
-            slope, variance = q * away, mu * rest
-            out.append((slope * u - q * q * trigamma - 2.0 * variance)[..., None, None])
-        if order > 2:
-            bend = q * (away * away - 2.0 * variance)
-            tetragamma = 2.0 * (zeta(3, 1.0 + a) - zeta(3, 1.0 + b))
-            beyond = bend * u - 3.0 * q * slope * trigamma + q * q * q * tetragamma
-            out.append((beyond - 2.0 * variance * away)[..., None])
-        return tuple(out)
+        )
+        if order == 0:
+            return (value,)
+        u = digamma(1.0 + b) - digamma(1.0 + a) + self.log_value - self.log_rest
+        q, away = a * rest, rest - mu
+        slope = (q * u + away)[..., None]
+        if order == 1:
+            return value, slope
+        # The derivative of psi at x is the Hurwitz zeta(2, x), the second -2 zeta(3, x).
+        trigamma = zeta(2, 1.0 + a) + zeta(2, 1.0 + b)
+        q_slope, variance = q * away, mu * rest
+        second = (q_slope * u - q * q * trigamma - 2.0 * variance)[..., None, None]
+        if order == 2:
+            return value, slope, second
+        q_bend = q * (away * away - 2.0 * variance)
+        tetragamma = 2.0 * (zeta(3, 1.0 + a) - zeta(3, 1.0 + b))
+        third = q_bend * u - 3.0 * q * q_slope * trigamma + q * q * q * tetragamma
+        return value, slope, second, (third - 2.0 * variance * away)[..., None]
 
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
         kappa = float(numbers["kappa"])

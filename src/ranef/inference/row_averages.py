@@ -5,7 +5,7 @@ compiled program takes seconds to make, and each of its calls some tenths of a m
 the arithmetic, which is what some hundred rows take here in all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,8 +59,7 @@ class RowAverages:
         if not numbers:
             return out
         with np.errstate(all="ignore"):
-            for rows, density in zip(self._slices, self._parts, strict=True):
-                etas, weights = self._etas(mean[rows], spread[rows])
+            for etas, weights, density in self._by_part(mean, spread):
                 _add(out, density.by_number(etas, numbers, weights[:, None]))
         return out
 
@@ -103,22 +102,25 @@ class RowAverages:
         """Averages of log p of each row and of its derivatives up to `order`, 3 at most."""
         found = []
         with np.errstate(all="ignore"):
-            for rows, density in zip(self._slices, self._parts, strict=True):
-                etas, weights = self._etas(mean[rows], spread[rows])
+            for etas, weights, density in self._by_part(mean, spread):
                 found.append(density.averaged(etas, numbers, weights, order))
         if len(found) == 1:
             return list(found[0])
         return [np.concatenate(each) for each in zip(*found, strict=True)]
 
-    def _etas(self, mean: Array, spread: Array) -> tuple[Array, Array]:
-        """Where the predictors are looked at, (m, n, K), and the weights (m,)."""
-        if not spread.any():
-            return mean[None], np.ones(1)
-        if mean.shape[1] == 1:
-            sd = np.sqrt(np.maximum(spread[:, :, 0], 0.0))
-            return mean + sd * self._points[:, :, None], self._weights
-        moved = root_of(spread) @ self._points.T
-        return mean + moved.transpose(2, 0, 1), self._weights
+    def _by_part(self, mean: Array, spread: Array) -> Iterator[tuple[Array, Array, RowDensity]]:
+        """By part of the rows, predictors at the points (m, n, K), weights (m,), and density."""
+        known = not spread.any()
+        points, weights = self._points, self._weights
+        if known:
+            points, weights = np.zeros_like(points[:1]), np.ones(1)
+        roots = spread if known else root_of(spread)
+        for rows, density in zip(self._slices, self._parts, strict=True):
+            if mean.shape[1] == 1:
+                yield mean[rows] + roots[rows, :, 0] * points[:, :, None], weights, density
+            else:
+                moved = roots[rows] @ points.T
+                yield mean[rows] + moved.transpose(2, 0, 1), weights, density
 
 
 def _slices(n: int, each: int) -> list[slice]:
@@ -142,6 +144,8 @@ def _moved(base: Array, place: int, by: Array) -> Array:
 
 def root_of(spread: Array) -> Array:
     """L (n, K, K) lower triangular with L L' = spread, which may be singular."""
+    if spread.shape[1] == 1:
+        return np.sqrt(np.maximum(spread, 0.0))
     left, out = spread.copy(), np.zeros_like(spread)
     for j in range(spread.shape[1]):
         pivot = np.sqrt(np.maximum(left[:, j, j], 0.0))
