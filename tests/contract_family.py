@@ -261,62 +261,6 @@ def check_a_natural_parameter_is_the_automatic_one(name: str) -> None:
                     np.testing.assert_allclose(right, found, rtol=1e-9, atol=1e-12)
 
 
-def check_a_row_density_is_the_automatic_one(name: str) -> None:
-    """Value, gradient, Hessian, thirds, and slopes in numbers, at random points and far out."""
-    example, law, rng = EXAMPLES[name], family(name), np.random.default_rng(5)
-    location = law.parameters[0].name
-    scalars = [p.name for p in law.parameters if not p.labels]
-    for predictors in ([location], [location, "psi"], scalars):
-        y = example.quantiles(40)
-        with jax.enable_x64(True):
-            density = law.row_density(example.response(y), predictors)
-        if density is None:
-            continue
-        k = len(predictors)
-        eta = 3.0 * rng.normal(size=(40, k))
-        eta[:4], eta[4:8], eta[8:12, 0], eta[8:12, 1:] = 30.0, -30.0, 30.0, -30.0
-        others = {own: v for own, v in example.values.items() if own not in predictors}
-        numbers = {own: np.asarray(value, np.float64) for own, value in others.items()}
-        weights = rng.uniform(size=(1, 40))
-        with jax.enable_x64(True):
-            response = example.response(y)
-
-            def total(eta: Any, numbers: Any, weights: Any) -> Any:
-                each = {own: eta[:, c] for c, own in enumerate(predictors)}  # noqa: B023
-                rows = law.log_density(response, **each, **law.on_link_scale(**numbers))  # noqa: B023
-                return (weights * rows).sum()
-
-            @jax.jit
-            def automatic(eta: Any, numbers: Any) -> Any:
-                def slope(eta: Any) -> Any:
-                    return jax.grad(total)(eta, numbers, 1.0)  # noqa: B023
-
-                def along(derivative: Any, c: int) -> Any:
-                    unit = jnp.zeros_like(eta).at[:, c].set(1.0)
-                    return lambda eta: jax.jvp(derivative, (eta,), (unit,))[1]
-
-                second = [along(slope, c) for c in range(eta.shape[1])]
-                third = [along(each, c)(eta)[:, c] for c, each in enumerate(second)]
-                return (
-                    jax.grad(lambda w: total(eta, numbers, w))(jnp.ones(40)),  # noqa: B023
-                    slope(eta),
-                    jnp.stack([each(eta) for each in second], axis=-1),
-                    jnp.stack(third, axis=-1),
-                    jax.grad(lambda own: total(eta, own, weights[0]))(numbers),  # noqa: B023
-                )
-
-            *expected, by_number = automatic(jnp.asarray(eta), numbers)
-        found = density.derivatives(eta[None], numbers, 3)
-        averaged = density.averaged(eta[None], numbers, np.ones(1), 3)
-        for own, other, right in zip(found, averaged, expected, strict=True):
-            np.testing.assert_allclose(own[0], right, rtol=1e-9, atol=1e-12)
-            np.testing.assert_allclose(other, right, rtol=1e-9, atol=1e-12)
-        slopes = density.by_number(eta[None], numbers, weights)
-        assert set(slopes) == set(by_number)
-        for own, right in by_number.items():
-            np.testing.assert_allclose(slopes[own], right, rtol=1e-9, atol=1e-12)
-
-
 def check_mean_and_variance_are_scipys(name: str) -> None:
     example = EXAMPLES[name]
     one, response = arrays(example.values, 1), example.response(None)
@@ -415,7 +359,6 @@ CHECKS = [
     check_density_is_smooth_far_out,
     check_working_steps_climb,
     check_a_natural_parameter_is_the_automatic_one,
-    check_a_row_density_is_the_automatic_one,
     check_mean_and_variance_are_scipys,
     check_samples_follow_the_distribution,
     check_parameters_are_declared,
