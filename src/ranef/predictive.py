@@ -93,7 +93,8 @@ def _refuse_out_of_reach(
     Raises:
         OutOfReachError: for the first row that has one.
     """
-    beyond = ~(np.abs(values) <= most)
+    # In the precision of a network's output the limit itself would be infinite.
+    beyond = ~(np.abs(values.astype(np.float64, copy=False)) <= most)
     if beyond.any():
         raise OutOfReachError(int(places[np.argmax(beyond.any(axis=0))]))
 
