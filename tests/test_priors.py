@@ -1,5 +1,6 @@
 """Priors are checked values; their densities are scipy's."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ X = np.array([0.2, 0.5, 0.9])
         (rf.LogNormal(0.5, 2), st.lognorm(2, 0, np.exp(0.5)).logpdf(X)),
         (rf.Uniform(0, 2), st.uniform(0, 2).logpdf(X)),
         (rf.Beta(2, 3), st.beta(2, 3).logpdf(X)),
+        (rf.Variance(rf.Gamma(2, 3)), st.gamma(2, 0, 1 / 3).logpdf(X**2) + np.log(2 * X)),
+        (rf.Precision(rf.Gamma(2, 3)), st.gamma(2, 0, 1 / 3).logpdf(X**-2) + np.log(2 / X**3)),
+        (rf.Variance(rf.Uniform(0, 2)), np.log(X)),
         (rf.Flat(), np.zeros(3)),
     ],
 )
@@ -45,6 +49,11 @@ def test_densities(prior, expected):
         lambda: rf.HalfNormal(True),
         lambda: rf.Uniform(2, 1),
         lambda: rf.Gamma(0, 1),
+        lambda: rf.Variance(2.0),
+        lambda: rf.Variance(rf.Normal()),
+        lambda: rf.Variance(rf.Flat()),
+        lambda: rf.Precision(rf.Uniform(-1, 2)),
+        lambda: rf.Variance(rf.Precision(rf.Gamma())),
         lambda: priors.checked({"x": "Normal"}),
         lambda: priors.checked([rf.Normal()]),
     ],
@@ -62,6 +71,9 @@ def test_what_is_no_prior_is_refused(make):
         (rf.HalfNormal(), "real", True),
         (rf.Uniform(-1, 1), "positive", False),
         (rf.Uniform(0, 1), "positive", True),
+        (rf.Variance(rf.Gamma()), "positive", True),
+        (rf.Precision(rf.Gamma()), "real", False),
+        (rf.Precision(rf.Gamma()), "unit", False),
         (rf.LKJ(2), "correlation", True),
         (rf.Normal(), "correlation", False),
         (priors.Fixed(-1.0), "positive", False),
@@ -74,3 +86,27 @@ def test_a_prior_must_live_where_the_parameter_does(prior, support, fits):
     else:
         with pytest.raises(OptionError, match="cannot be the prior of 'p': use"):
             priors.allowed("p", prior, support)
+
+
+@pytest.mark.parametrize(
+    ("prior", "ends"),
+    [
+        (rf.Variance(rf.Gamma()), (0, np.inf)),
+        (rf.Variance(rf.Uniform(1, 4)), (1, 2)),
+        (rf.Variance(rf.Beta()), (0, 1)),
+        (rf.Precision(rf.Uniform(0.25, 4)), (0.5, 2)),
+        (rf.Precision(rf.Uniform(0, 4)), (0.5, np.inf)),
+    ],
+    ids=str,
+)
+def test_of_a_power_lives_where_its_inner_prior_does(prior, ends):
+    assert (prior.lower, prior.upper) == ends
+    density = sites.distribution(prior)
+    draws = np.asarray(density.sample(jax.random.key(0), (20_000,)))
+    assert np.asarray(density.support(draws)).all()
+    inner = np.asarray(sites.distribution(prior.prior).sample(jax.random.key(1), (20_000,)))
+    assert st.ks_2samp(draws**prior.power, inner).pvalue > 1e-3
+
+
+def test_of_a_power_says_what_it_is_of():
+    assert str(rf.Variance(rf.InverseGamma(1, 1))) == "Variance(InverseGamma(1, 1))"

@@ -42,6 +42,16 @@ EXAMPLES = {
         {"priors": {"sigma": 0.5, "common": rf.Flat(), "x|g_sigma": rf.Exponential(2.0)}},
         {},
     ),
+    "variance": (
+        "y ~ x + (1 | g)",
+        {
+            "priors": {
+                "sigma": rf.Precision(rf.Gamma(2.0, 1.0)),
+                "1|g_sigma": rf.Variance(rf.Uniform(0.0, 4.0)),
+            }
+        },
+        {},
+    ),
     "weights": ("weights(y, w) ~ log(w) + (1 | g)", {}, {}),
     "se": ("se(y, w) ~ I(x**2) + (1 | g)", {}, {}),
     "svi": ("y ~ x + (1 + x | g); sigma ~ z", {"family": "student"}, QUICK),

@@ -35,8 +35,10 @@ from ranef.priors import (
     LogNormal,
     Normal,
     PointEstimate,
+    Precision,
     StudentT,
     Uniform,
+    Variance,
 )
 
 if TYPE_CHECKING:
@@ -82,9 +84,11 @@ __all__ = [
     "Normal",
     "OptionError",
     "PointEstimate",
+    "Precision",
     "RanefError",
     "StudentT",
     "Uniform",
+    "Variance",
     "compare",
     "load",
     "plots",

@@ -4,6 +4,7 @@ A prior says what it is; ``ranef.sites`` turns it into a NumPyro site. A number 
 place of a prior fixes the parameter, `PointEstimate` estimates it without a posterior.
 """
 
+import math
 import numbers
 import sys
 from collections.abc import Mapping
@@ -180,6 +181,73 @@ class Beta(Prior):
 
 
 @dataclass(frozen=True)
+class OfPower(Prior):
+    """t^k has the density p of `prior`: p(t) = p_prior(t^k) |k| t^(k - 1), t > 0.
+
+    Raises:
+        OptionError: for what is not a proper prior of a positive number.
+    """
+
+    support: ClassVar[str] = "positive"
+    power: ClassVar[int] = 1
+    prior: Prior
+
+    def __post_init__(self) -> None:
+        kind, prior = type(self).__name__, self.prior
+        proper = isinstance(prior, Prior) and not isinstance(prior, OfPower)
+        if not proper or prior.support not in ("positive", "interval"):
+            raise OptionError(
+                f"{kind} takes a proper prior of a positive number, as in "
+                f"{kind}(rf.InverseGamma(2, 1)), not {prior}"
+            )
+        if getattr(prior, "lower", 0.0) < 0:
+            raise OptionError(f"{kind} takes a prior of a positive number, not {prior}")
+
+    @property
+    def lower(self) -> float:
+        """The least t of positive density."""
+        return self._ends[0]
+
+    @property
+    def upper(self) -> float:
+        """The largest t of positive density, which may be infinite."""
+        return self._ends[1]
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        low = getattr(self.prior, "lower", 0.0)
+        high = getattr(self.prior, "upper", 1.0 if isinstance(self.prior, Beta) else math.inf)
+        root = abs(1 / self.power)
+        if self.power > 0:
+            return low**root, high**root
+        return high**-root, math.inf if low == 0 else low**-root
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({self.prior})"
+
+
+@dataclass(frozen=True)
+class Variance(OfPower):
+    """The square of the parameter has the inner prior: p(t) = p_prior(t^2) 2 t, t > 0.
+
+    A prior of a sd by way of its variance, as in Variance(InverseGamma(2, 1)).
+    """
+
+    power: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class Precision(OfPower):
+    """1 / t^2 has the inner prior: p(t) = p_prior(1 / t^2) 2 / t^3, t > 0.
+
+    A prior of a sd by way of its precision, as in Precision(Gamma(2, 1)), which is the same as
+    Variance(InverseGamma(2, 1)).
+    """
+
+    power: ClassVar[int] = -2
+
+
+@dataclass(frozen=True)
 class Stated(Prior):
     """What a default prior in other coordinates says of one parameter.
 
@@ -271,7 +339,7 @@ def allowed(name: str, prior: Prior, support: str, size: int = 1) -> Prior:
     """
     advice = {
         "real": "Normal, StudentT, Cauchy, Uniform or Flat",
-        "positive": "HalfNormal, HalfStudentT, Exponential, Gamma or Flat",
+        "positive": "HalfNormal, HalfStudentT, Exponential, Gamma, Variance, Precision or Flat",
         "unit": "Beta, Uniform or Flat",
         "ordered": "Normal, StudentT, Cauchy or Flat",
         "correlation": "LKJ",
@@ -279,6 +347,8 @@ def allowed(name: str, prior: Prior, support: str, size: int = 1) -> Prior:
     inside = prior.support in (support, "any") or (
         prior.support in ("positive", "interval") and support == "real"
     )
+    if isinstance(prior, OfPower):
+        inside = support == "positive"
     if support == "unit":
         inside |= isinstance(prior, Beta)
         if isinstance(prior, Uniform):

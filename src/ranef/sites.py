@@ -5,7 +5,8 @@ Each site carries `start` and `unit`, where a search for it begins and how large
 is natural, which any method may read.
 """
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,33 @@ class Ordered(dist.Distribution):
         )
 
 
+class OfPower(dist.Distribution):
+    """x^k has the law `base`, x > 0: p(x) = p_base(x^k) |k| x^(k - 1)."""
+
+    arg_constraints: ClassVar[dict] = {}
+    pytree_data_fields = ("base",)
+    pytree_aux_fields = ("power", "ends")
+
+    def __init__(self, base: dist.Distribution, power: int, ends: tuple[float, float]) -> None:
+        self.base, self.power, self.ends = base, power, ends
+        super().__init__(base.batch_shape, base.event_shape)
+
+    @property
+    def support(self) -> Any:
+        low, high = self.ends
+        if high < math.inf:
+            return constraints.interval(low, high)
+        return constraints.greater_than(low) if low else constraints.positive
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        return jnp.asarray(self.base.sample(key, sample_shape)) ** (1 / self.power)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        k = self.power
+        inner = jnp.asarray(self.base.log_prob(value**k))
+        return inner + math.log(abs(k)) + (k - 1) * jnp.log(value)
+
+
 def parameter(
     name: str,
     prior: Prior,
@@ -100,6 +128,8 @@ def parameter(
     default = {"positive": 1.0, "unit": 0.5}.get(support, 0.0)
     if isinstance(prior, (priors.Uniform, priors.Beta)):
         start = distribution(prior).mean  # a start of the term's choosing may lie outside
+    elif isinstance(prior, priors.OfPower):
+        start = _inside(prior, default if start is None else start)
     elif prior.support == "positive" and support == "real":
         start = jnp.maximum(0.0 if start is None else start, jnp.asarray(unit))
     begin = jnp.broadcast_to(jnp.asarray(default if start is None else start, float), shape)
@@ -114,6 +144,13 @@ def parameter(
     if support == "ordered" and not isinstance(prior, priors.Flat):
         density = Ordered(density)
     return jnp.asarray(numpyro.sample(name, density, infer={"start": begin, "unit": unit}))
+
+
+def _inside(prior: priors.OfPower, start: Any) -> Any:
+    """`start` where the density is positive."""
+    if prior.upper < math.inf:
+        return (prior.lower + prior.upper) / 2
+    return prior.lower + jnp.asarray(start)
 
 
 def _batched(density: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
@@ -157,4 +194,6 @@ def distribution(prior: Prior, support: str = "real") -> dist.Distribution:
             return dist.Uniform(p.lower, p.upper)
         case priors.Beta():
             return dist.Beta(p.alpha, p.beta)
+        case priors.OfPower():
+            return OfPower(distribution(p.prior), p.power, (p.lower, p.upper))
     raise TypeError(f"{prior} is not the prior of a number")

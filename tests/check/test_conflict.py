@@ -68,3 +68,19 @@ def test_the_likelihoods_mean_is_what_a_flat_prior_gives():
     expected = np.abs(found["mean"] - least) / found["sd"]
     np.testing.assert_allclose(z, expected, atol=0.02)
     assert (share < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("prior", "named"),
+    [
+        (rf.Variance(rf.InverseGamma(3, 2)), False),
+        (rf.Variance(rf.InverseGamma(50, 5000)), True),
+        (rf.Precision(rf.Gamma(0.001, 0.001)), False),
+        (rf.Precision(rf.Gamma(50, 5000)), True),
+        (rf.Variance(rf.Uniform(0, 9)), False),
+    ],
+    ids=str,
+)
+def test_a_prior_of_a_variance_in_conflict_is_named(prior, named):
+    found = signs("y ~ x", priors={"sigma": prior})
+    assert any(f"prior {prior}" in sign for sign in found) == named

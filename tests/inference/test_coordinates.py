@@ -21,6 +21,13 @@ PRIORS = [
     rf.LogNormal(0.3, 1.2),
     rf.Uniform(0.0, 4.0),
     rf.Beta(2.0, 3.0),
+    rf.Variance(rf.InverseGamma(3.0, 2.0)),
+    rf.Variance(rf.HalfStudentT(4.0, 1.5)),
+    rf.Variance(rf.Uniform(0.0, 4.0)),
+    rf.Precision(rf.Gamma(2.5, 0.8)),
+    rf.Precision(rf.Exponential(1.3)),
+    rf.Precision(rf.Uniform(0.0, 500.0)),
+    rf.Precision(rf.Uniform(1.0, 500.0)),
     Flat(),
 ]
 

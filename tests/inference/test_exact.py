@@ -434,3 +434,15 @@ def test_draws_of_more_effects_than_memory_holds_are_refused_and_their_moments_a
     assert np.isfinite(fit.predict(grouped)).all(axis=None)
     fewer = rf.Model("y ~ x + (1 | g)").fit(grouped, draws=83, progress=False)
     assert fewer.posterior["1|g"].shape == (1, 83, 12)
+
+
+def test_priors_of_variances_and_precisions_are_those_of_nuts():
+    rng = np.random.default_rng(3)
+    g = rng.integers(0, 8, 60)
+    table = {"y": rng.normal(size=60) + rng.normal(size=8)[g], "g": g, "x": rng.normal(size=60)}
+    given = {"sigma": rf.Precision(rf.Gamma(2, 1)), "1|g_sigma": rf.Variance(rf.Uniform(0, 1))}
+    model = rf.Model("y ~ x + (1 | g)", priors=given)
+    exact = model.fit(table, method="exact", draws=10_000, progress=False).summary()
+    nuts = model.fit(table, method="nuts", draws=1_000, progress=False).summary()
+    for name in ("1|g_sigma", "sigma"):
+        compare(exact.loc[name], nuts.loc[name])

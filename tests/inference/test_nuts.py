@@ -9,11 +9,9 @@ from numpyro.infer.util import log_density
 import ranef as rf
 from contract_term import learn
 from ranef.errors import DataError, OptionError
-from ranef.inference import exact
 from ranef.inference.base import sites_of
 from ranef.inference.collapsed import Collapsed
 from ranef.inference.compressed import read
-from ranef.inference.hyper import Explored
 from ranef.inference.marginal import Marginal
 from ranef.inference.nuts import Integrated, Sampled
 
@@ -199,20 +197,6 @@ def test_refuses_columns_that_cannot_be_told_apart(grouped):
 def test_refuses_options_outside_what_they_may_be(options, message, grouped):
     with pytest.raises(OptionError, match=message):
         rf.Model("y ~ x").fit(grouped, method="nuts", progress=False, **options)
-
-
-def test_exact_gives_way_to_nuts_where_its_weights_fail(grouped, monkeypatch):
-    """As on a posterior that the proposal cannot follow."""
-
-    def unreliable(target, start, *rest, **options):
-        x = np.tile(start, (50, 1))
-        return Explored(x, start, 1.3, None, 50, reliable=False, found=True, evidence=0.0)
-
-    monkeypatch.setattr(exact, "explore", unreliable)
-    fit = rf.Model("y ~ x + (1 + x | g)").fit(grouped, method="exact", draws=100, progress=False)
-    assert fit.method == "exact"
-    assert fit.message.startswith("k-hat 1.30 of the importance weights is over its threshold")
-    assert fit.posterior["sigma"].shape == (4, 100)
 
 
 def test_progress_goes_to_standard_error(grouped, capfd):

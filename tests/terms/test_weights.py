@@ -113,7 +113,7 @@ def test_a_kept_fit_predicts_the_same(weights, tmp_path):
 
 @pytest.mark.parametrize("weights", ["last", "full"])
 def test_draws_that_cannot_be_relied_on_are_given_and_marked(weights, monkeypatch):
-    """Chains, which serve elsewhere, do not know the columns that a network makes."""
+    """As on a posterior that neither weights nor chains can follow."""
 
     def unreliable(target, start, *rest, **options):
         x = np.tile(start, (50, 1))

@@ -170,6 +170,12 @@ def _law(prior: Any) -> tuple[Any, bool] | None:
             return stats.invgamma(p.alpha, scale=p.beta), False
         case priors.LogNormal():
             return stats.lognorm(p.sigma, scale=np.exp(p.mu)), False
+        case priors.OfPower():
+            inner = _law(p.prior)
+            if inner is None:
+                return None
+            # A small precision, of which its prior may have much, is a large sd, of which it has not.
+            return _OfPower(inner[0], p.power), inner[1] and p.power > 0
     # A Uniform or a Beta has no tails; Flat, Fixed, LKJ and point estimates are not judged.
     return None
 
@@ -185,3 +191,18 @@ class _HalfStudent:
 
     def cdf(self, value: float) -> Any:
         return 1 - self.sf(value)
+
+
+class _OfPower:
+    """x^k has the law `inner`, x > 0."""
+
+    def __init__(self, inner: Any, power: int) -> None:
+        self._inner, self._power = inner, power
+
+    def sf(self, value: float) -> Any:
+        inner = self._inner
+        return (inner.sf if self._power > 0 else inner.cdf)(value**self._power)
+
+    def cdf(self, value: float) -> Any:
+        inner = self._inner
+        return (inner.cdf if self._power > 0 else inner.sf)(value**self._power)

@@ -145,6 +145,12 @@ class Approximate:
         return np.r_[0:first, last : self.coordinates.size]
 
     @property
+    def lengths(self) -> list[int]:
+        """Coordinates of length scales, in which the density may have several modes."""
+        own = [self.groups.coordinates.scales[i].name for i in self.groups.lengths]
+        return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in own]
+
+    @property
     def width(self) -> Array:
         """(d,) about one posterior sd of each coordinate, from how many observations it has."""
         out = np.full(len(self.start), 1 / math.sqrt(2 * self.mixed.n))
@@ -176,7 +182,7 @@ class Approximate:
         return roots, {name: values[name] for name in self.numbers}
 
     def settle(self, x: Array) -> None:
-        """From now on every search for q begins from that at x (d,), and from what is known near it.
+        """From now on every search for q begins at that of x (d,), or at what is known near it.
 
         Until the next call the density at a place does not depend on what was asked for before.
         """

@@ -5,6 +5,7 @@ A scale t is, by its prior,
     folded     t = |s sinh x|        a density that is finite at zero
     log        t = exp(x)            one that vanishes or has a pole there; the residual sd
     interval   t = a + (b - a) / (1 + exp(-x))
+    above      t = a + exp(x)        of a density that begins at a > 0
 
 Folded, zero is no wall: the density is even and smooth in x, near zero the coordinate is
 linear and far from it logarithmic; s is the sd that the data can just tell from zero.
@@ -29,6 +30,8 @@ Array = NDArray[np.float64]
 
 # Beyond this a double holds neither the hyperbolic sine nor its square.
 _FARTHEST = 300.0
+# Of the least value that a prior allows: where a search that would begin below it does.
+_OFF_THE_END = 1.05
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ScaleCoordinate:
     Attributes:
         name: of its site.
         prior: of it.
-        kind: "folded", "log" or "interval".
+        kind: "folded", "log", "interval" or "above".
         unit: s of a folded one.
     """
 
@@ -52,6 +55,10 @@ class ScaleCoordinate:
         """The coordinate that suits the prior; `folds` False where zero is out of question."""
         if isinstance(prior, (priors.Uniform, priors.Beta)):
             return cls(name, prior, "interval")
+        if isinstance(prior, priors.OfPower) and prior.upper < np.inf:
+            return cls(name, prior, "interval")
+        if isinstance(prior, priors.OfPower) and prior.lower > 0:
+            return cls(name, prior, "above")
         kind = "folded" if folds and is_finite_at_zero(prior) else "log"
         return cls(name, prior, kind, unit)
 
@@ -71,6 +78,8 @@ class ScaleCoordinate:
         if self.kind == "log":
             return np.exp(x)
         low, high = self._bounds()
+        if self.kind == "above":
+            return low + np.exp(x)
         return low + (high - low) / (1 + np.exp(-x))
 
     def slope(self, x: Any) -> Any:
@@ -78,7 +87,7 @@ class ScaleCoordinate:
         x = np.clip(x, -_FARTHEST, _FARTHEST)
         if self.kind == "folded":
             return self.unit * np.cosh(x)
-        if self.kind == "log":
+        if self.kind in ("log", "above"):
             return np.exp(x)
         low, high = self._bounds()
         return (high - low) / (2 + np.exp(-x) + np.exp(x))
@@ -90,10 +99,15 @@ class ScaleCoordinate:
         if self.kind == "log":
             return np.log(value)
         low, high = self._bounds()
+        if self.kind == "above":
+            return np.log(value - low)
         return np.log(value - low) - np.log(high - value)
 
     def place(self, value: float) -> float:
         """The x at which a search for it begins, which is off the ends of an interval."""
+        if self.kind == "above":
+            low = self._bounds()[0]
+            value = max(value, _OFF_THE_END * low)
         if self.kind == "interval":
             low, high = self._bounds()
             value = low + (high - low) * min(max((value - low) / (high - low), 0.05), 0.95)
@@ -109,7 +123,7 @@ class ScaleCoordinate:
         density, derivative = log_density(self.prior, size)
         if self.kind == "folded":
             bend = np.tanh(x)
-        elif self.kind == "log":
+        elif self.kind in ("log", "above"):
             bend = np.ones_like(x)
         else:
             bend = -np.tanh(x / 2)

@@ -30,6 +30,8 @@ _ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
 # The power of a surrogate that fails from which draws are proposed, and how many of these the
 # weighted ones must be worth.
 _FLATTER, _FEW = 0.7, 50
+# Weighted draws from which the places of a check are taken, and for each draw that is wanted.
+_WEIGHTED, _POOL = 4_000, 4
 # Nats by which it may be off at all of its draws alike, and rise above the mode.
 _CONSTANT, _ABOVE = 2.0, 1.0
 # Nats below the mode from which on a place is only known to be without mass. What is said of it
@@ -118,7 +120,6 @@ def designed(
     top: Peak,
     rng: np.random.Generator,
     draws: int,
-    size: int,
     tick: Callable[[], object],
     spare: int = 0,
 ) -> Drawn:
@@ -131,12 +132,12 @@ def designed(
         top: its mode.
         rng: of the draws.
         draws: how many.
-        size: of the weighted draws that they are taken from.
         tick: called at each evaluation.
         spare: evaluations that may be spent where the surrogate fails.
     """
     told = _Told.of(top)
-    check, evaluations = _checked(told, target, rng, size, tick)
+    # How many draws are wanted does not change where the surrogate is checked.
+    check, evaluations = _checked(told, target, rng, _WEIGHTED, tick)
     for trial in range(1, _CHECKS):
         if check.within(_ERRORS):
             break
@@ -147,11 +148,11 @@ def designed(
                 value, gradient = target.value_and_gradient(place)
                 told.add(place[None], np.array([value]), gradient[None])
                 evaluations += 1
-        check, used = _checked(told, target, rng, size, tick)
+        check, used = _checked(told, target, rng, _WEIGHTED, tick)
         evaluations += used
     # From what the last check has told too, which it could not judge.
     guess = told.surrogate()
-    x, weights, *_ = importance(guess, target, top, rng, size)
+    x, weights, *_ = importance(guess, target, top, rng, max(_POOL * draws, _WEIGHTED))
     if check.within(_RELIABLE) or not spare:
         chosen = x[resampled(rng, weights, draws)]
         reliable = check.within(_RELIABLE) and told.is_mode()

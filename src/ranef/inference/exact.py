@@ -16,10 +16,11 @@ from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.compressed import read
 from ranef.inference.free import without_points
-from ranef.inference.hyper import explore, message
+from ranef.inference.hyper import combined, explore, message
 from ranef.inference.likelihood import Likelihood
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import dependent
+from ranef.inference.peak import modes
 from ranef.inference.reach import out_of_reach, refuse_vanished, refuse_without_residual
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
@@ -45,17 +46,24 @@ class Exact(Method):
                 # scales.
                 marginal.solve(marginal.start)
                 target, points = without_points(marginal, bar.update)
-                found = explore(
-                    target,
-                    target.start,
-                    target.width,
-                    rng,
-                    draws,
-                    cheap=mixed.solver.is_cheap,
-                    patient=mixed.solver.is_affordable,
-                    chains=mixed.solver.serves_chains,
-                    tick=bar.update,
-                )
+                starts, width = target.starts, target.width
+                tops = modes(target, starts, width, bar.update) if len(starts) > 1 else [None]
+                every = [
+                    explore(
+                        target,
+                        target.start,
+                        width,
+                        rng,
+                        draws,
+                        cheap=mixed.solver.is_cheap,
+                        patient=mixed.solver.is_affordable,
+                        chains=mixed.solver.serves_chains,
+                        near=top,
+                        tick=bar.update,
+                    )
+                    for top in tops
+                ]
+                found = combined(every, rng)
         except DependentColumnError as error:
             raise dependent(mixed, error) from None
         except (ArithmeticError, np.linalg.LinAlgError):

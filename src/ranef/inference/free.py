@@ -12,6 +12,12 @@ from ranef.inference.peak import peak
 
 Array = NDArray[np.float64]
 
+# How much longer or shorter a length scale other searches begin with, as a logarithm: from the
+# middle of what is plausible to near its ends.
+_OTHER_LENGTH = 1.5
+# Searches at most.
+_MOST_STARTS = 7
+
 
 @runtime_checkable
 class Density(Protocol):
@@ -28,6 +34,11 @@ class Density(Protocol):
     @property
     def width(self) -> Array:
         """(d,) about one posterior sd of each coordinate."""
+        ...
+
+    @property
+    def lengths(self) -> list[int]:
+        """Coordinates of length scales, in which the density may have several modes."""
         ...
 
     def log_density(self, x: Array) -> Array:
@@ -50,6 +61,16 @@ class Free:
     @property
     def start(self) -> Array:
         return self.base[self.free]
+
+    @property
+    def starts(self) -> list[Array]:
+        """Where searches for modes begin: at `start`, and at shorter and longer length scales."""
+        out = [self.start]
+        for place in np.flatnonzero(np.isin(self.free, self.marginal.lengths)):
+            for away in (-_OTHER_LENGTH, _OTHER_LENGTH):
+                out.append(self.start.copy())
+                out[-1][place] += away
+        return out[:_MOST_STARTS]
 
     @property
     def width(self) -> Array:

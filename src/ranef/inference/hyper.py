@@ -11,7 +11,7 @@ Where the first or the second fails, and thousands of evaluations can be afforde
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from ranef.inference.proposal import Mixture, resampled
 Array = NDArray[np.float64]
 
 # Weighted draws for each that is wanted, and how many there are at least.
-_POOL, _LEAST, _LEAST_OF_SURROGATE = 4, 1_000, 4_000
+_POOL, _LEAST = 4, 1_000
 # Dimensions up to which a surrogate is made: its matrix has (points x (1 + dimensions))^2 numbers.
 FEW = 10
 # Evaluations of the pilot that says how many weighted draws are needed.
@@ -123,11 +123,10 @@ def explore(
     if cheap:
         found = _weighted(target, top, rng, draws)
     else:
-        size = max(_POOL * draws, _LEAST_OF_SURROGATE)
-        drawn = designed(target, top, rng, draws, size, tick, spare)
+        drawn = designed(target, top, rng, draws, tick, spare)
         evaluations = top.evaluations + drawn.evaluations
         how = drawn.k_hat, drawn.error, evaluations, drawn.reliable, top.found
-        found = Explored(drawn.x, top.x, *how, _evidence(top))
+        found = Explored(drawn.x, top.x, *how, top.evidence)
         if patient and not found.reliable:
             found = _weighted(target, top, rng, draws)
     if chains and not (found.reliable and found.found):
@@ -172,7 +171,7 @@ def _at_mode(
         return None
     chosen = x[resampled(rng, weights, draws)]
     evaluations = top.evaluations + len(x)
-    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, _evidence(top))
+    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
 
 
 def _share(weights: Array) -> float:
@@ -215,16 +214,35 @@ def _by_chains(
         evaluations,
         reliable,
         top.found or found.converged,
-        _evidence(top),
+        top.evidence,
         found.r_hat,
         found.ess,
     )
 
 
-def _evidence(top: Peak) -> float:
-    """Log p + d / 2 log(2 pi) + log |root| at the mode."""
-    log_det = np.log(np.diagonal(top.root)).sum()
-    return top.value + 0.5 * len(top.x) * math.log(2 * math.pi) + float(log_det)
+def combined(found: Sequence[Explored], rng: np.random.Generator) -> Explored:
+    """Draws from several modes, from each as many as its share of the evidence asks for.
+
+    Args:
+        found: draws from each mode, that of most mass first.
+        rng: of the choice.
+    """
+    first = found[0]
+    if len(found) == 1:
+        return first
+    size = len(first.x)
+    evidence = np.array([each.evidence for each in found])
+    shares = np.exp(evidence - evidence.max())
+    which = resampled(rng, shares / shares.sum(), size)
+    x = np.stack([each.x for each in found])[which, np.arange(size)]
+    return replace(
+        first,
+        x=x,
+        evaluations=sum(each.evaluations for each in found),
+        reliable=all(each.reliable for each in found),
+        found=all(each.found for each in found),
+        evidence=float(evidence.max() + math.log(shares.sum())),
+    )
 
 
 def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -> Explored:
@@ -233,7 +251,7 @@ def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -
     chosen = x[resampled(rng, weights, draws)]
     reliable = bool(k < threshold(size))
     evaluations += top.evaluations
-    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, _evidence(top))
+    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
 
 
 def message(found: Explored, draws: int) -> str:

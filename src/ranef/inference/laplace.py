@@ -7,6 +7,7 @@ squares; then as close to the posterior as a normal distribution comes (``variat
 that skewness does not shift them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from ranef.inference.approximate import Approximate
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.free import Bound, Free, without_points
-from ranef.inference.hyper import FEW, explore, message
+from ranef.inference.hyper import FEW, Explored, combined, explore, message
 from ranef.inference.integrated_likelihood import IntegratedLikelihood
 from ranef.inference.mixed import dependent
-from ranef.inference.peak import Peak, peak
+from ranef.inference.peak import Peak, modes
 from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
@@ -71,6 +72,38 @@ class Laplace(Method):
         else:
             return
 
+    def _explored(
+        self,
+        target: Approximate,
+        free: Free,
+        bound: Bound,
+        top: Peak | None,
+        rng: np.random.Generator,
+        draws: int,
+        tick: Callable[[], object],
+    ) -> Explored:
+        """Draws around one mode of the bound; None where there are no hyperparameters."""
+        if top is not None:
+            target.settle(free.whole(top.x[None])[0])
+            self._drop_if_idle(target, free, top)
+        if len(free.free) > FEW:
+            target.left = _SAMPLED
+        found = explore(
+            free,
+            free.start,
+            free.width,
+            rng,
+            draws,
+            cheap=False,
+            spare=_SPARE if target.mixed.n <= _MANY else 0,
+            chains=target.cells <= _CHAINS,
+            bound=bound if target.refinement else None,
+            near=top,
+            tick=tick,
+        )
+        target.left = None
+        return found
+
     def _drop_if_idle(self, target: Approximate, free: Free, top: Peak) -> None:
         """Of many rows, leave out a refinement that does not move the hyperparameters."""
         if self.settings["quadrature"] is not None or target.mixed.n <= _MANY:
@@ -91,26 +124,12 @@ class Laplace(Method):
                 free, points = without_points(target, bar.update)
                 # The bound's mode is next to the density's, and is found at a part of the cost.
                 bound = Bound(target, free.free, free.base)
-                top = peak(bound, bound.start, bound.width, bar.update) if len(free.free) else None
-                if top is not None:
-                    target.settle(free.whole(top.x[None])[0])
-                    self._drop_if_idle(target, free, top)
-                if len(free.free) > FEW:
-                    target.left = _SAMPLED
-                found = explore(
-                    free,
-                    free.start,
-                    free.width,
-                    rng,
-                    draws,
-                    cheap=False,
-                    spare=_SPARE if mixed.n <= _MANY else 0,
-                    chains=target.cells <= _CHAINS,
-                    bound=bound if target.refinement else None,
-                    near=top,
-                    tick=bar.update,
-                )
-                target.left = None
+                tops = modes(bound, bound.starts, bound.width, bar.update) if len(free.free) else []
+                every = [
+                    self._explored(target, free, bound, top, rng, draws, bar.update)
+                    for top in tops or [None]
+                ]
+                found = combined(every, rng)
                 x = free.whole(found.x)
                 target.settle(free.whole(found.mode[None])[0])
         except DependentColumnError as error:

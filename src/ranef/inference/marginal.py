@@ -108,6 +108,12 @@ class Marginal:
             out[place] = 1 / math.sqrt(levels[correlation.name])
         return np.minimum(out, 0.5)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Coordinates of length scales, in which the density may have several modes."""
+        names = {name for g in self.mixed.groupings if g.spectrum for name in g.spectrum.starts}
+        return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in names]
+
     @cached_property
     def _prior(self) -> tuple[Array, float, int]:
         """Penalty per sigma^2, log |P|+, and how many common effects are flat."""

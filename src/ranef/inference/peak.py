@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +20,15 @@ _MOST_FOLDS = 5
 # What a Newton step from the end of a search may still gain, in nats: the mode is then within a
 # seventh of an sd. A density with errors of its own cannot be followed to its last digits.
 _SETTLED = 0.01
+
+# Nats that a step may still gain where a first search from one of several starts ends.
+_COARSE = 0.05
+# Nats below the highest end at which another is not followed; and below the largest evidence at
+# which a mode has next to nothing of the mass.
+_BELOW = 12.0
+_MASSLESS = 5.0
+# Posterior sds within which two ends are one mode.
+_NEAR = 3.0
 
 
 @runtime_checkable
@@ -64,6 +73,16 @@ class Peak:
     gradients: Array
     evaluations: int
     found: bool
+
+    @property
+    def evidence(self) -> float:
+        """Log of the integral of the density around it, by Laplace's approximation."""
+        log_det = float(np.log(np.diagonal(self.root)).sum())
+        return self.value + 0.5 * len(self.x) * math.log(2 * math.pi) + log_det
+
+    def covers(self, x: Array) -> bool:
+        """Whether x (d,) is no further than a few posterior sds in every direction."""
+        return bool(np.abs(np.linalg.solve(self.root, x - self.x)).max(initial=0.0) < _NEAR)
 
 
 def peak(
@@ -131,6 +150,38 @@ def peak(
         evaluations,
         found.converged or left < _SETTLED,
     )
+
+
+def modes(
+    target: Target, starts: Sequence[Array], width: Array, tick: Callable[[], object]
+) -> list[Peak]:
+    """The modes that searches from several starts (d,) end at, that of most mass first.
+
+    Those whose mass, by Laplace's approximation, is next to nothing of it are left out.
+    """
+
+    def negative(x: Array) -> tuple[float, Array]:
+        tick()
+        value, gradient = target.value_and_gradient(x)
+        return -value, -gradient
+
+    if len(starts) == 1:
+        return [peak(target, starts[0], width, tick)]
+    ends: list[tuple[float, Array]] = []
+    for start in starts:
+        if not np.isfinite(target.log_density(start[None])[0]):
+            continue
+        found = minimise(negative, start, gain=_COARSE, width=width)
+        ends.append((-found.value, target.canonical(found.x[None])[0]))
+    out: list[Peak] = []
+    for value, x in sorted(ends, key=lambda end: -end[0]):
+        if out and (value < out[0].value - _BELOW or any(top.covers(x) for top in out)):
+            continue
+        top = peak(target, x, width, tick)
+        if not any(other.covers(top.x) for other in out):
+            out.append(top)
+    out.sort(key=lambda top: -top.evidence)
+    return [top for top in out if top.evidence > out[0].evidence - _MASSLESS]
 
 
 def _inverse_root(curvature: Array, step: Array) -> Array:
