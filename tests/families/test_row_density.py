@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from contract_family import EXAMPLES, family
+from ranef.families.base import ResponseDesign
 
 N = 40
 # Families that give one, and the predictors that rows have.
@@ -21,6 +22,7 @@ GIVEN = {
     ("zero_inflated_negative_binomial", ("mu", "psi")),
     ("gamma", ("mu",)),
     ("beta", ("mu",)),
+    ("student", ("mu",)),
 }
 
 
@@ -92,6 +94,16 @@ def test_derivatives_are_the_automatic_ones(name, predictors):
     assert set(slopes) == set(by_number)
     for own, right in by_number.items():
         np.testing.assert_allclose(slopes[own], right, rtol=1e-9, atol=1e-12)
+
+
+def test_a_weight_is_a_smaller_scale():
+    law, response, _ = given("student", ("mu",))
+    weighted = ResponseDesign(response.value, np.full(N, 4.0), "weights")
+    eta, numbers = np.linspace(-9.0, 9.0, N)[None, :, None], {"sigma": 0.6, "nu": 4.5}
+    found = law.row_density(weighted, ["mu"]).derivatives(eta, numbers, 3)
+    halved = law.row_density(response, ["mu"]).derivatives(eta, {**numbers, "sigma": 0.3}, 3)
+    for own, right in zip(found, halved, strict=True):
+        np.testing.assert_allclose(own, right, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["negative_binomial", "zero_inflated_negative_binomial"])
