@@ -174,7 +174,7 @@ def _law(prior: Any) -> tuple[Any, bool] | None:
             inner = _law(p.prior)
             if inner is None:
                 return None
-            # A small precision, of which its prior may have much, is a large sd, of which it has not.
+            # Of the one tail of a precision the other end is that of the large sds.
             return _OfPower(inner[0], p.power), inner[1] and p.power > 0
     # A Uniform or a Beta has no tails; Flat, Fixed, LKJ and point estimates are not judged.
     return None
