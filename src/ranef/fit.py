@@ -519,13 +519,13 @@ class Fit:
         return frame.labels.series("log_score", scores)
 
     def _predictive(self, new_levels: str, seed: int) -> Predictive:
-        key = (new_levels, seed)
-        if key not in self._cache:
+        if new_levels not in self._cache:
             replay = Replay(training=False, new_levels=new_levels)
-            self._cache[key] = Predictive(
+            self._cache[new_levels] = Predictive(
                 self.program, self.training.state, self.draws, replay, seed
             )
-        return self._cache[key]
+        known = self._cache[new_levels]
+        return known if known.seed == seed else known.seeded(seed)
 
     def _designs(
         self, data: Any, new_levels: str, *, response: bool, companion: bool

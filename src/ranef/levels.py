@@ -16,6 +16,10 @@ from ranef.terms.base import Design
 
 Codes = NDArray[np.int64]
 
+# Levels of a grouping for which there is room at least, known and new ones each: programs for
+# fewer would be compiled one by one, and take no less time.
+_LEAST_LEVELS = 16
+
 
 @dataclass(frozen=True)
 class Occurring:
@@ -92,15 +96,38 @@ def _split(codes: Sequence[NDArray], rows: Codes, most: int) -> list[Codes]:
     return [batch for part in np.split(rows[order], cuts) for batch in _split(codes, part, most)]
 
 
-def room(batches: Sequence[Mapping[Any, Occurring]]) -> list[dict[Any, Occurring]]:
-    """What occurs in each batch, padded to what the fullest has, so that all have one shape.
+def stepped(count: int, least: int, most: int) -> int:
+    """The next of few sizes from `count` on, because each is compiled for.
+
+    Args:
+        count: what there must be room for.
+        least: the smallest size.
+        most: of all sizes but `count` itself.
+
+    Returns:
+        A size at most a quarter larger than `count`, or `least`.
+    """
+    unit = 2 ** max(0, count.bit_length() - 3)
+    return max(count, min(most, max(least, -(-count // unit) * unit)))
+
+
+def room(
+    batches: Sequence[Mapping[Any, Occurring]], most: int = _LEAST_LEVELS
+) -> list[dict[Any, Occurring]]:
+    """What occurs in each batch, padded so that all have one shape, and most tables the same.
 
     That is one known level at least: NumPyro's distributions have no batches of none.
+
+    Args:
+        batches: by grouping.
+        most: levels for which there is room where no batch has more.
     """
     out = [dict(batch) for batch in batches]
     for name in out[0]:
-        known = max(1, *(len(batch[name].known) for batch in out))
+        known = max(len(batch[name].known) for batch in out)
         new = max(len(batch[name].new) for batch in out)
+        known = max(1, stepped(known, _LEAST_LEVELS, most))
+        new = stepped(new, _LEAST_LEVELS, most) if new else 0
         for batch in out:
             batch[name] = batch[name].padded(known, new)
     return out

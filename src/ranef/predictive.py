@@ -19,7 +19,7 @@ from ranef.families.base import Family, ResponseDesign
 from ranef.inference.base import Draws
 from ranef.inference.noise import Noise
 from ranef.inference.threads import side_by_side
-from ranef.levels import Occurring, batches, number, room
+from ranef.levels import Occurring, batches, number, room, stepped
 from ranef.program import Program, Varying
 from ranef.terms.base import Grouped, Replay
 from ranef.training import Designs, State
@@ -30,6 +30,8 @@ _CELLS, _EFFECTS = 4_000_000, 10_000_000
 _FARTHEST = 1e151
 # The exponential of numbers up to this, of either sign, is neither zero nor infinite.
 _LARGEST_EXPONENT = 700.0
+# Rows that a program is compiled for at least: fewer take it no less time.
+_LEAST_ROWS = 64
 # Rows whose quantiles are sought at once, on each core.
 _STRIPE = 500
 
@@ -93,7 +95,8 @@ def _refuse_out_of_reach(
     Raises:
         OutOfReachError: for the first row that has one.
     """
-    beyond = ~(np.abs(values) <= most)
+    # In the precision of a network's output the limit itself would be infinite.
+    beyond = ~(np.abs(values.astype(np.float64, copy=False)) <= most)
     if beyond.any():
         raise OutOfReachError(int(places[np.argmax(beyond.any(axis=0))]))
 
@@ -131,15 +134,25 @@ class Predictive:
         out.__dict__["_compiled"] = self._compiled
         return out
 
+    def seeded(self, seed: int) -> "Predictive":
+        """The same with another seed: the programs stay compiled, and draws of effects made."""
+        out = replace(self, seed=seed)
+        for kept in ("_compiled", "_compiled_density", "_latest"):
+            out.__dict__[kept] = getattr(self, kept)
+        return out
+
     def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[Part]":
         """The rows in chunks, each row once.
 
         Every chunk has the same number of rows, the last padded with its last row, and knows
-        as many levels as any, so that one compiled program serves all. Rows are taken in their
+        as many levels as any, so that one compiled program serves all. These numbers are of few
+        sizes: a row that is predicted alone goes through the program of a short table, which is
+        compiled once, and has the same digits there. Rows are taken in their
         order where memory holds the effects of all levels in them; else those of a level follow
         each other, and effects are drawn for as many levels at a time as it does hold.
         """
-        size = max(1, min(n, _CELLS // self._count))
+        held = max(1, _CELLS // self._count)
+        size = min(held, stepped(n, _LEAST_ROWS, held))
         codes = {
             key: np.asarray(designs[key[0]].arrays[g.codes]) for key, g in self._grouped.items()
         }
@@ -150,7 +163,8 @@ class Predictive:
             [
                 {key: Occurring.of(codes[key][rows], g.levels) for key, g in self._grouped.items()}
                 for rows in places
-            ]
+            ],
+            most,
         )
         for rows, met in zip(places, occurring, strict=True):
             yield from self._chunks(designs, response, rows, size, met)
@@ -179,7 +193,7 @@ class Predictive:
             predictors = self._run(sites, part, met)
             for eta in predictors.values():
                 if eta.ndim == 2:
-                    _refuse_out_of_reach(np.asarray(eta)[:, : len(places)], places)
+                    _refuse_out_of_reach(np.asarray(eta, np.float64)[:, : len(places)], places)
             yield Part(self.program.family, beside, predictors, places, integrated)
 
     def _sites(self, met: Mapping[Varying, Occurring], designs: Designs) -> dict[str, Array]:

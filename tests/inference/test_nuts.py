@@ -9,11 +9,9 @@ from numpyro.infer.util import log_density
 import ranef as rf
 from contract_term import learn
 from ranef.errors import DataError, OptionError
-from ranef.inference import exact
 from ranef.inference.base import sites_of
 from ranef.inference.collapsed import Collapsed
 from ranef.inference.compressed import read
-from ranef.inference.hyper import Explored
 from ranef.inference.marginal import Marginal
 from ranef.inference.nuts import Integrated, Sampled
 

@@ -15,20 +15,26 @@ COMPILING = 2.0
 
 @dataclass(frozen=True)
 class Deadline:
-    """A number of seconds from now on.
+    """A number of seconds of work from now on.
+
+    Those count that pass, or those of the processor where these are fewer: other programs on a busy
+    machine take nothing from a check.
 
     Attributes:
         seconds: how many.
-        began: the clock's reading when they began.
+        began: readings of the clock and of the processor's time when they began.
     """
 
     seconds: float
-    began: float = field(default_factory=time.perf_counter)
+    began: tuple[float, float] = field(
+        default_factory=lambda: (time.perf_counter(), time.process_time())
+    )
 
     @property
     def left(self) -> float:
         """Seconds that are left; negative once they are over."""
-        return self.began + self.seconds - time.perf_counter()
+        passed = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
+        return self.seconds - min(passed)
 
     def tick(self, needed: float = 0.0) -> None:
         """Called between two steps of a computation.

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.check.symptom import Symptom
-from ranef.inference.convergence import E_BFMI, comparable, convergence, energy_fractions
+from ranef.inference.comparable import comparable
+from ranef.inference.convergence import E_BFMI, convergence, energy_fractions
 from ranef.inference.pareto import threshold
 from ranef.posterior import Posterior
 

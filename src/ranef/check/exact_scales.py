@@ -66,8 +66,10 @@ def _compared(
     rng = np.random.default_rng(0)
     signs = np.unique([np.ones(x.shape[1]), *(coordinates.signs([i]) for i in coordinates.folded)],
                       axis=0)  # fmt: skip
-    root = np.linalg.cholesky(np.cov(x.T).reshape(x.shape[1], -1) + 1e-12 * np.eye(x.shape[1]))
-    proposal = Mixture(x.mean(axis=0)[None], _WIDER * root, _NU, signs[::-1])
+    d = x.shape[1]
+    root = np.linalg.cholesky(np.cov(x.T).reshape(d, d) + 1e-12 * np.eye(d))
+    wider = np.asarray(_WIDER * root, np.float64)
+    proposal = Mixture(x.mean(axis=0)[None], wider, _NU, signs[::-1])
     places = coordinates.canonical(proposal.sample(rng, _MOST))
     values: list[Array] = []
     for first in range(0, _MOST, _AT_ONCE):

@@ -78,13 +78,14 @@ def gain(
     windows = Windows.of(problem, draws.seed)
     if windows.held is None:
         return NoReference("there were too few rows to hold any out")
-    kind = Gaussian(problem) if normal else AnyFamily(problem)
+    whole = windows.count == 1
+    kind = Gaussian(problem, one_window=whole) if normal else AnyFamily(problem, one_window=whole)
     known = problem.given(draws.points, draws.carried)
     rows, scores = windows.at(0), []
     try:
         for each in (known, _without(known, labels)):
             deadline.tick()
-            given = kind.given(each, rows, {}, None, patient=True)
+            given = kind.given(each, rows, {}, None, patient=True, silent=True)
             scores.append(_scores(given, each, windows.held))
     except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
         return NoReference(str(error))

@@ -172,8 +172,10 @@ class Joint:
         """Log |d sites / d z| of some sites."""
         out, values = jnp.zeros(()), self.values(names, z)
         for name, own in zip(names, self.separate(names)(z), strict=True):
-            out += jnp.sum(self.latents[name].transform.log_abs_det_jacobian(own, values[name]))
-        return out
+            out = out + jnp.sum(
+                self.latents[name].transform.log_abs_det_jacobian(own, values[name])
+            )
+        return jnp.asarray(out)
 
     def at(self, values: Mapping[str, Array], data: Any) -> Array:
         """The log joint density at values of all sites."""
@@ -355,14 +357,16 @@ def _weighted(
     proposal = Mixture(
         q.mean(axis=0)[None], np.asarray(1.5 * root, np.float64), 5.0, np.ones((1, d))
     )
-    for _ in range(_ROUNDS):
+    trial = 0
+    while True:
+        trial += 1
         began, used = deadline.left, proposal
         found = _round(joint, used, start, rng, deadline)
         if not (found[-1] > _IMPOSSIBLE).any():
             return None
         weights, k = smoothed(found[-1])
         effective = 1 / float((weights**2).sum())
-        if k < _GOOD and effective > _EFFECTIVE * _SIZE:
+        if (k < _GOOD and effective > _EFFECTIVE * _SIZE) or trial == _ROUNDS:
             break
         proposal = adapted(rng, found[0], weights, np.ones((1, d)))
     if k >= _GOOD:

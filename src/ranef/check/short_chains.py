@@ -95,7 +95,9 @@ class _Target:
 
     Attributes:
         joint: the density.
-        labels: of the terms whose effects are b, and `inner`, their sites.
+        structure: the blocks of the terms whose effects are b, at unit scales, by label. They are
+            made outside of what is compiled, where networks have values.
+        inner: the sites of these effects.
         outer: sites of phi.
         mean, root: (d,) and (d, d) or (d,) of phi under q.
         scaled: (m,) whether t_e is the scale of an effect.
@@ -105,7 +107,7 @@ class _Target:
     """
 
     joint: Joint
-    labels: tuple[str, ...]
+    structure: Mapping[str, LinearBlock]
     inner: tuple[str, ...]
     outer: tuple[str, ...]
     mean: Numbers
@@ -138,9 +140,7 @@ class _Target:
             return NoReference("draws of the fit lie on the edge of what parameters may be")
         mean, root = phi.mean(axis=0), _root_of(phi)
         none = np.zeros(0)
-        bare = cls(
-            joint, tuple(blocks), inner, outer, mean, root, none > 0, none, none, none, q, none
-        )
+        bare = cls(joint, blocks, inner, outer, mean, root, none > 0, none, none, none, q, none)
         return bare._placed(phi)
 
     def _placed(self, phi: Numbers) -> "_Target":
@@ -176,7 +176,7 @@ class _Target:
 
     def _scales(self, values: Mapping[str, Array]) -> Array:
         """The prior sd of each effect, (m,)."""
-        if not self.labels:
+        if not self.structure:
             return jnp.zeros(0)
         known = {**self.joint.given, **values}
         structure = self.structure
@@ -184,12 +184,12 @@ class _Target:
             structure[label].spectrum is None
             and len(structure[label].scales) == np.shape(structure[label].columns)[1]
             and all(name in known for name in structure[label].scales)
-            for label in self.labels
+            for label in structure
         )
         # The program's own blocks take a second to compile.
         blocks = structure if plain else self.joint.problem.blocks(known)
         out = []
-        for label in self.labels:
+        for label in structure:
             block = blocks[label]
             if plain:
                 sds = jnp.stack([known[name] for name in block.scales])
@@ -201,11 +201,6 @@ class _Target:
                 out.append(jnp.tile(sds[start : start + count], block.levels))
                 start += count
         return jnp.concatenate(out)
-
-    @cached_property
-    def structure(self) -> Mapping[str, LinearBlock]:
-        """The blocks of the effects at unit scales."""
-        return _scaled_blocks(self.joint.problem, self.joint)
 
     def _sds(self, phi: Numbers) -> Numbers:
         """The prior sd of each effect at phi (S, d), (S, m)."""
@@ -228,8 +223,8 @@ class _Target:
     def values(self, x: Array) -> tuple[dict[str, Array], Array]:
         """At x (d + m,): values of the sites, and log |d sites / d x| up to a constant."""
         d = len(self.mean)
-        z, noise = x[:d], x[d:]
-        phi = self.mean + (self.root @ z if self.root.ndim == 2 else self.root * z)
+        z, noise = jnp.asarray(x[:d]), x[d:]
+        phi = jnp.asarray(self.mean + (self.root @ z if self.root.ndim == 2 else self.root * z))
         values = self.joint.values(self.outer, phi)
         t = jnp.where(self.scaled, self._scales(values), 1.0)
         b = t * (self.middle + self.slopes @ z + self.width * noise)

@@ -3,11 +3,11 @@
 How to add one: a class with `parameters` and `distribution` in a file of its own under
 ``families/``, and a line in ``registry.FAMILIES``. Where `distribution` of inverse-linked
 parameters loses digits, `given` is written too; where the derivatives of the log density are known
-in closed form, `natural` may give them.
+in closed form, `natural` or `row_density` may give them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -25,6 +25,7 @@ from ranef.errors import DataError, OptionError
 from ranef.expression import Expression, Operation, Sum
 from ranef.families.links import INVERSE_LINKS, LINKS
 from ranef.families.natural import Natural
+from ranef.families.row_density import RowDensity
 from ranef.formula import ResponseCall
 from ranef.frame import Frame
 from ranef.moments import Moments, Scale
@@ -461,6 +462,13 @@ class Family(ABC):
 
     def natural(self, response: ResponseDesign) -> Natural | None:
         """The response in its natural parameter, where that is its only one and has the predictor.
+
+        None leaves the derivatives of the log density to automatic differentiation.
+        """
+        return None
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """The log density with derivatives in closed form, where these parameters have predictors.
 
         None leaves the derivatives of the log density to automatic differentiation.
         """

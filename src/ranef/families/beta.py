@@ -1,6 +1,6 @@
 """Shares: y ~ Beta(mu kappa, (1 - mu) kappa)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,8 @@ from ranef import priors
 from ranef.equation import Line
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.positive_densities import BetaDensity
+from ranef.families.row_density import RowDensity
 from ranef.frame import Frame
 from ranef.moments import Scale
 
@@ -76,6 +78,10 @@ class Beta(Family):
         # psi'(a) = psi'(1 + a) + 1 / a^2, of which the latter is large near a = 0.
         within = (mu * rest * kappa) ** 2 * (polygamma(1, 1.0 + a) + polygamma(1, 1.0 + b))
         return within + rest**2 + mu**2
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where mu alone has a predictor."""
+        return BetaDensity.of(response.value) if list(predictors) == ["mu"] else None
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         mu, kappa = parameters["mu"], parameters["kappa"]

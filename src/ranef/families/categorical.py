@@ -1,6 +1,6 @@
 """Responses of several kinds without an order: P(y = k) = softmax(0, mu_2, ..., mu_K)_k."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from ranef.equation import Line
 from ranef.families import densities
 from ranef.families.base import FamilyParameter, ResponseDesign, State
 from ranef.families.categories import Categories
+from ranef.families.category_densities import CategoricalDensity
+from ranef.families.row_density import RowDensity
 from ranef.moments import Scale
 
 
@@ -53,6 +55,12 @@ class Categorical(Categories):
         law = self.distribution(response, **predictors)
         known = {f"eta{i}": predictors[p.name] for i, p in enumerate(self.parameters)}
         return densities.Law(law, densities.categorical, known)
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where all predictors are in their order."""
+        if list(predictors) != [p.name for p in self.parameters]:
+            return None
+        return CategoricalDensity.of(response.value, len(self.parameters))
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return densities.Numbered(self.shares_of(parameters))

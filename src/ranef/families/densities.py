@@ -85,20 +85,20 @@ def log_choose(n: Any, k: Any) -> Array:
 
 
 # Above this shape the difference of two log gammas is taken from Stirling's series.
-_LARGE_SHAPE = 1e5
+LARGE_SHAPE = 1e5
 
 
 def log_rising(shape: Any, log_shape: Any, count: Any) -> Array:
     """Log Gamma(a + y) - log Gamma(a), without cancellation where a is large."""
-    small = jnp.minimum(shape, _LARGE_SHAPE)
+    small = jnp.minimum(shape, LARGE_SHAPE)
     exact = gammaln(small + count) - gammaln(small)
-    large = jnp.maximum(shape, _LARGE_SHAPE)
+    large = jnp.maximum(shape, LARGE_SHAPE)
     series = (
         (large + count - 0.5) * jnp.log1p(count / large)
         + count * (log_shape - 1.0)
         - count / (12.0 * large * (large + count))
     )
-    return jnp.where(shape < _LARGE_SHAPE, exact, series)
+    return jnp.where(shape < LARGE_SHAPE, exact, series)
 
 
 def negative_binomial(value: Any, log_mean: Any, log_shape: Any) -> Array:

@@ -1,6 +1,6 @@
 """Positive responses whose sd grows with the mean: y ~ Gamma(alpha, mean mu)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +13,8 @@ from ranef import priors
 from ranef.equation import Line
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.positive_densities import GammaDensity
+from ranef.families.row_density import RowDensity
 from ranef.frame import Frame
 from ranef.moments import Scale
 
@@ -64,6 +66,10 @@ class Gamma(Family):
             return super().working_weights(response, name, **predictors)
         shape = jnp.exp(predictors["alpha"])
         return jnp.broadcast_to(shape, jnp.shape(response.value))
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where mu alone has a predictor."""
+        return GammaDensity.of(response.value) if list(predictors) == ["mu"] else None
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Gamma(parameters["alpha"], parameters["alpha"] / parameters["mu"])

@@ -1,6 +1,6 @@
 """Counts more variable than Poisson's: y ~ NegativeBinomial(mu, alpha)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from ranef import priors
 from ranef.equation import Line
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.count_densities import NegativeBinomialDensity
+from ranef.families.row_density import RowDensity
 from ranef.frame import Frame
 from ranef.moments import Scale
 
@@ -56,6 +58,10 @@ class NegativeBinomial(Family):
         if name != "mu":
             return super().working_weights(response, name, **predictors)
         return responses.count_information(predictors["mu"], predictors["alpha"])
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where mu alone has a predictor."""
+        return NegativeBinomialDensity.of(response.value) if list(predictors) == ["mu"] else None
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.NegativeBinomial2(parameters["mu"], parameters["alpha"])

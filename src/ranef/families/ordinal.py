@@ -1,6 +1,6 @@
 """Responses in an order: P(y <= k) = logit^-1(threshold_k - mu)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,8 @@ from ranef.equation import Line
 from ranef.families import densities
 from ranef.families.base import FamilyParameter, ResponseDesign, State
 from ranef.families.categories import Categories
+from ranef.families.category_densities import OrdinalDensity
+from ranef.families.row_density import RowDensity
 from ranef.moments import Scale
 from ranef.priors import Prior
 
@@ -75,6 +77,12 @@ class Ordinal(Categories):
         law = self.distribution(response, **predictors)
         known = {"location": predictors["mu"], "thresholds": predictors["threshold"]}
         return densities.Law(law, densities.ordinal, known)
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where mu alone has a predictor, as thresholds never have."""
+        if list(predictors) != ["mu"]:
+            return None
+        return OrdinalDensity(np.asarray(response.value).astype(np.int64) - 1)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return densities.Numbered(_probabilities(parameters["mu"], parameters["threshold"]))

@@ -1,7 +1,7 @@
 """Heavy-tailed responses: y ~ mu + sigma t_nu."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from ranef import priors
 from ranef.equation import Line
 from ranef.families import densities
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State, weighted_means
+from ranef.families.row_density import RowDensity
+from ranef.families.student_density import StudentDensity
 from ranef.moments import Scale
 
 # EM gains a factor in the error with each step, the smaller the tails the larger.
@@ -84,6 +86,12 @@ class Student(Family):
         known = {"location": predictors["mu"], "log_scale": log_scale, "log_nu": predictors["nu"]}
         law = self.distribution(response, **self.on_own_scale(**predictors))
         return densities.Law(law, densities.student, known)
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where mu alone has a predictor."""
+        if list(predictors) != ["mu"]:
+            return None
+        return StudentDensity.of(response.value, response.weights)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         scale = self._scale(response, parameters)

@@ -1,6 +1,6 @@
 """Variable counts with zeros of their own: NegativeBinomial(mu, alpha) or 0."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from ranef import priors
 from ranef.equation import Line
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.count_densities import ZeroInflatedNegativeBinomialDensity
+from ranef.families.row_density import RowDensity
 from ranef.frame import Frame
 from ranef.moments import Scale
 
@@ -73,6 +75,12 @@ class ZeroInflatedNegativeBinomial(Family):
         log_zero = -jnp.exp(log_shape) * jax.nn.softplus(log_mean - log_shape)
         count = densities.from_count(jnp.asarray(response.value), log_zero, predictors["psi"])
         return count * responses.count_information(log_mean, log_shape)
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where mu has a predictor, and psi has one or is a number."""
+        if list(predictors) not in (["mu"], ["mu", "psi"]):
+            return None
+        return ZeroInflatedNegativeBinomialDensity.of(response.value, "psi" in predictors)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         counts = dist.NegativeBinomial2(parameters["mu"], parameters["alpha"])

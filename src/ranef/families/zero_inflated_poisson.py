@@ -1,6 +1,6 @@
 """Counts with zeros of their own: y ~ Poisson(mu) with probability psi, else 0."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,8 @@ from ranef import priors
 from ranef.equation import Line
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.count_densities import ZeroInflatedPoissonDensity
+from ranef.families.row_density import RowDensity
 from ranef.frame import Frame
 from ranef.moments import Scale
 
@@ -65,6 +67,12 @@ class ZeroInflatedPoisson(Family):
             return jnp.broadcast_to(psi * (1 - psi), shape)
         mean, value = jnp.exp(predictors["mu"]), jnp.asarray(response.value)
         return densities.from_count(value, -mean, predictors["psi"]) * mean
+
+    def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
+        """Where mu has a predictor, and psi has one or is a number."""
+        if list(predictors) not in (["mu"], ["mu", "psi"]):
+            return None
+        return ZeroInflatedPoissonDensity.of(response.value, "psi" in predictors)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         # A mean that has become zero is one of Poisson's, but not of NumPyro's.

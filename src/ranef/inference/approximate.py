@@ -192,7 +192,7 @@ class Approximate:
         return self.refinement.of(self._working_at(x))
 
     def settle(self, x: Array) -> None:
-        """Every search for q then begins from that at x (d,), and from what is known near it.
+        """From now on every search for q begins at that of x (d,), or at what is known near it.
 
         Until the next call the density at a place does not depend on what was asked for before.
         """

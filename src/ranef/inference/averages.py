@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 
 from ranef.families.base import Family
 from ranef.inference.closed_averages import ClosedAverages
-from ranef.inference.hermite import Integrated, OverLevels, rule
+from ranef.inference.hermite import Integrated, OverLevels, nodes_of, rule
+from ranef.inference.row_averages import LEAST_PIVOT, RowAverages
 
-# Nodes for each predictor where rows may be uncertain, and where all are nearly known.
-_NODES, _FEW = {1: 7, 2: 5}, 3
+# Nodes for each predictor where all are nearly known.
+_FEW = 3
 # The largest variance of a predictor of which few nodes give its averages.
 _NEARLY_KNOWN = 0.05
 # Rows from which it is worth a second compiled program to take few nodes.
 _MANY = 100_000
+# Rows from which a program of several threads saves more than the seconds that it takes to compile.
+_COMPILED = 50_000
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,17 @@ class Density:
 
 def averages_of(
     law: Family, response: Any, predictors: Sequence[str]
-) -> "Averages | ClosedAverages":
+) -> "Averages | ClosedAverages | RowAverages":
     """Of the rows of one response: in closed form where the family has one."""
     natural = law.natural(response)
-    if natural is None:
+    if natural is not None:
+        return ClosedAverages(natural)
+    n, density = len(response.value), None
+    if n < _COMPILED:
+        density = law.row_density(response, predictors)
+    if density is None:
         return Averages(law, response, predictors)
-    return ClosedAverages(natural)
+    return RowAverages(density, n, len(predictors))
 
 
 class Averages:
@@ -104,7 +112,8 @@ class Averages:
     def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
         """Sum over rows of log p at predictors that are known, (n, K)."""
         with jax.enable_x64(True):
-            rows = self.density.rows(self.response, numbers, jnp.asarray(eta, jnp.float64))
+            given = {name: jnp.asarray(value, jnp.float64) for name, value in numbers.items()}
+            rows = self.density.rows(self.response, given, jnp.asarray(eta, jnp.float64))
             return float(jnp.sum(rows))
 
     def by_number(
@@ -149,8 +158,8 @@ class Averages:
 
     def _count(self, spread: NDArray) -> int:
         k = len(self.density.predictors)
-        few = len(spread) >= _MANY and k in _NODES and spread.max(initial=0.0) < _NEARLY_KNOWN
-        return _FEW if few else _NODES.get(k, 0)
+        few = len(spread) >= _MANY and spread.max(initial=0.0) < _NEARLY_KNOWN
+        return _FEW if few and nodes_of(k) else nodes_of(k)
 
 
 def _points(count: int, mean: Array, spread: Array) -> tuple[Array, NDArray]:
@@ -251,17 +260,18 @@ def _log_marginal(
 
 
 def root_of(spread: Array) -> Array:
-    """L (n, K, K) lower triangular with L L' = spread, which may be singular."""
-    k = spread.shape[-1]
-    if k == 1:
-        return jnp.sqrt(jnp.maximum(spread, 0.0))
-    columns: list[list[Any]] = [[jnp.zeros_like(spread[:, 0, 0])] * k for _ in range(k)]
-    for i in range(k):
-        for j in range(i + 1):
-            rest = spread[:, i, j] - sum(columns[i][c] * columns[j][c] for c in range(j))
-            if i == j:
-                columns[i][i] = jnp.sqrt(jnp.maximum(rest, 0.0))
-            else:
-                pivot = columns[j][j]
-                columns[i][j] = jnp.where(pivot > 1e-12, rest / jnp.where(pivot > 0, pivot, 1.0), 0)
-    return jnp.stack([jnp.stack(row, axis=-1) for row in columns], axis=-2)
+    """L (n, K, K) lower triangular with L L' = spread, which may be singular.
+
+    Column by column, as `row_averages.root_of`, in a loop whose program does not grow with K.
+    """
+    each = jnp.arange(spread.shape[-1])
+
+    def column(j: Any, carried: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, out = carried
+        pivot = jnp.sqrt(jnp.maximum(left[:, j, j], 0.0))[:, None]
+        known = (each > j) & (pivot > LEAST_PIVOT)
+        below = jnp.where(known, left[:, :, j] / jnp.where(pivot > 0, pivot, 1.0), 0.0)
+        out = out.at[:, :, j].set(jnp.where(each == j, pivot, below))
+        return left - below[:, :, None] * below[:, None, :], out
+
+    return jax.lax.fori_loop(0, len(each), column, (spread, jnp.zeros_like(spread)))[1]

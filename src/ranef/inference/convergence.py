@@ -10,12 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.terms.base import Bilinear
-
 # Largest R-hat, smallest effective sample size for each chain, smallest E-BFMI.
 R_HAT, ESS, E_BFMI = 1.01, 100, 0.3
-# Rows whose products of coefficients are looked at.
-_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -63,28 +59,6 @@ def convergence(values: Mapping[str, NDArray]) -> Convergence:
         worst_ess = min(worst_ess, (float(np.min([bulk, tail])), name))
     r_hat = worst_r if np.isfinite(worst_r[0]) else (np.nan, "")
     return Convergence(*r_hat, *worst_ess, chains)
-
-
-def comparable(values: Mapping[str, Any], products: Mapping[str, Bilinear]) -> dict[str, NDArray]:
-    """Draws by name of what chains can agree on.
-
-    Of products of coefficients these are the products themselves, in some rows, and the scales in
-    their order: the signs and the order of components are free.
-    """
-    hidden = {site for term in products.values() for site in term.sites}
-    out = {name: values[name] for name in values if name not in hidden}
-    for label, term in products.items():
-        if not all(site in values for site in term.sites):
-            continue
-        rows = np.unique(np.linspace(0, len(term.codes[0]) - 1, _ROWS).astype(int))
-        u, v = (
-            values[site][:, :, np.asarray(codes)[rows]]
-            for site, codes in zip(term.sites, term.codes, strict=True)
-        )
-        out[label] = (u * v).sum(axis=-1)
-        if term.scale in out:
-            out[term.scale] = np.sort(out[term.scale], axis=-1)
-    return out
 
 
 def energy_fractions(energy: NDArray) -> NDArray[np.float64]:

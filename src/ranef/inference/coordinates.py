@@ -4,6 +4,7 @@ A scale t is, by its prior,
 
     folded     t = |s sinh x|        a density that is finite at zero
     log        t = exp(x)            one that vanishes or has a pole there; the residual sd
+    bounded    t = b |tanh(s sinh(x) / b)|     the same below an end at b
     interval   t = a + (b - a) / (1 + exp(-x))
     above      t = a + exp(x)        of a density that begins at a > 0
     quantile   1 / t^2 has the prior probability 1 - Phi(x) below it; so x is N(0, 1) a priori
@@ -50,6 +51,8 @@ _LEAST_PRECISION = 1e-200
 _LOG_2PI = math.log(2 * math.pi)
 # Of the least value that a prior allows: where a search that would begin below it does.
 _OFF_THE_END = 1.05
+# The largest share of its end that a bounded scale has: a double below one.
+_END = 1 - 1e-15
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class ScaleCoordinate:
     Attributes:
         name: of its site.
         prior: of it.
-        kind: "folded", "log", "interval", "above" or "quantile".
-        unit: s of a folded one.
+        kind: "folded", "bounded", "log", "interval", "above" or "quantile".
+        unit: s of a folded or bounded one.
     """
 
     name: str
@@ -71,6 +74,8 @@ class ScaleCoordinate:
     @classmethod
     def of(cls, name: str, prior: Prior, unit: float, *, folds: bool = True) -> "ScaleCoordinate":
         """The coordinate that suits the prior; `folds` False where zero is out of question."""
+        if folds and isinstance(prior, priors.Uniform) and prior.lower == 0:
+            return cls(name, prior, "bounded", unit)
         if isinstance(prior, (priors.Uniform, priors.Beta)):
             return cls(name, prior, "interval")
         if isinstance(prior, priors.OfPower) and prior.upper < np.inf:
@@ -97,6 +102,11 @@ class ScaleCoordinate:
         """Whether it is estimated without a posterior."""
         return isinstance(self.prior, priors.PointEstimate)
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether the density is even and smooth in x."""
+        return self.kind in ("folded", "bounded")
+
     def _bounds(self) -> tuple[float, float]:
         return getattr(self.prior, "lower", 0.0), getattr(self.prior, "upper", 1.0)
 
@@ -115,6 +125,8 @@ class ScaleCoordinate:
             precision = np.maximum(np.where(x > 0, small, large) / rate, _LEAST_PRECISION)
             return precision**-0.5
         low, high = self._bounds()
+        if self.kind == "bounded":
+            return high * np.tanh(self.unit / high * np.sinh(x))
         if self.kind == "above":
             return low + np.exp(x)
         return low + (high - low) / (1 + np.exp(-x))
@@ -130,7 +142,14 @@ class ScaleCoordinate:
             density = log_density(self.prior, self.value(x))[0]
             return np.exp(-0.5 * x**2 - 0.5 * _LOG_2PI - density)
         low, high = self._bounds()
+        if self.kind == "bounded":
+            return np.exp(self._log_slope(x))
         return (high - low) / (2 + np.exp(-x) + np.exp(x))
+
+    def _log_slope(self, x: Any) -> Any:
+        """Log d value / d x of a bounded one: log (s cosh(x) / cosh(s sinh(x) / b)^2)."""
+        inside = self.unit / self._bounds()[1] * np.sinh(x)
+        return np.log(self.unit) + _log_cosh(x) - 2 * _log_cosh(inside)
 
     def inverse(self, value: Any) -> Any:
         """The x of a value."""
@@ -144,6 +163,8 @@ class ScaleCoordinate:
             below, above = gammainc(shape, at), gammaincc(shape, at)
             return np.where(below < above, -ndtri(below), ndtri(above))
         low, high = self._bounds()
+        if self.kind == "bounded":
+            return np.arcsinh(high / self.unit * np.arctanh(np.clip(value / high, -_END, _END)))
         if self.kind == "above":
             return np.log(value - low)
         return np.log(value - low) - np.log(high - value)
@@ -153,7 +174,7 @@ class ScaleCoordinate:
         if self.kind == "above":
             low = self._bounds()[0]
             value = max(value, _OFF_THE_END * low)
-        if self.kind == "interval":
+        if self.kind in ("interval", "bounded"):
             low, high = self._bounds()
             value = low + (high - low) * min(max((value - low) / (high - low), 0.05), 0.95)
         return float(self.inverse(value))
@@ -168,6 +189,11 @@ class ScaleCoordinate:
         # The kinds with a pole at zero are not folded; this one's density is finite there.
         size = np.maximum(np.abs(value), np.finfo(np.float64).tiny)
         density, derivative = log_density(self.prior, size)
+        if self.kind == "bounded":
+            high = self._bounds()[1]
+            inside = np.tanh(self.unit / high * np.sinh(x))
+            bend = np.tanh(x) - 2 * inside * self.unit / high * np.cosh(x)
+            return density + self._log_slope(x), derivative * np.sign(value) * slope + bend
         if self.kind == "folded":
             bend = np.tanh(x)
         elif self.kind in ("log", "above"):
@@ -175,6 +201,11 @@ class ScaleCoordinate:
         else:
             bend = -np.tanh(x / 2)
         return density + np.log(slope), derivative * np.sign(value) * slope + bend
+
+
+def _log_cosh(x: Any) -> Any:
+    """Without overflow."""
+    return np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2.0)
 
 
 @dataclass(frozen=True)
@@ -357,7 +388,7 @@ class Coordinates:
     @property
     def folded(self) -> list[int]:
         """Coordinates in which the density is even."""
-        return [i for i, scale in enumerate(self.scales) if scale.kind == "folded"]
+        return [i for i, scale in enumerate(self.scales) if scale.is_folded]
 
     def signs(self, flips: Sequence[int]) -> Array:
         """(d,) the factor that turning round the scales `flips` puts on every coordinate.

@@ -18,6 +18,8 @@ _NUMBERS = 60_000_000
 _FAR = 25.0
 # And where they change by more than this in all within a posterior sd, its errors are what shows.
 _STEEP = 6.0
+# By how much a combination may miss constants, coordinates and squares at x.
+_MISSED = 1e-6
 
 
 @dataclass
@@ -30,6 +32,9 @@ class Foretold:
 
     width: Array
     _known: list[tuple[Array, Array, Array]] = field(default_factory=list)
+    # Of what is kept: the bases at its places and their inverses, from which coefficients follow.
+    _inverses: list[tuple[Array, Array]] = field(default_factory=list)
+    _centre: Array = field(default_factory=lambda: np.zeros(0))
 
     @property
     def _most(self) -> int:
@@ -40,6 +45,7 @@ class Foretold:
         """Keep the working model at x (d,), and forget the oldest."""
         if self._most * (weights.size + right.size) <= _NUMBERS:
             self._known = [*self._known[1 - self._most :], (x.copy(), weights, right)]
+            self._inverses = []
 
     def copy(self) -> "Foretold":
         """What is kept now, to which nothing is added."""
@@ -68,15 +74,25 @@ class Foretold:
         """C_r of each working model that is kept."""
         if not self._known:
             return None
-        z = (np.array([known[0] for known in self._known]) - x) / self.width
-        for columns in ([z, z**2], [z]):
-            basis = np.concatenate([np.ones((len(z), 1)), *columns], axis=1)
-            wanted = np.zeros(basis.shape[1])
-            wanted[0] = 1.0
-            c = np.linalg.lstsq(basis.T, wanted)[0]
-            if np.abs(c @ basis - wanted).max() < 1e-6 and np.abs(c).sum() < _FAR:
+        if not self._inverses:
+            self._centre = self._known[-1][0]
+            places = np.array([known[0] for known in self._known])
+            self._inverses = [
+                (basis, np.linalg.pinv(basis).T)
+                for basis in (self._basis(places, squares) for squares in (True, False))
+            ]
+        for (basis, inverse), squares in zip(self._inverses, (True, False), strict=True):
+            wanted = self._basis(x[None], squares)[0]
+            c = inverse @ wanted
+            missed = np.abs(c @ basis - wanted).max() / max(1.0, float(np.abs(wanted).max()))
+            if missed < _MISSED and np.abs(c).sum() < _FAR:
                 return np.asarray(c, np.float64)
         return None
+
+    def _basis(self, x: Array, squares: bool) -> Array:
+        """(m, 1 + d) or (m, 1 + 2 d): one, the coordinates and their squares at places (m, d)."""
+        z = (x - self._centre) / self.width
+        return np.concatenate([np.ones((len(z), 1)), z, *([z**2] if squares else [])], axis=1)
 
     def _combined(self, c: Array) -> tuple[Array, Array]:
         parts = list(zip(c, self._known, strict=True))

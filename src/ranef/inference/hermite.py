@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+# Nodes for each predictor where rows may be uncertain; of more predictors the rule of degree three.
+_NODES = {1: 7, 2: 5}
+
 
 @functools.cache
 def hermite(count: int) -> tuple[Array, Array]:
@@ -21,6 +24,11 @@ def hermite(count: int) -> tuple[Array, Array]:
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(count)
     return nodes, weights
+
+
+def nodes_of(k: int) -> int:
+    """How many nodes `rule` is to have for k predictors that may be uncertain."""
+    return _NODES.get(k, 0)
 
 
 def rule(k: int, count: int) -> tuple[Array, Array]:

@@ -94,17 +94,19 @@ def hmc(
     each = -(-draws // CHAINS)
     x = np.empty((CHAINS, 0, len(top.x)))
     values = np.empty((CHAINS, 0))
-    for _ in range(runs):
+    run = 0
+    while True:
+        run += 1
         more, more_values, states = sampler.run(states, rng, each)
         more = canonical(more.reshape(-1, len(top.x))).reshape(more.shape)
         x = np.concatenate([x, more], axis=1)
         values = np.concatenate([values, more_values], axis=1)
         found = convergence({"x": x})
-        if found.mixed and found.enough:
+        converged = found.mixed and found.enough
+        if converged or run == runs:
             break
     thin = x.shape[1] // each
     kept = slice(thin - 1, None, thin)
-    converged = found.mixed and found.enough
     return Chains(
         x[:, kept], values[:, kept], found.r_hat, found.ess, sampler.evaluations, converged
     )
@@ -187,7 +189,7 @@ class _Sampler:
         eps = min(self._step, length / steps)
         p = rng.standard_normal(len(state.z))
         energy = state.value - 0.5 * float(p @ p)
-        here = state
+        here, change = state, 0.0
         for _ in range(steps):
             p = p + 0.5 * eps * here.gradient
             here = self._at(here.z + eps * p)

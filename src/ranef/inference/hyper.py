@@ -30,12 +30,14 @@ Array = NDArray[np.float64]
 _POOL, _LEAST = 4, 1_000
 # Dimensions up to which a surrogate is made: its matrix has (points x (1 + dimensions))^2 numbers.
 FEW = 10
-# Evaluations of the pilot that says how many weighted draws are needed.
-_PILOT = 300
+# Evaluations of the pilot that says how many weighted draws are needed, and of that where chains,
+# and so thousands of evaluations, cannot be afforded.
+_PILOT, _PILOT_OF_DEAR = 300, 100
 # Effective draws that weighted ones must be worth.
 _EFFECTIVE = 400.0
-# Evaluations of the density that weighted draws may take, in batches and one by one.
-_MOST_BATCHED, _MOST_SINGLE = 10_000, 5_000
+# Evaluations of the density that weighted draws may take: in batches, one by one, and where each
+# takes long.
+_MOST_BATCHED, _MOST_SINGLE, _MOST_DEAR = 10_000, 5_000, 300
 # The proposal in many dimensions: degrees of freedom, because the tails of fewer hold most of its
 # mass there, and its width as a multiple of that at the mode.
 _DEGREES, _WIDER = 30.0, 1.1
@@ -156,13 +158,14 @@ def _at_mode(
             tick()
         return x, np.where(np.isfinite(log_ratios), log_ratios, -1e300)
 
-    most = _MOST_BATCHED if batched else _MOST_SINGLE
-    x, log_ratios = drawn(_PILOT)
+    most = _MOST_BATCHED if batched else _MOST_SINGLE if chains else _MOST_DEAR
+    x, log_ratios = drawn(_PILOT if batched or chains else _PILOT_OF_DEAR)
     # The effective share of a larger sample is lower: of some of its weights the pilot has none.
     needed = 1.5 * _EFFECTIVE / _share(smoothed(log_ratios)[0])
     if chains and needed > most:
         return None
-    more, more_ratios = drawn(int(min(max(needed, draws), most)))
+    # More than are needed serve as draws where they are had for nothing.
+    more, more_ratios = drawn(int(min(max(needed, draws if batched else 0.0), most)))
     x, log_ratios = np.concatenate([x, more]), np.concatenate([log_ratios, more_ratios])
     weights, k = smoothed(log_ratios)
     enough = len(x) * _share(weights) > 0.5 * _EFFECTIVE

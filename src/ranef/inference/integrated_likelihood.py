@@ -204,7 +204,9 @@ class IntegratedLikelihood:
     ) -> "_Least":
         """The least criterion near a place, theta held there if it is not `free`."""
         z = self.density.start[self.density.number_places] if z is None else z
-        for _ in range(_ROUNDS):
+        trial = 0
+        while True:
+            trial += 1
             q = self.joint(theta, self.number_values(z))
             middle = q.solution.common[0] if common is None else common
             root = np.linalg.cholesky(q.solution.common_covariance[0])
@@ -212,9 +214,10 @@ class IntegratedLikelihood:
             found = minimise(round_.objective, np.zeros(round_.size), gain=1e-9)
             before = theta
             theta, z, common = round_.place(found.x)
-            if not free or np.abs(theta - before).max(initial=0.0) < 1e-6:
-                break
-        return _Least(found.value, (theta, z, common), self.number_values(z), round_, found.x)
+            settled = not free or np.abs(theta - before).max(initial=0.0) < 1e-6
+            if settled or trial == _ROUNDS:
+                place = theta, z, common
+                return _Least(found.value, place, self.number_values(z), round_, found.x)
 
     def _covariance(self, found: "_Least") -> Array:
         """(p, p) of the common effects, all else that is estimated being uncertain too.

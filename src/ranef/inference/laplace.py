@@ -33,6 +33,8 @@ _MANY, _IDLE = 200_000, 0.02
 _SPARE = 400
 # Numbers of rows and their predictors up to which thousands of evaluations take minutes at most.
 _CHAINS = 20_000
+# Nats by which each value may be off where a mode is looked for in many dimensions.
+_SEARCHED = 1e-4
 # Nats by which each value may be off where weights, or steps of chains, are taken of thousands.
 _SAMPLED = 1e-3
 
@@ -124,6 +126,7 @@ class Laplace(Method):
                 free, points = without_points(target, bar.update)
                 # The bound's mode is next to the density's, and is found at a part of the cost.
                 bound = Bound(target, free.free, free.base)
+                target.left = _SEARCHED if len(free.free) > FEW else None
                 tops = modes(bound, bound.starts, bound.width, bar.update) if len(free.free) else []
                 every = [
                     self._explored(target, free, bound, top, rng, draws, bar.update)

@@ -58,7 +58,8 @@ def backward(lower: Array, b: Array) -> Array:
 def times(a: Array, b: Array) -> Array:
     """A b, for a (k, l, B, J or 1) and b (l, m, B or 1, J)."""
     if a.shape[2:] == (1, 1) and b.shape[2] == 1:
-        return np.tensordot(a[..., 0, 0], b, axes=1)
+        flat = a[..., 0, 0] @ b.reshape(len(b), -1)
+        return flat.reshape(len(a), *b.shape[1:])
     if len(b) >= _WIDE:
         return _by_columns(_by_level(a) @ _by_level(b))
     return np.stack([sum(a[i, c] * b[c] for c in range(len(b))) for i in range(len(a))])

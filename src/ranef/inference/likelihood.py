@@ -145,7 +145,7 @@ class Likelihood:
         return self._value(solution, reml), self.by_theta(by_root)
 
     def by_theta(self, by_root: Mapping[int, Array]) -> Array:
-        """The derivatives in theta of a function whose derivatives in the factors' roots are given."""
+        """The derivatives in theta of a function with these derivatives in the factors' roots."""
         out: list[float] = []
         for g in self.order:
             grouping = self.mixed.groupings[g]

@@ -28,8 +28,9 @@ from ranef.inference.base import Draws, Latent, Method, Problem, sites_of
 from ranef.inference.centring import Centring, centrings
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.collapsed import Collapsed
+from ranef.inference.comparable import comparable
 from ranef.inference.compressed import read
-from ranef.inference.convergence import Convergence, comparable, convergence
+from ranef.inference.convergence import Convergence, convergence
 from ranef.inference.hamiltonian import Chains, sample
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import dependent

@@ -100,11 +100,12 @@ class PWLS:
             precision: (p,) in units of 1 / sigma^2; 0 for a flat prior.
         """
         inverse = self._back
-        p = inverse.T @ (precision[:, None] * inverse)
-        moved = 2 * mean - self._back @ mean - self._offset
-        pm = inverse.T @ (precision * (inverse @ moved))
-        end = (precision * (inverse @ moved) ** 2).sum()
-        return np.block([[p, pm[:, None]], [pm[None], np.array([[end]])]])
+        moved = inverse @ (2 * mean - inverse @ mean - self._offset)
+        out = np.empty((self.p + 1, self.p + 1))
+        out[:-1, :-1] = inverse.T @ (precision[:, None] * inverse)
+        out[:-1, -1] = out[-1, :-1] = inverse.T @ (precision * moved)
+        out[-1, -1] = precision @ moved**2
+        return out
 
     def solve(self, roots: Sequence[Array], penalty: Array | None = None) -> "Solution":
         """The minimum at given hyperparameters, or at B of them at once.

@@ -104,7 +104,9 @@ class Skewness:
                     each = third[:, k] * z[:, a] * z[:, b] * z[:, c]
                     tensor[a, b, c] = np.bincount(factor.codes, each, factor.levels)
                 w = covariance[np.ix_(columns, columns)]
-                turned = np.einsum("abcj,adj,bej,cfj->defj", tensor, w, w, w, optimize=True)
+                turned = np.einsum("abcj,adj->dbcj", tensor, w)
+                turned = np.einsum("dbcj,bej->decj", turned, w)
+                turned = np.einsum("decj,cfj->defj", turned, w)
                 shares = (tensor * turned).sum(axis=(0, 1, 2)) / 12
                 out += float((shares / (1 + _BENT * shares)).sum())
         return out

@@ -25,10 +25,10 @@ def spreads(found: Covariances, rows: Weighted) -> Array:
     n, k = layout.known.shape
     out = np.zeros((n, k, k))
     parts = _Blocks(found, rows)
-    _add_common(out, parts, rows)
+    _add_common(out, parts)
     for f, factor in enumerate(layout.factors):
-        for kc, x in _by_predictor(rows):
-            for ka, each in _by_column(parts, f, x):
+        for kc, which, x in parts.by_predictor:
+            for ka, each in _by_column(parts, f, which, x):
                 out[:, ka, kc] += each
                 out[:, kc, ka] += each
         for h, other in enumerate(layout.factors[: f + 1]):
@@ -40,15 +40,20 @@ def spreads(found: Covariances, rows: Weighted) -> Array:
     return out
 
 
-def _by_column(parts: "_Blocks", f: int, x: Array) -> Iterator[tuple[int, Array]]:
-    """By predictor, covariances of a factor's part of it with what x (n, p) makes of the common."""
+def _by_column(
+    parts: "_Blocks", f: int, which: NDArray[np.int64], x: Array
+) -> Iterator[tuple[int, Array]]:
+    """By predictor, covariances of a factor's part of it with what x (n, q) makes of the common.
+
+    `which` are the common coefficients whose columns x are.
+    """
     factor = parts.layout.factors[f]
     if factor.levels == 1:
         for k, z, here in _split(factor):
-            yield k, _rowwise(z @ parts.common_of_all(f)[here], x)
+            yield k, _rowwise(z @ parts.common_of_all(f)[here][:, which], x)
         return
     for a, k in enumerate(predictors_of(factor)):
-        yield int(k), factor.columns[:, a] * parts.with_common(f, a, x)
+        yield int(k), factor.columns[:, a] * parts.with_common(f, a, which, x)
 
 
 def _of_all(parts: "_Blocks", f: int, h: int) -> Iterator[tuple[int, int, Array]]:
@@ -84,25 +89,20 @@ def _split(factor: Factor) -> list[tuple[int, Array, slice | NDArray[np.bool_]]]
     return [(int(k), factor.columns[:, own == k], own == k) for k in np.unique(own)]
 
 
-def _by_predictor(rows: Weighted) -> list[tuple[int, Array]]:
-    """The common columns that each predictor has, the others zero: (n, p)."""
-    layout = rows.layout
-    every = range(layout.known.shape[1])
-    if len(every) == 1:
-        return [(0, rows.columns)] if rows.columns.shape[1] else []
-    return [
-        (k, np.where(layout.predictor == k, rows.columns, 0.0))
-        for k in every
-        if (layout.predictor == k).any()
-    ]
+def _by_predictor(rows: Weighted) -> list[tuple[int, NDArray[np.int64], Array]]:
+    """By predictor, which common columns are its own, and these, (n, q)."""
+    predictor = rows.layout.predictor
+    own = [(int(k), np.flatnonzero(predictor == k)) for k in np.unique(predictor)]
+    if len(own) == 1:
+        return [(*own[0], rows.columns)]
+    return [(k, which, rows.columns[:, which]) for k, which in own]
 
 
-def _add_common(out: Array, parts: "_Blocks", rows: Weighted) -> None:
-    columns = _by_predictor(rows)
-    for k, x in columns:
-        moved = x @ parts.common
-        for m, other in columns:
-            out[:, k, m] += _rowwise(moved, other)
+def _add_common(out: Array, parts: "_Blocks") -> None:
+    for k, which, x in parts.by_predictor:
+        moved = x @ parts.common[which]
+        for m, others, other in parts.by_predictor:
+            out[:, k, m] += _rowwise(moved[:, others], other)
 
 
 class _Blocks:
@@ -111,6 +111,7 @@ class _Blocks:
     def __init__(self, found: Covariances, rows: Weighted) -> None:
         system = found.system
         self.found, self.layout = found, rows.layout
+        self.by_predictor = _by_predictor(rows)
         self.last = found.last[0]
         self.random, self.size = system.remainder.layout.random, len(self.last) - 1
         self.common = self.last[self.random : self.size, self.random : self.size]
@@ -125,13 +126,13 @@ class _Blocks:
                 part = self.part[f]
                 self.place[f] = part.start + factor.codes.astype(np.int64) * part.width
 
-    def with_common(self, f: int, a: int, x: Array) -> Array:
-        """Of coefficient a of factor f with what x (n, p) makes of the common ones."""
-        which = slice(self.random, self.size)
+    def with_common(self, f: int, a: int, which: NDArray[np.int64], x: Array) -> Array:
+        """Of coefficient a of factor f with what x (n, q) makes of these common ones."""
+        columns = self.random + which
         if f in self.stage:
-            block = self.found.blocks[self.stage[f]][2][a, which, 0]
-            return _rowwise(block.T[self.place[f]], x)
-        return _rowwise(self.last[self.place[f] + a, which], x)
+            block = self.found.blocks[self.stage[f]][2][a, columns, 0].T
+            return _rowwise(block[self.place[f]], x)
+        return _rowwise(self.last[:, columns][self.place[f] + a], x)
 
     def common_of_all(self, f: int) -> Array:
         """(k, p) of all coefficients of a factor of one level with the common ones."""

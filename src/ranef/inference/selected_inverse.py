@@ -75,7 +75,8 @@ class Covariances:
         return np.asarray(spread), to_later, to_last
 
     def _to_last(self, tail: Array) -> Array:
-        return -np.einsum("kqbj,bqr->krbj", tail, self.last, optimize=True)
+        by_root = np.matmul(np.swapaxes(self.last, 1, 2), tail.transpose(0, 2, 1, 3))
+        return -by_root.transpose(0, 2, 1, 3)
 
     def _at(self, s: int, i: int) -> tuple[Array, list[Array], Array]:
         """The blocks of the i-th later stage at the parents of the levels of stage s."""

@@ -163,10 +163,13 @@ def between(
 ) -> Array:
     """Z' W X, column a of z (n, a) being of predictor k[a] and b of x (n, b) of m[b]."""
     out = np.empty((z.shape[1], x.shape[1]))
+    columns = [(j, np.flatnonzero(m == j)) for j in np.unique(m)]
+    right = [(j, there, x[:, there]) for j, there in columns]
     for i in np.unique(k):
-        left = z[:, k == i].T
-        for j in np.unique(m):
-            out[np.ix_(k == i, m == j)] = left @ (weights[:, i, j, None] * x[:, m == j])
+        here = np.flatnonzero(k == i)
+        left = z[:, here].T
+        for j, there, each in right:
+            out[here[:, None], there] = left @ (weights[:, i, j, None] * each)
     return out
 
 

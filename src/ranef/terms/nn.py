@@ -210,11 +210,11 @@ class Network(Term):
         return Scan(found, frame.take(some))
 
     def finish(self, accumulator: Scan) -> State:
-        some, accumulator = accumulator.some, accumulator.inputs
+        some, seen = accumulator.some, accumulator.inputs
         learned = transforms.finish(
-            accumulator.matrix.triangles, transforms.stateful_calls(self.call.arguments)
+            seen.matrix.triangles, transforms.stateful_calls(self.call.arguments)
         )
-        arguments = inputs.finish(accumulator, self.call.arguments)
+        arguments = inputs.finish(seen, self.call.arguments)
         if self.options["net"] is None:
             model, feeds = self._perceptron(arguments)
             width = feeds[0].shape[0] if perceptron.takes_numbers(arguments) else 0
@@ -477,7 +477,8 @@ class Network(Term):
             output = self.output(state, design, replay, state.model, weights)
             replay.made[self.site] = output.reshape(-1, len(self.users))
         place = self._place
-        kept = jnp.asarray(mutable(self._kept, cast(Any, {"kept": np.ones((), np.int32)}))["kept"])
+        carried: Any = mutable(self._kept, cast(Any, {"kept": np.ones((), np.int32)}))
+        kept = jnp.asarray(carried["kept"])
         output = replay.made[self.site][:, place : place + 1]
         # The precision stays that of the network.
         unit = self.unit(state, scale) * kept.astype(output.dtype)

@@ -1,0 +1,226 @@
+"""Log densities of variable and of zero-inflated counts and their derivatives.
+
+As ``row_density`` has them, in eta = log mu; the shape a = alpha is a number. The logit of psi, of
+zero-inflated counts, is the second predictor, or psi is a number too.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import digamma, gammaln, logit
+
+from ranef.families.densities import LARGE_SHAPE
+from ranef.families.row_density import Array, RowDensity, logistic
+
+
+@dataclass(frozen=True)
+class NegativeBinomialDensity(RowDensity):
+    """Log Gamma(y + a) / (Gamma(a) y!) + a log F(-h) + y log F(h), h = log mu - log a.
+
+    F is the logistic function.
+
+    Attributes:
+        value: (n,) y.
+        constant: (n,) log y!.
+    """
+
+    value: Array
+    constant: Array
+
+    @classmethod
+    def of(cls, value: Any) -> "NegativeBinomialDensity":
+        y = np.asarray(value, np.float64)
+        return cls(y, gammaln(y + 1.0))
+
+    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+        shape = float(numbers["alpha"])
+        found = _count_and_zero(self.value, self.constant, eta[..., 0], shape, order)[0]
+        return found[0], *_of_one(found[1:])
+
+    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+        count, _ = _in_log_shape(self.value, eta[..., 0], float(numbers["alpha"]))
+        return {"alpha": np.asarray((weights * count).sum() / numbers["alpha"])}
+
+
+@dataclass(frozen=True)
+class ZeroInflatedDensity(RowDensity):
+    """A count with probability psi, else zero.
+
+    With l the logit of psi, F the logistic function and z(eta) the log probability of a count of
+    zero, log p is log F(l) + log p(y | count) for y > 0 and log(F(-l) + F(l) e^z) for y = 0. Of
+    the latter, r = F(l + z) being the probability that the zero is a count,
+
+        d/dl = r - F(l),   d/deta = r z',   d2/deta2 = r z'' + r (1 - r) z'^2,
+        d2/dl deta = r (1 - r) z'.
+
+    Attributes:
+        value: (n,) y.
+        constant: (n,) log y!.
+        zero: (n,) whether y = 0.
+        predicted: whether psi has a predictor.
+    """
+
+    value: Array
+    constant: Array
+    zero: NDArray[np.bool_]
+    predicted: bool
+
+    @classmethod
+    def of(cls, value: Any, predicted: bool) -> "ZeroInflatedDensity":
+        y = np.asarray(value, np.float64)
+        return cls(y, gammaln(y + 1.0), y == 0, predicted)
+
+    @abstractmethod
+    def count_and_zero(
+        self, eta: Array, numbers: Mapping[str, Any], order: int
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Log p(y | count) and z at eta (m, n), with derivatives up to `order`, (m, n) each."""
+
+    def in_shape(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[Array, Array] | None:
+        """The derivatives of log p(y | count) and of z in alpha, (m, n); None without one."""
+        return None
+
+    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+        return self._joined(self._apart(eta, numbers, order))
+
+    def averaged(
+        self, eta: Array, numbers: Mapping[str, Any], weights: Array, order: int
+    ) -> tuple[Array, ...]:
+        """Averages are taken before the derivatives are put together, which has fewer numbers."""
+        apart = self._apart(eta, numbers, order)
+        return self._joined([tuple(weights @ each for each in own) for own in apart])
+
+    def _apart(self, eta: Array, numbers: Mapping[str, Any], order: int) -> list[tuple[Array, ...]]:
+        """By order the derivatives in eta and, where psi has a predictor, in l, (m, n) each.
+
+        Of the second order the mixed derivative stands between the two.
+        """
+        logits = self._logit(eta, numbers)
+        count, z = self.count_and_zero(eta[..., 0], numbers, order)
+        psi, rest, log_psi, log_rest = logistic(logits)
+        zero = self.zero
+        if_zero = np.logaddexp(log_rest, log_psi + z[0])
+        out: list[tuple[Array, ...]] = [(np.where(zero, if_zero, log_psi + count[0]),)]
+        if order == 0:
+            return out
+        r, other, _, _ = logistic(logits + z[0])
+        mu, both = [np.where(zero, r * z[1], count[1])], r * other
+        # Multiplied from the left: r is zero where a power of z' overflows, and the product too.
+        if order > 1:
+            mu.append(np.where(zero, r * z[2] + both * z[1] * z[1], count[2]))
+        if order > 2:
+            bent = r * z[3] + 3.0 * both * z[1] * z[2] + both * (other - r) * z[1] * z[1] * z[1]
+            mu.append(np.where(zero, bent, count[3]))
+        if not self.predicted:
+            return [*out, *((each,) for each in mu)]
+        out.append((mu[0], np.where(zero, r - psi, rest)))
+        if order > 1:
+            mixed = np.where(zero, both * z[1], 0.0)
+            out.append((mu[1], mixed, np.where(zero, both, 0.0) - psi * rest))
+        if order > 2:
+            own = np.where(zero, both * (other - r), 0.0)
+            out.append((mu[2], own - psi * rest * (rest - psi)))
+        return out
+
+    def _joined(self, apart: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+        """The derivatives with axes for the predictors."""
+        if not self.predicted:
+            return (apart[0][0], *_of_one([own[0] for own in apart[1:]]))
+        out = [apart[0][0]]
+        for order, own in enumerate(apart[1:], start=1):
+            if order == 2:
+                matrix = np.stack([own[0], own[1], own[1], own[2]], axis=-1)
+                out.append(matrix.reshape(*matrix.shape[:-1], 2, 2))
+            else:
+                out.append(np.stack(own, axis=-1))
+        return tuple(out)
+
+    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+        logits = self._logit(eta, numbers)
+        z = self.count_and_zero(eta[..., 0], numbers, 0)[1][0]
+        r = logistic(logits + z)[0]
+        out = {}
+        along = self.in_shape(eta[..., 0], numbers)
+        if along is not None:
+            each = np.where(self.zero, r * along[1], along[0])
+            out["alpha"] = np.asarray((weights * each).sum())
+        if not self.predicted:
+            psi = numbers["psi"]
+            each = np.where(self.zero, r - psi, 1.0 - psi)
+            out["psi"] = np.asarray((weights * each).sum() / (psi * (1.0 - psi)))
+        return out
+
+    def _logit(self, eta: Array, numbers: Mapping[str, Any]) -> Any:
+        return eta[..., 1] if self.predicted else logit(numbers["psi"])
+
+
+class ZeroInflatedPoissonDensity(ZeroInflatedDensity):
+    """Of Poisson counts: z = -e^eta."""
+
+    def count_and_zero(
+        self, eta: Array, numbers: Mapping[str, Any], order: int
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        z = -np.exp(eta)
+        value = self.value * eta + z - self.constant
+        return (value, self.value + z, z, z)[: order + 1], (z,) * (order + 1)
+
+
+class ZeroInflatedNegativeBinomialDensity(ZeroInflatedDensity):
+    """Of negative binomial counts of shape a: z = a log F(-h), h = log mu - log a."""
+
+    def count_and_zero(
+        self, eta: Array, numbers: Mapping[str, Any], order: int
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        shape = float(numbers["alpha"])
+        return _count_and_zero(self.value, self.constant, eta, shape, order)
+
+    def in_shape(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[Array, Array]:
+        shape = float(numbers["alpha"])
+        count, zero = _in_log_shape(self.value, eta, shape)
+        return count / shape, zero / shape
+
+
+def _of_one(found: Sequence[Array]) -> tuple[Array, ...]:
+    """The derivatives in one predictor (m, n), with axes for it."""
+    return tuple(each[(..., *(None,) * k)] for each, k in zip(found, (1, 2, 1), strict=False))
+
+
+def _count_and_zero(
+    y: Array, constant: Array, log_mean: Array, shape: float, order: int
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """A negative binomial's log p and its log p(0), with their derivatives in log mu."""
+    above, below, log_above, log_below = logistic(log_mean - np.log(shape))
+    zero, density = shape * log_below, above * below
+    count = _log_rising(shape, y) - constant + zero + y * log_above
+    bend, zero_slope = -(shape + y) * density, -shape * above
+    counts = count, zero_slope + y * below, bend, bend * (below - above)
+    zeros = zero, zero_slope, -shape * density, -shape * density * (below - above)
+    return counts[: order + 1], zeros[: order + 1]
+
+
+def _in_log_shape(y: Array, log_mean: Array, shape: float) -> tuple[Array, Array]:
+    """The derivatives of a negative binomial's log p and log p(0) in log a."""
+    above, below, _, log_below = logistic(log_mean - np.log(shape))
+    zero = shape * (log_below + above)
+    return _log_rising_slope(shape, y) + zero - y * below, zero
+
+
+def _log_rising(shape: float, y: Array) -> Array:
+    """Log Gamma(a + y) - log Gamma(a), as `densities.log_rising` has it."""
+    if shape < LARGE_SHAPE:
+        return gammaln(shape + y) - gammaln(shape)
+    sizes = (shape + y - 0.5) * np.log1p(y / shape) + y * (np.log(shape) - 1.0)
+    return sizes - y / (12.0 * shape * (shape + y))
+
+
+def _log_rising_slope(shape: float, y: Array) -> Array:
+    """Its derivative in log a."""
+    if shape < LARGE_SHAPE:
+        return shape * (digamma(shape + y) - digamma(shape))
+    total = shape + y
+    sizes = shape * np.log1p(y / shape) + 0.5 * y / total
+    return sizes + y * (shape + total) / (12.0 * shape * total**2)

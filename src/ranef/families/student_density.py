@@ -1,0 +1,66 @@
+"""The log density of Student's t and its derivatives, as ``row_density`` has them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import digamma, gammaln
+
+from ranef.families.row_density import Array, RowDensity
+
+
+@dataclass(frozen=True)
+class StudentDensity(RowDensity):
+    """Log t_nu(e) - log s with e = (y - mu) / s, of eta = mu; s = sigma / sqrt(w) for a weight w.
+
+    With q = nu + e^2 the derivatives in eta are (nu + 1) e / q / s, (nu + 1) (e^2 - nu) / q^2 /
+    s^2 and 2 (nu + 1) e (e^2 - 3 nu) / q^3 / s^3.
+
+    Attributes:
+        value: (n,) y.
+        root_weight: (n,) sqrt(w), one for rows without weights.
+    """
+
+    value: Array
+    root_weight: Array
+
+    @classmethod
+    def of(cls, value: Any, weights: Array | None) -> "StudentDensity":
+        y = np.asarray(value, np.float64)
+        return cls(y, np.ones_like(y) if weights is None else np.sqrt(weights))
+
+    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+        nu, e, s = self._scaled(eta, numbers)
+        constant = gammaln((nu + 1.0) / 2.0) - gammaln(nu / 2.0) - 0.5 * np.log(np.pi * nu)
+        squared = e * e
+        value = constant - np.log(s) - 0.5 * (nu + 1.0) * np.log1p(squared / nu)
+        if order == 0:
+            return (value,)
+        inverse = 1.0 / (nu + squared)
+        along = (nu + 1.0) * inverse / s
+        slope = (along * e)[..., None]
+        if order == 1:
+            return value, slope
+        bend = along * inverse / s
+        second = (bend * (squared - nu))[..., None, None]
+        if order == 2:
+            return value, slope, second
+        third = 2.0 * bend * inverse / s * e * (squared - 3.0 * nu)
+        return value, slope, second, third[..., None]
+
+    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+        nu, e, _ = self._scaled(eta, numbers)
+        squared = e * e
+        tail = (nu + 1.0) * squared / (nu + squared)
+        constant = digamma((nu + 1.0) / 2.0) - digamma(nu / 2.0) - 1.0 / nu
+        of_nu = 0.5 * (constant - np.log1p(squared / nu) + tail / nu)
+        return {
+            "sigma": np.asarray((weights * (tail - 1.0)).sum() / numbers["sigma"]),
+            "nu": np.asarray((weights * of_nu).sum()),
+        }
+
+    def _scaled(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[float, Array, Array]:
+        """Nu, the scaled residuals e (m, n) and their scales s (n,)."""
+        s = float(numbers["sigma"]) / self.root_weight
+        return float(numbers["nu"]), (self.value - eta[..., 0]) / s, s
