@@ -52,6 +52,7 @@ EXAMPLES = {
         },
         {},
     ),
+    "tails": ("y ~ x + f + (1 | g)", {"priors": {"common": rf.StudentT(3, 0, 2)}}, {}),
     "weights": ("weights(y, w) ~ log(w) + (1 | g)", {}, {}),
     "se": ("se(y, w) ~ I(x**2) + (1 | g)", {}, {}),
     "svi": ("y ~ x + (1 + x | g); sigma ~ z", {"family": "student"}, QUICK),

@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpyro.infer.util import log_density
+from scipy import stats
 
 import ranef as rf
 from ranef.errors import DataError, OptionError
 from ranef.formula import Formula
+from ranef.inference import prior_density
 from ranef.inference.compressed import read
 from ranef.inference.marginal import Marginal
 from ranef.inference.mixed import common_by_site, effects_by_site
@@ -22,6 +24,7 @@ FORMULAS = [
     ("y ~ 0 + x + (1 + x + z | g)", {"x": rf.Normal(1.0, 0.3), "sigma": rf.Gamma(2.0, 1.0)}),
     ("weights(y, w) ~ x + offset(z) + (1 | g) + (0 + x | g)", {"common": rf.Flat()}),
     ("se(y, w) ~ x + (1 | g) + (1 | g:h)", {"1|g_sigma": rf.LogNormal(0.0, 1.0)}),
+    ("y ~ x*f + (1 | g)", {"common": rf.StudentT(3, 0.5, 1.5), "Intercept": rf.Cauchy(1, 2)}),
     ("y ~ x + z + (1 | h)", {"z": 0.4, "1|h_sigma": 0.7, "sigma": rf.Uniform(0.1, 3.0)}),
 ]
 
@@ -55,6 +58,12 @@ def test_log_density_is_the_programs(formula, priors, grouped):
         for root, effects in zip(solution.roots, solution.effects, strict=True):
             log_det -= 2 * effects.shape[1] * np.linalg.slogdet(root[0])[1]
             size += effects[0].size
+        for tail in mixed.tails:
+            # The program has the t prior, of which the scale is integrated out.
+            beta, m = solution.common[0, tail.column], mixed.mean[tail.column]
+            joint = float(joint) + stats.norm(m, sites[tail.name]).logpdf(beta)
+            joint += prior_density.log_density(tail.prior, sites[tail.name])[0]
+            joint -= stats.t(tail.nu, m, tail.scale).logpdf(beta)
         conditional = 0.5 * log_det - 0.5 * size * np.log(2 * np.pi * float(sigma[0]) ** 2)
         expected = float(joint) - conditional + log_jacobian(marginal, x[0])
         assert marginal.log_density(x)[0] == pytest.approx(expected, abs=1e-6)
@@ -255,13 +264,42 @@ def test_point_estimates_are_at_the_mode(dyestuff):
         ("y ~ x + (1 | g)", {"family": "student"}, "the family is student"),
         ("y ~ nn(x, hidden=[2]) + (1 | g)", {}, r"nn\(x, hidden=\[2\]\) is not"),
         ("y ~ x; sigma ~ x", {}, "takes one sigma for all rows"),
-        ("y ~ x", {"priors": {"x": rf.StudentT(3, 0, 1)}}, "that of 'x' is StudentT"),
+        ("y ~ x", {"priors": {"x": rf.HalfNormal(1)}}, "that of 'x' is HalfNormal"),
         ("y ~ x", {"priors": {"x": rf.PointEstimate()}}, "that of 'x' is PointEstimate"),
     ],
 )
 def test_what_it_cannot_do_is_named(formula, options, message, grouped):
     with pytest.raises(OptionError, match=message):
         rf.Model(formula, **options).fit(grouped, method="exact", progress=False)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [rf.StudentT(3, 0, 1), rf.Cauchy(1, 0.5), rf.StudentT(30, -3, 0.4), rf.Cauchy(-9, 0.5)],
+    ids=str,
+)
+def test_t_priors_give_the_posterior_of_their_density(prior):
+    """One coefficient, sigma known: the posterior is N(b; b_hat, s) times the t density."""
+    x = np.array([-1.0, 0.5, 1.0, 2.0])
+    table = {"x": x, "y": 2.0 * x + np.array([0.5, -0.3, 0.2, -0.4])}
+    model = rf.Model("y ~ 0 + x", priors={"x": prior, "sigma": 1.5})
+    fit = model.fit(table, draws=20_000, progress=False)
+    assert fit.method == "exact"
+    assert list(fit.posterior.data_vars) == ["x", "sigma"] or list(fit.posterior) == ["x"]
+    b = np.linspace(-20, 20, 200_001)
+    b_hat, sd = x @ table["y"] / (x @ x), 1.5 / np.sqrt(x @ x)
+    nu = getattr(prior, "nu", 1.0)
+    log_p = stats.norm(b_hat, sd).logpdf(b) + stats.t(nu, prior.mu, prior.sigma).logpdf(b)
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+    mean = p @ b
+    expected = {"mean": mean, "sd": np.sqrt(p @ (b - mean) ** 2)}
+    found = fit.fixef().loc["x"]
+    assert abs(found["mean"] - mean) < 0.03 * expected["sd"]
+    assert found["sd"] == pytest.approx(expected["sd"], rel=0.03)
+    drawn = np.quantile(np.asarray(fit.posterior["x"]), [0.05, 0.5, 0.95])
+    quantiles = np.interp([0.05, 0.5, 0.95], np.cumsum(p), b)
+    np.testing.assert_allclose(drawn, quantiles, atol=0.06 * expected["sd"])
 
 
 def exact(formula, table, **options):

@@ -17,8 +17,8 @@ from ranef.inference.refinement import Quadrature, Skewness
 from ranef.inference.rowwise import spreads
 
 
-def density(formula, table, family):
-    model = rf.Model(formula, family=family)
+def density(formula, table, family, priors=None):
+    model = rf.Model(formula, family=family, priors=priors)
     program, training = model._learned(table)
     return Approximate.of(program.problem(training), "laplace")
 
@@ -86,6 +86,71 @@ def test_the_gradient_is_that_of_the_density(formula, family, grouped):
         beside[i] = step
         above, below = target.log_density(np.array([x + beside, x - beside]))
         assert gradient[i] == pytest.approx((above - below) / (2 * step), rel=1e-2, abs=2e-2)
+
+
+HEAVY = {"x": rf.StudentT(3, 0.3, 0.5), "Intercept": rf.Cauchy(1, 2)}
+
+
+@pytest.mark.parametrize("formula", ["hit ~ x + f", "hit ~ x + (1 | g)", "hit ~ x + (1 + x | g)"])
+def test_the_gradient_in_the_scales_of_t_priors(formula, grouped):
+    target = density(formula, grouped, "bernoulli", HEAVY)
+    if target.working.layout.factors:
+        scalar = Quadrature.applies(target.working)
+        target.refinement = (Quadrature if scalar else Skewness)(target.working)
+    x = target.start + 0.3 * np.random.default_rng(1).normal(size=len(target.start))
+    target.settle(x)
+    _, gradient = target.value_and_gradient(x)
+    names = [scale.name for scale in target.coordinates.scales]
+    places = [names.index(tail.name) for tail in target.mixed.tails]
+    assert len(places) == 2
+    for i in places:
+        beside = np.zeros_like(x)
+        beside[i] = 1e-2
+        above, below = target.log_density(np.array([x + beside, x - beside]))
+        assert gradient[i] == pytest.approx((above - below) / 2e-2, rel=1e-2, abs=2e-3)
+
+
+def test_t_priors_of_a_gaussian_response_are_exacts(grouped):
+    program, training = rf.Model("y ~ x + (1 | g)", priors=HEAVY)._learned(grouped)
+    problem = program.problem(training)
+    exact = Marginal.of(read(problem, "exact"), problem.priors, problem.spread)
+    here = Approximate.of(problem, "laplace")
+    rng = np.random.default_rng(0)
+    at = [exact.start + 0.3 * rng.normal(size=len(exact.start)) for _ in range(2)]
+    a = exact.log_density(np.array(at))
+    values = [exact.coordinates.values(x) for x in at]
+    b = [here.coordinates.inverse(v) for v in values]
+    found = here.log_density(np.array(b))
+
+    def jacobian(target, x):
+        scales = target.coordinates.scales
+        return sum(math.log(s.slope(v)) for s, v in zip(scales, x, strict=True))
+
+    moved = [jacobian(here, y) - jacobian(exact, x) for x, y in zip(at, b, strict=True)]
+    np.testing.assert_allclose(found - np.array(moved), a, atol=1e-5)
+
+
+def test_cauchy_priors_of_the_bioassay():
+    """Gelman, Jakulin, Pittau and Su (2008), against the posterior on a grid."""
+    dose = np.array([-0.86, -0.30, -0.05, 0.73])
+    table = {"dose": dose, "dead": [0, 1, 3, 5], "n": [5, 5, 5, 5]}
+    priors = {"dose": rf.Cauchy(0, 2.5), "Intercept": rf.Cauchy(0, 10)}
+    model = rf.Model("dead / n ~ dose", family="binomial", priors=priors)
+    fit = model.fit(table, draws=4_000, progress=False)
+    assert fit.method == "laplace"
+    a, b = np.meshgrid(np.linspace(-6, 8, 561), np.linspace(-5, 60, 1301), indexing="ij")
+    log_p = -np.log1p((a / 10) ** 2) - np.log1p((b / 2.5) ** 2)
+    for x, dead in zip(dose, table["dead"], strict=True):
+        eta = a + b * x
+        log_p += dead * eta - 5 * np.logaddexp(0, eta)
+    p = np.exp(log_p - log_p.max())
+    for name, grid, axis in (("Intercept", a[:, 0], 1), ("dose", b[0], 0)):
+        own = p.sum(axis=axis) / p.sum()
+        mean = own @ grid
+        sd = np.sqrt(own @ (grid - mean) ** 2)
+        found = fit.fixef().loc[name]
+        assert abs(found["mean"] - mean) < 0.1 * sd
+        assert found["sd"] == pytest.approx(sd, rel=0.15)
 
 
 @pytest.mark.parametrize(

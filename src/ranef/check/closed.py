@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 
 # Draws of the reference; draws of q at which conditional moments are taken; levels looked at.
 _DRAWS, _AT, _LEVELS = 10_000, 400, 100
+# Of t priors, whose scales are hyperparameters that a fit does not keep.
+HIDDEN = "t priors of common effects have scales that the draws do not hold"
 # Values of theta over which common effects are mixed where an evaluation is dear.
 _FEW = 64
 
@@ -46,6 +48,8 @@ def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refere
     problem = held(problem, posterior.draws.points)
     try:
         mixed = read(problem, "check")
+        if mixed.tails:
+            return NoReference(HIDDEN)
         if not mixed.solver.is_affordable:
             return NoReference("the exact density of the scales takes too long to evaluate")
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):

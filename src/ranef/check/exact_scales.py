@@ -9,7 +9,7 @@ allows. Given theta the coefficients are exact, so that nothing else can be off.
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.check.closed import held, phi_labels, reported_scales, theta_coordinates
+from ranef.check.closed import HIDDEN, held, phi_labels, reported_scales, theta_coordinates
 from ranef.check.deadline import Deadline
 from ranef.check.reference import NoReference, Reference
 from ranef.errors import RanefError
@@ -44,6 +44,8 @@ def exact_scales(
     problem = held(problem, posterior.draws.points)
     try:
         mixed = read(problem, "check")
+        if mixed.tails:
+            return NoReference(HIDDEN)
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             marginal = Marginal.of(mixed, problem.priors, problem.spread)
             return _compared(posterior, marginal, deadline)

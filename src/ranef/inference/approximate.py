@@ -110,6 +110,7 @@ class Approximate:
             0.0,
             (0.0, 0.0),
             layout.carried,
+            layout.tails,
         )
         groups = Marginal.of(mixed, problem.priors, problem.spread)
         coordinates = Coordinates(
@@ -169,17 +170,26 @@ class Approximate:
     def fit(self, x: Array, start: Normal | None = None) -> Normal:
         """The normal q of the coefficients at x (d,)."""
         told = self._foretold.at(x)
-        return self.working.fit(*self._given(x), start, told, self.left or LEFT)
+        return self._working_at(x).fit(*self._given(x), start, told, self.left or LEFT)
 
     def beginning(self, x: Array) -> Normal:
         """The q at x (d,) of coefficients nearly where a search for them begins."""
-        return self.working.beginning(*self._given(x))
+        return self._working_at(x).beginning(*self._given(x))
 
     def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:
         """Roots of the factors' covariances, and the family's numbers."""
         values = self.sites(x)
         roots = self.mixed.roots(self.groups.absolute(values))
         return roots, {name: values[name] for name in self.numbers}
+
+    def _working_at(self, x: Array) -> Working:
+        """The rows with the priors of the common effects at x (d,)."""
+        return self.working.at_scales(self.sites(x) if self.working.layout.tails else {})
+
+    def _refinement_at(self, x: Array) -> Refinement:
+        """What is added to the bound at x (d,)."""
+        assert self.refinement is not None
+        return self.refinement.of(self._working_at(x))
 
     def settle(self, x: Array) -> None:
         """From now on every search for q begins at that of x (d,), or at what is known near it.
@@ -190,7 +200,7 @@ class Approximate:
         self._foretold = self._gathered.copy()
         self.working.averages.settle(self._anchor[0].spread)
         if self.refinement is not None:
-            self.refinement = self.refinement.settled(self._anchor[0], *self._given(x))
+            self.refinement = self._refinement_at(x).settled(self._anchor[0], *self._given(x))
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
         """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
@@ -198,7 +208,7 @@ class Approximate:
         found = self.fit(x, *self._anchor)
         if self.refinement is None:
             return found.solution, np.ones(1)
-        return self.refinement.solution(found, *self._given(x)), np.ones(1)
+        return self._refinement_at(x).solution(found, *self._given(x)), np.ones(1)
 
     def near(self, x: Array) -> Normal | None:
         """The q at x, from the one that this found before; None where it is not to be found."""
@@ -260,7 +270,9 @@ class Approximate:
     def _refined(self, x: Array, q: Normal) -> tuple[float, Array]:
         """The density without the prior, and its derivative, given q at x (d,)."""
         given = self._given(x)
-        direct = None if self.refinement is None else self.refinement.slopes(q, *given)
+        direct = None
+        if self.refinement is not None:
+            direct = self._refinement_at(x).slopes(q, *given)
         if direct is not None:
             value, by_root, by_number = direct
             slope = -0.5 * self._slopes(x, q, self._log_det)
@@ -268,7 +280,7 @@ class Approximate:
         value, gradient = self._bound(x, q)
         if self.refinement is None:
             return value, gradient
-        value += self.refinement.correction(q, *given)
+        value += self._refinement_at(x).correction(q, *given)
         return value, gradient + self._slopes(x, q, self._correction)
 
     def _bound(self, x: Array, q: Normal) -> tuple[float, Array]:
@@ -277,7 +289,12 @@ class Approximate:
         by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
         numbers = self._given(x)[1]
         by_number = self.working.averages.by_number(numbers, q.mean, q.spread)
-        return q.value, self._along(x, by_root, by_number)
+        layout = self._working_at(x).layout
+        by_scale: dict[str, float] = {}
+        if layout.tails:
+            variance = np.diagonal(q.solution.common_covariance[0])
+            by_scale = layout.by_scale((q.solution.common[0] - layout.mean) ** 2 + variance)
+        return q.value, self._along(x, by_root, {**by_number, **by_scale})
 
     def _along(self, x: Array, by_root: Mapping[int, Array], by_number: Mapping[str, Any]) -> Array:
         """The derivative in the coordinates at x (d,)."""
@@ -287,24 +304,23 @@ class Approximate:
     def _value(self, x: Array, q: Normal | None) -> float:
         if q is None or self.refinement is None:
             return -np.inf if q is None else q.value
-        return q.value + self.refinement.correction(q, *self._given(x))
+        return q.value + self._refinement_at(x).correction(q, *self._given(x))
 
     def _correction(self, x: Array, told: _Told, q: Normal) -> float:
         """What the refinement adds at x (d,)."""
-        assert self.refinement is not None
         given = self._given(x)
-        found = self.working.told(*given, *told) if told else self._exact(x, q)
-        return self.refinement.correction(found, *given)
+        found = self._working_at(x).told(*given, *told) if told else self._exact(x, q)
+        return self._refinement_at(x).correction(found, *given)
 
     def _log_det(self, x: Array, told: _Told, q: Normal) -> float:
         """Log |X' V^-1 X + P| at x (d,)."""
         if told:
-            return self.working.log_det_common(self._given(x)[0], *told)
+            return self._working_at(x).log_det_common(self._given(x)[0], *told)
         return float(self._exact(x, q).solution.log_det_common[0])
 
     def _exact(self, x: Array, q: Normal) -> Normal:
         """The q at x (d,), so near that differences do not show how near a search came."""
-        return self.working.fit(*self._given(x), q, left=LEFT)
+        return self._working_at(x).fit(*self._given(x), q, left=LEFT)
 
     def _slopes(self, x: Array, q: Normal, value: Callable[[Array, _Told, Normal], float]) -> Array:
         """The derivative at x (d,) of a value by differences.

@@ -88,6 +88,7 @@ def _compressed(
         float(products.common[-1, -1]),
         (low, high),
         layout.carried,
+        layout.tails,
     )
 
 

@@ -7,13 +7,17 @@ A scale t is, by its prior,
     bounded    t = b |tanh(s sinh(x) / b)|     the same below an end at b
     interval   t = a + (b - a) / (1 + exp(-x))
     above      t = a + exp(x)        of a density that begins at a > 0
+    quantile   1 / t^2 has the prior probability 1 - Phi(x) below it; so x is N(0, 1) a priori
 
 Folded, zero is no wall: the density is even and smooth in x, near zero the coordinate is
-linear and far from it logarithmic; s is the sd that the data can just tell from zero.
+linear and far from it logarithmic; s is the sd that the data can just tell from zero. The scale of
+a single coefficient, of which the data say little more than its prior, is held by its quantile: far
+out its posterior is the prior, whose tail would be exponential in the logarithm.
 A correlation matrix is held by its canonical partial correlations tanh(x) (Lewandowski,
 Kurowicka and Joe, 2009), whose LKJ density is a product.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +25,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaln, gammaln
+from scipy.special import (
+    betaln,
+    gammainc,
+    gammaincc,
+    gammainccinv,
+    gammaincinv,
+    gammaln,
+    ndtr,
+    ndtri,
+)
 
 from ranef import priors
 from ranef.inference.prior_density import is_finite_at_zero, log_density, log_density_of_real
@@ -31,6 +44,11 @@ Array = NDArray[np.float64]
 
 # Beyond this a double holds neither the hyperbolic sine nor its square.
 _FARTHEST = 300.0
+# Beyond this the normal distribution has no probability that a double holds.
+_FARTHEST_NORMAL = 37.0
+# The least precision of a coefficient, whose square root and inverse a double holds.
+_LEAST_PRECISION = 1e-200
+_LOG_2PI = math.log(2 * math.pi)
 # Of the least value that a prior allows: where a search that would begin below it does.
 _OFF_THE_END = 1.05
 # The largest share of its end that a bounded scale has: a double below one.
@@ -44,7 +62,7 @@ class ScaleCoordinate:
     Attributes:
         name: of its site.
         prior: of it.
-        kind: "folded", "bounded", "log", "interval" or "above".
+        kind: "folded", "bounded", "log", "interval", "above" or "quantile".
         unit: s of a folded or bounded one.
     """
 
@@ -67,6 +85,18 @@ class ScaleCoordinate:
         kind = "folded" if folds and is_finite_at_zero(prior) else "log"
         return cls(name, prior, kind, unit)
 
+    @classmethod
+    def of_quantiles(cls, name: str, prior: priors.Variance) -> "ScaleCoordinate":
+        """The coordinate that is N(0, 1) under Variance(InverseGamma(a, b))."""
+        assert isinstance(prior.prior, priors.InverseGamma)
+        return cls(name, prior, "quantile")
+
+    @property
+    def _gamma(self) -> tuple[float, float]:
+        """Shape and rate of 1 / t^2 where it is held by its quantile."""
+        inner: Any = getattr(self.prior, "prior", None)
+        return inner.alpha, inner.beta
+
     @property
     def is_point(self) -> bool:
         """Whether it is estimated without a posterior."""
@@ -87,6 +117,13 @@ class ScaleCoordinate:
             return self.unit * np.sinh(x)
         if self.kind == "log":
             return np.exp(x)
+        if self.kind == "quantile":
+            x = np.clip(x, -_FARTHEST_NORMAL, _FARTHEST_NORMAL)
+            shape, rate = self._gamma
+            # Each from the end that keeps its digits.
+            small, large = gammaincinv(shape, ndtr(-x)), gammainccinv(shape, ndtr(x))
+            precision = np.maximum(np.where(x > 0, small, large) / rate, _LEAST_PRECISION)
+            return precision**-0.5
         low, high = self._bounds()
         if self.kind == "bounded":
             return high * np.tanh(self.unit / high * np.sinh(x))
@@ -101,6 +138,9 @@ class ScaleCoordinate:
             return self.unit * np.cosh(x)
         if self.kind in ("log", "above"):
             return np.exp(x)
+        if self.kind == "quantile":
+            density = log_density(self.prior, self.value(x))[0]
+            return np.exp(-0.5 * x**2 - 0.5 * _LOG_2PI - density)
         low, high = self._bounds()
         if self.kind == "bounded":
             return np.exp(self._log_slope(x))
@@ -117,6 +157,11 @@ class ScaleCoordinate:
             return np.arcsinh(value / self.unit)
         if self.kind == "log":
             return np.log(value)
+        if self.kind == "quantile":
+            shape, rate = self._gamma
+            at = rate / np.square(value)
+            below, above = gammainc(shape, at), gammaincc(shape, at)
+            return np.where(below < above, -ndtri(below), ndtri(above))
         low, high = self._bounds()
         if self.kind == "bounded":
             return np.arcsinh(high / self.unit * np.arctanh(np.clip(value / high, -_END, _END)))
@@ -138,6 +183,8 @@ class ScaleCoordinate:
         """Log density in x, and its derivative. A point estimate has none."""
         if self.is_point:
             return np.zeros_like(x), np.zeros_like(x)
+        if self.kind == "quantile":
+            return -0.5 * np.square(x) - 0.5 * _LOG_2PI, -x
         value, slope = self.value(x), self.slope(x)
         # The kinds with a pole at zero are not folded; this one's density is finite there.
         size = np.maximum(np.abs(value), np.finfo(np.float64).tiny)

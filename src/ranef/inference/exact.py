@@ -74,7 +74,8 @@ class Exact(Method):
         refuse_vanished(marginal.sites(x), mixed, problem, found=found.found)
         coefficients = Coefficients(marginal, x, seed)
         sites = marginal.coordinates.values(x)
-        hyper = {name: value[None] for name, value in sites.items() if name not in points}
+        hidden = {*points, *(tail.name for tail in mixed.tails)}
+        hyper = {name: value[None] for name, value in sites.items() if name not in hidden}
         return Draws(
             lambda: coefficients.sites(hyper),
             points,

@@ -141,7 +141,8 @@ class Laplace(Method):
             bar.close()
         coefficients = Coefficients(target, x, seed)
         sites = target.coordinates.values(x)
-        hyper: dict[str, Any] = {n: v[None] for n, v in sites.items() if n not in points}
+        hidden = {*points, *(tail.name for tail in mixed.tails)}
+        hyper: dict[str, Any] = {n: v[None] for n, v in sites.items() if n not in hidden}
         return Draws(
             lambda: coefficients.sites(hyper),
             points,

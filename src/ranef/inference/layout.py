@@ -7,15 +7,17 @@ response they predict.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef import priors
 from ranef.errors import DataError, MethodError
 from ranef.inference.base import Problem
 from ranef.inference.crossproducts import Factor
-from ranef.inference.mixed import Carried, Grouping
+from ranef.inference.mixed import Carried, Grouping, HeavyTail
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]
@@ -41,6 +43,8 @@ class Layout:
         variance: (n,) of what is known of the first, or None.
         factors: with their columns and codes.
         carried: what the common effects are in the formula's columns.
+        tails: t priors among those of the common effects; `precision` is that of their scale until
+            `at_scales` says another.
     """
 
     predictors: tuple[str, ...]
@@ -55,6 +59,23 @@ class Layout:
     factors: tuple[Factor, ...]
     variance: Array | None = None
     carried: Carried | None = None
+    tails: tuple[HeavyTail, ...] = ()
+
+    def at_scales(self, values: Mapping[str, Any]) -> "Layout":
+        """The same with the normal priors that t priors are at these values of their scales."""
+        precision = self.precision.copy()
+        for tail in self.tails:
+            precision[tail.column] = float(values[tail.name]) ** -2.0
+        return replace(self, precision=precision)
+
+    def by_scale(self, squares: Array) -> dict[str, float]:
+        """Derivatives in the scales of the t priors: (s / lambda^2 - 1) / lambda.
+
+        s is the mean square (p,) of the effects about their prior means.
+        """
+        root = np.sqrt(self.precision)
+        slopes = (squares * self.precision - 1) * root
+        return {tail.name: float(slopes[tail.column]) for tail in self.tails}
 
     @classmethod
     def of(
@@ -97,10 +118,11 @@ class Layout:
         shared = [p for p in parts if p.block.codes is None and not p.block.scales]
         common = _common(shared, known, problem, method)
         factors, groupings = _factors(varying)
-        sites, shapes, columns, predictor, mean, precision = common
+        sites, shapes, columns, predictor, mean, precision, nu = common
         return cls(
             *(predictors, sites, shapes, mean, precision, groupings),
             *(columns, predictor, known, factors, variance, _carried(shared)),
+            tails=_tails(sites, nu, precision),
         )
 
 
@@ -116,19 +138,22 @@ class _Part:
 
 def _common(
     parts: Sequence[_Part], known: Array, problem: Problem, method: str
-) -> tuple[tuple, tuple, Array, NDArray[np.int64], Array, Array]:
-    """Sites, shapes, columns, predictors, prior means and precisions; adds to what is known."""
+) -> tuple[tuple, tuple, Array, NDArray[np.int64], Array, Array, Array]:
+    """Sites, shapes, columns, predictors, prior means, precisions, degrees of freedom.
+
+    Adds to what is known.
+    """
     sites: list[tuple[str, int]] = []
     shapes: list[tuple[int, ...]] = []
-    columns, places, means, sds = [], [], [], []
+    columns, places, means, sds, nus = [], [], [], [], []
     for part in parts:
         block, x = part.block, part.columns
-        if not block.gaussian:
-            name = next(name for name, _ in block.sites if not _is_normal(problem, name))
+        if not block.gaussian and block.freedom is None:
+            name = next(name for name, _ in block.sites if not _is_scale_mixture(problem, name))
             raise MethodError(
                 method,
-                f"takes flat or normal priors on common effects, and that of {name!r} is "
-                f"{problem.priors[name]}",
+                f"takes flat, normal, t and Cauchy priors on common effects, and that of {name!r} "
+                f"is {problem.priors[name]}",
             )
         factor, mean = np.asarray(block.factor), np.asarray(block.mean)
         fixed = factor == 0
@@ -143,9 +168,11 @@ def _common(
         places.append(np.full(int((~fixed).sum()), part.predictor, dtype=np.int64))
         means.append(np.where(np.isfinite(factor), mean, 0.0)[~fixed])
         sds.append(factor[~fixed])
+        normal = np.full(len(factor), np.inf)
+        nus.append((normal if block.freedom is None else np.asarray(block.freedom))[~fixed])
     if not columns:
         empty = np.zeros(0)
-        return (), (), np.zeros((len(known), 0)), np.zeros(0, np.int64), empty, empty
+        return (), (), np.zeros((len(known), 0)), np.zeros(0, np.int64), empty, empty, empty
     return (
         tuple(sites),
         tuple(shapes),
@@ -153,6 +180,18 @@ def _common(
         np.concatenate(places),
         np.concatenate(means),
         np.concatenate(sds) ** -2.0,
+        np.concatenate(nus),
+    )
+
+
+def _tails(sites: Sequence[tuple[str, int]], nu: Array, precision: Array) -> tuple[HeavyTail, ...]:
+    """The t priors among those of the common effects."""
+    # No column can have such a name.
+    names = [f"/scale/{name}[{i}]" for name, count in sites for i in range(count)]
+    return tuple(
+        HeavyTail(c, name, float(nu[c]), float(precision[c]) ** -0.5)
+        for c, name in enumerate(names)
+        if np.isfinite(nu[c])
     )
 
 
@@ -176,8 +215,10 @@ def _carried(parts: Sequence[_Part]) -> Carried | None:
     return Carried(tuple(names), np.concatenate(rows)) if rows else None
 
 
-def _is_normal(problem: Problem, name: str) -> bool:
-    return type(problem.priors[name]).__name__ in ("Normal", "Flat", "Fixed")
+def _is_scale_mixture(problem: Problem, name: str) -> bool:
+    """Whether the prior is normal given a scale."""
+    kinds = (priors.Normal, priors.Flat, priors.Fixed, priors.StudentT, priors.Cauchy)
+    return isinstance(problem.priors[name], kinds)
 
 
 def _factors(parts: Sequence[_Part]) -> tuple[tuple[Factor, ...], tuple[Grouping, ...]]:

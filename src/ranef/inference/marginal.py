@@ -4,7 +4,8 @@
                              + r^2 / sigma^2]
 
 with M, r^2 of ``pwls``, p0 the number of common effects with a flat prior, and |.|+ over
-those with a normal one. Everything it takes per evaluation is in the cross-products.
+those with a normal one. Everything it takes per evaluation is in the cross-products. A t prior of a
+common effect is normal given a scale, which is one more hyperparameter (`HeavyTail`).
 """
 
 import math
@@ -86,6 +87,9 @@ class Marginal:
                         grouping.scales,
                     )
                 )
+        for tail in mixed.tails:
+            scales.append(ScaleCoordinate.of_quantiles(tail.name, tail.prior))
+            start.append(scales[-1].place(tail.scale))
         coordinates = Coordinates(scales, correlations)
         places = np.zeros(coordinates.size)
         places[: len(start)] = start
@@ -100,6 +104,8 @@ class Marginal:
             for g in self.mixed.groupings
             for name in (*g.scales, g.cholesky)
         }
+        # One coefficient tells the scale of its prior.
+        levels.update({tail.name: 1 for tail in self.mixed.tails})
         for i, scale in enumerate(self.coordinates.scales):
             out[i] = 1 / math.sqrt(2 * levels.get(scale.name, self.mixed.n))
         for (correlation, _), place in zip(
@@ -115,12 +121,29 @@ class Marginal:
         return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in names]
 
     @cached_property
-    def _prior(self) -> tuple[Array, float, int]:
-        """Penalty per sigma^2, log |P|+, and how many common effects are flat."""
-        precision = self.mixed.precision
+    def _fixed_prior(self) -> tuple[Array, float, int]:
+        """Penalty per sigma^2 without t priors, its log |P|+, and how many effects are flat."""
+        precision = self.mixed.precision.copy()
+        flat = int((precision == 0).sum())
+        precision[[tail.column for tail in self.mixed.tails]] = 0.0
         penalty = self.mixed.solver.penalty(self.mixed.mean, precision)
-        normal = precision > 0
-        return penalty, float(np.log(precision[normal]).sum()), int((~normal).sum())
+        return penalty, float(np.log(precision[precision > 0]).sum()), flat
+
+    @cached_property
+    def _units(self) -> dict[str, Array]:
+        """By t prior the penalty of a scale of one."""
+        solver, mean = self.mixed.solver, self.mixed.mean
+        return {t.name: solver.penalty(mean, np.eye(solver.p)[t.column]) for t in self.mixed.tails}
+
+    def _prior(self, values: Mapping[str, Any]) -> tuple[Array, Any, int]:
+        """Penalty per sigma^2, log |P|+, and how many common effects are flat."""
+        penalty, log_precision, flat = self._fixed_prior
+        log_det: Any = log_precision
+        for name, unit in self._units.items():
+            scale = np.asarray(values[name])
+            penalty = penalty + scale[..., None, None] ** -2.0 * unit
+            log_det = log_det - 2 * np.log(scale)
+        return penalty, log_det, flat
 
     def sites(self, x: Array) -> dict[str, Any]:
         """Hyperparameters at x (..., d), those that are known included."""
@@ -149,14 +172,16 @@ class Marginal:
         values = self.sites(x)
         sigma = self._sigma(values, x.shape[:-1])
         roots = [root / sigma[:, None, None] for root in self.absolute(values)]
-        penalty = sigma[:, None, None] ** 2 * self._prior[0]
+        penalty = sigma[:, None, None] ** 2 * self._prior(values)[0]
         return self.mixed.solver.solve(self.mixed.roots(roots), penalty), sigma
 
-    def _likelihood(self, solution: Solution, sigma: Array) -> Array:
-        _, log_precision, flat = self._prior
+    def _likelihood(self, x: Array) -> tuple[Array, Solution, Array]:
+        """Log p(y | theta) at x (B, d) or (d,), the coefficients' posterior, and sigma."""
+        solution, sigma = self.solve(x)
+        _, log_precision, flat = self._prior(self.sites(np.atleast_2d(x)) if self._units else {})
         log_det = solution.log_det_random + solution.log_det_common
         normal = self.mixed.solver.p - flat
-        return -0.5 * (
+        value = -0.5 * (
             (self.mixed.n - flat) * np.log(2 * np.pi * sigma**2)
             - self.mixed.log_weights
             + log_det
@@ -164,10 +189,11 @@ class Marginal:
             - 2 * normal * np.log(sigma)
             + solution.residual / sigma**2
         )
+        return value, solution, sigma
 
     def log_likelihood(self, x: Array) -> float:
         """Log p(y | theta) at x (d,), without the prior of theta."""
-        return float(self._likelihood(*self.solve(x))[0])
+        return float(self._likelihood(x)[0][0])
 
     def log_density(self, x: Array) -> Array:
         """(B,) at x (B, d); minus infinity where the arithmetic fails."""
@@ -176,7 +202,7 @@ class Marginal:
         def part(rows: slice) -> Array:
             with np.errstate(all="ignore"):
                 try:
-                    return self._likelihood(*self.solve(x[rows]))
+                    return self._likelihood(x[rows])[0]
                 except DependentColumnError:
                     return np.full(len(x[rows]), -np.inf)
 
@@ -189,19 +215,19 @@ class Marginal:
         """At x (d,); minus infinity and zero where the arithmetic fails."""
         with np.errstate(all="ignore"):
             try:
-                solution, sigma_ = self.solve(x)
+                found, solution, sigma_ = self._likelihood(x)
             except DependentColumnError:
                 return -np.inf, np.zeros_like(x)
-            value = float(self._likelihood(solution, sigma_)[0])
+            value = float(found[0])
             prior, slope = self.coordinates.log_prior(x[None])
             if not np.isfinite(value + prior[0]):
                 return -np.inf, np.zeros_like(x)
         sigma = float(sigma_[0])
         values = {name: v[0] for name, v in self.sites(x[None]).items()}
-        found = solution.root_derivatives()
+        derivatives = solution.root_derivatives()
         by_root = {
             f: -0.5 * (log_det + residual / sigma**2) / sigma
-            for f, (log_det, residual) in enumerate(found)
+            for f, (log_det, residual) in enumerate(derivatives)
         }
         by_value = scale_derivatives(self.mixed.groupings, values, by_root)
         turning = 0.0
@@ -209,13 +235,18 @@ class Marginal:
             own = by_root[grouping.factor][grouping.columns, grouping.columns]
             turning -= float((own * root).sum())
         if self.mixed.sigma:
-            penalty, _, flat = self._prior
+            penalty, _, flat = self._prior(values)
             by_penalty = solution.penalty_derivatives(penalty * sigma**2)
             normal = self.mixed.solver.p - flat
             turning -= self.mixed.n - flat - normal
             turning -= by_penalty[0] + by_penalty[1] / sigma**2
             turning += float(solution.residual[0]) / sigma**2
             by_value[self.mixed.sigma] = np.asarray(turning / sigma)
+        for name, unit in self._units.items():
+            # E (beta - m)^2 / lambda^3 - 1 / lambda, by Fisher's identity.
+            variance, square = solution.penalty_derivatives(unit)
+            scale = float(values[name])
+            by_value[name] = (sigma**2 * variance + square) / scale**3 - 1 / scale
         gradient = self.coordinates.gradient(x, by_value) + slope[0]
         return value + float(prior[0]), gradient
 

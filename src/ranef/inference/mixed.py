@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ranef.errors import DataError
 from ranef.inference.pwls import PWLS
 from ranef.inference.remainder import DependentColumnError
+from ranef.priors import InverseGamma, Variance
 from ranef.terms.spectrum import Spectrum
 
 Array = NDArray[np.float64]
@@ -102,6 +103,30 @@ class Grouping:
 
 
 @dataclass(frozen=True)
+class HeavyTail:
+    """A t prior of a common effect as a scale mixture of normals (Andrews and Mallows, 1974).
+
+        beta | lambda ~ N(m, lambda^2),  lambda^2 ~ InverseGamma(nu / 2, nu s^2 / 2)
+
+    Attributes:
+        column: place of the effect among the common ones.
+        name: of lambda, which no variable has.
+        nu: degrees of freedom; 1 for a Cauchy prior.
+        scale: s.
+    """
+
+    column: int
+    name: str
+    nu: float
+    scale: float
+
+    @property
+    def prior(self) -> Variance:
+        """Of lambda."""
+        return Variance(InverseGamma(self.nu / 2, self.nu * self.scale**2 / 2))
+
+
+@dataclass(frozen=True)
 class Mixed:
     """The model and its data, compressed.
 
@@ -110,6 +135,7 @@ class Mixed:
         groupings: in the order of the formula.
         common: sites of the common effects, with how many columns each, and `shapes`.
         mean, precision: (p,) of their normal priors; precision 0 for a flat one.
+        tails: t priors among these, whose precision depends on a hyperparameter.
         sigma: the name of the residual sd, "" where it is known to be one.
         n: rows.
         log_weights: sum of the logarithms of the weights.
@@ -130,6 +156,7 @@ class Mixed:
     total: float
     span: tuple[float, float]
     carried: Carried | None = None
+    tails: tuple[HeavyTail, ...] = ()
 
     def roots(self, of: Sequence[Array]) -> list[Array]:
         """The root of each factor, (..., k, k), from the root of each grouping."""

@@ -101,6 +101,8 @@ class NoUTurn(Method):
             mixed = read(problem, self.name)
         except MethodError:
             return None
+        if mixed.tails:
+            return None
         refuse_without_residual(mixed, problem)
         marginal = Marginal.of(mixed, problem.priors, problem.spread)
         try:

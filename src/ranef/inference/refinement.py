@@ -59,7 +59,7 @@ class Refinement(Protocol):
     def slopes(
         self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]
     ) -> tuple[float, dict[int, Array], Mapping[str, Any]] | None:
-        """The density, and its derivatives by factor in its root and by number.
+        """The density, its derivatives by factor in its root, and those by number or scale.
 
         They are those at the given log |X' V^-1 X + P|. None where only T has them.
         """
@@ -67,6 +67,10 @@ class Refinement(Protocol):
 
     def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Refinement":
         """The same, to be asked for hyperparameters near those of q."""
+        ...
+
+    def of(self, working: Working) -> "Refinement":
+        """The same for these rows with other priors of the common effects."""
         ...
 
 
@@ -115,6 +119,9 @@ class Skewness:
 
     def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Skewness":
         return self
+
+    def of(self, working: Working) -> "Skewness":
+        return Skewness(working)
 
 
 def _alone(root: Array, own: Array) -> Array:
@@ -178,6 +185,9 @@ class Quadrature:
                 return less
         return settled
 
+    def of(self, working: Working) -> "Quadrature":
+        return replace(self, working=working)
+
     def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
         return self._density(q, self._integrated(q, roots, numbers)) - q.value
 
@@ -197,7 +207,9 @@ class Quadrature:
         """By Fisher's identity the derivative in the sd is sum_j E (u_j^2 - 1) / sd."""
         found = self._integrated(q, roots, numbers)
         along = np.full((1, 1), (found.squares - len(found.mean)) / _sd(roots))
-        return self._density(q, found), {0: along}, found.by_number
+        layout = self.working.layout
+        by_scale = layout.by_scale((found.beta - layout.mean) ** 2)
+        return self._density(q, found), {0: along}, {**found.by_number, **by_scale}
 
     def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
         """Of the working model with the moments that quadrature gives.

@@ -133,7 +133,11 @@ class Working:
     def without_priors(self) -> "Working":
         """The same with flat priors of the common effects."""
         flat = np.zeros_like(self.layout.precision)
-        return self._with(replace(self.layout, precision=flat))
+        return self._with(replace(self.layout, precision=flat, tails=()))
+
+    def at_scales(self, values: Mapping[str, Any]) -> "Working":
+        """The same at these values of the scales of t priors."""
+        return self._with(self.layout.at_scales(values)) if self.layout.tails else self
 
     def given(self, common: Array) -> "Working":
         """The same with the common effects (p,) known."""
@@ -152,6 +156,7 @@ class Working:
                 columns=layout.columns[:, :0],
                 predictor=layout.predictor[:0],
                 known=known,
+                tails=(),
             )
         )
 

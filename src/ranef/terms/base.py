@@ -101,7 +101,9 @@ class Variable:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["columns", "codes", "mean", "factor", "known", "variance", "carry"],
+    data_fields=[
+        *("columns", "codes", "mean", "factor", "known", "variance", "carry", "freedom"),
+    ],
     meta_fields=[
         *("levels", "gaussian", "sites", "shapes", "carried"),
         *("scales", "grouping", "cholesky", "correlation", "spectrum"),
@@ -134,6 +136,8 @@ class LinearBlock:
             has them, where b is of other ones; or None.
         carried: the names of these coefficients in order, with how many each has, and the shape
             of each for one level.
+        freedom: (k,) the degrees of freedom of independent t priors with these means and scales,
+            infinite for normal ones; None where all are normal, or one is neither.
     """
 
     columns: Any
@@ -153,6 +157,7 @@ class LinearBlock:
     variance: Any = None
     carry: Any = None
     carried: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+    freedom: Any = None
 
     def keep(self, places: Any) -> "LinearBlock":
         """Some of the rows."""

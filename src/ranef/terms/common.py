@@ -226,7 +226,7 @@ class Common(LinearTerm):
         """One vector for all rows: the variables with a site of their own, then gamma."""
         columns = design.arrays["columns"]
         xp: Any = np if isinstance(columns, np.ndarray) else jnp
-        parts, means, sds, gaussian = [], [], [], True
+        parts, means, sds, freedom = [], [], [], []
         sites: list[tuple[str, int]] = []
         shapes: list[tuple[int, ...]] = []
         for name, place in state.own.items():
@@ -247,10 +247,12 @@ class Common(LinearTerm):
             t = state.coordinates.matrix
             carry = np.concatenate([np.zeros((len(t), before)), t], axis=1)
         for name, count in sites:
-            mean, sd, normal = _moments(priors_[name])
+            mean, sd, nu = _moments(priors_[name])
             means.append(np.broadcast_to(mean, count))
             sds.append(np.broadcast_to(sd, count))
-            gaussian &= normal
+            freedom.append(np.full(count, nu))
+        nus = np.concatenate(freedom)
+        gaussian = bool(np.isinf(nus).all())
         return LinearBlock(
             xp.concatenate(parts, axis=1),
             None,
@@ -262,6 +264,7 @@ class Common(LinearTerm):
             tuple(shapes),
             carry=carry,
             carried=carried,
+            freedom=None if gaussian or np.isnan(nus).any() else nus,
         )
 
     def _coordinate_columns(self, state: State, columns: Any, xp: Any) -> Any:
@@ -413,13 +416,20 @@ def _spread(state: State) -> NDArray[np.float64]:
     return np.where(state.sd > 1e-12 * size, state.sd, size)
 
 
-def _moments(prior: Prior) -> tuple[Any, Any, bool]:
-    """Mean, sd and whether the prior is Gaussian; flat is a Gaussian of infinite sd."""
+def _moments(prior: Prior) -> tuple[Any, Any, float]:
+    """Location, scale and degrees of freedom of a t prior.
+
+    A normal one has infinitely many, a flat one is normal with an infinite sd; nan for others.
+    """
     match prior:
         case priors.Normal():
-            return prior.mu, prior.sigma, True
+            return prior.mu, prior.sigma, np.inf
         case priors.Flat():
-            return 0.0, np.inf, True
+            return 0.0, np.inf, np.inf
         case priors.Fixed():
-            return prior.value, 0.0, True
-    return 0.0, np.inf, False
+            return prior.value, 0.0, np.inf
+        case priors.StudentT():
+            return prior.mu, prior.sigma, float(prior.nu)
+        case priors.Cauchy():
+            return prior.mu, prior.sigma, 1.0
+    return 0.0, np.inf, np.nan
