@@ -11,6 +11,7 @@ does it again.
 """
 
 import argparse
+import faulthandler
 import gc
 import sys
 import tempfile
@@ -28,6 +29,9 @@ import contract_random_formulas as contract
 WORDS = ("fitted", "refused", "raw", "nonfinite", "slow")
 # Cases after which compiled programs are forgotten: thousands of them fill the memory.
 FORGET = 10
+# Seconds on the wall after which a case that takes no processor time waits without end. The run
+# ends there, since nothing interrupts what waits outside of Python.
+WAITING = 900
 
 
 def main() -> None:
@@ -53,8 +57,11 @@ def main() -> None:
         if tried % FORGET == 0:
             jax.clear_caches()
             gc.collect()
+        print(f"seed {seed}", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback_later(WAITING, exit=True)
         with tempfile.TemporaryDirectory() as folder:
             found = contract.outcome(case, Path(folder), options.limit)
+        faulthandler.cancel_dump_traceback_later()
         words[found.word] += 1
         longest.append((found.seconds, case.name))
         for kind in case.kinds:

@@ -10,7 +10,7 @@ from ranef.inference.triangles import cholesky, product, solve, square
 LEVELS = 4
 
 
-@pytest.mark.parametrize("k", [1, 3, 6, 7])
+@pytest.mark.parametrize("k", [1, 3, 6, 7, 40, 65])
 def test_they_factor_and_solve_as_numpy_does(k):
     rng = np.random.default_rng(k)
     root = np.tril(rng.normal(size=(LEVELS, k, k)))
@@ -30,3 +30,39 @@ def test_they_factor_and_solve_as_numpy_does(k):
     )
     np.testing.assert_allclose(back[0], right, rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(back[1], right, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_derivatives_of_loops_are_those_of_lapack(transposed):
+    """In both directions of differentiation, where each matrix of a batch has its own."""
+    k = 8
+    rng = np.random.default_rng(k)
+    half, right = rng.normal(size=(LEVELS, k, k)), rng.normal(size=(LEVELS, k))
+
+    def by_loops(half, right):
+        root = cholesky(half @ half.T + jnp.eye(k))
+        return jnp.sum(jnp.sin(solve(root, right, transposed=transposed))) + jnp.sum(root**3)
+
+    def by_lapack(half, right):
+        root = jnp.linalg.cholesky(half @ half.T + jnp.eye(k))
+        found = jax.scipy.linalg.solve_triangular(root, right, lower=True, trans=int(transposed))
+        return jnp.sum(jnp.sin(found)) + jnp.sum(root**3)
+
+    with jax.enable_x64(True):
+        for how in (jax.grad, lambda f, argnums: jax.jacfwd(f, argnums)):
+            ours = jax.vmap(how(by_loops, argnums=(0, 1)))(half, right)
+            theirs = jax.vmap(how(by_lapack, argnums=(0, 1)))(half, right)
+            for one, other in zip(ours, theirs, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("k", [7, 40])
+def test_no_batch_of_middling_matrices_waits_for_the_threads_of_lapack(k):
+    """Two of them at once are waited for without end on a machine of two cores."""
+
+    def run(matrix, right):
+        return jnp.sum(solve(cholesky(matrix), right))
+
+    matrices, vectors = jnp.zeros((LEVELS, k, k)), jnp.zeros((LEVELS, k))
+    program = jax.jit(jax.vmap(jax.grad(run, argnums=(0, 1)))).lower(matrices, vectors)
+    assert "lapack" not in program.as_text()

@@ -2,6 +2,12 @@
 
 Written out by columns, which compiles to one loop over the matrices. LAPACK, called for each of
 them, takes several times as long where k is one to three, as it is in most models.
+
+Nor is LAPACK called for matrices of middling size: JAX shares a batch of them out among the threads
+of its pool, and waits for these in a thread of the pool. A program that does so as often at once as
+there are threads, which on a machine of two cores is twice, waits for ever. Loops over the columns
+take its place, whose derivatives are given (Murray, 2016), so that no step of a loop is kept.
+Matrices for which loops would take many times as long are still LAPACK's.
 """
 
 import jax
@@ -10,13 +16,15 @@ from jax import Array
 
 # Columns above which writing them out would take long to compile.
 _MOST = 6
+# Columns above which a loop over them takes many times as long as LAPACK does.
+_MOST_IN_LOOPS = 64
 
 
 def cholesky(matrix: Array) -> Array:
     """Lower L with L L' = A."""
     k = matrix.shape[-1]
     if k > _MOST:
-        return jnp.linalg.cholesky(matrix)
+        return _factor(matrix) if k <= _MOST_IN_LOOPS else jnp.linalg.cholesky(matrix)
     columns: list[Array] = []
     for j in range(k):
         rest = matrix[..., j:, j]
@@ -30,9 +38,15 @@ def cholesky(matrix: Array) -> Array:
 def solve(root: Array, right: Array, *, transposed: bool = False) -> Array:
     """L^-1 a, or L'^-1 a, for each of the vectors a, (..., k)."""
     k = root.shape[-1]
-    if k > _MOST:
+    if k > _MOST_IN_LOOPS:
         known = jax.scipy.linalg.solve_triangular
         return known(root, right[..., None], lower=True, trans=int(transposed))[..., 0]
+    if k > _MOST:
+        if transposed:
+            # L' with both of its axes reversed is lower triangular.
+            turned = jnp.swapaxes(root, -1, -2)[..., ::-1, ::-1]
+            return _substitute(turned, right[..., ::-1])[..., ::-1]
+        return _substitute(root, right)
     found: dict[int, Array] = {}
     for i in reversed(range(k)) if transposed else range(k):
         rest = right[..., i]
@@ -50,3 +64,55 @@ def product(matrix: Array, right: Array) -> Array:
 def square(root: Array) -> Array:
     """L L'."""
     return jnp.sum(root[..., :, None, :] * root[..., None, :, :], axis=-1)
+
+
+@jax.custom_jvp
+def _factor(matrix: Array) -> Array:
+    """Lower L with L L' = A, column by column."""
+    places = jnp.arange(matrix.shape[-1])
+
+    def column(root: Array, j: Array) -> tuple[Array, None]:
+        rest = matrix[..., j] - product(root, root[..., j, :])
+        below = jnp.where(places >= j, rest / jnp.sqrt(rest[..., j, None]), 0.0)
+        return root.at[..., j].set(below), None
+
+    return jax.lax.scan(column, jnp.zeros_like(matrix), places)[0]
+
+
+@_factor.defjvp
+def _factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """Its differential dL = L P(L^-1 dA L'^-1), P the lower triangle with half of its diagonal."""
+    (matrix,), (moved,) = primals, tangents
+    root = _factor(matrix)
+    half = _substitute(root[..., None, :, :], jnp.swapaxes(moved, -1, -2))
+    inner = _substitute(root[..., None, :, :], jnp.swapaxes(half, -1, -2))
+    lower = jnp.tril(inner) - 0.5 * inner * jnp.eye(matrix.shape[-1])
+    return root, root @ lower
+
+
+@jax.custom_jvp
+def _substitute(root: Array, right: Array) -> Array:
+    """L^-1 a for each of the vectors a, (..., k), row by row."""
+    return _rows(root, right)
+
+
+@_substitute.defjvp
+def _substitute_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Its differential dx = L^-1 (da - dL x)."""
+    (root, right), (root_moved, right_moved) = primals, tangents
+    found = _substitute(root, right)
+    return found, _rows(root, right_moved - product(root_moved, found))
+
+
+def _rows(root: Array, right: Array) -> Array:
+    """L^-1 a, linear in a: a loop that JAX transposes."""
+    shape = jnp.broadcast_shapes(root.shape[:-1], right.shape)
+
+    def row(found: Array, i: Array) -> tuple[Array, None]:
+        rest = right[..., i] - jnp.sum(root[..., i, :] * found, axis=-1)
+        return found.at[..., i].set(rest / root[..., i, i]), None
+
+    empty = jnp.zeros(shape, jnp.result_type(root, right))
+    return jax.lax.scan(row, empty, jnp.arange(shape[-1]))[0]
