@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats as st
+from scipy.special import expit
 
 import ranef as rf
 from ranef import priors, sites
@@ -31,6 +32,10 @@ X = np.array([0.2, 0.5, 0.9])
         (rf.Variance(rf.Gamma(2, 3)), st.gamma(2, 0, 1 / 3).logpdf(X**2) + np.log(2 * X)),
         (rf.Precision(rf.Gamma(2, 3)), st.gamma(2, 0, 1 / 3).logpdf(X**-2) + np.log(2 / X**3)),
         (rf.Variance(rf.Uniform(0, 2)), np.log(X)),
+        (
+            rf.LogOdds(rf.Beta(2, 3)),
+            st.beta(2, 3).logpdf(expit(X)) + np.log(expit(X) * expit(-X)),
+        ),
         (rf.Flat(), np.zeros(3)),
     ],
 )
@@ -50,6 +55,7 @@ def test_densities(prior, expected):
         lambda: rf.Uniform(2, 1),
         lambda: rf.Gamma(0, 1),
         lambda: rf.Variance(2.0),
+        lambda: rf.LogOdds(rf.Normal()),
         lambda: rf.Variance(rf.Normal()),
         lambda: rf.Variance(rf.Flat()),
         lambda: rf.Precision(rf.Uniform(-1, 2)),
@@ -72,6 +78,8 @@ def test_what_is_no_prior_is_refused(make):
         (rf.Uniform(-1, 1), "positive", False),
         (rf.Uniform(0, 1), "positive", True),
         (rf.Variance(rf.Gamma()), "positive", True),
+        (rf.LogOdds(rf.Beta()), "real", True),
+        (rf.LogOdds(rf.Beta()), "unit", False),
         (rf.Precision(rf.Gamma()), "real", False),
         (rf.Precision(rf.Gamma()), "unit", False),
         (rf.LKJ(2), "correlation", True),
@@ -110,3 +118,8 @@ def test_of_a_power_lives_where_its_inner_prior_does(prior, ends):
 
 def test_of_a_power_says_what_it_is_of():
     assert str(rf.Variance(rf.InverseGamma(1, 1))) == "Variance(InverseGamma(1, 1))"
+
+
+def test_log_odds_are_drawn_by_their_probability():
+    draws = sites.distribution(rf.LogOdds(rf.Beta(2, 5))).sample(jax.random.key(0), (20_000,))
+    assert st.kstest(expit(np.asarray(draws)), st.beta(2, 5).cdf).pvalue > 1e-3

@@ -248,6 +248,30 @@ class Precision(OfPower):
 
 
 @dataclass(frozen=True)
+class LogOdds(Prior):
+    """The probability s(x) = 1 / (1 + exp(-x)) is Beta: p(x) = p_prior(s) s (1 - s).
+
+    A prior of log odds by way of their probability, as of the share of the second of two
+    components of a mixture: {"mix2_Intercept": LogOdds(Beta(2, 2))}.
+
+    Raises:
+        OptionError: for an inner prior that is not a Beta.
+    """
+
+    prior: Beta
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prior, Beta):
+            raise OptionError(
+                "LogOdds takes the prior of a probability, as in LogOdds(rf.Beta(2, 2)), not "
+                f"{self.prior}"
+            )
+
+    def __str__(self) -> str:
+        return f"LogOdds({self.prior})"
+
+
+@dataclass(frozen=True)
 class Stated(Prior):
     """What a default prior in other coordinates says of one parameter.
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import jax.scipy.special as jsp
 import numpyro
 import numpyro.distributions as dist
 from jax import Array
@@ -106,6 +107,30 @@ class OfPower(dist.Distribution):
         return inner + math.log(abs(k)) + (k - 1) * jnp.log(value)
 
 
+class LogOdds(dist.Distribution):
+    """1 / (1 + exp(-x)) is Beta(alpha, beta), elementwise."""
+
+    arg_constraints: ClassVar[dict] = {}
+    pytree_aux_fields = ("alpha", "beta")
+
+    def __init__(self, alpha: float, beta: float) -> None:
+        self.alpha, self.beta = alpha, beta
+        super().__init__()
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        first, second = jax.random.split(key)
+        above = jax.random.loggamma(first, self.alpha, sample_shape)
+        return above - jax.random.loggamma(second, self.beta, sample_shape)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        yes, no = jax.nn.log_sigmoid(value), jax.nn.log_sigmoid(-jnp.asarray(value))
+        return self.alpha * yes + self.beta * no - jsp.betaln(self.alpha, self.beta)
+
+
 def parameter(
     name: str,
     prior: Prior,
@@ -194,6 +219,8 @@ def distribution(prior: Prior, support: str = "real") -> dist.Distribution:
             return dist.Uniform(p.lower, p.upper)
         case priors.Beta():
             return dist.Beta(p.alpha, p.beta)
+        case priors.LogOdds():
+            return LogOdds(float(p.prior.alpha), float(p.prior.beta))
         case priors.OfPower():
             return OfPower(distribution(p.prior), p.power, (p.lower, p.upper))
     raise TypeError(f"{prior} is not the prior of a number")

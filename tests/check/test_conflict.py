@@ -84,3 +84,12 @@ def test_the_likelihoods_mean_is_what_a_flat_prior_gives():
 def test_a_prior_of_a_variance_in_conflict_is_named(prior, named):
     found = signs("y ~ x", priors={"sigma": prior})
     assert any(f"prior {prior}" in sign for sign in found) == named
+
+
+@pytest.mark.parametrize(("beta", "named"), [((2, 2), False), ((500, 5), True)])
+def test_a_prior_of_log_odds_in_conflict_is_named(beta, named):
+    prior = rf.LogOdds(rf.Beta(*beta))
+    model = rf.Model("noisy ~ 1", family="bernoulli", priors={"Intercept": prior})
+    fit = model.fit(TABLE, method="nuts", draws=100, tune=100, chains=2, progress=False)
+    found = [s.sign for s in fit.check(quick=True).symptoms]
+    assert any(f"prior {prior}" in sign for sign in found) == named

@@ -205,3 +205,20 @@ def test_priors_that_tell_components_apart_keep_their_numbers():
     found, exchanged = relabelled(law, priors, straight)
     assert exchanged is None
     assert found.keys() == straight.keys()
+
+
+def test_a_beta_prior_of_a_share():
+    """Of 800 answers that say a half the share is what they say, not the rows' fifth."""
+    rng = np.random.default_rng(1)
+    table = {"y": np.r_[rng.normal(0, 1, 160), rng.normal(5, 1, 40)]}
+    priors = {
+        "mix2_Intercept": rf.LogOdds(rf.Beta(400, 400)),
+        **{"mu1_Intercept": 0.0, "mu2_Intercept": 5.0, "sigma1": 1.0, "sigma2": 1.0},
+    }
+    model = rf.Model("y ~ 1", family=rf.Mixture("gaussian", k=2), priors=priors)
+    fit = model.fit(table, draws=2_000, progress=False)
+    assert fit.method == "svi"
+    share = 1 / (1 + np.exp(-np.asarray(fit.posterior["mix2_Intercept"])))
+    # The components known it is about Beta(440, 560).
+    assert share.mean() == pytest.approx(0.44, abs=0.015)
+    assert share.std() == pytest.approx(np.sqrt(0.44 * 0.56 / 1001), rel=0.2)

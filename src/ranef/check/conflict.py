@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 from ranef import priors
 from ranef.check.symptom import Symptom
@@ -170,6 +170,8 @@ def _law(prior: Any) -> tuple[Any, bool] | None:
             return stats.invgamma(p.alpha, scale=p.beta), False
         case priors.LogNormal():
             return stats.lognorm(p.sigma, scale=np.exp(p.mu)), False
+        case priors.LogOdds():
+            return _LogOdds(stats.beta(p.prior.alpha, p.prior.beta)), False
         case priors.OfPower():
             inner = _law(p.prior)
             if inner is None:
@@ -206,3 +208,16 @@ class _OfPower:
     def cdf(self, value: float) -> Any:
         inner = self._inner
         return (inner.cdf if self._power > 0 else inner.sf)(value**self._power)
+
+
+class _LogOdds:
+    """The probability of x has the law `inner`."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def sf(self, value: float) -> Any:
+        return self._inner.sf(special.expit(value))
+
+    def cdf(self, value: float) -> Any:
+        return self._inner.cdf(special.expit(value))
