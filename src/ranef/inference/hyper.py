@@ -101,7 +101,8 @@ def explore(
             less serves.
         bound: a density near the target whose gradient takes much less, which serves in many
             dimensions: draws from it are weighted by the target.
-        near: the mode of the bound, or of the target where there is no bound, if it is known.
+        near: the mode if it is known: in many dimensions of the bound where there is one, else of
+            the target.
         tick: called at each evaluation.
     """
     if len(start) == 0:
@@ -115,13 +116,7 @@ def explore(
         if found is not None:
             return found
         return _by_chains(target, moved, top, rng, draws, tick)
-    if near is None:
-        top = peak(target, start, width, tick)
-    elif bound is None:
-        top = near
-    else:
-        top = peak(target, near.x, width, tick, near.root)
-        top = replace(top, evaluations=top.evaluations + near.evaluations)
+    top = near or peak(target, start, width, tick)
     if cheap:
         found = _weighted(target, top, rng, draws)
     else:

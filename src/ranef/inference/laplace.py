@@ -8,6 +8,7 @@ that skewness does not shift them.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ranef.inference.free import Bound, Free, without_points
 from ranef.inference.hyper import FEW, Explored, combined, explore, message
 from ranef.inference.integrated_likelihood import IntegratedLikelihood
 from ranef.inference.mixed import dependent
-from ranef.inference.peak import Peak, modes
+from ranef.inference.peak import Peak, modes, peak
 from ranef.inference.refinement import NODES, Quadrature, Skewness
 from ranef.inference.remainder import DependentColumnError
 from ranef.inference.threads import threads_for
@@ -33,6 +34,8 @@ _MANY, _IDLE = 200_000, 0.02
 _SPARE = 400
 # Numbers of rows and their predictors up to which thousands of evaluations take minutes at most.
 _CHAINS = 20_000
+# How often the density is settled anew while its mode is looked for.
+_SETTLINGS = 4
 # Nats by which each value may be off where a mode is looked for in many dimensions.
 _SEARCHED = 1e-4
 # Nats by which each value may be off where weights, or steps of chains, are taken of thousands.
@@ -88,8 +91,11 @@ class Laplace(Method):
         if top is not None:
             target.settle(free.whole(top.x[None])[0])
             self._drop_if_idle(target, free, top)
-        if len(free.free) > FEW:
+        many = len(free.free) > FEW
+        if many:
             target.left = _SAMPLED
+        elif top is not None and target.refinement is not None:
+            top = self._refined_peak(target, free, top, tick)
         found = explore(
             free,
             free.start,
@@ -99,12 +105,30 @@ class Laplace(Method):
             cheap=False,
             spare=_SPARE if target.mixed.n <= _MANY else 0,
             chains=target.cells <= _CHAINS,
-            bound=bound if target.refinement else None,
+            bound=bound if many and target.refinement else None,
             near=top,
             tick=tick,
         )
         target.left = None
         return found
+
+    def _refined_peak(
+        self, target: Approximate, free: Free, top: Peak, tick: Callable[[], object]
+    ) -> Peak:
+        """The mode of the density, from that of its bound.
+
+        Where it lies far from where the density was settled, it is settled there and looked for
+        again: from afar derivatives by differences are not exact enough for the last steps.
+        """
+        evaluations, trial = top.evaluations, 0
+        while True:
+            trial += 1
+            here = peak(free, top.x, free.width, tick, top.root)
+            evaluations += here.evaluations
+            if trial == _SETTLINGS or (here.found and top.covers(here.x)):
+                return replace(here, evaluations=evaluations)
+            top = here
+            target.settle(free.whole(here.x[None])[0])
 
     def _drop_if_idle(self, target: Approximate, free: Free, top: Peak) -> None:
         """Of many rows, leave out a refinement that does not move the hyperparameters."""

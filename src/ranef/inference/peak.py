@@ -18,8 +18,9 @@ _FOLD = 6.0
 # Folds at once.
 _MOST_FOLDS = 5
 # What a Newton step from the end of a search may still gain, in nats: the mode is then within a
-# seventh of an sd. A density with errors of its own cannot be followed to its last digits.
-_SETTLED = 0.01
+# quarter of an sd. A density with errors of its own, such as those of quadrature over thousands of
+# levels, cannot be followed to its last digits, and the draws are checked by its values.
+_SETTLED = 0.03
 
 # Nats that a step may still gain where a first search from one of several starts ends.
 _COARSE = 0.05

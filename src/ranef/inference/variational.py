@@ -43,6 +43,8 @@ _ROUNDING, _FALLS = 1e-7, 0.97
 # places then end within about as much of each other, which is far below what moves a posterior
 # and what the gradient is off by.
 LEFT = 1e-6
+# Below which a step is judged by what is left to gain after it.
+_NEAR_THE_END = 0.01
 # And below which what is foretold is near enough to begin from.
 NEXT_TO = 0.1
 # Shares of its own step that a row takes.
@@ -292,7 +294,7 @@ class Working:
             weights = before.weights + share * (to[0] - before.weights)
             right = before.right + share * (to[1] - before.right)
             found = self._tried(roots, numbers, weights, right)
-            if found is not None and found.climbed >= before.climbed - min(self._gain, _ROUNDING):
+            if found is not None and self._is_better(found, before):
                 return found
             if found is None and not clipped:
                 # The curvature is negative on too many rows: positive weights, same slopes.
@@ -301,6 +303,16 @@ class Working:
                 continue
             share /= 2
         return before
+
+    def _is_better(self, found: Normal, before: Normal) -> bool:
+        """Whether T has risen, or next to the end whether less is left to gain.
+
+        At large variances quadrature gives T and the averages of its second derivatives errors of
+        their own: T may fall by as much on the way to where they say that nothing is left.
+        """
+        if found.climbed >= before.climbed - min(self._gain, _ROUNDING):
+            return True
+        return before.left < _NEAR_THE_END and found.left < before.left
 
     def _secant(
         self, earlier: Normal, before: Normal, to: tuple[Array, Array]
