@@ -83,7 +83,7 @@ class Ordered(dist.Distribution):
 class OfPower(dist.Distribution):
     """x^k has the law `base`, x > 0: p(x) = p_base(x^k) |k| x^(k - 1)."""
 
-    arg_constraints: ClassVar[dict] = {}
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
     pytree_data_fields = ("base",)
     pytree_aux_fields = ("power", "ends")
 
@@ -110,7 +110,7 @@ class OfPower(dist.Distribution):
 class LogOdds(dist.Distribution):
     """1 / (1 + exp(-x)) is Beta(alpha, beta), elementwise."""
 
-    arg_constraints: ClassVar[dict] = {}
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
     pytree_aux_fields = ("alpha", "beta")
 
     def __init__(self, alpha: float, beta: float) -> None:

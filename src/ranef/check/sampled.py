@@ -170,7 +170,8 @@ class Joint:
 
     def log_jacobian(self, names: tuple[str, ...], z: Array) -> Array:
         """Log |d sites / d z| of some sites."""
-        out, values = jnp.zeros(()), self.values(names, z)
+        out: Any = jnp.zeros(())
+        values = self.values(names, z)
         for name, own in zip(names, self.separate(names)(z), strict=True):
             out = out + jnp.sum(
                 self.latents[name].transform.log_abs_det_jacobian(own, values[name])

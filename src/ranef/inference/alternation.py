@@ -171,7 +171,7 @@ class Alternation:
     @staticmethod
     def _leaves_out(state: _State) -> bool:
         """Whether what is held out is predicted no better with the networks than without."""
-        return state.without <= state.least
+        return bool(state.without <= state.least)
 
     def begin(self) -> _State:
         points = {

@@ -77,10 +77,10 @@ class Foretold:
         if not self._inverses:
             self._centre = self._known[-1][0]
             places = np.array([known[0] for known in self._known])
-            self._inverses = [
-                (basis, np.linalg.pinv(basis).T)
-                for basis in (self._basis(places, squares) for squares in (True, False))
-            ]
+            for squares in (True, False):
+                basis = self._basis(places, squares)
+                inverse = np.asarray(np.linalg.pinv(basis).T, np.float64)
+                self._inverses.append((basis, inverse))
         for (basis, inverse), squares in zip(self._inverses, (True, False), strict=True):
             wanted = self._basis(x[None], squares)[0]
             c = inverse @ wanted

@@ -31,6 +31,9 @@ _ACCEPT = 0.8
 _SHORT, _LONG = 0.6, 1.4
 # Leapfrog steps of a trajectory at most.
 _MOST_STEPS = 40
+# A step size below which such a trajectory goes nowhere: the density is far from one of the
+# curvature at the mode, and chains would take hours to say so.
+_LEAST_STEP = 0.02
 # A trajectory whose energy rises by so many nats has left the region where the step size serves.
 _DIVERGED = 1000.0
 # Runs of as many draws as were asked for, before chains are given up; all are thinned to one run.
@@ -92,6 +95,11 @@ def hmc(
     states = [sampler.begin(rng) for _ in range(CHAINS)]
     states = sampler.warm_up(states, rng)
     each = -(-draws // CHAINS)
+    if sampler.step < _LEAST_STEP:
+        x = np.repeat(sampler.places(states)[:, None], each, axis=1)
+        values = np.repeat([[state.value] for state in states], each, axis=1)
+        return Chains(canonical(x.reshape(-1, len(top.x))).reshape(x.shape), values,
+                      math.inf, 1.0, sampler.evaluations, False)  # fmt: skip
     x = np.empty((CHAINS, 0, len(top.x)))
     values = np.empty((CHAINS, 0))
     run = 0
@@ -116,6 +124,7 @@ class _Sampler:
     """The moves of all chains.
 
     Attributes:
+        step: the step size.
         evaluations: of the density so far.
     """
 
@@ -124,7 +133,7 @@ class _Sampler:
         self._scale = np.ones(len(top.x))
         # The largest stable step of a standard normal target is 2; in many dimensions the
         # acceptance falls with d eps^6 (Beskos et al., 2013).
-        self._step = 0.8 * max(1, len(top.x)) ** (-1 / 6)
+        self.step = 0.8 * max(1, len(top.x)) ** (-1 / 6)
         self.evaluations = 0
 
     def _at(self, z: Array) -> _State:
@@ -146,18 +155,18 @@ class _Sampler:
         """The chains where they have forgotten their start; tunes step size and scales."""
         final = 2 * _WARM_UP // 3
         seen: list[Array] = []
-        average = _DualAverage(self._step)
+        average = _DualAverage(self.step)
         for t in range(_WARM_UP):
             if t == final:
                 states = self._rescaled(states, np.array(seen[len(seen) // 3 :]))
-                average = _DualAverage(self._step)
+                average = _DualAverage(self.step)
             rates = []
             for c, state in enumerate(states):
                 states[c], rate = self._move(state, rng)
                 rates.append(rate)
             seen += [state.z for state in states]
-            self._step = average.step(float(np.mean(rates)))
-        self._step = average.final
+            self.step = average.step(float(np.mean(rates)))
+        self.step = average.final
         return states
 
     def _rescaled(self, states: list[_State], z: Array) -> list[_State]:
@@ -182,11 +191,16 @@ class _Sampler:
         root = self._top.root * self._scale
         return self._top.x + z @ root.T, values, states
 
+    def places(self, states: list[_State]) -> Array:
+        """Where the chains are, (chains, d)."""
+        root = self._top.root * self._scale
+        return self._top.x + np.array([state.z for state in states]) @ root.T
+
     def _move(self, state: _State, rng: np.random.Generator) -> tuple[_State, float]:
         """One trajectory: the next state and its acceptance probability."""
         length = 0.5 * math.pi * rng.uniform(_SHORT, _LONG)
-        steps = min(max(1, math.ceil(length / self._step)), _MOST_STEPS)
-        eps = min(self._step, length / steps)
+        steps = min(max(1, math.ceil(length / self.step)), _MOST_STEPS)
+        eps = min(self.step, length / steps)
         p = rng.standard_normal(len(state.z))
         energy = state.value - 0.5 * float(p @ p)
         here, change = state, 0.0
