@@ -182,7 +182,8 @@ class Joint:
         """The log joint density at values of all sites."""
         # What draws as it runs, such as dropout, draws the same each time.
         run = numpyro.handlers.seed(self.problem.run, 0) if self.given else self.problem.run
-        return log_density(run, (data, self.problem.n), {}, {**values, **self.given})[0]
+        found = log_density(run, (data, self.problem.n), {}, {**values, **self.given})[0]
+        return jnp.asarray(found)
 
     def marginal(self, phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
         """Log p(phi, y), and the mean and second moment of b given phi."""
