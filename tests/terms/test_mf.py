@@ -10,7 +10,8 @@ from numpyro.infer.util import log_density
 
 import ranef as rf
 from contract_term import learn
-from ranef.inference.convergence import comparable, convergence
+from ranef.inference.comparable import comparable
+from ranef.inference.convergence import convergence
 from ranef.inference.factorization import Beside
 from ranef.inference.factors import FactorDraws, Factors, Realised, Scales, Side, Table
 from ranef.inference.noise import Noise

@@ -31,7 +31,7 @@ _ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
 # weighted ones must be worth.
 _FLATTER, _FEW = 0.7, 50
 # Weighted draws from which the places of a check are taken, and for each draw that is wanted.
-_WEIGHTED, _POOL = 8_000, 4
+_WEIGHTED, _POOL = 16_000, 4
 # Nats by which it may be off at all of its draws alike, and rise above the mode.
 _CONSTANT, _ABOVE = 2.0, 1.0
 # Nats below the mode from which on a place is only known to be without mass. What is said of it
