@@ -3,10 +3,17 @@
     E b = E_theta E[b | theta, y],   var b = E_theta var[b | theta, y] + var_theta E[b | theta, y]
 
 A factorization for every draw of theta is made where it is cheap. Elsewhere the draws are put
-into a few tens of cells, and one factorization at its centre serves each.
+into a few tens of cells, and one factorization at its centre serves each. Within a cell the
+conditional means follow the surface that fits the means of all cells best,
+
+    E[b | theta, y] = E[b | centre, y] + B (phi(theta) - mean of phi in the cell),
+
+phi being theta and, where there are cells enough, its squares and products. So what coefficients
+share with theta, as the effects of an ordinal model do with its thresholds, is in their moments
+and in their draws.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -15,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
-from ranef.inference.effects import Cell, Effects, Place
+from ranef.inference.effects import Cell, Drift, Effects, Place
 from ranef.inference.mixed import Grouping, Mixed, common_by_site, effects_by_site
 from ranef.inference.pwls import Solution
 from ranef.inference.threads import side_by_side, threads_for
@@ -25,6 +32,14 @@ Array = NDArray[np.float64]
 # Numbers that factorizations for the coefficients may touch in all, and how many there are
 # at least and, unless every draw has its own, at most; the latter for each hyperparameter too.
 _CELLS, _LEAST, _MOST, _MOST_EACH = 20_000_000, 5, 30, 12
+# Cells for each number of the surface through their means, and at most for that; and how many
+# there are at least for each number of one with squares and products.
+_FOR_EACH, _FOR_ALL, _FOR_SQUARES = 2, 200, 1.5
+# Ridge of that surface, relative to the variance of the draws: directions in which the centres
+# of the cells hardly differ get no slope.
+_RIDGE = 1e-3
+# Variance of a direction, relative to the longest one's, below which the draws do not differ in it.
+_SAME = 1e-10
 _EACH = 2_000_000
 # The cost of a solution that is done with while threads still wait for each other.
 _QUICK = 300_000
@@ -85,6 +100,56 @@ class _Cell:
 
 
 @dataclass(frozen=True)
+class _Surface:
+    """The surface that fits the conditional means of all cells best, in features of their centres.
+
+        B = sum_c E[b | centre_c] w_c'
+
+    Attributes:
+        weights: (cells, m), the w_c of m features; they sum to zero.
+        away: (draws, m), each draw's features less their mean in its cell.
+    """
+
+    weights: Array
+    away: Array
+
+    @classmethod
+    def through(cls, x: Array, cells: Sequence[_Cell]) -> "_Surface | None":
+        """That of draws x (draws, d); None where there is one cell, or every draw has
+        a solution of its own."""
+        if len(cells) == 1 or any(len(cell.x) == len(cell.members) for cell in cells):
+            return None
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))
+        kept = values > _SAME * values[-1]
+        # Coordinates in which the draws have the identity as their covariance.
+        whiten = vectors[:, kept] / np.sqrt(values[kept])
+        squares = len(cells) >= _FOR_SQUARES * _numbers(whiten.shape[1])
+        middle = x.mean(axis=0)
+
+        def features(x: Array) -> Array:
+            z = (x - middle) @ whiten
+            if not squares:
+                return z
+            i, j = np.triu_indices(z.shape[1])
+            return np.concatenate([z, z[:, i] * z[:, j]], axis=1)
+
+        share = np.array([len(cell.members) for cell in cells]) / len(x)
+        centres = features(np.concatenate([cell.x for cell in cells]))
+        centres -= share @ centres
+        weighted = share[:, None] * centres
+        gram = centres.T @ weighted + _RIDGE * np.eye(centres.shape[1])
+        away = features(x)
+        for cell in cells:
+            away[cell.members] -= away[cell.members].mean(axis=0)
+        return cls(np.linalg.solve(gram, weighted.T).T, away)
+
+    def variances(self, slopes: Array) -> Array:
+        """Variances (...) of B phi within the cells, of B' (m, ...)."""
+        within = np.linalg.qr(self.away / np.sqrt(len(self.away)), mode="r")
+        return np.asarray((np.tensordot(within, slopes, axes=1) ** 2).sum(axis=0))
+
+
+@dataclass(frozen=True)
 class Coefficients:
     """The posterior of all coefficients.
 
@@ -112,7 +177,8 @@ class Coefficients:
             return [_Cell(np.arange(draws), self.x[:1])]
         if self.marginal.solves_many and solver.cost * draws <= _EACH:
             return [_Cell(np.arange(draws)[part], self.x[part]) for part in solver.chunks(draws)]
-        most = min(_MOST, _MOST_EACH * self.x.shape[1])
+        d = self.x.shape[1]
+        most = max(min(_MOST, _MOST_EACH * d), min(_FOR_EACH * _numbers(d), _FOR_ALL))
         count = int(np.clip(_CELLS // self.marginal.cost, _LEAST, most))
         spread = self.x.std(axis=0)
         scaled = self.x / np.where(spread > 0, spread, 1.0)
@@ -121,12 +187,16 @@ class Coefficients:
             for members in _split(scaled, np.arange(draws), min(count, draws))
         ]
 
+    @cached_property
+    def _surface(self) -> _Surface | None:
+        return _Surface.through(self.x, self._cells)
+
     def moments(self) -> dict[str, tuple[Array, Array]]:
         """Mean and sd by site."""
         mixed = self.marginal.mixed
         factors = len(mixed.solver.products.widths)
         carried = [g for g in mixed.groupings if g.carried is not None]
-        sums = [_Sums() for _ in range(factors + 2 + len(carried))]
+        sums = [_Sums(self._surface) for _ in range(factors + 2 + len(carried))]
 
         def known(cell: _Cell) -> list[tuple[Array, Array]]:
             """Means and variances of each factor's effects, of the common ones, and of carried."""
@@ -155,9 +225,9 @@ class Coefficients:
                 every = [known(cell) for cell in self._cells]
             else:
                 every = side_by_side(known, self._cells, largest)
-            for cell, found in zip(self._cells, every, strict=True):
+            for place, (cell, found) in enumerate(zip(self._cells, every, strict=True)):
                 for total, (means, variances) in zip(sums, found, strict=True):
-                    total.add(means, variances, len(cell.members) / len(cell.x))
+                    total.add(place, means, variances, len(cell.members) / len(cell.x))
         mean, sd = sums[factors].moments()
         means, sds = common_by_site(mixed, mean), common_by_site(mixed, sd)
         for grouping in mixed.groupings:
@@ -185,8 +255,9 @@ class Coefficients:
     def _drawn(self) -> tuple[Effects, dict[str, Array]]:
         """Draws of the group effects, level by level, and of the common ones by site."""
         mixed = self.marginal.mixed
-        solver = mixed.solver
+        solver, surface = mixed.solver, self._surface
         common = np.empty((len(self.x), solver.p))
+        common_slopes, effect_slopes = _Slopes(surface), [_Slopes(surface) for _ in solver.products.widths]
         cells = []
         with threads_for(solver.largest):
             for place, cell in enumerate(self._cells):
@@ -196,6 +267,14 @@ class Coefficients:
                 remainder = solution.remainder_draws(rng, sigma)
                 common[cell.members] = solution.common_of(remainder)
                 cells.append(Cell(cell.members, solution.given(sigma, remainder)))
+                if surface is not None:
+                    common_slopes.add(place, solution.common)
+                    for slopes, means in zip(effect_slopes, solution.effects, strict=True):
+                        slopes.add(place, means)
+        drift = None
+        if surface is not None:
+            common += surface.away @ common_slopes.total
+            drift = Drift(surface.away, tuple(slopes.total for slopes in effect_slopes))
         by_chain = common.reshape(self.chains, len(common) // self.chains, solver.p)
         places = tuple(place for g in mixed.groupings for place in places_of(g))
         levels, widths = solver.products.levels, solver.products.widths
@@ -208,6 +287,7 @@ class Coefficients:
             self.chains,
             self.seed,
             solver.largest,
+            drift,
         )
         return made, common_by_site(mixed, by_chain)
 
@@ -246,26 +326,50 @@ def places_of(grouping: Grouping) -> Iterator[Place]:
         start += count
 
 
+def _numbers(d: int) -> int:
+    """Of a surface with squares and products in d coordinates, less its constant."""
+    return d + d * (d + 1) // 2
+
+
+class _Slopes:
+    """B' of a surface, (m, ...), summed up over cells."""
+
+    def __init__(self, surface: _Surface | None) -> None:
+        self.surface, self.total = surface, np.zeros(())
+
+    def add(self, place: int, means: Array) -> None:
+        """The means (1, ...) of the cell at this place."""
+        if self.surface is not None:
+            self.total = self.total + np.multiply.outer(self.surface.weights[place], means[0])
+
+    def variances(self) -> Array:
+        """What the surface adds to those of the cells."""
+        return np.zeros(()) if self.surface is None else self.surface.variances(self.total)
+
+
 class _Sums:
     """Sums over values of the hyperparameters, from which mean and sd are mixed.
 
     Squares are taken about the first mean, so that a small spread about a large mean is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, surface: _Surface | None) -> None:
         self.share, self.first, self.mean, self.square = 0.0, np.zeros(0), 0.0, 0.0
+        self.slopes = _Slopes(surface)
 
-    def add(self, means: Array, variances: Array, share: float) -> None:
+    def add(self, place: int, means: Array, variances: Array, share: float) -> None:
+        """Those of the cell at this place, and how many draws each of them stands for."""
         if not self.share:
             self.first = means[0].copy()
         away = means - self.first
         self.share += share * len(means)
         self.mean = self.mean + share * away.sum(axis=0)
         self.square = self.square + share * (variances + away**2).sum(axis=0)
+        self.slopes.add(place, away)
 
     def moments(self) -> tuple[Array, Array]:
         away = np.asarray(self.mean) / self.share
-        variance = np.asarray(self.square) / self.share - away**2
+        variance = np.asarray(self.square) / self.share - away**2 + self.slopes.variances()
         return self.first + away, np.sqrt(np.maximum(variance, 0.0))
 
 

@@ -53,6 +53,27 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How the effects of draws that share a cell move with their hyperparameters.
+
+    Attributes:
+        away: (draws, m), features of the hyperparameters less their mean in the cell.
+        slopes: by factor, (m, J, k).
+    """
+
+    away: Array
+    slopes: tuple[Array, ...]
+
+    def of(self, factor: int, levels: Levels) -> Array:
+        """(draws, len, k). No sum is over levels, so each is the same whatever others there are."""
+        own = self.slopes[factor][:, levels]
+        out = np.zeros((len(self.away), *own.shape[1:]))
+        for away, slope in zip(self.away.T, own, strict=True):
+            out += away[:, None, None] * slope
+        return out
+
+
+@dataclass(frozen=True)
 class Effects:
     """The effects of every level, given draws of the hyperparameters and of the remainder.
 
@@ -64,6 +85,7 @@ class Effects:
         chains: that the draws lie in, one after the other.
         seed: of the noise.
         largest: columns that a dense matrix has at most.
+        drift: where draws share a cell; None where each has one of its own, and in files of before.
     """
 
     system: Chain | Crossed
@@ -74,6 +96,7 @@ class Effects:
     chains: int
     seed: int
     largest: int
+    drift: Drift | None = None
 
     @property
     def draws(self) -> int:
@@ -103,12 +126,15 @@ class Effects:
         with threads_for(self.largest):
             for factor, own in family.items():
                 found[factor] = self._eliminated(factor, own, family, found)
-        return {
+        out = {
             factor: _taken(found[factor], family[factor], own)
             if factor in found
             else self._remaining(factor, own)
             for factor, own in levels.items()
         }
+        if self.drift is None:
+            return out
+        return {factor: b + self.drift.of(factor, levels[factor]) for factor, b in out.items()}
 
     def _remaining(self, factor: int, levels: Levels) -> Array:
         out = np.empty((self.draws, len(levels), self.widths[factor]))

@@ -16,7 +16,7 @@ from ranef.terms.base import Grouped
 
 # The dataclasses that it is made of.
 CLASSES = (
-    *(effects.Effects, effects.Cell, effects.Place, elimination.Given, elimination.Chain),
+    *(effects.Effects, effects.Cell, effects.Drift, effects.Place, elimination.Given, elimination.Chain),
     *(elimination.Stage, crossed.Crossed, meetings.Meetings, remainder.Remainder, remainder.Part),
     *(Beside, FactorDraws),
 )
@@ -51,6 +51,7 @@ def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws:
         and _is_whole(np.concatenate([cell.members for cell in found.cells]))
         and _system(found)
         and all(_cell(found, cell) for cell in found.cells)
+        and _drift(found)
     )
     if not sound:
         raise FileError("what its group effects are drawn from does not fit together")
@@ -134,6 +135,15 @@ def _met(system: crossed.Crossed, levels: int, width: int) -> bool:
         and met.values.shape == (width, len(met.places))
         and _within(met.places, met.r)
     )
+
+
+def _drift(found: Effects) -> bool:
+    drift = found.drift
+    if drift is None:
+        return True
+    d = drift.away.shape[-1]
+    shapes = [(d, *size) for size in zip(found.levels, found.widths, strict=True)]
+    return drift.away.shape == (found.draws, d) and [s.shape for s in drift.slopes] == shapes
 
 
 def _cell(found: Effects, cell: Cell) -> bool:
