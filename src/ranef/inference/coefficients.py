@@ -257,7 +257,10 @@ class Coefficients:
         mixed = self.marginal.mixed
         solver, surface = mixed.solver, self._surface
         common = np.empty((len(self.x), solver.p))
-        common_slopes, effect_slopes = _Slopes(surface), [_Slopes(surface) for _ in solver.products.widths]
+        common_slopes, effect_slopes = (
+            _Slopes(surface),
+            [_Slopes(surface) for _ in solver.products.widths],
+        )
         cells = []
         with threads_for(solver.largest):
             for place, cell in enumerate(self._cells):

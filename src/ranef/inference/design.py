@@ -1,6 +1,7 @@
 """Draws from a surrogate of a log density that is dear to evaluate, and checks of it.
 
-The surrogate goes through what finding the mode took. It is evaluated at some of its own
+The surrogate goes through what finding the mode took and, where evaluations can be spared, through
+values on the axes of the curvature there, in the tails too. It is evaluated at some of its own
 draws, and at points further out, where mass that it misses could be. Where it fails, what the
 checks have told improves it; then so does a deterministic design around the mode.
 """
@@ -22,9 +23,14 @@ Array = NDArray[np.float64]
 
 # Where the design looks, in posterior sds, and how many points it and the mode may have.
 _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
+# Where on each axis values are taken before the first check, in posterior sds: a heavy tail, such as
+# that of the degrees of freedom of t noise, is else seen by a few of the checks at most.
+_ON_AXES = (2.0, 3.5)
 # Points at which the surrogate is checked each time, draws and further out; how often at
 # most, and before which check the design is evaluated.
-_INNER, _OUTER, _CHECKS, _DESIGNED = 15, 5, 5, 3
+_INNER, _OUTER, _CHECKS, _DESIGNED = 10, 15, 5, 3
+# The power of the surrogate's density from which the points further out are drawn.
+_OUTWARD = 0.35
 # The root mean square error in nats that passes at either, and that may be relied on.
 _ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
 # The power of a surrogate that fails from which draws are proposed, and how many of these the
@@ -123,7 +129,7 @@ def designed(
     tick: Callable[[], object],
     spare: int = 0,
 ) -> Drawn:
-    """Draws of x from the surrogate, at most forty evaluations and a hundred checks behind it.
+    """Draws of x from the surrogate, behind which are a design and five checks at most.
 
     Where it fails, it is what draws are proposed from that the density itself weights.
 
@@ -136,8 +142,10 @@ def designed(
         spare: evaluations that may be spent where the surrogate fails.
     """
     told = _Told.of(top)
+    on_axes = _told_on_axes(told, target, tick) if spare else 0
     # How many draws are wanted does not change where the surrogate is checked.
     check, evaluations = _checked(told, target, rng, _WEIGHTED, tick)
+    evaluations += on_axes
     for trial in range(1, _CHECKS):
         if check.within(_ERRORS):
             break
@@ -182,8 +190,8 @@ def _checked(
     top, guess = told.top, told.surrogate()
     x, weights, *_ = importance(guess, target, top, rng, size)
     inner = x[resampled(rng, weights, _INNER)]
-    # Of the square root of the density, so that mass which the surrogate misses can be seen.
-    flat = np.exp(-0.5 * (guess(x) - guess(x).max())) * weights
+    # Of a flatter density, so that mass which the surrogate misses can be seen.
+    flat = np.exp((_OUTWARD - 1) * (guess(x) - guess(x).max())) * weights
     outer = x[resampled(rng, flat / flat.sum(), _OUTER)]
     places = np.vstack([inner, outer])
     values = target.log_density(places)
@@ -192,6 +200,18 @@ def _checked(
     missed = np.maximum(values - top.value, -_DEEP) - np.maximum(guess(places), -_DEEP)
     told.add(places, values, np.full_like(places, np.nan))
     return _Check(missed[:_INNER], missed[_INNER:]), len(places)
+
+
+def _told_on_axes(told: _Told, target: Target, tick: Callable[[], object]) -> int:
+    """Values on the axes of the curvature at the mode; evaluations."""
+    top = told.top
+    steps = np.concatenate([side * at * top.root.T for at in _ON_AXES for side in (1.0, -1.0)])
+    places = target.canonical(top.x + steps)
+    values = target.log_density(places)
+    for _ in places:
+        tick()
+    told.add(places, values, np.full_like(places, np.nan))
+    return len(places)
 
 
 def _worth(places: Array, weights: Array) -> float:

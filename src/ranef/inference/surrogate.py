@@ -18,9 +18,10 @@ Array = NDArray[np.float64]
 _LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
 # The least curvature of the quadratic, of which one is that at the mode.
 _FLATTEST = 0.1
-# The share of its variance by which an observation may miss: an iteration that has ended. Less of
-# it, and what was observed in two places close by makes waves everywhere else.
-_JITTER = 1e-6
+# Shares of its variance by which an observation may miss, of which the likeliest is taken: searches
+# that have ended, and gradients by differences. With too small a share two observations close by
+# make waves everywhere else.
+_JITTERS = (1e-6, 1e-5, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Surrogate:
 
         A gradient that was not evaluated is nan.
 
-        The length is the one under which they are likeliest.
+        The length and the share of noise are those under which they are likeliest.
         """
         m, d = points.shape
         constant, linear, curvature = _quadratic(points, values, gradients)
@@ -59,16 +60,17 @@ class Surrogate:
         best: tuple[float, float, Array] | None = None
         for length in _LENGTHS:
             covariance = _covariance(points, length)[np.ix_(known, known)]
-            covariance += _JITTER * np.diag(np.diagonal(covariance))
-            factor = cho_factor(covariance, lower=True)
-            solved = cho_solve(factor, told)
-            scale = max(float(told @ solved) / len(told), 1e-30)
-            log_det = 2 * np.log(np.diagonal(factor[0])).sum()
-            likelihood = -0.5 * (log_det + len(told) * np.log(scale))
-            if best is None or likelihood > best[0]:
-                weights = np.zeros(m * (1 + d))
-                weights[known] = solved
-                best = (likelihood, length, weights.reshape(m, 1 + d))
+            own = np.diag(np.diagonal(covariance))
+            for jitter in _JITTERS:
+                factor = cho_factor(covariance + jitter * own, lower=True)
+                solved = cho_solve(factor, told)
+                scale = max(float(told @ solved) / len(told), 1e-30)
+                log_det = 2 * np.log(np.diagonal(factor[0])).sum()
+                likelihood = -0.5 * (log_det + len(told) * np.log(scale))
+                if best is None or likelihood > best[0]:
+                    weights = np.zeros(m * (1 + d))
+                    weights[known] = solved
+                    best = (likelihood, length, weights.reshape(m, 1 + d))
         assert best is not None
         return cls(points, constant, linear, curvature, best[2], best[1])
 

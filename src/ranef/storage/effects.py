@@ -16,7 +16,14 @@ from ranef.terms.base import Grouped
 
 # The dataclasses that it is made of.
 CLASSES = (
-    *(effects.Effects, effects.Cell, effects.Drift, effects.Place, elimination.Given, elimination.Chain),
+    *(
+        effects.Effects,
+        effects.Cell,
+        effects.Drift,
+        effects.Place,
+        elimination.Given,
+        elimination.Chain,
+    ),
     *(elimination.Stage, crossed.Crossed, meetings.Meetings, remainder.Remainder, remainder.Part),
     *(Beside, FactorDraws),
 )
