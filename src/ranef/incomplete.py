@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ranef.errors import DataError
 from ranef.families.base import Family, ResponseDesign
 from ranef.inference.hermite import rule
-from ranef.inference.triangles import cholesky, solve
+from ranef.triangles import cholesky, solve
 
 # Nodes along each of so many columns without an enumerated support.
 _NODES = {1: 15, 2: 9, 3: 6, 4: 4, 5: 3, 6: 3}

@@ -18,6 +18,7 @@ from numpyro.distributions import constraints
 
 from ranef import priors
 from ranef.priors import Prior
+from ranef.triangles import solve
 
 CONSTRAINTS = {
     "real": constraints.real,
@@ -78,6 +79,17 @@ class Ordered(dist.Distribution):
         return jnp.asarray(self.each.log_prob(value)) + jax.scipy.special.gammaln(
             self.event_shape[0] + 1.0
         )
+
+
+class Normals(dist.MultivariateNormal):
+    """Vectors x ~ N(m, L L'), whose density calls no LAPACK (see ``ranef.triangles``)."""
+
+    def log_prob(self, value: Any) -> Array:
+        root = jnp.asarray(self.scale_tril)
+        size = root.shape[-1]
+        away = solve(root, value - self.loc)
+        log_det = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(axis=-1)
+        return -0.5 * (jnp.sum(away**2, axis=-1) + size * math.log(2 * math.pi)) - log_det
 
 
 class OfPower(dist.Distribution):

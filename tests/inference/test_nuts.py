@@ -67,6 +67,21 @@ def test_the_collapsed_likelihood_is_that_of_the_solver(formula, grouped):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("coefficients", ["integrated", "sampled"])
+def test_chains_do_not_wait_for_the_threads_of_lapack(coefficients, grouped):
+    """Each chain is a thread: as many as JAX has threads would wait for one another."""
+    problem = problem_of("y ~ gp(x, m=14) + (1 + x | g) + (1 | h)", grouped)
+    mixed = read(problem, "nuts")
+    with jax.enable_x64(True):
+        latents = sites_of(problem, jax.random.key(0)).latents
+        density = Sampled.of(problem, latents)
+        if coefficients == "integrated":
+            marginal = Marginal.of(mixed, problem.priors, problem.spread)
+            density = Integrated.of(problem, latents, Collapsed.of(mixed), marginal)
+        program = jax.jit(jax.grad(density.log_density)).lower(density.start, density.data)
+    assert "lapack" not in program.as_text()
+
+
 def _log_prior(problem, data, given, name):
     import numpyro
 

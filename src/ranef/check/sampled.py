@@ -21,7 +21,6 @@ import numpy as np
 import numpyro
 from jax import Array
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import solve_triangular
 from numpy.typing import NDArray
 from numpyro.infer.util import log_density
 
@@ -37,9 +36,9 @@ from ranef.errors import RanefError
 from ranef.inference.base import Latent, Problem, sites_of
 from ranef.inference.pareto import smoothed
 from ranef.inference.proposal import Mixture, adapted
-from ranef.inference.triangles import cholesky, solve
 from ranef.posterior import Posterior
 from ranef.terms.base import LinearBlock
+from ranef.triangles import cholesky, solve, solve_columns
 
 Numbers = NDArray[np.float64]
 
@@ -48,8 +47,6 @@ _PARAMETERS, _COST = 20, 100_000
 # The latter where groups cross, so that every step of Newton's method takes a dense Hessian of all
 # levels: short chains are faster.
 _COST_CROSSED = 10_000
-# Columns above which a block is factored by LAPACK.
-_NARROW = 6
 # Values of phi in each round, rounds in which the proposal adapts, times that many values for the
 # reference where there is time for them, and pairs of draws of b at each.
 _SIZE, _ROUNDS, _PARTS, _PAIRS = 1_000, 4, 4, 8
@@ -204,11 +201,8 @@ class Joint:
 
     def _variances(self, root: Array) -> Array:
         """The diagonal of every A^-1, (J, k): the squared lengths of the columns of L^-1."""
-        units = (jnp.broadcast_to(e, self.index.shape) for e in jnp.eye(self.index.shape[1]))
-        if self.index.shape[1] <= _NARROW:
-            return jnp.stack([jnp.sum(solve(root, e) ** 2, axis=-1) for e in units], axis=-1)
-        whole = jnp.broadcast_to(jnp.eye(root.shape[-1]), root.shape)
-        return jnp.sum(solve_triangular(root, whole, lower=True) ** 2, axis=-2)
+        units = jnp.broadcast_to(jnp.eye(root.shape[-1]), root.shape)
+        return jnp.sum(solve_columns(root, units) ** 2, axis=-2)
 
     def _spread(self, by_level: Array) -> Array:
         """Numbers (J, k) by level as the flat b has them."""

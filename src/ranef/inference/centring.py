@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from ranef.inference.base import Latent, Problem
 from ranef.terms.base import LinearBlock
+from ranef.triangles import cholesky, solve_columns
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class Centring:
         """
         s = values[self.spread] if isinstance(self.spread, str) else self.spread
         inside = jnp.einsum("ca,jcd,db->jab", factor, self.own, factor) / s**2
-        root = jnp.linalg.cholesky(inside + jnp.eye(len(factor)))
+        root = cholesky(inside + jnp.eye(len(factor)))
         lower = jnp.broadcast_to(factor.T, root.shape)
-        m = jax.scipy.linalg.solve_triangular(root, lower, lower=True).swapaxes(1, 2)
+        m = solve_columns(root, lower).swapaxes(1, 2)
         away = [jnp.ravel(values[name] - start) for name, start in self.common.items()]
         beta = jnp.concatenate([jnp.zeros(0), *away])
         pull = (self.response - jnp.einsum("jkp,p->jk", self.cross, beta)) / s**2

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
 from ranef.inference.mixed import Mixed
+from ranef.triangles import cholesky, solve_columns
 
 # Numbers that an evaluation may hold.
 _MOST = 20_000_000
@@ -94,7 +94,7 @@ class Collapsed:
             beside = jnp.einsum("ca,crj->ajr", root, data["beside"])
             half, log_det = _eliminated(own, scaled(beside))
             left = left - jnp.einsum("ajr,ajs->rs", half, half)
-        lower = jnp.linalg.cholesky(left)
+        lower = cholesky(left)
         diagonal = jnp.diagonal(lower)
         log_det = log_det + 2 * jnp.log(diagonal[:-1]).sum()
         normal = mixed.precision > 0
@@ -117,8 +117,8 @@ def _eliminated(own: Array, beside: Array) -> tuple[Array, Array]:
     """
     k = len(own)
     if k >= _WIDE:
-        root = jnp.linalg.cholesky(jnp.moveaxis(own, 2, 0))
-        half = jax.scipy.linalg.solve_triangular(root, jnp.moveaxis(beside, 1, 0), lower=True)
+        root = cholesky(jnp.moveaxis(own, 2, 0))
+        half = solve_columns(root, jnp.moveaxis(beside, 1, 0))
         log_det = 2 * jnp.log(jnp.diagonal(root, axis1=1, axis2=2)).sum()
         return jnp.moveaxis(half, 0, 1), log_det
     lower: dict[tuple[int, int], Array] = {}

@@ -28,8 +28,8 @@ from scipy.linalg import block_diag
 
 from ranef.errors import DataError
 from ranef.inference.base import Latent, Problem
-from ranef.inference.triangles import cholesky, product, solve, square
 from ranef.terms.base import LinearBlock
+from ranef.triangles import cholesky, product, solve, square
 
 _LOG_2PI = float(np.log(2 * np.pi))
 _MOST_TIES = 2_000_000

@@ -21,7 +21,7 @@ from ranef.errors import ColumnError, DataError
 from ranef.frame import Frame, Index, LevelsSeen, crossed_levels
 from ranef.moments import Measures, Scale
 from ranef.priors import Prior, Stated
-from ranef.sites import parameter
+from ranef.sites import Normals, parameter
 from ranef.terms.base import (
     CENTRED,
     Constant,
@@ -327,7 +327,7 @@ class Group(LinearTerm):
         levels = block.levels
         if block.factor.ndim == 2:
             mean = jnp.zeros((levels, block.factor.shape[0]))
-            joint = dist.MultivariateNormal(mean, scale_tril=block.factor).to_event(1)
+            joint = Normals(mean, scale_tril=block.factor).to_event(1)
             infer = {"start": mean, "unit": jnp.broadcast_to(unit, mean.shape)}
             return jnp.asarray(numpyro.sample(self._joint_site(), joint, infer=infer))
         columns = [

@@ -1,13 +1,13 @@
-"""Cholesky factors of many small matrices, (..., k, k), and what is solved with them.
+"""Cholesky factors of many matrices, (..., k, k), and what is solved with them.
 
 Written out by columns, which compiles to one loop over the matrices. LAPACK, called for each of
 them, takes several times as long where k is one to three, as it is in most models.
 
-Nor is LAPACK called for matrices of middling size: JAX shares a batch of them out among the threads
-of its pool, and waits for these in a thread of the pool. A program that does so as often at once as
-there are threads, which on a machine of two cores is twice, waits for ever. Loops over the columns
-take its place, whose derivatives are given (Murray, 2016), so that no step of a loop is kept.
-Matrices for which loops would take many times as long are still LAPACK's.
+Nor is LAPACK called for larger ones: JAX shares what is solved with triangles out among the threads
+of its pool, and waits for these in a thread of the pool. Programs that do so as often at once as
+there are threads, which on a machine of two cores is twice, wait for ever. Loops over the columns
+take its place, whose derivatives are given (Murray, 2016), so that no step of a loop is kept; of
+many columns each half in turn, so that most of the work is in products of matrices.
 """
 
 import jax
@@ -16,15 +16,17 @@ from jax import Array
 
 # Columns above which writing them out would take long to compile.
 _MOST = 6
-# Columns above which a loop over them takes many times as long as LAPACK does.
+# Columns above which halves are taken in turn.
 _MOST_IN_LOOPS = 64
 
 
 def cholesky(matrix: Array) -> Array:
     """Lower L with L L' = A."""
     k = matrix.shape[-1]
+    if k > _MOST_IN_LOOPS:
+        return _by_halves(matrix)
     if k > _MOST:
-        return _factor(matrix) if k <= _MOST_IN_LOOPS else jnp.linalg.cholesky(matrix)
+        return _factor(matrix)
     columns: list[Array] = []
     for j in range(k):
         rest = matrix[..., j:, j]
@@ -39,8 +41,16 @@ def solve(root: Array, right: Array, *, transposed: bool = False) -> Array:
     """L^-1 a, or L'^-1 a, for each of the vectors a, (..., k)."""
     k = root.shape[-1]
     if k > _MOST_IN_LOOPS:
-        known = jax.scipy.linalg.solve_triangular
-        return known(root, right[..., None], lower=True, trans=int(transposed))[..., 0]
+        h = k // 2
+        one, other, between = root[..., :h, :h], root[..., h:, h:], root[..., h:, :h]
+        if transposed:
+            last = solve(other, right[..., h:], transposed=True)
+            rest = right[..., :h] - product(jnp.swapaxes(between, -1, -2), last)
+            return jnp.concatenate([solve(one, rest, transposed=True), last], axis=-1)
+        first = solve(one, right[..., :h])
+        return jnp.concatenate(
+            [first, solve(other, right[..., h:] - product(between, first))], axis=-1
+        )
     if k > _MOST:
         if transposed:
             # L' with both of its axes reversed is lower triangular.
@@ -56,6 +66,18 @@ def solve(root: Array, right: Array, *, transposed: bool = False) -> Array:
     return jnp.stack([found[i] for i in range(k)], axis=-1)
 
 
+def solve_columns(root: Array, right: Array) -> Array:
+    """L^-1 A for matrices A, (..., k, m)."""
+    k = root.shape[-1]
+    if k > _MOST_IN_LOOPS:
+        h = k // 2
+        first = solve_columns(root[..., :h, :h], right[..., :h, :])
+        rest = right[..., h:, :] - root[..., h:, :h] @ first
+        return jnp.concatenate([first, solve_columns(root[..., h:, h:], rest)], axis=-2)
+    found = solve(root[..., None, :, :], jnp.swapaxes(right, -1, -2))
+    return jnp.swapaxes(found, -1, -2)
+
+
 def product(matrix: Array, right: Array) -> Array:
     """A a for each of the vectors a, (..., k)."""
     return jnp.sum(matrix * right[..., None, :], axis=-1)
@@ -64,6 +86,17 @@ def product(matrix: Array, right: Array) -> Array:
 def square(root: Array) -> Array:
     """L L'."""
     return jnp.sum(root[..., :, None, :] * root[..., None, :, :], axis=-1)
+
+
+def _by_halves(matrix: Array) -> Array:
+    """Lower L with L L' = A: of the first half of the columns, then of what they leave."""
+    h = matrix.shape[-1] // 2
+    first = cholesky(matrix[..., :h, :h])
+    turned = solve_columns(first, jnp.swapaxes(matrix[..., h:, :h], -1, -2))
+    below = jnp.swapaxes(turned, -1, -2)
+    last = cholesky(matrix[..., h:, h:] - below @ turned)
+    top = jnp.concatenate([first, jnp.zeros_like(turned)], axis=-1)
+    return jnp.concatenate([top, jnp.concatenate([below, last], axis=-1)], axis=-2)
 
 
 @jax.custom_jvp
