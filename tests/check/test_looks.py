@@ -79,6 +79,15 @@ def test_a_look_is_named_or_the_fit_is_unchecked(name):
         assert "no second opinion could be had" in str(found)
 
 
+@pytest.mark.parametrize("hidden", [3, 90])
+def test_networks_with_a_posterior_of_all_weights_are_looked_at(hidden):
+    """Their program runs at given directions; of 271 weights it draws the rest to predict alone."""
+    formula = f"yes ~ nn(x, hidden=[{hidden}], weights='full') + (1 | g)"
+    fit = fitted(formula, "bernoulli", "svi", {"steps": 100, "draws": 100})
+    looked = check(fit._known, seconds=60.0).looked
+    assert any(CHAINS in phrase or THROUGH in phrase for phrase in looked)
+
+
 def test_trust_takes_a_look():
     known = Symptom("seen", "it is so", "read it", "trust")
     assert Check((), ()).verdict == "unchecked"

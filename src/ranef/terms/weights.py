@@ -294,10 +294,13 @@ class Full(_Scaled):
             return self._sampled(state, design, tau, scale, replay)
         p, k = linear["directions"].shape
         law = dist.Normal(jnp.zeros(k), tau).to_event(1)
-        a = jnp.asarray(numpyro.sample(self._directions, law))
-        # Drawn with each prediction: of these the data say nothing.
-        rest = dist.Normal(jnp.zeros(p), tau).to_event(1)
-        u = jnp.asarray(numpyro.sample(f"{network.label}/rest", rest)) if k < p else jnp.zeros(p)
+        infer = {"start": jnp.asarray(linear["mean"]), "unit": jnp.ones(k)}
+        a = jnp.asarray(numpyro.sample(self._directions, law, infer=infer))
+        u = jnp.zeros(p)
+        if k < p and not replay.training:
+            # Drawn with each prediction: of these the data say nothing.
+            rest = dist.Normal(u, tau).to_event(1)
+            u = jnp.asarray(numpyro.sample(f"{network.label}/rest", rest))
         output, weights = network.frozen(state, scale), network.points(state, state.model)
         return linearised.moved(output, weights, network.rows(design), linear, a, u)
 
