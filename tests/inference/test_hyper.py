@@ -116,6 +116,18 @@ def test_minimum_of_rosenbrock():
     np.testing.assert_allclose(found.x, 1.0, atol=1e-6)
 
 
+def test_a_search_ends_where_the_errors_of_the_function_are_all_that_is_left():
+    """At a minimum whose slope says that twice the gain is to be had."""
+    error = np.array([2e-2, 0.0])
+
+    def rough(x):
+        return 0.5 * float(x @ x), x + error
+
+    found = minimise(rough, np.zeros(2), gain=1e-4, inverse=np.eye(2))
+    np.testing.assert_allclose(found.x, 0.0, atol=0.02)
+    assert found.evaluations < 15
+
+
 class TwoSided:
     """Even in its one coordinate, with modes at three and minus three."""
 

@@ -13,6 +13,9 @@ Objective = Callable[[Array], tuple[float, Array]]
 # Wright, 2006, eq. 3.7).
 _DECREASE, _SLOPE = 1e-4, 0.9
 _STEPS, _TRIALS = 200, 30
+# Steps in a row that lower the function by less than a tenth of what a search is to gain, after
+# which its own errors are all that is left of it.
+_IDLE, _NOTHING = 3, 0.1
 # How far a step may go along a coordinate: of a logarithm, a factor of e.
 _FAR = 1.0
 
@@ -59,6 +62,7 @@ def minimise(
     last: Array | None = None
     begin = _steepest(gradient) if width is None else np.diag(width**2)
     inverse = begin if inverse is None else inverse
+    idle = 0
     for _ in range(_STEPS):
         step = -inverse @ gradient
         if width is not None:
@@ -66,8 +70,11 @@ def minimise(
         slope = float(gradient @ step)
         if -slope < 2 * gain and not (fresh and float(gradient @ gradient) > 1e3 * gain):
             return Minimum(x, value, gradient, inverse, True, evaluations)
-        length, new_value, new_gradient, used = _line(objective, x, step, value, slope)
+        length, new_value, new_gradient, used = _line(objective, x, step, value, slope, gain)
         evaluations += used
+        idle = 0 if value - new_value > _NOTHING * gain else idle + 1
+        if idle == _IDLE:
+            break
         if length == 0.0:
             if fresh:
                 break
@@ -102,11 +109,16 @@ def _shortened(step: Array) -> Array:
 
 
 def _line(
-    objective: Objective, x: Array, step: Array, value: float, slope: float
+    objective: Objective, x: Array, step: Array, value: float, slope: float, gain: float
 ) -> tuple[float, float, Array, int]:
-    """A length that satisfies the Wolfe conditions, by bisection and doubling; 0 for none."""
+    """A length that satisfies the Wolfe conditions, by bisection and doubling; 0 for none.
+
+    The bisection ends where the slope says that between its ends less than `gain` is to be had: a
+    function with errors of its own need not have the slope that it says.
+    """
     low, high, length = 0.0, np.inf, 1.0
     best: tuple[float, float, Array] | None = None
+    trial = 0
     for trial in range(1, _TRIALS + 1):
         new_value, new_gradient = objective(x + length * step)
         if not np.isfinite(new_value) or new_value > value + _DECREASE * length * slope:
@@ -116,5 +128,7 @@ def _line(
             if float(new_gradient @ step) >= _SLOPE * slope:
                 return (*best, trial)
             low = length
+        if -slope * (high - low) < gain:
+            break
         length = (low + high) / 2 if np.isfinite(high) else 2 * length
-    return (*best, _TRIALS) if best else (0.0, value, np.zeros_like(x), _TRIALS)
+    return (*best, trial) if best else (0.0, value, np.zeros_like(x), trial)
