@@ -92,6 +92,22 @@ def test_chains_say_where_they_have_not_mixed():
     assert not found.converged
 
 
+def test_chains_that_go_nowhere_are_given_up_early():
+    """A density whose slope is that of another: every step of a natural length is refused."""
+
+    class Rough(Skewed):
+        def value_and_gradient(self, x):
+            value, slope = super().value_and_gradient(x)
+            return value - 2e3 * float(np.abs(np.sin(40 * x)).sum()), slope
+
+    target = Skewed()
+    top = peak(target, np.full(D, 0.3), np.full(D, 0.5), lambda: None)
+    rough = Rough().value_and_gradient
+    found = hmc(rough, target.canonical, top, np.random.default_rng(0), draws=1_000)
+    assert not found.converged
+    assert found.evaluations < 1_000
+
+
 def _slopes(columns, levels=80, n=1_500, seed=0):
     rng = np.random.default_rng(seed)
     g = rng.integers(0, levels, n)

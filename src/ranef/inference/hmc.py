@@ -29,11 +29,15 @@ _WARM_UP = 90
 _ACCEPT = 0.8
 # Trajectories have lengths between these shares of pi / 2.
 _SHORT, _LONG = 0.6, 1.4
-# Leapfrog steps of a trajectory at most.
-_MOST_STEPS = 40
+# Leapfrog steps of a trajectory at most, and before it is known that steps are of use at all.
+_MOST_STEPS, _MOST_AT_FIRST = 40, 8
 # A step size below which such a trajectory goes nowhere: the density is far from one of the
-# curvature at the mode, and chains would take hours to say so.
-_LEAST_STEP = 0.02
+# curvature at the mode, and chains would take hours to say so. Looked at after so many steps of the
+# warm-up, and at its end.
+_LEAST_STEP, _JUDGED = 0.02, 15
+# Evaluations for each step of the warm-up and each draw that might be made, after which chains are
+# given up. Where they serve a trajectory takes three or four.
+_MOST_EACH = 8
 # A trajectory whose energy rises by so many nats has left the region where the step size serves.
 _DIVERGED = 1000.0
 # Runs of as many draws as were asked for, before chains are given up; all are thinned to one run.
@@ -92,9 +96,10 @@ def hmc(
         runs: how often the chains may be continued where they have not converged.
     """
     sampler = _Sampler(density, top)
+    each = -(-draws // CHAINS)
+    most = _MOST_EACH * CHAINS * (_WARM_UP + runs * each)
     states = [sampler.begin(rng) for _ in range(CHAINS)]
     states = sampler.warm_up(states, rng)
-    each = -(-draws // CHAINS)
     if sampler.step < _LEAST_STEP:
         x = np.repeat(sampler.places(states)[:, None], each, axis=1)
         values = np.repeat([[state.value] for state in states], each, axis=1)
@@ -111,7 +116,7 @@ def hmc(
         values = np.concatenate([values, more_values], axis=1)
         found = convergence({"x": x})
         converged = found.mixed and found.enough
-        if converged or run == runs:
+        if converged or run == runs or sampler.evaluations > most:
             break
     thin = x.shape[1] // each
     kept = slice(thin - 1, None, thin)
@@ -161,11 +166,14 @@ class _Sampler:
                 states = self._rescaled(states, np.array(seen[len(seen) // 3 :]))
                 average = _DualAverage(self.step)
             rates = []
+            most = _MOST_AT_FIRST if t < _JUDGED else _MOST_STEPS
             for c, state in enumerate(states):
-                states[c], rate = self._move(state, rng)
+                states[c], rate = self._move(state, rng, most)
                 rates.append(rate)
             seen += [state.z for state in states]
             self.step = average.step(float(np.mean(rates)))
+            if t + 1 == _JUDGED and average.final < _LEAST_STEP:
+                break
         self.step = average.final
         return states
 
@@ -196,10 +204,12 @@ class _Sampler:
         root = self._top.root * self._scale
         return self._top.x + np.array([state.z for state in states]) @ root.T
 
-    def _move(self, state: _State, rng: np.random.Generator) -> tuple[_State, float]:
-        """One trajectory: the next state and its acceptance probability."""
+    def _move(
+        self, state: _State, rng: np.random.Generator, most: int = _MOST_STEPS
+    ) -> tuple[_State, float]:
+        """One trajectory of at most so many steps: the next state, its acceptance probability."""
         length = 0.5 * math.pi * rng.uniform(_SHORT, _LONG)
-        steps = min(max(1, math.ceil(length / self.step)), _MOST_STEPS)
+        steps = min(max(1, math.ceil(length / self.step)), most)
         eps = min(self.step, length / steps)
         p = rng.standard_normal(len(state.z))
         energy = state.value - 0.5 * float(p @ p)
