@@ -253,6 +253,21 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(posted, monkeypatch):
     assert (fit.fixef()["mean"].abs() < 1).all()
 
 
+def test_values_whose_squares_overflow_end_no_search(posted, monkeypatch):
+    """A rare sample from far out, as of exp(eta), makes the noise infinite and not the fit."""
+    clean = elbo.Objective.samples_of
+
+    def rare(self, params, carried, key, data):
+        values, updated = clean(self, params, carried, key, data)
+        return values - jnp.where(jax.random.uniform(key) < 0.05, 1e200, 0.0), updated
+
+    monkeypatch.setattr(elbo.Objective, "samples_of", rare)
+    model = rf.Model("y ~ a + b + c", priors=PRIORS)
+    fit = model.fit(posted, guide="meanfield", progress=False, steps=300)
+    assert fit.steps == 300
+    assert (fit.fixef()["mean"].abs() < 2).all()
+
+
 def test_columns_too_large_to_be_squared_are_refused(posted):
     wild = {**posted, "a": posted["a"] * 1e150}
     with pytest.raises(DataError, match="values of common reach .* too large to be squared"):

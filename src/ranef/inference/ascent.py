@@ -103,7 +103,8 @@ class Search:
         finite = values[np.isfinite(values)]
         # Now and then a draw from far out may fail; if half of them do, the answer has.
         values = finite if len(finite) >= len(values) / 2 else values
-        return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
+        with np.errstate(over="ignore"):
+            return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
 
     def _start(self, params: Any, carried: Any) -> Any:
         # One type throughout, so that the loop is compiled once.
@@ -174,7 +175,9 @@ class Search:
         at.averaged += int(taken.sum())
         at.trace = np.append(at.trace, np.where(finite, elbo, np.nan))
         good = elbo[finite].astype(np.float64)
-        now = [float(good.mean()), float(good.std()) / math.sqrt(len(good))]
+        # The noise of numbers whose squares overflow is infinite.
+        with np.errstate(over="ignore"):
+            now = [float(good.mean()), float(good.std()) / math.sqrt(len(good))]
         at.means = np.vstack([at.means, now])
         at.quiet = at.quiet + 1 if _has_stopped(at.means) else 0
         if at.quiet >= 2 and at.averaged >= self.least[at.stage]:
@@ -230,4 +233,5 @@ def _has_stopped(means: NDArray[np.float64]) -> bool:
     if len(means) < 2:
         return False
     (before, noise_before), (now, noise) = means[-2:]
-    return bool(now - before < 2 * math.hypot(noise, noise_before))
+    # Of noise that is infinite nothing is known.
+    return bool(now - before < 2 * math.hypot(noise, noise_before) < math.inf)
