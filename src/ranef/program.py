@@ -268,12 +268,13 @@ class Program:
             missing = [frame.is_missing(name) for name in self.columns]
             gaps += int(np.any(missing, axis=0).sum()) if missing else 0
             for term in terms:
-                columns = term.columns(states[term.label], frame)
+                columns, own = term.columns(states[term.label], frame), weights.get(term.label)
                 if columns.size:
+                    known = ~np.isnan(columns).any(axis=1)
                     # What overflows here is refused by name where it is used.
                     with np.errstate(over="ignore", invalid="ignore"):
                         moments[term.label] = moments[term.label].add(
-                            columns, weights.get(term.label)
+                            columns[known], None if own is None else own[known]
                         )
         laws = [
             program.family.measured(law, measure)

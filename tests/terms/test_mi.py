@@ -55,6 +55,17 @@ def log_likelihood(program: Program, training: Training) -> Any:
     return of
 
 
+def test_the_weights_of_rows_are_those_of_observed_values():
+    """As trials are: the mean of a column with gaps counts every row that has a value by them."""
+    rows = table(40)
+    trials = np.arange(1, 41)
+    rows |= {"t": trials, "y": np.minimum(rows["count"], trials)}
+    training = learn("y / t ~ mi(x) + z", rows, "binomial")[1]
+    seen = ~np.isnan(rows["x"])
+    mean = np.average(rows["x"][seen], weights=trials[seen])
+    assert training.state.terms["mi(x)"].mean == pytest.approx(mean, rel=1e-12)
+
+
 COMMON = {"Intercept": 0.2, "mi(x)": 0.6, "x_Intercept": 0.3, "x_z": 0.7, "x_sigma": 0.9}
 
 

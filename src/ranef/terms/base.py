@@ -295,7 +295,7 @@ class Term(ABC):
         """What the program needs of the rows of `frame`, training or new."""
 
     def columns(self, state: Any, frame: Frame) -> NDArray[np.float64]:
-        """(n, k) columns whose mean and sd the state should know."""
+        """(n, k) columns whose mean and sd the state should know; NaN where a row has none."""
         return np.zeros((0, 0))
 
     def measured(self, state: Any, measures: Measures) -> Any:

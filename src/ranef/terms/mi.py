@@ -107,8 +107,7 @@ class Missing(Term):
         return Design({"value": np.where(missing, state.mean, values), "missing": missing})
 
     def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
-        values = self._numbers(frame)
-        return values[~np.isnan(values)][:, None]
+        return self._numbers(frame)[:, None]
 
     def measured(self, state: State, measures: Measures) -> State:
         mean, sd = float(measures.mean[0]), float(measures.sd[0])
