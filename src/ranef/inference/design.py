@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 
 # Where the design looks, in posterior sds, and how many points it and the mode may have.
 _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
-# Where on each axis values are taken before the first check, in posterior sds: a heavy tail, such as
-# that of the degrees of freedom of t noise, is else seen by a few of the checks at most.
+# Where on each axis values are taken before the first check, in posterior sds: a heavy tail, such
+# as that of the degrees of freedom of t noise, is else seen by a few of the checks at most.
 _ON_AXES = (2.0, 3.5)
 # Points at which the surrogate is checked each time, draws and further out; how often at
 # most, and before which check the design is evaluated.
@@ -32,7 +32,7 @@ _INNER, _OUTER, _CHECKS, _DESIGNED = 10, 15, 5, 3
 # The power of the surrogate's density from which the points further out are drawn.
 _OUTWARD = 0.35
 # The root mean square error in nats that passes at either, and that may be relied on.
-_ERRORS, _RELIABLE = (0.15, 0.5), (0.3, 1.0)
+_ERRORS, _RELIABLE = (0.12, 0.15), (0.3, 1.0)
 # The power of a surrogate that fails from which draws are proposed, and how many of these the
 # weighted ones must be worth.
 _FLATTER, _FEW = 0.7, 50
@@ -67,15 +67,23 @@ class Drawn:
 
 @dataclass(frozen=True)
 class _Check:
-    """Log density less surrogate at draws and further out."""
+    """Log density less surrogate at draws and further out.
+
+    Attributes:
+        inner, outer: the differences.
+        mass: shares of the outer ones in the posterior's mass, or in what the surrogate takes for
+            it: an error counts as far as there is any.
+    """
 
     inner: Array
     outer: Array
+    mass: Array
 
     @property
     def errors(self) -> tuple[float, float]:
+        """Root mean squares, less what it is off by at all draws alike."""
         middle = np.median(self.inner)
-        return _rms(self.inner - middle), _rms(self.outer - middle)
+        return _rms(self.inner - middle), float(np.sqrt(self.mass @ (self.outer - middle) ** 2))
 
     def within(self, limits: tuple[float, float]) -> bool:
         # A constant off does not matter, unless it is one peak that the density does not have.
@@ -197,9 +205,11 @@ def _checked(
     values = target.log_density(places)
     for _ in places:
         tick()
-    missed = np.maximum(values - top.value, -_DEEP) - np.maximum(guess(places), -_DEEP)
+    true, guessed = np.maximum(values - top.value, -_DEEP), np.maximum(guess(places), -_DEEP)
     told.add(places, values, np.full_like(places, np.nan))
-    return _Check(missed[:_INNER], missed[_INNER:]), len(places)
+    missed, larger = true - guessed, np.maximum(true, guessed)[_INNER:]
+    mass = np.exp((1 - _OUTWARD) * (larger - larger.max()))
+    return _Check(missed[:_INNER], missed[_INNER:], mass / mass.sum()), len(places)
 
 
 def _told_on_axes(told: _Told, target: Target, tick: Callable[[], object]) -> int:
