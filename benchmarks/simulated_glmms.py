@@ -3,14 +3,14 @@
     python benchmarks/simulated_glmms.py --out FILE.csv [--each 100] [--checked 30] [--start 0]
     python benchmarks/simulated_glmms.py --out FILE.csv --nuts 10 [--wall SECONDS]
 
-The first run fits `--each` tables of each kind by defaults, checks the first `--checked`, and writes
-method, convergence, verdict and seconds to FILE.csv. The second takes tables of FILE.csv, those that are not trusted
-first and then others at random, `--nuts` of each kind, samples their posterior by NUTS (four
-chains of 2,000 draws after 1,000), and adds how far the fit is off: the largest difference of a
-posterior mean in sds of NUTS, the smallest and the largest ratio of sds, over parameters and
-effects of single levels. A fit of 4,000 draws is compared, so that its own noise is no larger.
-It is right where means are within .1 sd and sds within 10%, wrong where one is off by twice that.
-Rows of a table, groups, effects and scales are drawn from the seed.
+The first run fits `--each` tables of each kind by defaults, checks the first `--checked` of them,
+and writes method, convergence, verdict and seconds to FILE.csv. The second takes checked tables of
+FILE.csv, those that are not trusted first and then others at random, `--nuts` of each kind, samples
+their posterior by NUTS (four chains of 2,000 draws after 1,000), and adds how far the fit is off:
+the largest difference of a posterior mean in sds of NUTS, the smallest and the largest ratio of
+sds, over parameters and effects of single levels. A fit of 4,000 draws is compared, so that its own
+noise is no larger. It is right where means are within .1 sd and sds within 10%, wrong where one is
+off by twice that. Rows of a table, groups, effects and scales are drawn from the seed.
 """
 
 import argparse
