@@ -200,6 +200,38 @@ def test_default_priors_are_scaled_to_the_data(grouped):
     assert str(shown["x"]).startswith("Normal(0, ")
 
 
+@pytest.mark.parametrize(
+    ("formula", "family", "stands", "left"),
+    [
+        ("kind ~ x + (1 | g)", "categorical", ("mub_x", "muc_x"), ("mub_Intercept",)),
+        ("y ~ x; sigma ~ x", rf.Mixture("gaussian", "gaussian"), ("mu1_x", "mu2_x"), ("sigma1_x",)),
+    ],
+)
+def test_common_stands_for_those_of_every_category_and_component(
+    formula, family, stands, left, grouped
+):
+    chosen = rf.Normal(0, 0.3)
+    table = {**grouped, "kind": np.array(["a", "b", "c"])[np.arange(len(grouped["y"])) % 3]}
+    found = rf.Model(formula, family=family, priors={"common": chosen}).priors_for(table)
+    assert all(found[name] == chosen for name in stands)
+    assert all(found[name] != chosen for name in left)
+
+
+def test_correlated_effects_of_one_grouping_have_correlations_by_their_columns(grouped, tmp_path):
+    """Two parts without a column in common, as lme4 takes them; one alone is named g_corr."""
+    table = {**grouped, "k": np.array(["u", "v"])[np.arange(len(grouped["y"])) % 2]}
+    fit = rf.Model("y ~ x + (x | g) + (0 + k | g)").fit(table, progress=False, draws=100)
+    named = [name for name in fit.summary().index if "_corr" in name]
+    assert named == ["1 + x|g_corr[1, x]", "k|g_corr[k[u], k[v]]"]
+    assert fit.idata["posterior"]["k|g_corr"].shape == (1, 100, 2, 2)
+    loaded = rf.load(fit.save(tmp_path / "fit.ranef"))
+    assert list(loaded.summary().index) == list(fit.summary().index)
+    alone = rf.Model("y ~ x + (x | g) + (0 + z | g)").priors_for({**table, "z": table["x"] ** 2})
+    assert "g_corr" in alone
+    given = rf.Model("y ~ (x | g) + (0 + k | g)", priors={"k|g_corr": rf.LKJ(3)})
+    assert given.priors_for(table)["k|g_corr"] == rf.LKJ(3)
+
+
 def test_common_stands_for_all_common_effects_but_the_intercept(grouped):
     chosen = rf.Model("y ~ x + f", priors={"common": rf.Normal(0, 9), "x": rf.Flat()})
     shown = chosen.priors_for(grouped)

@@ -15,10 +15,17 @@ _INTERCEPT: Calls = (TermCall("common", "common", ((),)),)
 
 @dataclass(frozen=True)
 class Predictor:
-    """The terms of one parameter, and what stands before the names of their coefficients."""
+    """The terms of one parameter.
+
+    Attributes:
+        calls: as written.
+        prefix: what stands before the names of their coefficients.
+        main: whether the parameter is what the formula's first part predicts, or one of several.
+    """
 
     calls: Calls
     prefix: str
+    main: bool
 
 
 def predictors(family: Family, written: Mapping[str, Calls]) -> dict[str, Predictor]:
@@ -57,9 +64,9 @@ def predictors(family: Family, written: Mapping[str, Calls]) -> dict[str, Predic
             calls = written[found]
             if not family.intercept and parameter is parameters[0]:
                 calls = _spanning(calls)
-            out[parameter.name] = Predictor(calls, prefix)
+            out[parameter.name] = Predictor(calls, prefix, parameter.name in main)
         elif parameter.implied:
-            out[parameter.name] = Predictor(_INTERCEPT, f"{parameter.name}_")
+            out[parameter.name] = Predictor(_INTERCEPT, f"{parameter.name}_", False)
     for name, calls in written.items():
         if name not in used and calls != _INTERCEPT:
             raise FormulaError(

@@ -33,8 +33,9 @@ class Model:
             in the order that the column declares, else sorted; summaries say which it is.
         priors: parameter name to prior, such as {"x": rf.Normal(0, 1)}; a number fixes the
             parameter, rf.PointEstimate() estimates it without a posterior, "common" stands
-            for all common effects but the intercept. Without: weakly informative ones
-            scaled to the data, which `priors_for` shows.
+            for all common effects of the mean but the intercept: of every category's log
+            odds, and of every component's mean. Without: weakly informative ones scaled to
+            the data, which `priors_for` shows.
         networks: name to Keras model, Sequential or functional with one output, for
             nn(..., net=name). Arguments go to the input of their name, else in order. Text
             reaches it as codes of the training levels, 1, 2, ..., and 0 for any other. Every

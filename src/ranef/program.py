@@ -5,6 +5,7 @@
 `Program` is what the formula says; `State` is what the training rows add to it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -170,7 +171,9 @@ class Program:
         assigned = assignment.predictors(self.family, self.formula.predictors)
         return {
             name: tuple(
-                registry.load("term", call.kind)(call, self.prefix + own.prefix, networks)
+                registry.load("term", call.kind)(
+                    call, self.prefix + own.prefix, networks, main=own.main and not self.prefix
+                )
                 for call in own.calls
             )
             for name, own in assigned.items()
@@ -248,6 +251,10 @@ class Program:
             ]
             seen = [term.scan(a, frame) for term, a in zip(terms, seen, strict=True)]
         states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
+        names = Counter(n for term in terms for n in term.variables(states[term.label]))
+        taken = {name for name, count in names.items() if count > 1}
+        for term in terms:
+            states[term.label] = term.renamed(states[term.label], taken)
         laws = [p.family.finish(r) for p, r in zip(self.programs, responses, strict=True)]
         moments = {term.label: Moments(term.needs_covariance) for term in terms}
         offsets = Offsets([(p, t) for p, t in self.all_terms() if t.call.kind == "offset"], states)

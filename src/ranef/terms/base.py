@@ -6,7 +6,7 @@ derives from `LinearTerm` and is then understood by every method.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
@@ -260,6 +260,7 @@ class Term(ABC):
         call: the term as the formula has it.
         prefix: of its names: "" for the mean, "sigma_" for sigma.
         networks: Keras models by name.
+        main: whether it is of what the formula's first part predicts, or of one of several.
 
     Attributes:
         needs_covariance: whether `measured` needs the covariances of the columns.
@@ -268,10 +269,16 @@ class Term(ABC):
     needs_covariance: ClassVar[bool] = False
 
     def __init__(
-        self, call: TermCall, prefix: str = "", networks: Mapping[str, Any] | None = None
+        self,
+        call: TermCall,
+        prefix: str = "",
+        networks: Mapping[str, Any] | None = None,
+        *,
+        main: bool = True,
     ) -> None:
         self.call = call
         self.prefix = prefix
+        self.main = main
         self.networks = networks or {}
         self.label = prefix + call.label
 
@@ -300,6 +307,15 @@ class Term(ABC):
 
     def measured(self, state: Any, measures: Measures) -> Any:
         """The state with the measures of its columns."""
+        return state
+
+    def renamed(self, state: Any, taken: Collection[str]) -> Any:
+        """The state with names of its own for those that several terms would have.
+
+        Args:
+            state: as finished.
+            taken: names of variables that more than one term has.
+        """
         return state
 
     def carries_constant(self, state: Any) -> bool:

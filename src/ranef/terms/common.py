@@ -209,7 +209,7 @@ class Common(LinearTerm):
         return f"{self.prefix}/common"
 
     def _alias(self, name: str) -> str:
-        return "common" if name != INTERCEPT and not self.prefix else ""
+        return "common" if name != INTERCEPT and self.main else ""
 
     def hyperparameters(
         self, state: State, priors_: Mapping[str, Prior], scale: Scale

@@ -3,7 +3,7 @@
 D holds the sds of the columns of z, R their correlations (identity under `||`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -58,6 +58,8 @@ class State:
         sizes: (k,) of the columns of Z T.
         labels: (k,) what the coordinates are called.
         covariance: (k, k) of the columns, until the coordinates are known.
+        apart: whether other effects of the same grouping have correlations of their own, so that
+            these are named after their columns too.
     """
 
     matrix: matrix.Matrix
@@ -68,6 +70,7 @@ class State:
     sizes: NDArray[np.float64] | None = None
     labels: tuple[str, ...] = ()
     covariance: NDArray[np.float64] | None = None
+    apart: bool = False
 
     @cached_property
     def index(self) -> Index:
@@ -152,10 +155,14 @@ class Group(LinearTerm):
     def measured(self, state: State, measures: Measures) -> State:
         return replace(state, mean=measures.mean, sd=measures.sd, covariance=measures.covariance)
 
+    def renamed(self, state: State, taken: Collection[str]) -> State:
+        apart = self.correlated(state) and self._corr_name(state) in taken
+        return replace(state, apart=True) if apart else state
+
     def placed(self, state: State, given: Callable[[str, str], bool], constant: Constant) -> State:
         covariance = state.covariance
         state = replace(state, covariance=None)
-        names = [*(self._sd_name(column) for column in state.columns), self._corr_name()]
+        names = [*(self._sd_name(column) for column in state.columns), self._corr_name(state)]
         held = any(given(name, "") for name in names)
         if held or not self.correlated(state) or covariance is None:
             return state
@@ -187,8 +194,14 @@ class Group(LinearTerm):
     def _sd_name(self, column: str) -> str:
         return f"{self.prefix}{column}|{self.factor}_sigma"
 
-    def _corr_name(self) -> str:
-        return f"{self.prefix}{self.factor}_corr"
+    def _correlated(self, state: State) -> str:
+        """Whose correlations they are, as the formula writes it: g, or x|g."""
+        if not state.apart:
+            return self.grouping
+        return f"{self.call.label.rsplit(' | ', 1)[0]}|{self.grouping}"
+
+    def _corr_name(self, state: State) -> str:
+        return f"{self.prefix}{clean_name(self._correlated(state))}_corr"
 
     def _sd_sites(self, state: State) -> list[str]:
         """Of the sds of the effects as they are held."""
@@ -198,7 +211,7 @@ class Group(LinearTerm):
 
     def _corr_site(self, state: State) -> str:
         """The parameter that takes the prior of the correlations of the effects as held."""
-        return self._corr_name() + ("" if state.carry is None else CENTRED)
+        return self._corr_name(state) + ("" if state.carry is None else CENTRED)
 
     def _cholesky_site(self) -> str:
         return f"({self.label})/cholesky"
@@ -241,7 +254,7 @@ class Group(LinearTerm):
                 prior = Stated(prior, "in this level")
             out[self._sd_name(name)] = prior
         about = "where the columns are at their means"
-        out[self._corr_name()] = Stated(priors_[self._corr_site(state)], about)
+        out[self._corr_name(state)] = Stated(priors_[self._corr_site(state)], about)
         return out
 
     def hyperparameters(
@@ -386,7 +399,7 @@ class Group(LinearTerm):
         if not self.correlated(state):
             laws = [(*b, " ~ Normal(0, ", *s, "²)") for b, s in zip(effects, scales, strict=True)]
             return Summand(joined(parts, " + "), tuple(laws))
-        corr = ("R", Sub(self.grouping))
+        corr = ("R", Sub(self._correlated(state)))
         law: Line = ("(", *joined(effects, ", "), ") ~ Normal(0, D ", *corr, " D), D = diag(",
                      *joined(scales, ", "), ")")  # fmt: skip
         return Summand(joined(parts, " + "), (law,))
@@ -399,10 +412,11 @@ class Group(LinearTerm):
             shown = f"{self.prefix}{title}|{self.grouping}_sigma"
             out[self._sd_name(column)] = Variable("sd", factor=self.factor, title=shown)
         if self.correlated(state):
-            names = (f"{self.factor}__corr_row", f"{self.factor}__corr_column")
+            own = self._correlated(state)
+            names = (f"{clean_name(own)}__corr_row", f"{clean_name(own)}__corr_column")
             coords = (state.titles, state.titles)
-            shown = f"{self.prefix}{self.grouping}_corr"
-            out[self._corr_name()] = Variable("correlation", names, coords, self.factor, shown)
+            shown = f"{self.prefix}{own}_corr"
+            out[self._corr_name(state)] = Variable("correlation", names, coords, self.factor, shown)
         for column, title in each:
             shown = f"{self.prefix}{title}|{self.grouping}"
             out[self._effect_site(column)] = Variable(
@@ -422,7 +436,7 @@ class Group(LinearTerm):
         if self._cholesky_site() in sites:
             factor = np.asarray(sites[self._cholesky_site()])
             if state.carry is None:
-                out[self._corr_name()] = factor @ np.swapaxes(factor, -1, -2)
+                out[self._corr_name(state)] = factor @ np.swapaxes(factor, -1, -2)
             else:
                 held = np.stack([np.asarray(sites[s]) for s in self._sd_sites(state)], axis=-1)
                 root = state.carry @ (held[..., None] * factor)
@@ -431,7 +445,7 @@ class Group(LinearTerm):
                 corr = unit @ np.swapaxes(unit, -1, -2)
                 k = np.arange(len(state.columns))
                 corr[..., k, k] = 1.0
-                out[self._corr_name()] = np.clip(corr, -1.0, 1.0)
+                out[self._corr_name(state)] = np.clip(corr, -1.0, 1.0)
                 for c, column in enumerate(state.columns):
                     out[self._sd_name(column)] = sd[..., c]
         if self._joint_site() in sites:
@@ -452,6 +466,8 @@ class Group(LinearTerm):
         second = z.T @ z / len(z)
         sd = np.stack([np.asarray(values[self._sd_name(c)]) for c in state.columns], axis=-1)
         sd = np.atleast_2d(sd)
-        corr = values[self._corr_name()] if self.correlated(state) else np.eye(len(state.columns))
+        corr = (
+            values[self._corr_name(state)] if self.correlated(state) else np.eye(len(state.columns))
+        )
         sigma = sd[..., :, None] * corr * sd[..., None, :]
         return {self.factor: np.einsum("...ij,ij->...", sigma, second)}

@@ -129,7 +129,7 @@ class Missing(Term):
 
     @property
     def _alias(self) -> str:
-        return "" if self.prefix else "common"
+        return "common" if self.main else ""
 
     def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
         prior = priors.Normal(0.0, 2.5 * scale.spread / state.sd)
