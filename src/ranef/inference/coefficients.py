@@ -117,7 +117,7 @@ class _Surface:
     def through(cls, x: Array, cells: Sequence[_Cell]) -> "_Surface | None":
         """That of draws x (draws, d); None where there is one cell, or every draw has
         a solution of its own."""
-        if len(cells) == 1 or any(len(cell.x) == len(cell.members) for cell in cells):
+        if len(cells) == 1 or all(len(cell.x) == len(cell.members) for cell in cells):
             return None
         values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))
         kept = values > _SAME * values[-1]

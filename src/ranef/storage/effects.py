@@ -7,26 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import FileError
-from ranef.inference import crossed, effects, elimination, meetings, remainder
+from ranef.inference import crossed
 from ranef.inference.base import ByLevel
 from ranef.inference.effects import Cell, Effects
 from ranef.inference.factorization import Beside
 from ranef.inference.factors import FactorDraws
 from ranef.terms.base import Grouped
-
-# The dataclasses that it is made of.
-CLASSES = (
-    *(
-        effects.Effects,
-        effects.Cell,
-        effects.Drift,
-        effects.Place,
-        elimination.Given,
-        elimination.Chain,
-    ),
-    *(elimination.Stage, crossed.Crossed, meetings.Meetings, remainder.Remainder, remainder.Part),
-    *(Beside, FactorDraws),
-)
 
 
 def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws: int) -> None:

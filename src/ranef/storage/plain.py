@@ -9,7 +9,7 @@ pandas index, a network. What is not on this list is neither written nor read.
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -18,39 +18,93 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ranef import archive, complete, labels, matrix, moments, priors, registry, training
+from ranef import archive, registry
 from ranef.errors import OptionError
 from ranef.expression import Expression
-from ranef.families import base as families
 from ranef.frame import Frame
-from ranef.storage import columns, effects
-from ranef.terms import base as terms
-from ranef.terms import inputs, orthogonal
+from ranef.storage import columns
 
 _FRACTIONS = ("nan", "inf", "-inf")
 # Texts in a tuple from which on they lie with the arrays.
 _MANY = 8
+
+# The dataclasses that may stand in a file, by the name that they have there for ever, and where
+# they are now. Who moves or renames one changes its place and never its name, which files have.
+CLASSES = {
+    "matrix.Matrix": "ranef.matrix:Matrix",
+    "matrix.Coding": "ranef.matrix:Coding",
+    "matrix.Part": "ranef.matrix:Part",
+    "moments.Scale": "ranef.moments:Scale",
+    "training.State": "ranef.training:State",
+    "terms.base.Design": "ranef.terms.base:Design",
+    "families.base.ResponseDesign": "ranef.families.base:ResponseDesign",
+    "families.base.State": "ranef.families.base:State",
+    "complete.Rows": "ranef.complete:Rows",
+    "labels.Labels": "ranef.labels:Labels",
+    "terms.inputs.Argument": "ranef.terms.inputs:Argument",
+    "terms.inputs.Feed": "ranef.terms.inputs:Feed",
+    "terms.orthogonal.Coordinates": "ranef.terms.orthogonal:Coordinates",
+    "inference.effects.Effects": "ranef.inference.effects:Effects",
+    "inference.effects.Cell": "ranef.inference.effects:Cell",
+    "inference.effects.Drift": "ranef.inference.effects:Drift",
+    "inference.effects.Place": "ranef.inference.effects:Place",
+    "inference.elimination.Given": "ranef.inference.elimination:Given",
+    "inference.elimination.Chain": "ranef.inference.elimination:Chain",
+    "inference.elimination.Stage": "ranef.inference.elimination:Stage",
+    "inference.crossed.Crossed": "ranef.inference.crossed:Crossed",
+    "inference.meetings.Meetings": "ranef.inference.meetings:Meetings",
+    "inference.remainder.Remainder": "ranef.inference.remainder:Remainder",
+    "inference.remainder.Part": "ranef.inference.remainder:Part",
+    "inference.factorization.Beside": "ranef.inference.factorization:Beside",
+    "inference.factors.FactorDraws": "ranef.inference.factors:FactorDraws",
+    "priors.Prior": "ranef.priors:Prior",
+    "priors.Flat": "ranef.priors:Flat",
+    "priors.Normal": "ranef.priors:Normal",
+    "priors.StudentT": "ranef.priors:StudentT",
+    "priors.Cauchy": "ranef.priors:Cauchy",
+    "priors.HalfNormal": "ranef.priors:HalfNormal",
+    "priors.HalfStudentT": "ranef.priors:HalfStudentT",
+    "priors.HalfCauchy": "ranef.priors:HalfCauchy",
+    "priors.Exponential": "ranef.priors:Exponential",
+    "priors.Gamma": "ranef.priors:Gamma",
+    "priors.InverseGamma": "ranef.priors:InverseGamma",
+    "priors.LogNormal": "ranef.priors:LogNormal",
+    "priors.Uniform": "ranef.priors:Uniform",
+    "priors.Beta": "ranef.priors:Beta",
+    "priors.OfPower": "ranef.priors:OfPower",
+    "priors.Variance": "ranef.priors:Variance",
+    "priors.Precision": "ranef.priors:Precision",
+    "priors.LogOdds": "ranef.priors:LogOdds",
+    "priors.Stated": "ranef.priors:Stated",
+    "priors.LKJ": "ranef.priors:LKJ",
+    "priors.Fixed": "ranef.priors:Fixed",
+    "priors.PointEstimate": "ranef.priors:PointEstimate",
+    "terms.common.State": "ranef.terms.common:State",
+    "terms.group.State": "ranef.terms.group:State",
+    "terms.nn.State": "ranef.terms.nn:State",
+    "terms.gp.State": "ranef.terms.gp:State",
+    "terms.spline.State": "ranef.terms.spline:State",
+    "terms.mi.State": "ranef.terms.mi:State",
+    "terms.mf.State": "ranef.terms.mf:State",
+    "families.mixture.State": "ranef.families.mixture:State",
+}
 
 
 @cache
 def register() -> dict[str, type]:
     """The dataclasses that may stand in a file, by the name that they have there.
 
-    Beside those that every model has, the `State` in the module of each registered term and
-    family.
+    Beside `CLASSES`, the `State` of each registered term and family that is not among them.
     """
-    classes: list[type] = [
-        *(matrix.Matrix, matrix.Coding, matrix.Part, moments.Scale, training.State),
-        *(terms.Design, families.ResponseDesign, families.State, complete.Rows),
-        *(labels.Labels, inputs.Argument, inputs.Feed, orthogonal.Coordinates),
-        *effects.CLASSES,
-        *(c for c in vars(priors).values() if isinstance(c, type) and is_dataclass(c)),
-    ]
+    known = {}
+    for name, place in CLASSES.items():
+        module, _, own = place.partition(":")
+        known[name] = getattr(import_module(module), own)
     for place in (*registry.TERMS.values(), *registry.FAMILIES.values()):
         state = getattr(import_module(place.partition(":")[0]), "State", None)
-        if state is not None and state not in classes:
-            classes.append(state)
-    return {f"{c.__module__.removeprefix('ranef.')}.{c.__name__}": c for c in classes}
+        if state is not None and state not in known.values():
+            known[f"{state.__module__.removeprefix('ranef.')}.{state.__name__}"] = state
+    return known
 
 
 class Writer:
