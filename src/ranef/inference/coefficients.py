@@ -141,7 +141,7 @@ class _Surface:
         away = features(x)
         for cell in cells:
             away[cell.members] -= away[cell.members].mean(axis=0)
-        return cls(np.linalg.solve(gram, weighted.T).T, away)
+        return cls(np.asarray(np.linalg.solve(gram, weighted.T).T, np.float64), away)
 
     def variances(self, slopes: Array) -> Array:
         """Variances (...) of B phi within the cells, of B' (m, ...)."""

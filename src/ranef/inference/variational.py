@@ -39,6 +39,9 @@ _GAIN, _GAIN_AT_MODE = 1e-4, 1e-11
 # By how much a step may fall for the rounding of a sum, and the share of it to which what is left
 # must fall where a step does not climb.
 _ROUNDING, _FALLS = 1e-7, 0.97
+# Where T falls by more than this share of what it fell by over twice the way, it falls at once, and
+# no shorter step raises it: where its slope is positive the share is at most a quarter.
+_FALLS_AT_ONCE = 0.35
 # Nats that the next step is estimated to gain below which it is not taken. Searches from different
 # places then end within about as much of each other, which is far below what moves a posterior
 # and what the gradient is off by.
@@ -289,7 +292,7 @@ class Working:
         to = self.next(before)
         if earlier is not None and self.averaged:
             to = self._secant(earlier, before, to)
-        share, clipped = 1.0, False
+        share, clipped, fell = 1.0, False, math.inf
         for _ in range(_HALVINGS):
             weights = before.weights + share * (to[0] - before.weights)
             right = before.right + share * (to[1] - before.right)
@@ -300,7 +303,13 @@ class Working:
                 # The curvature is negative on too many rows: positive weights, same slopes.
                 clipped, weights = True, _positive(to[0])
                 to = weights, self._right(weights, before.mean, before.slope)
+                fell = math.inf
                 continue
+            if found is not None:
+                falls = before.climbed - found.climbed
+                if share < 0.5 and falls > _FALLS_AT_ONCE * fell:
+                    break
+                fell = falls
             share /= 2
         return before
 
