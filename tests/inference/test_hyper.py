@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats as st
 
+from ranef.inference.design import _flatter
 from ranef.inference.hyper import explore
 from ranef.inference.pareto import fit, smoothed, threshold
 from ranef.inference.search import minimise
@@ -192,3 +193,10 @@ def test_a_cliff_does_not_bend_the_surrogate(seed):
     np.testing.assert_allclose(found.x[:, :-1].std(axis=0), 1.0, rtol=0.1)
     b = weights @ grid[:, -1] / weights.sum()
     assert np.abs(found.x[:, -1]).mean() == pytest.approx(b, rel=0.15)
+
+
+def test_a_flatter_density_has_weights_where_a_draw_has_no_mass_at_all():
+    """Powers of exp(-2000) overflow; times a weight of zero they are not a number."""
+    weights = _flatter(np.array([0.0, -1.0, -2000.0]), np.array([0.6, 0.4, 0.0]), 0.35)
+    expected = np.array([0.6, 0.4 * np.exp(0.65), 0.0])
+    np.testing.assert_allclose(weights, expected / expected.sum())

@@ -71,3 +71,16 @@ def test_numbers_of_the_family_and_standard_errors_from_the_curvature(grouped):
     least = np.sqrt(np.diagonal(known.solution.common_covariance[0]))
     assert (found["fixef"]["se"] > 0.98 * least).all()
     np.testing.assert_allclose(found["fixef"]["se"], least, rtol=0.3)
+
+
+def test_thresholds_follow_a_column_that_is_far_from_zero():
+    """Thresholds stand in for the intercept, and the maximum is the same wherever zero lies."""
+    rng = np.random.default_rng(0)
+    g, x = rng.integers(0, 12, 200), rng.normal(size=200)
+    y = np.digitize(x + 0.7 * rng.normal(size=12)[g] + rng.logistic(size=200), [-1.0, 0.5, 2.0])
+    model = rf.Model("y ~ x + (1 | g)", family="ordinal")
+    near = model.fit({"y": y, "x": x, "g": g}, draws=20, progress=False).maximum_likelihood()
+    far = model.fit({"y": y, "x": x + 500, "g": g}, draws=20, progress=False).maximum_likelihood()
+    assert far["deviance"] == pytest.approx(near["deviance"], abs=1e-6)
+    slope = near["fixef"].loc["x", "estimate"]
+    np.testing.assert_allclose(far["threshold"], near["threshold"] + 500 * slope, rtol=1e-4)

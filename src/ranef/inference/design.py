@@ -29,8 +29,9 @@ _ON_AXES = (2.0, 3.5)
 # Points at which the surrogate is checked each time, draws and further out; how often at
 # most, and before which check the design is evaluated.
 _INNER, _OUTER, _CHECKS, _DESIGNED = 10, 15, 5, 3
-# The power of the surrogate's density from which the points further out are drawn.
-_OUTWARD = 0.35
+# The power of the surrogate's density from which the points further out are drawn, and nats below
+# its maximum from which on none are.
+_OUTWARD, _NOWHERE = 0.35, 100.0
 # The root mean square error in nats that passes at either, and that may be relied on.
 _ERRORS, _RELIABLE = (0.12, 0.15), (0.3, 1.0)
 # The power of a surrogate that fails from which draws are proposed, and how many of these the
@@ -40,9 +41,11 @@ _FLATTER, _FEW = 0.7, 50
 _WEIGHTED, _POOL = 16_000, 4
 # Nats by which it may be off at all of its draws alike, and rise above the mode.
 _CONSTANT, _ABOVE = 2.0, 1.0
-# Nats below the mode from which on a place is only known to be without mass. What is said of it
-# beyond that, of a thousand nats or of a million, would bend the surrogate everywhere else.
-_DEEP = 20.0
+# Nats below the mode, and more of them for each dimension, from which on a place is next to without
+# mass. Beyond, the surrogate is told of the logarithm of further nats in units of so many, and of no
+# more than so many: a thousand or a million would bend it everywhere else, and from a floor it would
+# rise again further out.
+_DEEP, _UNIT, _FLOOR = 10.0, 5.0, 25.0
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,20 @@ class _Told:
 
     def add(self, x: Array, values: Array, gradients: Array) -> None:
         away = values - self.top.value
-        slopes = np.where((away > -_DEEP)[:, None], gradients @ self.top.root, np.nan)
+        slopes = np.where((away > -self._knee)[:, None], gradients @ self.top.root, np.nan)
         self.points = np.vstack([self.points, self.whitened(x)])
-        self.values = np.append(self.values, np.maximum(away, -_DEEP))
+        self.values = np.append(self.values, self.bent(away))
         self.gradients = np.vstack([self.gradients, slopes])
+
+    @property
+    def _knee(self) -> float:
+        return _DEEP + len(self.top.x)
+
+    def bent(self, away: Array) -> Array:
+        """Nats from the mode as the surrogate is told of them."""
+        beyond = np.maximum(-away - self._knee, 0.0)
+        bent = -self._knee - np.minimum(_UNIT * np.log1p(beyond / _UNIT), _FLOOR)
+        return np.where(beyond > 0, bent, away)
 
     def is_mode(self) -> bool:
         """Whether nothing that was evaluated is far above what the search took for the top."""
@@ -174,8 +187,7 @@ def designed(
         reliable = check.within(_RELIABLE) and told.is_mode()
         return Drawn(chosen, check.errors[0], evaluations, reliable)
     # Proposed from a flatter surrogate, which has mass where it is a little too low.
-    flat = np.exp((_FLATTER - 1) * (guess(x) - guess(x).max())) * weights
-    places = x[resampled(rng, flat / flat.sum(), spare)]
+    places = x[resampled(rng, _flatter(guess(x), weights, _FLATTER), spare)]
     values = target.log_density(places)
     for _ in places:
         tick()
@@ -199,17 +211,27 @@ def _checked(
     x, weights, *_ = importance(guess, target, top, rng, size)
     inner = x[resampled(rng, weights, _INNER)]
     # Of a flatter density, so that mass which the surrogate misses can be seen.
-    flat = np.exp((_OUTWARD - 1) * (guess(x) - guess(x).max())) * weights
-    outer = x[resampled(rng, flat / flat.sum(), _OUTER)]
+    outer = x[resampled(rng, _flatter(guess(x), weights, _OUTWARD), _OUTER)]
     places = np.vstack([inner, outer])
     values = target.log_density(places)
     for _ in places:
         tick()
-    true, guessed = np.maximum(values - top.value, -_DEEP), np.maximum(guess(places), -_DEEP)
+    true, guessed = told.bent(values - top.value), told.bent(guess(places))
     told.add(places, values, np.full_like(places, np.nan))
     missed, larger = true - guessed, np.maximum(true, guessed)[_INNER:]
     mass = np.exp((1 - _OUTWARD) * (larger - larger.max()))
     return _Check(missed[:_INNER], missed[_INNER:], mass / mass.sum()), len(places)
+
+
+def _flatter(log_density: Array, weights: Array, power: float) -> Array:
+    """Of draws that are weighted for a density, the weights for a power of it.
+
+    Where there is no mass to speak of none is looked for: powers of exp(-2000) overflow.
+    """
+    depth = log_density - log_density.max()
+    ratios = np.exp((power - 1) * np.maximum(depth, -_NOWHERE))
+    flat = np.where(depth > -_NOWHERE, ratios, 0.0) * weights
+    return np.asarray(flat / flat.sum(), np.float64)
 
 
 def _told_on_axes(told: _Told, target: Target, tick: Callable[[], object]) -> int:

@@ -52,7 +52,12 @@ class IntegratedLikelihood:
         self.density = Approximate.of(problem, "laplace", averaged=False)
         self.nodes = nodes
         self.layout = Likelihood(self.density.mixed)
-        self._working = self.density.working.without_priors()
+        working = self.density.working.without_priors()
+        # Thresholds stand in for an intercept. About the means of the columns they do not move with
+        # the common effects, however far from zero the columns are.
+        self._shifted = tuple(each.name for each in self.density.coordinates.ordered)
+        self._middle = working.layout.columns.mean(axis=0) * bool(self._shifted)
+        self._working = working.about(self._middle)
         self._quadrature = Quadrature(self._working, nodes)
 
     @property
@@ -62,7 +67,7 @@ class IntegratedLikelihood:
 
     @property
     def columns(self) -> Array:
-        """(n, p) of the common effects."""
+        """(n, p) of the common effects, about their means where there are thresholds."""
         return self._working.layout.columns
 
     def number_values(self, z: Array) -> dict[str, Any]:
@@ -144,6 +149,8 @@ class IntegratedLikelihood:
             theta = self.layout.signed(theta)
             covariance = self._covariance(found)
         numbers = {n: np.asarray(v)[()] for n, v in found.numbers.items()}
+        for name in self._shifted:
+            numbers[name] = numbers[name] + self._middle @ common
         return {
             "theta": theta,
             "deviance": found.value,

@@ -40,8 +40,9 @@ _GAIN, _GAIN_AT_MODE = 1e-4, 1e-11
 # must fall where a step does not climb.
 _ROUNDING, _FALLS = 1e-7, 0.97
 # Where T falls by more than this share of what it fell by over twice the way, it falls at once, and
-# no shorter step raises it: where its slope is positive the share is at most a quarter.
-_FALLS_AT_ONCE = 0.35
+# no shorter step raises it: where its slope is positive the share is at most a quarter. That is so of
+# a parabola, as which T passes where it falls by no more than so many nats.
+_FALLS_AT_ONCE, _PARABOLIC = 0.35, 0.1
 # Nats that the next step is estimated to gain below which it is not taken. Searches from different
 # places then end within about as much of each other, which is far below what moves a posterior
 # and what the gradient is off by.
@@ -139,6 +140,10 @@ class Working:
         """The same with flat priors of the common effects."""
         flat = np.zeros_like(self.layout.precision)
         return self._with(replace(self.layout, precision=flat, tails=()))
+
+    def about(self, middle: Array) -> "Working":
+        """The same with the columns of the common effects less these numbers (p,)."""
+        return self._with(replace(self.layout, columns=self.layout.columns - middle))
 
     def at_scales(self, values: Mapping[str, Any]) -> "Working":
         """The same at these values of the scales of t priors."""
@@ -305,9 +310,9 @@ class Working:
                 to = weights, self._right(weights, before.mean, before.slope)
                 fell = math.inf
                 continue
-            if found is not None:
+            if found is not None and self.averaged:
                 falls = before.climbed - found.climbed
-                if share < 0.5 and falls > _FALLS_AT_ONCE * fell:
+                if fell < _PARABOLIC and falls > _FALLS_AT_ONCE * fell:
                     break
                 fell = falls
             share /= 2
