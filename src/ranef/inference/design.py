@@ -41,10 +41,10 @@ _FLATTER, _FEW = 0.7, 50
 _WEIGHTED, _POOL = 16_000, 4
 # Nats by which it may be off at all of its draws alike, and rise above the mode.
 _CONSTANT, _ABOVE = 2.0, 1.0
-# Nats below the mode, and more of them for each dimension, from which on a place is next to without
-# mass. Beyond, the surrogate is told of the logarithm of further nats in units of so many, and of no
-# more than so many: a thousand or a million would bend it everywhere else, and from a floor it would
-# rise again further out.
+# Nats below the mode, and one more for each dimension, from which on a place is next to without
+# mass. Beyond, the surrogate is told of the logarithm of further nats in units of so many, and of
+# no more than so many: a thousand or a million would bend it everywhere else, and from a floor it
+# would rise again further out.
 _DEEP, _UNIT, _FLOOR = 10.0, 5.0, 25.0
 
 

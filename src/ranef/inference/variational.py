@@ -40,8 +40,8 @@ _GAIN, _GAIN_AT_MODE = 1e-4, 1e-11
 # must fall where a step does not climb.
 _ROUNDING, _FALLS = 1e-7, 0.97
 # Where T falls by more than this share of what it fell by over twice the way, it falls at once, and
-# no shorter step raises it: where its slope is positive the share is at most a quarter. That is so of
-# a parabola, as which T passes where it falls by no more than so many nats.
+# no shorter step raises it: where its slope is positive the share is at most a quarter. That is so
+# of a parabola, as which T passes where it falls by no more than so many nats.
 _FALLS_AT_ONCE, _PARABOLIC = 0.35, 0.1
 # Nats that the next step is estimated to gain below which it is not taken. Searches from different
 # places then end within about as much of each other, which is far below what moves a posterior
