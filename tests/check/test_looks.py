@@ -194,3 +194,17 @@ def test_effects_that_carry_a_level_are_named():
     [symptom] = means(model.fit(far, method="exact", progress=False)._known)
     assert symptom.weight == "caution"
     assert symptom.sign.startswith("the effects 1|g have the mean")
+
+
+def test_sds_of_many_levels_are_not_widened_by_the_noise_of_their_means():
+    """Of 100 levels at once, sixteen draws have weights so uneven that few count for all."""
+    rng = np.random.default_rng(0)
+    g, x = np.arange(400) % 100, rng.normal(size=400)
+    eta = -0.5 + x + 1.5 * rng.normal(size=100)[g]
+    table = {"y": (rng.random(400) < 1 / (1 + np.exp(-eta))).astype(int), "x": x, "g": g}
+    fit = rf.Model("y ~ x + (1 | g)", family="bernoulli").fit(table, progress=False)
+    problem = fit.program.problem(fit.training)
+    found = sampled(fit._known, problem, Deadline(60))
+    assert isinstance(found, Reference)
+    sds = found.levels["1|g"][3]
+    np.testing.assert_allclose(np.median(sds / fit.ranef("g")["sd"].to_numpy()), 1.0, atol=0.05)

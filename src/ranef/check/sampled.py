@@ -195,9 +195,14 @@ class Joint:
         ratios = jnp.nan_to_num(values + squares, nan=-jnp.inf, posinf=-jnp.inf)
         log_mean = jax.scipy.special.logsumexp(ratios) - jnp.log(len(ratios))
         log_det = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)))
-        mean = jax.nn.softmax(ratios) @ draws
-        # Of so few draws the variance would be noisy; that of the normal part is exact.
-        return log_mean - log_det, mean, self._spread(self._variances(root)) + mean**2
+        weights = jax.nn.softmax(ratios)
+        mean = weights @ draws
+        # Of so few draws the variance would be noisy; that of the normal part is exact. Where many
+        # levels make the weights uneven, the mean is noisy by a share of it, and its square by so
+        # much too large: as b* +- d come in pairs, by the squared differences of their weights.
+        noise_of_mean = jnp.sum((weights[: len(noise)] - weights[len(noise) :]) ** 2)
+        variance = self._spread(self._variances(root)) * (1 - noise_of_mean)
+        return log_mean - log_det, mean, variance + mean**2
 
     def _variances(self, root: Array) -> Array:
         """The diagonal of every A^-1, (J, k): the squared lengths of the columns of L^-1."""
