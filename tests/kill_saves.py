@@ -1,4 +1,8 @@
-"""Saves two fits over each other, is killed at random moments, and loads what is left.
+"""Saves two fits over each other, is killed on the way, and loads what is left.
+
+Half of the kills come at a byte that is known beforehand: the system ends a process that writes
+past its limit of a file's size. The other half come at random moments, those of the renaming
+included.
 
 Run by ``test_storage.py`` as a program: ``kill_saves.py FOLDER KILLS``.
 """
@@ -6,6 +10,7 @@ Run by ``test_storage.py`` as a program: ``kill_saves.py FOLDER KILLS``.
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -29,19 +34,26 @@ def main(folder: Path, kills: int) -> None:
     for fit in fits:
         fit.save(path)
     each = (time.perf_counter() - began) / 2
-    loaded = halfway = 0
+    size = path.stat().st_size
     moments = random.Random(3)
-    for _ in range(kills):
+    loaded = halfway = 0
+    for kill in range(kills):
+        at_a_byte = kill % 2 == 0
         child = os.fork()
         if child == 0:
+            if at_a_byte:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size * kill // kills,) * 2)
             while True:
                 for fit in fits:
                     fit.save(path)
-        time.sleep(each * moments.uniform(0.1, 3.0))
-        os.kill(child, signal.SIGKILL)
+        if not at_a_byte:
+            time.sleep(each * moments.uniform(0.1, 3.0))
+            os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         halved = list(folder.glob(".fit.ranef.*.partial"))
-        halfway += len(halved) == 1
+        halfway += at_a_byte and len(halved) == 1
         for partial in halved:
             partial.unlink()
         loaded += rf.load(path).summary()["mean"].to_numpy().tobytes() in answers
