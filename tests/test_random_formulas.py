@@ -1,5 +1,6 @@
 """Random formulas are fitted or refused in a sentence; benchmarks/random_formulas.py has more."""
 
+import numpy as np
 import pytest
 
 import contract_random_formulas as contract
@@ -18,6 +19,28 @@ def test_a_random_formula_is_fitted_or_refused(seed, tmp_path):
     case = contract.random_case(seed)
     found = contract.outcome(case, tmp_path)
     assert found.holds, f"{case.name}: {found.word} at {found.step}: {found.said}\n{found.trace}"
+
+
+# Cases that once ended otherwise: an overflow on the way to draws of a response that is constant,
+# and a check of scales where a model has none.
+MENDED = (2899, 3100)
+
+
+@pytest.mark.parametrize("seed", MENDED)
+def test_a_case_that_was_mended_stays_so(seed, tmp_path):
+    found = contract.outcome(contract.random_case(seed), tmp_path)
+    assert found.word == "fitted", f"{found.step}: {found.said}"
+
+
+def test_components_that_cannot_be_told_apart_are_not_converged():
+    """Three components for sixty rows: no normal is near the coefficients' posterior."""
+    case = contract.random_case(2435)
+    fit = rf.Model(case.formula, family=case.family).fit(
+        case.table, method="laplace", draws=20, progress=False
+    )
+    assert not fit.converged
+    assert "no normal distribution of the coefficients" in fit.message
+    assert np.isfinite(fit.predict(case.table).to_numpy(float)).all()
 
 
 def test_every_plug_in_is_drawn():

@@ -132,6 +132,17 @@ def test_short_chains_find_what_importance_sampling_does(answers):
         np.testing.assert_allclose((other.levels[name][2] - mean) / spread, 0, atol=0.35)
 
 
+def test_short_chains_look_at_weights_beside_a_smooth_function():
+    """The scales of a network's weights stand in no block of the program, unlike those of gp()."""
+    x = RNG.normal(size=60)
+    table = {"x": x, "y": np.sin(x) + RNG.normal(0, 0.3, 60)}
+    model = rf.Model("y ~ gp(x, m=4) + nn(x, hidden=[2], weights='full')")
+    known = model.fit(table, method="svi", steps=50, draws=50, progress=False)._known
+    problem = known.program.problem(known.training)
+    problem = problem.given(known.draws.points, known.draws.carried)
+    assert isinstance(short_chains(known, problem, Deadline(60)), Reference)
+
+
 @pytest.mark.parametrize(("factor", "shift"), [(0.5, 0.0), (1.0, 0.8)])
 def test_short_chains_leave_draws_that_are_wrong(factor, shift, monkeypatch):
     monkeypatch.setattr("ranef.check.sampled._COST", 0)

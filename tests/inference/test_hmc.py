@@ -88,7 +88,9 @@ def test_chains_say_where_they_have_not_mixed():
     wide = top.root.copy()
     wide[0, 0] = 6.0
     top = replace(top, x=np.zeros(4), root=wide)
-    found = hmc(target.value_and_gradient, lambda x: x, top, np.random.default_rng(0), 200, runs=2)
+    found = hmc(
+        target.value_and_gradient, lambda x: x, top, np.random.default_rng(0), 200, most=3_000
+    )
     assert not found.converged
 
 

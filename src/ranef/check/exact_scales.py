@@ -57,6 +57,8 @@ def _compared(
     posterior: Posterior, marginal: Marginal, deadline: Deadline
 ) -> Reference | NoReference:
     coordinates = marginal.coordinates
+    if not coordinates.size:
+        return NoReference("the model has no scales that are not known")
     names = [scale.name for scale in coordinates.scales]
     names += [correlation.name for correlation, _ in coordinates.correlations]
     sites = posterior.draws.sites

@@ -179,21 +179,22 @@ class _Target:
         if not self.structure:
             return jnp.zeros(0)
         known = {**self.joint.given, **values}
-        structure = self.structure
-        plain = all(
-            structure[label].spectrum is None
-            and len(structure[label].scales) == np.shape(structure[label].columns)[1]
-            and all(name in known for name in structure[label].scales)
-            for label in structure
-        )
+        # The scales of a network's weights are always plain: its own block has none of them.
+        plain = {
+            label
+            for label, block in self.structure.items()
+            if block.spectrum is None
+            and len(block.scales) == np.shape(block.columns)[1]
+            and all(name in known for name in block.scales)
+        }
         # The program's own blocks take a second to compile.
-        blocks = structure if plain else self.joint.problem.blocks(known)
+        blocks = {} if len(plain) == len(self.structure) else self.joint.problem.blocks(known)
         out = []
-        for label in structure:
-            block = blocks[label]
-            if plain:
+        for label, block in self.structure.items():
+            if label in plain:
                 sds = jnp.stack([known[name] for name in block.scales])
             else:
+                block = blocks[label]
                 factor = jnp.asarray(block.factor)
                 sds = factor if factor.ndim == 1 else jnp.linalg.norm(factor, axis=1)
             start = 0

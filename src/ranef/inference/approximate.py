@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 
 # Of posterior sds: steps by which differences are taken.
 _STEP = 0.03
+# Nats that a search for q leaves to gain, from which on its density is rough.
+_ROUGH = 0.01
 # Numbers that a row is worth, in a solution.
 _ROW = 10
 # What a search meets where it stepped too far.
@@ -202,13 +204,20 @@ class Approximate:
         if self.refinement is not None:
             self.refinement = self._refinement_at(x).settled(self._anchor[0], *self._given(x))
 
+    @property
+    def has_normal(self) -> bool:
+        """Whether the search for q ended next to a maximum of the bound where it was settled."""
+        return self._anchor[0].left < _ROUGH
+
     def solve(self, x: Array) -> tuple[Solution, Array]:
         """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
         x = np.atleast_2d(x)[0]
-        found = self.fit(x, *self._anchor)
-        if self.refinement is None:
-            return found.solution, np.ones(1)
-        return self._refinement_at(x).solution(found, *self._given(x)), np.ones(1)
+        # A search may step too far on its way, and goes back.
+        with np.errstate(all="ignore"):
+            found = self.fit(x, *self._anchor)
+            if self.refinement is None:
+                return found.solution, np.ones(1)
+            return self._refinement_at(x).solution(found, *self._given(x)), np.ones(1)
 
     def near(self, x: Array) -> Normal | None:
         """The q at x, from the one that this found before; None where it is not to be found."""

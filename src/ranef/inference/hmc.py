@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.convergence import convergence
+from ranef.inference.convergence import ESS, convergence
 from ranef.inference.peak import Peak
 
 Array = NDArray[np.float64]
@@ -35,13 +35,14 @@ _MOST_STEPS, _MOST_AT_FIRST = 40, 8
 # curvature at the mode, and chains would take hours to say so. Looked at after so many steps of the
 # warm-up, and at its end.
 _LEAST_STEP, _JUDGED = 0.02, 15
-# Evaluations for each step of the warm-up and each draw that might be made, after which chains are
-# given up. Where they serve a trajectory takes three or four.
-_MOST_EACH = 8
+# Evaluations after which chains end. Where they serve a trajectory takes three or four, so that
+# this is 400 draws of each. How many draws are wanted does not change it.
+_MOST = 8_000
+# Draws of each chain between two looks at whether they have converged; and the number from which on
+# chains are given up that would take so many times the evaluations.
+_BLOCK, _LOOKED_AT, _HOPELESS = 50, 100, 2.0
 # A trajectory whose energy rises by so many nats has left the region where the step size serves.
 _DIVERGED = 1000.0
-# Runs of as many draws as were asked for, before chains are given up; all are thinned to one run.
-_RUNS = 8
 # Dual averaging: its pull, its delay, and how fast it forgets (Hoffman and Gelman, 2014).
 _PULL, _DELAY, _FORGET = 0.05, 10.0, 0.75
 
@@ -82,7 +83,7 @@ def hmc(
     top: Peak,
     rng: np.random.Generator,
     draws: int,
-    runs: int = _RUNS,
+    most: int = _MOST,
 ) -> Chains:
     """Draws of x from a density.
 
@@ -92,37 +93,34 @@ def hmc(
             for all.
         top: its mode, around which the chains start.
         rng: of all that is drawn.
-        draws: in all chains together.
-        runs: how often the chains may be continued where they have not converged.
+        draws: in all chains together, of which there are fewer where `most` ends them.
+        most: evaluations after which the chains end, whether they have converged or not.
     """
     sampler = _Sampler(density, top)
-    each = -(-draws // CHAINS)
-    most = _MOST_EACH * CHAINS * (_WARM_UP + runs * each)
     states = [sampler.begin(rng) for _ in range(CHAINS)]
     states = sampler.warm_up(states, rng)
     if sampler.step < _LEAST_STEP:
-        x = np.repeat(sampler.places(states)[:, None], each, axis=1)
-        values = np.repeat([[state.value] for state in states], each, axis=1)
-        return Chains(canonical(x.reshape(-1, len(top.x))).reshape(x.shape), values,
-                      math.inf, 1.0, sampler.evaluations, False)  # fmt: skip
+        x = canonical(sampler.places(states))[:, None]
+        values = np.array([[state.value] for state in states])
+        return Chains(x, values, math.inf, 1.0, sampler.evaluations, False)
     x = np.empty((CHAINS, 0, len(top.x)))
     values = np.empty((CHAINS, 0))
-    run = 0
+    warm = sampler.evaluations
     while True:
-        run += 1
-        more, more_values, states = sampler.run(states, rng, each)
+        more, more_values, states = sampler.run(states, rng, _BLOCK)
         more = canonical(more.reshape(-1, len(top.x))).reshape(more.shape)
         x = np.concatenate([x, more], axis=1)
         values = np.concatenate([values, more_values], axis=1)
         found = convergence({"x": x})
         converged = found.mixed and found.enough
-        if converged or run == runs or sampler.evaluations > most:
+        if converged and x.shape[1] * CHAINS >= draws:
             break
-    thin = x.shape[1] // each
-    kept = slice(thin - 1, None, thin)
-    return Chains(
-        x[:, kept], values[:, kept], found.r_hat, found.ess, sampler.evaluations, converged
-    )
+        # So many evaluations these chains would take for as many effective draws as are needed.
+        needed = (sampler.evaluations - warm) * ESS * CHAINS / found.ess
+        hopeless = x.shape[1] >= _LOOKED_AT and warm + needed > _HOPELESS * most
+        if sampler.evaluations > most or (hopeless and not converged):
+            break
+    return Chains(x, values, found.r_hat, found.ess, sampler.evaluations, converged)
 
 
 class _Sampler:

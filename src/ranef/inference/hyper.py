@@ -99,8 +99,8 @@ def explore(
         spare: evaluations that can be afforded where a surrogate does not serve.
         chains: whether thousands of evaluations of the gradient can be afforded where nothing
             less serves.
-        bound: a density near the target whose gradient takes much less, which serves in many
-            dimensions: draws from it are weighted by the target.
+        bound: a density near the target whose gradient takes much less, on which chains move:
+            their draws are weighted by the target.
         near: the mode if it is known: in many dimensions of the bound where there is one, else of
             the target.
         tick: called at each evaluation.
@@ -127,7 +127,7 @@ def explore(
         if patient and not found.reliable:
             found = _weighted(target, top, rng, draws)
     if chains and not (found.reliable and found.found):
-        return _by_chains(target, target, top, rng, draws, tick)
+        return _by_chains(target, bound or target, top, rng, draws, tick)
     return found
 
 
@@ -172,6 +172,13 @@ def _at_mode(
     return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
 
 
+def at_mode_alone(target: Target, top: Peak, rng: np.random.Generator, draws: int) -> Explored:
+    """Draws from the normal at the mode, where the density itself is not to be relied on."""
+    z = rng.standard_normal((draws, len(top.x)))
+    x = target.canonical(top.x + z @ top.root.T)
+    return Explored(x, top.x, None, None, top.evaluations, False, False, top.evidence)
+
+
 def _share(weights: Array) -> float:
     """Effective draws for each weighted one."""
     return 1 / float((weights**2).sum()) / len(weights)
@@ -192,18 +199,21 @@ def _by_chains(
         return moved.value_and_gradient(x)
 
     found = hmc(density, target.canonical, top, rng, draws)
-    x = found.x.reshape(-1, len(top.x))
+    x, values = found.x.reshape(-1, len(top.x)), found.values.ravel()
+    # As many as are wanted, each as often as any other where there are fewer.
+    order = np.resize(rng.permutation(len(x)), draws)
     evaluations, k, reliable = top.evaluations + found.evaluations, None, found.converged
     if moved is not target:
+        x, values = x[order[: len(x)]], values[order[: len(x)]]
         evaluations += len(x)
-        log_ratios = target.log_density(x) - found.values.ravel()
+        log_ratios = target.log_density(x) - values
         for _ in x:
             tick()
         weights, k = smoothed(np.where(np.isfinite(log_ratios), log_ratios, -1e300))
         reliable = reliable and bool(k < threshold(len(x)))
         chosen = x[resampled(rng, weights, draws)]
     else:
-        chosen = rng.permutation(x)[:draws]
+        chosen = x[order]
     return Explored(
         chosen,
         top.x,

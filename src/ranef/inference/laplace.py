@@ -7,6 +7,7 @@ squares; then as close to the posterior as a normal distribution comes (``variat
 that skewness does not shift them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from ranef.inference.approximate import Approximate
 from ranef.inference.base import Draws, Method, Problem
 from ranef.inference.coefficients import Coefficients
 from ranef.inference.free import Bound, Free, without_points
-from ranef.inference.hyper import FEW, Explored, combined, explore, message
+from ranef.inference.hyper import FEW, Explored, at_mode_alone, combined, explore, message
 from ranef.inference.integrated_likelihood import IntegratedLikelihood
 from ranef.inference.mixed import dependent
 from ranef.inference.peak import Peak, modes, peak
@@ -40,6 +41,11 @@ _SETTLINGS = 4
 _SEARCHED = 1e-4
 # Nats by which each value may be off where weights, or steps of chains, are taken of thousands.
 _SAMPLED = 1e-3
+# What a fit says whose coefficients no normal distribution is close to.
+_NO_NORMAL = (
+    "not converged: no normal distribution of the coefficients was found at the mode of the "
+    "scales, as where components of a mixture can hardly be told apart; compare with method='nuts'"
+)
 
 
 class Laplace(Method):
@@ -94,8 +100,16 @@ class Laplace(Method):
         many = len(free.free) > FEW
         if many:
             target.left = _SAMPLED
-        elif top is not None and target.refinement is not None:
+        elif top is not None and target.refinement is not None and target.has_normal:
             top = self._refined_peak(target, free, top, tick)
+        if top is not None and not target.has_normal:
+            # The density is then rough: more evaluations of it, and longer searches for q, tell
+            # nothing.
+            target.refinement, target.left = None, math.inf
+            return at_mode_alone(free, top, rng, draws)
+        refinement = target.refinement
+        # The gradient of a Quadrature costs as much as that of the bound.
+        dear = refinement is not None and (many or not isinstance(refinement, Quadrature))
         found = explore(
             free,
             free.start,
@@ -105,7 +119,7 @@ class Laplace(Method):
             cheap=False,
             spare=_SPARE if target.mixed.n <= _MANY else 0,
             chains=target.cells <= _CHAINS,
-            bound=bound if many and target.refinement else None,
+            bound=bound if dear else None,
             near=top,
             tick=tick,
         )
@@ -167,12 +181,13 @@ class Laplace(Method):
         sites = target.coordinates.values(x)
         hidden = {*points, *(tail.name for tail in mixed.tails)}
         hyper: dict[str, Any] = {n: v[None] for n, v in sites.items() if n not in hidden}
+        said = message(found, draws) if target.has_normal else f"{_NO_NORMAL}; {draws:,} draws"
         return Draws(
             lambda: coefficients.sites(hyper),
             points,
             {},
-            found.found and found.reliable,
-            message(found, draws),
+            target.has_normal and found.found and found.reliable,
+            said,
             found.evaluations,
             moments=coefficients.moments,
             later=tuple(coefficients.group_sites),

@@ -391,6 +391,9 @@ class Working:
         )
         if not (np.isfinite(value) and np.isfinite(mean).all()):
             return None
+        # From a value next to overflow there may be no way on: its derivatives have overflowed.
+        if not (np.isfinite(slope).all() and np.isfinite(curvature).all()):
+            return None
         climbed = value if self.averaged else value + 0.5 * log_det
         averages = (slope, curvature, numbers)
         ahead = math.inf
