@@ -94,10 +94,12 @@ class Laplace(Method):
         tick: Callable[[], object],
     ) -> Explored:
         """Draws around one mode of the bound; None where there are no hyperparameters."""
+        many = len(free.free) > FEW
+        # Around another mode it may have been set otherwise.
+        target.left = _SEARCHED if many else None
         if top is not None:
             target.settle(free.whole(top.x[None])[0])
             self._drop_if_idle(target, free, top)
-        many = len(free.free) > FEW
         if many:
             target.left = _SAMPLED
         elif top is not None and target.refinement is not None and target.has_normal:
@@ -107,9 +109,9 @@ class Laplace(Method):
             # nothing.
             target.refinement, target.left = None, math.inf
             return at_mode_alone(free, top, rng, draws)
-        refinement = target.refinement
-        # The gradient of a Quadrature costs as much as that of the bound.
-        dear = refinement is not None and (many or not isinstance(refinement, Quadrature))
+        # With a Quadrature the density's own gradient costs as little as that of the bound.
+        exact_gradient = isinstance(target.refinement, Quadrature) and not many
+        same = target.refinement is None
         found = explore(
             free,
             free.start,
@@ -119,7 +121,7 @@ class Laplace(Method):
             cheap=False,
             spare=_SPARE if target.mixed.n <= _MANY else 0,
             chains=target.cells <= _CHAINS,
-            bound=bound if dear else None,
+            bound=None if same or exact_gradient else bound,
             near=top,
             tick=tick,
         )
