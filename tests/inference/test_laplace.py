@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.integrate import quad
+from scipy.stats import halfcauchy, nbinom, norm
 
 import ranef as rf
 from contract_term import learn
@@ -350,3 +351,24 @@ def test_quadrature_is_refused_where_there_is_no_one_scalar_grouping(grouped):
         fit("hit ~ x + (1 + x | g)", grouped, "bernoulli", quadrature=9)
     with pytest.raises(OptionError, match="reml is for gaussian responses"):
         fit("hit ~ x + (1 | g)", grouped, "bernoulli", draws=50).deviance([1.0], reml=True)
+
+
+def test_a_shape_that_may_be_infinite_keeps_its_tail():
+    """Counts that are nearly Poisson's leave the half-Cauchy's tail of alpha; beside a grid."""
+    y = np.random.default_rng(2).negative_binomial(3.0, 3.0 / (3.0 + 1.2), 100)
+    priors = {"Intercept": rf.Normal(0.0, 5.0), "alpha": rf.HalfCauchy(1.0)}
+    found = rf.Model("y ~ 1", family="negative_binomial", priors=priors).fit(
+        {"y": y}, method="laplace", draws=4_000, progress=False
+    )
+    intercepts, shapes = np.linspace(-1.0, 1.5, 201), np.exp(np.linspace(-3.0, 9.0, 601))
+    mean, shape = np.exp(intercepts)[:, None], shapes
+    density = norm(0.0, 5.0).logpdf(intercepts)[:, None] + halfcauchy.logpdf(shapes)
+    for value, count in zip(*np.unique(y, return_counts=True), strict=True):
+        density = density + count * nbinom(shape, shape / (shape + mean)).logpmf(value)
+    mass = np.exp(density - density.max()).sum(axis=0) * shapes
+    levels = [0.025, 0.5, 0.975, 0.99]
+    expected = np.interp(levels, np.cumsum(mass) / mass.sum(), np.log(shapes))
+    alpha = np.asarray(found.idata.posterior["alpha"]).ravel()
+    assert expected[-1] - expected[1] > math.log(8.0)
+    np.testing.assert_allclose(np.log(np.quantile(alpha, levels)), expected, atol=0.25)
+    assert any("alpha has a heavy tail" in reason for reason in found.check().reasons)

@@ -11,7 +11,7 @@ and a place in `approximation.second_opinion`.
 """
 
 from ranef.check.approximation import second_opinion
-from ranef.check.columns import boundaries, collinear, empty, many_levels
+from ranef.check.columns import boundaries, collinear, empty, heavy_tails, many_levels
 from ranef.check.conflict import conflict
 from ranef.check.deadline import Deadline
 from ranef.check.ending import chains, left_out, own_criterion, trend, weights
@@ -29,7 +29,17 @@ SECONDS = 10.0
 
 _OF_CHAINS = (chains,)
 _OF_OTHERS = (own_criterion, weights, left_out, trend)
-_OF_ALL = (boundaries, collinear, empty, many_levels, groupings, separation, conflict, smooth)
+_OF_ALL = (
+    boundaries,
+    heavy_tails,
+    collinear,
+    empty,
+    many_levels,
+    groupings,
+    separation,
+    conflict,
+    smooth,
+)
 
 
 def check(posterior: Posterior, *, reference: bool = True, seconds: float = SECONDS) -> Check:

@@ -17,6 +17,8 @@ from ranef.terms.base import LinearBlock
 # The 5% quantile of an sd over its median below which zero cannot be told from it; that of
 # |N(0, 1)|, all of whose mass is at the wall, is .09.
 _AT_ZERO = 0.15
+# The 99% quantile of a positive parameter over its median from which the tail is named.
+_HEAVY = 5.0
 # Variance inflation (Marquardt, 1970) from which a column is named, and from which only its
 # prior tells it from the others.
 _INFLATED, _TOLD_BY_PRIOR = 10.0, 1e8
@@ -43,6 +45,28 @@ def boundaries(posterior: Posterior) -> Iterator[Symptom]:
                 "read its interval, not its mean, or leave the term out",
                 "trust",
             )
+
+
+def heavy_tails(posterior: Posterior) -> Iterator[Symptom]:
+    """Positive parameters that the data do not bound, under a prior without a mean."""
+    for name, prior in posterior.training.state.priors.items():
+        if not _has_no_mean(prior) or name not in posterior.variables:
+            continue
+        draws = np.asarray(posterior.draws.sites[name])
+        middle, high = np.quantile(draws.reshape(-1, *draws.shape[2:]), [0.5, 0.99], axis=0)
+        if np.any(high > _HEAVY * middle):
+            yield Symptom(
+                f"{name} has a heavy tail (1% of its posterior lies above {np.max(high):.2g})",
+                "the data do not say how large it is, and under its prior it has no mean",
+                "read its median and interval, or give it a prior such as Gamma(2, 0.1)",
+                "trust",
+            )
+
+
+def _has_no_mean(prior: priors.Prior) -> bool:
+    return isinstance(prior, priors.HalfCauchy) or (
+        isinstance(prior, priors.HalfStudentT) and prior.nu <= 1
+    )
 
 
 def collinear(posterior: Posterior) -> Iterator[Symptom]:

@@ -26,6 +26,11 @@ _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
 # Where on each axis values are taken before the first check, in posterior sds: a heavy tail, such
 # as that of the degrees of freedom of t noise, is else seen by a few of the checks at most.
 _ON_AXES = (2.0, 3.5)
+# Where an axis leaves the density fewer than so many nats below the mode at the last of these,
+# values are taken further out, each so many times as far as the one before, and so often at most:
+# the logarithm of a shape under a half-Cauchy prior has a tail exp(-t), which a surrogate that was
+# not told of it cuts off.
+_TAIL, _FURTHER, _TAIL_STEPS = 7.0, 1.5, 5
 # Points at which the surrogate is checked each time, draws and further out; how often at
 # most, and before which check the design is evaluated.
 _INNER, _OUTER, _CHECKS, _DESIGNED = 10, 15, 5, 3
@@ -235,15 +240,27 @@ def _flatter(log_density: Array, weights: Array, power: float) -> Array:
 
 
 def _told_on_axes(told: _Told, target: Target, tick: Callable[[], object]) -> int:
-    """Values on the axes of the curvature at the mode; evaluations."""
+    """Values on the axes of the curvature at the mode, and slopes in long tails; evaluations."""
     top = told.top
-    steps = np.concatenate([side * at * top.root.T for at in _ON_AXES for side in (1.0, -1.0)])
-    places = target.canonical(top.x + steps)
+    axes = np.concatenate([top.root.T, -top.root.T])
+    at = _ON_AXES[-1]
+    places = target.canonical(top.x + np.concatenate([away * axes for away in _ON_AXES]))
     values = target.log_density(places)
-    for _ in places:
-        tick()
     told.add(places, values, np.full_like(places, np.nan))
-    return len(places)
+    evaluations, values = len(places), values[-len(axes) :]
+    for _ in range(_TAIL_STEPS):
+        axes = axes[values > top.value - _TAIL]
+        if not len(axes):
+            break
+        at *= _FURTHER
+        places = target.canonical(top.x + at * axes)
+        found = [target.value_and_gradient(place) for place in places]
+        values = np.array([value for value, _ in found])
+        told.add(places, values, np.array([gradient for _, gradient in found]))
+        evaluations += len(places)
+    for _ in range(evaluations):
+        tick()
+    return evaluations
 
 
 def _worth(places: Array, weights: Array) -> float:
