@@ -11,7 +11,8 @@ the largest difference of a posterior mean in sds of NUTS, the smallest and the 
 sds, over parameters and effects of single levels. A fit of 4,000 draws is compared, so that its own
 noise is no larger. It is right where means are within .1 sd and sds within 10%, wrong where one is
 off by twice that. Of alpha, whose half-Cauchy prior leaves it no mean where responses are close to
-Poisson's, the logarithm is compared. Rows of a table, groups, effects and scales are drawn from the seed.
+Poisson's, the logarithm is compared. Rows of a table, groups, effects and scales are drawn from the
+seed.
 """
 
 import argparse
