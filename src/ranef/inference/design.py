@@ -26,11 +26,11 @@ _NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
 # Where on each axis values are taken before the first check, in posterior sds: a heavy tail, such
 # as that of the degrees of freedom of t noise, is else seen by a few of the checks at most.
 _ON_AXES = (2.0, 3.5)
-# Where an axis leaves the density fewer than so many nats below the mode at the last of these,
-# values are taken further out, each so many times as far as the one before, and so often at most:
-# the logarithm of a shape under a half-Cauchy prior has a tail exp(-t), which a surrogate that was
-# not told of it cuts off.
-_TAIL, _FURTHER, _TAIL_STEPS = 7.0, 1.5, 5
+# Where the density is fewer than `_HEAVY` nats below the mode at the last of these, of which a
+# normal one has 6, values are taken further out, each so many times as far as the one before, until
+# it is `_TAIL` nats below or so many are taken: the logarithm of a shape under a half-Cauchy prior
+# has a tail exp(-t), which a surrogate that was not told of it cuts off.
+_HEAVY, _TAIL, _FURTHER, _TAIL_STEPS = 5.0, 7.0, 1.5, 5
 # Points at which the surrogate is checked each time, draws and further out; how often at
 # most, and before which check the design is evaluated.
 _INNER, _OUTER, _CHECKS, _DESIGNED = 10, 15, 5, 3
@@ -247,9 +247,9 @@ def _told_on_axes(told: _Told, target: Target, tick: Callable[[], object]) -> in
     places = target.canonical(top.x + np.concatenate([away * axes for away in _ON_AXES]))
     values = target.log_density(places)
     told.add(places, values, np.full_like(places, np.nan))
-    evaluations, values = len(places), values[-len(axes) :]
+    evaluations = len(places)
+    axes = axes[values[-len(axes) :] > top.value - _HEAVY]
     for _ in range(_TAIL_STEPS):
-        axes = axes[values > top.value - _TAIL]
         if not len(axes):
             break
         at *= _FURTHER
@@ -258,6 +258,7 @@ def _told_on_axes(told: _Told, target: Target, tick: Callable[[], object]) -> in
         values = np.array([value for value, _ in found])
         told.add(places, values, np.array([gradient for _, gradient in found]))
         evaluations += len(places)
+        axes = axes[values > top.value - _TAIL]
     for _ in range(evaluations):
         tick()
     return evaluations
