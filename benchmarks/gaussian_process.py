@@ -18,7 +18,7 @@ import pandas as pd
 from machine import describe
 
 import ranef as rf
-from ranef.terms.kernels import covariance
+from ranef.terms.smooth.hilbert_basis import covariance
 
 NAMES = ("gp(x)_sigma", "gp(x)_ell", "sigma", "Intercept")
 

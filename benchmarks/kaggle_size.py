@@ -15,7 +15,7 @@ from pathlib import Path
 
 import machine
 
-from ranef.datasets import zillow, zillow_generator
+from ranef.datasets.zillow import generator, preparation
 
 PARCELS, SALES = 2_985_217, 90_275
 
@@ -29,13 +29,13 @@ def main() -> None:
     transactions = options.folder / "train_2016_v2.csv"
     began = time.perf_counter()
     if options.prepare:
-        sales = zillow.prepare(properties, transactions)
+        sales = preparation.prepare(properties, transactions)
         seconds = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"prepared in {seconds:.1f} s, peak {peak:.2f} GiB; {sales.n:,} sales left")
         return
     print(machine.describe("ranef", "pyarrow"))
-    zillow_generator.generate(properties, transactions, SALES, parcels=PARCELS)
+    generator.generate(properties, transactions, SALES, parcels=PARCELS)
     size = properties.stat().st_size / 1e6
     seconds = time.perf_counter() - began
     print(f"{PARCELS:,} parcels, {size:,.0f} MB, generated in {seconds:.1f} s")

@@ -42,8 +42,8 @@ def write(path: Path, rows: int, groups: int) -> None:
 
 def fit(path: Path) -> None:
     import ranef as rf
-    from ranef import tables
-    from ranef.inference import windows
+    from ranef.data import tables
+    from ranef.inference.block_ascent import minibatches
 
     waited = [0.0]
 
@@ -65,13 +65,13 @@ def fit(path: Path) -> None:
         while (frame := following()) is not None:
             yield frame
 
-    streamed = windows._streamed
+    streamed = minibatches._streamed
 
     def waiting(problem, seed):  # noqa: ANN001, ANN202
         found = streamed(problem, seed)
-        return windows.Windows(found.count, found.n, found.held, timed(found.at))
+        return minibatches.Windows(found.count, found.n, found.held, timed(found.at))
 
-    tables.Batches.__iter__, windows._streamed = batches, waiting
+    tables.Batches.__iter__, minibatches._streamed = batches, waiting
     began = time.perf_counter()
     found = rf.Model(FORMULA).fit(path, method="svi", progress=False)
     seconds = time.perf_counter() - began

@@ -5,11 +5,11 @@
 Default priors depend on the table: on where columns lie and how they are correlated, on the
 location and spread of a gaussian response, on the shares of an ordinal one. So they are learned
 once, from a pilot table. Then parameters are drawn from exactly these priors on the pilot's rows, a
-response given them, and the model is fitted with the same priors, not with those that it would learn
-anew: the rank of each true value among 99 thinned draws of its posterior is uniform on 0..99 if
-drawing from the program and integrating over it are about one model. Predictors are not centred (a
-year, kilograms), so that parameters of the formula are far from the coordinates in which the priors
-are stated; both are ranked. Of group effects it is that of the first level.
+response given them, and the model is fitted with the same priors, not with those that it would
+learn anew: the rank of each true value among 99 thinned draws of its posterior is uniform on 0..99
+if drawing from the program and integrating over it are about one model. Predictors are not centred
+(a year, kilograms), so that parameters of the formula are far from the coordinates in which the
+priors are stated; both are ranked. Of group effects it is that of the first level.
 
 A fit that is refused counts among the refused and has no rank; one that did not converge has one.
 """
@@ -31,10 +31,10 @@ from scipy import stats
 import ranef as rf
 from ranef import registry
 from ranef.errors import RanefError
-from ranef.posterior import Posterior, variable_values
-from ranef.program import Program
+from ranef.posterior.posterior import Posterior, variable_values
+from ranef.program.program import Program
+from ranef.program.training import State, Training
 from ranef.terms.base import CENTRED, Replay
-from ranef.training import State, Training
 
 PILOT = 1
 

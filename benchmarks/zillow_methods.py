@@ -13,7 +13,7 @@ import machine
 import numpy as np
 
 import ranef as rf
-from ranef.datasets import zillow, zillow_study
+from ranef.datasets.zillow import preparation, study
 
 MODELS = ("linear", "random_intercepts")
 
@@ -24,9 +24,9 @@ def zips(fit: rf.Fit) -> tuple[np.ndarray, np.ndarray]:
     return draws.mean(axis=0), draws.std(axis=0)
 
 
-def compared(name: str, sales: zillow.Sales, draws: int) -> None:
+def compared(name: str, sales: preparation.Sales, draws: int) -> None:
     """Print the rows of one model."""
-    model = rf.Model(zillow_study.FORMULAS[name], "student")
+    model = rf.Model(study.FORMULAS[name], "student")
     rows = sales.part(True)
     svi = model.fit(rows, method="svi", draws=draws, progress=False)
     nuts = model.fit(rows, method="nuts", draws=draws, progress=False)
@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--draws", type=int, default=2_000)
     given = parser.parse_args()
-    sales = zillow.prepare(given.folder / "properties_2016.csv", given.folder / "train_2016_v2.csv")
+    sales = preparation.prepare(
+        given.folder / "properties_2016.csv", given.folder / "train_2016_v2.csv"
+    )
     print(machine.describe("ranef", "jax", "numpyro"))
     print(f"\n{len(sales.part(True)['zip']):,} sales\n")
     print("| model | parameter | nuts: mean (sd) | svi | shift | ratio of sds |")

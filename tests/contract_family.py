@@ -13,10 +13,10 @@ import numpy as np
 import scipy.stats as st
 
 from ranef import registry
-from ranef.equation import plain
+from ranef.data.moments import Scale
 from ranef.families.base import Family, ResponseDesign, State
-from ranef.formula import Formula
-from ranef.moments import Scale
+from ranef.formula.equation import plain
+from ranef.formula.formula import Formula
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
-from ranef.complete import complete
-from ranef.formula import Formula
-from ranef.program import Program
-from ranef.tables import read
+from ranef.data.complete_cases import complete
+from ranef.data.tables import read
+from ranef.formula.formula import Formula
+from ranef.program.program import Program
+from ranef.program.training import Training
 from ranef.terms.base import CENTRED, Replay
-from ranef.training import Training
 
 EXAMPLES = {
     "common": ["y ~ x*f + poly(z, 2)", "y ~ 0 + scale(x) + C(h)"],

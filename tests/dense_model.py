@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import block_diag
 
-from ranef.inference.crossproducts import Factor, Rows
+from ranef.inference.pwls.cross_products import Factor, Rows
 
 
 @dataclass

@@ -13,11 +13,11 @@ _HEAVY = ("jax", "jaxlib", "keras", "numpyro", "optax", "tensorflow")
     [
         "import ranef",
         "import ranef; ranef.Normal(0, 1); ranef.FormulaError",
-        "from ranef.formula import Formula; Formula.parse('y ~ x + (1 | g)')",
-        "import contextlib, ranef.cli\n"
-        "with contextlib.suppress(SystemExit): ranef.cli.main(['--help'])",
-        "import contextlib, ranef.cli\n"
-        "with contextlib.suppress(SystemExit): ranef.cli.main(['zillow', '--help'])",
+        "from ranef.formula.formula import Formula; Formula.parse('y ~ x + (1 | g)')",
+        "import contextlib, ranef.cli.main\n"
+        "with contextlib.suppress(SystemExit): ranef.cli.main.main(['--help'])",
+        "import contextlib, ranef.cli.main\n"
+        "with contextlib.suppress(SystemExit): ranef.cli.main.main(['zillow', '--help'])",
     ],
 )
 def test_loads_neither_jax_nor_keras(statement):

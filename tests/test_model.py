@@ -122,8 +122,8 @@ def test_new_levels_are_refused_sampled_or_zero(fitted, grouped):
 
 
 def test_rows_of_one_new_level_share_its_effect(fitted, grouped):
-    from ranef.predictive import Predictive
-    from ranef.tables import read
+    from ranef.data.tables import read
+    from ranef.posterior.predictive import Predictive
     from ranef.terms.base import Replay
 
     new = {name: np.repeat(values[:1], 3) for name, values in grouped.items()}
@@ -140,7 +140,7 @@ def test_rows_of_one_new_level_share_its_effect(fitted, grouped):
 
 
 def test_chunks_of_rows_do_not_change_the_answer(fitted, grouped, monkeypatch):
-    from ranef import predictive
+    from ranef.posterior import predictive
 
     new = {**grouped, "g": np.where(np.arange(300) % 2, "n1", grouped["g"])}
     whole = fitted.predict(new, new_levels="sample", seed=4)

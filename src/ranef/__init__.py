@@ -20,7 +20,7 @@ from ranef.errors import (
     OptionError,
     RanefError,
 )
-from ranef.mixture import Mixture
+from ranef.families.mixture_spec import Mixture
 from ranef.priors import (
     LKJ,
     Beta,

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError
 from ranef.fit import Fit
-from ranef.leave_one_out import LeaveOneOut, leave_one_out, levels_of
-from ranef.posterior import Posterior
+from ranef.posterior.loo import LeaveOneOut, leave_one_out, levels_of
+from ranef.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
 

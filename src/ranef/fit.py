@@ -11,26 +11,27 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ranef import priors, registry, storage
+from ranef import priors, registry
 from ranef.check import SECONDS, Check, check
-from ranef.complete import Rows
-from ranef.criticism import Criticism
-from ranef.equation import plain
+from ranef.data.complete_cases import Rows
+from ranef.data.frame import Frame
+from ranef.data.tables import read
 from ranef.errors import DataError, OptionError, whole_number
-from ranef.frame import Frame
-from ranef.imputed import Imputed
+from ranef.formula.equation import plain
 from ranef.inference.base import Draws
-from ranef.leave_one_out import LeaveOneOut, leave_one_out
-from ranef.posterior import Posterior, tails_of
-from ranef.predictive import OutOfReachError, Predictive
-from ranef.program import Program
-from ranef.recommendation import Wanted, recommend
+from ranef.posterior.idata_groups import Criticism
+from ranef.posterior.imputation import Imputed
+from ranef.posterior.loo import LeaveOneOut, leave_one_out
+from ranef.posterior.posterior import Posterior, tails_of
+from ranef.posterior.predictive import OutOfReachError, Predictive
+from ranef.posterior.recommend import Wanted, recommend
+from ranef.posterior.summary import Summary
+from ranef.program.program import Program
+from ranef.program.training import Designs, Training
 from ranef.registry import suggestion
-from ranef.summary import Summary
-from ranef.tables import read
-from ranef.terms import variables
+from ranef.storage import fit_file
 from ranef.terms.base import Replay, Variable
-from ranef.training import Designs, Training
+from ranef.terms.nn import variables
 
 _KINDS = ("mean", "response", "component")
 _NEW_LEVELS = ("error", "sample", "zero")
@@ -333,7 +334,7 @@ class Fit:
             FileError: where it cannot be written.
         """
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
-        return storage.write(path, self.program, self.training, self.draws, record)
+        return fit_file.write(path, self.program, self.training, self.draws, record)
 
     def network(self, name: str) -> Any:
         """The Keras network of that name, holding the weights of this fit.
@@ -598,8 +599,8 @@ def load(path: Any) -> Fit:
         FileError: for a file that is not there, is not a saved fit, is damaged, or comes from
             a newer version.
     """
-    kept = storage.read(path)
+    kept = fit_file.read(path)
     try:
         return Fit(**kept)
     except TypeError as error:
-        raise storage.damaged(path, str(error)) from None
+        raise fit_file.damaged(path, str(error)) from None

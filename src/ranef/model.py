@@ -7,19 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from ranef import registry, streaming
-from ranef.batches import batches
-from ranef.complete import complete
+from ranef import registry
+from ranef.data.complete_cases import complete
+from ranef.data.parquet import batches
+from ranef.data.tables import read
 from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
+from ranef.families.mixture_spec import Mixture
 from ranef.fit import Fit
-from ranef.formula import Formula
+from ranef.formula.formula import Formula
 from ranef.inference.base import Method
-from ranef.inference.degenerate import not_finite, refuse_degenerate
-from ranef.mixture import Mixture
+from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate
 from ranef.priors import Prior, checked
-from ranef.program import Program
-from ranef.tables import read
-from ranef.training import Training
+from ranef.program import streaming
+from ranef.program.program import Program
+from ranef.program.training import Training
 
 
 class Model:

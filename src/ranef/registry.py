@@ -14,10 +14,10 @@ from ranef.errors import OptionError
 TERMS = {
     "common": "ranef.terms.common:Common",
     "group": "ranef.terms.group:Group",
-    "nn": "ranef.terms.nn:Network",
+    "nn": "ranef.terms.nn.term:Network",
     "offset": "ranef.terms.offset:Offset",
-    "gp": "ranef.terms.gp:Process",
-    "s": "ranef.terms.spline:Spline",
+    "gp": "ranef.terms.smooth.gp:Process",
+    "s": "ranef.terms.smooth.spline:Spline",
     "mi": "ranef.terms.mi:Missing",
     "mf": "ranef.terms.mf:Factorization",
 }

@@ -7,12 +7,12 @@ import pytest
 
 import ranef as rf
 from ranef.check import check
-from ranef.check.closed import closed
 from ranef.check.deadline import Deadline
 from ranef.check.reference import Reference, normal_k_hat
-from ranef.check.sampled import sampled
+from ranef.check.reference_exact import closed
+from ranef.check.reference_importance import sampled
 from ranef.inference.base import Draws
-from ranef.posterior import Posterior
+from ranef.posterior.posterior import Posterior
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +128,8 @@ def test_binary_responses_have_a_reference():
 )
 def test_a_guide_is_not_trusted_unchecked(guide, formula, expected, monkeypatch):
     """As of a model too large for a reference."""
-    monkeypatch.setattr("ranef.check.sampled._COST", 0)
-    monkeypatch.setattr("ranef.check.short_chains._LARGEST", 0)
+    monkeypatch.setattr("ranef.check.reference_importance._COST", 0)
+    monkeypatch.setattr("ranef.check.reference_chains._LARGEST", 0)
     rng = np.random.default_rng(1)
     g, x = rng.integers(0, 15, 200), rng.normal(size=200)
     table = {"y": (rng.random(200) < 0.5) * 1.0, "x": x, "g": g.astype(str)}

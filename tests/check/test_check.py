@@ -6,8 +6,8 @@ import pytest
 import ranef as rf
 from ranef.check import check
 from ranef.inference.base import Draws
-from ranef.inference.convergence import convergence, energy_fractions
-from ranef.posterior import Posterior
+from ranef.numerics.chain_diagnostics import convergence, energy_fractions
+from ranef.posterior.posterior import Posterior
 
 
 def judged(fit, **changes):

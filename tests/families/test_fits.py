@@ -6,7 +6,7 @@ import pytest
 
 import ranef as rf
 from ranef.families.base import ResponseDesign
-from ranef.formula import Formula
+from ranef.formula.formula import Formula
 from ranef.registry import load
 
 N = 300

@@ -7,10 +7,10 @@ import scipy.stats as st
 
 import ranef as rf
 from ranef.families.mixture import clusters
-from ranef.formula import Formula
-from ranef.program import Program
+from ranef.formula.formula import Formula
+from ranef.program.program import Program
+from ranef.program.relabelling import relabelled
 from ranef.registry import load
-from ranef.relabelling import relabelled
 
 N = 400
 RNG = np.random.default_rng(7)

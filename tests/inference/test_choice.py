@@ -5,7 +5,7 @@ import pytest
 
 import ranef as rf
 from ranef.errors import MethodError
-from ranef.inference import pwls
+from ranef.inference.pwls import solver
 
 
 def fit(formula, table, **options):
@@ -75,7 +75,7 @@ def test_crossed_groupings_that_are_too_large(grouped, monkeypatch):
     from ranef.inference.svi import SVI
 
     for name in ("MOST_REMAINING", "_DENSE", "_DENSE_AT_MOST"):
-        monkeypatch.setattr(pwls, name, 3)
+        monkeypatch.setattr(solver, name, 3)
     monkeypatch.setattr(SVI, "options", {**SVI.options, "steps": 50})
     table = {**grouped, "h": np.array([f"h{i % 7}" for i in range(300)])}
     found = fit("y ~ x + (1 | g) + (1 | h)", table)

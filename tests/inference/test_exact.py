@@ -8,15 +8,15 @@ from numpyro.infer.util import log_density
 from scipy import stats
 
 import ranef as rf
+from ranef.data.tables import read as read_table
 from ranef.errors import DataError, OptionError
-from ranef.formula import Formula
-from ranef.inference import prior_density
-from ranef.inference.compressed import read
-from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import common_by_site, effects_by_site
+from ranef.formula.formula import Formula
+from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.model import common_by_site, effects_by_site
+from ranef.inference.lmm.sufficient_statistics import read
 from ranef.priors import checked
-from ranef.program import Program
-from ranef.tables import read as read_table
+from ranef.priors import log_density as prior_density
+from ranef.program.program import Program
 
 FORMULAS = [
     ("y ~ x + (1 + x | g)", {}),
@@ -206,12 +206,12 @@ def test_moments_are_those_of_the_draws(grouped):
 
 
 def test_few_factorizations_give_the_moments_that_many_do(grouped, monkeypatch):
-    from ranef.inference import coefficients
+    from ranef.inference.lmm import coefficient_posterior
 
     model = rf.Model("y ~ x + (1 + x | g)")
     many = model.fit(grouped, method="exact", progress=False)
     expected = many._known.moments
-    monkeypatch.setattr(coefficients, "_EACH", 0)
+    monkeypatch.setattr(coefficient_posterior, "_EACH", 0)
     few = model.fit(grouped, method="exact", progress=False)
     for name, (mean, sd) in few._known.moments.items():
         np.testing.assert_allclose(mean, expected[name][0], atol=0.03 * np.max(sd))
@@ -394,8 +394,8 @@ def test_a_variance_at_zero():
 
 def test_a_million_groups_in_the_solver():
     """The sums of squares of a balanced one-way layout are known without any solver."""
-    from ranef.inference.crossproducts import Factor, Rows, cross_products
-    from ranef.inference.pwls import PWLS
+    from ranef.inference.pwls.cross_products import Factor, Rows, cross_products
+    from ranef.inference.pwls.solver import PWLS
 
     rng = np.random.default_rng(0)
     levels, m = 1_000_000, 2
@@ -463,7 +463,7 @@ def test_the_same_grouping_twice(grouped):
 def test_draws_of_more_effects_than_memory_holds_are_refused_and_their_moments_are_not(
     grouped, monkeypatch
 ):
-    monkeypatch.setattr("ranef.inference.coefficients._REALISED", 1_000)
+    monkeypatch.setattr("ranef.inference.lmm.coefficient_posterior._REALISED", 1_000)
     fit = rf.Model("y ~ x + (1 | g)").fit(grouped, draws=200, progress=False)
     assert np.isfinite(fit.ranef("g")[["mean", "sd"]]).all(axis=None)
     assert len(fit.summary()) == 5

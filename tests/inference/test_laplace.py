@@ -11,11 +11,11 @@ from scipy.stats import halfcauchy, nbinom, norm
 import ranef as rf
 from contract_term import learn
 from ranef.errors import OptionError
-from ranef.inference.approximate import Approximate
-from ranef.inference.compressed import read
-from ranef.inference.marginal import Marginal
-from ranef.inference.refinement import Quadrature, Skewness
-from ranef.inference.rowwise import spreads
+from ranef.inference.glmm.corrections import Quadrature, Skewness
+from ranef.inference.glmm.marginal_posterior import Approximate
+from ranef.inference.glmm.predictor_variances import spreads
+from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.sufficient_statistics import read
 
 
 def density(formula, table, family, priors=None):

@@ -10,9 +10,9 @@ import ranef as rf
 from contract_term import learn
 from ranef.errors import DataError, OptionError
 from ranef.inference.base import sites_of
-from ranef.inference.collapsed import Collapsed
-from ranef.inference.compressed import read
-from ranef.inference.marginal import Marginal
+from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.mcmc.marginal_likelihood import Collapsed
 from ranef.inference.nuts import Integrated, Sampled
 
 FORMULAS = [

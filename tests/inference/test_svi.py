@@ -8,7 +8,7 @@ import pytest
 
 import ranef as rf
 from ranef.errors import DataError, OptionError
-from ranef.inference import elbo
+from ranef.inference.advi import elbo
 
 N, ZIPS = 3_000, 60
 

@@ -10,12 +10,19 @@ from numpyro.infer.util import log_density
 
 import ranef as rf
 from contract_term import learn
-from ranef.inference.comparable import comparable
-from ranef.inference.convergence import convergence
-from ranef.inference.factorization import Beside
-from ranef.inference.factors import FactorDraws, Factors, Realised, Scales, Side, Table
-from ranef.inference.noise import Noise
-from ranef.storage.effects import refuse_unsound
+from ranef.inference.block_ascent.factor_posterior import (
+    FactorDraws,
+    Factors,
+    Realised,
+    Scales,
+    Side,
+    Table,
+)
+from ranef.inference.block_ascent.matrix_factorization import Beside
+from ranef.inference.mcmc.identified_draws import comparable
+from ranef.numerics.chain_diagnostics import convergence
+from ranef.numerics.counter_rng import Noise
+from ranef.storage.effect_checks import refuse_unsound
 from ranef.terms.base import Bilinear
 
 FORMULA = "y ~ (1 | user) + (1 | item) + mf(user, item, rank=4)"
@@ -335,7 +342,7 @@ def test_beside_other_terms_and_tables(rows):
 def test_factors_too_many_to_be_drawn_at_once_are_kept_by_what_draws_them(
     fit, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("ranef.inference.factors._REALISED", 1_000)
+    monkeypatch.setattr("ranef.inference.block_ascent.factor_posterior._REALISED", 1_000)
     drawn = fit.draws.sites._drawn
     monkeypatch.setitem(fit.draws.__dict__, "sites", Realised(drawn, fit.draws.sites._beside))
     with pytest.raises(rf.OptionError, match="fit with draws=1 or fewer"):

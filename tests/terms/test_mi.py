@@ -12,8 +12,8 @@ from scipy import integrate, stats
 import ranef as rf
 from contract_term import learn
 from ranef.errors import ColumnError, DataError, FormulaError, MethodError
-from ranef.program import RESPONSE_SITE, Program
-from ranef.training import Training
+from ranef.program.program import RESPONSE_SITE, Program
+from ranef.program.training import Training
 
 
 def table(n: int = 200, seed: int = 4) -> dict[str, np.ndarray]:

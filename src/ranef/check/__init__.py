@@ -11,16 +11,16 @@ and a place in `approximation.second_opinion`.
 """
 
 from ranef.check.approximation import second_opinion
-from ranef.check.columns import boundaries, collinear, empty, heavy_tails, many_levels
-from ranef.check.conflict import conflict
+from ranef.check.convergence import chains, left_out, own_criterion, trend, weights
 from ranef.check.deadline import Deadline
-from ranef.check.ending import chains, left_out, own_criterion, trend, weights
 from ranef.check.groupings import groupings
+from ranef.check.identifiability import boundaries, collinear, empty, heavy_tails, many_levels
 from ranef.check.networks import networks
+from ranef.check.prior_conflict import conflict
 from ranef.check.separation import separation
 from ranef.check.smooth import smooth
 from ranef.check.symptom import VERDICTS, Check, Symptom
-from ranef.posterior import Posterior
+from ranef.posterior.posterior import Posterior
 
 __all__ = ["SECONDS", "VERDICTS", "Check", "Symptom", "check"]
 

@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.stats import norm
 
-from ranef.check.closed import closed
 from ranef.check.deadline import Deadline, OutOfTimeError
-from ranef.check.exact_scales import exact_scales
 from ranef.check.reference import Reference, kurtosis_of
-from ranef.check.sampled import sampled
-from ranef.check.short_chains import short_chains
+from ranef.check.reference_chains import short_chains
+from ranef.check.reference_exact import closed
+from ranef.check.reference_hyperparameters import exact_scales
+from ranef.check.reference_importance import sampled
 from ranef.check.symptom import Symptom
-from ranef.inference.alternation import is_gaussian
 from ranef.inference.base import Draws, Problem
-from ranef.inference.pareto import threshold
-from ranef.posterior import Posterior
+from ranef.inference.block_ascent.networks import is_gaussian
+from ranef.numerics.psis import threshold
+from ranef.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
 

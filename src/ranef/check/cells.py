@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.matrix import Coding
+from ranef.formula.model_matrix import Coding
 
 # A level of each of some factors.
 Cell = tuple[tuple[str, str], ...]

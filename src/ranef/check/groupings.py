@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.check.columns import common, intercept_of
+from ranef.check.identifiability import common, intercept_of
 from ranef.check.symptom import Symptom
-from ranef.posterior import Posterior
+from ranef.posterior.posterior import Posterior
 from ranef.terms.base import LinearBlock
 
 # Rows beyond one for each level, as a share of the rows, from which on they tell the residual

@@ -24,14 +24,14 @@ from ranef.check.deadline import Deadline, OutOfTimeError
 from ranef.check.reference import NoReference
 from ranef.check.symptom import Symptom
 from ranef.errors import RanefError
-from ranef.inference.alternation import applies, is_gaussian
 from ranef.inference.base import Part, Problem
-from ranef.inference.conditional import Conditional, Gaussian
-from ranef.inference.layout import Layout
-from ranef.inference.nearest import AnyFamily, Nearest
-from ranef.inference.weighted import Weighted
-from ranef.inference.windows import Windows
-from ranef.posterior import Posterior
+from ranef.inference.block_ascent.glmm_step import AnyFamily, Nearest
+from ranef.inference.block_ascent.lmm_step import Conditional, Gaussian
+from ranef.inference.block_ascent.minibatches import Windows
+from ranef.inference.block_ascent.networks import applies, is_gaussian
+from ranef.inference.glmm.reweighted_products import Weighted
+from ranef.inference.lmm.design_layout import Layout
+from ranef.posterior.posterior import Posterior
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]

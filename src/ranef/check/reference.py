@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.pareto import smoothed
+from ranef.numerics.psis import smoothed
 
 Array = NDArray[np.float64]
 

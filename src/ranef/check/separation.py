@@ -21,9 +21,9 @@ from numpyro.distributions import constraints
 from scipy.optimize import linprog
 
 from ranef import priors
-from ranef.check.columns import common
+from ranef.check.identifiability import common
 from ranef.check.symptom import Symptom
-from ranef.posterior import Posterior
+from ranef.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ranef.check.symptom import Symptom
-from ranef.posterior import Posterior
+from ranef.posterior.posterior import Posterior
 
 
 def smooth(posterior: Posterior) -> Iterator[Symptom]:

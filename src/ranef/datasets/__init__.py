@@ -1,1 +1,16 @@
 """Data sets: preparation of published ones and generators."""
+
+from importlib import import_module
+from typing import Any
+
+# Modules by the names that they had before they were in folders.
+_EARLIER = {
+    "beyond_tables": "ranef.datasets.beyond.tables",
+    "zillow_generator": "ranef.datasets.zillow.generator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EARLIER:
+        return import_module(_EARLIER[name])
+    raise AttributeError(f"module 'ranef.datasets' has no attribute {name!r}")

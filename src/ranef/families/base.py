@@ -19,16 +19,16 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef import transforms
-from ranef.equation import Line, Sub
+from ranef.data.frame import Frame
+from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError, OptionError
-from ranef.expression import Expression, Operation, Sum
+from ranef.families.exponential_family import Natural
 from ranef.families.links import INVERSE_LINKS, LINKS
-from ranef.families.natural import Natural
 from ranef.families.row_density import RowDensity
-from ranef.formula import ResponseCall
-from ranef.frame import Frame
-from ranef.moments import Moments, Scale
+from ranef.formula import transforms
+from ranef.formula.equation import Line, Sub
+from ranef.formula.expression import Expression, Operation, Sum
+from ranef.formula.formula import ResponseCall
 from ranef.priors import Prior
 
 # A response below this loses its digits, or all of itself, when it is squared.

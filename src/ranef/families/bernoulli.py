@@ -8,14 +8,14 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.equation import Line
+from ranef.data.frame import Frame, LevelsSeen
+from ranef.data.moments import Scale
 from ranef.errors import DataError
-from ranef.expression import Column
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
-from ranef.families.natural import Logistic, Natural
-from ranef.frame import Frame, LevelsSeen
-from ranef.moments import Scale
+from ranef.families.exponential_family import Logistic, Natural
+from ranef.formula.equation import Line
+from ranef.formula.expression import Column
 
 
 class Bernoulli(Family):

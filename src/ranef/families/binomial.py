@@ -9,13 +9,13 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.equation import Line
+from ranef.data.frame import Frame
+from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
-from ranef.families.natural import Logistic, Natural
-from ranef.frame import Frame
-from ranef.moments import Moments, Scale
+from ranef.families.exponential_family import Logistic, Natural
+from ranef.formula.equation import Line
 
 
 class Binomial(Family):

@@ -10,13 +10,13 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.equation import Line
+from ranef.data.moments import Scale
 from ranef.families import densities
 from ranef.families.base import FamilyParameter, ResponseDesign, State
 from ranef.families.categories import Categories
 from ranef.families.category_densities import CategoricalDensity
 from ranef.families.row_density import RowDensity
-from ranef.moments import Scale
+from ranef.formula.equation import Line
 
 
 class Categorical(Categories):

@@ -9,13 +9,13 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from ranef.data.frame import Frame, LevelsSeen
+from ranef.data.moments import Scale
 from ranef.errors import DataError, OptionError
-from ranef.expression import Column
 from ranef.families import responses
 from ranef.families.base import Family, ResponseDesign, State
-from ranef.formula import ResponseCall
-from ranef.frame import Frame, LevelsSeen
-from ranef.moments import Scale
+from ranef.formula.expression import Column
+from ranef.formula.formula import ResponseCall
 
 
 class Categories(Family):

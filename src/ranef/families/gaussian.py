@@ -10,7 +10,6 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.equation import Line
 from ranef.families.base import (
     Family,
     FamilyParameter,
@@ -19,6 +18,7 @@ from ranef.families.base import (
     State,
     weighted_means,
 )
+from ranef.formula.equation import Line
 
 
 class Gaussian(Family):

@@ -11,11 +11,11 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.equation import Line
+from ranef.data.frame import Frame
+from ranef.data.moments import Moments
 from ranef.families import responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State, weighted_means
-from ranef.frame import Frame
-from ranef.moments import Moments
+from ranef.formula.equation import Line
 
 
 class LogNormal(Family):

@@ -13,13 +13,13 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.equation import Line, joined
+from ranef.data.frame import Frame
+from ranef.data.moments import Scale
 from ranef.errors import OptionError
 from ranef.families.base import Component, Family, FamilyParameter, ResponseDesign
 from ranef.families.base import State as Learned
-from ranef.formula import ResponseCall
-from ranef.frame import Frame
-from ranef.moments import Scale
+from ranef.formula.equation import Line, joined
+from ranef.formula.formula import ResponseCall
 from ranef.priors import Prior
 
 SHARE = "mix"

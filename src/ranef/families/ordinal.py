@@ -11,13 +11,13 @@ import numpyro.distributions as dist
 from jax import Array
 
 from ranef import priors
-from ranef.equation import Line
+from ranef.data.moments import Scale
 from ranef.families import densities
 from ranef.families.base import FamilyParameter, ResponseDesign, State
 from ranef.families.categories import Categories
 from ranef.families.category_densities import OrdinalDensity
 from ranef.families.row_density import RowDensity
-from ranef.moments import Scale
+from ranef.formula.equation import Line
 from ranef.priors import Prior
 
 # The prior sd of a threshold about the logit of the share of the rows below it.

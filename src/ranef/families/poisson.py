@@ -8,12 +8,12 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.equation import Line
+from ranef.data.frame import Frame
+from ranef.data.moments import Scale
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
-from ranef.families.natural import Counts, Natural
-from ranef.frame import Frame
-from ranef.moments import Scale
+from ranef.families.exponential_family import Counts, Natural
+from ranef.formula.equation import Line
 
 
 class Poisson(Family):

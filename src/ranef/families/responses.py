@@ -8,10 +8,10 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
+from ranef.data.frame import Frame
+from ranef.data.moments import Scale
 from ranef.errors import DataError
-from ranef.expression import Column, Expression
-from ranef.frame import Frame
-from ranef.moments import Scale
+from ranef.formula.expression import Column, Expression
 
 # Distinct values from which on a response is a measurement rather than a category.
 MOST_CATEGORIES = 100

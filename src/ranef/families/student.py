@@ -11,12 +11,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.equation import Line
+from ranef.data.moments import Scale
 from ranef.families import densities
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State, weighted_means
 from ranef.families.row_density import RowDensity
 from ranef.families.student_density import StudentDensity
-from ranef.moments import Scale
+from ranef.formula.equation import Line
 
 # EM gains a factor in the error with each step, the smaller the tails the larger.
 _EM_STEPS = 500

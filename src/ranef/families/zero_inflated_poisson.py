@@ -11,13 +11,13 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.equation import Line
+from ranef.data.frame import Frame
+from ranef.data.moments import Scale
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
 from ranef.families.count_densities import ZeroInflatedPoissonDensity
 from ranef.families.row_density import RowDensity
-from ranef.frame import Frame
-from ranef.moments import Scale
+from ranef.formula.equation import Line
 
 
 class ZeroInflatedPoisson(Family):

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from numpyro.distributions import biject_to, constraints
 from numpyro.primitives import Messenger
 
+from ranef.data.moments import Scale
 from ranef.errors import OptionError
 from ranef.families.base import Family, Normal
-from ranef.moments import Scale
 from ranef.priors import Prior
 from ranef.registry import suggestion
 from ranef.terms.base import Bilinear, LinearBlock

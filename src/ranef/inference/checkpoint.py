@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef import archive
 from ranef.errors import FileError, OptionError
-from ranef.files import refuse_special
+from ranef.files import archive
+from ranef.files.atomic_write import refuse_special
 from ranef.inference.base import Problem
 
 # Seconds between two writings, and how many times longer than a writing took, at least.

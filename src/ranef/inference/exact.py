@@ -1,9 +1,9 @@
 """The exact posterior of a Gaussian mixed model: coefficients in closed form, scales by draws.
 
 Given the scales and correlations theta, all coefficients have a normal posterior in closed
-form and integrate out of p(y | theta) p(theta), which has a handful of dimensions. ``hyper``
-draws theta; the coefficients' means and variances are mixed over these draws, and draws of
-them come from their exact conditional.
+form and integrate out of p(y | theta) p(theta), which has a handful of dimensions.
+``hyperparameters.sampler`` draws theta; the coefficients' means and variances are mixed over these
+draws, and draws of them come from their exact conditional.
 """
 
 import numpy as np
@@ -13,17 +13,21 @@ from tqdm import tqdm
 from ranef import priors
 from ranef.errors import OptionError
 from ranef.inference.base import Draws, Method, Problem
-from ranef.inference.coefficients import Coefficients
-from ranef.inference.compressed import read
-from ranef.inference.free import without_points
-from ranef.inference.hyper import combined, explore, message
-from ranef.inference.likelihood import Likelihood
-from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import dependent
-from ranef.inference.peak import modes
-from ranef.inference.reach import out_of_reach, refuse_vanished, refuse_without_residual
-from ranef.inference.remainder import DependentColumnError
-from ranef.inference.threads import threads_for
+from ranef.inference.hyperparameters.mode import modes
+from ranef.inference.hyperparameters.point_estimates import without_points
+from ranef.inference.hyperparameters.sampler import combined, explore, message
+from ranef.inference.lmm.coefficient_posterior import Coefficients
+from ranef.inference.lmm.degenerate_residual import (
+    out_of_reach,
+    refuse_vanished,
+    refuse_without_residual,
+)
+from ranef.inference.lmm.deviance import Likelihood
+from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.model import dependent
+from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.numerics.blas_threads import threads_for
 
 Array = NDArray[np.float64]
 

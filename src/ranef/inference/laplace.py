@@ -3,8 +3,8 @@
 The scales, correlations and the family's numbers theta have a handful of dimensions: as in
 ``exact`` they are drawn from their density, all coefficients integrated out. Given theta the
 coefficients are normal: at first around their mode, by penalized iteratively reweighted least
-squares; then as close to the posterior as a normal distribution comes (``variational``), so
-that skewness does not shift them.
+squares; then as close to the posterior as a normal distribution comes
+(``glmm.gaussian_approximation``), so that skewness does not shift them.
 """
 
 import math
@@ -16,17 +16,24 @@ import numpy as np
 from tqdm import tqdm
 
 from ranef.errors import OptionError, whole_number
-from ranef.inference.approximate import Approximate
 from ranef.inference.base import Draws, Method, Problem
-from ranef.inference.coefficients import Coefficients
-from ranef.inference.free import Bound, Free, without_points
-from ranef.inference.hyper import FEW, Explored, at_mode_alone, combined, explore, message
-from ranef.inference.integrated_likelihood import IntegratedLikelihood
-from ranef.inference.mixed import dependent
-from ranef.inference.peak import Peak, modes, peak
-from ranef.inference.refinement import NODES, Quadrature, Skewness
-from ranef.inference.remainder import DependentColumnError
-from ranef.inference.threads import threads_for
+from ranef.inference.glmm.corrections import NODES, Quadrature, Skewness
+from ranef.inference.glmm.deviance import IntegratedLikelihood
+from ranef.inference.glmm.marginal_posterior import Approximate
+from ranef.inference.hyperparameters.mode import Peak, modes, peak
+from ranef.inference.hyperparameters.point_estimates import Bound, Free, without_points
+from ranef.inference.hyperparameters.sampler import (
+    FEW,
+    Explored,
+    at_mode_alone,
+    combined,
+    explore,
+    message,
+)
+from ranef.inference.lmm.coefficient_posterior import Coefficients
+from ranef.inference.lmm.model import dependent
+from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.numerics.blas_threads import threads_for
 
 # Rows from which it is asked whether fewer nodes serve, or whether a refinement matters at all, and
 # nats by which it must move the density over one posterior sd.

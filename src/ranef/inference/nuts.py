@@ -4,7 +4,7 @@ Where the responses are normal and the terms linear the coefficients are integra
 the exact method does but through a likelihood of its own: the chains run over the few scales
 and correlations, and coefficients are drawn from their exact conditional. Elsewhere the chains
 run over everything, common effects whitened and group effects non-centred where their rows say
-little of them (``centring``).
+little of them (``mcmc.partial_centering``).
 """
 
 import math
@@ -23,19 +23,19 @@ from numpyro.infer.util import log_density
 
 from ranef import priors
 from ranef.errors import MethodError, OptionError, whole_number
-from ranef.inference import guide as guides
+from ranef.inference.advi import guide as guides
 from ranef.inference.base import Draws, Latent, Method, Problem, sites_of
-from ranef.inference.centring import Centring, centrings
-from ranef.inference.coefficients import Coefficients
-from ranef.inference.collapsed import Collapsed
-from ranef.inference.comparable import comparable
-from ranef.inference.compressed import read
-from ranef.inference.convergence import Convergence, convergence
-from ranef.inference.hamiltonian import Chains, sample
-from ranef.inference.marginal import Marginal
-from ranef.inference.mixed import dependent
-from ranef.inference.reach import refuse_without_residual
-from ranef.inference.remainder import DependentColumnError
+from ranef.inference.lmm.coefficient_posterior import Coefficients
+from ranef.inference.lmm.degenerate_residual import refuse_without_residual
+from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.model import dependent
+from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.mcmc.chains import Chains, sample
+from ranef.inference.mcmc.identified_draws import comparable
+from ranef.inference.mcmc.marginal_likelihood import Collapsed
+from ranef.inference.mcmc.partial_centering import Centring, centrings
+from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.numerics.chain_diagnostics import Convergence, convergence
 from ranef.terms.base import LinearBlock
 
 _COEFFICIENTS = ("integrated", "sampled")

@@ -1,11 +1,12 @@
 """Stochastic variational inference: maximise ELBO = E_q[log p(y, z) - log q(z)].
 
 Under the structured guide only what is not linear is left to gradients. Networks beside linear
-blocks take ``alternation``, where all but the networks has a closed form; a model that is linear
-throughout has nothing to be searched, and q(theta) q(b | theta) is that of exact or, for other
-families, of conjugate-computation updates (``variational``). What neither serves, and the
-mean-field guide, is black-box as KLqp of Edward (Ranganath et al., 2014; Kucukelbir et al.,
-2017): ``elbo`` climbed by ``ascent`` over the numbers of a ``guide``.
+blocks take ``block_ascent.networks``, where all but the networks has a closed form; a model that is
+linear throughout has nothing to be searched, and q(theta) q(b | theta) is that of exact or, for
+other families, of conjugate-computation updates (``glmm.gaussian_approximation``). What neither
+serves, and the mean-field guide, is black-box as KLqp of Edward (Ranganath et al., 2014; Kucukelbir
+et al., 2017): ``advi.elbo`` climbed by ``advi.stochastic_ascent`` over the numbers of an
+``advi.guide``.
 """
 
 import math
@@ -20,14 +21,14 @@ import optax
 from numpy.typing import NDArray
 
 from ranef.errors import DataError, MethodError, OptionError, RowsNeededError, whole_number
-from ranef.inference import guide as guides
-from ranef.inference.alternation import Alternation, applies, closed, is_linear
-from ranef.inference.ascent import Search
+from ranef.inference.advi import guide as guides
+from ranef.inference.advi.elbo import Objective
+from ranef.inference.advi.stochastic_ascent import Search
 from ranef.inference.base import Draws, Method, Problem, sites_of
+from ranef.inference.block_ascent.matrix_factorization import Factorization
+from ranef.inference.block_ascent.matrix_factorization import applies as factorizes
+from ranef.inference.block_ascent.networks import Alternation, applies, closed, is_linear
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
-from ranef.inference.elbo import Objective
-from ranef.inference.factorization import Factorization
-from ranef.inference.factorization import applies as factorizes
 
 # The largest value whose square a float holds with room to spare for a sum.
 _LARGEST = 1e140

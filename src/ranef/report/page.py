@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from ranef.files import write_whole
+from ranef.files.atomic_write import write_whole
 from ranef.report.parts import Picture, Section
 
 

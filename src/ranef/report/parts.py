@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ranef.equation import Line, Sub
+from ranef.formula.equation import Line, Sub
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.equation import Summand
-from ranef.formula import TermCall
-from ranef.frame import Frame
-from ranef.moments import Measures, Scale
+from ranef.data.frame import Frame
+from ranef.data.moments import Measures, Scale
+from ranef.formula.equation import Summand
+from ranef.formula.formula import TermCall
 from ranef.priors import Prior
 from ranef.terms.spectrum import Spectrum
 

@@ -10,11 +10,12 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef import matrix, priors, sites
-from ranef.equation import Line, Sub, Summand, joined
-from ranef.frame import Frame
-from ranef.moments import Measures, Scale
-from ranef.priors import Prior, Stated
+from ranef import priors
+from ranef.data.frame import Frame
+from ranef.data.moments import Measures, Scale
+from ranef.formula import model_matrix
+from ranef.formula.equation import Line, Sub, Summand, joined
+from ranef.priors import Prior, Stated, sites
 from ranef.terms.base import (
     Constant,
     Design,
@@ -45,7 +46,7 @@ class State:
         covariance: (k, k) of the columns, until the coordinates are known.
     """
 
-    matrix: matrix.Matrix
+    matrix: model_matrix.Matrix
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
     coordinates: Coordinates | None = None
@@ -87,13 +88,13 @@ class Common(LinearTerm):
     needs_covariance = True
 
     def needs(self) -> dict[str, str]:
-        return matrix.needs(self.call.arguments)
+        return model_matrix.needs(self.call.arguments)
 
-    def scan(self, accumulator: Any, frame: Frame) -> matrix.Scan:
-        return matrix.scan(accumulator, self.call.arguments, frame)
+    def scan(self, accumulator: Any, frame: Frame) -> model_matrix.Scan:
+        return model_matrix.scan(accumulator, self.call.arguments, frame)
 
-    def finish(self, accumulator: matrix.Scan) -> State:
-        learned = matrix.finish(accumulator, self.call.arguments)
+    def finish(self, accumulator: model_matrix.Scan) -> State:
+        learned = model_matrix.finish(accumulator, self.call.arguments)
         width = sum(coding.width for coding in learned.codings)
         return State(learned, np.zeros(width), np.ones(width))
 

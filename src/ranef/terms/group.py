@@ -15,13 +15,14 @@ import numpyro.distributions as dist
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef import matrix, priors
-from ranef.equation import Line, Sub, Summand, joined
+from ranef import priors
+from ranef.data.frame import Frame, Index, LevelsSeen, crossed_levels
+from ranef.data.moments import Measures, Scale
 from ranef.errors import ColumnError, DataError
-from ranef.frame import Frame, Index, LevelsSeen, crossed_levels
-from ranef.moments import Measures, Scale
+from ranef.formula import model_matrix
+from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.priors import Prior, Stated
-from ranef.sites import Normals, parameter
+from ranef.priors.sites import Normals, parameter
 from ranef.terms.base import (
     CENTRED,
     Constant,
@@ -41,7 +42,7 @@ from ranef.terms.group_coordinates import coordinates
 class Scan:
     """The slopes' scan, and the levels seen."""
 
-    matrix: matrix.Scan
+    matrix: model_matrix.Scan
     levels: LevelsSeen
 
 
@@ -62,7 +63,7 @@ class State:
             these are named after their columns too.
     """
 
-    matrix: matrix.Matrix
+    matrix: model_matrix.Matrix
     levels: tuple[str, ...]
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
@@ -116,7 +117,7 @@ class Group(LinearTerm):
 
     def needs(self) -> dict[str, str]:
         return {
-            **matrix.needs(self.call.arguments),
+            **model_matrix.needs(self.call.arguments),
             **dict.fromkeys(self.call.options["factor"], "level"),
         }
 
@@ -124,7 +125,7 @@ class Group(LinearTerm):
         found = crossed_levels(frame, self.call.options["factor"])
         levels = (accumulator.levels if accumulator else LevelsSeen()).add(found)
         seen = accumulator.matrix if accumulator else None
-        return Scan(matrix.scan(seen, self.call.arguments, frame), levels)
+        return Scan(model_matrix.scan(seen, self.call.arguments, frame), levels)
 
     def finish(self, accumulator: Scan) -> State:
         levels = accumulator.levels.ordered()
@@ -133,7 +134,7 @@ class Group(LinearTerm):
                 f"the grouping {self.factor!r} has one level, {levels[0]!r}, and nothing can vary "
                 f"by it; leave ({self.call.label}) out"
             )
-        learned = matrix.finish(accumulator.matrix, self.call.arguments)
+        learned = model_matrix.finish(accumulator.matrix, self.call.arguments)
         width = sum(coding.width for coding in learned.codings)
         state = State(learned, levels, np.zeros(width), np.ones(width))
         if len(set(state.columns)) < len(state.columns):

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef import transforms
-from ranef.expression import Column, Expression, Function, Number, Operation
-from ranef.matrix import Coding, Part
+from ranef.formula import transforms
+from ranef.formula.expression import Column, Expression, Function, Number, Operation
+from ranef.formula.model_matrix import Coding, Part
 
 Array = NDArray[np.float64]
 

@@ -25,14 +25,14 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.equation import Line, Sub, Summand
+from ranef.data.frame import Frame, Index, LevelsSeen, crossed_levels
+from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError
-from ranef.expression import Column
-from ranef.frame import Frame, Index, LevelsSeen, crossed_levels
-from ranef.moments import Scale
+from ranef.formula.equation import Line, Sub, Summand
+from ranef.formula.expression import Column
 from ranef.priors import Prior
+from ranef.priors.sites import parameter
 from ranef.registry import suggestion
-from ranef.sites import parameter
 from ranef.terms.base import (
     Bilinear,
     Design,

@@ -4,8 +4,8 @@
 
 What x_i is believed to be, the predictor model, is a further part of the formula,
 ``mi(x) ~ z + (1 | g)``; without one nu is one number for all rows. The term itself is beta; the
-program integrates over what is missing (``incomplete``), as both the predictor model and the
-response have a say in it.
+program integrates over what is missing (``program.missing_values``), as both the predictor model
+and the response have a say in it.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,12 +17,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.equation import Sub, Summand
+from ranef.data.frame import Frame
+from ranef.data.moments import Measures, Scale
 from ranef.errors import DataError
-from ranef.frame import Frame
-from ranef.moments import Measures, Scale
+from ranef.formula.equation import Sub, Summand
 from ranef.priors import Prior
-from ranef.sites import parameter
+from ranef.priors.sites import parameter
 from ranef.terms.base import (
     Constant,
     Curve,

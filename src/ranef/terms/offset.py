@@ -8,11 +8,11 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef import transforms
+from ranef.data.frame import Frame
+from ranef.data.moments import Scale
 from ranef.errors import FormulaError
-from ranef.expression import Function
-from ranef.frame import Frame
-from ranef.moments import Scale
+from ranef.formula import transforms
+from ranef.formula.expression import Function
 from ranef.priors import Prior
 from ranef.terms.base import Design, LinearBlock, Replay, Term
 

@@ -1,0 +1,379 @@
+"""What the rows cannot tell: scales from zero, columns from each other and from the intercept."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.check.cells import Cell, empty_cells
+from ranef.check.symptom import Symptom
+from ranef.formula import model_matrix
+from ranef.posterior.posterior import Posterior
+from ranef.terms.base import LinearBlock
+
+# The 5% quantile of an sd over its median below which zero cannot be told from it; that of
+# |N(0, 1)|, all of whose mass is at the wall, is .09.
+_AT_ZERO = 0.15
+# The 99% quantile of a positive parameter over its median from which the tail is named.
+_HEAVY = 5.0
+# Variance inflation (Marquardt, 1970) from which a column is named, and from which only its
+# prior tells it from the others.
+_INFLATED, _TOLD_BY_PRIOR = 10.0, 1e8
+# Part of a column's size, of the constant's or of a singular value that is rounding.
+_ROUNDING = 1e-8
+# Levels of a factor among the common effects, as a share of the rows, from which it is named.
+_MOST_LEVELS = 0.5
+# Cells and columns that a sentence names.
+_NAMED = 3
+
+
+def boundaries(posterior: Posterior) -> Iterator[Symptom]:
+    """Scales of group effects that the data cannot tell from zero."""
+    for name, variable in posterior.variables.items():
+        if variable.role != "sd" or isinstance(
+            posterior.training.state.priors.get(name), priors.Fixed | priors.PointEstimate
+        ):
+            continue
+        low, middle = np.quantile(posterior.sd_draws(name), [0.05, 0.5])
+        if low < _AT_ZERO * middle:
+            yield Symptom(
+                f"{name} may be zero (5% of its posterior lies below {low:.2g})",
+                f"the data do not tell whether anything varies by {variable.factor} here",
+                "read its interval, not its mean, or leave the term out",
+                "trust",
+            )
+
+
+def heavy_tails(posterior: Posterior) -> Iterator[Symptom]:
+    """Positive parameters that the data do not bound, under a prior without a mean."""
+    for name, prior in posterior.training.state.priors.items():
+        if not _has_no_mean(prior) or name not in posterior.variables:
+            continue
+        draws = np.asarray(posterior.draws.sites[name])
+        middle, high = np.quantile(draws.reshape(-1, *draws.shape[2:]), [0.5, 0.99], axis=0)
+        if np.any(high > _HEAVY * middle):
+            yield Symptom(
+                f"{name} has a heavy tail (1% of its posterior lies above {np.max(high):.2g})",
+                "the data do not say how large it is, and under its prior it has no mean",
+                "read its median and interval, or give it a prior such as Gamma(2, 0.1)",
+                "trust",
+            )
+
+
+def _has_no_mean(prior: priors.Prior) -> bool:
+    return isinstance(prior, priors.HalfCauchy) or (
+        isinstance(prior, priors.HalfStudentT) and prior.nu <= 1
+    )
+
+
+def collinear(posterior: Posterior) -> Iterator[Symptom]:
+    """Common columns that the others make up."""
+    for own in _common_blocks(posterior):
+        explained = own.explained
+        for i, inflation in zip(
+            own.told, _inflations(own.columns[:, own.told], own.has_intercept), strict=True
+        ):
+            lost = inflation > _TOLD_BY_PRIOR
+            if inflation < _INFLATED or (lost and i in explained):
+                continue
+            label = own.labels[i]
+            times = np.sqrt(inflation)
+            sign = f"{label} is a combination of the other columns"
+            yield Symptom(
+                sign if lost else f"{label} is nearly a combination of the other columns",
+                "only its prior tells their effects apart"
+                if lost
+                else f"the sd of its effect is {times:,.1f} times what it would be alone",
+                "leave one of them out, or read their effects together",
+                "caution" if lost else "trust",
+            )
+
+
+def empty(posterior: Posterior) -> Iterator[Symptom]:
+    """Columns of zeros, cells of an interaction without rows, constants beside an intercept.
+
+    Rows that are read in batches are not looked at: what is constant in their sample need not be.
+    """
+    if posterior.training.stream is not None:
+        return
+    for own in (*_common_blocks(posterior), *_group_blocks(posterior)):
+        for name, cells in own.cells.items():
+            shown = "; ".join(
+                " with ".join(f"{f} {level!r}" for f, level in c) for c in cells[:_NAMED]
+            )
+            more = f" and {len(cells) - _NAMED} more" if len(cells) > _NAMED else ""
+            yield Symptom(
+                f"no row has {shown}{more}, a cell of {name}",
+                "only its prior tells what the effect of an empty cell is",
+                "predict for cells that have rows only, or leave the interaction out or merge "
+                "levels",
+                "caution",
+            )
+        named = own.named_in_cells
+        for i in own.zeros:
+            if i not in named:
+                yield Symptom(
+                    f"the column {own.labels[i]} is 0 in every row",
+                    "the rows say nothing of its effect, which has the distribution of its prior",
+                    "leave it out, or look whether the column was read as it should be",
+                    "caution",
+                )
+        for i in own.constants:
+            value = own.columns[0, i]
+            yield Symptom(
+                f"the column {own.labels[i]} is {value:.4g} in every row, as an intercept is",
+                f"only their priors tell its effect from that of {own.intercept_label}",
+                "leave it out, or look whether the column was read as it should be",
+                "caution",
+            )
+
+
+def many_levels(posterior: Posterior) -> Iterator[Symptom]:
+    """Factors among the common effects with nearly as many levels as there are rows."""
+    n = posterior.training.rows.used
+    named = set()
+    for own in _common_blocks(posterior):
+        for coding in own.codings:
+            for part in coding.parts:
+                levels = part.levels or ()
+                if len(levels) <= _MOST_LEVELS * n or part.expression in named:
+                    continue
+                named.add(part.expression)
+                column = part.expression.columns()[0]
+                number = next((level for level in levels if _is_spoiled(level)), None)
+                yield Symptom(
+                    f"the factor {part.expression} has {len(levels):,} levels in {n:,} rows",
+                    "most of its effects are told by a single row",
+                    f"write it as (1 | {column})"
+                    if number is None
+                    else f"its texts look like numbers, such as {number!r}: write them as numbers",
+                    "caution",
+                )
+
+
+def _is_spoiled(level: str) -> bool:
+    """Whether a text is a number but for a percent sign, a currency or separators."""
+    bare = level.strip().strip("%$€£ ").replace(",", "").replace(" ", "").replace("'", "")
+    return bare.replace(".", "", 1).lstrip("+-").isdigit()
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of one term.
+
+    Attributes:
+        labels, columns: (k,) and (n, k).
+        codings: the products that they are of, in order; () where that is not known.
+        intercept: the place of the intercept, None without one.
+        intercept_label: what the intercept is called.
+        fixed: places of columns whose effect is known.
+    """
+
+    labels: Sequence[str]
+    columns: NDArray[np.float64]
+    codings: tuple[model_matrix.Coding, ...]
+    intercept: int | None
+    intercept_label: str
+    fixed: frozenset[int]
+
+    @property
+    def has_intercept(self) -> bool:
+        return self.intercept is not None
+
+    @property
+    def free(self) -> list[int]:
+        """Places of columns that have an effect to estimate, but for the intercept."""
+        every = range(self.columns.shape[1])
+        return [i for i in every if i != self.intercept and i not in self.fixed]
+
+    @property
+    def zeros(self) -> list[int]:
+        return [i for i in self.free if not self.columns[:, i].any()]
+
+    @property
+    def constants(self) -> list[int]:
+        """Places of columns that do not vary, beside an intercept."""
+        if not self.has_intercept:
+            return []
+        away = np.ptp(self.columns, axis=0)
+        size = np.abs(self.columns).max(axis=0)
+        return [i for i in self.free if size[i] > 0 and away[i] <= 1e-11 * size[i]]
+
+    @property
+    def told(self) -> list[int]:
+        """Places of columns that may be combinations of each other."""
+        left_out = {*self.zeros, *self.constants}
+        return [i for i in self.free if i not in left_out]
+
+    @cached_property
+    def cells(self) -> dict[str, list[Cell]]:
+        """Interaction to its cells that have no row."""
+        return empty_cells(self.codings, self.columns)
+
+    @property
+    def named_in_cells(self) -> set[int]:
+        """Places of columns that belong to an empty cell."""
+        cells = {frozenset(cell) for own in self.cells.values() for cell in own}
+        return {
+            i
+            for i, place in enumerate(_places(self.codings))
+            for size in range(2, len(place) + 1)
+            for part in combinations(place, size)
+            if frozenset(part) in cells
+        }
+
+    @property
+    def explained(self) -> set[int]:
+        """Places of columns that are combinations because of empty cells that have no column."""
+        factors = {
+            frozenset(factor for factor, _ in cell) for own in self.cells.values() for cell in own
+        }
+        return {
+            i
+            for i, place in enumerate(_places(self.codings))
+            if place and any({factor for factor, _ in place} <= own for own in factors)
+        }
+
+
+def _places(codings: Sequence[model_matrix.Coding]) -> list[set[tuple[str, str]]]:
+    """The factors and levels of each column."""
+    out: list[set[tuple[str, str]]] = []
+    for coding in codings:
+        own: list[set[tuple[str, str]]] = [set()]
+        for part in coding.parts:
+            key = str(part.expression)
+            names = [{(key, name)} if part.levels else set() for name in part.names]
+            own = [a | b for a in own for b in names]
+        out += own
+    return out
+
+
+def _common_blocks(posterior: Posterior) -> Iterator[_Columns]:
+    known, family = posterior.training.state.priors, posterior.program.family
+    for term, block in _blocks(posterior):
+        if block.codes is not None:
+            continue
+        labels = _labels(posterior, block)
+        sites = [name for name, count in block.sites for _ in range(count)]
+        fixed = {i for i, name in enumerate(sites) if isinstance(known.get(name), priors.Fixed)}
+        # That of a model of thresholds is fixed at zero and stands for these; one that the user
+        # has fixed leaves a constant something to tell.
+        places = [
+            i
+            for i, name in enumerate(sites)
+            if name.endswith("Intercept") and (i not in fixed or not family.intercept)
+        ]
+        intercept = places[0] if places else None
+        name = "" if intercept is None else labels[intercept]
+        name = "the thresholds" if intercept in fixed else name
+        yield _Columns(
+            labels,
+            np.asarray(block.columns, np.float64),
+            _codings(posterior, term, len(labels)),
+            intercept,
+            name,
+            frozenset(fixed - {intercept}),
+        )
+
+
+def _group_blocks(posterior: Posterior) -> Iterator[_Columns]:
+    for term, block in _blocks(posterior):
+        if block.codes is None or len(block.scales) != block.columns.shape[1]:
+            continue
+        labels = [name.removesuffix("_sigma") for name in block.scales]
+        place = intercept_of(block)
+        yield _Columns(
+            labels,
+            np.asarray(block.columns, np.float64),
+            _codings(posterior, term, len(labels)),
+            place,
+            "" if place is None else labels[place],
+            frozenset(),
+        )
+
+
+def intercept_of(block: LinearBlock) -> int | None:
+    """The place of the intercepts that vary by level, None without."""
+    return next(
+        (
+            i
+            for i, name in enumerate(block.scales)
+            if name.endswith(f"1|{block.grouping}_sigma") and np.all(block.columns[:, i] == 1)
+        ),
+        None,
+    )
+
+
+def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
+    """Label and block of every term whose coefficients belong to columns of the table."""
+    problem = posterior.program.problem(posterior.written)
+    for term, block in problem.structure().items():
+        if block is None or not block.sites:
+            continue
+        if block.codes is not None and block.grouping:
+            yield term, block
+        elif (
+            block.codes is None
+            and not block.scales
+            and all(name in posterior.variables for name, _ in block.sites)
+        ):
+            yield term, block  # others are weights of a network
+
+
+def _codings(posterior: Posterior, term: str, width: int) -> tuple[model_matrix.Coding, ...]:
+    """Of a term that has a model matrix."""
+    learned = getattr(posterior.training.state.terms[term], "matrix", None)
+    if not isinstance(learned, model_matrix.Matrix):
+        return ()
+    return learned.codings if sum(c.width for c in learned.codings) == width else ()
+
+
+def _labels(posterior: Posterior, block: LinearBlock) -> list[str]:
+    return [
+        label
+        for name, count in block.sites
+        for label, _ in posterior.variables[name].elements(name)[:count]
+    ]
+
+
+def common(
+    posterior: Posterior, parameter: str | None = None
+) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
+    """Labels and columns (n, k) of every block of common effects, of one family parameter or all.
+
+    Rows that were read in batches are represented by the sample that is held.
+    """
+    predicts = posterior.program.problem(posterior.training).predicts
+    for term, block in _blocks(posterior):
+        if block.codes is None and parameter in (None, predicts[term]):
+            yield _labels(posterior, block), np.asarray(block.columns, np.float64)
+
+
+def _inflations(columns: NDArray[np.float64], intercept: bool) -> NDArray[np.float64]:
+    """1 / (1 - R_j^2) of each column on the others, about its mean where these have a constant.
+
+    Without an intercept a constant may still be a combination of columns, as of those of a factor
+    with all of its levels: the columns that make it up are taken as they are, the others about
+    their means. Where none is, all are taken as they are.
+    """
+    if columns.shape[1] == 0:
+        return np.zeros(0)
+    size = np.linalg.norm(columns, axis=0)
+    centred = np.ones(columns.shape[1], bool)
+    if not intercept:
+        unit = columns / size
+        ones = np.ones(len(columns))
+        weights = np.linalg.lstsq(unit, ones, rcond=_ROUNDING)[0]
+        far = np.sqrt(len(columns))
+        inside = np.linalg.norm(unit @ weights - ones) < _ROUNDING * far
+        centred = inside & (np.abs(weights) < _ROUNDING * far)
+    away = columns - np.where(centred, columns.mean(axis=0), 0.0)
+    length = np.linalg.norm(away, axis=0)
+    unit = away / np.where(length > 0, length, 1.0)
+    _, values, directions = np.linalg.svd(unit, full_matrices=False)
+    values = np.maximum(values, _ROUNDING)
+    return ((directions / values[:, None]) ** 2).sum(axis=0)

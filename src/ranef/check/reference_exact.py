@@ -1,0 +1,278 @@
+"""The reference where the coefficients integrate out: the exact method's own machinery.
+
+Given theta all coefficients are normal, so that k-hat is that of theta and the common effects
+with the group effects integrated, and a level's effect, standardised by its exact conditional
+moments at each draw's theta, is N(0, 1) under the posterior.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.check.deadline import Deadline
+from ranef.check.reference import NoReference, Reference, normal_k_hat, scale_coordinate
+from ranef.errors import RanefError
+from ranef.inference.base import Problem
+from ranef.inference.hyperparameters.sampler import explore
+from ranef.inference.lmm.coefficient_posterior import Coefficients
+from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.model import effects_by_site
+from ranef.inference.lmm.sufficient_statistics import read
+from ranef.numerics.blas_threads import threads_for
+from ranef.numerics.psis import smoothed
+from ranef.posterior.posterior import Posterior
+from ranef.terms.base import CENTRED
+
+Array = NDArray[np.float64]
+
+# Draws of the reference; draws of q at which conditional moments are taken; levels looked at.
+_DRAWS, _AT, _LEVELS = 10_000, 400, 100
+# Of t priors, whose scales are hyperparameters that a fit does not keep.
+HIDDEN = "t priors of common effects have scales that the draws do not hold"
+# Values of theta over which common effects are mixed where an evaluation is dear.
+_FEW = 64
+
+
+def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Reference | NoReference:
+    """No reference where there is no closed form, it is too dear, or its draws are not reliable.
+
+    Raises:
+        OutOfTimeError: once the time is over.
+    """
+    if problem.windows:
+        return NoReference("rows are read in batches")
+    problem = held(problem, posterior.draws.points)
+    try:
+        mixed = read(problem, "check")
+        if mixed.tails:
+            return NoReference(HIDDEN)
+        if not mixed.solver.is_affordable:
+            return NoReference("the exact density of the scales takes too long to evaluate")
+        with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
+            marginal = Marginal.of(mixed, problem.priors, problem.spread)
+            return _compared(posterior, problem, marginal, deadline)
+    except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
+        # What the closed form cannot do, or not at this precision, it does not judge.
+        return NoReference(str(error))
+
+
+def held(problem: Problem, points: Mapping[str, Any]) -> Problem:
+    """The problem with point estimates of scales fixed where the fit has them."""
+    blocks = [block for block in problem.structure().values() if block is not None]
+    effects = {name for block in blocks for name, _ in block.sites}
+    scales = {name: value for name, value in points.items() if name not in effects}
+    given = {
+        name: priors.Fixed(float(scales[name]))
+        if isinstance(prior, priors.PointEstimate) and name in scales and not np.ndim(scales[name])
+        else prior
+        for name, prior in problem.priors.items()
+    }
+    return replace(problem, priors=given)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The density of theta, as `explore` takes it."""
+
+    marginal: Marginal
+
+    def log_density(self, x: Array) -> Array:
+        return self.marginal.log_density(x)
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        return self.marginal.value_and_gradient(x)
+
+    def canonical(self, x: Array) -> Array:
+        return self.marginal.coordinates.canonical(x)
+
+    def folds(self) -> list[tuple[int, Array]]:
+        coordinates = self.marginal.coordinates
+        return [(i, coordinates.signs([i])) for i in coordinates.folded]
+
+
+def _compared(
+    posterior: Posterior, problem: Problem, marginal: Marginal, deadline: Deadline
+) -> Reference | NoReference:
+    mixed, coordinates = marginal.mixed, marginal.coordinates
+    found = explore(
+        _Target(marginal),
+        marginal.start,
+        marginal.width,
+        np.random.default_rng(0),
+        _DRAWS,
+        cheap=mixed.solver.is_cheap,
+        tick=deadline.tick,
+    )
+    if not (found.found and found.reliable):
+        return NoReference("draws from the exact density of the scales were not reliable")
+    sites = posterior.draws.sites
+    flat = {name: _flat(sites[name]) for name in sites}
+    names = [scale.name for scale in coordinates.scales]
+    names += [correlation.name for correlation, _ in coordinates.correlations]
+    size = len(next(iter(flat.values())))
+    x = coordinates.inverse({name: flat[name] for name in names}) if names else np.zeros((size, 0))
+    beta = [flat[name].reshape(size, -1) for name, _ in mixed.common]
+    beta = np.concatenate([np.zeros((size, 0)), *beta], axis=1)
+    exact = found.x if mixed.solver.is_cheap else found.x[:_FEW]
+    means, spread = _common(marginal, exact)
+    # Theta's own moments are those of all draws.
+    away, own = means - means.mean(axis=0), theta_coordinates(marginal, exact, found.x)
+    theta = theta_coordinates(marginal, found.x, found.x)
+    covariance = np.block(
+        [
+            [_covariance(theta), (own - own.mean(axis=0)).T @ away / len(exact)],
+            [away.T @ (own - own.mean(axis=0)) / len(exact), _covariance(means) + spread],
+        ]
+    )
+    levels = _levels(marginal, found.x, flat)
+    worst, seen = _level_k_hat(marginal, x, flat)
+    return Reference(
+        (*phi_labels(posterior, marginal), *_common_labels(posterior, marginal)),
+        np.concatenate([theta_coordinates(marginal, x, found.x), beta], axis=1),
+        np.concatenate([theta.mean(axis=0), means.mean(axis=0)]),
+        covariance,
+        float(_DRAWS),
+        _k_hat(marginal, x, beta) if posterior.draws.from_guide else None,
+        reported_scales(posterior, marginal, x, found.x, np.full(len(found.x), 1 / _DRAWS)),
+        levels,
+        worst,
+        seen,
+        source=f"{_DRAWS:,} draws from the exact density of the scales",
+    )
+
+
+def _flat(values: Any) -> Array:
+    array = np.asarray(values, np.float64)
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+
+def _covariance(values: Array) -> Array:
+    away = values - values.mean(axis=0)
+    return away.T @ away / len(values)
+
+
+def theta_coordinates(marginal: Marginal, x: Array, about: Array) -> Array:
+    """The coordinates phi of theta at x, medians those of `about`."""
+    out = x.copy()
+    for i, scale in enumerate(marginal.coordinates.scales):
+        middle = float(np.median(np.abs(scale.value(about[:, i]))))
+        out[:, i] = scale_coordinate(np.abs(scale.value(x[:, i])), middle)
+    return out
+
+
+def reported_scales(
+    posterior: Posterior, marginal: Marginal, x: Array, exact: Array, weights: Array
+) -> dict[str, tuple[Array, Array, Array]]:
+    """Label to draws of q at x, of the reference at `exact`, and the weights of these."""
+    return {
+        posterior.site_labels(scale.name, 1)[0]: (
+            np.abs(scale.value(x[:, i])),
+            np.abs(scale.value(exact[:, i])),
+            weights,
+        )
+        for i, scale in enumerate(marginal.coordinates.scales)
+    }
+
+
+def phi_labels(posterior: Posterior, marginal: Marginal) -> list[str]:
+    """Of the coordinates of theta."""
+    coordinates = marginal.coordinates
+    out = [posterior.site_labels(scale.name, 1)[0] for scale in coordinates.scales]
+    for grouping in marginal.mixed.groupings:
+        for correlation, _ in coordinates.correlations:
+            if correlation.name == grouping.cholesky:
+                name = grouping.correlation.removesuffix(CENTRED)
+                out += [name] * len(correlation.places)
+    return out
+
+
+def _common_labels(posterior: Posterior, marginal: Marginal) -> list[str]:
+    out = []
+    for name, count in marginal.mixed.common:
+        out += posterior.site_labels(name, count)
+    return out
+
+
+def _common(marginal: Marginal, x: Array) -> tuple[Array, Array]:
+    """Means (n, p) of the common effects at each x, and the mean of their covariances."""
+    p = marginal.mixed.solver.p
+    means, spread = np.empty((len(x), p)), np.zeros((p, p))
+    for rows in marginal.mixed.solver.chunks(len(x)):
+        solution, sigma = marginal.solve(x[rows])
+        means[rows] = solution.common
+        spread += (solution.common_covariance * sigma[:, None, None] ** 2).sum(axis=0)
+    return means, spread / len(x)
+
+
+def _k_hat(marginal: Marginal, x: Array, beta: Array) -> float | None:
+    """Of theta and beta: log p(theta | y) + log N(beta; E[beta | theta, y], var[...])."""
+    if not marginal.mixed.solver.is_cheap:
+        return None
+    log_p = marginal.log_density(x)
+    for rows in marginal.mixed.solver.chunks(len(x)):
+        solution, sigma = marginal.solve(x[rows])
+        covariance = solution.common_covariance * sigma[:, None, None] ** 2
+        away = beta[rows] - solution.common
+        if beta.shape[1]:
+            inside = (away * np.linalg.solve(covariance, away[..., None])[..., 0]).sum(axis=1)
+            log_p[rows] -= 0.5 * (inside + np.linalg.slogdet(covariance)[1])
+    z = x.copy()
+    for i, scale in enumerate(marginal.coordinates.scales):
+        if scale.kind != "interval":
+            # The guides are normal in the logarithm.
+            value = scale.value(x[:, i])
+            z[:, i] = np.log(value)
+            log_p = log_p + np.log(value / scale.slope(x[:, i]))
+    return normal_k_hat(np.concatenate([z, beta], axis=1), log_p)
+
+
+def _levels(
+    marginal: Marginal, x: Array, flat: Mapping[str, Array]
+) -> dict[str, tuple[Array, Array, Array, Array]]:
+    """Mean and sd of each level's effects, by q and by the posterior."""
+    coefficients = Coefficients(marginal, x, 0)
+    known, out = coefficients.moments(), {}
+    for name in coefficients.group_sites:
+        if name in flat:
+            mean, sd = known[name]
+            own = flat[name]
+            both = (own.mean(axis=0), own.std(axis=0, ddof=1), mean, sd)
+            out[name] = tuple(np.ravel(part) for part in both)
+    return out
+
+
+def _level_k_hat(
+    marginal: Marginal, x: Array, flat: Mapping[str, Array]
+) -> tuple[float | None, int]:
+    """The worst k-hat of single effects, standardised given theta, and over how many levels."""
+    mixed = marginal.mixed
+    worst, seen = -np.inf, 0
+    if not mixed.solver.is_cheap or not mixed.groupings:
+        return None, 0
+    at = np.unique(np.linspace(0, len(x) - 1, _AT).astype(int))
+    parts = [marginal.solve(x[at][rows]) for rows in mixed.solver.chunks(len(at))]
+    cap = max(1, _LEVELS // len(mixed.groupings))
+    for grouping in mixed.groupings:
+        f = grouping.factor
+        mean = np.concatenate([solution.effects[f] for solution, _ in parts])
+        sd = np.concatenate(
+            [np.sqrt(solution.effect_variances[f]) * s[:, None, None] for solution, s in parts]
+        )
+        means, sds = effects_by_site(grouping, mean), effects_by_site(grouping, sd)
+        looked = np.unique(np.linspace(0, grouping.levels - 1, cap).astype(int))
+        seen += len(looked)
+        for name, _ in grouping.sites:
+            if name not in flat or grouping.shared:
+                continue
+            noise = (flat[name][at] - means[name]) / sds[name]
+            noise = noise[:, looked].reshape(len(at), -1)
+            for e in noise.T:
+                if not np.isfinite(e).all() or e.std() == 0:
+                    continue
+                log_q = -0.5 * ((e - e.mean()) / e.std()) ** 2
+                worst = max(worst, smoothed(-0.5 * e**2 - log_q)[1])
+    return (float(worst) if np.isfinite(worst) else None), seen

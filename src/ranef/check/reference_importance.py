@@ -1,0 +1,452 @@
+"""The reference where nothing integrates in closed form, for small models of any family.
+
+With phi the scales, correlations, common effects and whatever else is not a group effect b,
+
+    log p(phi | y) = f(phi, b*) - 1/2 log|A / 2 pi| + log E[exp(f - f* + (b - b*)' A (b - b*) / 2)]
+
+with f the program's log joint, b* its mode in b, A the negative Hessian there (a Schur
+complement: b is integrated out) and the expectation over b ~ N(b*, A^-1). The last part corrects
+Laplace's approximation by a few antithetic draws: unbiased for p, so that importance draws of phi
+have the posterior itself for their target, not its approximation (Tran et al., 2013).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from numpy.typing import NDArray
+from numpyro.infer.util import log_density
+
+from ranef.check.deadline import COMPILING, Deadline
+from ranef.check.reference import (
+    NoReference,
+    Reference,
+    kurtosis_of,
+    normal_k_hat,
+    scale_coordinate,
+)
+from ranef.errors import RanefError
+from ranef.inference.base import Latent, Problem, sites_of
+from ranef.inference.hyperparameters.proposal import Mixture, adapted
+from ranef.numerics.jax_cholesky import cholesky, solve, solve_columns
+from ranef.numerics.psis import smoothed
+from ranef.posterior.posterior import Posterior
+from ranef.terms.base import LinearBlock
+
+Numbers = NDArray[np.float64]
+
+# Parameters beside the group effects, and numbers that an evaluation goes through, at most.
+_PARAMETERS, _COST = 20, 100_000
+# The latter where groups cross, so that every step of Newton's method takes a dense Hessian of all
+# levels: short chains are faster.
+_COST_CROSSED = 10_000
+# Values of phi in each round, rounds in which the proposal adapts, times that many values for the
+# reference where there is time for them, and pairs of draws of b at each.
+_SIZE, _ROUNDS, _PARTS, _PAIRS = 1_000, 4, 4, 8
+# The log ratio of a value that the posterior rules out: its weight is zero.
+_IMPOSSIBLE = -1e300
+# Share of the values that equally weighted draws of as much worth make up, beyond which the
+# proposal does not adapt any further.
+_EFFECTIVE = 0.4
+# Newton steps at most, and side by side.
+_STEPS, _BATCH = 50, 40
+# An unconstrained value at which what is bounded by zero is below the other number: NumPyro's
+# logistic function ends at the smallest of all.
+_FAR, _NOTHING = 1e4, 1e-300
+# The reference is taken once k-hat is under this.
+_GOOD = 0.5
+
+
+def sampled(posterior: Posterior, problem: Problem, deadline: Deadline) -> Reference | NoReference:
+    """No reference for a model that is too large, or whose weights cannot be relied on.
+
+    Raises:
+        OutOfTimeError: once the time is over.
+    """
+    if problem.windows:
+        return NoReference("rows are read in batches")
+    blocks = grouped_blocks(problem)
+    if not _is_small(blocks, problem.n):
+        return NoReference("the model is too large for importance sampling")
+    deadline.tick(COMPILING)
+    try:
+        with jax.enable_x64(True):
+            joint = Joint.of(posterior, problem)
+            if not 0 < joint.parameters <= _PARAMETERS:
+                return NoReference("the model has too many parameters for importance sampling")
+            return _compared(posterior, joint, deadline)
+    except (RanefError, FloatingPointError, np.linalg.LinAlgError) as error:
+        return NoReference(str(error))
+
+
+def grouped_blocks(problem: Problem) -> list[LinearBlock]:
+    """The blocks of effects that vary by level."""
+    return [b for b in problem.structure().values() if b is not None and b.codes is not None]
+
+
+def _is_small(blocks: Sequence[LinearBlock], n: int) -> bool:
+    """Whether thousands of integrals over the group effects can be afforded."""
+    sizes = [block.levels * np.shape(block.columns)[1] for block in blocks]
+    crossed = len({block.grouping for block in blocks}) > 1
+    m, k = sum(sizes), sum(np.shape(block.columns)[1] for block in blocks)
+    width = max(m if crossed else k, 1)
+    # What an evaluation goes through: a product with the rows for each column of a block, and the
+    # factors.
+    return width * (n + m) + m * width**2 <= (_COST_CROSSED if crossed else _COST)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The log joint density of a fit's program, in phi and b, unconstrained.
+
+    Attributes:
+        problem: the model and its rows.
+        latents: its sites.
+        inner: sites of the group effects, b.
+        index: (J, k) places in b: of the J levels of a grouping that is alone, or all in one.
+        given: point estimates and state, as the fit has them.
+    """
+
+    problem: Problem
+    latents: dict[str, Latent]
+    inner: tuple[str, ...]
+    index: NDArray[np.int64]
+    given: dict[str, Any]
+
+    @classmethod
+    def of(cls, posterior: Posterior, problem: Problem) -> "Joint":
+        draws = posterior.draws
+        latents = dict(sites_of(problem, jax.random.key(0)).latents)
+        blocks = grouped_blocks(problem)
+        inner = tuple(name for block in blocks for name, _ in block.sites if name in latents)
+        index = _by_level(latents, inner, {block.grouping for block in blocks})
+        given = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
+        problem = replace(problem, data=jax.tree.map(jnp.asarray, problem.data))
+        return cls(problem, latents, inner, index, given)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers phi has."""
+        return sum(int(np.size(self.latents[name].start)) for name in self.outer)
+
+    @property
+    def outer(self) -> tuple[str, ...]:
+        return tuple(name for name in self.latents if name not in self.inner)
+
+    def separate(self, names: tuple[str, ...]) -> Any:
+        """From a flat array to one for each site."""
+        return ravel_pytree([self.latents[name].start for name in names])[1]
+
+    def flat(self, names: tuple[str, ...], sites: Any) -> Numbers:
+        """Draws of the sites (S, ...) in unconstrained coordinates, (S, size)."""
+        size = len(next(iter(sites.values())))
+        parts = [
+            np.asarray(self.latents[name].transform.inv(jnp.asarray(sites[name]))).reshape(size, -1)
+            for name in names
+        ]
+        return np.concatenate([np.zeros((size, 0)), *parts], axis=1)
+
+    def values(self, names: tuple[str, ...], z: Array) -> dict[str, Array]:
+        return {
+            name: self.latents[name].transform(own)
+            for name, own in zip(names, self.separate(names)(z), strict=True)
+        }
+
+    def log_density(self, phi: Array, b: Array) -> Array:
+        """f, the Jacobian of phi included."""
+        inner = self.values(self.inner, b) if self.inner else {}
+        values = {**self.values(self.outer, phi), **inner}
+        return self.at(values, self.problem.data) + self.log_jacobian(self.outer, phi)
+
+    def log_jacobian(self, names: tuple[str, ...], z: Array) -> Array:
+        """Log |d sites / d z| of some sites."""
+        out: Any = jnp.zeros(())
+        values = self.values(names, z)
+        for name, own in zip(names, self.separate(names)(z), strict=True):
+            out = out + jnp.sum(
+                self.latents[name].transform.log_abs_det_jacobian(own, values[name])
+            )
+        return jnp.asarray(out)
+
+    def at(self, values: Mapping[str, Array], data: Any) -> Array:
+        """The log joint density at values of all sites."""
+        # What draws as it runs, such as dropout, draws the same each time.
+        run = numpyro.handlers.seed(self.problem.run, 0) if self.given else self.problem.run
+        found = log_density(run, (data, self.problem.n), {}, {**values, **self.given})[0]
+        return jnp.asarray(found)
+
+    def marginal(self, phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
+        """Log p(phi, y), and the mean and second moment of b given phi."""
+        if not self.inner:
+            return self.log_density(phi, start), start, start
+        b, root = self._mode(phi, start)
+        # b = b* + L'^-1 e with A = L L', so that the quadratic form is e'e.
+        steps = jax.vmap(lambda e: self._spread(solve(root, e[self.index], transposed=True)))(noise)
+        draws = jnp.concatenate([b + steps, b - steps])
+        values = jax.vmap(lambda own: self.log_density(phi, own))(draws)
+        squares = jnp.tile(0.5 * jnp.sum(noise**2, axis=1), 2)
+        ratios = jnp.nan_to_num(values + squares, nan=-jnp.inf, posinf=-jnp.inf)
+        log_mean = jax.scipy.special.logsumexp(ratios) - jnp.log(len(ratios))
+        log_det = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)))
+        weights = jax.nn.softmax(ratios)
+        mean = weights @ draws
+        # Of so few draws the variance would be noisy; that of the normal part is exact. Where many
+        # levels make the weights uneven, the mean is noisy by a share of it, and its square by so
+        # much too large: as b* +- d come in pairs, by the squared differences of their weights.
+        noise_of_mean = jnp.sum((weights[: len(noise)] - weights[len(noise) :]) ** 2)
+        variance = self._spread(self._variances(root)) * (1 - noise_of_mean)
+        return log_mean - log_det, mean, variance + mean**2
+
+    def _variances(self, root: Array) -> Array:
+        """The diagonal of every A^-1, (J, k): the squared lengths of the columns of L^-1."""
+        units = jnp.broadcast_to(jnp.eye(root.shape[-1]), root.shape)
+        return jnp.sum(solve_columns(root, units) ** 2, axis=-2)
+
+    def _spread(self, by_level: Array) -> Array:
+        """Numbers (J, k) by level as the flat b has them."""
+        return jnp.zeros(self.index.size).at[self.index].set(by_level)
+
+    def _mode(self, phi: Array, start: Array) -> tuple[Array, Array]:
+        """b* and the Cholesky factors of A, (J, k, k), by Newton's method with damping."""
+        gradient = jax.grad(lambda b: self.log_density(phi, b))
+
+        def negative_hessian(b: Array) -> Array:
+            # Levels do not meet in A: one product has a column of every level's block.
+            def column(e: Array) -> Array:
+                unit = self._spread(jnp.broadcast_to(e, self.index.shape))
+                return jax.jvp(gradient, (b,), (unit,))[1][self.index]
+
+            return -jnp.moveaxis(jax.vmap(column)(jnp.eye(self.index.shape[1])), 0, -1)
+
+        def step(state: tuple) -> tuple:
+            b, f, damping, k, _ = state
+            slope, a = gradient(b), negative_hessian(b)
+            ridge = jnp.maximum(jnp.abs(jnp.diagonal(a, axis1=-2, axis2=-1)), 1e-8)
+            root = cholesky(a + damping * ridge[..., None] * jnp.eye(a.shape[-1]))
+            move = self._spread(solve(root, solve(root, slope[self.index]), transposed=True))
+            new = b + move
+            after = self.log_density(phi, new)
+            good = jnp.isfinite(after) & (after >= f - 1e-9 * (1 + jnp.abs(f)))
+            done = good & (jnp.dot(slope, move) < 1e-8)
+            less = jnp.where(damping < 1e-3, 0.0, damping / 10)
+            more = jnp.maximum(10 * damping, 1e-2)
+            return (
+                jnp.where(good, new, b),
+                jnp.where(good, after, f),
+                jnp.where(good, less, more),
+                k + 1,
+                done,
+            )
+
+        def going(state: tuple) -> Array:
+            return (~state[4]) & (state[3] < _STEPS)
+
+        f = self.log_density(phi, start)
+        begin = (start, f, jnp.zeros(()), jnp.zeros((), int), jnp.zeros((), bool))
+        b = jax.lax.while_loop(going, step, begin)[0]
+        return b, cholesky(negative_hessian(b))
+
+    @cached_property
+    def _compiled(self) -> Any:
+        def every(phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
+            return jax.vmap(lambda own, e: self.marginal(own, start, e))(phi, noise)
+
+        return jax.jit(every)
+
+    def marginals(
+        self, phi: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
+    ) -> tuple[Numbers, Numbers, Numbers]:
+        """`marginal` at phi (n, d): (n,), (n, m) and (n, m).
+
+        Raises:
+            OutOfTimeError: once the time is over.
+        """
+        # Where there is no b a number stands for it, since nothing goes through a loop empty.
+        start = start if len(start) else np.zeros(1)
+        noise = rng.standard_normal((len(phi), _PAIRS, len(start)))
+        parts = []
+        for first in range(0, len(phi), _BATCH):
+            deadline.tick()
+            # The last batch is filled up, so that one compiled program serves all.
+            own = np.minimum(np.arange(first, first + _BATCH), len(phi) - 1)
+            found = self._compiled(jnp.asarray(phi[own]), jnp.asarray(start), noise[own])
+            parts.append([np.asarray(part)[: len(phi) - first] for part in found])
+        value, mean, square = (np.concatenate(part) for part in zip(*parts, strict=True))
+        fine = np.isfinite(value) & np.isfinite(mean).all(axis=1) & np.isfinite(square).all(axis=1)
+        mean, square = (np.where(fine[:, None], part, 0.0) for part in (mean, square))
+        return np.where(fine, value, -np.inf), mean, square
+
+
+def _by_level(
+    latents: Mapping[str, Latent], inner: Sequence[str], groupings: Collection[str]
+) -> NDArray[np.int64]:
+    """Places in b (J, k) level by level, or (1, m) where several groupings share rows."""
+    parts, first = [], 0
+    for name in inner:
+        shape = np.shape(latents[name].start)
+        size = int(np.prod(shape))
+        parts.append(np.arange(first, first + size).reshape(shape[0], -1))
+        first += size
+    if len(groupings) == 1 and len({len(part) for part in parts}) == 1:
+        return np.concatenate(parts, axis=1)
+    return np.arange(first)[None]
+
+
+def _compared(posterior: Posterior, joint: Joint, deadline: Deadline) -> Reference | NoReference:
+    sites = {name: np.asarray(posterior.draws.sites[name], np.float64) for name in joint.latents}
+    sites = {name: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]) for name, v in sites.items()}
+    q, effects = joint.flat(joint.outer, sites), joint.flat(joint.inner, sites)
+    if not np.isfinite(q).all():
+        return NoReference("draws of the fit lie on the edge of what parameters may be")
+    rng = np.random.default_rng(0)
+    start = effects.mean(axis=0)
+    k_hat = None
+    if posterior.draws.from_guide:
+        at = np.unique(np.linspace(0, len(q) - 1, _SIZE).astype(int))
+        k_hat = normal_k_hat(q[at], joint.marginals(q[at], start, rng, deadline)[0])
+    found = _weighted(joint, q, start, rng, deadline)
+    if found is None:
+        return NoReference("importance weights through the program were not reliable")
+    phi, weights, mean, square = found
+    labels, columns, inside, scales = coordinates(
+        posterior, joint, {name: sites[name] for name in joint.outer}, phi, weights
+    )
+    middle = weights @ inside
+    away = inside - middle
+    right = weights @ mean
+    sd = np.sqrt(np.maximum(weights @ square - right**2, 0.0))
+    levels, kurtosis, places = {}, {}, 0
+    for name in joint.inner:
+        own = slice(places, places + np.size(joint.latents[name].start))
+        places = own.stop
+        part = effects[:, own]
+        levels[name] = (part.mean(axis=0), part.std(axis=0, ddof=1), right[own], sd[own])
+        kurtosis[name] = kurtosis_of(part)
+    covariance = (weights[:, None] * away).T @ away
+    effective = 1 / float((weights**2).sum())
+    source = f"{len(phi):,} importance draws through the program, group effects integrated out"
+    return Reference(
+        labels,
+        columns,
+        middle,
+        covariance,
+        effective,
+        k_hat,
+        scales,
+        levels,
+        kurtosis=kurtosis,
+        source=source,
+    )
+
+
+def _weighted(
+    joint: Joint, q: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
+) -> tuple[Numbers, Numbers, Numbers, Numbers] | None:
+    """Weighted draws of phi from all rounds' proposals, which adapt; None if k-hat stays high."""
+    d = q.shape[1]
+    covariance = np.cov(q.T).reshape(d, d)
+    small = 1e-10 * np.diag(np.diagonal(covariance) + 1e-12)
+    root = np.asarray(np.linalg.cholesky(covariance + small), np.float64)
+    # Wider than q: a guide's sds err on the small side, and a weight can mend what is too wide.
+    proposal = Mixture(
+        q.mean(axis=0)[None], np.asarray(1.5 * root, np.float64), 5.0, np.ones((1, d))
+    )
+    trial = 0
+    while True:
+        trial += 1
+        began, used = deadline.left, proposal
+        found = _round(joint, used, start, rng, deadline)
+        if not (found[-1] > _IMPOSSIBLE).any():
+            return None
+        weights, k = smoothed(found[-1])
+        effective = 1 / float((weights**2).sum())
+        if (k < _GOOD and effective > _EFFECTIVE * _SIZE) or trial == _ROUNDS:
+            break
+        proposal = adapted(rng, found[0], weights, np.ones((1, d)))
+    if k >= _GOOD:
+        return None
+    # The sds of heavy tails take more draws than means do.
+    parts, seconds = [found], began - deadline.left
+    while len(parts) < _PARTS and deadline.left > 2 * seconds:
+        parts.append(_round(joint, used, start, rng, deadline))
+    phi, mean, square, ratios = (np.concatenate(each) for each in zip(*parts, strict=True))
+    weights, k = smoothed(ratios)
+    return (phi, weights, mean, square) if k < _GOOD else None
+
+
+def _round(
+    joint: Joint, proposal: Mixture, start: Numbers, rng: np.random.Generator, deadline: Deadline
+) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """Draws of phi from a proposal, moments of b at each, and log ratios of the densities."""
+    phi = proposal.sample(rng, _SIZE)
+    value, mean, square = joint.marginals(phi, start, rng, deadline)
+    ratios = value - proposal.log_density(phi)
+    return phi, mean, square, np.where(np.isfinite(ratios), ratios, _IMPOSSIBLE)
+
+
+def coordinates(
+    posterior: Posterior,
+    joint: Joint,
+    sites: Mapping[str, Numbers],
+    phi: Numbers,
+    weights: Numbers,
+) -> tuple[tuple[str, ...], Numbers, Numbers, dict[str, tuple[Numbers, Numbers, Numbers]]]:
+    """Labels, the coordinates of the fit's draws and of the reference's, and the scales.
+
+    Args:
+        posterior: the fit.
+        joint: the program.
+        sites: draws of the fit (S, ...) by site: which sites, and in which order.
+        phi: (R, d) draws of the reference, unconstrained, in that order.
+        weights: (R,) of these, which add up to one.
+    """
+    names = tuple(sites)
+    mine = jax.vmap(lambda z: joint.values(names, z))(jnp.asarray(phi))
+    labels: list[str] = []
+    ours, theirs, scales = [], [], {}
+    start = 0
+    for name in names:
+        latent = joint.latents[name]
+        size = int(np.size(latent.start))
+        elements = posterior.site_labels(name, size)
+        own, right = sites[name], np.asarray(mine[name])
+        if _is_bounded_at_zero(latent):
+            right, own = right.reshape(len(right), -1), own.reshape(len(own), -1)
+            for i in range(size):
+                order = np.argsort(right[:, i])
+                cut = np.searchsorted(np.cumsum(weights[order]), 0.5)
+                middle = float(right[order[min(cut, len(order) - 1)], i])
+                scales[elements[i]] = (own[:, i], right[:, i], weights)
+                ours.append(scale_coordinate(own[:, i], middle))
+                theirs.append(scale_coordinate(right[:, i], middle))
+        else:
+            z = joint.flat((name,), {name: own})
+            ours.extend(z.T)
+            theirs.extend(phi[:, start : start + size].T)
+        start += size
+        labels += elements
+    none = np.zeros((0, len(phi)))
+    ours = np.array(ours) if ours else np.zeros((0, 1))
+    theirs = np.array(theirs) if theirs else none
+    return tuple(labels), ours.T, theirs.T, scales
+
+
+def _is_bounded_at_zero(latent: Latent) -> bool:
+    """Whether each element of a site lies above zero, and may lie anywhere near it.
+
+    An unconstrained coordinate of such a one, a logarithm or a logit, has a long tail towards
+    zero that says nothing of the parameter: where a scale of zero is as likely as any other, most
+    of the sd of its logit is that of values that cannot be told from zero.
+    """
+    transform = latent.transform
+    if transform.domain.event_dim or transform.codomain.event_dim:
+        return False
+    lowest = np.asarray(transform(jnp.full_like(latent.start, -_FAR)))
+    return bool(((lowest >= 0) & (lowest < _NOTHING)).all())

@@ -1,0 +1,482 @@
+"""Tables and files to `Frame`, and back to files; `parquet` reads a part at a time.
+
+A CSV file is read as text, since only the formula knows whether 007 is a number.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute
+from pyarrow import csv, dataset, parquet
+
+from ranef.data import array_columns, categoricals
+from ranef.data.frame import NOT_A_NUMBER, Frame
+from ranef.data.row_labels import Labels
+from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
+from ranef.files.atomic_write import refuse_special, replacing
+from ranef.registry import suggestion
+
+# Arrow makes its functions when it is imported, out of sight of type checkers.
+pc: Any = pyarrow.compute
+
+
+def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str] = ()) -> Frame:
+    """A table as a `Frame` of the named columns (all of them for None).
+
+    Args:
+        data: a `Frame`, which is returned, a pandas, polars or pyarrow table, a dict of arrays,
+            or the path of a CSV or
+            Parquet file or of a folder of them.
+        columns: the columns to read; a file's other columns are not parsed.
+        missing: texts that mean a missing level.
+
+    Raises:
+        FileError: for a path that cannot be read; ColumnError: for a column that is not
+            there; DataError: for columns of different lengths.
+    """
+    if isinstance(data, Frame):
+        return data
+    if isinstance(data, (str, os.PathLike)):
+        frame = _read_path(Path(data), columns)
+    elif isinstance(data, Mapping):
+        frame = _from_dict(data, columns)
+    else:
+        frame = _from_table(data, columns)
+    return replace(frame, missing=tuple(missing))
+
+
+def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str) -> dict[str, Any]:
+    """Name as text to the table's own name of each wanted column.
+
+    Where none is wanted, one column is read all the same, for the number of rows.
+    """
+    own: dict[str, Any] = {}
+    for name in available:
+        if str(name) in own and (columns is None or str(name) in columns):
+            raise DataError(f"{source} has the column {str(name)!r} twice; rename one")
+        own[str(name)] = name
+    if columns is None:
+        return own
+    for name in columns:
+        if name not in own:
+            raise ColumnError(f"column {name!r} is not in {source}; {suggestion(name, own)}")
+    wanted = columns or list(own)[:1]
+    return {name: own[name] for name in wanted}
+
+
+def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
+    data = _without_twins(data, columns)
+    try:
+        table = nw.from_native(data)
+    except TypeError:
+        raise OptionError(
+            "data must be a pandas, polars or pyarrow table, a dict of arrays, or a path, "
+            f"not {type(data).__name__}"
+        ) from None
+    except (nw.exceptions.NarwhalsError, ValueError) as error:
+        raise DataError(f"the table cannot be used: {first_line(error)}") from None
+    try:
+        names = chosen(table.collect_schema().names(), columns, "the table")
+        selected = table.select(list(names.values()))
+        if isinstance(selected, nw.LazyFrame):
+            selected = selected.collect()
+    except RanefError:
+        raise
+    except Exception as error:  # a lazy table runs its whole plan here, and any part may fail
+        raise DataError(f"the table cannot be computed: {first_line(error)}") from None
+    columns_ = {name: _arrow_column(name, selected[own]) for name, own in names.items()}
+    if isinstance(data, pa.Table):
+        columns_ = _with_orders(columns_, data.schema)
+    return Frame(columns_, len(selected), "the table", labels=Labels.of(selected))
+
+
+def _without_twins(data: Any, columns: Sequence[str] | None) -> Any:
+    """A pandas table without columns of one name, which no other table can have.
+
+    Raises:
+        DataError: for one that is wanted.
+    """
+    if not isinstance(data, pd.DataFrame) or data.columns.is_unique:
+        return data
+    chosen(list(data.columns), columns, "the table")
+    return data.loc[:, ~data.columns.duplicated()]
+
+
+def _with_orders(columns: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
+    """The columns, those with the order of their categories declared that pandas wrote so."""
+    known = categoricals.by_schema(schema)
+    return {
+        name: categoricals.declared(values) if name in known else values
+        for name, values in columns.items()
+    }
+
+
+_UNREADABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+def _arrow_column(name: str, series: nw.Series) -> Any:
+    """One column as Arrow, or as NumPy where it holds an array per row.
+
+    A NumPy float of pandas has NaN and no empty cells.
+    """
+    native = series.to_native()
+    try:
+        if isinstance(native, pd.Series):
+            native = _of_pandas(name, native)
+            known = categoricals.of_pandas(native)
+            if known is not None:
+                return known
+            series = nw.from_native(native, series_only=True)
+            plain = isinstance(native.dtype, np.dtype)
+            if plain and native.dtype.kind == "f":
+                return pa.chunked_array([pa.array(native.to_numpy(), from_pandas=False)])
+            stacked = array_columns.of_objects(name, native) if plain else None
+            if stacked is not None:
+                return stacked
+        elif series.dtype == nw.Object:
+            return _dict_column(name, native.to_list())
+        elif series.dtype in (nw.Int128, nw.UInt128):
+            return array_columns.of_arrow(
+                name, _of_128_bits(series).to_frame().to_arrow().column(0)
+            )
+        elif isinstance(series.dtype, (nw.List, nw.Array)):
+            kind = _without_128_bits(series.dtype)
+            series = series if kind == series.dtype else series.cast(kind)
+        return array_columns.of_arrow(name, series.alias("column").to_frame().to_arrow().column(0))
+    except RanefError:
+        raise
+    except _UNREADABLE as error:
+        raise _mixed(name, native, error) from None
+
+
+def _of_pandas(name: str, column: pd.Series) -> pd.Series:
+    """A column of pandas in types that Arrow has, without its index, which may be of any kind."""
+    column, kind = column.reset_index(drop=True), column.dtype
+    if isinstance(kind, pd.SparseDtype):
+        return column.sparse.to_dense()
+    if isinstance(kind, (pd.IntervalDtype, pd.PeriodDtype)):
+        column = column.astype("category")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        names = column.cat.categories
+        if isinstance(names.dtype, (pd.IntervalDtype, pd.PeriodDtype)):
+            return column.cat.rename_categories([str(each) for each in names])
+    if getattr(kind, "kind", "") == "c":
+        raise DataError(
+            f"column {name!r} holds {kind}, which is no number on a line; use its real and "
+            "imaginary parts as columns of their own"
+        )
+    return column
+
+
+def _of_128_bits(series: nw.Series) -> nw.Series:
+    """Integers of polars that Arrow does not have, in 64 bits where they fit."""
+    for kind in (nw.Int64(), nw.Decimal(38, 0)):
+        try:
+            return series.cast(kind)
+        except Exception:  # polars has exceptions of its own, and need not be there
+            continue
+    raise DataError(
+        f"column {series.name!r} holds integers of more than 38 digits; write them as text to use "
+        "them as levels, or as floats"
+    )
+
+
+def _without_128_bits(kind: Any) -> Any:
+    """A type of polars whose lists of 128-bit integers, which Arrow does not have, are of floats.
+
+    The numbers of an array in each row are floats to this library in any case.
+    """
+    if isinstance(kind, nw.List):
+        return nw.List(_float_for_128_bits(kind.inner))
+    if isinstance(kind, nw.Array):
+        return nw.Array(_float_for_128_bits(kind.inner), kind.size)
+    return kind
+
+
+def _float_for_128_bits(inner: Any) -> Any:
+    return nw.Float64() if inner in (nw.Int128, nw.UInt128) else _without_128_bits(inner)
+
+
+def _is_gap(value: Any) -> bool:
+    """Whether a value among Python objects stands for none."""
+    return value is None or value is pd.NA or value is pd.NaT or bool(value != value)
+
+
+def _mixed(name: str, values: Any, error: Exception) -> DataError:
+    """What to say of a column that Arrow could not read: of which types its values are."""
+    seen: dict[type, str] = {}
+    for row, value in enumerate(values):
+        if np.ndim(value) == 0 and not _is_gap(value):
+            seen.setdefault(type(value), f"{value!r:.40} in row {row + 1}")
+    if len(seen) > 1:
+        (one, first), (other, second), *_ = ((kind.__name__, v) for kind, v in seen.items())
+        return DataError(
+            f"column {name!r} mixes values of type {one} and {other}, such as {first} and "
+            f"{second}; make it all numbers or all text"
+        )
+    reason = first_line(error).split("', '")[0].strip("(\"'")
+    return DataError(
+        f"column {name!r} cannot be read as one kind of value ({reason}); make it all numbers or "
+        "all text"
+    )
+
+
+def from_arrow(table: pa.Table, source: str, untyped: bool = False) -> Frame:
+    columns = {
+        name: array_columns.of_arrow(name, table.column(name)) for name in table.column_names
+    }
+    return Frame(_with_orders(columns, table.schema), table.num_rows, source, untyped)
+
+
+def _booleans(frame: Frame) -> Frame:
+    """A whole file's frame with the columns of true and false, however capitalised, as such."""
+    columns = {name: _as_boolean(values) for name, values in frame.columns.items()}
+    return replace(frame, columns=columns)
+
+
+def _as_boolean(values: Any) -> Any:
+    """A column of texts as true and false; as it is where it holds anything else."""
+    # Most columns say with their first texts that they are none.
+    for part in (values[:1000], values):
+        texts = pc.utf8_lower(pc.utf8_trim_whitespace(part))
+        nothing = pc.is_in(texts, pa.array(["", *(text.lower() for text in NOT_A_NUMBER)]))
+        said = pc.is_in(texts, pa.array(["true", "false"]))
+        if not pc.all(pc.or_(nothing, said)).as_py():
+            return values
+    if not pc.any(said).as_py():
+        return values
+    return pc.if_else(said, pc.equal(texts, "true"), pa.scalar(None, pa.bool_()))
+
+
+def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
+    names = chosen(list(data), columns, "the table")
+    columns_ = {name: _dict_column(name, data[own]) for name, own in names.items()}
+    lengths = {name: len(values) for name, values in columns_.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise DataError(f"the columns differ in length ({shown}); they must have one row each")
+    return Frame(columns_, next(iter(lengths.values()), 0), "the table")
+
+
+def _dict_column(name: str, values: Any) -> Any:
+    """An array or list as Arrow; as float64 where it holds an array per row."""
+    try:
+        if isinstance(values, np.ma.MaskedArray):
+            values = np.where(np.ma.getmaskarray(values), np.nan, np.ma.getdata(values))
+        known = _categories(values)
+        if known is not None:
+            return known
+        if isinstance(values, pa.Array):
+            values = pa.chunked_array([values])
+        if isinstance(values, pa.ChunkedArray):
+            return array_columns.of_arrow(name, values)
+        if isinstance(values, (pd.Index, pd.api.extensions.ExtensionArray)):
+            values = pd.Series(values)
+        if nw.dependencies.is_into_series(values):
+            return _arrow_column(name, nw.from_native(values, series_only=True))
+        stacked = array_columns.of_objects(name, values)
+        if stacked is not None:
+            return stacked
+        if np.ndim(values) == 0:
+            raise DataError(f"column {name!r} is a single value; it must be an array of n values")
+        if np.ndim(values) > 1:
+            return np.asarray(values, dtype=np.float64)
+        if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
+            return pa.chunked_array([pa.array(values, from_pandas=False)])
+        listed = [None if v is pd.NA or v is pd.NaT else v for v in values]
+        if any(isinstance(value, str) for value in listed):
+            # Among texts a NaN is how pandas and NumPy write an empty cell.
+            listed = [None if isinstance(v, float) and v != v else v for v in listed]
+        return array_columns.of_arrow(name, pa.chunked_array([pa.array(listed, from_pandas=False)]))
+    except RanefError:
+        raise
+    except _UNREADABLE as error:
+        raise _mixed(name, values, error) from None
+
+
+def _categories(values: Any) -> Any:
+    """Categories in a dict, of pandas, polars or Arrow, as Arrow; None for anything else."""
+    known = categoricals.of_pandas(values)
+    if known is not None:
+        return known
+    if isinstance(values, (pa.Array, pa.ChunkedArray)):
+        chunked = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+        return chunked if pa.types.is_dictionary(values.type) else None
+    if hasattr(values, "dtype") and not isinstance(values, np.ndarray):
+        series = nw.from_native(values, series_only=True, pass_through=True)
+        if isinstance(series, nw.Series) and series.dtype in (nw.Enum, nw.Categorical):
+            return series.alias("column").to_frame().to_arrow().column(0)
+    return None
+
+
+def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
+    try:
+        found = str(path) != "." and path.exists()
+    except OSError as error:
+        raise FileError(f"the path cannot be used: {error.strerror}; check it") from None
+    if not found:
+        raise FileError(f"there is no file or folder {str(path)!r}; check the path")
+    refuse_special(path)
+    kind = kind_of(path)
+    source = repr(str(path))
+    try:
+        if kind == "csv":
+            names = _csv_names(path)
+            table = csv.read_csv(path, **_csv_options(list(chosen(names, columns, source))))
+            return _booleans(from_arrow(table, source, untyped=True))
+        stored = dataset.dataset(path, format=kind)
+        wanted = list(chosen(stored.schema.names, columns, source))
+        return from_arrow(stored.to_table(columns=wanted), source)
+    except RanefError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{source} cannot be read as {kind}: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def kind_of(path: Path) -> str:
+    inner = path
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        if not files:
+            raise FileError(f"the folder {str(path)!r} is empty; expected Parquet files in it")
+        inner = files[0]
+    suffixes = [s.lower() for s in inner.suffixes]
+    if any(s in (".parquet", ".pq") for s in suffixes):
+        return "parquet"
+    if any(s in (".csv", ".txt") for s in suffixes) and not path.is_dir():
+        return "csv"
+    raise FileError(
+        f"{str(path)!r} is of no known kind; expected a .csv or .parquet file or a folder of "
+        ".parquet files"
+    )
+
+
+def _csv_names(path: Path) -> list[str]:
+    """The header of a CSV file."""
+    with pa.input_stream(path) as stream:
+        reader = csv.open_csv(
+            stream,
+            read_options=csv.ReadOptions(block_size=1 << 20),
+            parse_options=csv.ParseOptions(newlines_in_values=True),
+        )
+        return reader.schema.names
+
+
+def _csv_options(columns: list[str]) -> dict[str, Any]:
+    """Every column as text: what it means is the formula's business."""
+    return {
+        "parse_options": csv.ParseOptions(newlines_in_values=True),
+        "convert_options": csv.ConvertOptions(
+            include_columns=columns,
+            column_types=dict.fromkeys(columns, pa.string()),
+            strings_can_be_null=False,
+        ),
+    }
+
+
+def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> Iterator[Frame]:
+    """The rows of a CSV file in batches of constant memory, every column as text.
+
+    Raises:
+        FileError: for a file that cannot be read; ColumnError: for a missing column.
+    """
+    place, source = Path(path), repr(str(path))
+    refuse_special(place)
+    if not os.path.isfile(place):
+        raise FileError(f"there is no file {source}; check the path")
+    try:
+        names = list(chosen(_csv_names(place), columns, source))
+        options = _csv_options(names)
+        read_options = csv.ReadOptions(block_size=1 << 24)
+        for batch in csv.open_csv(place, read_options=read_options, **options):
+            yield from_arrow(pa.Table.from_batches([batch]), source, untyped=True)
+    except pa.ArrowException as error:
+        raise FileError(f"{source} cannot be read as csv: {first_line(error)}") from None
+
+
+def from_arrays(table: Mapping[str, Any]) -> Frame:
+    """A frame of arrays of one length; a masked array has gaps."""
+    columns = {}
+    for name, values in table.items():
+        if np.ndim(values) > 1:
+            columns[name] = np.asarray(values, np.float64)
+            continue
+        mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+        columns[name] = pa.chunked_array([pa.array(np.ma.getdata(values), mask=mask)])
+    return Frame(columns, len(next(iter(columns.values()))), "the table")
+
+
+def concatenate(frames: Sequence[Frame]) -> Frame:
+    """The rows of all frames, which have the same columns, as one."""
+    first = frames[0]
+    columns = {name: _joined([frame.columns[name] for frame in frames]) for name in first.columns}
+    n, labels = sum(frame.n for frame in frames), Labels(first.labels.form)
+    return replace(first, columns=columns, n=n, rows=None, labels=labels, _cache={})
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    chunks = [chunk for part in parts for chunk in part.chunks]
+    return pa.chunked_array(chunks, type=parts[0].type)
+
+
+def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
+    """Write frames with the same columns one below the other, through a temporary file.
+
+    Raises:
+        FileError: where the place cannot be written to; nothing is left there then.
+    """
+    options = csv.WriteOptions(include_header=False, quoting_style="needed")
+    writer = None
+    with replacing(path) as file:
+        for frame in frames:
+            batch = pa.table(dict(frame.columns))
+            if writer is None:
+                file.write((",".join(map(_quoted, batch.column_names)) + "\n").encode())
+                writer = csv.CSVWriter(file, batch.schema, write_options=options)
+            writer.write_table(batch)
+        if writer is not None:
+            writer.close()
+
+
+def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
+    """Write columns, Arrow or NumPy, as CSV or Parquet by the file's suffix; returns its path.
+
+    Raises:
+        FileError: for another suffix, or where it cannot be written; DataError: for a column of
+            arrays, of which a CSV file has none.
+    """
+    with replacing(path) as file:
+        kind = kind_of(Path(path))
+        arrayed = [name for name, values in columns.items() if np.ndim(values) > 1]
+        if arrayed and kind == "csv":
+            raise DataError(
+                f"column {arrayed[0]!r} holds an array in each row, which a CSV file cannot hold; "
+                "write a .parquet file, or leave the column out"
+            )
+        listed = {name: np.asarray(columns[name]).tolist() for name in arrayed}
+        table = pa.table({**columns, **listed})
+        if kind == "csv":
+            csv.write_csv(table, file, csv.WriteOptions(quoting_style="needed"))
+        else:
+            parquet.write_table(table, file)
+    return Path(path)
+
+
+def _quoted(name: str) -> str:
+    """A column name as a cell of the header; Arrow would quote every one."""
+    if any(char in name for char in ',"\n\r'):
+        return '"' + name.replace('"', '""') + '"'
+    return name

@@ -1,0 +1,1 @@
+"""The second page of the Zillow study: small generated tables."""

@@ -1,0 +1,95 @@
+"""The sales with gaps that the post drops, kept: their missing values are parameters.
+
+    logerror ~ mi(x) + ... + (1 | zip);   mi(x) ~ predictors without gaps + (1 | zip)
+
+The post writes this model, N(nu, sigma_N) for a missing predictor, and says it failed to build it.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.datasets.zillow.preparation import PREDICTORS, RESPONSE, Sales
+from ranef.fit import Fit
+from ranef.model import Model
+
+Table = dict[str, NDArray]
+
+_COLUMNS = (RESPONSE, *PREDICTORS, "zip")
+
+
+def formula(missing: tuple[str, ...]) -> str:
+    """The post's random intercepts, with a model of each predictor in `missing`."""
+    known = [name for name in PREDICTORS if name not in missing]
+    terms = [f"mi({name})" if name in missing else name for name in PREDICTORS]
+    model = " + ".join([*known, "(1 | zip)"])
+    parts = [f"{RESPONSE} ~ {' + '.join(terms)} + (1 | zip)"]
+    return "; ".join([*parts, *(f"mi({name}) ~ {model}" for name in missing)])
+
+
+def study(sales: Sales, family: str, *, seed: int, progress: bool) -> dict[str, Any]:
+    """The random intercepts of the post, fitted to the sales without gaps and to all of them.
+
+    Half of the sales with gaps are fitted, as half of the others are. Both fits are scored on the
+    same sales without gaps, and the second on the other half of those with gaps too, which the
+    first cannot predict.
+    """
+    n = len(sales.gaps[RESPONSE])
+    fitted = np.zeros(n, dtype=bool)
+    fitted[np.random.default_rng([seed, 1]).permutation(n)[: n // 2]] = True
+    train, valid = ({k: sales.part(own)[k] for k in _COLUMNS} for own in (True, False))
+    more, others = (_rows(sales.gaps, rows) for rows in (fitted, ~fitted))
+    whole = {name: np.concatenate([train[name], more[name]]) for name in _COLUMNS}
+    missing = tuple(name for name in PREDICTORS if np.isnan(whole[name]).any())
+    how: dict[str, Any] = {"seed": seed, "progress": progress}
+    dropped = Model(f"{RESPONSE} ~ {' + '.join(PREDICTORS)} + (1 | zip)", family).fit(train, **how)
+    kept = Model(formula(missing), family).fit(whole, **how)
+    scores = [
+        _scored("rows dropped", dropped, valid, "without gaps", seed),
+        _scored("rows kept", kept, valid, "without gaps", seed),
+    ]
+    if len(others[RESPONSE]):
+        scores.append(_scored("rows kept", kept, others, "with gaps", seed))
+    return {
+        "formula": kept.program.formula.text,
+        "complete": len(train[RESPONSE]),
+        "kept": len(whole[RESPONSE]),
+        "missing": {name: int(np.isnan(whole[name]).sum()) for name in missing},
+        "scores": scores,
+        "coefficients": _coefficients(dropped, kept, missing),
+    }
+
+
+def _rows(table: Any, rows: NDArray[np.bool_]) -> Table:
+    return {name: table[name][rows] for name in _COLUMNS}
+
+
+def _scored(name: str, fit: Fit, table: Table, scored_on: str, seed: int) -> dict[str, Any]:
+    tree = fit.extend("validation", data=table, new_levels="sample", seed=seed)
+    rows = tree["validation"].to_dataset()
+    return {
+        "fit": name,
+        "fitted": fit.rows.used,
+        "scored_on": scored_on,
+        "scored": len(table[RESPONSE]),
+        "mae": float(np.abs(rows["observed"] - rows["mean"]).mean()),
+        "log_score": float(rows["log_score"].mean()),
+        "coverage_90": float((np.abs(2 * rows["pit"] - 1) <= 0.9).mean()),
+        "method": fit.method,
+        "seconds": fit.seconds,
+    }
+
+
+def _coefficients(dropped: Fit, kept: Fit, missing: tuple[str, ...]) -> dict[str, list[float]]:
+    """Mean and sd of each effect without the sales with gaps, and with them."""
+    before, after = dropped.summary(), kept.summary()
+    names = {name: f"mi({name})" if name in missing else name for name in PREDICTORS}
+    return {
+        name: [
+            float(table.loc[own, part])
+            for table, own in ((before, name), (after, names.get(name, name)))
+            for part in ("mean", "sd")
+        ]
+        for name in ("Intercept", *PREDICTORS, "1|zip_sigma", "sigma")
+    }

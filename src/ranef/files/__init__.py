@@ -1,0 +1,1 @@
+"""Files as such: archives, and writing whole files."""

@@ -1,0 +1,172 @@
+"""The file itself: a zip of `model.json` and `arrays.safetensors`, both as they are.
+
+Neither is compressed, so that no size in the file can be larger than the file. What does not
+fit is refused before anything is allocated for it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ranef.errors import FileError, OptionError
+from ranef.files.atomic_write import refuse_no_path, refuse_special, replacing
+
+_LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy")
+# Of the file; one that is newer is refused.
+FORMAT = 1
+
+_TEXT, _NUMBERS = "model.json", "arrays.safetensors"
+# Bytes of model.json that are parsed at most; levels and other long lists lie with the arrays.
+_LONGEST = 64_000_000
+# The same fit gives the same bytes, so no date goes into the file.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write(path: Any, content: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Path:
+    """Write both parts; the file that was there stays until they are on the disk.
+
+    Raises:
+        FileError: where it cannot be written.
+    """
+    numbers = safetensors.numpy.save(dict(arrays))
+    stamp = {"bytes": len(numbers), "sha256": hashlib.sha256(numbers).hexdigest()}
+    text = json.dumps({"format": FORMAT, "arrays": stamp, **content}, allow_nan=False)
+    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, part in ((_TEXT, text.encode("ascii")), (_NUMBERS, numbers)):
+            with archive.open(zipfile.ZipInfo(name, _DATE), "w", force_zip64=True) as entry:
+                entry.write(part)
+    return Path(path)
+
+
+def read(path: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """Both parts of a file.
+
+    Raises:
+        FileError: for a file that is not there, not one of these, damaged, or newer, and for what
+            is no file.
+    """
+    refuse_no_path(path, "the path of a saved fit")
+    refuse_special(path)
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            _refuse_odd(path, archive, os.fstat(file.fileno()).st_size)
+            content = _parsed(path, archive.read(_TEXT))
+            _refuse_newer(path, content)
+            numbers = archive.read(_NUMBERS)
+    except (FileError, OptionError):
+        raise
+    except FileNotFoundError:
+        raise FileError(f"there is no file {str(path)!r}; check the path") from None
+    except OSError as error:
+        raise FileError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        if not _is_archive(path):
+            raise FileError(
+                f"{str(path)!r} is not a saved fit; give a file that fit.save has written"
+            ) from None
+        raise damaged(path, str(error)) from None
+    stamp = content.get("arrays")
+    told = stamp.get("sha256") if isinstance(stamp, dict) else None
+    if told != hashlib.sha256(numbers).hexdigest():
+        raise damaged(path, f"{_NUMBERS} is not what {_TEXT} says")
+    return content, _arrays(path, numbers)
+
+
+def damaged(path: Any, reason: str) -> FileError:
+    """What to raise for a file whose content cannot be."""
+    return FileError(
+        f"{str(path)!r} is damaged or was not written by fit.save ({reason[:200]}); save the fit "
+        "again"
+    )
+
+
+def _is_archive(path: Any) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == b"PK"
+    except ValueError as error:  # a NUL or a character that no file name can have
+        raise FileError(f"{str(path)!r} cannot be read: {error}; check the path") from None
+
+
+def _refuse_odd(path: Any, archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse other parts than the two, and sizes that the file cannot hold."""
+    for entry in archive.infolist():
+        if entry.filename not in (_TEXT, _NUMBERS):
+            raise damaged(path, f"it holds {entry.filename!r:.100}, which no saved fit does")
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        if not stored or entry.file_size != entry.compress_size or entry.file_size > size:
+            raise damaged(path, f"{entry.filename} claims {entry.file_size:,} bytes")
+        if entry.filename == _TEXT and entry.file_size > _LONGEST:
+            raise damaged(path, f"{_TEXT} has {entry.file_size:,} bytes")
+    if sorted(archive.namelist()) != sorted((_TEXT, _NUMBERS)):
+        raise damaged(path, f"it does not hold {_TEXT} and {_NUMBERS} once each")
+
+
+def _parsed(path: Any, text: bytes) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise damaged(path, f"{constant} stands in {_TEXT}")
+
+    try:
+        content = json.load(io.TextIOWrapper(io.BytesIO(text), "utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"{_TEXT} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise damaged(path, f"{_TEXT} is not an object")
+    return content
+
+
+def _refuse_newer(path: Any, content: Mapping[str, Any]) -> None:
+    version = content.get("format")
+    if type(version) is not int or version < 1:
+        raise damaged(path, f"{version!r:.40} is not a format")
+    if version > FORMAT:
+        made = content.get("versions")
+        by = made.get("ranef") if isinstance(made, dict) else None
+        raise FileError(
+            f"{str(path)!r} has format {version:,}, written by ranef {str(by)[:20]}, and this one "
+            f"reads formats up to {FORMAT}; install a newer ranef"
+        )
+
+
+def _arrays(path: Any, numbers: bytes) -> dict[str, NDArray]:
+    """Every array; safetensors refuses a shape that its bytes do not fill."""
+    try:
+        return dict(safetensors.numpy.load(numbers))
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise damaged(path, f"{_NUMBERS}: {error}") from None
+
+
+def ordered(array: NDArray) -> tuple[NDArray, list[int]]:
+    """The array with its axes in the order of memory, which is what safetensors stores.
+
+    Sums go along memory, so an array that comes back in another order gives other last digits.
+    """
+    if array.flags.c_contiguous:
+        return array, list(range(array.ndim))
+    # The stride of an axis of one says nothing, and it stays where it is.
+    long = [i for i, n in enumerate(array.shape) if n > 1]
+    in_memory = iter(sorted(long, key=lambda i: -abs(array.strides[i])))
+    axes = [next(in_memory) if n > 1 else i for i, n in enumerate(array.shape)]
+    return np.asarray(array.transpose(axes), order="C"), axes
+
+
+def versions() -> dict[str, str]:
+    """Of this package and of those that its numbers depend on."""
+    out = {}
+    for name in _LIBRARIES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            out[name] = "unknown"
+    return out

@@ -1,0 +1,223 @@
+"""The grammar of formulas: text to expressions, with a caret under what does not parse.
+
+No text is ever evaluated: what comes out are names, numbers and the operators between them.
+"""
+
+import functools
+from typing import Any
+
+import lark
+
+from ranef.errors import FormulaError
+from ranef.formula.expression import (
+    Column,
+    Expression,
+    Function,
+    Number,
+    Operation,
+    Sequence,
+    Sum,
+    Text,
+)
+
+# As R writes C().
+_FACTORS = ("factor", "as.factor")
+
+MAX_LENGTH = 20_000
+MAX_DEPTH = 40
+
+_GRAMMAR = r"""
+formula: part (";" part)*
+part: sum "~" sum
+bar: sum BAR sum
+sum: SIGN? product (SIGN product)*
+product: interaction (TIMES interaction)*
+interaction: power (":" power)*
+power: _atom (POWER signed)?
+signed: SIGN? _atom
+_atom: call | name | number | string | sequence | "(" sum ")" | "(" bar ")" | "(" comparison ")"
+call: NAME "(" [_argument ("," _argument)* ","?] ")"
+_argument: option | sum | comparison
+comparison: sum COMPARISON sum
+option: NAME "=" sum
+sequence: "[" [sum ("," sum)* ","?] "]"
+name: NAME | QUOTED
+number: NUMBER
+string: STRING
+BAR: "||" | "|"
+SIGN: "+" | "-"
+TIMES: "*" | "/"
+COMPARISON: "==" | "!=" | "<=" | ">=" | "<" | ">"
+POWER: "**" | "^"
+NAME: /\.?[^\W\d][\w.]*/
+QUOTED: /`[^`]+`/
+NUMBER: /(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?/
+STRING: /"[^"\n]*"|'[^'\n]*'/
+%ignore /\s+/
+"""
+
+
+def parse_parts(text: str) -> list[tuple[Expression, Expression]]:
+    """The two sides of every part of a formula.
+
+    Raises:
+        FormulaError: for a text that does not parse, or is over the limits of size.
+    """
+    if len(text) > MAX_LENGTH:
+        raise FormulaError(
+            f"the formula has {len(text)} characters; at most {MAX_LENGTH} are allowed"
+        )
+    prepared = _separate(text)
+    try:
+        tree = _parser().parse(prepared)
+    except lark.exceptions.UnexpectedInput as error:
+        raise _syntax_error(text, error) from None
+    try:
+        return _Nodes().transform(tree)
+    except lark.exceptions.VisitError as error:
+        raise error.orig_exc from None
+
+
+@functools.cache
+def _parser() -> lark.Lark:
+    return lark.Lark(_GRAMMAR, start="formula", parser="lalr", propagate_positions=True)
+
+
+def _separate(text: str) -> str:
+    """`text` with each newline that starts a new part as ";" and trailing ";" blanked.
+
+    A newline starts a part where a "~" follows on its line and no bracket or name is open, so
+    that a long formula may be broken anywhere else. Positions are kept.
+    """
+    out = list(text)
+    depth, quote = 0, ""
+    for i, char in enumerate(text):
+        if quote:
+            quote = "" if char == quote or (char == "\n" and quote != "`") else quote
+        elif char in "`'\"":
+            quote = char
+        elif char in "([":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise FormulaError.at(
+                    text, i, f"brackets are nested more than {MAX_DEPTH} deep here"
+                )
+        elif char in ")]":
+            depth = max(0, depth - 1)
+        if char == "\n" and depth == 0 and not quote:
+            line = text[i + 1 :].split("\n", 1)[0]
+            empty = not "".join(out[:i]).strip(" \t\r\n;")
+            out[i] = ";" if "~" in line and not empty and out[i - 1] != ";" else " "
+    joined = "".join(out)
+    stripped = joined.rstrip(" \t\r\n;")
+    return stripped + " " * (len(joined) - len(stripped))
+
+
+def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaError:
+    if not text.strip():
+        return FormulaError("the formula is empty; write one such as 'y ~ x + (1 | g)'")
+    token = getattr(error, "token", None)
+    position = error.pos_in_stream or 0
+    if token is not None and token.type == "$END":
+        position = len(text.rstrip(" \t\r\n;"))
+        what = "the formula ends too early"
+    elif isinstance(error, lark.exceptions.UnexpectedCharacters):
+        what = f"the character {text[position]!r} is not expected here"
+    else:
+        what = f"{text[position]!r} is not expected here"
+        if text[position] == "|":
+            what += " (write group-specific effects in brackets, as in '(1 | g)')"
+        if text[position] in "<>=!":
+            what += " (write a comparison in I(), as in 'I(x > 3)')"
+    if "~" not in text:
+        what += " (a formula needs '~' between the response and the terms)"
+    return FormulaError.at(text, position, what)
+
+
+class _Nodes(lark.Transformer):
+    """The parse tree to expressions; parts to pairs of them."""
+
+    def formula(self, parts: list) -> list:
+        return parts
+
+    def part(self, sides: list) -> tuple:
+        left, right = sides
+        return left, right
+
+    def bar(self, items: list) -> Expression:
+        return _chain(items)
+
+    def sum(self, items: list) -> Expression:
+        signed = items if isinstance(items[0], lark.Token) else ["+", *items]
+        if len(signed) == 2 and signed[0] == "+":
+            return signed[1]
+        signs, operands = signed[::2], signed[1::2]
+        return Sum(tuple(operands), tuple(map(str, signs)), position_of(operands[0]))
+
+    def comparison(self, items: list) -> Expression:
+        left, operator, right = items
+        return Operation(str(operator), left, right, position_of(left))
+
+    def product(self, items: list) -> Expression:
+        return _chain(items)
+
+    def interaction(self, items: list) -> Expression:
+        joined = [items[0]]
+        for item in items[1:]:
+            joined += [":", item]
+        return _chain(joined)
+
+    def power(self, items: list) -> Expression:
+        if len(items) == 1:
+            return items[0]
+        return Operation("**", items[0], items[2], position_of(items[0]))
+
+    def signed(self, items: list) -> Expression:
+        if len(items) == 2 and items[0] == "-":
+            return Sum((items[1],), ("-",), _token_start(items[0]))
+        return items[-1]
+
+    def call(self, items: list) -> Expression:
+        name, *arguments = items
+        positional = tuple(a for a in arguments if isinstance(a, Expression))
+        options = tuple(a for a in arguments if isinstance(a, tuple))
+        own = "C" if str(name) in _FACTORS else str(name)
+        return Function(own, positional, options, _token_start(name))
+
+    def option(self, items: list) -> tuple[str, Expression]:
+        return str(items[0]), items[1]
+
+    def sequence(self, items: list) -> Expression:
+        return Sequence(tuple(i for i in items if i is not None))
+
+    def name(self, items: list) -> Expression:
+        return Column(str(items[0]).strip("`"), _token_start(items[0]))
+
+    def number(self, items: list) -> Expression:
+        value = float(items[0])
+        if value == float("inf"):
+            raise FormulaError(f"the number {items[0]} is too large")
+        return Number(value, _token_start(items[0]))
+
+    def string(self, items: list) -> Expression:
+        token = str(items[0])
+        return Text(token[1:-1], _token_start(items[0]), token[0])
+
+
+def _chain(items: list) -> Expression:
+    """Left-associative operations from operand, operator, operand, ..."""
+    left, *rest = items
+    if len(rest) > 2 * MAX_DEPTH:
+        raise FormulaError(f"at most {MAX_DEPTH} names can be joined by ':', '*' or '/' at once")
+    for operator, right in zip(rest[::2], rest[1::2], strict=True):
+        left = Operation(str(operator), left, right, position_of(left))
+    return left
+
+
+def _token_start(token: Any) -> int:
+    return token.start_pos or 0
+
+
+def position_of(node: Any) -> int:
+    """Where in the text a node or term starts."""
+    return getattr(node, "position", 0)

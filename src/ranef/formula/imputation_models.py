@@ -1,0 +1,121 @@
+"""What a formula believes of columns with missing values: `mi(x) ~ z`, read off its parts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from ranef import registry
+from ranef.errors import FormulaError
+from ranef.formula.expression import Column, Function, Text
+from ranef.formula.grammar import position_of
+
+
+class Call(Protocol):
+    """A term of the formula."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def arguments(self) -> tuple[Any, ...]: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class ColumnModel:
+    """What is believed of a column with missing values.
+
+    Attributes:
+        family: of its values.
+        predictor: the terms of their location.
+    """
+
+    family: str
+    predictor: tuple[Any, ...]
+
+
+def modelled(call: Function, text: str) -> str:
+    """The column of mi(x), or mi(x, family=...)."""
+    if len(call.arguments) != 1 or not isinstance(call.arguments[0], Column):
+        raise _fail(
+            text,
+            call,
+            f"{call.name}() takes one column by its name; put what is computed of it into a column "
+            "of the table",
+        )
+    unknown = [name for name, _ in call.options if name != "family"]
+    if unknown:
+        raise _fail(text, call, f"{call.name}() has no option {unknown[0]!r}; it has family")
+    return call.arguments[0].name
+
+
+def column_models(
+    predictors: Mapping[str, tuple[Call, ...]],
+    models: Mapping[str, tuple[Function, tuple[Call, ...]]],
+    constant: tuple[Call, ...],
+    text: str,
+) -> Mapping[str, ColumnModel]:
+    """The model of every column in mi(), each after those that predict it.
+
+    Args:
+        predictors: of the parameters of the response.
+        models: column to the left side and the terms of its own part.
+        constant: the terms for a column that has none.
+        text: of the formula.
+
+    Raises:
+        FormulaError: for a model of a column that is in no mi(), two families for one, and columns
+            that predict each other.
+    """
+    everywhere = [*predictors.values(), *(terms for _, terms in models.values())]
+    families: dict[str, set[str]] = {}
+    for call in (c for terms in everywhere for c in terms if c.kind in registry.WITH_MODELS):
+        own = families.setdefault(call.arguments[0].name, set())
+        own.update(str(value) for value in call.options.values())
+    for column, (left, _) in models.items():
+        if column not in families:
+            raise _fail(text, left, f"no term {left.name}({column}) is there to take this model")
+        families[column].update(_name(value) for _, value in left.options)
+    out: dict[str, ColumnModel] = {}
+    for column, named in families.items():
+        if len(named) > 1:
+            listed = " and ".join(sorted(named))
+            raise FormulaError(f"mi({column}) is given two families, {listed}; leave one out")
+        terms = models[column][1] if column in models else constant
+        out[column] = ColumnModel(next(iter(named), "gaussian"), terms)
+    return MappingProxyType({column: out[column] for column in _in_order(out)})
+
+
+def _in_order(models: Mapping[str, ColumnModel]) -> list[str]:
+    """The columns, each after those that predict it.
+
+    Raises:
+        FormulaError: for columns that predict each other.
+    """
+    needed = {
+        column: {
+            call.arguments[0].name for call in model.predictor if call.kind in registry.WITH_MODELS
+        }
+        for column, model in models.items()
+    }
+    out: list[str] = []
+    while len(out) < len(models):
+        free = [c for c in models if c not in out and needed[c] <= set(out)]
+        if not free:
+            circle = " and ".join(f"mi({c})" for c in models if c not in out)
+            raise FormulaError(
+                f"{circle} are predicted by each other or themselves; take one out of the other's "
+                "model"
+            )
+        out += free
+    return out
+
+
+def _name(value: Any) -> str:
+    """A family, whether it is quoted or not."""
+    return value.value if isinstance(value, Text) else str(value)
+
+
+def _fail(text: str, node: Any, message: str) -> FormulaError:
+    return FormulaError.at(text, position_of(node), message)

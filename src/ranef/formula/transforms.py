@@ -1,0 +1,250 @@
+"""Functions of columns: what an expression evaluates to, and what it must learn first.
+
+``scale``, ``center`` and ``poly`` are stateful: they learn from the training rows, batch
+by batch, and replay the same numbers on new data. Everything else is arithmetic.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.data.frame import Frame
+from ranef.errors import DataError, OptionError
+from ranef.formula.expression import (
+    COMPARISONS,
+    Column,
+    Expression,
+    Function,
+    Number,
+    Operation,
+    Sum,
+    Text,
+)
+
+STATEFUL = ("scale", "center", "poly")
+
+_SIMPLE = {
+    **{"log": np.log, "log10": np.log10, "log2": np.log2, "log1p": np.log1p},
+    **{"exp": np.exp, "expm1": np.expm1, "sqrt": np.sqrt, "abs": np.abs, "I": np.asarray},
+}
+_ARITHMETIC = {"*": np.multiply, "/": np.true_divide, "**": np.power}
+_COMPARED = {
+    **{"==": np.equal, "!=": np.not_equal, "<": np.less, ">": np.greater},
+    **{"<=": np.less_equal, ">=": np.greater_equal},
+}
+
+# Canonical text of a stateful call to the numbers it has learned.
+Learned = Mapping[str, tuple[float, ...]]
+
+
+def stateful_calls(expressions: Iterable[Expression]) -> dict[str, Function]:
+    """The stateful functions within the expressions, by canonical text.
+
+    Raises:
+        OptionError: for one inside another, which one pass over the rows cannot learn.
+    """
+    found: dict[str, Function] = {}
+    for node in (n for e in expressions for n in e.walk()):
+        if isinstance(node, Function) and node.name in STATEFUL:
+            inner = next(
+                (n for a in node.arguments for n in a.walk() if getattr(n, "name", "") in STATEFUL
+                 and isinstance(n, Function)), None,
+            )  # fmt: skip
+            if inner is not None:
+                raise OptionError(
+                    f"{inner} inside {node} is not supported: apply one of scale, center and "
+                    "poly to a column"
+                )
+            found[str(node)] = node
+    return found
+
+
+def accumulate(
+    triangle: dict[str, NDArray] | None, calls: Mapping[str, Function], frame: Frame
+) -> dict[str, NDArray]:
+    """Update the sufficient numbers of each stateful call with one batch of rows.
+
+    They are the triangular factor R of the Vandermonde matrix [1, u, u^2, ...] of the
+    shifted and scaled argument u = (x - a) / b, which merges over batches by a QR of
+    stacked factors and loses no digits to cancellation. Row 0 keeps (a, b).
+    """
+    triangle = dict(triangle or {})
+    for key, call in calls.items():
+        x = evaluate_single(call.arguments[0], frame, {})
+        if len(x) == 0:
+            continue
+        if key in triangle:
+            a, b = triangle[key][0, :2]
+            factor = triangle[key][1:]
+        else:
+            a, b = x.mean(), np.abs(x - x.mean()).max() or 1.0
+            factor = np.zeros((0, degree(call) + 1))
+        powers = np.vander((x - a) / b, degree(call) + 1, increasing=True)
+        merged = np.linalg.qr(np.vstack([factor, powers]), mode="r")
+        top = np.zeros((1, degree(call) + 1))
+        top[0, :2] = a, b
+        triangle[key] = np.vstack([top, merged])
+    return triangle
+
+
+def finish(triangle: Mapping[str, NDArray], calls: Mapping[str, Function]) -> Learned:
+    """The numbers that `evaluate` replays for each stateful call.
+
+    Raises:
+        DataError: where the column is constant, or has too few distinct values.
+    """
+    learned: dict[str, tuple[float, ...]] = {}
+    for key, call in calls.items():
+        (a, b, *_), factor = triangle[key][0], triangle[key][1:]
+        diagonal = np.abs(np.diag(factor))
+        full = len(diagonal) == factor.shape[1] and diagonal.min() > 1e-10 * diagonal[0]
+        if not full and call.name != "center":
+            raise DataError(
+                f"{key}: the column {call.arguments[0]} has too few distinct values for it; "
+                "leave the term out"
+            )
+        root_n, shift = factor[0, 0], factor[0, 1]
+        mean = a + b * shift / root_n
+        if call.name == "center":
+            learned[key] = (mean,)
+        elif call.name == "scale":
+            sd = b * abs(factor[1, 1]) / np.sqrt(max(root_n**2 - 1, 1.0))
+            learned[key] = (mean, sd)
+        else:
+            inverse = np.linalg.inv(factor * np.sign(np.diag(factor))[:, None])
+            learned[key] = (a, b, *inverse.ravel())
+    return learned
+
+
+def degree(call: Function) -> int:
+    """The degree of poly(x, degree); 1 for the other stateful functions."""
+    if call.name != "poly":
+        if len(call.arguments) != 1:
+            raise OptionError(f"{call}: {call.name}() takes one column")
+        return 1
+    value = call.arguments[1] if len(call.arguments) == 2 else None
+    if not isinstance(value, Number) or value.value not in range(1, 9):
+        raise OptionError(f"{call}: write poly(x, degree) with a degree from 1 to 8")
+    return int(value.value)
+
+
+def evaluate(expression: Expression, frame: Frame, learned: Learned) -> NDArray[np.float64]:
+    """The value of an expression on every row: (n,), or (n, k) for poly(x, k).
+
+    Raises:
+        DataError: where the result is not a finite number, naming the expression and row, and
+            for columns that hold arrays of different shapes.
+    """
+    row_shape(expression, frame)
+    with np.errstate(all="ignore"):
+        values = np.asarray(_evaluate(expression, frame, learned), dtype=np.float64)
+    if values.ndim == 0:
+        values = np.full(frame.n, float(values))
+    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if bad.any():
+        row = frame.row_number(int(np.argmax(bad)))
+        raise DataError(
+            f"{expression} is not a finite number in {int(bad.sum()):,} of {frame.n:,} rows, the "
+            f"first of them row {row}; remove or correct those rows"
+        )
+    return values
+
+
+def row_shape(expression: Expression, frame: Frame) -> tuple[int, ...]:
+    """The shape of an expression's value on a row: () for a number, (k,) for poly(x, k).
+
+    Raises:
+        DataError: where it joins columns whose rows differ in shape.
+    """
+    if isinstance(expression, Function) and expression.name == "poly":
+        return (degree(expression),)
+    numbers, _ = expression.columns_by_use()
+    shapes = {
+        name: frame.numbers(name).shape[1:] for name in expression.columns() if name in numbers
+    }
+    if len(set(shapes.values())) > 1:
+        shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise DataError(
+            f"{expression} joins columns whose rows differ in shape ({shown}); use them one by one"
+        )
+    return next(iter(shapes.values()), ())
+
+
+def evaluate_single(expression: Expression, frame: Frame, learned: Learned) -> NDArray[np.float64]:
+    """`evaluate` where one number for each row is needed, (n,).
+
+    Raises:
+        DataError: for a column that holds an array for each row.
+    """
+    values = evaluate(expression, frame, learned)
+    if values.ndim > 1:
+        raise DataError(
+            f"{expression} holds arrays of shape {values.shape[1:]} where one number for each row "
+            "is needed; only nn() takes such a column"
+        )
+    return values
+
+
+def _evaluate(node: Expression, frame: Frame, learned: Learned) -> Any:
+    if isinstance(node, Column):
+        return frame.numbers(node.name)
+    if isinstance(node, Number):
+        return node.value
+    if isinstance(node, Sum):
+        total = 0.0
+        for sign, operand in zip(node.signs, node.operands, strict=True):
+            value = _evaluate(operand, frame, learned)
+            total = total + value if sign == "+" else total - value
+        return total
+    if isinstance(node, Operation) and node.compares_text:
+        return _compared_with_text(node, frame)
+    if isinstance(node, Operation):
+        left = _evaluate(node.left, frame, learned)
+        right = _evaluate(node.right, frame, learned)
+        if node.operator in COMPARISONS:
+            holds = np.asarray(_COMPARED[node.operator](left, right), np.float64)
+            return np.where(np.isnan(left) | np.isnan(right), np.nan, holds)
+        return _ARITHMETIC[node.operator](left, right)
+    if isinstance(node, Function):
+        return _call(node, frame, learned)
+    raise OptionError(f"{node} cannot be evaluated as a number")
+
+
+def _compared_with_text(node: Operation, frame: Frame) -> NDArray[np.float64]:
+    """1 where a column's level is a text, or is not; NaN where it has none."""
+    column, text = node.left, node.right
+    if isinstance(column, Text):
+        column, text = text, column
+    if not isinstance(column, Column) or not isinstance(text, Text):
+        raise OptionError(f"{node}: one side must be a column and the other a text")
+    if node.operator not in ("==", "!="):
+        raise OptionError(f"{node}: texts are compared by == and !=; convert {column} to numbers")
+    found = frame.levels(column.name)
+    # True and false have one text each, whatever letters a file has them in.
+    said = text.value.capitalize() if frame.is_boolean(column.name) else text.value
+    holds = np.array([*(name == said for name in found.names), False])[found.codes]
+    holds = holds if node.operator == "==" else ~holds
+    return np.where(found.codes < 0, np.nan, holds.astype(np.float64))
+
+
+def _call(call: Function, frame: Frame, learned: Learned) -> Any:
+    x = _evaluate(call.arguments[0], frame, learned)
+    if call.name in _SIMPLE:
+        if len(call.arguments) != 1:
+            raise OptionError(f"{call}: {call.name}() takes one argument")
+        return _SIMPLE[call.name](x)
+    if call.name == "center":
+        return x - learned[str(call)][0]
+    if call.name == "scale":
+        mean, sd = learned[str(call)]
+        return (x - mean) / sd
+    if call.name == "poly":
+        if np.ndim(x) > 1:
+            raise DataError(
+                f"{call} takes one number in each row, and {call.arguments[0]} holds an array"
+            )
+        (a, b, *rest), k = learned[str(call)], degree(call) + 1
+        return (np.vander((x - a) / b, k, increasing=True) @ np.reshape(rest, (k, k)))[:, 1:]
+    raise OptionError(f"{call} is a factor and cannot be used inside a function")

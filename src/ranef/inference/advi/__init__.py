@@ -1,0 +1,1 @@
+"""Automatic differentiation variational inference (Kucukelbir et al., 2017)."""

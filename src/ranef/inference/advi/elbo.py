@@ -1,0 +1,77 @@
+"""The evidence lower bound of a problem, and its gradient's samples.
+
+    ELBO = E_q[log p(y, z) - log q(z)]
+
+Reparameterised (Kucukelbir et al., 2017), with the path derivative alone of log q, whose noise
+vanishes as q comes near the posterior (Roeder, Wu and Duvenaud, 2017).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+from numpy.typing import NDArray
+from numpyro.infer.util import log_density
+
+from ranef.inference.advi import guide as guides
+from ranef.inference.base import Problem, Sites
+
+
+class Objective:
+    """The ELBO of a problem as a function of the variational parameters."""
+
+    def __init__(self, problem: Problem, sites: Sites, guide: guides.Guide, samples: int) -> None:
+        self.problem, self.sites, self.guide, self.samples = problem, sites, guide, samples
+        self.data = problem.data
+
+    def init(self) -> dict[str, Any]:
+        zeros = {name: jnp.zeros_like(p.start) for name, p in self.sites.points.items()}
+        return {"guide": self.guide.init(), "points": zeros}
+
+    def points(self, params: Mapping[str, Any]) -> dict[str, Array]:
+        """Values of the point estimates."""
+        return {
+            name: p.transform(p.start + p.unit * params["points"][name])
+            for name, p in self.sites.points.items()
+        }
+
+    def samples_of(
+        self, params: Mapping[str, Any], carried: Any, key: Array, data: Any
+    ) -> tuple[Array, Any]:
+        """Log p(y, z) - log q(z) for each of `samples` draws, and what the program updated."""
+        noise = jax.random.normal(key, (self.samples, self.guide.size))
+        points = self.points(params)
+        fixed = jax.lax.stop_gradient(params["guide"])
+
+        def one(eps: Array, own: Array) -> tuple[Array, Any]:
+            # What has a state may draw, as dropout does: each sample on its own.
+            run = numpyro.handlers.seed(self.problem.run, own) if carried else self.problem.run
+            u = self.guide.sample(params["guide"], eps)
+            values, log_det = self.guide.constrain(self.guide.place(u))
+            given = {**values, **points, **{name: dict(v) for name, v in carried.items()}}
+            log_p, trace = log_density(run, (data, self.problem.n), {}, given)
+            updated = {name: trace[name]["value"] for name in carried}
+            return log_p + log_det - self.guide.log_density(fixed, u), updated
+
+        keys = jax.random.split(jax.random.fold_in(key, 1), self.samples)
+        values, updated = jax.vmap(one)(noise, keys)
+        return values, jax.tree.map(lambda a: a[0], updated)
+
+    def draw(self, params: Mapping[str, Any], key: Array, draws: int) -> dict[str, NDArray]:
+        """Draws of every latent site, (1, draws, ...)."""
+
+        @jax.jit
+        def all_draws(params: Any, noise: Array) -> dict[str, Array]:
+            def one(eps: Array) -> dict[str, Array]:
+                z = self.guide.place(self.guide.sample(params, eps))
+                return self.guide.constrain(z)[0]
+
+            return jax.vmap(one)(noise)
+
+        noise = jax.random.normal(key, (draws, self.guide.size))
+        out = all_draws(params["guide"], noise)
+        return {name: np.asarray(value)[None] for name, value in out.items()}

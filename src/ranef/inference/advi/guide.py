@@ -1,0 +1,343 @@
+"""Gaussian guides over the unconstrained latents z = place(u).
+
+"meanfield" is fully factorised: u ~ N(m, diag(s^2)).
+
+"structured" is q(theta) q(beta) q(b | theta, beta). The scales and other parameters theta have
+a full covariance, and so have the common effects beta of a predictor, in coordinates
+whitened by their cross-products. The coefficients of level j of a grouping have the posterior
+that their prior N(0, Sigma(theta)) makes of a normal likelihood with precision A_j,
+
+    b_j = V_j (A_j + Pbar) (m_j + C_j (beta - E beta)) + V_j^1/2 noise,  V_j = (A_j + P)^-1,
+
+with P = Sigma^-1 at theta and Pbar at E theta. For a Gaussian response with known variance that
+is exact. Coefficients that did not follow their scales and correlations would make the sds of
+these several times too small: they would seem to be known as if b had been observed.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from numpy.typing import NDArray
+from scipy.linalg import block_diag
+
+from ranef.errors import DataError
+from ranef.inference.base import Latent, Problem
+from ranef.numerics.jax_cholesky import cholesky, product, solve, square
+from ranef.terms.base import LinearBlock
+
+_LOG_2PI = float(np.log(2 * np.pi))
+_MOST_TIES = 2_000_000
+_MOST_FULL = 200
+# Below this part of its length outside the span of the others, a column is collinear.
+_COLLINEAR = 1e-11
+# A column whose mean is fifty times its sd, beside an intercept.
+_WORST_CONDITION = 100.0
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Parameters whose covariance is full: common effects of one predictor, or all scales.
+
+    Attributes:
+        index: (1, p) places in z.
+        matrix: (p, p) upper triangular, z[index] = start[index] + unit[index] matrix u[index].
+        common: whether they are common effects, which the group effects follow linearly. Beside
+            columns with missing values scales are among them: what is missing ties all together.
+    """
+
+    index: Array
+    matrix: Array
+    common: bool = True
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Coefficients of the levels of a grouping, (m, k), each level's covariance full.
+
+    Attributes:
+        index: (m, k) places in z.
+        label: of their linear block, whose prior they follow; "" where they follow none.
+    """
+
+    index: Array
+    label: str
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The form of q; its numbers are the variational parameters of `init`.
+
+    Attributes:
+        size: length of z and of u.
+        start: (size,) z at u = 0.
+        unit: (size,) step of z for a step of one in u.
+        width: (size,) sd of u where the search begins.
+        shared, grouped: the parts that are not factorised; none under "meanfield".
+        following: whether group effects follow their prior's parameters and common effects.
+        split: a flat z to a dict by site.
+        latents: the sites.
+        blocks: values of the sites to the linear blocks.
+    """
+
+    size: int
+    start: Array
+    unit: Array
+    width: Array
+    shared: tuple[Shared, ...]
+    grouped: tuple[Grouped, ...]
+    following: bool
+    split: Any
+    latents: Mapping[str, Latent]
+    blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
+
+    def init(self) -> dict[str, Any]:
+        """Variational parameters, in units of the coordinates."""
+        kind = self.start.dtype
+        common = sum(part.index.size for part in self.shared if part.common)
+        # C takes as many numbers as there are coefficients times common effects.
+        ties = common * sum(part.index.size for part in self.grouped)
+        tied = self.following and ties <= _MOST_TIES
+        return {
+            "loc": jnp.zeros(self.size, kind),
+            "rho": jnp.log(jnp.expm1(self.width)),
+            "lower": [
+                jnp.zeros((*part.index.shape, part.index.shape[1]), kind)
+                for part in (*self.shared, *self.grouped)
+            ],
+            "ties": [
+                jnp.zeros((*part.index.shape, common if tied else 0), kind) for part in self.grouped
+            ],
+        }
+
+    def _factors(self, params: Mapping[str, Any]) -> list[Array]:
+        """L of every shared part, (1, p, p): the diagonal the scale, rows in proportion to it."""
+        scale = jax.nn.softplus(params["rho"])
+        return [
+            _unit_lower(lower) * scale[part.index][..., None]
+            for part, lower in zip(self.shared, params["lower"], strict=False)
+        ]
+
+    def _given(self, params: Mapping[str, Any], u: Array) -> Iterator[tuple[Array, Array]]:
+        """Mean (m, k) of each grouping's coefficients given the rest of u, and the Cholesky
+        factor (m, k, k) of their precision."""
+        scale = jax.nn.softplus(params["rho"])
+        away = u - params["loc"]
+        common = [away[part.index[0]] for part in self.shared if part.common]
+        beta = jnp.concatenate(common) if common else jnp.zeros(0)
+        here, usual = self._precisions(u), self._precisions(params["loc"])
+        lowers = params["lower"][len(self.shared) :]
+        for part, lower, tie in zip(self.grouped, lowers, params["ties"], strict=True):
+            root = _unit_lower(lower) / scale[part.index][..., None]
+            mean = params["loc"][part.index]
+            if tie.shape[-1]:
+                mean = mean + tie @ beta
+            if part.label in here:
+                said = square(root)
+                pull = product(said + usual[part.label], mean)
+                root = cholesky(said + here[part.label])
+                mean = solve(root, solve(root, pull), transposed=True)
+            yield mean, root
+
+    def _precisions(self, u: Array) -> dict[str, Array]:
+        """Prior precision (k, k) of the coefficients of each grouping that follows its prior."""
+        followed = {part.label: part.index[0] for part in self.grouped if part.label}
+        if not (followed and self.following):
+            return {}
+        blocks, out = self.blocks(self.constrain(self.place(u))[0]), {}
+        for label, index in followed.items():
+            factor = blocks[label].factor
+            root = (jnp.diag(factor) if factor.ndim == 1 else factor) / self.unit[index][:, None]
+            out[label] = square(solve(root, jnp.eye(len(root))))
+        return out
+
+    def sample(self, params: Mapping[str, Any], noise: Array) -> Array:
+        """U from standard normal noise (size,): softplus scales, reparameterised."""
+        u = params["loc"] + jax.nn.softplus(params["rho"]) * noise
+        for part, factor in zip(self.shared, self._factors(params), strict=True):
+            step = product(factor, noise[part.index])
+            u = u.at[part.index].set(params["loc"][part.index] + step)
+        for part, (mean, root) in zip(self.grouped, list(self._given(params, u)), strict=True):
+            u = u.at[part.index].set(mean + solve(root, noise[part.index], transposed=True))
+        return u
+
+    def place(self, u: Array) -> Array:
+        """Z at u."""
+        z = self.start + self.unit * u
+        for part in self.shared:
+            moved = self.unit[part.index] * (u[part.index] @ part.matrix.T)
+            z = z.at[part.index].set(self.start[part.index] + moved)
+        return z
+
+    def log_density(self, params: Mapping[str, Any], u: Array) -> Array:
+        """Log q(z(u)), in nats per unit of z."""
+        scale = jax.nn.softplus(params["rho"])
+        away = u - params["loc"]
+        noise, log_det = away / scale, jnp.log(scale * self.unit)
+        for part, factor in zip(self.shared, self._factors(params), strict=True):
+            noise = noise.at[part.index].set(solve(factor, away[part.index]))
+            log_det = log_det.at[part.index].add(jnp.log(jnp.diag(part.matrix)))
+        for part, (mean, root) in zip(self.grouped, self._given(params, u), strict=True):
+            own = product(jnp.swapaxes(root, -1, -2), u[part.index] - mean)
+            noise = noise.at[part.index].set(own)
+            stretch = -jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1))
+            log_det = log_det.at[part.index].set(stretch + jnp.log(self.unit[part.index]))
+        return jnp.sum(-0.5 * noise**2 - 0.5 * _LOG_2PI - log_det)
+
+    def constrain(self, z: Array) -> tuple[dict[str, Array], Array]:
+        """The sites at z, and log |d site / d z|."""
+        values, log_det = {}, jnp.zeros(())
+        for name, u in self.split(z).items():
+            transform = self.latents[name].transform
+            values[name] = transform(u)
+            log_det += jnp.sum(transform.log_abs_det_jacobian(u, values[name]))
+        return values, log_det
+
+
+def _unit_lower(lower: Array) -> Array:
+    """Lower triangular with ones on the diagonal."""
+    return jnp.tril(lower, -1) + jnp.eye(lower.shape[-1])
+
+
+def build(
+    kind: str,
+    latents: Mapping[str, Latent],
+    problem: Problem,
+    *,
+    points: Collection[str] = (),
+    following: bool = True,
+) -> Guide:
+    """The guide of that kind: "meanfield" or "structured".
+
+    A grouping whose scales are among the point estimates, `points`, does not follow its prior.
+
+    Under minibatches, `following` should be off: what says how group effects follow the scales
+    is so faint beside the noise that a wrong following makes the scales far too certain.
+    """
+    # In the program's order: where coefficients then lie side by side as their columns do, a
+    # step compiles to a plain product and runs several times as fast.
+    start, separate = ravel_pytree([latent.start for latent in latents.values()])
+    unit, _ = ravel_pytree([latent.unit for latent in latents.values()])
+
+    def split(z: Array) -> dict[str, Array]:
+        return dict(zip(latents, separate(z), strict=True))
+
+    shared, grouped = _parts(latents, problem, points) if kind == "structured" else ([], [])
+    # About as narrow as n rows, or the rows of one level, will make it. From too narrow a scale
+    # grows at once; from too wide, the noise of a minibatch drowns what would shrink it.
+    width = np.concatenate(
+        [
+            np.zeros(0),
+            *(
+                np.full(np.size(latent.start), min(0.1, np.sqrt(np.size(latent.start) / problem.n)))
+                for latent in latents.values()
+            ),
+        ]
+    )
+    return Guide(
+        start.size,
+        start,
+        unit,
+        jnp.asarray(width),
+        tuple(shared),
+        tuple(grouped),
+        following,
+        split,
+        latents,
+        problem.blocks,
+    )
+
+
+def _parts(
+    latents: Mapping[str, Latent], problem: Problem, points: Collection[str]
+) -> tuple[list[Shared], list[Grouped]]:
+    """The linear blocks as parts of the guide. One that all rows share is whitened by s R^-1
+    with R'R = X'X / n: a step of one in u moves the predictor by the response's spread s."""
+    places = _places(latents)
+
+    @jax.jit
+    def blocks() -> dict[str, LinearBlock]:
+        return problem.blocks({n: latent.transform(latent.start) for n, latent in latents.items()})
+
+    shared: list[Shared] = []
+    grouped: list[Grouped] = []
+    # The common effects of one predictor, whichever terms they are of.
+    together: dict[str, list[tuple[NDArray, NDArray, NDArray]]] = {}
+    rest = set(latents)
+    for label, block in blocks().items():
+        names = [name for name, _ in block.sites if name in latents]
+        rest -= set(names)
+        if not names:
+            continue
+        index = np.concatenate([places[n].reshape(block.levels, -1) for n in names], axis=1)
+        if block.codes is not None or block.scales:
+            if block.codes is not None and block.spectrum is None:
+                _refuse_collinear(label, block)
+            moving = any(name in points for name in block.scales)
+            grouped.append(Grouped(jnp.asarray(index), "" if moving else label))
+            continue
+        used = np.repeat([name in names for name, _ in block.sites], [k for _, k in block.sites])
+        unit = np.concatenate([np.ravel(latents[name].unit) for name in names])
+        columns = np.asarray(block.columns, dtype=np.float64)[:, used]
+        together.setdefault(problem.predicts[label], []).append((index, unit, columns))
+    # Where values of columns are missing, all that the rows share is known through each other.
+    joint: dict[str, list[tuple[NDArray, NDArray]]] = {}
+    for parameter, parts in together.items():
+        index, unit = (np.concatenate([p[i] for p in parts], axis=-1) for i in (0, 1))
+        matrix = _whitening(np.concatenate([columns for *_, columns in parts], axis=1))
+        spread = problem.spreads.get(parameter, problem.spread)
+        key = "" if problem.incomplete else parameter
+        joint.setdefault(key, []).append((index, spread * matrix / unit[:, None]))
+    others = np.concatenate([[], *(places[name] for name in sorted(rest))]).astype(int)[None]
+    full = 0 < others.size <= _MOST_FULL
+    if problem.incomplete and full:
+        joint.setdefault("", []).append((others, np.eye(others.size)))
+    for parts in joint.values():
+        index = np.concatenate([index for index, _ in parts], axis=-1)
+        matrix = block_diag(*(matrix for _, matrix in parts))
+        shared.append(Shared(jnp.asarray(index), jnp.asarray(matrix)))
+    if full and not problem.incomplete:
+        shared.append(Shared(jnp.asarray(others), jnp.eye(others.size), common=False))
+    return shared, grouped
+
+
+def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
+    """Where each site lies in the flat z."""
+    out, first = {}, 0
+    for name, latent in latents.items():
+        size = int(np.size(latent.start))
+        out[name] = np.arange(first, first + size)
+        first += size
+    return out
+
+
+def _whitening(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """R^-1 of the QR of x / sqrt(n). A column that the others make up counts by its own size."""
+    n, k = x.shape
+    size = np.linalg.norm(x, axis=0) / np.sqrt(n)
+    size[size == 0] = 1.0
+    r = np.asarray(np.linalg.qr(np.vstack([x / size / np.sqrt(n), np.zeros((k, k))]), mode="r"))
+    r *= np.where(np.diag(r) < 0, -1.0, 1.0)[:, None]
+    made_up = np.diag(r) < _COLLINEAR
+    r[made_up] = np.eye(k)[made_up]
+    return np.linalg.inv(r) / size[:, None]
+
+
+def _refuse_collinear(label: str, block: LinearBlock) -> None:
+    """Coefficients of one level that the columns cannot tell apart would not be found.
+
+    Raises:
+        DataError: naming the term, with the remedy.
+    """
+    x = np.asarray(block.columns, dtype=np.float64)
+    size = np.linalg.norm(x, axis=0)
+    if x.shape[1] > 1 and size.min() > 0 and np.linalg.cond(x / size) > _WORST_CONDITION:
+        raise DataError(
+            f"the columns of ({label}) can hardly be told apart, as those of 1 + x cannot where x "
+            "is far from zero for its spread; centre them, as in (1 + center(x) | g)"
+        )

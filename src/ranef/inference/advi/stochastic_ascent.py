@@ -1,0 +1,237 @@
+"""Stochastic ascent of an ELBO, in windows of steps and stages of shrinking ones."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ranef.errors import DataError, OptionError
+from ranef.inference.advi.elbo import Objective
+from ranef.inference.checkpoint import Checkpoint, filled, flat
+
+# Steps between two looks at the ELBO; the compiled loop runs this many at a time.
+WINDOW = 50
+# How far the step size falls, and how many times, before the search ends.
+DECAY, STAGES = 0.2, 4
+# Passes over the rows that the average of the last stage spans, under minibatches.
+PASSES = 100
+# Steps of an earlier stage at least, under minibatches.
+LEAST = 600
+
+
+@dataclass(frozen=True)
+class Found:
+    params: Any
+    carried: Any
+    converged: bool
+    message: str
+    steps: int
+    trace: NDArray[np.float64]
+    resumed_from: int | None
+    interrupted: bool
+
+
+class Search:
+    """Stochastic ascent in windows of steps.
+
+    A stage ends when the mean ELBO of two windows in a row has stopped rising beyond its
+    noise; the next takes smaller steps. The answer is the average over the last stage.
+    """
+
+    def __init__(
+        self, objective: Objective, optimizer: optax.GradientTransformation, batch: int
+    ) -> None:
+        self.objective, self.optimizer, self.batch = objective, optimizer, batch
+        # Under minibatches the ELBO is too noisy to say when a stage is over before so many
+        # steps. An average over PASSES passes is off by about a tenth of a posterior sd.
+        n = objective.problem.n
+        last = math.ceil(PASSES * n / batch)
+        self.least = [*[LEAST] * (STAGES - 1), max(LEAST, last)] if batch < n else [0] * STAGES
+        self.window = jax.jit(self._window)
+
+    def _step(self, carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, tuple]:
+        params, moments, carried, total = carry
+        key, active, factor = inputs
+        pick, noise = jax.random.split(key)
+        n, data = self.objective.problem.n, self.objective.data
+        if self.batch < n:
+            rows = jax.random.randint(pick, (self.batch,), 0, n)
+            data = jax.tree.map(lambda a: a[rows], data)
+
+        def loss(p: Any) -> tuple[Array, Any]:
+            values, updated = self.objective.samples_of(p, carried, noise, data)
+            return -jnp.mean(values), updated
+
+        (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        step, new_moments = self.optimizer.update(gradient, moments, params)
+        new_params = jax.tree.map(lambda p, s: p + factor * s, params, step)
+        sums = [jnp.sum(leaf) for leaf in jax.tree.leaves((gradient, new_params))]
+        finite = jnp.isfinite(value) & jnp.isfinite(jnp.sum(jnp.stack(sums)))
+        go = finite & active
+        params, moments, carried = jax.tree.map(
+            lambda new, old: jnp.where(go, new, old),
+            (new_params, new_moments, updated),
+            (params, moments, carried),
+        )
+        total = jax.tree.map(lambda t, p: t + jnp.where(go, p, 0.0), total, params)
+        return (params, moments, carried, total), (-value, finite, go)
+
+    def _window(
+        self, carry: Any, key: Array, number: Array, size: Array, factor: Array
+    ) -> tuple[Any, tuple]:
+        """`size` steps of the window of that number, the rest of it idle."""
+        keys = jax.random.split(jax.random.fold_in(key, number), WINDOW)
+        active = jnp.arange(WINDOW) < size
+        return jax.lax.scan(self._step, carry, (keys, active, jnp.full(WINDOW, factor)))
+
+    def estimate(self, found: Found, key: Array, windows: int = 2) -> tuple[float, float]:
+        """The ELBO at what was found and its standard error, from windows of idle steps."""
+        carry = self._start(found.params, found.carried)
+        still = np.float32(0.0)
+        records = [
+            self.window(carry, key, np.int32(i), np.int32(0), still)[1][0] for i in range(windows)
+        ]
+        values = np.concatenate([np.asarray(r, dtype=np.float64) for r in records])
+        finite = values[np.isfinite(values)]
+        # Now and then a draw from far out may fail; if half of them do, the answer has.
+        values = finite if len(finite) >= len(values) / 2 else values
+        with np.errstate(over="ignore"):
+            return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
+
+    def _start(self, params: Any, carried: Any) -> Any:
+        # One type throughout, so that the loop is compiled once.
+        params, carried = jax.tree.map(lambda a: jnp.asarray(a, a.dtype), (params, carried))
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return (params, self.optimizer.init(params), dict(carried), zeros)
+
+    def begin(self) -> "Progress":
+        params = self.objective.init()
+        try:
+            jax.eval_shape(self.optimizer.update, params, self.optimizer.init(params), params)
+        except TypeError:
+            raise OptionError(
+                "the optimizer needs more than gradients, as one with a line search does; take "
+                "one such as optax.adam(0.05)"
+            ) from None
+        return Progress(self._start(params, self.objective.sites.carried))
+
+    def run(self, key: Array, steps: int, checkpoint: Checkpoint, progress: bool) -> Found:
+        at, kept = self.begin(), checkpoint.load()
+        resumed = None
+        if kept is not None:
+            at = at.at(kept)
+            resumed = at.done
+        bar = tqdm(
+            total=steps, initial=at.done, desc="svi", unit="step", disable=not progress, leave=False
+        )
+        interrupted = False
+        with bar:
+            try:
+                while at.done < steps and at.stage < STAGES:
+                    size = min(WINDOW, steps - at.done)
+                    self._advance(at, key, size)
+                    checkpoint.offer(at.arrays())
+                    bar.update(size)
+                    bar.set_postfix_str(f"ELBO {at.trace[-size:].mean():,.1f}")
+            except KeyboardInterrupt:
+                if not at.done:
+                    raise
+                interrupted = True
+        averaged, total = at.averaged, at.carry[3]
+        last = jax.tree.map(lambda t: t / averaged, total) if averaged else at.carry[0]
+        converged = at.stage == STAGES
+        if converged:
+            message = f"converged in {at.done:,} steps"
+        elif interrupted:
+            message = f"interrupted after {at.done:,} steps"
+        else:
+            message = (
+                f"not converged in {at.done:,} steps: the ELBO was still rising; give more steps"
+            )
+        if at.skipped:
+            message += f"; {at.skipped:,} steps were skipped because they were not finite"
+        return Found(last, at.carry[2], converged, message, at.done, at.trace, resumed, interrupted)
+
+    def _advance(self, at: "Progress", key: Array, size: int) -> None:
+        """One window of `size` steps, and whether a stage is over."""
+        factor, number = np.float32(DECAY**at.stage), np.int32(at.windows)
+        carry, record = self.window(at.carry, key, number, np.int32(size), factor)
+        elbo, finite, taken = (np.asarray(r)[:size] for r in record)
+        if not finite.any():
+            raise DataError(
+                f"svi could not take a step: the objective was not finite {size} times in a row; "
+                "check the scale of the columns, and the priors"
+            )
+        at.carry, at.done, at.windows = carry, at.done + size, at.windows + 1
+        at.skipped += int((~finite).sum())
+        at.averaged += int(taken.sum())
+        at.trace = np.append(at.trace, np.where(finite, elbo, np.nan))
+        good = elbo[finite].astype(np.float64)
+        # The noise of numbers whose squares overflow is infinite.
+        with np.errstate(over="ignore"):
+            now = [float(good.mean()), float(good.std()) / math.sqrt(len(good))]
+        at.means = np.vstack([at.means, now])
+        at.quiet = at.quiet + 1 if _has_stopped(at.means) else 0
+        if at.quiet >= 2 and at.averaged >= self.least[at.stage]:
+            at.stage += 1
+            if at.stage < STAGES:
+                at.means, at.quiet, at.averaged = np.zeros((0, 2)), 0, 0
+                at.carry = (*carry[:3], jax.tree.map(jnp.zeros_like, carry[0]))
+
+
+@dataclass
+class Progress:
+    """Where the search is, between windows.
+
+    Attributes:
+        carry: parameters, the optimizer's moments, what the program updates, and the sum of
+            the parameters over the stage.
+        done, skipped, averaged: steps in all, of those not finite, and those in the sum.
+        windows, stage, quiet: how many windows there were, the stage, and how many windows in
+            a row have not risen.
+        means: (windows of the stage, 2) mean ELBO and its noise.
+        trace: (done,) the ELBO of every step.
+    """
+
+    carry: Any
+    done: int = 0
+    skipped: int = 0
+    averaged: int = 0
+    windows: int = 0
+    stage: int = 0
+    quiet: int = 0
+    means: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
+    trace: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+    def arrays(self) -> dict[str, Any]:
+        """As a checkpoint holds them."""
+        counts = [self.done, self.skipped, self.averaged, self.windows, self.stage, self.quiet]
+        return {
+            **flat("carry", self.carry),
+            "counts": np.array(counts),
+            "means": self.means,
+            "trace": self.trace,
+        }
+
+    def at(self, arrays: Mapping[str, NDArray]) -> "Progress":
+        """The progress of which a checkpoint holds these, whose trees are as this one's."""
+        counts = [int(count) for count in arrays["counts"]]
+        carry = filled("carry", self.carry, arrays)
+        return Progress(carry, *counts, means=arrays["means"], trace=arrays["trace"])
+
+
+def _has_stopped(means: NDArray[np.float64]) -> bool:
+    """Whether the last window is no better than the one before, beyond their noise."""
+    if len(means) < 2:
+        return False
+    (before, noise_before), (now, noise) = means[-2:]
+    # Of noise that is infinite nothing is known.
+    return bool(now - before < 2 * math.hypot(noise, noise_before) < math.inf)

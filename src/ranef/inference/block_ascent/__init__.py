@@ -1,0 +1,1 @@
+"""Block coordinate ascent: networks by minibatches, the linear rest in closed form."""

@@ -1,0 +1,461 @@
+"""Networks beside linear blocks: the networks by gradient, all else in closed form.
+
+    y_i = f(x_i; w) + x_i' beta + sum_f z_fi' b_f[j] + e_i,   e_i ~ N(0, sigma^2 / v_i)
+
+A round takes the linear blocks given w in closed form (``lmm_step``), and then steps of w on
+
+    mean_i v_i (y_i - f(x_i; w) - x_i' E beta - z_i' E b)^2 / (2 sigma^2) + penalties
+
+over minibatches. Its gradient at the start of the round is that of log p(y, theta | w), all
+coefficients integrated out (Fisher's identity), so that the two climb one objective. What group
+effects have in common is left to the steps where the networks can carry it
+(``parameter_expansion``).
+
+Single rows and whole levels of groupings are held out. The first round is the model without its
+networks, and the weights that predict what is held out best are kept; where none predict it better
+than that model, the networks are left out. The posterior of all else given these is that of the
+exact method on all rows.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import optax
+from jax import Array
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ranef import registry
+from ranef.errors import DataError
+from ranef.inference.base import Draws, Method, Problem, sites_in
+from ranef.inference.block_ascent.glmm_step import MOST, AnyFamily, Nearest
+from ranef.inference.block_ascent.lmm_step import Conditional, Gaussian
+from ranef.inference.block_ascent.minibatches import Windows, kept
+from ranef.inference.block_ascent.schedule import LAST, RATE, ROUNDS, batch_size, passes, rate
+from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
+from ranef.inference.pwls.cross_products import CrossProducts
+from ranef.terms.base import LinearBlock
+
+# Share of the rounds without a better prediction after which the last part begins.
+_PATIENCE = 0.25
+# Rounds in which dear scales stay those of the model without networks.
+_HELD = (1, 2)
+# Rows by which what networks carry is settled at the end.
+_SOME = 2_000
+# Batches over which averages follow the weights after a round, and how often that before any.
+_FOLLOWING, _FIRST_FOLLOWING = 50, 6
+
+
+@dataclass
+class _State:
+    """Where the search is, between rounds.
+
+    Attributes:
+        points, carried, moments: of the networks and their optimizer.
+        done: share of the schedule.
+        rounds, steps, skipped: how many there were.
+        best: points and carried of the least error on the held-out rows, networks included.
+        least, since: that error, and the round it was at.
+        without: the error of the model without its networks.
+        trace: (rounds, 3), the evidence, the held-out error and the steps before each.
+        sites: of the scales, where the next round's search for their mode begins, and what
+            else it begins from; `best_sites` those of the best round.
+        products: of the rows of earlier windows, None where every window has all rows.
+    """
+
+    points: Any
+    carried: Any
+    moments: Any
+    done: float
+    rounds: int
+    steps: int
+    skipped: int
+    best: tuple[Any, Any]
+    least: float
+    since: int
+    trace: NDArray[np.float64]
+    sites: Mapping[str, Any]
+    best_sites: Mapping[str, Any]
+    products: CrossProducts | None
+    without: float = math.inf
+
+    def arrays(self) -> dict[str, Any]:
+        """As a checkpoint holds them."""
+        numbers = [self.done, self.rounds, self.steps, self.skipped, self.least, self.since]
+        numbers.append(self.without)
+        return {
+            **flat("network", (self.points, self.carried, self.moments)),
+            **flat("best", self.best),
+            **{f"site/{name}": np.asarray(value) for name, value in self.sites.items()},
+            **{f"best_site/{name}": np.asarray(v) for name, v in self.best_sites.items()},
+            "trace": self.trace,
+            "numbers": np.array(numbers, dtype=np.float64),
+            **(self.products.arrays() if self.products else {}),
+        }
+
+    def at(self, arrays: Mapping[str, NDArray]) -> "_State":
+        """The state of which a checkpoint holds these, whose trees are as this one's."""
+        points, carried, moments = filled(
+            "network", (self.points, self.carried, self.moments), arrays
+        )
+        done, rounds, steps, skipped, least, since, without = arrays["numbers"]
+        return _State(
+            points,
+            carried,
+            moments,
+            float(done),
+            int(rounds),
+            int(steps),
+            int(skipped),
+            filled("best", self.best, arrays),
+            float(least),
+            int(since),
+            arrays["trace"],
+            _beginning("site/", arrays),
+            _beginning("best_site/", arrays),
+            CrossProducts.at(arrays) if "products/common" in arrays else None,
+            float(without),
+        )
+
+
+def _beginning(start: str, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Those whose names begin so, without that."""
+    return {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
+
+
+class Alternation:
+    """The search of one problem.
+
+    Args:
+        problem: whose terms are linear once its networks are known.
+        settings: of svi.
+        seed: of all that is drawn.
+    """
+
+    def __init__(self, problem: Problem, settings: Mapping[str, Any], seed: int) -> None:
+        self.problem, self.settings, self.seed = problem, settings, seed
+        self.resumed_from: int | None = None
+        self.interrupted = False
+        self.windows = windows = Windows.of(problem, seed)
+        kind = Gaussian if is_gaussian(problem) else AnyFamily
+        self.kind = kind(problem, one_window=windows.count == 1)
+        self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
+        # Several windows are one for each round; one is all rows in each of them.
+        several = windows.count > 1
+        structure = problem.structure()
+        self.labels = [label for label, block in structure.items() if block is None]
+        often = passes(windows.n, len({problem.predicts[label] for label in self.labels}))
+        rounds = math.ceil(often * windows.count) if several else ROUNDS
+        wanted = max(rounds, math.ceil(often * windows.n / self.batch))
+        total = min(wanted, settings["steps"] or wanted)
+        self.cut = total < wanted
+        self.rounds = math.ceil(rounds * total / wanted) if several else min(rounds, total)
+        self.steps = math.ceil(total / self.rounds)
+        self.optimizer = settings["optimizer"] or optax.adam(RATE)
+        self.sites = sites_in(problem.shape, self._designs(problem.data), jax.random.key(seed))
+        self._compiled = jax.jit(self._round)
+        self._following = jax.jit(self._followed)
+
+    def _designs(self, data: Any) -> dict[str, Any]:
+        """What the networks see of the rows."""
+        return {
+            label: design if label in self.labels else replace(design, arrays={})
+            for label, design in data[0].items()
+        }
+
+    @staticmethod
+    def _leaves_out(state: _State) -> bool:
+        """Whether what is held out is predicted no better with the networks than without."""
+        return bool(state.without <= state.least)
+
+    def begin(self) -> _State:
+        points = {
+            name: jnp.asarray(site.start, jnp.result_type(float))
+            for name, site in self.sites.points.items()
+        }
+        carried = dict(self.sites.carried)
+        moments = self.optimizer.init(points)
+        best = (points, carried)
+        trace = np.zeros((0, 3))
+        return _State(
+            points, carried, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {}, {}, None
+        )
+
+    def run(self, progress: bool) -> _State:
+        """The state at the end, or where it was interrupted."""
+        state = self.begin()
+        checkpoint = Checkpoint(
+            self.settings["checkpoint"],
+            belongs_to(self.problem, self.settings, self.seed, state.moments),
+        )
+        before = checkpoint.load()
+        if before is not None:
+            state = state.at(before)
+            self.resumed_from = state.steps
+        bar = tqdm(total=self.rounds, desc="svi", unit="round", disable=not progress, leave=False)
+        with bar:
+            try:
+                while True:
+                    rows = self.windows.at(state.rounds)
+                    self._follow(state, rows)
+                    error, arrays = self._closed_form(state, rows)
+                    bar.set_postfix_str(f"held-out error {error:.6g}")
+                    if state.done >= 1.0:
+                        return state
+                    self._descend(state, rows, arrays)
+                    checkpoint.offer(state.arrays())
+                    bar.update(round(state.done * self.rounds) - bar.n)
+            except KeyboardInterrupt:
+                if not len(state.trace):
+                    raise
+                self.interrupted = True
+                return state
+
+    def _follow(self, state: _State, rows: Any) -> None:
+        """Bring averages over batches, such as batch norm's, to where the weights are.
+
+        They lag behind the steps, and what predicts best would be judged by those of the past.
+        """
+        floats = (jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(state.carried))
+        if not any(floats):
+            return
+        designs, n = self._designs(rows), len(rows[1].value)
+        rng = np.random.default_rng([self.seed, 3, state.rounds])
+        for _ in range(1 if state.rounds else _FIRST_FOLLOWING):
+            places = rng.integers(0, n, (_FOLLOWING, self.batch))
+            keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), _FOLLOWING)
+            batches = jax.tree.map(lambda a, at=places: jnp.asarray(np.asarray(a)[at]), designs)
+            state.carried = self._following(state.points, state.carried, batches, keys)
+
+    def _followed(self, points: Any, carried: Any, batches: Any, keys: Array) -> Any:
+        def step(carried: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
+            designs, key = inputs
+            return self._shaped(points, carried, designs, key)[1], None
+
+        return jax.lax.scan(step, carried, (batches, keys))[0]
+
+    def _closed_form(self, state: _State, rows: Any) -> tuple[float, tuple[Any, Any]]:
+        """The linear blocks given the networks: their error, and what the steps hold on to."""
+        # The first closed form is that of the model without networks, which are noise before they
+        # have learned anything.
+        first = {} if state.rounds else self.problem.without
+        known = self.problem.given(state.points, {**state.carried, **first})
+        earlier = None
+        if state.products is not None:
+            earlier = state.products.scaled(1 - 1 / self.windows.count)
+        # The scales settle early. Dear ones are those of the model without networks until these
+        # have learned something, and are then looked for in rounds 4, 8, 16, ...
+        patient = state.rounds not in _HELD and state.rounds & (state.rounds - 1) == 0
+        given = self.kind.given(
+            known, rows, state.sites, earlier, patient=patient, silent=not state.rounds
+        )
+        held = self.windows.held
+        error = given.error(known, rows if held is None else held, self.windows.unseen)
+        if not math.isfinite(error):
+            raise DataError(
+                "svi ended where the networks' predictions are not finite; check the scale of the "
+                "columns, or take smaller steps by optimizer="
+            )
+        if state.rounds == 0:
+            self._judge(state, given, error)
+            if self.kind.parts.networks:
+                # Effects that stand in for networks would be no place for these to begin beside.
+                known = self.problem.given(state.points, state.carried)
+                given = self.kind.given(known, rows, {}, None, patient=True, silent=False)
+                state.sites = {**given.sites, **given.begin}
+        changes = given.moves()
+        if changes:
+            state.points = self.problem.moved(state.points, changes)
+        if state.rounds:
+            self._judge(state, given, error)
+        return error, given.held(known, rows, self.labels)
+
+    def _judge(self, state: _State, given: Conditional | Nearest, error: float) -> None:
+        whole = self.problem.n / given.mixed.n
+        now = [whole * given.evidence, error, state.steps]
+        state.trace, state.sites = np.vstack([state.trace, now]), {**given.sites, **given.begin}
+        if self.windows.count > 1:
+            state.products = given.mixed.solver.products
+        if state.rounds == 0:
+            state.without, state.best_sites = error, state.sites
+        elif error < state.least:
+            state.best, state.best_sites = (state.points, state.carried), state.sites
+            state.least, state.since = error, state.rounds
+        elif state.rounds - state.since >= _PATIENCE * self.rounds and state.done < 1 - LAST:
+            # It has stopped getting better at this rate: the last part, from where it was best.
+            (state.points, state.carried), state.sites = state.best, state.best_sites
+            state.moments = self.optimizer.init(state.points)
+            state.done = 1 - LAST
+
+    def _descend(self, state: _State, rows: Any, arrays: tuple[Any, Any]) -> None:
+        """The steps of a round."""
+        rng = np.random.default_rng([self.seed, 1, state.rounds])
+        wanted, n = self.steps * self.batch, len(rows[1].value)
+        order = np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
+        places = order.reshape(self.steps, self.batch)
+        batches = jax.tree.map(
+            lambda a: jnp.asarray(np.asarray(a)[places]),
+            (self._designs(rows), arrays[0]),
+        )
+        share = np.arange(self.steps) / self.steps / self.rounds
+        rates = np.array([rate(state.done + s) for s in share], dtype=np.float32)
+        keys = jax.random.split(
+            jax.random.fold_in(jax.random.key(self.seed), state.rounds), self.steps
+        )
+        fixed = jax.tree.map(jnp.asarray, arrays[1])
+        carry = (state.points, state.carried, state.moments)
+        carry, skipped = self._compiled(carry, fixed, batches, rates, keys)
+        if int(skipped) == self.steps:
+            raise DataError(
+                f"svi could not take a step: the loss was not finite {self.steps} times in a row; "
+                "check the scale of the columns"
+            )
+        state.points, state.carried, state.moments = carry
+        state.skipped += int(skipped)
+        state.steps += self.steps
+        state.rounds += 1
+        state.done = min(1.0, state.done + 1 / self.rounds)
+        if state.done > 1 - 1e-9:
+            state.done = 1.0
+
+    def _round(
+        self, carry: Any, fixed: Any, batches: Any, rates: Array, keys: Array
+    ) -> tuple[Any, Array]:
+        def step(carry: Any, inputs: tuple[Any, Array, Array]) -> tuple[Any, Array]:
+            points, carried, moments = carry
+            (designs, own), factor, key = inputs
+
+            def loss(points: Any) -> tuple[Array, Any]:
+                bases, updated, penalty = self._shaped(points, carried, designs, key)
+                return self.kind.loss(bases, own, fixed) + penalty / self.batch, updated
+
+            (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(points)
+            change, new = self.optimizer.update(gradient, moments, points)
+            moved = jax.tree.map(lambda p, c: p + factor * c, points, change)
+            sums = [jnp.sum(leaf) for leaf in jax.tree.leaves((gradient, moved))]
+            good = jnp.isfinite(value) & jnp.isfinite(jnp.sum(jnp.stack(sums)))
+            after = jax.tree.map(
+                lambda a, b: jnp.where(good, a, b),
+                (moved, updated, new),
+                (points, carried, moments),
+            )
+            return after, ~good
+
+        carry, skipped = jax.lax.scan(step, carry, (batches, rates, keys))
+        return carry, jnp.sum(skipped)
+
+    def _shaped(
+        self, points: Any, carried: Any, designs: Any, key: Array
+    ) -> tuple[dict[str, Array], Any, Array]:
+        """Columns of the networks, what they updated, and the penalty of these rows."""
+        given = {**points, **{name: dict(v) for name, v in carried.items()}}
+        seeded = numpyro.handlers.seed(self.problem.shape, key)
+        program = numpyro.handlers.trace(numpyro.handlers.substitute(seeded, data=given))
+        bases: Any = program(designs, True)
+        sites = program.trace
+        penalty = -sum(
+            jnp.sum(site["fn"].log_prob(site["value"]))
+            for site in sites.values()
+            if site["type"] == "sample" and site["is_observed"]
+        )
+        return bases, {name: sites[name]["value"] for name in carried}, jnp.asarray(penalty)
+
+    def finish(self, state: _State, draws: int, progress: bool) -> Draws:
+        """The exact posterior of all else on all rows, given the best networks."""
+        points, carried = state.best
+        points = jax.tree.map(np.asarray, points)
+        carried = jax.tree.map(np.asarray, carried)
+        if self._leaves_out(state):
+            carried = {**carried, **self.problem.without}
+        rows = self.windows.at(0)
+        n = len(rows[1].value)
+        some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
+        carried = self.problem.settled(points, carried, kept(rows, some))
+        known = self.kind.started(self.problem.given(points, carried), state.best_sites)
+        last: Method = registry.load("method", self.kind.finish)()
+        found = last.run(known, seed=self.seed, draws=draws, progress=progress)
+        evidence, held, steps = state.trace.T
+        designs = self._designs(kept(rows, some))
+        shaped = self._shaped(points, state.best[1], designs, jax.random.key(self.seed))
+        penalty = float(shaped[2]) * self.problem.n / len(some)
+        return replace(
+            found,
+            points={**found.points, **points},
+            carried=carried,
+            converged=found.converged and not self.interrupted and not self.cut,
+            message=self._message(state, found.message),
+            steps=state.steps,
+            elbo=None if found.evidence is None else (found.evidence - penalty, 0.0),
+            trace={"elbo": evidence, "held_out": held, "step": steps},
+            resumed_from=self.resumed_from,
+            interrupted=self.interrupted,
+        )
+
+    def _message(self, state: _State, rest: str) -> str:
+        text = f"{state.steps:,} steps of {self.batch:,} rows"
+        if self.interrupted:
+            text = f"interrupted after {text}"
+        elif self.cut:
+            text = f"not converged: {text}, cut short by steps="
+        if state.skipped:
+            text += f", of which {state.skipped:,} were skipped because they were not finite"
+        if self.windows.held is not None:
+            held = len(self.windows.held[1].value)
+            least = min(state.least, state.without)
+            text += f"; mean log density {-least:.4g} on {held:,} rows held out"
+        if self._leaves_out(state):
+            text += ", no better with the networks than without, and they are left out"
+        return f"{text}; all else in closed form: {rest}"
+
+
+def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
+    """The posterior of a linear model: what a search ends with, where there is none to be made.
+
+    Raises:
+        MethodError: for crossed groupings that are too large.
+    """
+    name = Gaussian.finish if is_gaussian(problem) else AnyFamily.finish
+    method: Method = registry.load("method", name)()
+    found = method.run(problem, seed=seed, draws=draws, progress=progress)
+    return replace(
+        found,
+        message=f"no network to be trained; all in closed form: {found.message}",
+        elbo=None if found.evidence is None else (found.evidence, 0.0),
+        settings={},
+    )
+
+
+def applies(problem: Problem) -> bool:
+    """Whether there are networks, and all else is linear and Gaussian in the predictors."""
+    structure = problem.structure()
+    if all(block is not None for block in structure.values()):
+        return False
+    return _is_closed(problem, structure)
+
+
+def is_linear(problem: Problem) -> bool:
+    """Whether all is linear and Gaussian in the predictors."""
+    structure = problem.structure()
+    return None not in structure.values() and _is_closed(problem, structure)
+
+
+def _is_closed(problem: Problem, structure: Mapping[str, LinearBlock | None]) -> bool:
+    """Whether the linear blocks have a closed form, and their rows serve it."""
+    if problem.incomplete or problem.bilinear:
+        return False
+    if not all(block.gaussian for block in structure.values() if block is not None):
+        return False
+    return is_gaussian(problem) or (not problem.windows and problem.n <= MOST)
+
+
+def is_gaussian(problem: Problem) -> bool:
+    """Whether the response is normal around its one predictor."""
+    if problem.normal() is None:
+        return False
+    return all(problem.predicts[label] == problem.location for label in problem.predicts)

@@ -1,0 +1,153 @@
+"""Averages of a log density in its natural parameter, and integrals over levels.
+
+As ``expected_log_density`` has them of any family. With A the cumulant function,
+
+    E log p(y_i | eta_i) = y_i E eta_i - m_i E A(eta_i) + c_i       eta_i ~ N(m_i, v_i)
+
+where E A is known or a sum over Gauss and Hermite's nodes, as many as the largest v asks for. Few
+rows take NumPy, which need not compile anything; many take JAX, whose exponential is ten times as
+fast.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from ranef.families.exponential_family import Natural
+from ranef.numerics.gauss_hermite import Integrated, OverLevels, hermite
+
+Array = NDArray[np.float64]
+
+# Rows from which it is worth the tenth of a second that a program takes to compile, and rows that
+# NumPy goes through at once, so that they stay in a processor's cache.
+_MANY, _CHUNK = 50_000, 8_192
+# Up to which variance so many nodes are taken. The average of log(1 + e^eta) is off by 2e-6, 3e-6
+# and 6e-5 at most at the first three, and by 3e-4 at a variance of 6.
+_NODES = ((0.1, 3), (0.5, 5), (2.0, 7), (np.inf, 11))
+
+
+class ClosedAverages:
+    """Of the rows of one response.
+
+    Args:
+        natural: the rows.
+    """
+
+    def __init__(self, natural: Natural) -> None:
+        self.natural = natural
+        self._least = _NODES[0][1]
+
+    def of(
+        self, numbers: Mapping[str, Any], mean: Array, spread: Array
+    ) -> tuple[float, Array, Array]:
+        """As of any family: the sum of E log p, and averages of slope and curvature."""
+        y, m = self.natural.value, self.natural.size
+        a, first, second = self._averaged(mean[:, 0], spread[:, 0, 0], 2)
+        total = float(y @ mean[:, 0] - m @ a) + self.natural.constant
+        return total, (y - m * first)[:, None], (m * second)[:, None, None]
+
+    def settle(self, spread: Array) -> None:
+        """From now on take at least as many nodes as variances (n, 1, 1) such as these ask for.
+
+        And as twice these do: where another number of nodes is taken the average jumps a little.
+        """
+        self._least = max(self._least, _needed(2 * float(spread.max(initial=0.0))))
+
+    def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
+        """Sum over rows of log p at predictors that are known, (n, 1)."""
+        a = self._cumulants(eta[:, 0], 0)[0]
+        y, m = self.natural.value, self.natural.size
+        return float(y @ eta[:, 0] - m @ a) + self.natural.constant
+
+    def by_number(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> dict[str, Array]:
+        """Nothing: the family has no other parameter."""
+        return {}
+
+    def third(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> Array:
+        """(n, 1) E of the third derivative."""
+        third = self._averaged(mean[:, 0], spread[:, 0, 0], 3)[3]
+        return -(self.natural.size * third)[:, None]
+
+    def integrals(
+        self, over: OverLevels, base: Array, root: float, numbers: Mapping[str, Any]
+    ) -> Integrated:
+        """As of any family: log integrals over the effects of levels."""
+        codes, levels, u = over.codes, len(over.centre), over.u
+        eta, z = base[:, 0], root * over.column
+        y, m = self.natural.value, self.natural.size
+        firsts = np.empty((len(u), len(eta)))
+        densities = over.log_weights + u * np.bincount(codes, y * z, levels) - 0.5 * u**2
+        for k, each in enumerate(u):
+            a, firsts[k] = self._cumulants(eta + z * each[codes], 1)
+            densities[k] -= np.bincount(codes, m * a, levels)
+        logs = np.asarray(logsumexp(densities, axis=0))
+        share = np.exp(densities - logs)
+        mean = (share * u).sum(axis=0)
+        variance = (share * (u - mean) ** 2).sum(axis=0)
+        expected = np.zeros_like(eta)
+        for own, first in zip(share, firsts, strict=True):
+            expected += own[codes] * first
+        value = float(logs.sum() + y @ eta) + self.natural.constant
+        return Integrated(value, mean, variance, (y - m * expected)[:, None], {})
+
+    def _averaged(self, mean: Array, variance: Array, order: int) -> tuple[Array, ...]:
+        """E A and E of its derivatives."""
+        largest = float(variance.max(initial=0.0))
+        if not largest > 0:
+            return self._cumulants(mean, order)
+        known = self.natural.averaged(mean, variance, order)
+        if known is not None:
+            return known
+        nodes, weights = hermite(max(self._least, _needed(largest)))
+        weights = weights / weights.sum()
+        if len(mean) >= _MANY:
+            with jax.enable_x64(True):
+                sums = (np.zeros(()),) * (order + 1)
+                for node in zip(nodes, weights, strict=True):
+                    sums = _added(self.natural.cumulants, order, sums, node, mean, variance)
+                return tuple(np.asarray(each) for each in sums)
+        out = tuple(np.zeros_like(mean) for _ in range(order + 1))
+        for at in range(0, len(mean), _CHUNK):
+            rows = slice(at, at + _CHUNK)
+            middle, sd = mean[rows], np.sqrt(variance[rows])
+            for node, weight in zip(nodes, weights, strict=True):
+                found = self.natural.cumulants(np, middle + node * sd, order)
+                for total, each in zip(out, found, strict=True):
+                    total[rows] += weight * each
+        return out
+
+    def _cumulants(self, eta: Array, order: int) -> tuple[Array, ...]:
+        if len(eta) < _MANY:
+            return self.natural.cumulants(np, eta, order)
+        with jax.enable_x64(True):
+            found = _compiled(self.natural.cumulants, order, eta)
+            return tuple(np.asarray(each) for each in found)
+
+
+def _needed(variance: float) -> int:
+    """Nodes for predictors of at most this variance."""
+    return next(count for limit, count in _NODES if variance <= limit)
+
+
+Cumulants = Callable[[Any, Any, int], tuple[Any, ...]]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _compiled(cumulants: Cumulants, order: int, eta: Any) -> tuple[Any, ...]:
+    return cumulants(jnp, eta, order)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _added(
+    cumulants: Cumulants, order: int, sums: Any, node: Any, mean: Any, variance: Any
+) -> tuple[Any, ...]:
+    """The sums with one node's terms; a sum over nodes at once would not run in parallel."""
+    place, weight = node
+    found = cumulants(jnp, mean + place * jnp.sqrt(variance), order)
+    return tuple(total + weight * each for total, each in zip(sums, found, strict=True))

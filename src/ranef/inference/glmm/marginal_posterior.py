@@ -1,0 +1,350 @@
+"""Log p(theta | y) for any family, coefficients integrated out by ``gaussian_approximation``."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.inference.base import Problem
+from ranef.inference.glmm.corrections import Refinement
+from ranef.inference.glmm.extrapolation import Foretold
+from ranef.inference.glmm.gaussian_approximation import LEFT, NEXT_TO, Normal, Working
+from ranef.inference.hyperparameters.coordinates import (
+    Coordinates,
+    OrderedCoordinates,
+    ScaleCoordinate,
+)
+from ranef.inference.lmm.marginal_posterior import Marginal, scale_derivatives
+from ranef.inference.lmm.model import Mixed
+from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.inference.pwls.solver import Solution
+
+Array = NDArray[np.float64]
+
+# Of posterior sds: steps by which differences are taken.
+_STEP = 0.03
+# Nats that a search for q leaves to gain, from which on its density is rough.
+_ROUGH = 0.01
+# Numbers that a row is worth, in a solution.
+_ROW = 10
+# What a search meets where it stepped too far.
+_FAILURES = (ArithmeticError, DependentColumnError, np.linalg.LinAlgError)
+
+# Weights and right side of a working model, where they are foretold.
+_Told = tuple[Array, Array] | None
+
+
+@dataclass
+class Approximate:
+    """Log p(theta | y) up to a constant, in the coordinates x; as `Marginal` is of a Gaussian.
+
+    theta holds the family's numbers that all rows share beside scales and correlations.
+
+    Attributes:
+        working: the rows.
+        groups: the scales and correlations, at the working model where nothing is known.
+        coordinates: of what is not known.
+        numbers: names of the family's numbers.
+        known: values of what is.
+        start: where a search begins.
+        refinement: what is added to the bound of the nearest normal, if anything.
+        left: nats that any search for q may leave to gain; None for as few as derivatives ask for.
+    """
+
+    working: Working
+    groups: Marginal
+    coordinates: Coordinates
+    numbers: tuple[str, ...]
+    known: Mapping[str, Any]
+    start: Array
+    refinement: Refinement | None = None
+    left: float | None = None
+    solves_many = False
+    # The q that every search for another begins from, and working models near it. Both change
+    # by `settle` alone, so that between two calls of it the density is a function of x.
+    _anchor: list[Normal] = field(default_factory=list)
+    _foretold: Foretold = field(init=False)
+    # Working models since then, which the next `settle` takes over.
+    _gathered: Foretold = field(init=False)
+    _latest: list[Normal] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._foretold, self._gathered = Foretold(self.width), Foretold(self.width)
+
+    @classmethod
+    def of(cls, problem: Problem, method: str, **how: Any) -> "Approximate":
+        """The posterior of a problem's hyperparameters; `how` is that of `Working`.
+
+        Raises:
+            MethodError: for a model that is not linear and Gaussian in its predictors.
+        """
+        working = Working(problem, method, **how)
+        layout = working.layout
+        free = [p for p in problem.law.free_parameters() if p.name not in layout.predictors]
+        known: dict[str, Any] = {}
+        begin: dict[str, Any] = {}
+        scales: list[ScaleCoordinate] = []
+        ordered: list[OrderedCoordinates] = []
+        for parameter in free:
+            name, prior = parameter.name, problem.priors[parameter.name]
+            size = len(parameter.labels)
+            value = problem.starts.get(name)
+            value = getattr(prior, "start", None) or value
+            default = 0.5 if parameter.support == "unit" else 1.0
+            begin[name] = np.asarray(default if value is None else value, np.float64)
+            if isinstance(prior, priors.Fixed):
+                known[name] = begin[name] = np.asarray(prior.value, np.float64)
+            elif size:
+                begin[name] = np.broadcast_to(begin[name], (size,))
+                ordered.append(OrderedCoordinates(name, size, prior))
+            else:
+                scales.append(ScaleCoordinate.of(name, prior, float(begin[name]), folds=False))
+        mixed = Mixed(
+            working.begin(begin),
+            layout.groupings,
+            layout.common,
+            layout.shapes,
+            layout.mean,
+            layout.precision,
+            "",
+            problem.n,
+            0.0,
+            0.0,
+            (0.0, 0.0),
+            layout.carried,
+            layout.tails,
+        )
+        groups = Marginal.of(mixed, problem.priors, problem.spread)
+        coordinates = Coordinates(
+            [*scales, *groups.coordinates.scales], groups.coordinates.correlations, ordered
+        )
+        first = [s.place(float(begin[s.name])) for s in scales]
+        last = [o.inverse(begin[o.name]) for o in ordered]
+        start = np.concatenate([first, groups.start, *last])
+        names = tuple(p.name for p in free)
+        return cls(working, groups, coordinates, names, {**groups.known, **known}, start)
+
+    @property
+    def mixed(self) -> Mixed:
+        """The model, its cross-products those of the working model where nothing is known."""
+        return self.groups.mixed
+
+    @property
+    def cost(self) -> int:
+        """Of one solution, which goes through the rows."""
+        return max(self.mixed.solver.cost, _ROW * self.mixed.n)
+
+    @property
+    def cells(self) -> int:
+        """Working weights of all rows, which each step of a search for q makes anew."""
+        return self.mixed.n * len(self.working.layout.predictors) ** 2
+
+    @property
+    def number_places(self) -> NDArray[np.int64]:
+        """Which coordinates are those of the family's numbers."""
+        own = [s.name for s in self.groups.coordinates.scales]
+        first = sum(s.name not in own for s in self.coordinates.scales)
+        last = first + self.groups.coordinates.size
+        return np.r_[0:first, last : self.coordinates.size]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Coordinates of length scales, in which the density may have several modes."""
+        own = [self.groups.coordinates.scales[i].name for i in self.groups.lengths]
+        return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in own]
+
+    @property
+    def width(self) -> Array:
+        """(d,) about one posterior sd of each coordinate, from how many observations it has."""
+        out = np.full(len(self.start), 1 / math.sqrt(2 * self.mixed.n))
+        out[np.setdiff1d(np.arange(len(out)), self.number_places)] = self.groups.width
+        for place in self.coordinates.ordered_slices:
+            out[place] *= 4.0
+        return np.minimum(out, 0.5)
+
+    def sites(self, x: Array) -> dict[str, Any]:
+        """Hyperparameters at x (..., d), those that are known included."""
+        values = self.coordinates.values(x)
+        for name, value in self.known.items():
+            values[name] = np.broadcast_to(value, (*x.shape[:-1], *np.shape(value)))
+        return values
+
+    def fit(self, x: Array, start: Normal | None = None) -> Normal:
+        """The normal q of the coefficients at x (d,)."""
+        told = self._foretold.at(x)
+        return self._working_at(x).fit(*self._given(x), start, told, self.left or LEFT)
+
+    def beginning(self, x: Array) -> Normal:
+        """The q at x (d,) of coefficients nearly where a search for them begins."""
+        return self._working_at(x).beginning(*self._given(x))
+
+    def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:
+        """Roots of the factors' covariances, and the family's numbers."""
+        values = self.sites(x)
+        roots = self.mixed.roots(self.groups.absolute(values))
+        return roots, {name: values[name] for name in self.numbers}
+
+    def _working_at(self, x: Array) -> Working:
+        """The rows with the priors of the common effects at x (d,)."""
+        return self.working.at_scales(self.sites(x) if self.working.layout.tails else {})
+
+    def _refinement_at(self, x: Array) -> Refinement:
+        """What is added to the bound at x (d,)."""
+        assert self.refinement is not None
+        return self.refinement.of(self._working_at(x))
+
+    def settle(self, x: Array) -> None:
+        """From now on every search for q begins at that of x (d,), or at what is known near it.
+
+        Until the next call the density at a place does not depend on what was asked for before.
+        """
+        self._anchor[:] = [self.fit(x, *self._anchor)]
+        self._foretold = self._gathered.copy()
+        self.working.averages.settle(self._anchor[0].spread)
+        if self.refinement is not None:
+            self.refinement = self._refinement_at(x).settled(self._anchor[0], *self._given(x))
+
+    @property
+    def has_normal(self) -> bool:
+        """Whether the search for q ended next to a maximum of the bound where it was settled."""
+        return self._anchor[0].left < _ROUGH
+
+    def solve(self, x: Array) -> tuple[Solution, Array]:
+        """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
+        x = np.atleast_2d(x)[0]
+        # A search may step too far on its way, and goes back.
+        with np.errstate(all="ignore"):
+            found = self.fit(x, *self._anchor)
+            if self.refinement is None:
+                return found.solution, np.ones(1)
+            return self._refinement_at(x).solution(found, *self._given(x)), np.ones(1)
+
+    def near(self, x: Array) -> Normal | None:
+        """The q at x, from the one that this found before; None where it is not to be found."""
+        found = self._found(x, (*self._latest, *self._anchor, None))
+        if found is not None:
+            self._latest[:] = [found]
+        return found
+
+    def _found(self, x: Array, starts: Iterable[Normal | None]) -> Normal | None:
+        """The q at x, from the first of these starts that leads to one."""
+        with np.errstate(all="ignore"):
+            for start in starts:
+                try:
+                    return self.fit(x, start)
+                except _FAILURES:
+                    continue
+        return None
+
+    def _at(self, x: Array) -> Normal | None:
+        """The q at x, whatever was asked for before."""
+        return self._found(x, (*self._anchor, None))
+
+    def log_density(self, x: Array) -> Array:
+        """(B,) at x (B, d); minus infinity where the arithmetic fails."""
+        with np.errstate(all="ignore"):
+            out = np.array([self._value(each, self._at(each)) for each in x])
+            out = out + self.coordinates.log_prior(x)[0]
+        return np.where(np.isfinite(out), out, -np.inf)
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """At x (d,); minus infinity and zero where the arithmetic fails."""
+        return self._with_gradient(x, self._refined)
+
+    def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """As `value_and_gradient`, of the bound without its refinement."""
+        return self._with_gradient(x, self._bound)
+
+    def _with_gradient(
+        self, x: Array, density: Callable[[Array, Normal], tuple[float, Array]]
+    ) -> tuple[float, Array]:
+        """A density of y and its derivative, with those of the prior."""
+        found = self._at(x)
+        if found is not None and found.left < NEXT_TO:
+            self._gathered.add(x, *self.working.next(found))
+        with np.errstate(all="ignore"):
+            prior, slope = self.coordinates.log_prior(x[None])
+        if found is None or not np.isfinite(found.value + prior[0]):
+            return -np.inf, np.zeros_like(x)
+        try:
+            with np.errstate(all="ignore"):
+                value, gradient = density(x, found)
+        except _FAILURES:
+            return -np.inf, np.zeros_like(x)
+        value, gradient = value + float(prior[0]), gradient + slope[0]
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return -np.inf, np.zeros_like(x)
+        return value, gradient
+
+    def _refined(self, x: Array, q: Normal) -> tuple[float, Array]:
+        """The density without the prior, and its derivative, given q at x (d,)."""
+        given = self._given(x)
+        direct = None
+        if self.refinement is not None:
+            direct = self._refinement_at(x).slopes(q, *given)
+        if direct is not None:
+            value, by_root, by_number = direct
+            slope = -0.5 * self._slopes(x, q, self._log_det)
+            return value, self._along(x, by_root, by_number) + slope
+        value, gradient = self._bound(x, q)
+        if self.refinement is None:
+            return value, gradient
+        value += self._refinement_at(x).correction(q, *given)
+        return value, gradient + self._slopes(x, q, self._correction)
+
+    def _bound(self, x: Array, q: Normal) -> tuple[float, Array]:
+        """The bound and its derivative, given q at x (d,)."""
+        derivatives = q.solution.root_derivatives()
+        by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
+        numbers = self._given(x)[1]
+        by_number = self.working.averages.by_number(numbers, q.mean, q.spread)
+        layout = self._working_at(x).layout
+        by_scale: dict[str, float] = {}
+        if layout.tails:
+            variance = np.diagonal(q.solution.common_covariance[0])
+            by_scale = layout.by_scale((q.solution.common[0] - layout.mean) ** 2 + variance)
+        return q.value, self._along(x, by_root, {**by_number, **by_scale})
+
+    def _along(self, x: Array, by_root: Mapping[int, Array], by_number: Mapping[str, Any]) -> Array:
+        """The derivative in the coordinates at x (d,)."""
+        by_value = scale_derivatives(self.mixed.groupings, self.sites(x), by_root)
+        return self.coordinates.gradient(x, {**by_value, **by_number})
+
+    def _value(self, x: Array, q: Normal | None) -> float:
+        if q is None or self.refinement is None:
+            return -np.inf if q is None else q.value
+        return q.value + self._refinement_at(x).correction(q, *self._given(x))
+
+    def _correction(self, x: Array, told: _Told, q: Normal) -> float:
+        """What the refinement adds at x (d,)."""
+        given = self._given(x)
+        found = self._working_at(x).told(*given, *told) if told else self._exact(x, q)
+        return self._refinement_at(x).correction(found, *given)
+
+    def _log_det(self, x: Array, told: _Told, q: Normal) -> float:
+        """Log |X' V^-1 X + P| at x (d,)."""
+        if told:
+            return self._working_at(x).log_det_common(self._given(x)[0], *told)
+        return float(self._exact(x, q).solution.log_det_common[0])
+
+    def _exact(self, x: Array, q: Normal) -> Normal:
+        """The q at x (d,), so near that differences do not show how near a search came."""
+        return self._working_at(x).fit(*self._given(x), q, left=LEFT)
+
+    def _slopes(self, x: Array, q: Normal, value: Callable[[Array, _Told, Normal], float]) -> Array:
+        """The derivative at x (d,) of a value by differences.
+
+        It is taken of working models that are foretold where they can be.
+
+        Raises:
+            ArithmeticError: where there is none.
+        """
+        steps = _STEP * self.width
+        told = self._foretold.around(x, steps) or [None] * (1 + len(x))
+        places = [x, *(x + step for step in np.diag(steps))]
+        here, *beside = (value(place, each, q) for place, each in zip(places, told, strict=True))
+        return (np.array(beside) - here) / steps

@@ -1,0 +1,161 @@
+"""The covariance of each row's predictors, from blocks of the inverse.
+
+    C_i = [x_i z_i] V [x_i z_i]'      (K, K)
+
+V is the covariance of all coefficients; of it only blocks are needed whose coefficients meet
+in some row, and these the selected inverse has.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.glmm.reweighted_products import Weighted, predictors_of
+from ranef.inference.pwls.cross_products import Factor
+from ranef.inference.pwls.selected_inverse import Covariances
+
+Array = NDArray[np.float64]
+
+
+def spreads(found: Covariances, rows: Weighted) -> Array:
+    """(n, K, K) for the rows whose cross-products were solved, at one value of theta."""
+    layout = rows.layout
+    n, k = layout.known.shape
+    out = np.zeros((n, k, k))
+    parts = _Blocks(found, rows)
+    _add_common(out, parts)
+    for f, factor in enumerate(layout.factors):
+        for kc, which, x in parts.by_predictor:
+            for ka, each in _by_column(parts, f, which, x):
+                out[:, ka, kc] += each
+                out[:, kc, ka] += each
+        for h, other in enumerate(layout.factors[: f + 1]):
+            both = factor.levels == other.levels == 1
+            for ka, kb, each in _of_all(parts, f, h) if both else _of_levels(parts, f, h):
+                out[:, ka, kb] += each
+                if h != f:
+                    out[:, kb, ka] += each
+    return out
+
+
+def _by_column(
+    parts: "_Blocks", f: int, which: NDArray[np.int64], x: Array
+) -> Iterator[tuple[int, Array]]:
+    """By predictor, covariances of a factor's part of it with what x (n, q) makes of the common.
+
+    `which` are the common coefficients whose columns x are.
+    """
+    factor = parts.layout.factors[f]
+    if factor.levels == 1:
+        for k, z, here in _split(factor):
+            yield k, _rowwise(z @ parts.common_of_all(f)[here][:, which], x)
+        return
+    for a, k in enumerate(predictors_of(factor)):
+        yield int(k), factor.columns[:, a] * parts.with_common(f, a, which, x)
+
+
+def _of_all(parts: "_Blocks", f: int, h: int) -> Iterator[tuple[int, int, Array]]:
+    """By predictors, covariances of two factors of one level each, whose block all rows share."""
+    block = np.stack([parts.between(f, a, h, slice(1))[0] for a in range(parts.widths[f])])
+    for ka, z, own in _split(parts.layout.factors[f]):
+        moved = z @ block[own]
+        for kb, x, other in _split(parts.layout.factors[h]):
+            yield ka, kb, _rowwise(moved[:, other], x)
+
+
+def _of_levels(parts: "_Blocks", f: int, h: int) -> Iterator[tuple[int, int, Array]]:
+    """By predictors, covariances of two factors at the levels of each row."""
+    factor, other = parts.layout.factors[f], parts.layout.factors[h]
+    if factor.levels == 1:
+        yield from ((ka, kb, each) for kb, ka, each in _of_levels(parts, h, f))
+        return
+    for a, ka in enumerate(predictors_of(factor)):
+        beside = parts.between(f, a, h)
+        for kb, x, here in _split(other):
+            yield int(ka), kb, factor.columns[:, a] * _rowwise(beside[:, here], x)
+
+
+def _rowwise(a: Array, b: Array) -> Array:
+    return np.einsum("nk,nk->n", a, b)
+
+
+def _split(factor: Factor) -> list[tuple[int, Array, slice | NDArray[np.bool_]]]:
+    """Each predictor, the factor's columns of it, (n, a), and which of all they are."""
+    own = predictors_of(factor)
+    if (own == own[0]).all():
+        return [(int(own[0]), factor.columns, slice(None))]
+    return [(int(k), factor.columns[:, own == k], own == k) for k in np.unique(own)]
+
+
+def _by_predictor(rows: Weighted) -> list[tuple[int, NDArray[np.int64], Array]]:
+    """By predictor, which common columns are its own, and these, (n, q)."""
+    predictor = rows.layout.predictor
+    own = [(int(k), np.flatnonzero(predictor == k)) for k in np.unique(predictor)]
+    if len(own) == 1:
+        return [(*own[0], rows.columns)]
+    return [(k, which, rows.columns[:, which]) for k, which in own]
+
+
+def _add_common(out: Array, parts: "_Blocks") -> None:
+    for k, which, x in parts.by_predictor:
+        moved = x @ parts.common[which]
+        for m, others, other in parts.by_predictor:
+            out[:, k, m] += _rowwise(moved[:, others], other)
+
+
+class _Blocks:
+    """Covariances of coefficients that meet in a row, (n,) at the levels of each row."""
+
+    def __init__(self, found: Covariances, rows: Weighted) -> None:
+        system = found.system
+        self.found, self.layout = found, rows.layout
+        self.by_predictor = _by_predictor(rows)
+        self.last = found.last[0]
+        self.random, self.size = system.remainder.layout.random, len(self.last) - 1
+        self.common = self.last[self.random : self.size, self.random : self.size]
+        self.stage = {stage.factor: s for s, stage in enumerate(system.stages)}
+        self.part = {part.factor: part for part in system.remainder.layout.parts}
+        self.widths = [factor.columns.shape[1] for factor in self.layout.factors]
+        self.place: dict[int, NDArray[Any]] = {}
+        for f, factor in enumerate(self.layout.factors):
+            if f in self.stage:
+                self.place[f] = system.stages[self.stage[f]].place[factor.codes]
+            else:
+                part = self.part[f]
+                self.place[f] = part.start + factor.codes.astype(np.int64) * part.width
+
+    def with_common(self, f: int, a: int, which: NDArray[np.int64], x: Array) -> Array:
+        """Of coefficient a of factor f with what x (n, q) makes of these common ones."""
+        columns = self.random + which
+        if f in self.stage:
+            block = self.found.blocks[self.stage[f]][2][a, columns, 0].T
+            return _rowwise(block[self.place[f]], x)
+        return _rowwise(self.last[:, columns][self.place[f] + a], x)
+
+    def common_of_all(self, f: int) -> Array:
+        """(k, p) of all coefficients of a factor of one level with the common ones."""
+        which, start = slice(self.random, self.size), int(self.place[f][0])
+        if f in self.stage:
+            return self.found.blocks[self.stage[f]][2][:, which, 0, start]
+        return self.last[start : start + self.widths[f], which]
+
+    def between(self, f: int, a: int, h: int, which: slice = slice(None)) -> Array:
+        """Of coefficient a of factor f and each of factor h, (n, k), at the rows of a slice."""
+        at, to = self.place[f][which], self.place[h][which]
+        every = to[:, None] + np.arange(self.widths[h])
+        if f not in self.stage:
+            if h in self.stage:
+                return self.found.blocks[self.stage[h]][2][:, at + a, 0, to].T
+            return self.last[at[:, None] + a, every]
+        s = self.stage[f]
+        own, later, last = self.found.blocks[s]
+        if f == h:
+            return own[a][:, 0, at].T
+        if h not in self.stage:
+            return last[a][every, 0, at[:, None]]
+        t = self.stage[h]
+        if t < s:
+            return self.found.blocks[t][1][s - t - 1][:, a, 0, to].T
+        return later[t - s - 1][a][:, 0, at].T

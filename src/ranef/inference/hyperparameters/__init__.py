@@ -1,0 +1,1 @@
+"""Sampling the posterior of scales, correlations and the like."""

@@ -1,0 +1,208 @@
+"""A log density of a few coordinates: its mode, the curvature there, where it is even."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.numerics.bfgs import minimise
+
+Array = NDArray[np.float64]
+
+# An even density whose mode is further from zero than this many sds is folded in one place.
+_FOLD = 6.0
+# Folds at once.
+_MOST_FOLDS = 5
+# What a Newton step from the end of a search may still gain, in nats: the mode is then within a
+# quarter of an sd. A density with errors of its own, such as those of quadrature over thousands of
+# levels, cannot be followed to its last digits, and the draws are checked by its values.
+_SETTLED = 0.03
+
+# Nats that a step may still gain where a first search from one of several starts ends.
+_COARSE = 0.05
+# Nats below the highest end at which another is not followed; and below the largest evidence at
+# which a mode has next to nothing of the mass.
+_BELOW = 12.0
+_MASSLESS = 5.0
+# Posterior sds within which two ends are one mode.
+_NEAR = 3.0
+
+
+@runtime_checkable
+class Target(Protocol):
+    """A log density of x (d,) up to a constant."""
+
+    def log_density(self, x: Array) -> Array:
+        """(B,) at x (B, d)."""
+        ...
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """At x (d,)."""
+        ...
+
+    def canonical(self, x: Array) -> Array:
+        """Of the points (n, d) at which the density is the same, the one that stands for all."""
+        ...
+
+    def folds(self) -> list[tuple[int, Array]]:
+        """Coordinates whose sign may change, each with the signs that it changes (d,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The mode and the curvature there.
+
+    Attributes:
+        x: (d,).
+        value: of the log density.
+        root: (d, d) lower triangular, root root' the inverse curvature.
+        points, values, gradients: where the density was evaluated for it.
+        evaluations: in all.
+        found: whether the gradient vanishes, or is small for the curvature.
+    """
+
+    x: Array
+    value: float
+    root: Array
+    points: Array
+    values: Array
+    gradients: Array
+    evaluations: int
+    found: bool
+
+    @property
+    def evidence(self) -> float:
+        """Log of the integral of the density around it, by Laplace's approximation."""
+        log_det = float(np.log(np.diagonal(self.root)).sum())
+        return self.value + 0.5 * len(self.x) * math.log(2 * math.pi) + log_det
+
+    def covers(self, x: Array) -> bool:
+        """Whether x (d,) is no further than a few posterior sds in every direction."""
+        return bool(np.abs(np.linalg.solve(self.root, x - self.x)).max(initial=0.0) < _NEAR)
+
+
+def peak(
+    target: Target,
+    start: Array,
+    width: Array,
+    tick: Callable[[], object],
+    root: Array | None = None,
+) -> Peak:
+    """The mode, and the curvature from gradients on either side of it along each coordinate.
+
+    Args:
+        target: the log density.
+        start: (d,) where the search begins.
+        width: (d,) about one posterior sd of each coordinate.
+        tick: called at each evaluation.
+        root: (d, d) of about the inverse curvature, root root', where that is known.
+    """
+
+    def negative(x: Array) -> tuple[float, Array]:
+        tick()
+        value, gradient = target.value_and_gradient(x)
+        return -value, -gradient
+
+    inverse = None if root is None else root @ root.T
+    found = minimise(negative, start, gain=1e-4, width=width, inverse=inverse)
+    # Of the places at which an even density is the same, the search may end at any.
+    d, mode = len(start), target.canonical(found.x[None])[0]
+    turned = np.where(mode * found.x < 0, -1.0, 1.0)
+    points, values, gradients = [mode], [-found.value], [-found.gradient * turned]
+    step = np.clip(np.sqrt(np.diagonal(found.inverse)), width / 3, np.minimum(3 * width, 1.0))
+    evaluations = found.evaluations
+    curvature = np.zeros((d, d))
+    for _ in range(2):
+        sides = []
+        for i in range(d):
+            for side in (1.0, -1.0):
+                x = mode.copy()
+                x[i] += side * step[i]
+                value, gradient = negative(x)
+                sides.append(gradient)
+                points.append(x)
+                values.append(-value)
+                gradients.append(-gradient)
+        evaluations += 2 * d
+        for i in range(d):
+            curvature[i] = (sides[2 * i] - sides[2 * i + 1]) / (2 * step[i])
+        curvature = (curvature + curvature.T) / 2
+        diagonal = np.maximum(np.diagonal(curvature), 1e-8)
+        # About a posterior sd; a step far from it says nothing of the curvature there.
+        ideal = np.minimum(1 / np.sqrt(diagonal), 2.0)
+        if (np.abs(np.log(ideal / step)) < math.log(4.0)).all():
+            break
+        step = ideal
+    root = _inverse_root(curvature, step)
+    left = 0.5 * float(np.sum((root.T @ gradients[0]) ** 2))
+    finite = np.isfinite(values)
+    return Peak(
+        mode,
+        -found.value,
+        root,
+        np.array(points)[finite],
+        np.array(values)[finite],
+        np.array(gradients)[finite],
+        evaluations,
+        found.converged or left < _SETTLED,
+    )
+
+
+def modes(
+    target: Target, starts: Sequence[Array], width: Array, tick: Callable[[], object]
+) -> list[Peak]:
+    """The modes that searches from several starts (d,) end at, that of most mass first.
+
+    Those whose mass, by Laplace's approximation, is next to nothing of it are left out.
+    """
+
+    def negative(x: Array) -> tuple[float, Array]:
+        tick()
+        value, gradient = target.value_and_gradient(x)
+        return -value, -gradient
+
+    if len(starts) == 1:
+        return [peak(target, starts[0], width, tick)]
+    ends: list[tuple[float, Array]] = []
+    for start in starts:
+        if not np.isfinite(target.log_density(start[None])[0]):
+            continue
+        found = minimise(negative, start, gain=_COARSE, width=width)
+        ends.append((-found.value, target.canonical(found.x[None])[0]))
+    out: list[Peak] = []
+    for value, x in sorted(ends, key=lambda end: -end[0]):
+        if out and (value < out[0].value - _BELOW or any(top.covers(x) for top in out)):
+            continue
+        top = peak(target, x, width, tick)
+        if not any(other.covers(top.x) for other in out):
+            out.append(top)
+    out.sort(key=lambda top: -top.evidence)
+    return [top for top in out if top.evidence > out[0].evidence - _MASSLESS]
+
+
+def _inverse_root(curvature: Array, step: Array) -> Array:
+    """A root of the inverse; directions without curvature get a width of a few steps."""
+    values, vectors = np.linalg.eigh(np.nan_to_num(curvature) * step * step[:, None])
+    values = np.maximum(values, 0.05)
+    inverse = (vectors / values) @ vectors.T * step * step[:, None]
+    return np.asarray(np.linalg.cholesky(inverse), dtype=np.float64)
+
+
+def signs(target: Target, top: Peak) -> Array:
+    """Sign changes under which the density is the same and its parts overlap, (s, d)."""
+    sd = np.sqrt((top.root**2).sum(axis=1))
+    folds = target.folds()
+    near = sorted((f for f in folds if abs(top.x[f[0]]) < _FOLD * sd[f[0]]),
+                  key=lambda f: abs(top.x[f[0]]) / sd[f[0]])[:_MOST_FOLDS]  # fmt: skip
+    out = []
+    for chosen in itertools.product((False, True), repeat=len(near)):
+        sign = np.ones(len(top.x))
+        for use, (_, change) in zip(chosen, near, strict=True):
+            sign = sign * change if use else sign
+        out.append(sign)
+    return np.array(out)

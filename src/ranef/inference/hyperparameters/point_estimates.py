@@ -1,0 +1,138 @@
+"""The hyperparameters that have a posterior, once those estimated as points are known."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.hyperparameters.coordinates import Coordinates
+from ranef.inference.hyperparameters.mode import peak
+
+Array = NDArray[np.float64]
+
+# How much longer or shorter a length scale other searches begin with, as a logarithm: from the
+# middle of what is plausible to near its ends.
+_OTHER_LENGTH = 1.5
+# Searches at most.
+_MOST_STARTS = 7
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A log density of the hyperparameters in their coordinates."""
+
+    @property
+    def coordinates(self) -> Coordinates: ...
+
+    @property
+    def start(self) -> Array:
+        """(d,) where a search begins."""
+        ...
+
+    @property
+    def width(self) -> Array:
+        """(d,) about one posterior sd of each coordinate."""
+        ...
+
+    @property
+    def lengths(self) -> list[int]:
+        """Coordinates of length scales, in which the density may have several modes."""
+        ...
+
+    def log_density(self, x: Array) -> Array:
+        """(B,) at x (B, d)."""
+        ...
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """At x (d,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Free:
+    """The log density of the coordinates that have a posterior, the others held at `base`."""
+
+    marginal: Density
+    free: NDArray[np.int64]
+    base: Array
+
+    @property
+    def start(self) -> Array:
+        return self.base[self.free]
+
+    @property
+    def starts(self) -> list[Array]:
+        """Where searches for modes begin: at `start`, and at shorter and longer length scales."""
+        out = [self.start]
+        for place in np.flatnonzero(np.isin(self.free, self.marginal.lengths)):
+            for away in (-_OTHER_LENGTH, _OTHER_LENGTH):
+                out.append(self.start.copy())
+                out[-1][place] += away
+        return out[:_MOST_STARTS]
+
+    @property
+    def width(self) -> Array:
+        return self.marginal.width[self.free]
+
+    def whole(self, x: Array) -> Array:
+        """Of all coordinates, (n, d)."""
+        out = np.repeat(self.base[None], len(x), axis=0)
+        out[:, self.free] = x
+        return out
+
+    def log_density(self, x: Array) -> Array:
+        return self.marginal.log_density(self.whole(x))
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        value, gradient = self.marginal.value_and_gradient(self.whole(x[None])[0])
+        return value, gradient[self.free]
+
+    def canonical(self, x: Array) -> Array:
+        return self.marginal.coordinates.canonical(self.whole(x))[:, self.free]
+
+    def folds(self) -> list[tuple[int, Array]]:
+        coordinates = self.marginal.coordinates
+        place = {int(whole): i for i, whole in enumerate(self.free)}
+        return [
+            (place[i], coordinates.signs([i])[self.free]) for i in coordinates.folded if i in place
+        ]
+
+
+@runtime_checkable
+class Bounded(Density, Protocol):
+    """A log density with a bound whose gradient takes much less."""
+
+    def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """The bound at x (d,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bound(Free):
+    """The bound in place of the density."""
+
+    marginal: Bounded
+
+    def log_density(self, x: Array) -> Array:
+        return np.array([self.value_and_gradient(each)[0] for each in x])
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        value, gradient = self.marginal.bound_and_gradient(self.whole(x[None])[0])
+        return value, gradient[self.free]
+
+
+def without_points(marginal: Density, tick: Callable[[], object]) -> tuple[Free, dict[str, Any]]:
+    """The target, point estimates fixed at the joint mode, and those estimates by site."""
+    coordinates = marginal.coordinates
+    points = [i for i, scale in enumerate(coordinates.scales) if scale.is_point]
+    free = np.setdiff1d(np.arange(coordinates.size), points)
+    if not points:
+        return Free(marginal, free, marginal.start), {}
+    whole = Free(marginal, np.arange(coordinates.size), marginal.start)
+    top = peak(whole, whole.start, whole.width, tick)
+    base = coordinates.canonical(top.x[None])[0]
+    values = coordinates.values(base)
+    names = [coordinates.scales[i].name for i in points]
+    return Free(marginal, free, base), {name: values[name] for name in names}

@@ -1,0 +1,281 @@
+"""The posterior of the hyperparameters, whose density can be evaluated at a point.
+
+First the mode. Then, by dimension and by what an evaluation costs,
+
+    few, cheap      importance-weighted draws from t distributions that adapt to the target
+    few, dear       draws from a surrogate of the log density that is checked
+    many            importance-weighted draws from one t distribution at the mode, where a
+                    pilot says that they suffice; else Hamiltonian Monte Carlo
+
+Where the first or the second fails, and thousands of evaluations can be afforded, chains draw.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.hyperparameters.hmc import CHAINS, hmc
+from ranef.inference.hyperparameters.importance import importance
+from ranef.inference.hyperparameters.mode import Peak, Target, peak, signs
+from ranef.inference.hyperparameters.proposal import Mixture, resampled
+from ranef.inference.hyperparameters.surrogate_sampler import designed
+from ranef.numerics.psis import smoothed, threshold
+
+Array = NDArray[np.float64]
+
+# Weighted draws for each that is wanted, and how many there are at least.
+_POOL, _LEAST = 4, 1_000
+# Dimensions up to which a surrogate is made: its matrix has (points x (1 + dimensions))^2 numbers.
+FEW = 10
+# Evaluations of the pilot that says how many weighted draws are needed, and of that where chains,
+# and so thousands of evaluations, cannot be afforded.
+_PILOT, _PILOT_OF_DEAR = 300, 100
+# Effective draws that weighted ones must be worth.
+_EFFECTIVE = 400.0
+# Evaluations of the density that weighted draws may take: in batches, one by one, and where each
+# takes long.
+_MOST_BATCHED, _MOST_SINGLE, _MOST_DEAR = 10_000, 5_000, 300
+# The proposal in many dimensions: degrees of freedom, because the tails of fewer hold most of its
+# mass there, and its width as a multiple of that at the mode.
+_DEGREES, _WIDER = 30.0, 1.1
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What was found.
+
+    Attributes:
+        x: (draws, d), equally weighted.
+        mode: (d,).
+        k_hat: of the importance weights; None for a surrogate's own draws and for chains.
+        error: of the surrogate, root mean square in nats; None without one.
+        evaluations: of the density.
+        reliable: whether k-hat or the error is below its threshold, or the chains converged.
+        found: whether the search for the mode ended at one, or chains made up for it.
+        evidence: log of the integral of the density, by Laplace's approximation.
+        r_hat, ess: the largest and the smallest of all coordinates; None without chains.
+    """
+
+    x: Array
+    mode: Array
+    k_hat: float | None
+    error: float | None
+    evaluations: int
+    reliable: bool
+    found: bool
+    evidence: float
+    r_hat: float | None = None
+    ess: float | None = None
+
+
+def explore(
+    target: Target,
+    start: Array,
+    width: Array,
+    rng: np.random.Generator,
+    draws: int,
+    *,
+    cheap: bool,
+    patient: bool = False,
+    spare: int = 0,
+    chains: bool = False,
+    bound: Target | None = None,
+    near: Peak | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Explored:
+    """Draws of x from its posterior.
+
+    Args:
+        target: the log density.
+        start: (d,) where the search for the mode begins.
+        width: (d,) about one posterior sd of each coordinate.
+        rng: of all that is drawn.
+        draws: how many.
+        cheap: whether thousands of evaluations take no more than a second.
+        patient: whether thousands of evaluations can be afforded where nothing less serves.
+        spare: evaluations that can be afforded where a surrogate does not serve.
+        chains: whether thousands of evaluations of the gradient can be afforded where nothing
+            less serves.
+        bound: a density near the target whose gradient takes much less, on which chains move:
+            their draws are weighted by the target.
+        near: the mode if it is known: in many dimensions of the bound where there is one, else of
+            the target.
+        tick: called at each evaluation.
+    """
+    if len(start) == 0:
+        only = float(target.log_density(start[None])[0])
+        return Explored(np.zeros((draws, 0)), start, None, None, 1, True, True, only)
+    if len(start) > FEW:
+        moved = bound or target
+        top = near or peak(moved, start, width, tick)
+        batched = cheap or patient
+        found = _at_mode(target, top, rng, draws, batched, chains, tick)
+        if found is not None:
+            return found
+        return _by_chains(target, moved, top, rng, draws, tick)
+    top = near or peak(target, start, width, tick)
+    if cheap:
+        found = _weighted(target, top, rng, draws)
+    else:
+        drawn = designed(target, top, rng, draws, tick, spare)
+        evaluations = top.evaluations + drawn.evaluations
+        how = drawn.k_hat, drawn.error, evaluations, drawn.reliable, top.found
+        found = Explored(drawn.x, top.x, *how, top.evidence)
+        if patient and not found.reliable:
+            found = _weighted(target, top, rng, draws)
+    if chains and not (found.reliable and found.found):
+        return _by_chains(target, bound or target, top, rng, draws, tick)
+    return found
+
+
+def _at_mode(
+    target: Target,
+    top: Peak,
+    rng: np.random.Generator,
+    draws: int,
+    batched: bool,
+    chains: bool,
+    tick: Callable[[], object],
+) -> Explored | None:
+    """Weighted draws from one t distribution at the mode.
+
+    None where a pilot, or the weights themselves, say that chains are needed, if they can be.
+    """
+    proposal = Mixture(top.x[None], _WIDER * top.root, _DEGREES, signs(target, top))
+
+    def drawn(size: int) -> tuple[Array, Array]:
+        x = target.canonical(proposal.sample(rng, size))
+        log_ratios = target.log_density(x) - proposal.log_density(x)
+        for _ in range(size):
+            tick()
+        return x, np.where(np.isfinite(log_ratios), log_ratios, -1e300)
+
+    most = _MOST_BATCHED if batched else _MOST_SINGLE if chains else _MOST_DEAR
+    x, log_ratios = drawn(_PILOT if batched or chains else _PILOT_OF_DEAR)
+    # The effective share of a larger sample is lower: of some of its weights the pilot has none.
+    needed = 1.5 * _EFFECTIVE / _share(smoothed(log_ratios)[0])
+    if chains and needed > most:
+        return None
+    # More than are needed serve as draws where they are had for nothing.
+    more, more_ratios = drawn(int(min(max(needed, draws if batched else 0.0), most)))
+    x, log_ratios = np.concatenate([x, more]), np.concatenate([log_ratios, more_ratios])
+    weights, k = smoothed(log_ratios)
+    enough = len(x) * _share(weights) > 0.5 * _EFFECTIVE
+    reliable = bool(k < threshold(len(x))) and enough
+    if chains and not reliable:
+        return None
+    chosen = x[resampled(rng, weights, draws)]
+    evaluations = top.evaluations + len(x)
+    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
+
+
+def at_mode_alone(target: Target, top: Peak, rng: np.random.Generator, draws: int) -> Explored:
+    """Draws from the normal at the mode, where the density itself is not to be relied on."""
+    z = rng.standard_normal((draws, len(top.x)))
+    x = target.canonical(top.x + z @ top.root.T)
+    return Explored(x, top.x, None, None, top.evaluations, False, False, top.evidence)
+
+
+def _share(weights: Array) -> float:
+    """Effective draws for each weighted one."""
+    return 1 / float((weights**2).sum()) / len(weights)
+
+
+def _by_chains(
+    target: Target,
+    moved: Target,
+    top: Peak,
+    rng: np.random.Generator,
+    draws: int,
+    tick: Callable[[], object],
+) -> Explored:
+    """Chains on the density `moved`, whose draws the target weights where it is another."""
+
+    def density(x: Array) -> tuple[float, Array]:
+        tick()
+        return moved.value_and_gradient(x)
+
+    found = hmc(density, target.canonical, top, rng, draws)
+    x, values = found.x.reshape(-1, len(top.x)), found.values.ravel()
+    # As many as are wanted, each as often as any other where there are fewer.
+    order = np.resize(rng.permutation(len(x)), draws)
+    evaluations, k, reliable = top.evaluations + found.evaluations, None, found.converged
+    if moved is not target:
+        x, values = x[order[: len(x)]], values[order[: len(x)]]
+        evaluations += len(x)
+        log_ratios = target.log_density(x) - values
+        for _ in x:
+            tick()
+        weights, k = smoothed(np.where(np.isfinite(log_ratios), log_ratios, -1e300))
+        reliable = reliable and bool(k < threshold(len(x)))
+        chosen = x[resampled(rng, weights, draws)]
+    else:
+        chosen = x[order]
+    return Explored(
+        chosen,
+        top.x,
+        k,
+        None,
+        evaluations,
+        reliable,
+        top.found or found.converged,
+        top.evidence,
+        found.r_hat,
+        found.ess,
+    )
+
+
+def combined(found: Sequence[Explored], rng: np.random.Generator) -> Explored:
+    """Draws from several modes, from each as many as its share of the evidence asks for.
+
+    Args:
+        found: draws from each mode, that of most mass first.
+        rng: of the choice.
+    """
+    first = found[0]
+    if len(found) == 1:
+        return first
+    size = len(first.x)
+    evidence = np.array([each.evidence for each in found])
+    shares = np.exp(evidence - evidence.max())
+    which = resampled(rng, shares / shares.sum(), size)
+    x = np.stack([each.x for each in found])[which, np.arange(size)]
+    return replace(
+        first,
+        x=x,
+        evaluations=sum(each.evaluations for each in found),
+        reliable=all(each.reliable for each in found),
+        found=all(each.found for each in found),
+        evidence=float(evidence.max() + math.log(shares.sum())),
+    )
+
+
+def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -> Explored:
+    size = max(_POOL * draws, _LEAST)
+    x, weights, k, _, evaluations = importance(target.log_density, target, top, rng, size)
+    chosen = x[resampled(rng, weights, draws)]
+    reliable = bool(k < threshold(size))
+    evaluations += top.evaluations
+    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
+
+
+def message(found: Explored, draws: int) -> str:
+    """How it ended, in a sentence."""
+    text = f"{draws:,} draws from {found.evaluations:,} evaluations"
+    if found.r_hat is not None:
+        text += f" by {CHAINS} chains, R-hat {found.r_hat:.3f}, {found.ess:,.0f} effective"
+    if found.k_hat is not None and math.isfinite(found.k_hat):
+        text += f", k-hat {found.k_hat:.2f}"
+    if found.error is not None:
+        text += f", within {found.error:.2f} nats of the density where it was checked"
+    if not found.found:
+        return f"not converged: the search for the mode of the scales ended early; {text}"
+    if not found.reliable:
+        return (
+            f"not reliable: {text}, because the posterior of the scales is not of a form that the "
+            "proposal can follow; compare with method='nuts'"
+        )
+    return text

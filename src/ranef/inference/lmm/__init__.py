@@ -1,0 +1,1 @@
+"""Gaussian linear mixed models, coefficients integrated out."""

@@ -1,0 +1,390 @@
+"""Coefficients of a Gaussian mixed model, given draws of its hyperparameters.
+
+    E b = E_theta E[b | theta, y],   var b = E_theta var[b | theta, y] + var_theta E[b | theta, y]
+
+A factorization for every draw of theta is made where it is cheap. Elsewhere the draws are put
+into a few tens of cells, and one factorization at its centre serves each. Within a cell the
+conditional means follow the surface that fits the means of all cells best,
+
+    E[b | theta, y] = E[b | centre, y] + B (phi(theta) - mean of phi in the cell),
+
+phi being theta and, where there are cells enough, its squares and products. So what coefficients
+share with theta, as the effects of an ordinal model do with its thresholds, is in their moments
+and in their draws.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.errors import OptionError
+from ranef.inference.lmm.model import Grouping, Mixed, common_by_site, effects_by_site
+from ranef.inference.pwls.effect_draws import Cell, Drift, Effects, Place
+from ranef.inference.pwls.solver import Solution
+from ranef.numerics.blas_threads import side_by_side, threads_for
+
+Array = NDArray[np.float64]
+
+# Numbers that factorizations for the coefficients may touch in all, and how many there are
+# at least and, unless every draw has its own, at most; the latter for each hyperparameter too.
+_CELLS, _LEAST, _MOST, _MOST_EACH = 20_000_000, 5, 30, 12
+# Cells for each number of the surface through their means, and at most for that; and how many
+# there are at least for each number of one with squares and products.
+_FOR_EACH, _FOR_ALL, _FOR_SQUARES = 2, 200, 1.5
+# Ridge of that surface, relative to the variance of the draws: directions in which the centres
+# of the cells hardly differ get no slope.
+_RIDGE = 1e-3
+# Variance of a direction, relative to the longest one's, below which the draws do not differ in it.
+_SAME = 1e-10
+_EACH = 2_000_000
+# The cost of a solution that is done with while threads still wait for each other.
+_QUICK = 300_000
+# Draws of group effects that memory is taken for at once: 3.2 GB of them.
+_REALISED = 400_000_000
+
+
+class Sites(Mapping[str, Array]):
+    """Draws by site, (chain, draw, ...); those of group effects are made when first asked for."""
+
+    def __init__(self, ready: Mapping[str, Array], later: "Coefficients") -> None:
+        self._ready, self._later = dict(ready), later
+        self._names = [*ready, *later.group_sites]
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._ready:
+            if name not in self._later.group_sites:
+                raise KeyError(name)
+            self._ready.update(self._later.group_draws())
+        return self._ready[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@runtime_checkable
+class Conditional(Protocol):
+    """The normal posterior of all coefficients given the hyperparameters, at any of them."""
+
+    @property
+    def mixed(self) -> Mixed: ...
+
+    @property
+    def solves_many(self) -> bool:
+        """Whether `solve` takes several values of the hyperparameters at once."""
+        ...
+
+    @property
+    def cost(self) -> int:
+        """Of one solution: how many numbers it goes through, some tens of times."""
+        ...
+
+    def solve(self, x: Array) -> tuple[Solution, Array]:
+        """The solution at x (B, d), and sigma (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """Draws that share a factorization: which they are, and the hyperparameters of each, or
+    of all."""
+
+    members: NDArray[np.int64]
+    x: Array
+
+
+@dataclass(frozen=True)
+class _Surface:
+    """The surface that fits the conditional means of all cells best, in features of their centres.
+
+        B = sum_c E[b | centre_c] w_c'
+
+    Attributes:
+        weights: (cells, m), the w_c of m features; they sum to zero.
+        away: (draws, m), each draw's features less their mean in its cell.
+    """
+
+    weights: Array
+    away: Array
+
+    @classmethod
+    def through(cls, x: Array, cells: Sequence[_Cell]) -> "_Surface | None":
+        """That of draws x (draws, d); None where there is one cell, or every draw has
+        a solution of its own."""
+        if len(cells) == 1 or all(len(cell.x) == len(cell.members) for cell in cells):
+            return None
+        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))
+        kept = values > _SAME * values[-1]
+        # Coordinates in which the draws have the identity as their covariance.
+        whiten = vectors[:, kept] / np.sqrt(values[kept])
+        squares = len(cells) >= _FOR_SQUARES * _numbers(whiten.shape[1])
+        middle = x.mean(axis=0)
+
+        def features(x: Array) -> Array:
+            z = (x - middle) @ whiten
+            if not squares:
+                return z
+            i, j = np.triu_indices(z.shape[1])
+            return np.concatenate([z, z[:, i] * z[:, j]], axis=1)
+
+        share = np.array([len(cell.members) for cell in cells]) / len(x)
+        centres = features(np.concatenate([cell.x for cell in cells]))
+        centres -= share @ centres
+        weighted = share[:, None] * centres
+        gram = centres.T @ weighted + _RIDGE * np.eye(centres.shape[1])
+        away = features(x)
+        for cell in cells:
+            away[cell.members] -= away[cell.members].mean(axis=0)
+        return cls(np.asarray(np.linalg.solve(gram, weighted.T).T, np.float64), away)
+
+    def variances(self, slopes: Array) -> Array:
+        """Variances (...) of B phi within the cells, of B' (m, ...)."""
+        within = np.linalg.qr(self.away / np.sqrt(len(self.away)), mode="r")
+        return np.asarray((np.tensordot(within, slopes, axes=1) ** 2).sum(axis=0))
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """The posterior of all coefficients.
+
+    Attributes:
+        marginal: of the hyperparameters.
+        x: (draws, d) draws of them.
+        seed: of the coefficients' draws, which do not depend on when they are asked for.
+        chains: that the draws lie in, one after the other.
+    """
+
+    marginal: Conditional
+    x: Array
+    seed: int
+    chains: int = 1
+
+    @property
+    def group_sites(self) -> list[str]:
+        return [name for g in self.marginal.mixed.groupings for name, _ in g.sites]
+
+    @cached_property
+    def _cells(self) -> list[_Cell]:
+        solver, draws = self.marginal.mixed.solver, len(self.x)
+        # All draws where there are no hyperparameters to differ in share one.
+        if self.x.shape[1] == 0 or not np.ptp(self.x, axis=0).any():
+            return [_Cell(np.arange(draws), self.x[:1])]
+        if self.marginal.solves_many and solver.cost * draws <= _EACH:
+            return [_Cell(np.arange(draws)[part], self.x[part]) for part in solver.chunks(draws)]
+        d = self.x.shape[1]
+        most = max(min(_MOST, _MOST_EACH * d), min(_FOR_EACH * _numbers(d), _FOR_ALL))
+        count = int(np.clip(_CELLS // self.marginal.cost, _LEAST, most))
+        spread = self.x.std(axis=0)
+        scaled = self.x / np.where(spread > 0, spread, 1.0)
+        return [
+            _Cell(members, self.x[members].mean(axis=0, keepdims=True))
+            for members in _split(scaled, np.arange(draws), min(count, draws))
+        ]
+
+    @cached_property
+    def _surface(self) -> _Surface | None:
+        return _Surface.through(self.x, self._cells)
+
+    def moments(self) -> dict[str, tuple[Array, Array]]:
+        """Mean and sd by site."""
+        mixed = self.marginal.mixed
+        factors = len(mixed.solver.products.widths)
+        carried = [g for g in mixed.groupings if g.carried is not None]
+        sums = [_Sums(self._surface) for _ in range(factors + 2 + len(carried))]
+
+        def known(cell: _Cell) -> list[tuple[Array, Array]]:
+            """Means and variances of each factor's effects, of the common ones, and of carried."""
+            with np.errstate(all="ignore"):
+                solution, sigma = self.marginal.solve(cell.x)
+                covariance = solution.common_covariance
+                spread = np.diagonal(covariance, axis1=1, axis2=2)
+                rows = mixed.carried.matrix if mixed.carried else np.zeros((0, mixed.solver.p))
+                combined = np.einsum("mp,bpq,mq->bm", rows, covariance, rows, optimize=True)
+                square = sigma[:, None, None] ** 2
+                return [
+                    *(
+                        (effects, variances * sigma[:, None, None] ** 2)
+                        for effects, variances in zip(
+                            solution.effects, solution.effect_variances, strict=True
+                        )
+                    ),
+                    (solution.common, spread * sigma[:, None] ** 2),
+                    (solution.common @ rows.T, combined * sigma[:, None] ** 2),
+                    *(_carried(grouping, solution, square) for grouping in carried),
+                ]
+
+        largest = mixed.solver.largest
+        with threads_for(largest):
+            if self.marginal.cost < _QUICK:
+                every = [known(cell) for cell in self._cells]
+            else:
+                every = side_by_side(known, self._cells, largest)
+            for place, (cell, found) in enumerate(zip(self._cells, every, strict=True)):
+                for total, (means, variances) in zip(sums, found, strict=True):
+                    total.add(place, means, variances, len(cell.members) / len(cell.x))
+        mean, sd = sums[factors].moments()
+        means, sds = common_by_site(mixed, mean), common_by_site(mixed, sd)
+        for grouping in mixed.groupings:
+            mean, sd = sums[grouping.factor].moments()
+            means.update(effects_by_site(grouping, mean))
+            sds.update(effects_by_site(grouping, sd))
+        made = [mixed.carried, *(grouping.carried for grouping in carried)]
+        for each, total in zip(made, sums[factors + 1 :], strict=True):
+            if each is not None:
+                mean, sd = total.moments()
+                means.update(each.by_name(mean))
+                sds.update(each.by_name(sd))
+        return {name: (means[name], sds[name]) for name in means}
+
+    def sites(self, hyper: Mapping[str, Array]) -> Sites:
+        """Draws by site, those of the hyperparameters given."""
+        return Sites({**hyper, **self._drawn[1]}, self)
+
+    @property
+    def effects(self) -> Effects:
+        """Draws of the group effects, level by level."""
+        return self._drawn[0]
+
+    @cached_property
+    def _drawn(self) -> tuple[Effects, dict[str, Array]]:
+        """Draws of the group effects, level by level, and of the common ones by site."""
+        mixed = self.marginal.mixed
+        solver, surface = mixed.solver, self._surface
+        common = np.empty((len(self.x), solver.p))
+        common_slopes, effect_slopes = (
+            _Slopes(surface),
+            [_Slopes(surface) for _ in solver.products.widths],
+        )
+        cells = []
+        with threads_for(solver.largest):
+            for place, cell in enumerate(self._cells):
+                solution, sigma = self.marginal.solve(cell.x)
+                rng = np.random.default_rng([self.seed, 1, place])
+                sigma = np.broadcast_to(sigma, (len(cell.members),))
+                remainder = solution.remainder_draws(rng, sigma)
+                common[cell.members] = solution.common_of(remainder)
+                cells.append(Cell(cell.members, solution.given(sigma, remainder)))
+                if surface is not None:
+                    common_slopes.add(place, solution.common)
+                    for slopes, means in zip(effect_slopes, solution.effects, strict=True):
+                        slopes.add(place, means)
+        drift = None
+        if surface is not None:
+            common += surface.away @ common_slopes.total
+            drift = Drift(surface.away, tuple(slopes.total for slopes in effect_slopes))
+        by_chain = common.reshape(self.chains, len(common) // self.chains, solver.p)
+        places = tuple(place for g in mixed.groupings for place in places_of(g))
+        levels, widths = solver.products.levels, solver.products.widths
+        made = Effects(
+            solver.system.bare(),
+            tuple(cells),
+            places,
+            tuple(int(j) for j in levels),
+            tuple(int(k) for k in widths),
+            self.chains,
+            self.seed,
+            solver.largest,
+            drift,
+        )
+        return made, common_by_site(mixed, by_chain)
+
+    def group_draws(self) -> dict[str, Array]:
+        """Draws of every group effect by site, (chain, draw, ...).
+
+        Raises:
+            OptionError: where they would not fit into memory.
+        """
+        products = self.marginal.mixed.solver.products
+        count = sum(j * k for j, k in zip(products.levels, products.widths, strict=True))
+        if count * len(self.x) > _REALISED:
+            raise OptionError(
+                f"{len(self.x):,} draws of {count:,} group effects take "
+                f"{8e-9 * count * len(self.x):,.0f} GB; fit with draws={_REALISED // count:,} "
+                "or fewer to have them, or read means and sds from ranef()"
+            )
+        groupings = self.marginal.mixed.groupings
+        return self.effects.at({n: np.arange(g.levels) for g in groupings for n, _ in g.sites})
+
+
+def _carried(grouping: Grouping, solution: Solution, square: Array) -> tuple[Array, Array]:
+    """Means and variances (B, J, m) of effects of the formula's columns."""
+    assert grouping.carried is not None
+    own = solution.effects[grouping.factor]
+    whole = np.zeros((len(grouping.carried.matrix), own.shape[-1]))
+    whole[:, grouping.columns] = grouping.carried.matrix
+    return own @ whole.T, solution.combined_variances(grouping.factor, whole) * square
+
+
+def places_of(grouping: Grouping) -> Iterator[Place]:
+    """Where the coefficients of each of its sites lie in its factor."""
+    start = grouping.columns.start
+    for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
+        yield Place(name, grouping.factor, start, count, shape, grouping.shared)
+        start += count
+
+
+def _numbers(d: int) -> int:
+    """Of a surface with squares and products in d coordinates, less its constant."""
+    return d + d * (d + 1) // 2
+
+
+class _Slopes:
+    """B' of a surface, (m, ...), summed up over cells."""
+
+    def __init__(self, surface: _Surface | None) -> None:
+        self.surface, self.total = surface, np.zeros(())
+
+    def add(self, place: int, means: Array) -> None:
+        """The means (1, ...) of the cell at this place."""
+        if self.surface is not None:
+            self.total = self.total + np.multiply.outer(self.surface.weights[place], means[0])
+
+    def variances(self) -> Array:
+        """What the surface adds to those of the cells."""
+        return np.zeros(()) if self.surface is None else self.surface.variances(self.total)
+
+
+class _Sums:
+    """Sums over values of the hyperparameters, from which mean and sd are mixed.
+
+    Squares are taken about the first mean, so that a small spread about a large mean is kept.
+    """
+
+    def __init__(self, surface: _Surface | None) -> None:
+        self.share, self.first, self.mean, self.square = 0.0, np.zeros(0), 0.0, 0.0
+        self.slopes = _Slopes(surface)
+
+    def add(self, place: int, means: Array, variances: Array, share: float) -> None:
+        """Those of the cell at this place, and how many draws each of them stands for."""
+        if not self.share:
+            self.first = means[0].copy()
+        away = means - self.first
+        self.share += share * len(means)
+        self.mean = self.mean + share * away.sum(axis=0)
+        self.square = self.square + share * (variances + away**2).sum(axis=0)
+        self.slopes.add(place, away)
+
+    def moments(self) -> tuple[Array, Array]:
+        away = np.asarray(self.mean) / self.share
+        variance = np.asarray(self.square) / self.share - away**2 + self.slopes.variances()
+        return self.first + away, np.sqrt(np.maximum(variance, 0.0))
+
+
+def _split(x: Array, members: NDArray[np.int64], count: int) -> Iterator[NDArray[np.int64]]:
+    """`count` sets of draws near each other, split in turn across their longest direction."""
+    if count == 1 or len(members) < 2:
+        yield members
+        return
+    own = x[members]
+    direction = np.linalg.svd(own - own.mean(axis=0), full_matrices=False)[2][0]
+    order = np.argsort(own @ direction, kind="stable")
+    left = count // 2
+    cut = max(1, len(members) * left // count)
+    yield from _split(x, members[order[:cut]], left)
+    yield from _split(x, members[order[cut:]], count - left)

@@ -1,0 +1,79 @@
+"""What double precision can tell of a residual, and the sentences where it cannot."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ranef import priors
+from ranef.errors import DataError
+from ranef.inference.base import Problem
+from ranef.inference.lmm.model import Mixed
+from ranef.inference.unbounded_likelihood import (
+    FITTED,
+    SUBTRACT,
+    fits_exactly,
+    how_to_fix,
+    refuse_constant,
+)
+
+# A known variance is far below the response's at this share of it.
+_SMALL = 1e-8
+
+
+def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
+    """Where nothing is left for sigma its posterior is a spike at zero.
+
+    Raises:
+        DataError: for a constant response, and for one that the common effects fit exactly.
+    """
+    if _is_known(mixed, problem):
+        return
+    unknown = (mixed.sigma,)
+    name, advice = str(problem.law.response.value), how_to_fix(unknown)
+    refuse_constant(name, np.array(mixed.span), unknown, SUBTRACT)
+    if mixed.total > 0 and mixed.least_residual <= FITTED * mixed.total:
+        raise DataError(fits_exactly(name, unknown, advice))
+
+
+def refuse_vanished(
+    sites: Mapping[str, Any], mixed: Mixed, problem: Problem, *, found: bool
+) -> None:
+    """Where the groups leave next to nothing for sigma, rounding decides its posterior.
+
+    Args:
+        sites: draws of the hyperparameters.
+        mixed: the model.
+        problem: its priors.
+        found: whether the search for the mode ended at one.
+
+    Raises:
+        DataError: for a sigma below what cross-products resolve, and where that of a known
+            one kept the search from its end.
+    """
+    known = _is_known(mixed, problem)
+    sigma = float(np.median(sites[mixed.sigma])) if mixed.sigma else 1.0
+    if known and not found and sigma**2 < _SMALL * mixed.least_residual / mixed.n:
+        raise out_of_reach(mixed, problem)
+    if not known and sigma**2 * mixed.n <= FITTED * mixed.total:
+        raise out_of_reach(mixed, problem)
+
+
+def out_of_reach(mixed: Mixed, problem: Problem) -> DataError:
+    """The sentence for scales that rounding decides."""
+    if _is_known(mixed, problem):
+        what = f"{mixed.sigma} is fixed" if mixed.sigma else "the known standard errors are"
+        return DataError(
+            f"{what} so far below the scatter of the response that the arithmetic cannot tell the "
+            "scales of the group effects; check the unit, or take larger ones"
+        )
+    return DataError(
+        "the group effects are so large beside the residual, which they may fit entirely, that "
+        f"the arithmetic cannot tell {mixed.sigma}; leave a grouping out, or give {mixed.sigma} a "
+        "prior that keeps it away from zero"
+    )
+
+
+def _is_known(mixed: Mixed, problem: Problem) -> bool:
+    """Whether the residual's sd is."""
+    return not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed)

@@ -1,0 +1,274 @@
+"""The linear predictors of some rows: common columns, factors, and what is known of each.
+
+    eta_k = known_k + X_k beta + sum_f Z_fk b_f        for each predictor k
+
+Terms that vary by the same levels are one vector-valued factor, whichever parameter of the
+response they predict.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.errors import DataError, MethodError
+from ranef.inference.base import Problem
+from ranef.inference.lmm.model import Carried, Grouping, HeavyTail
+from ranef.inference.pwls.cross_products import Factor
+from ranef.terms.base import LinearBlock
+
+Array = NDArray[np.float64]
+
+# The largest value whose square a float holds with room to spare for a sum.
+_LARGEST = 1e140
+# The smallest eigenvalue of the correlations of the columns of a factor, about zero.
+_TOLD_APART = 1e-8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the solver takes of the blocks, and what `Mixed` says of them.
+
+    Attributes:
+        predictors: the K family parameters that are predicted.
+        common: sites of the common effects, with how many columns each, and `shapes`.
+        mean, precision: (p,) of their normal priors; precision 0 for a flat one.
+        groupings: in the order of the formula.
+        columns: (n, p) common columns.
+        predictor: (p,) place of the predictor that each adds to.
+        known: (n, K) what is known of each predictor.
+        variance: (n,) of what is known of the first, or None.
+        factors: with their columns and codes.
+        carried: what the common effects are in the formula's columns.
+        tails: t priors among those of the common effects; `precision` is that of their scale until
+            `at_scales` says another.
+    """
+
+    predictors: tuple[str, ...]
+    common: tuple[tuple[str, int], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    mean: Array
+    precision: Array
+    groupings: tuple[Grouping, ...]
+    columns: Array
+    predictor: NDArray[np.int64]
+    known: Array
+    factors: tuple[Factor, ...]
+    variance: Array | None = None
+    carried: Carried | None = None
+    tails: tuple[HeavyTail, ...] = ()
+
+    def at_scales(self, values: Mapping[str, Any]) -> "Layout":
+        """The same with the normal priors that t priors are at these values of their scales."""
+        precision = self.precision.copy()
+        for tail in self.tails:
+            precision[tail.column] = float(values[tail.name]) ** -2.0
+        return replace(self, precision=precision)
+
+    def by_scale(self, squares: Array) -> dict[str, float]:
+        """Derivatives in the scales of the t priors: (s / lambda^2 - 1) / lambda.
+
+        s is the mean square (p,) of the effects about their prior means.
+        """
+        root = np.sqrt(self.precision)
+        slopes = (squares * self.precision - 1) * root
+        return {tail.name: float(slopes[tail.column]) for tail in self.tails}
+
+    @classmethod
+    def of(
+        cls,
+        blocks: Mapping[str, LinearBlock | None],
+        n: int,
+        problem: Problem,
+        method: str,
+    ) -> "Layout":
+        """Of the blocks at unit scales, by the label of their term.
+
+        Raises:
+            MethodError: naming the term or prior that is not linear and Gaussian.
+            DataError: for columns that are too large to be squared.
+        """
+        predictors = tuple(dict.fromkeys(problem.predicts[label] for label in blocks))
+        parts: list[_Part] = []
+        known = np.zeros((n, len(predictors)))
+        variance: Array | None = None
+        for label, block in blocks.items():
+            if block is None:
+                raise MethodError(
+                    method, f"takes terms that are linear in their coefficients, and {label} is not"
+                )
+            columns = np.asarray(block.columns, dtype=np.float64)
+            largest = float(np.abs(columns).max(initial=0.0))
+            if largest > _LARGEST:
+                raise DataError(
+                    f"values of {label} reach {largest:.3g}, too large to be squared safely; "
+                    "rescale the column, as in scale(x)"
+                )
+            place = predictors.index(problem.predicts[label])
+            parts.append(_Part(label, block, columns, place))
+            if block.known is not None:
+                known[:, place] += np.asarray(block.known, dtype=np.float64)
+            if block.variance is not None:
+                variance = block.variance if variance is None else variance + block.variance
+        # Coefficients whose scale is a parameter vary by the one level that all rows have.
+        varying = [p for p in parts if p.block.codes is not None or p.block.scales]
+        shared = [p for p in parts if p.block.codes is None and not p.block.scales]
+        common = _common(shared, known, problem, method)
+        factors, groupings = _factors(varying)
+        sites, shapes, columns, predictor, mean, precision, nu = common
+        return cls(
+            *(predictors, sites, shapes, mean, precision, groupings),
+            *(columns, predictor, known, factors, variance, _carried(shared)),
+            tails=_tails(sites, nu, precision),
+        )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block, its columns in double precision, and the place of its predictor."""
+
+    label: str
+    block: LinearBlock
+    columns: Array
+    predictor: int
+
+
+def _common(
+    parts: Sequence[_Part], known: Array, problem: Problem, method: str
+) -> tuple[tuple, tuple, Array, NDArray[np.int64], Array, Array, Array]:
+    """Sites, shapes, columns, predictors, prior means, precisions, degrees of freedom.
+
+    Adds to what is known.
+    """
+    sites: list[tuple[str, int]] = []
+    shapes: list[tuple[int, ...]] = []
+    columns, places, means, sds, nus = [], [], [], [], []
+    for part in parts:
+        block, x = part.block, part.columns
+        if not block.gaussian and block.freedom is None:
+            name = next(name for name, _ in block.sites if not _is_scale_mixture(problem, name))
+            raise MethodError(
+                method,
+                f"takes flat, normal, t and Cauchy priors on common effects, and that of {name!r} "
+                f"is {problem.priors[name]}",
+            )
+        factor, mean = np.asarray(block.factor), np.asarray(block.mean)
+        fixed = factor == 0
+        known[:, part.predictor] += x[:, fixed] @ mean[fixed]
+        start = 0
+        for (name, count), shape in zip(block.sites, block.shapes, strict=True):
+            if not fixed[start]:
+                sites.append((name, count))
+                shapes.append(shape)
+            start += count
+        columns.append(x[:, ~fixed])
+        places.append(np.full(int((~fixed).sum()), part.predictor, dtype=np.int64))
+        means.append(np.where(np.isfinite(factor), mean, 0.0)[~fixed])
+        sds.append(factor[~fixed])
+        normal = np.full(len(factor), np.inf)
+        nus.append((normal if block.freedom is None else np.asarray(block.freedom))[~fixed])
+    if not columns:
+        empty = np.zeros(0)
+        return (), (), np.zeros((len(known), 0)), np.zeros(0, np.int64), empty, empty, empty
+    return (
+        tuple(sites),
+        tuple(shapes),
+        np.concatenate(columns, axis=1),
+        np.concatenate(places),
+        np.concatenate(means),
+        np.concatenate(sds) ** -2.0,
+        np.concatenate(nus),
+    )
+
+
+def _tails(sites: Sequence[tuple[str, int]], nu: Array, precision: Array) -> tuple[HeavyTail, ...]:
+    """The t priors among those of the common effects."""
+    # No column can have such a name.
+    names = [f"/scale/{name}[{i}]" for name, count in sites for i in range(count)]
+    return tuple(
+        HeavyTail(c, name, float(nu[c]), float(precision[c]) ** -0.5)
+        for c, name in enumerate(names)
+        if np.isfinite(nu[c])
+    )
+
+
+def _carried(parts: Sequence[_Part]) -> Carried | None:
+    """The coefficients that the blocks carry, as functions of all common effects."""
+    names: list[tuple[str, int, tuple[int, ...]]] = []
+    rows: list[Array] = []
+    columns: list[NDArray[np.bool_]] = []
+    for part in parts:
+        columns.append(np.asarray(part.block.factor) != 0)
+    total, start = sum(int(free.sum()) for free in columns), 0
+    for part, free in zip(parts, columns, strict=True):
+        width = int(free.sum())
+        if part.block.carry is not None:
+            # Fixed coefficients are sites of their own, which nothing is made of.
+            own = np.zeros((len(part.block.carry), total))
+            own[:, start : start + width] = np.asarray(part.block.carry)[:, free]
+            rows.append(own)
+            names += part.block.carried
+        start += width
+    return Carried(tuple(names), np.concatenate(rows)) if rows else None
+
+
+def _is_scale_mixture(problem: Problem, name: str) -> bool:
+    """Whether the prior is normal given a scale."""
+    kinds = (priors.Normal, priors.Flat, priors.Fixed, priors.StudentT, priors.Cauchy)
+    return isinstance(problem.priors[name], kinds)
+
+
+def _factors(parts: Sequence[_Part]) -> tuple[tuple[Factor, ...], tuple[Grouping, ...]]:
+    """Terms by the same levels as one factor."""
+    shared: list[list[_Part]] = []
+    for part in parts:
+        for group in shared:
+            if part.block.grouping and group[0].block.grouping == part.block.grouping:
+                group.append(part)
+                break
+        else:
+            shared.append([part])
+    place = {}
+    factors = []
+    for f, group in enumerate(shared):
+        start = 0
+        for part in group:
+            place[part.label] = (f, slice(start, start + part.columns.shape[1]))
+            start += part.columns.shape[1]
+        first = group[0].block
+        columns = np.asfortranarray(np.concatenate([part.columns for part in group], axis=1))
+        widths = [part.columns.shape[1] for part in group]
+        predictor = np.repeat([part.predictor for part in group], widths).astype(np.int64)
+        codes = np.zeros(len(columns), np.int32) if first.codes is None else first.codes
+        factors.append(Factor(np.asarray(codes), columns, first.levels, predictor))
+    groupings = []
+    for part in parts:
+        block = part.block
+        factor, columns = place[part.label]
+        held = (block.sites, block.shapes, block.scales, block.cholesky, block.correlation)
+        carried = None if block.carry is None else Carried(block.carried, np.asarray(block.carry))
+        how = (block.spectrum, block.codes is None, carried)
+        groupings.append(Grouping(part.label, factor, columns, block.levels, *held, *how))
+    return tuple(factors), tuple(groupings)
+
+
+def refuse_indistinct(grouping: Grouping, own: Array) -> None:
+    """Columns far from zero for their spread would lose their digits in their own squares.
+
+    Raises:
+        DataError: naming the term.
+    """
+    whole = own[grouping.columns, grouping.columns].sum(axis=-1)
+    size = np.sqrt(np.diagonal(whole))
+    # Where all rows share them, or a spectrum falls, their prior tells what the columns do not.
+    told = grouping.shared or grouping.spectrum is not None
+    if told or grouping.width < 2 or size.min() == 0:
+        return
+    if np.linalg.eigvalsh(whole / size / size[:, None])[0] < _TOLD_APART:
+        raise DataError(
+            f"the columns of ({grouping.label}) can hardly be told apart, as those of 1 + x cannot "
+            "where x is far from zero for its spread; centre them, as in (1 + center(x) | g)"
+        )

@@ -1,0 +1,265 @@
+"""The likelihood of a linear mixed model as lme4 defines it; priors play no part.
+
+With relative roots Lambda(theta), profiled over beta and sigma (Bates, Maechler, Bolker and
+Walker, 2015, eq. 34 and 41),
+
+    ML    log|L|^2 + n (1 + log(2 pi r^2 / n)) - log|W|
+    REML  log|L|^2 + log|R_X|^2 + (n - p) (1 + log(2 pi r^2 / (n - p))) - log|W|
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ranef.errors import DataError, OptionError
+from ranef.inference.lmm.model import Grouping, Mixed, dependent
+from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.inference.pwls.solver import Solution
+from ranef.numerics.bfgs import minimise
+from ranef.numerics.blas_threads import threads_for
+
+Array = NDArray[np.float64]
+
+# A residual below this share of the total sum of squares is the rounding of cross-products.
+_FITTED = 1e-13
+# Multiples of the unit roots, of which a search begins at the best.
+STARTS = (1.0, 0.3, 0.1)
+# A relative sd below this counts as zero, and those that are tried in its place.
+_AT_ZERO, _SIZES = 1e-3, (0.02, 0.05, 0.1, 0.2, 0.4)
+# The share of the deviance by which another place must be lower.
+_LOWER = 1e-11
+# Searches that begin again off the boundary.
+RESTARTS = 5
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The criterion of one model and its data, as a function of theta.
+
+    theta holds the elements of the relative Cholesky factors column by column, factors by
+    decreasing number of levels; of a term without correlations, the diagonal.
+
+    Raises:
+        OptionError: for a term whose scales are behind several columns each.
+    """
+
+    mixed: Mixed
+
+    def __post_init__(self) -> None:
+        tied = next((g.label for g in self.mixed.groupings if g.is_tied), None)
+        if tied is not None:
+            raise OptionError(
+                f"the likelihood criterion is lme4's, which has no {tied}; leave the term out, or "
+                "read fit.summary()"
+            )
+
+    @property
+    def order(self) -> list[int]:
+        """Places of the groupings in lme4's order."""
+        groupings = self.mixed.groupings
+        return sorted(range(len(groupings)), key=lambda g: -groupings[g].levels)
+
+    @property
+    def size(self) -> int:
+        """The length of theta."""
+        return sum(len(_elements(g)) for g in self.mixed.groupings)
+
+    @property
+    def start(self) -> Array:
+        """The theta of unit roots."""
+        return np.concatenate(
+            [np.array([float(i == j) for i, j in _elements(self.mixed.groupings[g])])
+             for g in self.order] or [np.zeros(0)]
+        )  # fmt: skip
+
+    def roots(self, theta: Array) -> list[Array]:
+        """The relative root of each factor."""
+        own: list[Array] = [np.zeros((0, 0))] * len(self.mixed.groupings)
+        start = 0
+        for g in self.order:
+            grouping = self.mixed.groupings[g]
+            places = _elements(grouping)
+            root = np.zeros((grouping.width, grouping.width))
+            for (i, j), value in zip(places, theta[start:], strict=False):
+                root[i, j] = value
+            own[g] = root
+            start += len(places)
+        return self.mixed.roots(own)
+
+    def deviance(self, theta: Any, reml: bool = False) -> float:
+        """-2 log likelihood at theta, or -2 log restricted likelihood.
+
+        Raises:
+            OptionError: for a theta of another length, or one that is not finite.
+            DataError: where the common columns cannot be told apart.
+        """
+        return self._value(self._solve(self.checked(theta)), reml)
+
+    def checked(self, theta: Any) -> Array:
+        """`theta` as numbers.
+
+        Raises:
+            OptionError: for a theta of another length, or one that is not finite.
+        """
+        try:
+            values = np.atleast_1d(np.asarray(theta, dtype=np.float64))
+        except (TypeError, ValueError):
+            values = np.zeros(0)
+        if values.shape != (self.size,) or not np.isfinite(values).all():
+            raise OptionError(f"theta must be {self.size} finite numbers, not {theta!r}")
+        return values
+
+    def _solve(self, theta: Array) -> Solution:
+        try:
+            return self.mixed.solver.solve(self.roots(theta))
+        except DependentColumnError as error:
+            raise dependent(self.mixed, error) from None
+
+    def _freedom(self, reml: bool) -> int:
+        return self.mixed.n - (self.mixed.solver.p if reml else 0)
+
+    def _value(self, solution: Solution, reml: bool) -> float:
+        freedom = self._freedom(reml)
+        residual = float(solution.residual[0])
+        if freedom <= 0 or residual <= _FITTED * self.mixed.total:
+            raise DataError(
+                "the columns fit the response exactly, so the likelihood has no maximum; take "
+                "fewer columns"
+            )
+        out = float(solution.log_det_random[0]) - self.mixed.log_weights
+        if reml:
+            out += float(solution.log_det_common[0])
+        return out + freedom * (1.0 + math.log(2.0 * math.pi * residual / freedom))
+
+    def value_and_gradient(self, theta: Array, reml: bool = False) -> tuple[float, Array]:
+        """The deviance and its derivative in theta."""
+        solution = self._solve(theta)
+        ratio = self._freedom(reml) / float(solution.residual[0])
+        found = solution.root_derivatives(common=reml)
+        by_root = {f: log_det + ratio * residual for f, (log_det, residual) in enumerate(found)}
+        return self._value(solution, reml), self.by_theta(by_root)
+
+    def by_theta(self, by_root: Mapping[int, Array]) -> Array:
+        """The derivatives in theta of a function with these derivatives in the factors' roots."""
+        out: list[float] = []
+        for g in self.order:
+            grouping = self.mixed.groupings[g]
+            own = by_root[grouping.factor][grouping.columns, grouping.columns]
+            out += [own[i, j] for i, j in _elements(grouping)]
+        return np.array(out)
+
+    def maximum(self, reml: bool = False) -> dict[str, Any]:
+        """The theta that maximises the likelihood, and the estimates there.
+
+        Returns:
+            theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate),
+            sigma.
+        """
+        start = self.start
+        self._value(self._solve(start), reml)
+
+        def objective(theta: Array) -> tuple[float, Array]:
+            try:
+                return self.value_and_gradient(theta, reml)
+            except DataError:  # where the start is fine, a step too far
+                return math.inf, np.zeros_like(theta)
+
+        with threads_for(self.mixed.solver.largest):
+            first = min((scale * start for scale in STARTS), key=lambda at: objective(at)[0])
+            found = minimise(objective, first)
+            for _ in range(RESTARTS):
+                inside = self.off_the_boundary(lambda at: objective(at)[0], found.x, found.value)
+                if inside is None:
+                    break
+                found = minimise(objective, inside)
+        theta = self.signed(found.x)
+        solution = self._solve(theta)
+        sigma = math.sqrt(float(solution.residual[0]) / self._freedom(reml))
+        return {
+            "theta": theta,
+            "deviance": self._value(solution, reml),
+            "fixef": self.fixef(solution.common[0], sigma**2 * solution.common_covariance[0]),
+            "varcorr": self.varcorr(theta, sigma),
+            "sigma": sigma,
+        }
+
+    def on_boundary(self, theta: Array) -> list[int]:
+        """Places in theta of scales that are zero."""
+        places = [place for g in self.order for place in _elements(self.mixed.groupings[g])]
+        return [e for e, (i, j) in enumerate(places) if i == j and abs(theta[e]) <= _AT_ZERO]
+
+    def off_the_boundary(
+        self, deviance: Callable[[Array], float], theta: Array, least: float
+    ) -> Array | None:
+        """A theta of lower deviance than `least`, that at `theta`, with a scale off zero.
+
+        The deviance is even in a scale, and its derivative there zero whether or not zero is the
+        minimum: only its values at other scales tell. None where there is none nearby.
+        """
+        for e in self.on_boundary(theta):
+            for size in _SIZES:
+                inside = theta.copy()
+                inside[e] = size
+                if deviance(inside) < least - _LOWER * abs(least):
+                    return inside
+        return None
+
+    def signed(self, theta: Array) -> Array:
+        """The same likelihood with no diagonal element below zero."""
+        out, start = theta.copy(), 0
+        for g in self.order:
+            places = _elements(self.mixed.groupings[g])
+            sign = {
+                j: np.sign(theta[start + e]) or 1.0 for e, (i, j) in enumerate(places) if i == j
+            }
+            for e, (_, j) in enumerate(places):
+                out[start + e] *= sign[j]
+            start += len(places)
+        return out + 0.0
+
+    def fixef(self, common: Array, covariance: Array) -> pd.DataFrame:
+        """The common effects (p,), and the roots of the diagonal of their covariance (p, p)."""
+        names = []
+        for name, count in self.mixed.common:
+            names += [name] if count == 1 else [f"{name}[{i + 1}]" for i in range(count)]
+        se = np.sqrt(np.diagonal(covariance))
+        table = pd.DataFrame({"estimate": common, "se": se}, index=names)
+        return table.rename_axis("parameter")
+
+    def varcorr(self, theta: Array, sigma: float) -> pd.DataFrame:
+        """Sds and correlations at theta."""
+        rows: list[tuple[str, float]] = []
+        roots = self.roots(theta)
+        for grouping in self.mixed.groupings:
+            root = sigma * roots[grouping.factor][grouping.columns, grouping.columns]
+            covariance = root @ root.T
+            sd = np.sqrt(np.diagonal(covariance))
+            rows += zip(grouping.scales, sd, strict=True)
+            for i in range(grouping.width if grouping.cholesky else 0):
+                for j in range(i + 1, grouping.width):
+                    with np.errstate(invalid="ignore"):
+                        correlation = covariance[i, j] / (sd[i] * sd[j])
+                    rows.append((_correlation_name(grouping, i, j), correlation))
+        if self.mixed.sigma:
+            rows.append((self.mixed.sigma, sigma))
+        table = pd.DataFrame(rows, columns=["parameter", "estimate"])
+        return table.set_index("parameter")
+
+
+def _elements(grouping: Grouping) -> list[tuple[int, int]]:
+    """Places of theta within the root: the lower triangle by columns, or the diagonal."""
+    k = grouping.width
+    if not grouping.cholesky:
+        return [(i, i) for i in range(k)]
+    return [(i, j) for j in range(k) for i in range(j, k)]
+
+
+def _correlation_name(grouping: Grouping, i: int, j: int) -> str:
+    """As in g_corr[1, x], of the columns whose sds are 1|g_sigma and x|g_sigma."""
+    first, second = (grouping.scales[c].rsplit("|", 1)[0] for c in (i, j))
+    return f"{grouping.correlation}[{first}, {second}]"

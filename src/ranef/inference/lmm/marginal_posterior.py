@@ -1,0 +1,318 @@
+"""The posterior of the hyperparameters of a Gaussian mixed model, coefficients integrated out.
+
+    log p(y | theta) = -1/2 [(n - p0) log(2 pi sigma^2) - log|W| + log|M| - log|sigma^2 P|+
+                             + r^2 / sigma^2]
+
+with M, r^2 of ``pwls.solver``, p0 the number of common effects with a flat prior, and |.|+ over
+those with a normal one. Everything it takes per evaluation is in the cross-products. A t prior of a
+common effect is normal given a scale, which is one more hyperparameter (`HeavyTail`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.inference.hyperparameters.coordinates import (
+    Coordinates,
+    CorrelationCoordinates,
+    ScaleCoordinate,
+)
+from ranef.inference.lmm.model import Grouping, Mixed
+from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.inference.pwls.solver import Solution
+from ranef.numerics.blas_threads import side_by_side
+from ranef.priors import Prior
+
+Array = NDArray[np.float64]
+
+# Coefficients of a spectrum that tell its scale and each of its lengths.
+_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """Log p(theta | y) up to a constant, in the coordinates x.
+
+    Attributes:
+        mixed: the model and its cross-products.
+        coordinates: of what is not known.
+        known: sites of the hyperparameters that are.
+        start: where a search begins.
+    """
+
+    mixed: Mixed
+    coordinates: Coordinates
+    known: Mapping[str, float]
+    start: Array
+    # Whether several values of the hyperparameters are solved for at once.
+    solves_many = True
+
+    @property
+    def cost(self) -> int:
+        """Of one solution, which does not go through the rows."""
+        return self.mixed.solver.cost
+
+    @classmethod
+    def of(cls, mixed: Mixed, given: Mapping[str, Prior], spread: float) -> "Marginal":
+        """From the priors of the scales; `spread` is that of the response."""
+        known: dict[str, float] = {}
+        scales: list[ScaleCoordinate] = []
+        start: list[float] = []
+        residual = _residual(mixed) if mixed.sigma else 1.0
+        if mixed.sigma:
+            prior = given[mixed.sigma]
+            if isinstance(prior, priors.Fixed):
+                known[mixed.sigma] = residual = prior.value
+            else:
+                residual = max(residual, 1e-6 * spread)
+                scales.append(ScaleCoordinate.of(mixed.sigma, prior, residual, folds=False))
+                start.append(scales[-1].place(getattr(prior, "start", None) or residual))
+        correlations = []
+        for grouping in mixed.groupings:
+            for each in begins(mixed, grouping, residual, spread):
+                prior = given[each.name]
+                if isinstance(prior, priors.Fixed):
+                    known[each.name] = prior.value
+                if each.name in known or each.name in {scale.name for scale in scales}:
+                    continue
+                scales.append(ScaleCoordinate.of(each.name, prior, each.unit, folds=each.folds))
+                start.append(scales[-1].place(getattr(prior, "start", None) or each.start))
+            if grouping.cholesky:
+                eta = float(getattr(given[grouping.correlation], "eta", 1.0))
+                correlations.append(
+                    (
+                        CorrelationCoordinates(grouping.cholesky, grouping.width, eta),
+                        grouping.scales,
+                    )
+                )
+        for tail in mixed.tails:
+            scales.append(ScaleCoordinate.of_quantiles(tail.name, tail.prior))
+            start.append(scales[-1].place(tail.scale))
+        coordinates = Coordinates(scales, correlations)
+        places = np.zeros(coordinates.size)
+        places[: len(start)] = start
+        return cls(mixed, coordinates, known, places)
+
+    @property
+    def width(self) -> Array:
+        """(d,) about one posterior sd of each coordinate, from how many observations it has."""
+        out = np.empty(self.coordinates.size)
+        levels = {
+            name: g.levels * max(1, g.scales.count(name)) * (_TOLD if g.spectrum else 1)
+            for g in self.mixed.groupings
+            for name in (*g.scales, g.cholesky)
+        }
+        # One coefficient tells the scale of its prior.
+        levels.update({tail.name: 1 for tail in self.mixed.tails})
+        for i, scale in enumerate(self.coordinates.scales):
+            out[i] = 1 / math.sqrt(2 * levels.get(scale.name, self.mixed.n))
+        for (correlation, _), place in zip(
+            self.coordinates.correlations, self.coordinates.slices, strict=True
+        ):
+            out[place] = 1 / math.sqrt(levels[correlation.name])
+        return np.minimum(out, 0.5)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Coordinates of length scales, in which the density may have several modes."""
+        names = {name for g in self.mixed.groupings if g.spectrum for name in g.spectrum.starts}
+        return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in names]
+
+    @cached_property
+    def _fixed_prior(self) -> tuple[Array, float, int]:
+        """Penalty per sigma^2 without t priors, its log |P|+, and how many effects are flat."""
+        precision = self.mixed.precision.copy()
+        flat = int((precision == 0).sum())
+        precision[[tail.column for tail in self.mixed.tails]] = 0.0
+        penalty = self.mixed.solver.penalty(self.mixed.mean, precision)
+        return penalty, float(np.log(precision[precision > 0]).sum()), flat
+
+    @cached_property
+    def _units(self) -> dict[str, Array]:
+        """By t prior the penalty of a scale of one."""
+        solver, mean = self.mixed.solver, self.mixed.mean
+        return {t.name: solver.penalty(mean, np.eye(solver.p)[t.column]) for t in self.mixed.tails}
+
+    def _prior(self, values: Mapping[str, Any]) -> tuple[Array, Any, int]:
+        """Penalty per sigma^2, log |P|+, and how many common effects are flat."""
+        penalty, log_precision, flat = self._fixed_prior
+        log_det: Any = log_precision
+        for name, unit in self._units.items():
+            scale = np.asarray(values[name])
+            penalty = penalty + scale[..., None, None] ** -2.0 * unit
+            log_det = log_det - 2 * np.log(scale)
+        return penalty, log_det, flat
+
+    def sites(self, x: Array) -> dict[str, Any]:
+        """Hyperparameters at x (..., d), those that are known included."""
+        values = self.coordinates.values(x)
+        for name, value in self.known.items():
+            values[name] = np.full(x.shape[:-1], value)
+        return values
+
+    def absolute(self, values: Mapping[str, Any]) -> list[Array]:
+        """The root of each grouping's covariance, (..., k, k)."""
+        out = []
+        for grouping in self.mixed.groupings:
+            sd = grouping.sds(values)
+            if grouping.cholesky:
+                out.append(sd[..., None] * values[grouping.cholesky])
+            else:
+                out.append(sd[..., None] * np.eye(grouping.width))
+        return out
+
+    def _sigma(self, values: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
+        return values[self.mixed.sigma] if self.mixed.sigma else np.ones(shape)
+
+    def solve(self, x: Array) -> tuple[Solution, Array]:
+        """The coefficients' posterior at x (B, d) or (d,), and sigma."""
+        x = np.atleast_2d(x)
+        values = self.sites(x)
+        sigma = self._sigma(values, x.shape[:-1])
+        roots = [root / sigma[:, None, None] for root in self.absolute(values)]
+        penalty = sigma[:, None, None] ** 2 * self._prior(values)[0]
+        return self.mixed.solver.solve(self.mixed.roots(roots), penalty), sigma
+
+    def _likelihood(self, x: Array) -> tuple[Array, Solution, Array]:
+        """Log p(y | theta) at x (B, d) or (d,), the coefficients' posterior, and sigma."""
+        solution, sigma = self.solve(x)
+        _, log_precision, flat = self._prior(self.sites(np.atleast_2d(x)) if self._units else {})
+        log_det = solution.log_det_random + solution.log_det_common
+        normal = self.mixed.solver.p - flat
+        value = -0.5 * (
+            (self.mixed.n - flat) * np.log(2 * np.pi * sigma**2)
+            - self.mixed.log_weights
+            + log_det
+            - log_precision
+            - 2 * normal * np.log(sigma)
+            + solution.residual / sigma**2
+        )
+        return value, solution, sigma
+
+    def log_likelihood(self, x: Array) -> float:
+        """Log p(y | theta) at x (d,), without the prior of theta."""
+        return float(self._likelihood(x)[0][0])
+
+    def log_density(self, x: Array) -> Array:
+        """(B,) at x (B, d); minus infinity where the arithmetic fails."""
+        solver = self.mixed.solver
+
+        def part(rows: slice) -> Array:
+            with np.errstate(all="ignore"):
+                try:
+                    return self._likelihood(x[rows])[0]
+                except DependentColumnError:
+                    return np.full(len(x[rows]), -np.inf)
+
+        found = np.concatenate(side_by_side(part, solver.chunks(len(x)), solver.largest))
+        with np.errstate(all="ignore"):
+            out = found + self.coordinates.log_prior(x)[0]
+        return np.where(np.isfinite(out), out, -np.inf)
+
+    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+        """At x (d,); minus infinity and zero where the arithmetic fails."""
+        with np.errstate(all="ignore"):
+            try:
+                found, solution, sigma_ = self._likelihood(x)
+            except DependentColumnError:
+                return -np.inf, np.zeros_like(x)
+            value = float(found[0])
+            prior, slope = self.coordinates.log_prior(x[None])
+            if not np.isfinite(value + prior[0]):
+                return -np.inf, np.zeros_like(x)
+        sigma = float(sigma_[0])
+        values = {name: v[0] for name, v in self.sites(x[None]).items()}
+        derivatives = solution.root_derivatives()
+        by_root = {
+            f: -0.5 * (log_det + residual / sigma**2) / sigma
+            for f, (log_det, residual) in enumerate(derivatives)
+        }
+        by_value = scale_derivatives(self.mixed.groupings, values, by_root)
+        turning = 0.0
+        for grouping, root in zip(self.mixed.groupings, self.absolute(values), strict=True):
+            own = by_root[grouping.factor][grouping.columns, grouping.columns]
+            turning -= float((own * root).sum())
+        if self.mixed.sigma:
+            penalty, _, flat = self._prior(values)
+            by_penalty = solution.penalty_derivatives(penalty * sigma**2)
+            normal = self.mixed.solver.p - flat
+            turning -= self.mixed.n - flat - normal
+            turning -= by_penalty[0] + by_penalty[1] / sigma**2
+            turning += float(solution.residual[0]) / sigma**2
+            by_value[self.mixed.sigma] = np.asarray(turning / sigma)
+        for name, unit in self._units.items():
+            # E (beta - m)^2 / lambda^3 - 1 / lambda, by Fisher's identity.
+            variance, square = solution.penalty_derivatives(unit)
+            scale = float(values[name])
+            by_value[name] = (sigma**2 * variance + square) / scale**3 - 1 / scale
+        gradient = self.coordinates.gradient(x, by_value) + slope[0]
+        return value + float(prior[0]), gradient
+
+
+def scale_derivatives(
+    groupings: Sequence[Grouping], values: Mapping[str, Any], by_root: Mapping[int, Array]
+) -> dict[str, Any]:
+    """The derivatives in the scales' and correlations' sites of a function of the roots.
+
+    Args:
+        groupings: of the model.
+        values: of the sites.
+        by_root: derivative in the root of each factor's covariance, (k, k).
+    """
+    out: dict[str, Any] = {}
+    for grouping in groupings:
+        own = by_root[grouping.factor][grouping.columns, grouping.columns]
+        shape = values[grouping.cholesky] if grouping.cholesky else np.eye(grouping.width)
+        by_sd = np.einsum("cd,cd->c", own, shape)
+        for name, slope in grouping.by_scale(values, by_sd).items():
+            out[name] = out.get(name, 0.0) + slope
+        if grouping.cholesky:
+            out[grouping.cholesky] = own * grouping.sds(values)[:, None]
+    return out
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where the search for a scale begins, and the size at which it can just be told from zero.
+
+    `folds` is whether zero is a value like any other, as it is for an sd and not for a length.
+    """
+
+    name: str
+    unit: float
+    start: float
+    folds: bool = True
+
+
+def begins(mixed: Mixed, grouping: Grouping, residual: float, spread: float) -> list[Begin]:
+    """Of every scale of a grouping."""
+    own = mixed.solver.products.own[grouping.factor]
+    place = range(grouping.columns.start, grouping.columns.stop)
+    if not grouping.is_tied:
+        information = [float(own[column, column].mean()) for column in place]
+        units = [residual / math.sqrt(i) if i > 0 else spread for i in information]
+        return [
+            Begin(name, unit, 2 * unit) for name, unit in zip(grouping.scales, units, strict=True)
+        ]
+    per_row = float(np.mean([own[column, column].sum() for column in place])) / mixed.n
+    row = residual / math.sqrt(per_row) if per_row > 0 else spread
+    # Many columns tell one scale, and of those of a basis few hold most of the variance.
+    unit = row * min(1.0, math.sqrt(_TOLD * grouping.levels / mixed.n))
+    lengths = grouping.spectrum.starts if grouping.spectrum else {}
+    return [
+        Begin(name, 1.0, lengths[name], folds=False)
+        if name in lengths
+        else Begin(name, unit, 0.5 * row)
+        for name in dict.fromkeys(grouping.scales)
+    ]
+
+
+def _residual(mixed: Mixed) -> float:
+    """The residual sd of the common effects alone."""
+    return math.sqrt(mixed.least_residual / max(1, mixed.n - mixed.solver.p))

@@ -1,0 +1,119 @@
+"""A problem's rows, in one batch or many, compressed to the `Mixed` model of their sums."""
+
+import math
+
+import numpy as np
+
+from ranef.errors import DataError, MethodError
+from ranef.inference.base import Part, Problem
+from ranef.inference.lmm.design_layout import Layout, refuse_indistinct
+from ranef.inference.lmm.model import Mixed
+from ranef.inference.pwls.cross_products import Centre, CrossProducts, Rows, cross_products
+from ranef.inference.pwls.solver import PWLS, TooManyEffectsError
+
+
+def read(problem: Problem, method: str, before: CrossProducts | None = None) -> Mixed:
+    """The model of a problem, for a method that integrates the coefficients in closed form.
+
+    `before` is of rows that count in addition; where the columns have turned out not to be
+    as constant as these were, they do not.
+
+    Raises:
+        MethodError: naming the family, term or prior that is not of this form, and for crossed
+            groupings that are too large.
+        DataError: for columns that are too large, or too far from zero to be told apart.
+    """
+    varying: set[int] = set()
+    while True:
+        try:
+            return _compressed(problem, method, frozenset(varying), before)
+        except _VaryingError as error:
+            varying.add(error.column)
+            before = None
+
+
+class _VaryingError(Exception):
+    """A column that was constant in the first batch, and is not in a later one."""
+
+    def __init__(self, column: int) -> None:
+        super().__init__(column)
+        self.column = column
+
+
+def _compressed(
+    problem: Problem, method: str, varying: frozenset[int], before: CrossProducts | None
+) -> Mixed:
+    """The sums over all batches, centred as the first one is.
+
+    Args:
+        problem: the model and its rows.
+        method: for messages.
+        varying: columns that are not constant, although the first batch says so.
+        before: of further rows.
+    """
+    products = before
+    layout: Layout | None = None
+    sigma = ""
+    low, high = math.inf, -math.inf
+    for part in problem.parts():
+        layout, sigma, rows = rows_of(part, problem, method)
+        if products is None:
+            products = cross_products(rows, Centre.of(rows, varying))
+        else:
+            centre = products.centre
+            for place, value in zip(centre.constant, centre.value, strict=True):
+                if place >= 0 and (rows.common[:, place] != value).any():
+                    raise _VaryingError(int(place))
+            products = products + cross_products(rows, centre)
+        value = np.asarray(part.normal.value if part.normal else 0.0)
+        low, high = min(low, float(value.min())), max(high, float(value.max()))
+    if products is None or layout is None:
+        raise DataError("there are no rows to fit")
+    for grouping in layout.groupings:
+        refuse_indistinct(grouping, products.own[grouping.factor])
+    try:
+        solver = PWLS(products)
+    except TooManyEffectsError as error:
+        raise MethodError(method, str(error)) from None
+    return Mixed(
+        solver,
+        layout.groupings,
+        layout.common,
+        layout.shapes,
+        layout.mean,
+        layout.precision,
+        sigma,
+        products.rows,
+        products.log_weights,
+        float(products.common[-1, -1]),
+        (low, high),
+        layout.carried,
+        layout.tails,
+    )
+
+
+def rows_of(part: Part, problem: Problem, method: str) -> tuple[Layout, str, Rows]:
+    """A batch as the solver takes it, the name of sigma, and what `Mixed` says of it."""
+    normal = part.normal
+    if normal is None:
+        raise MethodError(method, f"takes gaussian responses, and the family is {problem.family}")
+    if problem.incomplete:
+        raise MethodError(
+            method,
+            f"takes terms that are linear in their coefficients, and {problem.incomplete[0]} is "
+            "not: its missing values are parameters too",
+        )
+    for label in part.blocks:
+        if problem.predicts[label] != problem.location:
+            raise MethodError(
+                method,
+                f"takes one {problem.predicts[label]} for all rows, and the formula predicts it "
+                f"by {label.removeprefix(problem.predicts[label] + '_')}",
+            )
+    value = np.asarray(normal.value, dtype=np.float64)
+    layout = Layout.of(part.blocks, len(value), problem, method)
+    known = layout.known[:, 0] if layout.predictors else 0.0
+    rows = Rows(
+        value - known, layout.columns, layout.factors, normal.weights, variance=layout.variance
+    )
+    return layout, normal.sigma, rows

@@ -1,0 +1,1 @@
+"""What the NUTS method runs: chains, parametrizations, target densities."""

@@ -1,0 +1,1 @@
+"""Penalized weighted least squares with nested and crossed groupings."""

@@ -1,0 +1,248 @@
+"""Elimination of the largest of several crossed factors, whose levels meet few of the others'.
+
+As in ``nested_elimination``, but the cross-products with the remaining factors are sparse: a row of
+them for each level j, its columns the coefficients that j meets. What remains is dense, so
+the memory is three matrices of the remaining coefficients squared, and the time their cube.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.pwls import batched_linalg
+from ranef.inference.pwls.cross_products import CrossProducts
+from ranef.inference.pwls.nested_elimination import Given, dense, pairs_of
+from ranef.inference.pwls.schur_complement import Factorized, Remainder
+from ranef.inference.pwls.sparse_cross_blocks import Meetings
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """The largest factor, and the others beside it.
+
+    Attributes:
+        factor: the one that is eliminated.
+        own: (k, k, 1, J).
+        columns: (k, q, 1, J) cross-products with the common columns and the response.
+        meetings: with the remaining coefficients.
+        matrix: (Q, Q) what remains.
+    """
+
+    factor: int
+    own: Array
+    columns: Array
+    meetings: Meetings
+    remainder: Remainder
+    matrix: Array
+
+    @classmethod
+    def of(cls, products: CrossProducts, factor: int, rest: Sequence[int]) -> "Crossed":
+        levels, widths = products.levels, products.widths
+        remainder = Remainder.of(
+            [(f, levels[f], widths[f]) for f in rest], len(products.common) - 1
+        )
+        level, places, values = [], [], []
+        for part in remainder.parts:
+            pairs = pairs_of(products, factor, part.factor)
+            for c in range(part.width):
+                level.append(pairs.left)
+                places.append(part.start + pairs.right * part.width + c)
+                values.append(pairs.values[:, c])
+        flat_level, flat_place = np.concatenate(level), np.concatenate(places)
+        order = np.lexsort((flat_place, flat_level))
+        flat_level = flat_level[order]
+        return cls(
+            factor,
+            products.own[factor][:, :, None],
+            products.cross[factor][:, :, None],
+            Meetings(
+                np.searchsorted(flat_level, np.arange(levels[factor] + 1)),
+                flat_place[order],
+                flat_level,
+                np.concatenate(values, axis=1)[:, order],
+                remainder.random,
+            ),
+            remainder,
+            dense(products, remainder),
+        )
+
+    @property
+    def cells(self) -> int:
+        """As of a chain; factoring the dense matrix counts by its time."""
+        return (
+            self.own.size
+            + self.columns.size
+            + 4 * self.meetings.values.size
+            + self.remainder.size**3 // 1_000
+        )
+
+    def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedEliminated":
+        """At one value of the hyperparameters: roots (1, k, k), penalty (1, p + 1, p + 1)."""
+        k, r = len(self.own), self.remainder.random
+        found = _Levels.of(roots[self.factor], self.every)
+        columns = found.half[:, k:]
+        g = self.matrix.copy()
+        self.meetings.subtract_gram(g[:r, :r], found.reduce)
+        g[:r, r:] -= self.meetings.turned(found.reduce, columns[:, :, 0])
+        g[r:, :r] = g[:r, r:].T
+        g[r:, r:] -= batched_linalg.gram(columns, columns)[0]
+        rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
+        remainder = self.remainder.factorize(g[None], rest, penalty)
+        return CrossedEliminated(self, found, remainder)
+
+    @cached_property
+    def every(self) -> Array:
+        """Cross-products with itself, the common columns and the response, (k, k + q, 1, J)."""
+        return np.concatenate([self.own, self.columns], axis=1)
+
+    def bare(self) -> "Crossed":
+        """As `Chain.bare`."""
+        own, columns = self.own[..., :0], self.columns[..., :0]
+        return replace(self, own=own, columns=columns, matrix=self.matrix[:0])
+
+    def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+        """As `Chain.family`."""
+        return {f: np.unique(own) for f, own in levels.items() if f == self.factor}
+
+    def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        """As `Chain.parents`: there are none."""
+        return {}
+
+    def drawn(
+        self,
+        factor: int,
+        levels: NDArray[np.int64],
+        given: Given,
+        above: Iterable[Array],
+        noise: Array,
+    ) -> Array:
+        """As `Chain.drawn`."""
+        every = np.ascontiguousarray(given.every[0][..., levels])
+        found = _Levels.of(given.roots[factor], every)
+        half = found.half[:, len(every) :]
+        rest = self.meetings.at(levels).left(given.last, half, found.reduce)
+        return found.effects(rest + given.sigma[:, None] * noise)
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """Levels of the eliminated factor at given hyperparameters; `reduce` is L^-1 Lambda'."""
+
+    root: Array
+    every: Array
+    lower: Array
+    half: Array
+    reduce: Array
+
+    @classmethod
+    def of(cls, root: Array, every: Array) -> "_Levels":
+        """From Lambda (1, k, k) and the cross-products (k, k + q, 1, J), of all or of some."""
+        k = len(every)
+        root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
+        turned = batched_linalg.transposed(root)
+        scaled = batched_linalg.times(turned, every)
+        d = batched_linalg.times(turned, batched_linalg.transposed(scaled[:, :k]))
+        d[np.arange(k), np.arange(k)] += 1.0
+        lower = batched_linalg.cholesky(d)
+        reduce = batched_linalg.forward(lower, np.broadcast_to(turned, lower.shape))[:, :, 0]
+        return cls(root, every, lower, batched_linalg.forward(lower, scaled), reduce)
+
+    def effects(self, rest: Array) -> Array:
+        """Lambda L'^-1 rest, (k, M, J)."""
+        return batched_linalg.times(self.root, batched_linalg.backward(self.lower, rest[:, None]))[
+            :, 0
+        ]
+
+
+@dataclass(frozen=True)
+class CrossedEliminated:
+    """The whole system at one value of the hyperparameters."""
+
+    crossed: Crossed
+    levels: _Levels
+    remainder: Factorized
+
+    @property
+    def log_det_random(self) -> Array:
+        """(1,) log |Lambda' Z'WZ Lambda + I|."""
+        lower, k = self.levels.lower, np.arange(len(self.levels.root))
+        return self.remainder.log_det_random + 2 * np.log(lower[k, k]).sum(axis=(0, 2))
+
+    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> Given:
+        """As `Eliminated.given`."""
+        return Given(roots, (self.levels.every,), sigma, last)
+
+    def effects(self) -> tuple[dict[int, Array], Array]:
+        """As `Eliminated.effects`."""
+        last, levels = self.remainder.coefficients, self.levels
+        half = levels.half[:, len(levels.root) :]
+        b = levels.effects(self.crossed.meetings.left(last, half, levels.reduce))
+        out = {self.crossed.factor: b.transpose(1, 2, 0)}
+        return {**out, **self.remainder.layout.effects(last)}, last
+
+
+class CrossedCovariances:
+    """As `Covariances`: V_jj = Lambda D^-1 Lambda' + R_j V R_j', V gathered where j meets it."""
+
+    def __init__(self, system: CrossedEliminated, *, common: bool) -> None:
+        self.system = system
+        self.inverse = system.remainder.inverse(common=common)
+        self.last = system.remainder.covariance(self.inverse)
+
+    def _spread(self, root: Array, half: Array) -> Array:
+        """X V X' of every level, (k, k, 1, J), for X = [root v, half]."""
+        meetings, v = self.system.crossed.meetings, self.last[0]
+        r = meetings.r
+        out = batched_linalg.quadratic(half, self.last[:, r:, r:])[:, :, 0]
+        mixed = meetings.times(root, np.ascontiguousarray(v[:r, r:]))
+        crossings = np.einsum("aqj,cqj->acj", mixed, half[:, :, 0])
+        out = out + crossings + crossings.transpose(1, 0, 2)
+        return (out + meetings.spread(root, v[:r, :r]))[:, :, None]
+
+    def _eliminated(self) -> Array:
+        """The covariance of each level's effects of the eliminated factor, (k, k, 1, J)."""
+        levels = self.system.levels
+        back = batched_linalg.backward(levels.lower, levels.half[:, len(levels.root) :])
+        reach = batched_linalg.times(levels.root, back)
+        whole = np.einsum("baj,bcj->acj", levels.reduce, levels.reduce)
+        return self._spread(whole, reach) + whole[:, :, None]
+
+    def variances(self) -> tuple[dict[int, Array], Array]:
+        """As `Covariances.variances`."""
+        system = self.system
+        at = np.arange(len(system.levels.root))
+        out = {system.crossed.factor: self._eliminated()[at, at].transpose(1, 2, 0)}
+        last = np.diagonal(self.last, axis1=1, axis2=2)
+        for part in system.remainder.layout.parts:
+            out[part.factor] = last[:, part.place].reshape(1, part.levels, part.width)
+        return out, last
+
+    def combined(self, factor: int, combinations: Array) -> Array:
+        """As `Covariances.combined`."""
+        if factor != self.system.crossed.factor:
+            parts = self.system.remainder.layout.parts
+            part = next(p for p in parts if p.factor == factor)
+            return part.combined(self.last, combinations)
+        blocks = self._eliminated()
+        return np.einsum("mk,klbj,ml->bjm", combinations, blocks, combinations, optimize=True)
+
+    def derivatives(self) -> dict[int, tuple[Array, Array]]:
+        """As `Covariances.derivatives`."""
+        system, levels = self.system, self.system.levels
+        k = len(levels.root)
+        out = system.remainder.derivatives(self.inverse)
+        own = levels.half[:, :k]
+        reduced = levels.every - batched_linalg.times(batched_linalg.transposed(own), levels.half)
+        left = np.eye(k)[:, :, None] - np.einsum("baj,bcj->acj", own[:, :, 0], levels.reduce)
+        spread = self._spread(left, reduced[:, k:])
+        information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
+        last = system.remainder.coefficients
+        score = system.crossed.meetings.left(last, reduced[:, k:], left)[:, 0]
+        root = levels.root[..., 0, 0]
+        out[system.crossed.factor] = (2 * information @ root, -2 * (score @ score.T) @ root)
+        return out

@@ -1,0 +1,385 @@
+"""Elimination of group effects level by level, where what they meet can be held as columns.
+
+The factors of a chain are nested, each level of one within a single level of the next, so
+that the cross-products of every one stay block-diagonal when those before it are gone. For
+a level of a factor with root Lambda, A its own cross-products and C those with all that
+comes later,
+
+    D = Lambda' A Lambda + I = L L',  half = L^-1 Lambda' [A, C],
+
+and C' (what is later) loses half' half. Any number of values of the hyperparameters at once.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.inference.pwls import batched_linalg
+from ranef.inference.pwls.cross_products import CrossProducts, Pairs
+from ranef.inference.pwls.schur_complement import Factorized, Remainder
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One factor of the chain, its levels in the order that puts siblings side by side.
+
+    Attributes:
+        factor: its place among the factors.
+        order: (J,) the level at each place.
+        own: (k, k, 1, J).
+        later: cross-products with each later factor of the chain, (k, k', 1, J).
+        parents: (J,) place of each level's parent in each later factor.
+        starts: (J',) the first child of each parent.
+        columns: (k, Q, 1, J) cross-products with the remainder.
+    """
+
+    factor: int
+    order: NDArray[np.int64]
+    own: Array
+    later: tuple[Array, ...]
+    parents: tuple[NDArray[np.int64], ...]
+    starts: tuple[NDArray[np.int64], ...]
+    columns: Array
+
+    @cached_property
+    def every(self) -> Array:
+        """[A, C] before anything is eliminated, (k, k + ... + Q, 1, J)."""
+        return np.concatenate([self.own, *self.later, self.columns], axis=1)
+
+    @cached_property
+    def place(self) -> NDArray[np.int64]:
+        """(J,) the place of each level."""
+        out = np.empty(len(self.order), dtype=np.int64)
+        out[self.order] = np.arange(len(out))
+        return out
+
+    def above(self, later: Sequence[Array]) -> list[Array]:
+        """Of coefficients (k', M, J') of the later factors, the last first, those of parents."""
+        pairs = zip(self.parents, reversed(later), strict=True)
+        return [b[:, :, place] for place, b in pairs]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the effects of single levels are drawn from, at B values of the hyperparameters.
+
+    Attributes:
+        roots: Lambda of each factor, (B, k, k).
+        every: of each eliminated factor [A, C] when its turn comes, (k, k + ... + Q, 1 or B, J).
+        sigma: (M,), M of B, or anything where B is 1.
+        last: (M, Q) draws of the remainder's coefficients, -1 their last.
+    """
+
+    roots: tuple[Array, ...]
+    every: tuple[Array, ...]
+    sigma: Array
+    last: Array
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages in order of elimination, and what remains after them."""
+
+    stages: tuple[Stage, ...]
+    remainder: Remainder
+    matrix: Array
+
+    @classmethod
+    def of(cls, products: CrossProducts, chain: Sequence[int], rest: Sequence[int]) -> "Chain":
+        """Eliminate the factors `chain`, each nested in the next, and keep `rest` as columns."""
+        levels, widths = products.levels, products.widths
+        remainder = Remainder.of(
+            [(f, levels[f], widths[f]) for f in rest], len(products.common) - 1
+        )
+        orders, parents = _family_order(products, chain)
+        stages = []
+        for s, f in enumerate(chain):
+            order = orders[s]
+            later, places, starts = [], [], []
+            for t in range(s + 1, len(chain)):
+                values = pairs_of(products, f, chain[t]).values[..., order]
+                later.append(values[:, :, None])
+                place = np.empty(levels[chain[t]], dtype=np.int64)
+                place[orders[t]] = np.arange(levels[chain[t]])
+                places.append(place[parents[s][t][order]])
+                starts.append(np.flatnonzero(np.diff(places[-1], prepend=-1)))
+            stages.append(
+                Stage(
+                    f,
+                    order,
+                    products.own[f][:, :, None, order],
+                    tuple(later),
+                    tuple(places),
+                    tuple(starts),
+                    _columns(products, f, remainder)[:, :, None, order],
+                )
+            )
+        return cls(tuple(stages), remainder, dense(products, remainder))
+
+    @property
+    def cells(self) -> int:
+        """Numbers held for one value of the hyperparameters: what an evaluation costs."""
+        return (
+            sum(
+                stage.own.size + stage.columns.size + sum(x.size for x in stage.later)
+                for stage in self.stages
+            )
+            + len(self.matrix) ** 2
+        )
+
+    def factorize(self, roots: Sequence[Array], penalty: Array) -> "Eliminated":
+        """At B values of the hyperparameters.
+
+        Args:
+            roots: Lambda of each factor, (B, k, k).
+            penalty: (B, p + 1, p + 1) of (beta, -1).
+        """
+        batch = len(penalty)
+        count = len(self.stages)
+        own = [stage.own for stage in self.stages]
+        later = [list(stage.later) for stage in self.stages]
+        columns = [stage.columns for stage in self.stages]
+        g = np.repeat(self.matrix[None], batch, axis=0)
+        steps = []
+        for s, stage in enumerate(self.stages):
+            every = np.concatenate([own[s], *later[s], columns[s]], axis=1) if s else stage.every
+            steps.append(Step.of(roots[stage.factor], every))
+            half, k = steps[-1].half, len(every)
+            if s + 1 == count:
+                h = half[:, k:]
+                g = g - batched_linalg.gram(h, h)
+                continue
+            widths = [own[t].shape[1] for t in range(s + 1, count)]
+            edges = np.cumsum([k, *widths])
+            parts = [half[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            h = half[:, edges[-1] :]
+            for i, t in enumerate(range(s + 1, count)):
+                starts = stage.starts[i]
+
+                def less(b: Array, a: Array = parts[i], starts: NDArray = starts) -> Array:
+                    return batched_linalg.segments(batched_linalg.per_level(a, b), starts)
+
+                own[t] = own[t] - less(parts[i])
+                for j in range(i + 1, len(parts)):
+                    later[t][j - i - 1] = later[t][j - i - 1] - less(parts[j])
+                columns[t] = columns[t] - less(h)
+            g = g - batched_linalg.gram(h, h)
+        rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
+        return Eliminated(self.stages, tuple(steps), self.remainder.factorize(g, rest, penalty))
+
+    def bare(self) -> "Chain":
+        """Without the cross-products: what `Given` does not say of how effects are drawn."""
+        stages = tuple(
+            replace(
+                stage,
+                own=stage.own[..., :0],
+                later=tuple(pairs[..., :0] for pairs in stage.later),
+                columns=stage.columns[..., :0],
+            )
+            for stage in self.stages
+        )
+        return Chain(stages, self.remainder, self.matrix[:0])
+
+    def _stage(self, factor: int) -> int:
+        return [stage.factor for stage in self.stages].index(factor)
+
+    def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+        """Of the eliminated factors those levels and their ancestors, the eldest first."""
+        out: dict[int, NDArray[np.int64]] = {}
+        for stage in self.stages:
+            asked = [self.parents(f, own)[stage.factor] for f, own in out.items()]
+            asked += [levels[stage.factor]] if stage.factor in levels else []
+            if asked:
+                out[stage.factor] = np.unique(np.concatenate(asked))
+        return dict(reversed(out.items()))
+
+    def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        """By later factor of the chain, the level in which each of `levels` lies."""
+        s = self._stage(factor)
+        stage = self.stages[s]
+        places = stage.place[levels]
+        return {
+            later.factor: later.order[parents[places]]
+            for later, parents in zip(self.stages[s + 1 :], stage.parents, strict=True)
+        }
+
+    def drawn(
+        self,
+        factor: int,
+        levels: NDArray[np.int64],
+        given: Given,
+        above: Iterable[Array],
+        noise: Array,
+    ) -> Array:
+        """Exact conditional draws of the effects of some levels, (k, M, J).
+
+        Args:
+            factor: that they are of.
+            levels: (J,).
+            given: everything that is drawn before.
+            above: draws (k', M, J) of the parents in each later factor of the chain.
+            noise: (k, M, J) standard normal.
+        """
+        s = self._stage(factor)
+        places = self.stages[s].place[levels]
+        every = np.ascontiguousarray(given.every[s][..., places])
+        step = Step.of(given.roots[factor], every)
+        rest = step.outer(list(above), given.last) + given.sigma[:, None] * noise
+        return step.effects(rest[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Levels of a stage at given hyperparameters: every = [A, C], half = L^-1 Lambda' every."""
+
+    root: Array
+    every: Array
+    lower: Array
+    half: Array
+
+    @classmethod
+    def of(cls, root: Array, every: Array) -> "Step":
+        """From Lambda (B, k, k) and [A, C], of all the levels or of some."""
+        k = len(every)
+        root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
+        scaled = batched_linalg.times(batched_linalg.transposed(root), every)
+        d = batched_linalg.times(
+            batched_linalg.transposed(root), batched_linalg.transposed(scaled[:, :k])
+        )
+        d[np.arange(k), np.arange(k)] += 1.0
+        lower = batched_linalg.cholesky(d)
+        return cls(root, every, lower, batched_linalg.forward(lower, scaled))
+
+    @property
+    def width(self) -> int:
+        return len(self.root)
+
+    def effects(self, rest: Array) -> Array:
+        """Lambda L'^-1 rest, for rest (k, m, B, J)."""
+        return batched_linalg.times(self.root, batched_linalg.backward(self.lower, rest))
+
+    def outer(self, above: Sequence[Array], last: Array) -> Array:
+        """What the later coefficients leave of half, (k, M, J).
+
+        `above` holds those of each level's parent in each later stage, (k', M, J), and `last`
+        those of the remainder, (M, Q).
+        """
+        out = -batched_linalg.combine(self.half[:, self.half.shape[1] - last.shape[1] :], last)
+        start = self.width
+        for b in above:
+            for c in range(len(b)):
+                out -= self.half[:, start + c] * b[c]
+            start += len(b)
+        return out
+
+
+@dataclass(frozen=True)
+class Eliminated:
+    """The whole system at B values of the hyperparameters."""
+
+    stages: tuple[Stage, ...]
+    steps: tuple[Step, ...]
+    remainder: Factorized
+
+    @property
+    def log_det_random(self) -> Array:
+        """(B,) log |Lambda' Z'WZ Lambda + I|."""
+        out = self.remainder.log_det_random
+        for step in self.steps:
+            k = np.arange(step.width)
+            # A log of the product of the pivots would overflow; of each, it does not.
+            out = out + 2 * np.log(step.lower[k, k]).sum(axis=(0, 2))
+        return out
+
+    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> Given:
+        """What effects are drawn from, once the remainder's coefficients have been."""
+        return Given(roots, tuple(step.every for step in self.steps), sigma, last)
+
+    def effects(self) -> tuple[dict[int, Array], Array]:
+        """The solution: coefficients by factor, (B, J, k), and the remainder's (B, Q)."""
+        last = self.remainder.coefficients
+        found: list[Array] = []
+        out: dict[int, Array] = {}
+        for step, stage in zip(reversed(self.steps), reversed(self.stages), strict=True):
+            b = step.effects(step.outer(stage.above(found), last)[:, None])[:, 0]
+            found.append(b)
+            out[stage.factor] = np.empty((b.shape[1], b.shape[2], b.shape[0]))
+            out[stage.factor][:, stage.order] = b.transpose(1, 2, 0)
+        return {**out, **self.remainder.layout.effects(last)}, last
+
+
+def dense(products: CrossProducts, remainder: Remainder) -> Array:
+    """The cross-products among what remains, (Q, Q)."""
+    out = np.zeros((remainder.size, remainder.size))
+    r = remainder.random
+    out[r:, r:] = products.common
+    for part in remainder.parts:
+        place = part.start + np.arange(part.levels)[:, None] * part.width + np.arange(part.width)
+        own = products.own[part.factor].transpose(2, 0, 1)
+        out[place[:, :, None], place[:, None, :]] = own
+        across = (
+            products.cross[part.factor].transpose(2, 0, 1).reshape(-1, products.common.shape[0])
+        )
+        out[part.place, r:], out[r:, part.place] = across, across.T
+        for other in remainder.parts:
+            if other.start > part.start:
+                pairs = pairs_of(products, part.factor, other.factor)
+                a = part.start + pairs.left * part.width + np.arange(part.width)[:, None]
+                b = other.start + pairs.right * other.width + np.arange(other.width)[:, None]
+                out[a[:, None], b[None]] = pairs.values
+                out[b[None], a[:, None]] = pairs.values
+    return out
+
+
+def _columns(products: CrossProducts, factor: int, remainder: Remainder) -> Array:
+    """Cross-products of a factor's levels with everything in the remainder, (k, Q, J)."""
+    k, levels = products.widths[factor], products.levels[factor]
+    out = np.zeros((k, remainder.size, levels))
+    out[:, remainder.random :] = products.cross[factor]
+    for part in remainder.parts:
+        pairs = pairs_of(products, factor, part.factor)
+        for c in range(part.width):
+            out[:, part.start + pairs.right * part.width + c, pairs.left] = pairs.values[:, c]
+    return out
+
+
+def pairs_of(products: CrossProducts, f: int, h: int) -> Pairs:
+    """Of the levels of f with those of h, in the order of f."""
+    if f < h:
+        return products.pairs[f, h]
+    turned = products.pairs[h, f]
+    order = np.argsort(turned.right, kind="stable")
+    return Pairs(
+        turned.right[order], turned.left[order], turned.values.transpose(1, 0, 2)[..., order]
+    )
+
+
+def nested(products: CrossProducts, f: int, h: int) -> bool:
+    """Whether every level of f meets one level of h alone."""
+    pairs = products.pairs[min(f, h), max(f, h)]
+    return len(pairs.left) == products.levels[f]
+
+
+def _family_order(
+    products: CrossProducts, chain: Sequence[int]
+) -> tuple[list[NDArray[np.int64]], list[dict[int, NDArray[np.int64]]]]:
+    """An order of each factor's levels that puts siblings side by side; parents by level."""
+    parents = [
+        {t: pairs_of(products, f, chain[t]).right for t in range(s + 1, len(chain))}
+        for s, f in enumerate(chain)
+    ]
+    orders: list[NDArray[np.int64]] = [np.arange(0)] * len(chain)
+    for s in reversed(range(len(chain))):
+        levels = products.levels[chain[s]]
+        if s + 1 == len(chain):
+            orders[s] = np.arange(levels)
+            continue
+        place = np.empty(len(orders[s + 1]), dtype=np.int64)
+        place[orders[s + 1]] = np.arange(len(place))
+        orders[s] = np.argsort(place[parents[s][s + 1]], kind="stable")
+    return orders, parents

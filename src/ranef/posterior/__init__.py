@@ -1,0 +1,1 @@
+"""From draws to named variables, predictions, LOO, imputations and groups."""

@@ -1,0 +1,65 @@
+"""Responses drawn from a fit beside the observed ones, level by level."""
+
+import jax
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from ranef.errors import OptionError
+from ranef.posterior.posterior import Posterior
+from ranef.posterior.predictive import Predictive
+from ranef.program.training import evenly
+
+Array = NDArray[np.float64]
+
+
+def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
+    """Means, and shares of zeros, of each level: observed, and of responses drawn from the fit.
+
+    Variables ``observed_mean|g`` (level) and ``drawn_mean|g`` (draw, level) for every grouping
+    g, likewise ``observed_zeros|g`` and ``drawn_zeros|g`` where responses are counts, some of
+    them zero; and ``size|g``. On the rows, or evenly spaced ones where there are many.
+
+    Raises:
+        OptionError: for a model without groups.
+    """
+    training = posterior.training
+    rows = evenly(training.held)
+    designs, response = jax.tree.map(lambda a: a[rows], (training.designs, training.response))
+    codes = posterior.program.codes(designs, training.state)
+    factors = {
+        v.factor: (name, v.dims[0], v.coords[0])
+        for name, v in posterior.variables.items()
+        if v.role == "group"
+    }
+    if not factors:
+        raise OptionError(
+            f"{posterior.program.formula.text!r} has no groups to compare responses by"
+        )
+    drawn = predictive.responses(designs, response, len(rows)).astype(np.float64)
+    observed = np.asarray(response.value, np.float64)
+    counts = (
+        posterior.program.family.discrete
+        and len(np.unique(observed)) > 2
+        and bool((observed == 0).any())
+    )
+    variables, coords = {}, {}
+    for factor, (name, dim, names) in factors.items():
+        own = np.asarray(codes[name], np.int64)
+        size = np.bincount(own, minlength=len(names)).astype(np.float64)
+        coords[dim] = list(names)
+        variables[f"size|{factor}"] = (dim, size)
+        kinds = {"mean": lambda y: y}
+        if counts:
+            kinds["zeros"] = lambda y: (y == 0).astype(np.float64)
+        for kind, of in kinds.items():
+            variables[f"observed_{kind}|{factor}"] = (dim, _means(of(observed), own, size))
+            each = np.stack([_means(of(d), own, size) for d in drawn])
+            variables[f"drawn_{kind}|{factor}"] = (("draw", dim), each)
+    return xr.Dataset(variables, coords)
+
+
+def _means(values: Array, codes: NDArray[np.int64], size: Array) -> Array:
+    """Of each level, NaN for one without rows."""
+    total = np.bincount(codes, values, len(size))
+    return np.divide(total, size, out=np.full(len(size), np.nan), where=size > 0)

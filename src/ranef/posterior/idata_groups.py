@@ -1,0 +1,390 @@
+"""What the figures show, computed from a fit: the groups that `Fit.extend` adds to `idata`.
+
+The figures themselves take a DataTree and know nothing of the model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro
+import xarray as xr
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.data.frame import Frame, LevelsSeen
+from ranef.data.tables import from_arrays
+from ranef.errors import OptionError
+from ranef.inference.base import Draws
+from ranef.posterior.group_predictive import by_group
+from ranef.posterior.imputation import Imputed
+from ranef.posterior.posterior import Posterior, variable_values
+from ranef.posterior.predictive import Predictive
+from ranef.program.training import evenly
+from ranef.registry import suggestion
+from ranef.terms.base import Replay, clean_name
+
+# Draws behind a band or a cloud of curves; a thousand would look the same.
+_DRAWS = 200
+_PRIOR_DRAWS = 1000
+# Planes in a picture of the fit, and points along each side of one.
+_PLANES, _SIDE = 20, 15
+# Points along a curve, and the most common levels of a factor that are shown.
+_POINTS, _MOST_LEVELS = 60, 30
+# The share of the rows that a curve's ends leave out on each side.
+_TAIL = 0.01
+# A level no table has: the effects of new levels are set to zero.
+_NO_LEVEL = "\x00"
+
+
+# What NumPyro's handler records of a run: site to what is known of it.
+Trace = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Criticism:
+    """The groups by name; each method named as its group returns the group's Dataset."""
+
+    posterior: Posterior
+
+    def group(self, name: str, seed: int) -> xr.Dataset:
+        """One group.
+
+        Raises:
+            OptionError: for one there is not, or that the model cannot have.
+        """
+        if not isinstance(name, str) or name not in GROUPS:
+            raise OptionError(
+                f"there is no group {name!r} to add; {suggestion(name, [*GROUPS, 'validation'])}"
+            )
+        return GROUPS[name](self, seed)
+
+    @property
+    def _response(self) -> str:
+        return clean_name(str(self.posterior.program.formula.response))
+
+    def observed(self) -> xr.Dataset:
+        value = np.asarray(self.posterior.training.response.value)
+        return xr.Dataset({self._response: ("row", value)}, {"row": np.arange(len(value))})
+
+    def sizes(self) -> xr.Dataset:
+        """Training rows of each level, ``size|g`` for every grouping g, where all are held."""
+        training = self.posterior.training
+        if training.stream is not None:
+            return xr.Dataset()
+        levels = self.posterior.program.codes(training.designs, training.state)
+        variables, coords = {}, {}
+        for name, codes in levels.items():
+            variable = self.posterior.variables[name]
+            counts = np.bincount(codes, minlength=len(variable.coords[0]))
+            variables[f"size|{variable.factor}"] = (variable.dims[0], counts)
+            coords[variable.dims[0]] = list(variable.coords[0])
+        return xr.Dataset(variables, coords)
+
+    def posterior_predictive(self, seed: int) -> xr.Dataset:
+        """Draws of the response, (chain, draw, row), on the rows or evenly spaced ones."""
+        training = self.posterior.training
+        rows = evenly(training.held)
+        designs, response = jax.tree.map(lambda a: a[rows], (training.designs, training.response))
+        drawn = self._predictive(seed, "sample").responses(designs, response, len(rows))
+        return xr.Dataset(
+            {self._response: (("chain", "draw", "row"), drawn[None])},
+            {"chain": [0], "draw": np.arange(len(drawn)), "row": rows},
+        )
+
+    def log_likelihood(self, seed: int) -> xr.Dataset:
+        """Log p(y_i | draw), (chain, draw, row), for every draw and row."""
+        training, draws = self.posterior.training, self.posterior.draws
+        predictive = self._predictive(seed, "sample", whole=True)
+        each = predictive.log_likelihood(training.designs, training.response, training.held)
+        chains = next((v.shape[0] for v in draws.sites.values()), 1)
+        shaped = each.reshape(chains, -1, each.shape[1])
+        return xr.Dataset({self._response: (("chain", "draw", "row"), shaped)})
+
+    def prior(self, seed: int) -> xr.Dataset:
+        """Draws of the variables from their priors, (chain, draw, ...)."""
+
+        def sites(trace: Trace, location: Any) -> dict[str, Any]:
+            return {n: site["value"] for n, site in trace.items() if site["type"] == "sample"}
+
+        training = self.posterior.training
+        first = training.sample.take(np.zeros(1, np.int64))
+        drawn = self._prior_run(first, seed, _PRIOR_DRAWS, sites)
+        values = variable_values(
+            self.posterior.program, training.state, {n: v[None] for n, v in drawn.items()}
+        )
+        return self.posterior.dataset(values)
+
+    def _prior_run(
+        self, frame: Frame, seed: int, size: int, want: Callable[[Trace, Any], Any]
+    ) -> Any:
+        """`want(trace, location on frame)` of `size` runs of the program on prior draws.
+
+        What is not wanted is not compiled either, and gamma variates take seconds to.
+        """
+        program, state = self.posterior.program, self.posterior.training.state
+        for name, prior in state.priors.items():
+            if isinstance(prior, priors.Flat):
+                raise OptionError(
+                    f"{name!r} has a flat prior, from which nothing can be drawn; give it a proper "
+                    "one to see prior draws"
+                )
+        designs = program.designs(state, frame)
+        replay = Replay(training=False, new_levels="zero")
+        response = program.family.design(state.family, frame, known=False, beside=False)
+
+        def one(key: Any) -> Any:
+            handler: Any = numpyro.handlers.trace(numpyro.handlers.seed(program, key))
+            values = handler(state, designs, replay=replay)
+            return want(handler.trace, program.family.mean(response, **values))
+
+        with jax.enable_x64(True):
+            keys = jax.random.split(jax.random.key(seed), size)
+            return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
+
+    def surface(self, seed: int) -> xr.Dataset:
+        """The location over the first two numeric predictors, by prior and posterior draws.
+
+        Variables `posterior` and, where the priors are proper, `prior`, (draw, first[, second]),
+        group effects at zero and other predictors as in `partial_effects`; and the rows'
+        own `row_first`, `row_second`, `row_response`.
+        """
+        names = [n for n, kind in self._predictors().items() if kind == "number"][:2]
+        if not names:
+            raise OptionError(
+                f"{self.posterior.program.formula.text!r} has no numeric predictor to show the fit "
+                "over"
+            )
+        sides = [_between(self.posterior.training.sample.numbers(n), _SIDE) for n in names]
+        mesh = [m.ravel() for m in np.meshgrid(*sides, indexing="ij")]
+        frame = self._grid([dict(zip(names, mesh, strict=True))])
+        shape = (-1, *(len(side) for side in sides))
+        dims = ("draw", *("first", "second")[: len(names)])
+        drawn = self._locations(frame, seed)[: _PLANES * 5 : 5]
+        variables: dict[str, Any] = {"posterior": (dims, drawn.reshape(shape))}
+        if not any(
+            isinstance(p, priors.Flat) for p in self.posterior.training.state.priors.values()
+        ):
+            prior = self._prior_run(frame, seed, len(drawn), lambda _, location: location)
+            variables["prior"] = (dims, prior.reshape(shape))
+        rows = self._sample_rows()
+        for place, name in zip(("first", "second"), names, strict=False):
+            variables[f"row_{place}"] = ("row", self.posterior.training.sample.numbers(name))
+        variables["row_response"] = (
+            "row",
+            self.posterior.program.family.shown(self.posterior.training.response)[rows],
+        )
+        coords = dict(zip(("first", "second"), sides, strict=False))
+        return xr.Dataset(variables, coords, {"predictors": names, "response": self._response})
+
+    def partial_effects(self, seed: int) -> xr.Dataset:
+        """The location along each predictor, one variable (draw, x_point) for each.
+
+        Other predictors are at their mean or most common level, group effects at zero.
+        """
+        kinds = self._predictors()
+        if not kinds:
+            raise OptionError(
+                f"{self.posterior.program.formula.text!r} has no predictor to show the effect of"
+            )
+        sample = self.posterior.training.sample
+        grids = {}
+        for name, kind in kinds.items():
+            if kind == "number":
+                values = sample.numbers(name)
+                distinct = np.unique(values[~np.isnan(values)])
+                grids[name] = distinct if len(distinct) <= 10 else _between(values, _POINTS)
+            else:
+                grids[name] = _in_order(sample, name, _common_levels(sample, name)[:_MOST_LEVELS])
+        frame = self._grid([{name: grid} for name, grid in grids.items()])
+        location = self._locations(frame, seed)
+        ends = np.cumsum([len(grid) for grid in grids.values()])
+        parts = np.split(location, ends[:-1], axis=1)
+        return xr.Dataset(
+            {
+                clean_name(name): (("draw", f"{clean_name(name)}_point"), part)
+                for name, part in zip(grids, parts, strict=True)
+            },
+            {f"{clean_name(name)}_point": grid for name, grid in grids.items()},
+            {"response": self._response},
+        )
+
+    def shrinkage(self, seed: int) -> xr.Dataset:
+        """By level of each grouping with an intercept: the estimate without pooling.
+
+        ``unpooled|g`` is the maximum-likelihood shift of the location's predictor within the
+        level, all else at its posterior mean, to be held against the posterior mean of ``1|g``;
+        NaN where the likelihood rises without end, as of a level of successes only.
+        The attribute ``centre`` is the predictor without these shifts, on average.
+        """
+        program, training = self.posterior.program, self.posterior.training
+        family, values = program.family, self.posterior.values
+        intercepts = {
+            v.factor: name
+            for name, v in self.posterior.variables.items()
+            if v.role == "group" and name == f"1|{v.factor}" and name in values
+        }
+        if training.stream is not None:
+            raise OptionError(
+                "shrinkage compares every row with its level, and this fit has read its rows in "
+                "batches and kept a sample; fit a table of fewer rows to see it"
+            )
+        if not intercepts:
+            raise OptionError(
+                f"{program.formula.text!r} has no (1 | g), whose levels could be shrunk"
+            )
+        means = self._predictive(seed, "sample", whole=True).means(
+            training.designs, training.response, training.held
+        )
+        levels = program.codes(training.designs, training.state)
+        variables, coords, attributes = {}, {}, {}
+        for factor, name in intercepts.items():
+            effect = values[name].mean(axis=(0, 1))
+            codes = np.asarray(levels[name])
+            dim = self.posterior.variables[name].dims[0]
+            rest = {**means, program.location: means[program.location] - effect[codes]}
+            with jax.enable_x64(True):
+                shift = family.shifts(training.response, codes, len(effect), **rest)
+            if shift is None:
+                raise OptionError(f"the family {family.name} has no estimate without pooling")
+            variables[f"unpooled|{factor}"] = (dim, shift)
+            coords[dim] = list(self.posterior.variables[name].coords[0])
+            attributes[f"centre|{factor}"] = float(rest[program.location].mean())
+        parameter = family.parameters[0]
+        shown = f"{parameter.link} {parameter.name}"
+        shown = self._response if parameter.link == "identity" else shown
+        return xr.Dataset(variables, coords, {"response": shown, **attributes})
+
+    def predictive_by_group(self, seed: int) -> xr.Dataset:
+        """Means of each level's responses, observed and drawn from the fit; see `by_group`."""
+        found = by_group(self.posterior, self._predictive(seed, "sample"))
+        return found.assign_attrs(response=self._response)
+
+    def imputed(self, seed: int) -> xr.Dataset:
+        """Of each column in mi(): draws of its missing values, and the observed ones beside them.
+
+        Variables ``x`` (draw, x_row), by place among the rows, and ``x_observed``.
+        """
+        names = list(self.posterior.program.columns)
+        if not names:
+            raise OptionError(
+                f"{self.posterior.program.formula.text!r} has no mi(), whose missing values to show"
+            )
+        found, variables = Imputed(self.posterior, seed), {}
+        coords: dict[str, Any] = {}
+        for name in names:
+            own, (places, values) = clean_name(name), found.draws(name)
+            variables[own] = (("draw", f"{own}_row"), values)
+            coords[f"{own}_row"] = places
+            variables[f"{own}_observed"] = (f"{own}_observed_row", found.observed(name))
+        return xr.Dataset(variables, coords)
+
+    # Rows that are typical but for what varies
+
+    def _predictors(self) -> dict[str, str]:
+        """Columns of the location's predictor, grouping columns apart: "number" or "level"."""
+        program, sample = self.posterior.program, self.posterior.training.sample
+        out = {}
+        for term in program.terms.get(program.location, ()):
+            if term.call.kind == "offset":
+                continue
+            for name in (n for e in term.call.expressions() for n in e.columns()):
+                kind = self._kind(name, program.needs()[name])
+                if kind == "level" or np.ndim(sample.numbers(name)) == 1:
+                    out[name] = kind
+        return out
+
+    def _kind(self, name: str, uses: set[str]) -> str:
+        sample = self.posterior.training.sample
+        factor = sample.is_text(name) or sample.is_boolean(name)
+        if "level" in uses or ("any" in uses and factor):
+            return "level"
+        return "number"
+
+    def _grid(self, varying: Sequence[Mapping[str, Any]]) -> Frame:
+        """One row for each value of what varies, part by part, the rest typical."""
+        program, sample = self.posterior.program, self.posterior.training.sample
+        needs = program.needs(response=False, companion=False)
+        predictors = {
+            name
+            for _, term in program.all_terms()
+            for e in term.call.expressions()
+            for name in e.columns()
+        }
+        sizes = [len(next(iter(part.values()))) for part in varying]
+        columns = {}
+        for name, uses in needs.items():
+            if name not in predictors:
+                typical: Any = _NO_LEVEL
+            elif self._kind(name, uses) == "level":
+                typical = _common_levels(sample, name)[0]
+            else:
+                typical = np.nanmean(sample.numbers(name), axis=0)
+            parts = [
+                part.get(name, np.stack([typical] * size))
+                for part, size in zip(varying, sizes, strict=True)
+            ]
+            columns[name] = np.concatenate(parts)
+            if sample.is_boolean(name) and columns[name].dtype == object:
+                columns[name] = columns[name] == "True"
+        return from_arrays(columns)
+
+    def _locations(self, frame: Frame, seed: int) -> NDArray[np.float64]:
+        """Posterior draws of the location on the rows of `frame`, (draw, n)."""
+        program, state = self.posterior.program, self.posterior.training.state
+        designs = program.designs(state, frame)
+        response = program.family.design(state.family, frame, known=False, beside=False)
+        return self._predictive(seed, "zero").locations(designs, response, frame.n)
+
+    def _sample_rows(self) -> NDArray[np.int64]:
+        return evenly(self.posterior.training.held)
+
+    def _predictive(self, seed: int, new_levels: str, whole: bool = False) -> Predictive:
+        replay = Replay(training=False, new_levels=new_levels)
+        draws = self.posterior.draws if whole else self._thinned
+        return Predictive(
+            self.posterior.program, self.posterior.training.state, draws, replay, seed
+        )
+
+    @cached_property
+    def _thinned(self) -> Draws:
+        return self.posterior.draws.thinned(_DRAWS)
+
+
+def _between(values: NDArray[np.float64], points: int) -> NDArray[np.float64]:
+    """Evenly spaced values between the column's far quantiles, whatever is missing left out."""
+    values = values[~np.isnan(values)]
+    low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
+    if low == high:
+        low, high = values.min(), values.max()
+    return np.linspace(low, high, points)
+
+
+def _common_levels(sample: Frame, name: str) -> NDArray[np.object_]:
+    """Levels that occur, the most common first."""
+    found = sample.levels(name)
+    counts = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
+    order = np.argsort(-counts, kind="stable")
+    return found.names[order][: int((counts > 0).sum())]
+
+
+def _in_order(sample: Frame, name: str, levels: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Levels of a column in the order that it declares, else sorted."""
+    order = LevelsSeen().add(sample.levels(name)).ordered()
+    kept = set(levels)
+    return np.array([level for level in order if level in kept], dtype=object)
+
+
+GROUPS = {
+    "posterior_predictive": Criticism.posterior_predictive,
+    "log_likelihood": Criticism.log_likelihood,
+    "prior": Criticism.prior,
+    "surface": Criticism.surface,
+    "partial_effects": Criticism.partial_effects,
+    "shrinkage": Criticism.shrinkage,
+    "predictive_by_group": Criticism.predictive_by_group,
+    "imputed": Criticism.imputed,
+}

@@ -1,0 +1,298 @@
+"""The likelihood of each level of a grouping, its own effects integrated out, draw by draw.
+
+    p(y_j | phi) = integral prod_i p(y_i | eta_i + z_i' b, ...) N(b; 0, Sigma(phi)) db
+
+Where the response is normal and b in its mean, with r = y - eta without b, W the precisions,
+Sigma = R R' and M = I + R' Z'W Z R,
+
+    log p = -1/2 [n_j log 2 pi - log|W| + log|M| + r'W r - (R'Z'W r)' M^-1 (R'Z'W r)].
+
+Else by importance sampling of b, at quasi-random points of a t distribution about the level's own
+posterior and of its prior given phi.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+from scipy.stats import chi2, norm, qmc
+
+from ranef.errors import OptionError
+from ranef.inference.base import Draws
+from ranef.posterior.posterior import Posterior
+from ranef.posterior.predictive import Predictive
+from ranef.terms.base import LinearBlock, Replay
+
+Array = NDArray[np.float64]
+
+# Draws of phi, and of each level's effects where there is no closed form.
+_DRAWS, _EACH = 1_000, 128
+# Of the t distribution: degrees of freedom, and how much wider than the level's posterior.
+_NU, _WIDER = 5.0, 1.6
+# Draws times levels times squared effects at most.
+_CELLS = 200_000_000
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """A grouping of a fit.
+
+    Attributes:
+        posterior: of the fit, with at most so many draws.
+        labels: of the terms that vary by the grouping.
+        blocks: these terms at unit scales, whose columns lie side by side; none for a model
+            without the grouping, whose likelihood needs no integral.
+        codes: (n,) the level of each row.
+    """
+
+    posterior: Posterior
+    labels: tuple[str, ...]
+    blocks: tuple[LinearBlock, ...]
+    codes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, posterior: Posterior, group: str, codes: NDArray[np.int64]) -> "Integrated":
+        """Of the grouping of that name.
+
+        Raises:
+            OptionError: where it is too large for memory.
+        """
+        problem = posterior.program.problem(posterior.training)
+        if problem.incomplete:
+            raise OptionError(
+                f"the levels of {group} cannot be left out beside {problem.incomplete[0]}, whose "
+                "missing values are integrated over row by row; leave out rows, by fit.loo()"
+            )
+        known = {
+            label: block
+            for label, block in problem.structure().items()
+            if block is not None and block.grouping == group and block.codes is not None
+        }
+        blocks = tuple(known.values())
+        draws = posterior.draws
+        count = next((v.shape[0] * v.shape[1] for v in draws.sites.values()), 1)
+        if count > _DRAWS:
+            draws, count = draws.thinned(_DRAWS), _DRAWS
+        width, levels = sum(b.columns.shape[1] for b in blocks), int(codes.max()) + 1
+        if count * levels * max(width, 1) ** 2 > _CELLS:
+            raise OptionError(
+                f"{levels:,} levels of {group} are too many to leave out one by one with "
+                f"{count:,} draws; fit with fewer draws, or compare on rows that are held out"
+            )
+        return cls(replace(posterior, draws=draws), tuple(known), blocks, codes)
+
+    @property
+    def _columns(self) -> Array:
+        return np.concatenate([np.asarray(b.columns, np.float64) for b in self.blocks], axis=1)
+
+    @property
+    def levels(self) -> int:
+        return self.blocks[0].levels if self.blocks else int(self.codes.max()) + 1
+
+    @property
+    def _is_normal(self) -> bool:
+        program, training = self.posterior.program, self.posterior.training
+        predicts = program.problem(training).predicts
+        located = all(predicts[label] == program.location for label in self.labels)
+        return located and program.family.normal(training.response) is not None
+
+    def log_likelihood(self, seed: int) -> Array:
+        """Log p(y_j | draw), (draws, J)."""
+        with jax.enable_x64(True):
+            if not self.blocks:
+                return self._rows(self._predictive())
+            if self._is_normal:
+                return self._normal(self._roots())
+            return self._drawn(self._roots(), seed)
+
+    def _roots(self) -> Array:
+        """R at every draw, (draws, k, k), the terms' one below the other."""
+        program, training = self.posterior.program, self.posterior.training
+        given = {n: v for n, v in self.posterior.draws.points.items() if np.ndim(v) == 0}
+        named = {n for block in self.blocks for n in (*block.scales, block.cholesky) if n}
+        sites = {n: _flat(v) for n, v in self._sites().items() if n in named}
+        few = jax.tree.map(lambda a: a[:1], training.designs)
+
+        def one(values: Mapping[str, Any]) -> Any:
+            blocks = program.blocks(training.state, few, {**values, **given})
+            factors = [jnp.asarray(blocks[label].factor) for label in self.labels]
+            return jax.scipy.linalg.block_diag(
+                *(f if f.ndim == 2 else jnp.diag(f) for f in factors)
+            )
+
+        if not sites:
+            root = np.asarray(one({}))
+            return np.broadcast_to(root, (self._count, *root.shape))
+        return np.asarray(jax.jit(jax.vmap(one))(jax.tree.map(jnp.asarray, sites)))
+
+    def _sites(self) -> Mapping[str, Any]:
+        return self.posterior.draws.sites
+
+    @property
+    def _count(self) -> int:
+        return next((v.shape[0] * v.shape[1] for v in self._sites().values()), 1)
+
+    def _with(self, effects: Array) -> Draws:
+        """The draws with the effects (J, k), or (S, J, k), in place of those of the grouping."""
+        sites = {name: _flat(self._sites()[name]) for name in self._sites()}
+        start = 0
+        for block in self.blocks:
+            for (name, count), shape in zip(block.sites, block.shapes, strict=True):
+                value = effects[..., start : start + count]
+                value = value.reshape(*effects.shape[:-1], *shape)
+                sites[name] = np.broadcast_to(value, (self._count, self.levels, *shape))
+                start += count
+        draws = self.posterior.draws
+        whole = {name: value[None] for name, value in sites.items()}
+        return Draws(lambda: whole, draws.points, draws.carried, True, "")
+
+    def _predictive(self) -> Predictive:
+        """With the grouping's effects at zero."""
+        program, training = self.posterior.program, self.posterior.training
+        width = sum(block.columns.shape[1] for block in self.blocks)
+        none = self._with(np.zeros((self.levels, width)))
+        return Predictive(program, training.state, none, Replay(False, "zero"), 0)
+
+    def _chunks(self, predictive: Predictive) -> Any:
+        training = self.posterior.training
+        return predictive.over(training.designs, training.response, training.held)
+
+    def _normal(self, roots: Array) -> Array:
+        """The closed form, from sums over the rows of each level."""
+        program, (draws, k) = self.posterior.program, roots.shape[:2]
+        columns, codes = self._columns, self.codes
+        log_w, square = np.zeros((draws, self.levels)), np.zeros((draws, self.levels))
+        moment = np.zeros((draws, self.levels, k))
+        second = np.zeros((draws, self.levels, k, k))
+        for part in self._chunks(self._predictive()):
+            own, z = codes[part.places], columns[part.places]
+            variance = part.own(program.family.variance(part.response, **part.values))
+            y = np.asarray(part.response.value, np.float64)[: part.count]
+            r = y - part.own(part.values[program.location])
+            w = 1 / variance
+            add = _by_level(own, self.levels)
+            log_w += add(np.log(w))
+            square += add(w * r**2)
+            for a in range(k):
+                moment[..., a] += add(w * r * z[:, a])
+                for b in range(a, k):
+                    second[..., a, b] += add(w * z[:, a] * z[:, b])
+                    second[..., b, a] = second[..., a, b]
+        r = roots[:, None]
+        whitened = np.swapaxes(r, -1, -2) @ second @ r + np.eye(k)
+        pulled = (np.swapaxes(r, -1, -2) @ moment[..., None])[..., 0]
+        inside = (pulled * np.linalg.solve(whitened, pulled[..., None])[..., 0]).sum(axis=-1)
+        rows = np.bincount(codes, minlength=self.levels)
+        log_det = np.linalg.slogdet(whitened)[1]
+        return -0.5 * (rows * np.log(2 * np.pi) - log_w + log_det + square - inside)
+
+    def _drawn(self, roots: Array, seed: int) -> Array:
+        """Importance sampling of every level's effects, all levels at once.
+
+        Half of the points are of the level's own posterior, half of the prior at each phi: where
+        phi leaves the effects no room the first miss them, where it leaves them much the others
+        do. Both count by their mixture (Veach and Guibas, 1995).
+        """
+        occurs = np.unique(self.codes)
+        own = self._own()
+        k = own.shape[-1]
+        proposal = _Proposal.of(own, occurs)
+        inverse = np.linalg.inv(roots)
+        log_det = np.log(np.abs(np.diagonal(roots, axis1=1, axis2=2))).sum(axis=1)
+        constant = (-0.5 * k * np.log(2 * np.pi) - log_det)[:, None]
+        out = np.full((len(roots), self.levels), -np.inf)
+        predictive = self._predictive()
+        normal, t = _points(k, seed)
+        for e, step in zip(normal, t, strict=True):
+            near = proposal.at(step)
+            z = np.einsum("skl,jl->sjk", inverse, near)
+            prior = constant - 0.5 * (z**2).sum(axis=-1)
+            far = np.broadcast_to((roots @ e)[:, None], (len(roots), self.levels, k))
+            for b, known in ((near, prior), (far, constant - 0.5 * float(e @ e))):
+                mixed = np.logaddexp(known, proposal.log_density(b)) - np.log(2)
+                out = np.logaddexp(out, known - mixed + self._rows(predictive.given(self._with(b))))
+        return out - np.log(2 * len(normal))
+
+    def _own(self) -> Array:
+        """Draws of the grouping's effects, (draws, J, k)."""
+        parts = [
+            _flat(self._sites()[name]).reshape(self._count, self.levels, count)
+            for block in self.blocks
+            for name, count in block.sites
+        ]
+        return np.concatenate(parts, axis=-1)
+
+    def _rows(self, predictive: Predictive) -> Array:
+        """Log likelihood of the rows of each level, (draws, J)."""
+        out = np.zeros((self._count, self.levels))
+        for part in self._chunks(predictive):
+            out += _by_level(self.codes[part.places], self.levels)(predictive.log_density(part))
+        return out
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """A t distribution about each level's posterior.
+
+    Attributes:
+        mean: (J, k).
+        factor: (J, k, k), of its scale.
+    """
+
+    mean: Array
+    factor: Array
+
+    @classmethod
+    def of(cls, draws: Array, occurs: NDArray[np.int64]) -> "_Proposal":
+        """Of draws (S, J, k); levels without rows have a scale of one."""
+        k = draws.shape[-1]
+        mean = draws.mean(axis=0)
+        away = np.moveaxis(draws[:, occurs] - mean[occurs], 0, -1)
+        spread = away @ np.swapaxes(away, -1, -2) / len(draws)
+        size = np.trace(spread, axis1=-2, axis2=-1)[:, None, None]
+        factor = np.broadcast_to(np.eye(k), (len(mean), k, k)).copy()
+        factor[occurs] = _WIDER * np.linalg.cholesky(spread + 1e-12 * size * np.eye(k))
+        return cls(mean, factor)
+
+    def at(self, step: Array) -> Array:
+        """A point of every level, (J, k)."""
+        return self.mean + self.factor @ step
+
+    def log_density(self, b: Array) -> Array:
+        """At b (..., J, k), (..., J)."""
+        k = b.shape[-1]
+        z = np.linalg.solve(self.factor, (b - self.mean)[..., None])[..., 0]
+        constant = gammaln((_NU + k) / 2) - gammaln(_NU / 2) - 0.5 * k * np.log(_NU * np.pi)
+        constant = constant - np.log(np.diagonal(self.factor, axis1=-2, axis2=-1)).sum(axis=-1)
+        return constant - 0.5 * (_NU + k) * np.log1p((z**2).sum(axis=-1) / _NU)
+
+
+def _points(k: int, seed: int) -> tuple[Array, Array]:
+    """Points evenly spread over a normal and over a t distribution of k dimensions, (m, k)."""
+    even = qmc.Sobol(k + 1, rng=np.random.default_rng([seed, 7])).random(_EACH)
+    even = np.clip(even, 1e-9, 1 - 1e-9)
+    normal = norm.ppf(even[:, :k])
+    return normal, normal * np.sqrt(_NU / chi2.ppf(even[:, k:], _NU))
+
+
+def _flat(values: Any) -> Array:
+    array = np.asarray(values, np.float64)
+    return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+
+
+def _by_level(codes: NDArray[np.int64], levels: int) -> Any:
+    """Sums (draws, J) of numbers (draws, rows) over the rows of each level."""
+    order = np.argsort(codes, kind="stable")
+    present, starts = np.unique(codes[order], return_index=True)
+
+    def add(values: Array) -> Array:
+        out = np.zeros((len(values), levels))
+        out[:, present] = np.add.reduceat(values[:, order], starts, axis=1)
+        return out
+
+    return add

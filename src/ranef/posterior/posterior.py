@@ -1,0 +1,254 @@
+"""Draws of every variable with its role, dimensions and labels, and the tables made of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import arviz_base
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.errors import ColumnError, OptionError
+from ranef.inference.base import Draws
+from ranef.program.program import Program
+from ranef.program.training import State, Training
+from ranef.registry import suggestion
+from ranef.terms.base import CENTRED, Variable, clean_name
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What a method's draws say of the model's variables.
+
+    Attributes:
+        program: the model.
+        training: what it learned before the fit.
+        draws: of its sites.
+    """
+
+    program: Program
+    training: Training
+    draws: Draws
+
+    @cached_property
+    def variables(self) -> dict[str, Variable]:
+        """Every variable of the model in the order of the formula."""
+        return self.program.variables(self.training.state)
+
+    @cached_property
+    def written(self) -> Training:
+        """The training rows with every parameter in the formula's own coordinates."""
+        return self.program.as_written(self.training)
+
+    @cached_property
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        """Draws of every variable with a posterior, (chain, draw, ...)."""
+        return variable_values(self.program, self.training.state, self.draws.sites)
+
+    @cached_property
+    def _ready(self) -> dict[str, NDArray[np.float64]]:
+        """Those of them that take no draws which are made only when asked for."""
+        later = set(self.draws.later)
+        if not later:
+            return self.values
+        sites = {name: self.draws.sites[name] for name in self.draws.sites if name not in later}
+        return variable_values(self.program, self.training.state, sites)
+
+    @cached_property
+    def moments(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Mean and sd of the variables for which the method knows them in closed form."""
+        known = self.draws.known_moments
+        state = self.training.state
+        # Coefficients are variables as they are, or parts of a site's array: so is their sd.
+        mean, sd = (
+            variable_values(self.program, state, {name: both[i] for name, both in known.items()})
+            for i in (0, 1)
+        )
+        # Of sums of coefficients the method knows the sd, which is no sum of theirs.
+        return {name: known.get(name, (mean[name], sd[name])) for name in mean}
+
+    @cached_property
+    def constants(self) -> dict[str, tuple[Any, str]]:
+        """Parameters without a posterior: value, and "point estimate" or "fixed"."""
+        out = {}
+        for name, prior in self.training.state.priors.items():
+            if isinstance(prior, priors.Fixed):
+                out[name] = (prior.value, "fixed")
+            elif isinstance(prior, priors.PointEstimate):
+                out[name] = (np.asarray(self.draws.points[name], np.float64), "point estimate")
+        return out
+
+    def site_labels(self, name: str, size: int) -> list[str]:
+        """What the elements of a site are called, the site's own name where nothing else is."""
+        variable = self.variables.get(name)
+        if variable is not None:
+            labels = [label for label, _ in variable.elements(name)]
+        else:
+            labels = list(self.program.site_labels(self.training.state).get(name, ()))
+        return labels if len(labels) == size else [name] * size
+
+    def sd_draws(self, name: str) -> NDArray[np.float64]:
+        """Draws of the sd of some group effects, where the other columns are at their means.
+
+        For effects that are held in such coordinates; of all others it is the variable itself.
+        """
+        site = f"{name}{CENTRED}"
+        return np.asarray(self.draws.sites[site]) if site in self.draws.sites else self._ready[name]
+
+    def dataset(self, values: Mapping[str, NDArray], **attributes: Any) -> xr.Dataset:
+        """Values of variables, (chain, draw, ...), with their dimensions and labels."""
+        dims = {name: list(self.variables[name].dims) for name in values}
+        coords = {
+            dim: list(coord)
+            for name in values
+            for dim, coord in zip(
+                self.variables[name].dims, self.variables[name].coords, strict=True
+            )
+        }
+        tree = arviz_base.from_dict(
+            {"values": dict(values)}, dims=dims, coords=coords, attrs={"values": attributes}
+        )
+        return tree["values"].to_dataset()
+
+    def summary(self, interval: float) -> pd.DataFrame:
+        """`Fit.summary`."""
+        tails = tails_of(interval)
+        rows = []
+        for name, variable in self.variables.items():
+            if variable.role in ("group", "weight"):
+                continue
+            value, kind = self.constants.get(name, (None, "posterior"))
+            for label, place in variable.elements(name):
+                if value is None:
+                    described = _describe(self._flat(name)[:, place], tails)
+                    described = (*self._mean_and_sd(name, place), *described[2:])
+                else:
+                    point = _element(value, place)
+                    described = (point, 0.0, point, point)
+                rows.append((label, *described, kind))
+        for factor, share in self._shares().items():
+            rows.append((f"share({factor})", *_describe(share, tails), "derived"))
+        columns = ["parameter", "mean", "sd", "lower", "upper", "kind"]
+        return pd.DataFrame(rows, columns=columns).set_index("parameter")
+
+    def table(self, *roles: str) -> pd.DataFrame:
+        """Mean and sd of the variables of some roles."""
+        rows = []
+        for name, variable in self.variables.items():
+            if variable.role not in roles:
+                continue
+            value, _ = self.constants.get(name, (None, ""))
+            for label, place in variable.elements(name):
+                if value is None:
+                    rows.append((label, *self._mean_and_sd(name, place)))
+                else:
+                    rows.append((label, _element(value, place), 0.0))
+        return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
+
+    def effects(self, factor: str) -> Any:
+        """`Fit.ranef`."""
+        names = {
+            name: v
+            for name, v in self.variables.items()
+            if v.role == "group" and v.factor == clean_name(str(factor))
+        }
+        if not names:
+            groups = dict.fromkeys(v.factor for v in self.variables.values() if v.role == "group")
+            hint = suggestion(str(factor), groups) if groups else "it has none"
+            raise ColumnError(f"the model has no grouping {factor!r}; {hint}")
+        levels = next(iter(names.values())).coords[0]
+        terms, means, sds = [], [], []
+        for name, variable in names.items():
+            if name in self.moments:
+                mean, sd = self.moments[name]
+            else:
+                flat = self._flat(name)
+                mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
+            term = name.removesuffix(f"|{variable.factor}")
+            if clean_name(variable.title) == name:  # as the formula writes it
+                term = variable.title.rpartition("|")[0] if "/" in variable.title else term
+            terms += [term] * len(levels)
+            means.append(mean)
+            sds.append(sd)
+        columns = {"term": terms, "mean": np.concatenate(means), "sd": np.concatenate(sds)}
+        return self.by_level(factor, list(levels) * len(names), columns)
+
+    def by_level(self, factor: str, levels: Sequence[str], columns: Mapping[str, Any]) -> Any:
+        """A table of levels, which have the type of their column, as the training table was."""
+        typed = self.training.sample.typed(str(factor), levels)
+        return self.training.rows.labels.by_level(str(factor), typed, columns)
+
+    def _mean_and_sd(self, name: str, place: int) -> tuple[float, float]:
+        """Of one element of a variable, in closed form where that is known."""
+        if name in self.moments:
+            mean, sd = (np.ravel(each)[place] for each in self.moments[name])
+            return float(mean), float(sd)
+        flat = self._flat(name)[:, place]
+        return float(flat.mean()), float(flat.std(ddof=1))
+
+    def _flat(self, name: str) -> NDArray[np.float64]:
+        """Draws of a variable as (chains times draws, elements)."""
+        values = self._ready[name] if name in self._ready else self.values[name]
+        return values.reshape(values.shape[0] * values.shape[1], -1)
+
+    def _shares(self) -> dict[str, NDArray[np.float64]]:
+        """Share of variance that each grouping explains, by draw: Var(its part of eta_i) over rows,
+
+        of the sum of that of all groupings and of the common effects, and of the residual's mean.
+        """
+        known: dict[str, Any] = {
+            name: values.reshape(-1, *values.shape[2:]) for name, values in self._ready.items()
+        }
+        size = max((len(v) for v in known.values()), default=1)
+        for name, (value, _) in self.constants.items():
+            known[name] = np.broadcast_to(np.asarray(value, float), (size, *np.shape(value)))
+        parts: dict[str, NDArray[np.float64]] = {}
+        for term in self.program.terms.get(self.program.location, ()):
+            state = self.training.state.terms[term.label]
+            design = self.training.designs[term.label]
+            for factor, variance in term.variances(state, design, known).items():
+                parts[factor] = parts.get(factor, 0.0) + variance
+        residual = self.program.family.residual(self.training.state.family, known)
+        if residual is None or not any(parts):
+            return {}
+        response = self.training.response
+        if response.form == "weights":
+            # The variance of row i is sigma^2 / w_i, whatever the unit of w.
+            residual = residual * np.mean(1.0 / np.asarray(response.companion, np.float64))
+        total = residual + sum(parts.values())
+        return {factor: variance / total for factor, variance in parts.items() if factor}
+
+
+def variable_values(
+    program: Program, state: State, sites: Mapping[str, Any]
+) -> dict[str, NDArray[np.float64]]:
+    """The variables of the model from draws of its sites, in the order of the formula."""
+    known = {name: np.asarray(value, dtype=np.float64) for name, value in sites.items()}
+    known |= program.derived(state, known)
+    return {name: known[name] for name in program.variables(state) if name in known}
+
+
+def tails_of(interval: float) -> tuple[float, float]:
+    """Lower and upper probability of a central interval.
+
+    Raises:
+        OptionError: for what is no probability.
+    """
+    if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < 1:
+        raise OptionError(f"interval must be a probability between 0 and 1, not {interval!r}")
+    return (1 - interval) / 2, (1 + interval) / 2
+
+
+def _element(value: Any, place: int) -> float:
+    """One element of a constant, which may be one number for all of them."""
+    flat = np.ravel(value)
+    return float(flat[place] if len(flat) > 1 else flat[0])
+
+
+def _describe(values: NDArray[np.float64], tails: tuple[float, float]) -> tuple[float, ...]:
+    lower, upper = np.quantile(values, tails)
+    return float(values.mean()), float(values.std(ddof=1)), float(lower), float(upper)

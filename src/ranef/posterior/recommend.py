@@ -1,0 +1,183 @@
+"""The best levels of one side of mf() for those of the other: top-n prediction."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from narwhals.dependencies import is_into_series
+from numpy.typing import NDArray
+
+from ranef.data.frame import Frame
+from ranef.data.tables import read
+from ranef.errors import DataError, OptionError, whole_number
+from ranef.families.base import ResponseDesign
+from ranef.posterior.posterior import Posterior
+from ranef.posterior.predictive import Predictive
+from ranef.program.program import Program
+from ranef.program.training import Designs, State
+from ranef.terms.base import Term
+
+# Pairs that are gone through at once.
+_PAIRS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for, as `Fit.recommend` has it."""
+
+    n: int
+    candidates: Any
+    exclude_seen: bool
+    interval: float
+
+
+def recommend(
+    known: Posterior,
+    predictive: Predictive,
+    designs: Callable[[Frame], Designs],
+    data: Any,
+    wanted: Wanted,
+) -> Any:
+    """`Fit.recommend`.
+
+    Args:
+        known: what the fit knows.
+        predictive: of its draws.
+        designs: of rows.
+        data: levels, or a table.
+        wanted: what is asked for.
+    """
+    n = whole_number("n", wanted.n, least=1)
+    program, state = known.program, known.training.state
+    terms = [term for _, term in program.all_terms() if term.call.kind == "mf"]
+    if not terms:
+        raise OptionError(
+            f"{program.formula.text!r} has no mf() term to recommend by; predict() takes any rows"
+        )
+    given = read(_as_table(data, terms[0]), None, program.missing)
+    term, side = _side(terms, given)
+    own, other = _sides(term)[side], _sides(term)[1 - side]
+    if wanted.candidates is None:
+        levels = state.terms[term.label].levels[1 - side]
+        typed = known.training.sample.typed(other, levels)
+        others = Frame({other: typed}, len(levels), "the levels of the fit")
+    else:
+        others = read(wanted.candidates, None, program.missing)
+        others.column(other)  # refuses a table without it
+    _refuse_gaps(program, given, others, other)
+    parts = []
+    each = max(1, _PAIRS // max(others.n, 1))
+    for start in range(0, given.n, each):
+        rows = np.arange(start, min(start + each, given.n))
+        places = np.tile(np.arange(others.n), len(rows))
+        pairs = _pairs(given, others, np.repeat(rows, others.n), places)
+        found = designs(pairs)
+        mean = predictive.centre(found, _response(program, state, pairs), pairs.n)
+        if wanted.exclude_seen:
+            seen = _seen(known.training.designs[term.label], found[term.label])
+            mean = np.where(seen, -np.inf, mean)
+        parts.append(_best(rows, mean.reshape(len(rows), others.n), n))
+    chosen, place, rank = (np.concatenate(part) for part in zip(*parts, strict=True))
+    if not len(chosen):
+        raise DataError(
+            f"every {other} has been seen with every {own} that was asked for; "
+            "use exclude_seen=False"
+        )
+    pairs = _pairs(given, others, chosen, place)
+    response = _response(program, state, pairs)
+    table = predictive.summaries(designs(pairs), response, pairs.n, "mean", wanted.interval)
+    sample = known.training.sample
+    columns = {
+        own: sample.typed(own, _levels(pairs, own)),
+        "rank": rank,
+        other: sample.typed(other, _levels(pairs, other)),
+    }
+    return given.labels.at(chosen).table({**columns, **table})
+
+
+def _response(program: Program, state: State, rows: Frame) -> ResponseDesign:
+    return program.family.design(state.family, rows, known=False, beside=False)
+
+
+def _sides(term: Term) -> tuple[str, str]:
+    """The two columns of mf()."""
+    first, second = map(str, term.call.arguments)
+    return first, second
+
+
+def _as_table(data: Any, term: Term) -> Any:
+    """A level, or a list of them, stands for a table of the first column of mf()."""
+    first = _sides(term)[0]
+    if isinstance(data, (str, int, float, np.generic, date)):
+        # A path to a file is a text too; levels are asked for more often.
+        return {first: [data]}
+    if isinstance(data, (Sequence, np.ndarray, pd.Index)) or is_into_series(data):
+        listed = list(data)
+        mixed = len({isinstance(level, str) for level in listed}) > 1
+        return {first: [str(level) for level in listed] if mixed else listed}
+    return data
+
+
+def _side(terms: Sequence[Term], given: Frame) -> tuple[Term, int]:
+    """The term of which the table has one side, and which.
+
+    Raises:
+        OptionError: where there is none.
+    """
+    for term in terms:
+        having = [side in given.columns for side in _sides(term)]
+        if having[0] != having[1]:
+            return term, having.index(True)
+    first, second = _sides(terms[0])
+    both = first in given.columns
+    raise OptionError(
+        f"the table has {'both' if both else 'neither'} of {first!r} and {second!r}; to recommend "
+        f"give it the one and leave out the other, or use predict() for pairs"
+    )
+
+
+def _refuse_gaps(program: Program, given: Frame, others: Frame, other: str) -> None:
+    for name in program.needs(response=False, companion=False):
+        if name not in given.columns and name not in others.columns:
+            raise OptionError(
+                f"the formula needs the column {name!r}, which neither the table nor candidates "
+                f"has; add it to the table, or pass candidates=, a table of {other!r} and {name!r}"
+            )
+    if not given.n or not others.n:
+        raise DataError("there are no rows to recommend for, or no candidates")
+
+
+def _pairs(
+    given: Frame, others: Frame, rows: NDArray[np.int64], places: NDArray[np.int64]
+) -> Frame:
+    """Some rows of the table, each beside a candidate, whose columns come first."""
+    first, second = given.take(rows), others.take(places)
+    columns = {**first.columns, **second.columns}
+    return Frame(columns, len(rows), given.source, given.untyped, given.missing)
+
+
+def _seen(training: Any, new: Any) -> NDArray[np.bool_]:
+    """(n,) Whether training had the pair."""
+    keys = [
+        np.asarray(d.arrays["left"], np.int64) << 32 | np.asarray(d.arrays["right"], np.int64)
+        for d in (new, training)
+    ]
+    return np.isin(keys[0], keys[1])
+
+
+def _best(
+    rows: NDArray[np.int64], mean: NDArray[np.float64], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Row, candidate and rank of the n best of each row, those of minus infinity left out."""
+    order = np.argsort(-mean, axis=1, kind="stable")[:, :n]
+    kept = np.isfinite(np.take_along_axis(mean, order, axis=1))
+    at, rank = np.nonzero(kept)
+    return rows[at], order[at, rank], rank + 1
+
+
+def _levels(frame: Frame, name: str) -> NDArray[np.object_]:
+    found = frame.levels(name)
+    return found.names[found.codes]

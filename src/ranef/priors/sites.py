@@ -1,0 +1,240 @@
+"""A named parameter and its prior as a NumPyro site.
+
+A prior becomes a sample site, a fixed number a constant, a point estimate a param site.
+Each site carries `start` and `unit`, where a search for it begins and how large a step
+is natural, which any method may read.
+"""
+
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.special as jsp
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpyro.distributions import constraints
+
+from ranef import priors
+from ranef.numerics.jax_cholesky import solve
+from ranef.priors import Prior
+
+CONSTRAINTS = {
+    "real": constraints.real,
+    "positive": constraints.positive,
+    "unit": constraints.unit_interval,
+    "ordered": constraints.ordered_vector,
+}
+
+
+# Rounds of Gibbs steps, each over all elements, that forget where they began.
+_GIBBS = 60
+
+
+class Ordered(dist.Distribution):
+    """Independent elements given that they stand in increasing order.
+
+    p(x) = k! p_1(x_1) ... p_k(x_k) on x_1 < ... < x_k, up to a constant where the elements have
+    different laws.
+    """
+
+    pytree_data_fields = ("each",)
+
+    def __init__(self, each: dist.Distribution) -> None:
+        self.each = each
+        super().__init__(each.batch_shape, each.event_shape)
+
+    @property
+    def support(self) -> Any:
+        return constraints.ordered_vector
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Sorted draws where the elements have one law; else Gibbs steps from there.
+
+        For normal elements with means of their own: each in turn from its normal distribution
+        between its neighbours.
+        """
+        first, *keys = jax.random.split(key, _GIBBS + 1)
+        x = jnp.sort(jnp.asarray(self.each.sample(first, sample_shape)), axis=-1)
+        normal: Any = getattr(self.each, "base_dist", self.each)
+        normal = getattr(normal, "base_dist", normal)
+        if not issubclass(type(normal), dist.Normal) or jnp.ndim(normal.loc) == 0:
+            return x
+        loc, scale = (jnp.broadcast_to(v, x.shape) for v in (normal.loc, normal.scale))
+
+        def turn(x: Array, key: Array) -> tuple[Array, None]:
+            ends = jnp.full_like(x[..., :1], jnp.inf)
+            for parity, own in enumerate(jax.random.split(key)):
+                low = jnp.concatenate([-ends, x[..., :-1]], axis=-1)
+                high = jnp.concatenate([x[..., 1:], ends], axis=-1)
+                z = jax.random.truncated_normal(own, (low - loc) / scale, (high - loc) / scale)
+                even = jnp.arange(x.shape[-1]) % 2 == parity
+                x = jnp.where(even, loc + scale * z, x)
+            return x, None
+
+        return jax.lax.scan(turn, x, jnp.stack(keys))[0]
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        return jnp.asarray(self.each.log_prob(value)) + jax.scipy.special.gammaln(
+            self.event_shape[0] + 1.0
+        )
+
+
+class Normals(dist.MultivariateNormal):
+    """Vectors x ~ N(m, L L'), whose density calls no LAPACK (see
+    ``ranef.numerics.jax_cholesky``).
+    """
+
+    def log_prob(self, value: Any) -> Array:
+        root = jnp.asarray(self.scale_tril)
+        size = root.shape[-1]
+        away = solve(root, value - self.loc)
+        log_det = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(axis=-1)
+        return -0.5 * (jnp.sum(away**2, axis=-1) + size * math.log(2 * math.pi)) - log_det
+
+
+class OfPower(dist.Distribution):
+    """x^k has the law `base`, x > 0: p(x) = p_base(x^k) |k| x^(k - 1)."""
+
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
+    pytree_data_fields = ("base",)
+    pytree_aux_fields = ("power", "ends")
+
+    def __init__(self, base: dist.Distribution, power: int, ends: tuple[float, float]) -> None:
+        self.base, self.power, self.ends = base, power, ends
+        super().__init__(base.batch_shape, base.event_shape)
+
+    @property
+    def support(self) -> Any:
+        low, high = self.ends
+        if high < math.inf:
+            return constraints.interval(low, high)
+        return constraints.greater_than(low) if low else constraints.positive
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        return jnp.asarray(self.base.sample(key, sample_shape)) ** (1 / self.power)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        k = self.power
+        inner = jnp.asarray(self.base.log_prob(value**k))
+        return inner + math.log(abs(k)) + (k - 1) * jnp.log(value)
+
+
+class LogOdds(dist.Distribution):
+    """1 / (1 + exp(-x)) is Beta(alpha, beta), elementwise."""
+
+    arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
+    pytree_aux_fields = ("alpha", "beta")
+
+    def __init__(self, alpha: float, beta: float) -> None:
+        self.alpha, self.beta = alpha, beta
+        super().__init__()
+
+    @property
+    def support(self) -> Any:
+        return constraints.real
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+        first, second = jax.random.split(key)
+        above = jax.random.loggamma(first, self.alpha, sample_shape)
+        return above - jax.random.loggamma(second, self.beta, sample_shape)
+
+    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+        yes, no = jax.nn.log_sigmoid(value), jax.nn.log_sigmoid(-jnp.asarray(value))
+        return self.alpha * yes + self.beta * no - jsp.betaln(self.alpha, self.beta)
+
+
+def parameter(
+    name: str,
+    prior: Prior,
+    *,
+    shape: tuple[int, ...] = (),
+    support: str = "real",
+    start: Any = None,
+    unit: Any = 1.0,
+) -> Array:
+    """The value of the parameter in the running NumPyro program.
+
+    Args:
+        name: of the site.
+        prior: what is believed about each element.
+        shape: of the value; elements are independent.
+        support: "real", "positive", "unit" (between 0 and 1) or "ordered" (increasing).
+        start: where a search begins, an array that broadcasts to `shape`.
+        unit: natural step of each element, in the units of the parameter.
+    """
+    default = {"positive": 1.0, "unit": 0.5}.get(support, 0.0)
+    if isinstance(prior, (priors.Uniform, priors.Beta)):
+        start = distribution(prior).mean  # a start of the term's choosing may lie outside
+    elif isinstance(prior, priors.OfPower):
+        start = _inside(prior, default if start is None else start)
+    elif prior.support == "positive" and support == "real":
+        start = jnp.maximum(0.0 if start is None else start, jnp.asarray(unit))
+    begin = jnp.broadcast_to(jnp.asarray(default if start is None else start, float), shape)
+    if isinstance(prior, priors.Fixed):
+        return jnp.full(shape, prior.value)
+    if isinstance(prior, priors.PointEstimate):
+        if prior.start is not None:
+            begin = jnp.full(shape, prior.start)
+        value = numpyro.param(name, begin, constraint=CONSTRAINTS[support], unit=unit)
+        return jnp.asarray(value)
+    density = _batched(distribution(prior, support), shape)
+    if support == "ordered" and not isinstance(prior, priors.Flat):
+        density = Ordered(density)
+    return jnp.asarray(numpyro.sample(name, density, infer={"start": begin, "unit": unit}))
+
+
+def _inside(prior: priors.OfPower, start: Any) -> Any:
+    """`start` where the density is positive."""
+    if prior.upper < math.inf:
+        return (prior.lower + prior.upper) / 2
+    return prior.lower + jnp.asarray(start)
+
+
+def _batched(density: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
+    """`density` for an array of independent elements, one event."""
+    if isinstance(density, dist.ImproperUniform):
+        return dist.ImproperUniform(density.support, (), event_shape=shape)
+    return density.expand(shape).to_event(len(shape))
+
+
+def distribution(prior: Prior, support: str = "real") -> dist.Distribution:
+    """The prior as a NumPyro distribution; a tuple argument makes it a vector.
+
+    `support` matters for `Flat` alone, which is improper on either.
+    """
+    p: Any = prior
+    number = jnp.asarray
+    match prior:
+        case priors.Flat():
+            return dist.ImproperUniform(CONSTRAINTS[support], (), ())
+        case priors.Normal():
+            return dist.Normal(number(p.mu), number(p.sigma))
+        case priors.StudentT():
+            return dist.StudentT(p.nu, number(p.mu), number(p.sigma))
+        case priors.Cauchy():
+            return dist.Cauchy(number(p.mu), number(p.sigma))
+        case priors.HalfNormal():
+            return dist.HalfNormal(p.sigma)
+        case priors.HalfStudentT():
+            return dist.FoldedDistribution(dist.StudentT(p.nu, 0.0, p.sigma))
+        case priors.HalfCauchy():
+            return dist.HalfCauchy(p.sigma)
+        case priors.Exponential():
+            return dist.Exponential(p.rate)
+        case priors.Gamma():
+            return dist.Gamma(p.alpha, p.beta)
+        case priors.InverseGamma():
+            return dist.InverseGamma(p.alpha, p.beta)
+        case priors.LogNormal():
+            return dist.LogNormal(p.mu, p.sigma)
+        case priors.Uniform():
+            return dist.Uniform(p.lower, p.upper)
+        case priors.Beta():
+            return dist.Beta(p.alpha, p.beta)
+        case priors.LogOdds():
+            return LogOdds(float(p.prior.alpha), float(p.prior.beta))
+        case priors.OfPower():
+            return OfPower(distribution(p.prior), p.power, (p.lower, p.upper))
+    raise TypeError(f"{prior} is not the prior of a number")

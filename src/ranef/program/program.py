@@ -1,0 +1,839 @@
+"""Terms, family and priors as one NumPyro program, and what it learns before a fit.
+
+    eta_p = sum of the terms of parameter p,   y ~ Family(link^-1(eta_p), ...)
+
+`Program` is what the formula says; `State` is what the training rows add to it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+
+from ranef import registry
+from ranef.data.complete_cases import complete
+from ranef.data.frame import Frame
+from ranef.data.moments import Moments, Scale
+from ranef.errors import ColumnError, FormulaError, OptionError
+from ranef.families.base import Family, FamilyParameter, ResponseDesign
+from ranef.families.responses import is_boolean, is_text
+from ranef.formula.equation import Line, Sub, joined
+from ranef.formula.expression import Column
+from ranef.formula.formula import ColumnModel, Formula, ResponseCall
+from ranef.inference.base import Part, Problem
+from ranef.priors import Fixed, Prior, Stated, allowed, sites
+from ranef.program import predictors as assignment
+from ranef.program.missing_values import FAMILIES, Incomplete, Law, column
+from ranef.program.networks import Networks
+from ranef.program.offsets import Offsets
+from ranef.program.relabelling import relabelled
+from ranef.program.training import Designs, State, Training, evenly, length
+from ranef.terms.base import (
+    CENTRED,
+    Bilinear,
+    Constant,
+    Curve,
+    Grouped,
+    LinearBlock,
+    Parameter,
+    Replay,
+    Term,
+    Variable,
+    clean_name,
+)
+
+_RESERVED = ("chain", "draw")
+
+# A grouping by which a term varies: the label of the term, and its place among those of the term.
+Varying = tuple[str, int]
+
+# Of the location. A family with thresholds has it pinned at zero, so that factors keep their
+# coding.
+INTERCEPT = "Intercept"
+
+# Of the observed response: no column can have this name, "/" being stored otherwise.
+RESPONSE_SITE = "/response"
+
+
+class Program:
+    """The model that a formula and a family describe.
+
+    Args:
+        formula: parsed.
+        family: the family's registered name.
+        priors: the user's, by parameter name; "common" stands for all common effects but
+            the intercept.
+        networks: Keras models by name.
+        missing: texts that mean a missing level.
+        column: whose missing values the program is the model of; "" for that of the response.
+
+    Raises:
+        FormulaError, OptionError: for a predictor of what the family does not have, and for
+            terms or families that do not exist.
+    """
+
+    def __init__(
+        self,
+        formula: Formula,
+        family: str,
+        priors: Mapping[str, Prior],
+        networks: Mapping[str, Any],
+        missing: Sequence[str],
+        column: str = "",
+    ) -> None:
+        self.formula = formula
+        self.column = column
+        self.prefix = f"{clean_name(column)}_" if column else ""
+        self.family: Family = registry.load("family", family)(formula.response)
+        # Names as tables show them, such as I(x / 2), are taken as well as those of the posterior.
+        self.user_priors = {clean_name(name): prior for name, prior in priors.items()}
+        self.missing = tuple(missing)
+        self._given_networks = networks
+        self.terms = self._terms(networks)
+        self.columns = {
+            name: self._predicting(name, model, networks) for name, model in formula.columns.items()
+        }
+        self.networks = self._named_networks()
+        used = [name for name in self.needs() if name in _RESERVED]
+        if used:
+            raise ColumnError(
+                f"a column cannot be named {used[0]!r}, which names a dimension of the posterior; "
+                "rename it"
+            )
+
+    @property
+    def location(self) -> str:
+        """The family parameter that the formula's first part predicts."""
+        return self.family.parameters[0].name
+
+    @property
+    def programs(self) -> "tuple[Program, ...]":
+        """This one, and those of columns with missing values."""
+        return (self, *self.columns.values())
+
+    def law(self, state: State) -> Any:
+        """The state of its family."""
+        return state.columns[self.column] if self.column else state.family
+
+    def _predicting(self, name: str, model: ColumnModel, networks: Mapping[str, Any]) -> "Program":
+        """The model of a column: the same kind of program, with the column for its response.
+
+        Raises:
+            FormulaError: for a family whose missing values cannot be integrated over.
+        """
+        if model.family not in FAMILIES:
+            raise FormulaError(
+                f"mi({name}, family={model.family}) must be one of {', '.join(FAMILIES)}"
+            )
+        response = ResponseCall(Column(name))
+        formula = Formula(self.formula.text, response, {"": model.predictor})
+        return Program(formula, model.family, {}, networks, self.missing, name)
+
+    def suited(self, frame: Frame) -> "Program":
+        """The program for such rows.
+
+        A response of texts, or of true and false, is Bernoulli unless the user says else.
+        """
+        value = self.formula.response.value
+        of_two = is_text(value, frame) or is_boolean(value, frame)
+        plain = self.formula.response.form == "plain"
+        default = self.family.name == "gaussian"
+        return self._with("bernoulli") if plain and of_two and default else self
+
+    def known(self, frames: Iterable[Frame]) -> "Program":
+        """`bound`, for complete rows that have not been gone through; most families need not."""
+        if not self.family.categorised:
+            return self
+        seen: Any = None
+        for frame in frames:
+            seen = self.family.scan(seen, frame)
+        return self.bound(self.family.finish(seen))
+
+    def bound(self, state: Any) -> "Program":
+        """The program once it is known what the response is, by the family's state."""
+        family = self.family.bound(state)
+        if family is self.family:
+            return self
+        out = self._with(family.name)
+        out.family = family
+        out.terms = out._terms(self._given_networks)
+        out.networks = out._named_networks()
+        return out
+
+    def _with(self, family: str) -> "Program":
+        return Program(self.formula, family, self.user_priors, self._given_networks, self.missing)
+
+    def _terms(self, networks: Mapping[str, Any]) -> dict[str, tuple[Term, ...]]:
+        assigned = assignment.predictors(self.family, self.formula.predictors)
+        return {
+            name: tuple(
+                registry.load("term", call.kind)(
+                    call, self.prefix + own.prefix, networks, main=own.main and not self.prefix
+                )
+                for call in own.calls
+            )
+            for name, own in assigned.items()
+        }
+
+    def _named_networks(self) -> dict[str, Any]:
+        """The Keras networks of the formula, by the names it has for them."""
+        out: dict[str, Any] = {}
+        users: dict[int, list[Term]] = {}
+        for _, term in self.all_terms():
+            name = term.call.options.get("net")
+            if name is None:
+                continue
+            network = term.networks[name]
+            users.setdefault(id(network), []).append(term)
+            out[name] = network
+        for terms in users.values():
+            other = next((t for t in terms if t.call.label != terms[0].call.label), None)
+            if other is not None:
+                raise OptionError(
+                    f"{terms[0].label} and {other.label} have one network, and terms share one "
+                    "where they are written alike; give one of them a copy, as by "
+                    "keras.models.clone_model"
+                )
+            for term in terms:
+                term.shared(tuple(t.label for t in terms))
+        return out
+
+    def all_terms(self) -> Iterator[tuple[FamilyParameter, Term]]:
+        """Every term, and the parameter that it predicts, by its name in the whole model."""
+        for parameter in self.family.parameters:
+            for term in self.terms.get(parameter.name, ()):
+                yield replace(parameter, name=self.prefix + parameter.name), term
+        for program in self.columns.values():
+            yield from program.all_terms()
+
+    def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, set[str]]:
+        """Column to the ways it is used; the response and what is beside it if asked for."""
+        out: dict[str, set[str]] = {}
+        sources = [term.needs() for _, term in self.all_terms()]
+        sources.append(self.family.needs(response=response, companion=companion))
+        for name, use in (pair for source in sources for pair in source.items()):
+            out.setdefault(name, set()).add(use)
+        return out
+
+    def learn(self, frame: Frame) -> Training:
+        """Everything the training rows say before the fit: states, default priors, designs.
+
+        Raises:
+            DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
+        """
+        frame, rows = complete(frame, self.needs())
+        state = self.learned([frame])
+        return Training(
+            state,
+            self.designs(state, frame),
+            self.family.design(state.family, frame),
+            rows,
+            frame.take(evenly(frame.n)),
+        )
+
+    def learned(self, frames: Iterable[Frame]) -> State:
+        """What batches of complete rows say; they are gone through twice.
+
+        Raises:
+            DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
+        """
+        terms = [term for _, term in self.all_terms()]
+        seen: list[Any] = [None] * len(terms)
+        responses: list[Any] = [None] * len(self.programs)
+        for frame in frames:
+            responses = [
+                program.family.scan(response, program.observed(frame))
+                for program, response in zip(self.programs, responses, strict=True)
+            ]
+            seen = [term.scan(a, frame) for term, a in zip(terms, seen, strict=True)]
+        states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
+        names = Counter(n for term in terms for n in term.variables(states[term.label]))
+        taken = {name for name, count in names.items() if count > 1}
+        for term in terms:
+            states[term.label] = term.renamed(states[term.label], taken)
+        laws = [p.family.finish(r) for p, r in zip(self.programs, responses, strict=True)]
+        moments = {term.label: Moments(term.needs_covariance) for term in terms}
+        offsets = Offsets([(p, t) for p, t in self.all_terms() if t.call.kind == "offset"], states)
+        measured: list[Any] = [None] * len(laws)
+        gaps = 0
+        for frame in frames:
+            weights: dict[str, Any] = {}
+            for i, program in enumerate(self.programs):
+                seen_rows = program.observed(frame)
+                design = program.family.design(laws[i], seen_rows)
+                known = offsets.rows(program.prefix + program.location, seen_rows)
+                left = program.family.without(design, known)
+                measured[i] = program.family.measure(measured[i], left)
+                if not program.column:
+                    own = (term.label for each in self.terms.values() for term in each)
+                    weights = dict.fromkeys(own, design.weights)
+                    offsets.add(frame, design.weights)
+            missing = [frame.is_missing(name) for name in self.columns]
+            gaps += int(np.any(missing, axis=0).sum()) if missing else 0
+            for term in terms:
+                columns, own = term.columns(states[term.label], frame), weights.get(term.label)
+                if columns.size:
+                    known = ~np.isnan(columns).any(axis=1)
+                    # What overflows here is refused by name where it is used.
+                    with np.errstate(over="ignore", invalid="ignore"):
+                        moments[term.label] = moments[term.label].add(
+                            columns[known], None if own is None else own[known]
+                        )
+        laws = [
+            program.family.measured(law, measure)
+            for program, law, measure in zip(self.programs, laws, measured, strict=True)
+        ]
+        for term in terms:
+            if moments[term.label].n:
+                measures = moments[term.label].measures()
+                states[term.label] = term.measured(states[term.label], measures)
+        scales = {
+            program.prefix + parameter.name: program.family.predictor_scale(law, parameter)
+            for program, law in zip(self.programs, laws, strict=True)
+            for parameter in program.family.parameters
+        }
+        links = {parameter.name: parameter.link for parameter, _ in self.all_terms()}
+        for name, known in offsets.locations().items():
+            # An intercept beside log(exposure) is a log rate, and lies where the rates do.
+            if not (self.family.on_scale and links[name] == "identity"):
+                scales[name] = replace(scales[name], location=scales[name].location - known)
+        laws = [
+            p.family.beside(law, offsets.mean(p.prefix + p.location))
+            for p, law in zip(self.programs, laws, strict=True)
+        ]
+        for parameter, constant in self._constants(states).items():
+            if constant is Constant.NOTHING:
+                # Through the origin, sizes are those about zero.
+                scale = scales[parameter]
+                spread = float(np.hypot(scale.location, scale.spread))
+                scales[parameter] = Scale(0.0, spread, scale.start)
+            for term in self._of(parameter):
+                states[term.label] = term.placed(states[term.label], self._given, constant)
+        priors = self._priors(states, laws, scales)
+        columns = dict(zip(self.columns, laws[1:], strict=True))
+        state = State(states, laws[0], priors, scales, columns, gaps)
+        self.variables(state)  # refuses names that clash
+        return state
+
+    def _of(self, parameter: str) -> list[Term]:
+        """The terms of a family parameter, by its name in the whole model."""
+        return [term for own, term in self.all_terms() if own.name == parameter]
+
+    def _constants(self, states: Mapping[str, Any]) -> dict[str, Constant]:
+        """What carries the constant of each predictor."""
+        out: dict[str, Constant] = {}
+        for program in self.programs:
+            for parameter in program.family.parameters:
+                name = program.prefix + parameter.name
+                terms = program.terms.get(parameter.name, ())
+                if not program.family.intercept and parameter.name == program.location:
+                    outside = (p.name for p in program.family.parameters if p.labels)
+                    held = any(n in self.user_priors for n in outside)
+                    out[name] = Constant.FIXED if held else Constant.OUTSIDE
+                elif any(term.carries_constant(states[term.label]) for term in terms):
+                    out[name] = Constant.PREDICTOR
+                elif terms:
+                    out[name] = Constant.NOTHING
+        return out
+
+    def _given(self, name: str, alias: str) -> bool:
+        """Whether the user says what the prior of a parameter is, or the family does."""
+        pinned = name == INTERCEPT and not self.family.intercept
+        return pinned or name in self.user_priors or bool(alias) and alias in self.user_priors
+
+    def observed(self, frame: Frame) -> Frame:
+        """The rows that say something of what it is the model of."""
+        return frame.keep(~frame.is_missing(self.column)) if self.column else frame
+
+    def _priors(
+        self, states: Mapping[str, Any], laws: Sequence[Any], scales: Mapping[str, Scale]
+    ) -> dict[str, Prior]:
+        """The user's prior of every parameter, else the default."""
+        slots: dict[str, Parameter] = {}
+        names: dict[str, None] = {}
+        for parameter, term in self.all_terms():
+            scale = scales[parameter.name]
+            written = term.parameters(term.as_written(states[term.label]), scale)
+            names |= {n: None for each, slot in written.items() for n in (each, slot.alias) if n}
+            for name, slot in term.parameters(states[term.label], scale).items():
+                if name in slots:
+                    raise _clash(name)
+                if name == INTERCEPT and not self.family.intercept:
+                    slot = replace(slot, prior=Fixed(0.0))
+                slots[name] = slot
+        for program, law in zip(self.programs, laws, strict=True):
+            for parameter in program.family.free_parameters():
+                if parameter.name in program.terms:
+                    continue
+                default = program.family.default(law, parameter)
+                if default is None:
+                    continue
+                name = program.prefix + parameter.name
+                if name in slots:
+                    raise _clash(name)
+                size = max(1, len(parameter.labels))
+                slots[name] = Parameter(default, parameter.support, size=size)
+        names |= dict.fromkeys(slots)
+        for name in self.user_priors:
+            if name not in names or "/" in name:
+                hint = registry.suggestion(name, [n for n in names if "/" not in n])
+                raise OptionError(f"there is no parameter {name!r} to give a prior to; {hint}")
+        out = {}
+        for name, slot in slots.items():
+            default = self.user_priors.get(slot.alias, slot.prior)
+            out[name] = allowed(name, self.user_priors.get(name, default), slot.support, slot.size)
+        return out
+
+    def designs(self, state: State, frame: Frame) -> Designs:
+        """What each term needs of the rows of `frame`, training or new."""
+        return {t.label: t.design(state.terms[t.label], frame) for _, t in self.all_terms()}
+
+    def problem(self, training: Training, networks: Networks | None = None) -> Problem:
+        """The program on the training rows, as methods take it; networks as far as known."""
+        state = training.state
+        known = networks or Networks(
+            lambda designs, how: self.bases(state, designs, how),
+            inner=lambda designs, how: self.features(state, designs, how),
+        )
+
+        def run(data: tuple[Designs, ResponseDesign], rows: int | None = None) -> Any:
+            return known.within(lambda: self(state, data[0], data[1], rows=rows))()
+
+        def shape(designs: Designs, training: bool = True) -> dict[str, Array]:
+            return self.bases(state, designs, Replay(training=training, rows=length(designs)))
+
+        def blocks(hyperparameters: Mapping[str, Any]) -> dict[str, LinearBlock]:
+            return self.blocks(state, training.designs, hyperparameters)
+
+        data = (training.designs, training.response)
+
+        def structure(designs: Designs) -> dict[str, LinearBlock | None]:
+            bases = known.bases(designs)
+            return {
+                term.label: term.structure(
+                    state.terms[term.label],
+                    designs[term.label],
+                    state.priors,
+                    bases.get(term.label),
+                )
+                for _, term in self.all_terms()
+            }
+
+        def part(data: tuple[Designs, ResponseDesign]) -> Part:
+            return Part(self.family.normal(data[1]), structure(data[0]))
+
+        def window(seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+            assert training.stream is not None
+            return training.stream.window(seed, number)
+
+        def settled(points: Any, carried: Any, data: tuple[Designs, ResponseDesign]) -> Any:
+            return {**carried, **self._settled(state, data[0], known.at(points, carried))}
+
+        law = self.family.bound(state.family)
+        return Problem(
+            run,
+            data,
+            training.rows.used,
+            blocks,
+            self.family.noise(state.family),
+            self.family.name,
+            lambda: self.family.normal(training.response),
+            lambda: structure(training.designs),
+            lambda: map(part, training.parts()),
+            {term.label: parameter.name for parameter, term in self.all_terms()},
+            self.family.parameters[0].name,
+            state.priors,
+            shape,
+            part,
+            training.stream.windows if training.stream else 0,
+            window,
+            settled,
+            law,
+            state.scales,
+            {p.name: law.start(state.family, p) for p in law.free_parameters()},
+            lambda points, carried: self.problem(training, known.at(points, carried)),
+            lambda values: relabelled(law, state.priors, values),
+            {p.prefix + p.location: p.family.noise(p.law(state)) for p in self.programs},
+            tuple(term.label for _, term in self.all_terms() if term.incomplete()),
+            self._bilinear(state, training.designs),
+            self._carriable(state),
+            {site: value for _, t in self.all_terms() for site, value in t.without().items()},
+            known.features,
+            lambda points, changes: self._moved(state, points, changes),
+        )
+
+    def _bilinear(self, state: State, designs: Designs) -> dict[str, Bilinear]:
+        """The terms that are products of coefficients, by label."""
+        found = {
+            term.label: term.bilinear(state.terms[term.label], designs[term.label])
+            for _, term in self.all_terms()
+        }
+        return {label: term for label, term in found.items() if term is not None}
+
+    def trained(self, training: Training, draws: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """Networks and the values of their variables after a fit, by the labels of their terms."""
+        state, out = training.state, {}
+        scales = {term.label: state.scales[own.name] for own, term in self.all_terms()}
+        for _, term in self.all_terms():
+            found = term.trained(state.terms[term.label], draws, scales)
+            if found is not None:
+                out[term.label] = found
+        return out
+
+    def left_out(self, draws: Any) -> list[str]:
+        """Labels of the terms that a search has left out, since they predicted no better."""
+        return [
+            term.label
+            for _, term in self.all_terms()
+            for site, value in term.without().items()
+            if all(np.array_equal(draws.carried.get(site, {}).get(n), v) for n, v in value.items())
+        ]
+
+    def _moved(
+        self, state: State, points: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Point estimates with which networks add `changes` to what they added."""
+        out = dict(points)
+        for parameter, term in self.all_terms():
+            if term.label in changes:
+                own, scale = state.terms[term.label], state.scales[parameter.name]
+                out |= term.moved(own, scale, out, changes[term.label])
+        return out
+
+    def _carriable(self, state: State) -> dict[str, tuple[int, ...]]:
+        """Columns that vary by level and are functions of what a network beside them has."""
+        out: dict[str, tuple[int, ...]] = {}
+        for parameter, term in self.all_terms():
+            having = [other.free_function_of() for other in self._of(parameter.name)]
+            places = tuple(
+                place
+                for place, names in enumerate(term.varying_columns(state.terms[term.label]))
+                if any(own is not None and names <= own for own in having)
+            )
+            if places:
+                out[term.label] = places
+        return out
+
+    def _settled(self, state: State, designs: Designs, known: Networks) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for parameter, term in self.all_terms():
+            label, scale = term.label, state.scales[parameter.name]
+            out |= term.settled(state.terms[label], designs[label], scale, known.within)
+        return out
+
+    def bases(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+        """Within a NumPyro handler: the columns that point estimates shape, by term label."""
+        out, replay = {}, replace(replay, made={})
+        for parameter, term in self.all_terms():
+            label, scale = term.label, state.scales[parameter.name]
+            basis = term.basis(state.terms[label], designs[label], scale, replay)
+            if basis is not None:
+                out[label] = basis
+        return out
+
+    def features(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+        """Within a NumPyro handler: what the last layers of networks get, by term label."""
+        out, replay = {}, replace(replay, made={})
+        for _, term in self.all_terms():
+            found = term.features(state.terms[term.label], designs[term.label], replay)
+            if found is not None:
+                out[term.label] = found
+        return out
+
+    def __call__(
+        self,
+        state: State,
+        designs: Designs,
+        response: ResponseDesign | None = None,
+        *,
+        rows: int | None = None,
+        replay: Replay | None = None,
+    ) -> dict[str, Array]:
+        """Run within a NumPyro handler; returns each family parameter, (n,) or ().
+
+        Where values of columns are missing and the response is given there is one likelihood of
+        both, all that is missing integrated out, and no parameter by row to return.
+
+        Args:
+            state: what `learn` returned.
+            designs: the rows, or a minibatch of them.
+            response: on the same rows; None to predict.
+            rows: how many rows the minibatch stands for.
+            replay: how to run; training by default.
+        """
+        replay = replay or Replay(rows=rows or length(designs))
+        if self.columns and response is not None:
+            found = self.incomplete(state, designs, response, replay)
+            # A part of the rows may by chance hold all that have gaps.
+            with numpyro.handlers.scale(scale=replay.rows / found.n):
+                numpyro.factor(RESPONSE_SITE, found.log_likelihood(state.gaps))
+            return {}
+        predictors = self.predictors(state, designs, replay)
+        if response is not None:
+            with numpyro.handlers.scale(scale=replay.rows / jnp.shape(response.value)[0]):
+                numpyro.sample(
+                    RESPONSE_SITE,
+                    self.family.given(response, **predictors).to_event(1),
+                    obs=jnp.asarray(response.value),
+                )
+        return self.family.on_own_scale(**predictors)
+
+    def predictors(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+        """Within a NumPyro handler: each family parameter on its link's scale.
+
+        (n,) where it has a predictor, () for one number for all rows, and (k,) for a vector.
+        Missing values of a row are drawn given its other columns.
+        """
+        at = self._curves(state, designs, replay)
+        if not self.columns:
+            return at({}, slice(None))
+        rows = self._incomplete(state, designs, replay)
+        return at(rows.at(slice(None)).drawn(numpyro.prng_key()), slice(None))
+
+    def incomplete(
+        self, state: State, designs: Designs, response: ResponseDesign, replay: Replay
+    ) -> Incomplete:
+        """Within a NumPyro handler: the rows, as what is missing of them is integrated over."""
+        at = self._curves(state, designs, replay)
+        own = Law(self.family, at, self._is_straight, response)
+        rows = self._incomplete(state, designs, replay)
+        return replace(rows, laws={"": own, **rows.laws})
+
+    def _incomplete(self, state: State, designs: Designs, replay: Replay) -> Incomplete:
+        """The rows without their response."""
+        laws = {
+            name: Law(program.family, program._curves(state, designs, replay), program._is_straight)
+            for name, program in self.columns.items()
+        }
+        # Several terms may be of one column; each has it.
+        of = {name: term for _, term in self.all_terms() for name in term.incomplete()}
+        arrays = {name: designs[term.label].arrays for name, term in of.items()}
+        known = {name: state.terms[term.label] for name, term in of.items()}
+        return Incomplete(
+            tuple(
+                column(name, program.family.name, known[name].sd, known[name].largest)
+                for name, program in self.columns.items()
+            ),
+            {name: jnp.asarray(own["value"]) for name, own in arrays.items()},
+            {name: jnp.asarray(own["missing"]) for name, own in arrays.items()},
+            laws,
+        )
+
+    @property
+    def _is_straight(self) -> bool:
+        """Whether only its location depends on columns with missing values."""
+        others = [terms for name, terms in self.terms.items() if name != self.location]
+        return not any(term.incomplete() for terms in others for term in terms)
+
+    def imputed(
+        self, state: State, designs: Designs, response: ResponseDesign, replay: Replay
+    ) -> dict[str, Array]:
+        """Within a NumPyro handler: columns with their missing values drawn given the response."""
+        rows = self.incomplete(state, designs, response, replay)
+        return rows.at(slice(None)).drawn(numpyro.prng_key())
+
+    def _curves(self, state: State, designs: Designs, replay: Replay) -> Any:
+        """Within a NumPyro handler: `predictors` as a function of columns and places of rows."""
+        replay = replace(replay, made={})
+        curves: dict[str, list[Curve]] = {}
+        constants: dict[str, Array] = {}
+        for parameter in self.family.free_parameters():
+            name = parameter.name
+            if name in self.terms:
+                curves[name] = [
+                    term.sample_given(
+                        state.terms[term.label],
+                        designs[term.label],
+                        state.priors,
+                        state.scales[self.prefix + name],
+                        replay,
+                    )
+                    for term in self.terms[name]
+                ]
+            else:
+                value = sites.parameter(
+                    self.prefix + name,
+                    state.priors[self.prefix + name],
+                    shape=(len(parameter.labels),) if parameter.labels else (),
+                    support=parameter.support,
+                    start=self.family.start(self.law(state), parameter),
+                )
+                constants |= self.family.on_link_scale(**{name: value})
+
+        def at(completed: Mapping[str, Array], rows: Any) -> dict[str, Array]:
+            sums: dict[str, Any] = {
+                name: sum(curve(completed, rows) for curve in own) for name, own in curves.items()
+            }
+            return {**sums, **constants}
+
+        return at
+
+    def blocks(
+        self, state: State, designs: Designs, hyperparameters: Mapping[str, Any]
+    ) -> dict[str, LinearBlock]:
+        """The linear blocks of every predictor, by term label.
+
+        Args:
+            state: what `learn` returned.
+            designs: the rows.
+            hyperparameters: values of the scale and correlation sites.
+        """
+        substituted = numpyro.handlers.substitute(self._blocks, data=dict(hyperparameters))
+        run: Any = numpyro.handlers.seed(substituted, 0)
+        return run(state, designs)
+
+    def _blocks(self, state: State, designs: Designs) -> dict[str, LinearBlock]:
+        out = {}
+        for parameter, term in self.all_terms():
+            block = term.linear_block(
+                state.terms[term.label],
+                designs[term.label],
+                state.priors,
+                state.scales[parameter.name],
+            )
+            if block is not None:
+                out[term.label] = block
+        return out
+
+    def equations(self, state: State) -> list[Line]:
+        """The model on paper: the response's law, each predictor, the laws of what is in it.
+
+        Then the same of every column with missing values.
+        """
+        return [line for program in self.programs for line in program._equations(state)]
+
+    def _equations(self, state: State) -> list[Line]:
+        symbols: dict[str, Line] = {}
+        predictors: list[Line] = []
+        laws: list[Line] = []
+        for parameter in self.family.free_parameters():
+            terms = [t.equation(state.terms[t.label]) for t in self.terms.get(parameter.name, ())]
+            of = [self.column] if self.column else []
+            index = ",".join([*of, "i"] if terms else of)
+            symbols[parameter.name] = (parameter.symbol, *([Sub(index)] if index else []))
+            if terms:
+                link = "" if parameter.link == "identity" else f"{parameter.link} "
+                left: Line = (link, *symbols[parameter.name], " = ")
+                predictors.append((*left, *joined([t.text for t in terms], " + ")))
+                laws += [law for t in terms for law in t.laws]
+        response: Line = (str(self.family.response.value), Sub("i"), " ~ ")
+        said: list[Line] = [(note,) for note in self.family.notes(self.law(state))]
+        return [(*response, *self.family.law(symbols)), *predictors, *laws, *said]
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        """The variables of the posterior in the order of the formula."""
+        out: dict[str, Variable] = {}
+        for _, term in self.all_terms():
+            for name, variable in term.variables(state.terms[term.label]).items():
+                if name in out:
+                    raise _clash(name)
+                out[name] = variable
+        for program in self.programs:
+            for parameter in program.family.free_parameters():
+                if parameter.name in program.terms:
+                    continue
+                name, labels = program.prefix + parameter.name, parameter.labels
+                if name in out:
+                    raise _clash(name)
+                out[name] = Variable(
+                    "family", (f"{name}_dim",) if labels else (), (labels,) if labels else ()
+                )
+        # ArviZ drops a variable that shares a dimension's name.
+        for name in {dim for variable in out.values() for dim in variable.dims} & set(out):
+            raise _clash(name)
+        return out
+
+    def codes(self, designs: Designs, state: State) -> dict[str, Any]:
+        """The level of each row, (n,), for every variable with one value per level."""
+        return {
+            name: designs[term.label].arrays["codes"]
+            for _, term in self.all_terms()
+            for name, variable in term.variables(state.terms[term.label]).items()
+            if variable.role == "group"
+        }
+
+    def grouped(self, state: State) -> dict[Varying, Grouped]:
+        """What varies by level, by term and the grouping's place among those of the term."""
+        return {
+            (term.label, place): grouped
+            for _, term in self.all_terms()
+            for place, grouped in enumerate(term.grouped(state.terms[term.label]))
+        }
+
+    def narrowed(self, state: State, levels: Mapping[Varying, int]) -> State:
+        """The state of a program that has so many levels of each grouping, and no others."""
+        terms = dict(state.terms)
+        for _, term in self.all_terms():
+            own = tuple(size for (label, _), size in levels.items() if label == term.label)
+            if own:
+                terms[term.label] = term.narrowed(terms[term.label], own)
+        return replace(state, terms=terms)
+
+    def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Variables that are functions of the sites, by draw."""
+        out: dict[str, Any] = {}
+        for _, term in self.all_terms():
+            out.update(term.derived(state.terms[term.label], values))
+        for terms in (own for program in self.programs for own in program.terms.values()):
+            left = [term.taken_off(state.terms[term.label], values) for term in terms]
+            total = sum(each for each in left if each is not None)
+            if np.ndim(total):
+                for term in terms:
+                    out |= term.put_back(state.terms[term.label], out, total)
+        for program in self.programs:
+            terms = program.terms.get(program.location, ())
+            shifts = [term.shift(state.terms[term.label], values) for term in terms]
+            shift = sum(each for each in shifts if each is not None)
+            for parameter in program.family.free_parameters():
+                name = program.prefix + parameter.name
+                if parameter.support == "ordered" and name in values and np.ndim(shift):
+                    out[name] = np.asarray(values[name]) + np.asarray(shift)[..., None]
+        return out
+
+    def site_labels(self, state: State) -> dict[str, tuple[str, ...]]:
+        """What messages call the elements of sites that are no variables of the posterior."""
+        out: dict[str, tuple[str, ...]] = {}
+        for _, term in self.all_terms():
+            out |= term.site_labels(state.terms[term.label])
+        return out
+
+    def as_written(self, training: Training) -> Training:
+        """The training rows with every parameter in the formula's own coordinates.
+
+        For what is not about priors: the likelihood, and the columns as the formula has them.
+        """
+        state = training.state
+        states, designs = dict(state.terms), dict(training.designs)
+        for _, term in self.all_terms():
+            label = term.label
+            designs[label] = term.design_as_written(states[label], designs[label])
+            states[label] = term.as_written(states[label])
+        laws = [state.family, *(state.columns[name] for name in self.columns)]
+        given = replace(state, terms=states, priors=self._priors(states, laws, state.scales))
+        stream = training.stream and training.stream.of(given)
+        return replace(training, state=given, designs=designs, stream=stream)
+
+    def stated(self, state: State) -> dict[str, Prior]:
+        """The prior of every parameter as the formula has it, those of coordinates in words."""
+        out: dict[str, Prior] = {}
+        for _, term in self.all_terms():
+            out |= term.stated(state.terms[term.label], state.priors)
+        for parameter in self.family.free_parameters():
+            name = self.prefix + parameter.name
+            if parameter.support == "ordered" and name not in self.user_priors:
+                out[name] = Stated(state.priors[name], "where all columns are at their means")
+        own = {n: p for n, p in state.priors.items() if "/" not in n}
+        titles = {n: v.title or n for n, v in self.variables(state).items()}
+        return {titles.get(n, n): prior for n, prior in {**own, **out}.items()}
+
+
+def _clash(name: str) -> ColumnError:
+    return ColumnError(
+        f"two parts of the model are named {name.removesuffix(CENTRED)!r}; rename the column, or "
+        "merge the terms"
+    )

@@ -1,0 +1,165 @@
+"""What draws effects and factors level by level, as a file holds it: its parts belong together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.errors import FileError
+from ranef.inference.base import ByLevel
+from ranef.inference.block_ascent.factor_posterior import FactorDraws
+from ranef.inference.block_ascent.matrix_factorization import Beside
+from ranef.inference.pwls import crossed_elimination
+from ranef.inference.pwls.effect_draws import Cell, Effects
+from ranef.terms.base import Grouped
+
+
+def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws: int) -> None:
+    """Refuse what does not fit together, the model or the other draws.
+
+    Args:
+        found: what draws by level.
+        grouped: what is drawn from it.
+        draws: how many there are of all else.
+
+    Raises:
+        FileError: saying so.
+    """
+    if isinstance(found, Beside):
+        factors, own = found.factors, set(found.factors.sites)
+        mine = [g for g in grouped.values() if own.issuperset(g.sites)]
+        whole = factors.draws == draws and factors.chains >= 1 and draws % factors.chains == 0
+        if not whole or not all(_fits(factors, each) for each in mine):
+            raise FileError("what its factors are drawn from does not fit together")
+        grouped = {key: g for key, g in grouped.items() if not own.issuperset(g.sites)}
+        found = found.others
+    if found is None and not grouped:
+        return
+    sound = (
+        isinstance(found, Effects)
+        and found.draws == draws
+        and found.draws % max(found.chains, 1) == 0
+        and _fits_model(found, grouped)
+        and _is_whole(np.concatenate([cell.members for cell in found.cells]))
+        and _system(found)
+        and all(_cell(found, cell) for cell in found.cells)
+        and _drift(found)
+    )
+    if not sound:
+        raise FileError("what its group effects are drawn from does not fit together")
+
+
+def _fits(factors: FactorDraws, grouped: Grouped) -> bool:
+    shape = (grouped.levels, grouped.width)
+    return all(
+        mean.shape == shape and root.shape == (*shape, grouped.width)
+        for mean, root in (factors.sides[site] for site in grouped.sites)
+    )
+
+
+def _fits_model(found: Effects, grouped: Mapping[Any, Grouped]) -> bool:
+    places = {place.site: place for place in found.places}
+    inside = all(
+        0 <= p.factor < len(found.levels)
+        and 0 <= p.start <= p.start + p.count <= found.widths[p.factor]
+        and int(np.prod(p.shape)) == p.count
+        for p in found.places
+    )
+    return inside and all(
+        site in places and found.levels[places[site].factor] == each.levels
+        for each in grouped.values()
+        for site in each.sites
+    )
+
+
+def _is_whole(places: NDArray) -> bool:
+    """Whether they are 0, 1, ... in some order."""
+    whole = np.array_equal(np.sort(places), np.arange(len(places)))
+    return places.dtype.kind == "i" and bool(whole)
+
+
+def _within(places: NDArray, size: int) -> bool:
+    inside = not len(places) or 0 <= int(places.min()) <= int(places.max()) < size
+    return places.dtype.kind == "i" and inside
+
+
+def _system(found: Effects) -> bool:
+    """Whether the eliminated factors, their parents and what they meet are those there are."""
+    system, layout = found.system, found.system.remainder
+    kept = [part.factor for part in layout.parts]
+    parts = all(
+        (part.levels, part.width) == (found.levels[part.factor], found.widths[part.factor])
+        and 0 <= part.start <= part.place.stop <= layout.random
+        for part in layout.parts
+    )
+    if isinstance(system, crossed_elimination.Crossed):
+        return (
+            parts
+            and sorted([system.factor, *kept]) == [*range(len(found.levels))]
+            and _met(system, found.levels[system.factor], found.widths[system.factor])
+        )
+    own = [stage.factor for stage in system.stages]
+    return (
+        parts
+        and sorted([*own, *kept]) == [*range(len(found.levels))]
+        and all(
+            len(stage.order) == found.levels[stage.factor]
+            and _is_whole(stage.order)
+            and len(stage.parents) == len(own) - s - 1
+            and all(
+                len(p) == len(stage.order) and _within(p, found.levels[f])
+                for p, f in zip(stage.parents, own[s + 1 :], strict=True)
+            )
+            for s, stage in enumerate(system.stages)
+        )
+    )
+
+
+def _met(system: crossed_elimination.Crossed, levels: int, width: int) -> bool:
+    met = system.meetings
+    return (
+        met.r == system.remainder.random
+        and met.starts.dtype.kind == "i"
+        and len(met.starts) == levels + 1
+        and met.starts[0] == 0
+        and bool((np.diff(met.starts) >= 0).all())
+        and met.starts[-1] == len(met.places)
+        and met.values.shape == (width, len(met.places))
+        and _within(met.places, met.r)
+    )
+
+
+def _drift(found: Effects) -> bool:
+    drift = found.drift
+    if drift is None:
+        return True
+    d = drift.away.shape[-1]
+    shapes = [(d, *size) for size in zip(found.levels, found.widths, strict=True)]
+    return drift.away.shape == (found.draws, d) and [s.shape for s in drift.slopes] == shapes
+
+
+def _cell(found: Effects, cell: Cell) -> bool:
+    given, count = cell.given, len(cell.members)
+    system, size = found.system, found.system.remainder.size
+    if isinstance(system, crossed_elimination.Crossed):
+        order, most = [system.factor], size - system.remainder.random
+    else:
+        order, most = [stage.factor for stage in system.stages], size
+    ends = [most + sum(found.widths[f] for f in order[s:]) for s in range(len(order))]
+    return (
+        given.sigma.shape == (count,)
+        and given.last.shape == (count, size)
+        and len(given.roots) == len(found.widths)
+        and all(
+            root.shape in ((1, k, k), (count, k, k))
+            for root, k in zip(given.roots, found.widths, strict=True)
+        )
+        and len(given.every) == len(order)
+        and all(
+            every.shape[:2] == (found.widths[f], end)
+            and every.shape[2] in (1, count)
+            and every.shape[3] == found.levels[f]
+            for every, f, end in zip(given.every, order, ends, strict=True)
+        )
+    )

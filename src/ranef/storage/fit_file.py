@@ -1,0 +1,257 @@
+"""Fits as files: what is kept, and a fit made of it again.
+
+A fit is kept whole: formula, family, priors, what was learned before the fit, the rows it used
+(of the columns it used), draws, and how it went. So a loaded fit does what the fit did, to the
+last bit. Two things a file does not have: rows that were read in batches (their sample is kept),
+and draws of group effects too large to be made, of which it has what draws them level by level.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.errors import BackendError, FileError, OptionError, RanefError
+from ranef.files import archive
+from ranef.files.archive import damaged, versions
+from ranef.formula.expression import Expression
+from ranef.formula.formula import Formula
+from ranef.inference.base import Draws
+from ranef.program.program import Program
+from ranef.program.training import State, Training
+from ranef.storage.effect_checks import refuse_unsound
+from ranef.storage.encoding import Reader, Writer
+from ranef.terms.nn import serialization, variables
+
+# Of `Draws`, what makes something rather than is it.
+_MADE = ("draw", "moments", "by_level")
+# Of a damaged or forged file, whatever it makes the library stumble over.
+_STUMBLES = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError),
+    *(TypeError, ValueError),
+)
+
+
+class Sites(Mapping[str, NDArray]):
+    """Draws by site; asking for those that could not be made says why."""
+
+    def __init__(self, ready: Mapping[str, NDArray], refused: Mapping[str, str]) -> None:
+        self.ready, self.refused = dict(ready), dict(refused)
+
+    def __getitem__(self, name: str) -> NDArray:
+        if name in self.refused:
+            raise OptionError(self.refused[name])
+        return self.ready[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.ready
+        yield from self.refused
+
+    def __len__(self) -> int:
+        return len(self.ready) + len(self.refused)
+
+
+def write(
+    path: Any, program: Program, training: Training, draws: Draws, record: Mapping[str, Any]
+) -> Path:
+    """Write a fit.
+
+    Args:
+        path: of the file.
+        program: of the fit.
+        training: its training rows.
+        draws: what its method returned.
+        record: what else it says of itself, plain values by name.
+
+    Raises:
+        OptionError: for a network with a layer that no file holds, by its name.
+        FileError: where it cannot be written.
+    """
+    writer = Writer()
+    content = {
+        "versions": versions(),
+        "formula": program.formula.text,
+        "family": program.family.name,
+        "priors": writer.value(program.user_priors),
+        "missing": writer.value(program.missing),
+        "named": writer.value(program.networks),
+        "state": writer.value(training.state),
+        "training": writer.value(
+            {
+                "designs": training.designs,
+                "response": training.response,
+                "rows": training.rows,
+                "sample": training.sample,
+                "streamed": training.stream is not None,
+            }
+        ),
+        "draws": writer.value(_draws(draws)),
+        "record": writer.value(dict(record)),
+    }
+    trained = _trained(program, training, draws)
+    content["networks"] = [
+        _network(
+            writer, network, trained[id(network)], f"the network {i + 1} of {len(writer.networks)}"
+        )
+        for i, network in enumerate(writer.networks)
+    ]
+    return archive.write(path, content, writer.arrays)
+
+
+def read(path: Any) -> dict[str, Any]:
+    """What `write` was given, by name, the record unpacked.
+
+    Raises:
+        FileError: for a file that is not there, not a fit's, damaged, newer, or has what no
+            fit has.
+    """
+    content, arrays = archive.read(path)
+    try:
+        return _read(path, content, arrays)
+    except BackendError:
+        raise
+    except RanefError as error:
+        raise damaged(path, str(error).splitlines()[0]) from None
+    except _STUMBLES as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise damaged(path, reason) from None
+
+
+def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> dict[str, Any]:
+    formula = Formula.parse(content["formula"])
+    made: dict[int, Any] = {}
+
+    def network(place: int) -> Any:
+        if place not in made:
+            config = content["networks"][place]
+            made[place] = _rebuilt(reader, config)
+        return made[place]
+
+    reader = Reader(arrays, _expressions(formula), network)
+    given = reader.value(content["priors"])
+    missing, named = reader.value(content["missing"]), reader.value(content["named"])
+    program = Program(formula, content["family"], given, named, missing)
+    state = reader.value(content["state"])
+    program = program.bound(state.family)
+    kept = reader.value(content["training"])
+    stream = _Gone(path) if kept["streamed"] else None
+    training = Training(
+        state, kept["designs"], kept["response"], kept["rows"], kept["sample"], stream
+    )
+    parts = reader.value(content["draws"])
+    sites, moments = Sites(parts.pop("sites"), parts.pop("refused")), parts.pop("moments")
+    by_level = parts.pop("effects", None)
+    draws = Draws(draw=lambda: sites, moments=lambda: moments, by_level=lambda: by_level, **parts)
+    _refuse_inconsistent(program, training, sites, moments)
+    if by_level is not None:
+        shape = next((np.shape(v)[:2] for v in sites.ready.values()), None)
+        count = by_level.draws if shape is None else math.prod(shape)
+        drawn = {
+            k: g for k, g in program.grouped(state).items() if not set(g.sites) <= set(sites.ready)
+        }
+        refuse_unsound(by_level, drawn, count)
+    return {
+        "program": program,
+        "training": training,
+        "draws": draws,
+        **reader.value(content["record"]),
+    }
+
+
+def _draws(draws: Draws) -> dict[str, Any]:
+    """The draws as they are once made, group effects included where memory holds them."""
+    ready, refused = {}, {}
+    for name in draws.sites:
+        try:
+            ready[name] = draws.sites[name]
+        except OptionError as error:
+            refused[name] = str(error)
+    plain = {f.name: getattr(draws, f.name) for f in fields(draws) if f.name not in _MADE}
+    return {
+        "sites": ready,
+        "refused": refused,
+        "effects": draws.effects if refused else None,
+        "moments": dict(draws.known_moments),
+        **plain,
+    }
+
+
+def _trained(program: Program, training: Training, draws: Draws) -> dict[int, Mapping[str, Any]]:
+    """What the variables of each network hold after the fit, by the network's `id`."""
+    return {id(network): held for network, held in program.trained(training, draws).values()}
+
+
+def _network(writer: Writer, network: Any, held: Mapping[str, Any], name: str) -> Any:
+    config = serialization.configuration(network, name)
+    values = [writer.value((path, held[path])) for path in variables.names(network).values()]
+    return {"configuration": config, "variables": values}
+
+
+def _rebuilt(reader: Reader, kept: Mapping[str, Any]) -> Any:
+    values = [reader.value(pair) for pair in kept["variables"]]
+    return serialization.rebuilt(kept["configuration"], values)
+
+
+def _expressions(formula: Formula) -> dict[str, Expression]:
+    """Every expression of the formula by its text, of which it has one each."""
+    return {str(e): e for call in formula.calls() for e in call.expressions()}
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """Stands for the rows of a fit that has read them in batches."""
+
+    path: Any
+    windows: int = 0
+
+    def of(self, state: State) -> "_Gone":
+        """They are gone for a program with another state too."""
+        return self
+
+    def parts(self) -> Iterator[Any]:
+        raise OptionError(
+            f"the fit in {str(self.path)!r} has read its rows in batches and keeps a sample of "
+            "them; fit again for what needs every row"
+        )
+
+    def window(self, seed: int, number: int) -> Any:
+        return next(self.parts())
+
+
+def _refuse_inconsistent(
+    program: Program,
+    training: Training,
+    sites: Sites,
+    moments: Mapping[str, tuple[NDArray, NDArray]],
+) -> None:
+    """Refuse parts that do not belong together.
+
+    Raises:
+        FileError: saying which.
+    """
+    state, n = training.state, training.held
+    labels = {term.label for _, term in program.all_terms()}
+    if set(state.terms) != labels or set(training.designs) != labels:
+        raise FileError("its terms are not those of its formula")
+    arrays = jax.tree.leaves((training.designs, training.response))
+    if any(np.ndim(a) and len(a) != n for a in arrays):
+        raise FileError("its rows differ in number")
+    variables = program.variables(state)
+    for name, codes in program.codes(training.designs, state).items():
+        levels = len(variables[name].coords[0])
+        if len(codes) and not 0 <= int(np.min(codes)) <= int(np.max(codes)) < levels:
+            raise FileError(f"a row has a level of {name!r} that there is not")
+    for name, variable in variables.items():
+        shape = tuple(len(coord) for coord in variable.coords)
+        if name in moments and any(np.shape(m) != shape for m in moments[name]):
+            raise FileError(f"the moments of {name!r} are not one for each of its elements")
+        if name in sites.ready and np.shape(sites[name])[2:] != shape:
+            raise FileError(f"the draws of {name!r} are not one for each of its elements")
+    sizes = {np.shape(value)[:2] for value in sites.ready.values()}
+    if len(sizes) > 1 or any(len(size) < 2 or 0 in size for size in sizes):
+        raise FileError("its draws differ in number")

@@ -1,0 +1,1 @@
+"""The term nn(): a Keras network in the predictor."""

@@ -1,0 +1,583 @@
+"""A Keras network in the predictor: eta_i = f(x_i; w), w estimated as a point.
+
+The only module that imports Keras, and only when a formula has a network.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax import Array
+from numpy.typing import NDArray
+from numpyro.primitives import mutable
+
+from ranef.data.frame import Frame
+from ranef.data.moments import Measures, Scale
+from ranef.errors import BackendError, FormulaError, OptionError
+from ranef.formula import model_matrix, transforms
+from ranef.formula.equation import Line, Sub, Summand, joined
+from ranef.priors import Prior
+from ranef.registry import suggestion
+from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Variable
+from ranef.terms.nn import graph, inputs, perceptron, variables
+from ranef.terms.nn.weights import KINDS
+
+# Hidden layers of a network whose formula says nothing of them.
+_HIDDEN = [32, 16]
+
+_OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point", "l2": 0.001}
+
+# Weights are of order one over the square root of a layer's width, and move in such steps.
+_WEIGHT_UNIT = 0.2
+
+# Training rows by which the outputs of a user's network are standardized.
+_ROWS = 2_000
+
+# Outputs count as they are where their sd is within this factor of the predictor's spread, and
+# their mean within as many spreads of where the predictor lies, or of zero.
+_NEAR = 3.0
+
+
+def keras_on_jax() -> Any:
+    """Keras on JAX.
+
+    Raises:
+        BackendError: where it runs, or is told to run, on something else.
+    """
+    chosen = os.environ.get("KERAS_BACKEND", "jax")
+    if "keras" not in sys.modules and chosen != "jax":
+        raise BackendError(
+            f"KERAS_BACKEND is {chosen!r} and nn() needs 'jax'; set KERAS_BACKEND=jax before Keras "
+            "is first imported"
+        )
+    import keras
+
+    if keras.backend.backend() != "jax":
+        raise BackendError(
+            f"Keras was already imported with the backend {keras.backend.backend()!r} and nn() "
+            "needs 'jax'; set KERAS_BACKEND=jax, or import ranef, before Keras is first imported"
+        )
+    return keras
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The scan of the arguments, and some training rows."""
+
+    inputs: inputs.Scan
+    some: Frame
+
+
+@dataclass(frozen=True)
+class State:
+    """What the inputs were, and the network.
+
+    Attributes:
+        learned: numbers of the arguments' transforms.
+        arguments: of the term.
+        feeds: what each input of the network gets of them.
+        mean, sd: (k,) of the numbers of an MLP over the training rows; empty for a user's
+            network, which gets its inputs as they are.
+        model: the Keras model.
+        initial: where the variables of a user's network begin, by name; an MLP's are drawn.
+        began: (2, outputs) mean and sd of the outputs of a user's network at these variables, over
+            some training rows. None for an MLP, and for a network of an earlier file, whose
+            outputs count as they are.
+
+    Raises:
+        ValueError: for feeds that are not those of the network.
+    """
+
+    learned: transforms.Learned
+    arguments: tuple[inputs.Argument, ...]
+    feeds: tuple[inputs.Feed, ...]
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    model: Any
+    initial: Mapping[str, Any]
+    began: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        given = [inputs.Input(name, tuple(t.shape)[1:]) for name, t in graph.inputs(self.model)]
+        known = range(len(self.arguments))
+        fed = [place for feed in self.feeds for place in feed.arguments]
+        if len(given) != len(self.feeds) or sorted(fed) != list(known):
+            raise ValueError("the feeds of a network are not its inputs")
+        for entry, feed in zip(given, self.feeds, strict=True):
+            if entry.takes([self.arguments[place] for place in feed.arguments]) != feed.shape:
+                raise ValueError(f"the network does not take shape {feed.shape}")
+
+
+class Network(Term):
+    """nn(x1, x2, ..., net=name) for a Keras model, nn(..., hidden=[8, 4]) for an MLP.
+
+    Without either it is an MLP with hidden layers of 32 and 16 units.
+
+    An MLP gets standardized inputs and its output is multiplied by the spread of the
+    predictor, so that the same settings serve data of any unit. A user's network gets its inputs
+    as they are. Where its outputs begin on the scale of the predictor, as those of a network
+    that was trained before do, they count as they are too; elsewhere they are standardized by the
+    mean and sd with which they begin, and multiplied by the spread. Regularization losses count
+    as in Keras, where the loss is a mean over rows: n times the penalty is subtracted from
+    the log density of n rows, so l2 sum w^2 amounts to the prior w ~ N(0, 1 / (2 n l2)).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options = dict(self.call.options)
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            hint = suggestion(unknown[0], _OPTIONS)
+            raise FormulaError(f"nn() has no option {unknown[0]!r}; {hint}")
+        if not self.call.arguments:
+            raise FormulaError("nn() needs at least one column, as in nn(x1, x2)")
+        self.options = {**_OPTIONS, **options}
+        if self.options["weights"] not in KINDS:
+            known = ", ".join(map(repr, KINDS))
+            raise OptionError(f"nn(weights={self.options['weights']!r}) must be one of {known}")
+        self.weights = KINDS[self.options["weights"]](self)
+        if self.options["net"] is not None and self.options["hidden"] is not None:
+            raise FormulaError("nn() takes net=name or hidden=[widths], as in hidden=[8], not both")
+        if self.options["net"] is None and self.options["hidden"] is None:
+            self.options["hidden"] = _HIDDEN
+        name = self.options["net"]
+        if name is not None and not isinstance(name, str):
+            raise FormulaError(f"nn(net={name!r}): write the name of one network")
+        if name is not None and name not in self.networks:
+            given = suggestion(str(name), self.networks) if self.networks else "none was given"
+            raise OptionError(
+                f"nn(net={name}) names no network of Model(..., networks={{...}}); {given}"
+            )
+        # A fit leaves its weights in the network, and the next must not begin with them.
+        self._initial = variables.values(self.networks[name]) if name is not None else {}
+        self.users: tuple[str, ...] = (self.label,)
+        if name is None:
+            self._check_hidden()
+
+    def shared(self, users: tuple[str, ...]) -> None:
+        self.users = users
+        if len(users) > 1 and self.options["weights"] != "point":
+            raise OptionError(
+                f"{users[0]} and {users[1]} have one network, whose weights are point estimates; "
+                f"leave out weights={self.options['weights']!r}"
+            )
+
+    @property
+    def site(self) -> str:
+        """What the names of its weights begin with; one for all terms that share them."""
+        return self.label if len(self.users) == 1 else self.call.label
+
+    def _check_hidden(self) -> None:
+        hidden, l2 = self.options["hidden"], self.options["l2"]
+        widths = hidden if isinstance(hidden, list) else [hidden]
+        if not widths or not all(type(w) is int and 1 <= w <= 100_000 for w in widths):
+            raise FormulaError(f"nn(hidden={hidden}) must list whole numbers above zero, as [8, 4]")
+        if not isinstance(l2, (int, float)) or l2 < 0:
+            raise FormulaError(f"nn(l2={l2!r}) must be a number of at least zero")
+
+    def needs(self) -> dict[str, str]:
+        return model_matrix.needs([self.call.arguments])
+
+    def free_function_of(self) -> frozenset[str]:
+        return frozenset(self.needs())
+
+    def without(self) -> dict[str, dict[str, Any]]:
+        return {self._kept: {"kept": np.zeros((), np.int32)}}
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """What the program carries where the network is not left out.
+
+        Weights with a prior are never: the posterior of their scale reaches zero.
+        """
+        return {self._kept: {"kept": np.ones((), np.int32)}}
+
+    @property
+    def _kept(self) -> str:
+        """The site of whether the network is kept, one or zero."""
+        return f"{self.site}/kept"
+
+    def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
+        seen = accumulator.inputs if accumulator else None
+        found = inputs.scan(seen, self.call.arguments, frame)
+        if accumulator:
+            return Scan(found, accumulator.some)
+        some = np.unique(np.linspace(0, frame.n - 1, min(frame.n, _ROWS)).astype(np.int64))
+        return Scan(found, frame.take(some))
+
+    def finish(self, accumulator: Scan) -> State:
+        some, seen = accumulator.some, accumulator.inputs
+        learned = transforms.finish(
+            seen.matrix.triangles, transforms.stateful_calls(self.call.arguments)
+        )
+        arguments = inputs.finish(seen, self.call.arguments)
+        if self.options["net"] is None:
+            model, feeds = self._perceptron(arguments)
+            width = feeds[0].shape[0] if perceptron.takes_numbers(arguments) else 0
+        else:
+            model, feeds = self._given(arguments)
+            width = 0
+        state = State(
+            learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
+        )
+        self.weights.check(state)
+        return state if self.options["net"] is None else self._standardized(state, some)
+
+    def _standardized(self, state: State, some: Frame) -> State:
+        """The state of a user's network with mean and sd of its outputs as it begins.
+
+        They are in training mode, where batch norm takes the moments of its batch.
+        """
+        model, known = state.model, variables.names(state.model)
+        held = [
+            [jnp.asarray(state.initial[known[id(v)]]) for v in own]
+            for own in (model.trainable_variables, model.non_trainable_variables)
+        ]
+        rows = graph.packed(model, self.rows(self.design(state, some)))
+        outputs = np.asarray(model.stateless_call(*held, rows, training=True)[0], np.float64)
+        outputs = outputs.reshape(some.n, len(self.users))
+        with np.errstate(all="ignore"):
+            began = np.stack([outputs.mean(axis=0), outputs.std(axis=0)])
+        return replace(state, began=np.where(np.isfinite(began).all(axis=0), began, 0.0))
+
+    def _perceptron(
+        self, arguments: tuple[inputs.Argument, ...]
+    ) -> tuple[Any, tuple[inputs.Feed, ...]]:
+        hidden, l2 = self.options["hidden"], self.options["l2"]
+        widths = hidden if isinstance(hidden, list) else [hidden]
+        feeds = perceptron.feeds(arguments)
+        try:
+            model = perceptron.build(
+                keras_on_jax(), arguments, feeds, widths, self.options["activation"], float(l2)
+            )
+        except perceptron.UnknownActivation:
+            raise FormulaError(
+                f"nn(activation={self.options['activation']!r}) is no activation Keras knows, such "
+                "as 'tanh', 'relu' or 'silu'"
+            ) from None
+        return model, feeds
+
+    def _given(self, arguments: tuple[inputs.Argument, ...]) -> tuple[Any, tuple[inputs.Feed, ...]]:
+        """The user's network, and what its inputs get."""
+        keras = keras_on_jax()
+        name = self.options["net"]
+        model = self.networks[name]
+        if not isinstance(model, keras.Model):
+            raise OptionError(
+                f"the network {name!r} must be a Keras model, not {type(model).__name__}"
+            )
+        if not model.built and isinstance(model, keras.Sequential) and model.layers:
+            model.build((None, *inputs.joint_shape(arguments)))
+            self._initial = variables.values(model)
+        if (
+            getattr(model, "inputs", None)
+            and self._initial.keys() != variables.values(model).keys()
+        ):
+            raise OptionError(
+                f"the network {name!r} has got other layers since the Model was made; make it anew"
+            )
+        if not getattr(model, "inputs", None):
+            raise OptionError(
+                f"the network {name!r} must be a Sequential or functional Keras model with layers"
+            )
+        if not isinstance(model.output_shape, tuple) or len(model.outputs) != 1:
+            raise OptionError(f"the network {name!r} has several outputs; nn() takes one")
+        width, own = len(self.users), tuple(model.output_shape[1:])
+        if own != (width,) and not (width == 1 and own == ()):
+            of = f", one output for each of {', '.join(self.users)}" if width > 1 else ""
+            raise OptionError(
+                f"the network {name!r} gives output of shape {model.output_shape}; end it with "
+                f"Dense({width}){of}"
+            )
+        tensors = graph.inputs(model)
+        texts = [key for key, tensor in tensors if tensor.dtype == "string"]
+        if texts:
+            raise OptionError(
+                f"the input {texts[0]!r} of the network {name!r} takes text, and nn() gives levels "
+                "as whole numbers; make it Input((), dtype='int32') without a StringLookup"
+            )
+        entries = [inputs.Input(key, tuple(t.shape)[1:]) for key, t in tensors]
+        feeds = inputs.match(name, self.call.label, entries, arguments)
+        return model, tuple(
+            replace(feed, entries=graph.entries(model, tensor, name, inputs.coded(feed, arguments)))
+            for feed, (_, tensor) in zip(feeds, tensors, strict=True)
+        )
+
+    def design(self, state: State, frame: Frame) -> Design:
+        given, new = [], {}
+        for argument, expression in zip(state.arguments, self.call.arguments, strict=True):
+            rows, unseen = inputs.values(argument, expression, frame, state.learned)
+            given.append(rows)
+            new.update(dict.fromkeys(unseen))
+        arrays = inputs.filled(state.feeds, state.arguments, given, frame.n)
+        if state.mean.size:
+            arrays["0"] = (arrays["0"] - state.mean) / state.sd
+        return Design(arrays, (tuple(new),))
+
+    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+        """The numbers that an MLP standardizes."""
+        return self.design(state, frame).arrays["0"] if state.mean.size else np.zeros((0, 0))
+
+    def carries_constant(self, state: State) -> bool:
+        return True
+
+    def measured(self, state: State, measures: Measures) -> State:
+        constant = measures.sd <= 1e-12 * np.maximum(np.abs(measures.mean), 1e-300)
+        return replace(state, mean=measures.mean, sd=np.where(constant, 1.0, measures.sd))
+
+    def equation(self, state: State) -> Summand:
+        listed: list[Line] = [(str(argument), Sub("i")) for argument in self.call.arguments]
+        weights = f"{state.model.count_params():,} weights w, {self.weights.about}"
+        law: Line = (f"f: a network of {_shown(state)}, {weights}",)
+        place = self.users.index(self.label)
+        numbered: Line = (Sub(str(place + 1)),) if len(self.users) > 1 else ()
+        laws = (law,) if place == 0 else ()
+        return Summand(("f", *numbered, "(", *joined(listed, ", "), "; w)"), laws)
+
+    def trained(
+        self, state: State, draws: Any, scales: Mapping[str, Scale]
+    ) -> tuple[Any, dict[str, NDArray]]:
+        known, carried = variables.names(state.model), draws.carried[f"{self.site}/state"]
+        means = self.weights.means(state, draws)
+        held = {name: np.asarray(value) for name, value in carried.items()}
+        for variable in state.model.trainable_variables:
+            name = known[id(variable)]
+            site = f"{self.site}/{name}"
+            if id(variable) in means:
+                value = means[id(variable)]
+            elif site in draws.points:
+                value = draws.points[site]
+            else:
+                value = draws.sites[site].mean(axis=(0, 1))
+            held[name] = np.asarray(value, variable.dtype)
+        return state.model, self._on_predictors(state, draws, scales, held)
+
+    def _on_predictors(
+        self,
+        state: State,
+        draws: Any,
+        scales: Mapping[str, Scale],
+        held: dict[str, NDArray],
+    ) -> dict[str, NDArray]:
+        """The values with the last layer's such that outputs are what predictors get.
+
+        Where the last layer is not linear they stay, and outputs are yet to be scaled.
+        """
+        last = None if state.began is None else graph.linear_end(state.model)
+        if last is None:
+            return held
+        kept = int(np.asarray(draws.carried.get(self._kept, {"kept": 1})["kept"]))
+        known = variables.names(state.model)
+        placed = [self._placed(state, scales[user], i) for i, user in enumerate(self.users)]
+        shift, unit = np.array(placed).T
+        kernel = known[id(last.kernel)]
+        out = {**held, kernel: (held[kernel] * kept * unit).astype(held[kernel].dtype)}
+        if last.use_bias:
+            bias = known[id(last.bias)]
+            shift = shift if self.weights.shifts else 0.0
+            out[bias] = ((held[bias] - shift) * kept * unit).astype(held[bias].dtype)
+        return out
+
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+        return self.weights.parameters(state, scale)
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        return self.weights.variables(state)
+
+    def sample(
+        self,
+        state: State,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: Replay,
+    ) -> Array:
+        return self.weights.sample(state, design, priors_, scale, replay)
+
+    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+        return self.weights.basis(state, design, scale, replay)
+
+    def settled(
+        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
+    ) -> dict[str, Any]:
+        return self.weights.settled(state, design, scale, given)
+
+    def structure(
+        self, state: State, design: Design, priors_: Mapping[str, Prior], basis: Any = None
+    ) -> LinearBlock | None:
+        return None if basis is None else self.weights.structure(state, basis)
+
+    @property
+    def keras(self) -> Any:
+        return keras_on_jax()
+
+    @property
+    def short(self) -> str:
+        """The term by its columns alone, such as nn(x, z)."""
+        return f"{self.prefix}nn({', '.join(map(str, self.call.arguments))})"
+
+    def unit(self, state: State, scale: Scale) -> float:
+        """What an output of one adds to the predictor."""
+        return self._placed(state, scale, self._place)[1]
+
+    def output_shift(self, state: State, scale: Scale) -> float:
+        """The output that adds nothing to the predictor."""
+        return self._placed(state, scale, self._place)[0]
+
+    def _placed(self, state: State, scale: Scale, place: int) -> tuple[float, float]:
+        """An output that adds nothing to its predictor, and what one more adds."""
+        if self.options["net"] is None:
+            return 0.0, scale.spread
+        if state.began is None:
+            return 0.0, 1.0
+        mean, sd = map(float, state.began[:, place])
+        away = min(abs(mean), abs(mean - scale.location))
+        near = scale.spread / _NEAR <= sd <= _NEAR * scale.spread
+        if near and away <= _NEAR * scale.spread:
+            return 0.0, 1.0
+        # Only a bias can hold the shift for who calls the network without this package.
+        last = graph.linear_end(state.model)
+        shift = mean if last is not None and last.use_bias else 0.0
+        # Outputs that begin small may grow by steps of the usual size; large ones cannot shrink so.
+        return shift, scale.spread / max(sd, 1.0)
+
+    @property
+    def _place(self) -> int:
+        """Of its output among those of the network."""
+        return self.users.index(self.label)
+
+    def points(self, state: State, model: Any) -> list[Array]:
+        """The trainable weights of a part of the network, as point estimates."""
+        return [
+            jnp.asarray(numpyro.param(site, start, unit=_WEIGHT_UNIT))
+            for site, start in self.starts(state, model)
+        ]
+
+    def starts(self, state: State, model: Any) -> list[tuple[str, Any]]:
+        """The site of each weight, and where its search begins."""
+        own, known = self.options["net"] is None, variables.names(state.model)
+        return [
+            (
+                f"{self.site}/{known[id(v)]}",
+                perceptron.start(v.path, v.shape)
+                if own
+                else jnp.asarray(state.initial[known[id(v)]]),
+            )
+            for v in model.trainable_variables
+        ]
+
+    def column(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+        """(n, 1) its output of the network, which runs once for all terms that share it."""
+        if self.site not in replay.made:
+            weights = self.points(state, state.model)
+            output = self.output(state, design, replay, state.model, weights)
+            replay.made[self.site] = output.reshape(-1, len(self.users))
+        place = self._place
+        carried: Any = mutable(self._kept, cast(Any, {"kept": np.ones((), np.int32)}))
+        kept = jnp.asarray(carried["kept"])
+        output = replay.made[self.site][:, place : place + 1]
+        # The precision stays that of the network.
+        unit = self.unit(state, scale) * kept.astype(output.dtype)
+        return (output - self.output_shift(state, scale)) * unit
+
+    def features(self, state: State, design: Design, replay: Replay) -> Array | None:
+        last = graph.linear_end(state.model)
+        if last is None or len(getattr(last.input, "shape", ())) != 2:
+            return None
+        inner = graph.before_last(self.keras.Model, state.model)[0]
+        if not inner.trainable_variables:
+            return None
+        return self.output(state, design, replay, inner, self.points(state, inner))
+
+    def moved(
+        self,
+        state: State,
+        scale: Scale,
+        points: Mapping[str, Any],
+        change: tuple[NDArray[np.float64], float],
+    ) -> dict[str, Any]:
+        last, known = graph.linear_end(state.model), variables.names(state.model)
+        unit, place = self.unit(state, scale), self._place
+        (slopes, constant), site = change, f"{self.site}/{known[id(last.kernel)]}"
+        kernel = np.array(points[site])
+        kernel[:, place] += slopes / unit
+        out = {site: jnp.asarray(kernel)}
+        if last.use_bias:
+            site = f"{self.site}/{known[id(last.bias)]}"
+            bias = np.array(points[site])
+            bias[place] += constant / unit
+            out[site] = jnp.asarray(bias)
+        return out
+
+    def output(
+        self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
+    ) -> Array:
+        """Of the network, or of `model`, a part of it, within a NumPyro program."""
+        carried, others = self._carried(state, model)
+        # Seeds that came with the state would give all samples of a step one mask.
+        seeds = variables.seeds(state.model) if replay.training else []
+        key = numpyro.prng_key() if seeds else None
+        drawn = variables.drawn(seeds, key) if key is not None else {}
+        output, updated, losses = model.stateless_call(
+            weights,
+            [drawn.get(name, carried[name]) for name in others],
+            graph.packed(state.model, self.rows(design)),
+            training=replay.training,
+            return_losses=True,
+        )
+        after = zip(others, updated, strict=True)
+        carried.update({name: value for name, value in after if name not in drawn})
+        if losses:
+            numpyro.factor(f"{self.site}/penalty", -replay.rows * sum(losses))
+        return output
+
+    def _carried(self, state: State, model: Any) -> tuple[Any, list[str]]:
+        """What the network updates as it runs, by name, and the names in the network's order.
+
+        The order of the dict is another one once JAX has had it.
+        """
+        known = variables.names(state.model)
+        others = [known[id(v)] for v in model.non_trainable_variables]
+        start = {name: jnp.asarray(state.initial[name]) for name in others}
+        return mutable(f"{self.site}/state", cast(Any, start)), others
+
+    def rows(self, design: Design) -> list[Array]:
+        """What the inputs get, an array for each."""
+        return [_on_device(a) for a in inputs.ordered(design.arrays)]
+
+    def frozen(self, state: State, scale: Scale) -> Any:
+        """The network in inference mode as a function of weights and inputs, to (n,)."""
+        unit, shift, model = self.unit(state, scale), self.output_shift(state, scale), state.model
+        carried, others = self._carried(state, model)
+        held = [carried[name] for name in others]
+
+        def output(weights: Any, rows: Any) -> Array:
+            found, _ = model.stateless_call(
+                weights, held, graph.packed(model, rows), training=False
+            )
+            return (found.reshape(-1) - shift) * unit
+
+        return output
+
+
+def _on_device(rows: Any) -> Array:
+    """Codes of levels as they are, numbers in single precision."""
+    return jnp.asarray(rows, dtype="int32" if rows.dtype.kind == "i" else "float32")
+
+
+def _shown(state: State) -> str:
+    """The inputs and layers of the network in words."""
+    (first, *others), model = state.feeds, state.model
+    if others or len(first.shape) != 1 or first.entries:
+        *before, last = (inputs.shown(feed, state.arguments) for feed in state.feeds)
+        return f"{', '.join(before)} and {last}" if before else last
+    return f"{' → '.join(map(str, [*first.shape, *_widths(model)]))} units"
+
+
+def _widths(model: Any) -> list[int]:
+    """Units of each layer that has weights."""
+    return [int(layer.output.shape[-1]) for layer in model.layers if layer.trainable_variables]

@@ -1,0 +1,1 @@
+"""Smooth terms: gp() and s()."""

@@ -1,0 +1,394 @@
+"""A Gaussian process: eta_i = f(x_i), f ~ GP(0, a^2 k(|x - x'| / l)).
+
+    f(x) = sum_j phi_j(x) b_j,   b_j ~ N(0, S(w_j; a, l))
+
+on a Hilbert-space basis (``hilbert_basis``; Solin and Sarkka, 2020). With `by=g` each level of g
+has a function of its own, and all of them one amplitude and length scale.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import invgamma
+
+from ranef import priors
+from ranef.data.frame import Frame, Index, LevelsSeen, crossed_levels
+from ranef.data.moments import Scale
+from ranef.errors import DataError, FormulaError
+from ranef.formula.equation import Line, Sub, Summand, joined
+from ranef.priors import Prior
+from ranef.priors.sites import parameter
+from ranef.registry import suggestion
+from ranef.terms.base import (
+    Design,
+    Grouped,
+    LinearBlock,
+    LinearTerm,
+    Parameter,
+    Replay,
+    Variable,
+    clean_name,
+)
+from ranef.terms.smooth import hilbert_basis, ranges
+
+_OPTIONS = {"by": None, "kernel": "matern52", "m": None, "boundary": None, "iso": False}
+
+# The shortest length scale that is looked for, as a share of the range, by how many columns
+# there are, and the boundary that is taken at most; for functions of every level the third.
+_SHORTEST = {1: 1 / 20, 2: 1 / 5, 3: 1 / 4}
+_FARTHEST = {1: 4.0, 2: 1.8, 3: 1.5}
+_BY_LEVEL = (1 / 10, 2.0)
+_LEAST_BOUNDARY = 1.2
+# The probability that the prior of a length scale leaves on either side.
+_TAIL = 0.01
+_MOST_FUNCTIONS = 2_000
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The range of the columns, and the levels seen."""
+
+    seen: ranges.Seen
+    levels: LevelsSeen
+
+
+@dataclass(frozen=True)
+class State:
+    """The basis.
+
+    Attributes:
+        middle, half: of the range of each column over the training rows, (D,).
+        sizes: m of each.
+        factors: c of each; the basis reaches to middle -+ c half.
+        plausible: the shortest and the longest plausible length scale of each, (D, 2).
+        levels: of the grouping, in order; empty without one.
+    """
+
+    middle: NDArray[np.float64]
+    half: NDArray[np.float64]
+    sizes: tuple[int, ...]
+    factors: tuple[float, ...]
+    plausible: NDArray[np.float64]
+    levels: tuple[str, ...]
+
+    @cached_property
+    def index(self) -> Index:
+        """The levels, to be looked up."""
+        return Index(self.levels)
+
+    @property
+    def width(self) -> int:
+        """K, the number of columns."""
+        return math.prod(self.sizes)
+
+
+class Process(LinearTerm):
+    """gp(x), gp(lat, lon), gp(x, by=g).
+
+    Options: `kernel`, "matern52", "matern32" or "sqexp"; `m`, basis functions of each column, one
+    number or a list; `boundary`, c, how far the basis reaches in half ranges; `iso=True`,
+    one length scale for all columns, which then have one unit.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options = dict(self.call.options)
+        unknown = [name for name in options if name not in _OPTIONS]
+        if unknown:
+            raise FormulaError(
+                f"gp() has no option {unknown[0]!r}; {suggestion(unknown[0], _OPTIONS)}"
+            )
+        self.options = {**_OPTIONS, **options}
+        if not 1 <= len(self.call.arguments) <= 3:
+            raise FormulaError("gp() takes one to three columns, as in gp(x) or gp(lat, lon)")
+        ranges.check(self.call)
+        self._check()
+
+    def _check(self) -> None:
+        o = self.options
+        if o["kernel"] not in hilbert_basis.KERNELS:
+            known = ", ".join(map(repr, hilbert_basis.KERNELS))
+            raise FormulaError(f"gp(kernel={o['kernel']!r}) must be one of {known}")
+        if o["by"] is not None and not isinstance(o["by"], str):
+            raise FormulaError(f"gp(by={o['by']!r}): write the name of one grouping column")
+        if not isinstance(o["iso"], bool):
+            raise FormulaError(f"gp(iso={o['iso']!r}) must be True or False")
+        sizes = self._each("m")
+        if sizes is not None and not all(type(m) is int and m >= 1 for m in sizes):
+            raise FormulaError(f"gp(m={o['m']!r}) must be whole numbers above zero")
+        if sizes is not None and math.prod(sizes) > _MOST_FUNCTIONS:
+            raise FormulaError(f"gp(m={o['m']!r}) is more than {_MOST_FUNCTIONS:,} functions")
+        factors = self._each("boundary")
+        if factors is not None and not all(
+            isinstance(c, (int, float)) and 1 < c <= 100 for c in factors
+        ):
+            raise FormulaError(
+                f"gp(boundary={o['boundary']!r}) must be above 1, the ends of the data, as 1.5"
+            )
+
+    def _each(self, option: str) -> list[Any] | None:
+        """The value of an option for each column.
+
+        Raises:
+            FormulaError: for a list of another length.
+        """
+        value, d = self.options[option], len(self.call.arguments)
+        if value is None:
+            return None
+        each = value if isinstance(value, list) else [value] * d
+        if len(each) != d:
+            raise FormulaError(f"gp({option}={value}) must have one number for each of {d} columns")
+        return each
+
+    @property
+    def short(self) -> str:
+        """The term without its settings, as it names variables."""
+        shown = ", ".join(str(a) for a in self.call.arguments)
+        by = f", by={self.options['by']}" if self.options["by"] else ""
+        return clean_name(f"{self.prefix}gp({shown}{by})")
+
+    @property
+    def _amplitude(self) -> str:
+        return f"{self.short}_sigma"
+
+    @property
+    def _lengths(self) -> tuple[str, ...]:
+        """One for each column, or one for all."""
+        if len(self.call.arguments) == 1 or self.options["iso"]:
+            return (f"{self.short}_ell",)
+        return tuple(f"{self.short}_ell_{clean_name(str(a))}" for a in self.call.arguments)
+
+    @property
+    def _weights(self) -> str:
+        return f"{self.short}_weights"
+
+    @property
+    def _new(self) -> str:
+        return f"{self.label}/weights_new"
+
+    @property
+    def factor(self) -> str:
+        return clean_name(self.options["by"] or "")
+
+    def needs(self) -> dict[str, str]:
+        out = {name: "number" for a in self.call.arguments for name in a.columns()}
+        by = self.options["by"]
+        if by in out:
+            raise FormulaError(f"{self.label}: {by} cannot be both a number and the grouping")
+        return {**out, by: "level"} if by else out
+
+    def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
+        seen = ranges.scan(accumulator and accumulator.seen, self.call.arguments, frame)
+        levels = accumulator.levels if accumulator else LevelsSeen()
+        if self.options["by"]:
+            found = crossed_levels(frame, (self.options["by"],))
+            levels = levels.add(found)
+        return Scan(seen, levels)
+
+    def finish(self, accumulator: Scan) -> State:
+        seen = accumulator.seen
+        ranges.refuse_constant(seen, self.call)
+        half = (seen.high - seen.low) / 2
+        kernel, d = hilbert_basis.KERNELS[self.options["kernel"]], len(half)
+        by_level = bool(self.options["by"])
+        share, farthest = (_SHORTEST[d], _FARTHEST[d])
+        if by_level:
+            share, farthest = max(share, _BY_LEVEL[0]), min(farthest, _BY_LEVEL[1])
+        # Functions are not to be told from each other between neighbouring values.
+        spacing = 1 / (np.array(seen.distinct()) - 1)
+        plausible = np.outer(2 * half, [0.0, 1.0])
+        plausible[:, 0] = 2 * half * np.minimum(np.maximum(share, spacing), 0.25)
+        lengths = plausible if not self.options["iso"] else _common(plausible)
+        factors, sizes = [], []
+        given, chosen = self._each("boundary"), self._each("m")
+        for i in range(d):
+            alpha, beta = _inverse_gamma(*lengths[i])
+            usual = float(invgamma(alpha, scale=beta).ppf(0.9)) / half[i]
+            c = float(np.clip(kernel.boundary * usual, _LEAST_BOUNDARY, farthest))
+            factors.append(float(given[i]) if given else c)
+            m = math.ceil(kernel.functions * factors[i] * half[i] / lengths[i, 0])
+            sizes.append(int(chosen[i]) if chosen else max(m, 5))
+        if math.prod(sizes) > _MOST_FUNCTIONS:
+            raise DataError(
+                f"{self.label}: {math.prod(sizes):,} basis functions are more than "
+                f"{_MOST_FUNCTIONS:,}; give a smaller boundary, or m"
+            )
+        levels = accumulator.levels.ordered()
+        middle = (seen.high + seen.low) / 2
+        return State(middle, half, tuple(sizes), tuple(factors), lengths, levels)
+
+    def design(self, state: State, frame: Frame) -> Design:
+        x = ranges.values_of(self.call.arguments, frame)
+        arrays: dict[str, Any] = {"x": (x - state.middle) / state.half}
+        if not self.options["by"]:
+            return Design(arrays)
+        codes, new = state.index.coded(frame, (self.options["by"],))
+        return Design({**arrays, "codes": codes}, (new,))
+
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+        out = {self._amplitude: Parameter(priors.HalfNormal(2.5 * scale.spread), "positive")}
+        for i, name in enumerate(self._lengths):
+            alpha, beta = _inverse_gamma(*state.plausible[i])
+            out[name] = Parameter(priors.InverseGamma(alpha, beta), "positive")
+        return out
+
+    def _starts(self, state: State) -> tuple[float, ...]:
+        """The geometric middle of the plausible length scales."""
+        each = np.sqrt(state.plausible.prod(axis=1))[: len(self._lengths)]
+        return tuple(float(e) for e in each)
+
+    def _spectrum(self, state: State) -> hilbert_basis.Spectral:
+        ends = tuple(float(c * h) for c, h in zip(state.factors, state.half, strict=True))
+        return hilbert_basis.Spectral(
+            self.options["kernel"],
+            self._amplitude,
+            self._lengths,
+            state.sizes,
+            ends,
+            self._starts(state),
+        )
+
+    def hyperparameters(
+        self, state: State, priors_: Mapping[str, Prior], scale: Scale
+    ) -> dict[str, Array]:
+        starts = {self._amplitude: scale.spread}
+        starts.update(zip(self._lengths, self._starts(state), strict=True))
+        return {
+            name: parameter(name, priors_[name], support="positive", start=start)
+            for name, start in starts.items()
+        }
+
+    def block(
+        self,
+        state: State,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        hyperparameters: Mapping[str, Any],
+    ) -> LinearBlock:
+        x, k, spectrum = design.arrays["x"], state.width, self._spectrum(state)
+        xp: Any = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
+        sds = spectrum.sds(hyperparameters, jnp) if hyperparameters else np.ones(k)
+        return LinearBlock(
+            hilbert_basis.columns(x, state.sizes, state.factors, xp),
+            design.arrays.get("codes"),
+            max(1, len(state.levels)),
+            np.zeros(k),
+            sds,
+            sites=((self._weights, k),),
+            shapes=((k,),),
+            scales=(self._amplitude, *self._lengths),
+            grouping=self.factor,
+            spectrum=spectrum,
+        )
+
+    def coefficients(
+        self,
+        state: State,
+        block: LinearBlock,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        design: Design,
+        replay: Replay,
+    ) -> Array:
+        shape = (block.levels, state.width) if state.levels else (state.width,)
+        zeros = jnp.zeros(shape)
+        law = dist.Normal(zeros, block.factor).to_event(len(shape))
+        unit = jnp.full(shape, 0.3 * scale.spread / math.sqrt(state.width))
+        drawn = numpyro.sample(self._weights, law, infer={"start": zeros, "unit": unit})
+        weights, new = jnp.asarray(drawn), design.unseen()
+        if not new:
+            return weights
+        if replay.new_levels == "zero":
+            unseen = jnp.zeros((new, state.width))
+        else:
+            plain = dist.Normal(jnp.zeros((new, state.width)), 1.0).to_event(2)
+            unseen = jnp.asarray(numpyro.sample(self._new, plain)) * block.factor
+        return jnp.concatenate([weights, unseen])
+
+    def grouped(self, state: State) -> tuple[Grouped, ...]:
+        if not state.levels:
+            return ()
+        return (Grouped((self._weights,), len(state.levels), self._new, state.width),)
+
+    def varying_columns(self, state: State) -> tuple[frozenset[str], ...]:
+        own = frozenset(name for a in self.call.arguments for name in a.columns())
+        return (own,) * state.width if state.levels else ()
+
+    def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
+        return replace(state, levels=state.levels[: levels[0]])
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        out = {name: Variable("scale") for name in (self._amplitude, *self._lengths)}
+        labels = tuple(",".join(map(str, j)) for j in hilbert_basis.orders(state.sizes))
+        dims, coords = (f"{self.short}_basis",), (labels,)
+        if state.levels:
+            dims, coords = (f"{self.factor}__factor_dim", *dims), (state.levels, *coords)
+        return {**out, self._weights: Variable("weight", dims, coords)}
+
+    def doubts(self, state: State, sites: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+        """Length scales that the basis is too coarse or too narrow for."""
+        kernel = hilbert_basis.KERNELS[self.options["kernel"]]
+        for i, half in enumerate(state.half):
+            name = self._lengths[min(i, len(self._lengths) - 1)]
+            if name not in sites:
+                continue
+            length = float(np.median(sites[name]))
+            m, c = state.sizes[i], state.factors[i]
+            shortest, longest = kernel.shortest(m, c) * half, kernel.longest(c) * half
+            if length < shortest:
+                wanted = math.ceil(kernel.functions * c * half / length)
+                yield (
+                    f"{name} is {length:.3g}, {m} basis functions follow {shortest:.3g} or more",
+                    "the process may bend more than its basis can",
+                    f"give m={wanted} or more",
+                    "caution",
+                )
+            # Twice as long the process is still about as free as it should be.
+            elif length > 2 * longest:
+                yield (
+                    f"{name} is {length:.3g}, long for boundary={c:.2g}, which suits {longest:.3g}",
+                    "the curve is right where the rows are, its scales less so",
+                    f"give boundary={kernel.boundary * length / half:.1f} to read them",
+                    "trust",
+                )
+
+    def equation(self, state: State) -> Summand:
+        shown = [str(a) for a in self.call.arguments]
+        inside = joined([(name, Sub("i")) for name in shown], ", ")
+        of = f"{self.prefix}{','.join(shown)}"
+        at = (Sub(f"{of}|{self.factor}[i]") if state.levels else Sub(of),)
+        each = Sub(f"{of}|{self.factor}[j]") if state.levels else Sub(of)
+        kernel: Line = (self.options["kernel"], "(ℓ", Sub(of), ")")
+        law: Line = ("f", each, " ~ GP(0, σ", Sub(of), "² ", *kernel, ")")
+        return Summand(("f", *at, "(", *inside, ")"), (law,))
+
+
+def _common(plausible: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One pair for all columns, which share a unit."""
+    return np.repeat([[plausible[:, 0].max(), plausible[:, 1].max()]], len(plausible), axis=0)
+
+
+def _inverse_gamma(low: float, high: float) -> tuple[float, float]:
+    """The inverse gamma law that has a share `_TAIL` below `low`, and as much above `high`.
+
+    So the prior keeps a length scale between what the rows cannot resolve and what their range
+    cannot tell from a line, where the likelihood is flat (Betancourt, 2017).
+    """
+
+    def excess(log_alpha: float) -> float:
+        law = invgamma(math.exp(log_alpha))
+        return float(np.log(law.ppf(1 - _TAIL) / law.ppf(_TAIL))) - math.log(high / low)
+
+    root: Any = brentq(excess, -1.0, 7.0)
+    alpha = math.exp(root)
+    return alpha, float(low / invgamma(alpha).ppf(_TAIL))

@@ -1,0 +1,188 @@
+"""A penalized spline: eta_i = f(x_i), a cubic spline whose second differences are small.
+
+    f(x) = sum_j B_j(x) a_j,   D a ~ N(0, t^2 I)
+
+with k B-splines on evenly spaced knots and D the matrix of second differences (Eilers and Marx,
+1996). As a mixed model (Eilers, 1999; Wood, 2017, sec. 5.8) a = line + D'(DD')^-1 u, u ~ N(0, t^2
+I): the line, about which the penalty says nothing, is a common effect that the formula adds, and
+this term is the rest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax import Array
+from numpy.typing import NDArray
+
+from ranef import priors
+from ranef.data.frame import Frame
+from ranef.data.moments import Scale
+from ranef.errors import FormulaError
+from ranef.formula.equation import Line, Sub, Summand
+from ranef.priors import Prior
+from ranef.priors.sites import parameter
+from ranef.registry import suggestion
+from ranef.terms.base import (
+    Design,
+    LinearBlock,
+    LinearTerm,
+    Parameter,
+    Replay,
+    Variable,
+    clean_name,
+)
+from ranef.terms.smooth import ranges
+
+_OPTIONS = {"k": 20}
+_FEWEST, _MOST = 5, 500
+# Points of the range over which the size of the curves is measured.
+_POINTS = 401
+
+
+@dataclass(frozen=True)
+class State:
+    """The basis.
+
+    Attributes:
+        middle, half: of the range of x over the training rows.
+        curves: (k, k - 2) coefficients of the B-splines for each u.
+        line: (2, k - 2) constant and slope taken off each curve.
+    """
+
+    middle: float
+    half: float
+    curves: NDArray[np.float64]
+    line: NDArray[np.float64]
+
+
+class Spline(LinearTerm):
+    """s(x), with k B-splines; `y ~ s(x)` has the common effect `x` and the sd `s(x)_sigma`.
+
+    The curves have no straight part over the range, and their variance, averaged over it, is one:
+    the sd is that of the function about its line. Beyond the range it goes on straight.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        unknown = [name for name in self.call.options if name not in _OPTIONS]
+        if unknown:
+            raise FormulaError(
+                f"s() has no option {unknown[0]!r}; {suggestion(unknown[0], _OPTIONS)}"
+            )
+        if len(self.call.arguments) != 1:
+            raise FormulaError("s() takes one column; a surface is gp(x1, x2)")
+        ranges.check(self.call)
+        self.k = self.call.options.get("k", _OPTIONS["k"])
+        if type(self.k) is not int or not _FEWEST <= self.k <= _MOST:
+            raise FormulaError(
+                f"s(k={self.k!r}) must be a whole number of B-splines from {_FEWEST} to {_MOST}"
+            )
+
+    @property
+    def short(self) -> str:
+        """The term without its settings, as it names variables."""
+        return clean_name(f"{self.prefix}s({self.call.arguments[0]})")
+
+    @property
+    def _sd(self) -> str:
+        return f"{self.short}_sigma"
+
+    @property
+    def _weights(self) -> str:
+        return f"{self.short}_weights"
+
+    def needs(self) -> dict[str, str]:
+        return dict.fromkeys(self.call.arguments[0].columns(), "number")
+
+    def scan(self, accumulator: ranges.Seen | None, frame: Frame) -> ranges.Seen:
+        return ranges.scan(accumulator, self.call.arguments, frame)
+
+    def finish(self, accumulator: ranges.Seen) -> State:
+        ranges.refuse_constant(accumulator, self.call)
+        low, high = float(accumulator.low[0]), float(accumulator.high[0])
+        differences = np.diff(np.eye(self.k), 2, axis=0)
+        curves = np.linalg.pinv(differences)
+        u = np.linspace(-1.0, 1.0, _POINTS)
+        straight = np.stack([np.ones_like(u), u], axis=1)
+        bent = b_splines(u, self.k) @ curves
+        line = np.linalg.lstsq(straight, bent, rcond=None)[0]
+        size = np.sqrt(((bent - straight @ line) ** 2).sum(axis=1).mean())
+        return State((low + high) / 2, (high - low) / 2, curves / size, line / size)
+
+    def design(self, state: State, frame: Frame) -> Design:
+        x = ranges.values_of(self.call.arguments, frame)
+        return Design({"x": (x - state.middle) / state.half})
+
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+        return {self._sd: Parameter(priors.HalfNormal(2.5 * scale.spread), "positive")}
+
+    def hyperparameters(
+        self, state: State, priors_: Mapping[str, Prior], scale: Scale
+    ) -> dict[str, Array]:
+        name, start = self._sd, 0.3 * scale.spread
+        return {"sd": parameter(name, priors_[name], support="positive", start=start)}
+
+    def block(
+        self,
+        state: State,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        hyperparameters: Mapping[str, Any],
+    ) -> LinearBlock:
+        x, k = design.arrays["x"], self.k - 2
+        xp: Any = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
+        u = x[:, 0]
+        line = state.line[0] + u[:, None] * state.line[1]
+        return LinearBlock(
+            b_splines(u, self.k, xp) @ state.curves - line,
+            None,
+            1,
+            np.zeros(k),
+            jnp.full(k, hyperparameters["sd"]) if hyperparameters else np.ones(k),
+            sites=((self._weights, k),),
+            shapes=((k,),),
+            scales=(self._sd,) * k,
+        )
+
+    def coefficients(
+        self,
+        state: State,
+        block: LinearBlock,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        design: Design,
+        replay: Replay,
+    ) -> Array:
+        zeros = jnp.zeros(self.k - 2)
+        law = dist.Normal(zeros, block.factor).to_event(1)
+        infer = {"start": zeros, "unit": jnp.full_like(zeros, 0.3 * scale.spread)}
+        return jnp.asarray(numpyro.sample(self._weights, law, infer=infer))
+
+    def variables(self, state: State) -> dict[str, Variable]:
+        labels = tuple(str(j + 1) for j in range(self.k - 2))
+        return {
+            self._sd: Variable("scale"),
+            self._weights: Variable("weight", (f"{self.short}_basis",), (labels,)),
+        }
+
+    def equation(self, state: State) -> Summand:
+        name = f"{self.prefix}{self.call.arguments[0]}"
+        law: Line = ("Δ²f", Sub(name), " ~ Normal(0, σ", Sub(f"s({name})"), "²)")
+        return Summand(("f", Sub(name), "(", str(self.call.arguments[0]), Sub("i"), ")"), (law,))
+
+
+def b_splines(u: Any, k: int, xp: Any = np) -> Any:
+    """K cubic B-splines on evenly spaced knots over [-1, 1], (n, k); straight beyond it."""
+    at = xp.clip(u, -1.0, 1.0)
+    # In units of the distance between knots, from the centre of each B-spline.
+    t = (at[:, None] + 1) * ((k - 3) / 2) - (np.arange(k) - 1.0)
+    r = xp.abs(t)
+    near, far = (4 - 6 * r**2 + 3 * r**3) / 6, xp.clip(2 - r, 0.0, 2.0) ** 3 / 6
+    value = xp.where(r < 1, near, far)
+    slope = xp.where(r < 1, 1.5 * r**2 - 2 * r, -(xp.clip(2 - r, 0.0, 2.0) ** 2) / 2) * xp.sign(t)
+    return value + slope * ((k - 3) / 2) * (u - at)[:, None]

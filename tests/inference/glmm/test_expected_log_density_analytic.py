@@ -1,0 +1,92 @@
+"""Averages and integrals of densities in closed form are those of automatic differentiation."""
+
+import jax
+import numpy as np
+import pytest
+
+from contract_family import EXAMPLES, family
+from ranef.inference.glmm import expected_log_density as averages_module
+from ranef.inference.glmm import expected_log_density_analytic
+from ranef.inference.glmm.expected_log_density import Averages, averages_of, root_of
+from ranef.inference.glmm.expected_log_density_analytic import RowAverages
+from ranef.numerics.gauss_hermite import OverLevels
+
+CASES = [
+    ("ordinal", ["mu"]),
+    ("categorical", ["mub", "muc"]),
+    ("zero_inflated_negative_binomial", ["mu"]),
+    ("zero_inflated_poisson", ["mu", "psi"]),
+]
+N = 60
+
+
+def both(name, predictors):
+    """In closed form and by differentiation, of rows drawn from the family's example."""
+    law, example, rng = family(name), EXAMPLES[name], np.random.default_rng(0)
+    with jax.enable_x64(True):
+        response = example.response(example.law.rvs(size=N, random_state=rng).astype(float))
+    closed = averages_of(law, response, predictors)
+    assert isinstance(closed, RowAverages)
+    others = {own: value for own, value in example.values.items() if own not in predictors}
+    numbers = {own: np.asarray(value, np.float64) for own, value in others.items()}
+    return closed, Averages(law, response, predictors), numbers, rng
+
+
+def covariances(k, rng):
+    """(N, k, k), some of them singular or zero."""
+    roots = 0.6 * rng.normal(size=(N, k, k))
+    roots[:5] = 0.0
+    roots[5:10, :, 1:] = 0.0
+    return roots @ roots.transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize(("name", "predictors"), CASES)
+@pytest.mark.parametrize("chunk", [16_384, 300])
+def test_averages_are_those_of_any_family(name, predictors, chunk, monkeypatch):
+    """Whether the rows are gone through at once or in several parts."""
+    monkeypatch.setattr(expected_log_density_analytic, "_CHUNK", chunk)
+    closed, automatic, numbers, rng = both(name, predictors)
+    mean, spread = rng.normal(size=(N, len(predictors))), covariances(len(predictors), rng)
+    given = numbers, mean, spread
+    pairs = [*zip(closed.of(*given), automatic.of(*given), strict=True)]
+    pairs.append((closed.third(*given), automatic.third(*given)))
+    pairs.append((closed.at(numbers, mean), automatic.at(numbers, mean)))
+    slopes, expected = closed.by_number(*given), automatic.by_number(*given)
+    assert set(slopes) == set(expected)
+    pairs += [(slopes[own], value) for own, value in expected.items()]
+    for own, other in pairs:
+        np.testing.assert_allclose(own, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "predictors"), CASES)
+def test_integrals_over_levels_are_those_of_any_family(name, predictors, monkeypatch):
+    monkeypatch.setattr(expected_log_density_analytic, "_CHUNK", 300)
+    closed, automatic, numbers, rng = both(name, predictors)
+    place, k = len(predictors) - 1, len(predictors)
+    levels = rng.normal(size=7), np.full(7, 0.4)
+    over = OverLevels(rng.integers(0, 7, N), rng.normal(size=N), place, 9, *levels)
+    given = over, rng.normal(size=(N, k)), 0.8, numbers
+    own, other = closed.integrals(*given), automatic.integrals(*given)
+    for field in ("value", "mean", "variance", "slope"):
+        np.testing.assert_allclose(
+            getattr(own, field), getattr(other, field), rtol=1e-9, atol=1e-12, err_msg=field
+        )
+    assert set(own.by_number) == set(other.by_number)
+    for field, value in other.by_number.items():
+        np.testing.assert_allclose(own.by_number[field], value, rtol=1e-9, err_msg=field)
+
+
+def test_very_many_rows_are_compiled(monkeypatch):
+    monkeypatch.setattr(averages_module, "_COMPILED", N)
+    law, response = family("ordinal"), EXAMPLES["ordinal"].response(np.ones(N))
+    assert isinstance(averages_of(law, response, ["mu"]), Averages)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_roots_of_singular_covariances_give_them_back(k):
+    spread = covariances(k, np.random.default_rng(1))
+    with jax.enable_x64(True):
+        compiled = np.asarray(root_of(jax.numpy.asarray(spread)))
+    for own in (expected_log_density_analytic.root_of(spread), compiled):
+        np.testing.assert_allclose(own @ own.transpose(0, 2, 1), spread, atol=1e-12)
+        assert (np.triu(own, 1) == 0).all()
