@@ -9,11 +9,11 @@ from numpyro.infer.util import log_density
 import ranef as rf
 from contract_term import learn
 from ranef.errors import DataError, OptionError
-from ranef.inference.base import sites_of
 from ranef.inference.lmm.marginal_posterior import Marginal
 from ranef.inference.lmm.sufficient_statistics import read
 from ranef.inference.mcmc.marginal_likelihood import Collapsed
 from ranef.inference.nuts import Integrated, Sampled
+from ranef.program.problem import sites_of
 
 FORMULAS = [
     "y ~ x + (1 | g)",

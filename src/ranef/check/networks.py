@@ -24,7 +24,6 @@ from ranef.check.deadline import Deadline, OutOfTimeError
 from ranef.check.reference import NoReference
 from ranef.check.symptom import Symptom
 from ranef.errors import RanefError
-from ranef.inference.base import Part, Problem
 from ranef.inference.block_ascent.glmm_step import AnyFamily, Nearest
 from ranef.inference.block_ascent.lmm_step import Conditional, Gaussian
 from ranef.inference.block_ascent.minibatches import Windows
@@ -32,6 +31,7 @@ from ranef.inference.block_ascent.networks import applies, is_gaussian
 from ranef.inference.glmm.reweighted_products import Weighted
 from ranef.inference.lmm.design_layout import Layout
 from ranef.posterior.posterior import Posterior
+from ranef.program.problem import Part, Problem
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]

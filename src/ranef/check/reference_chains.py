@@ -30,8 +30,8 @@ from ranef.check.deadline import COMPILING, Deadline, OutOfTimeError
 from ranef.check.reference import NoReference, Reference, kurtosis_of
 from ranef.check.reference_importance import Joint, coordinates
 from ranef.errors import RanefError
-from ranef.inference.base import Problem
 from ranef.posterior.posterior import Posterior
+from ranef.program.problem import Problem
 from ranef.terms.base import LinearBlock
 
 Numbers = NDArray[np.float64]

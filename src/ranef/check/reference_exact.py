@@ -16,7 +16,6 @@ from ranef import priors
 from ranef.check.deadline import Deadline
 from ranef.check.reference import NoReference, Reference, normal_k_hat, scale_coordinate
 from ranef.errors import RanefError
-from ranef.inference.base import Problem
 from ranef.inference.hyperparameters.sampler import explore
 from ranef.inference.lmm.coefficient_posterior import Coefficients
 from ranef.inference.lmm.marginal_posterior import Marginal
@@ -25,6 +24,7 @@ from ranef.inference.lmm.sufficient_statistics import read
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.psis import smoothed
 from ranef.posterior.posterior import Posterior
+from ranef.program.problem import Problem
 from ranef.terms.base import CENTRED
 
 Array = NDArray[np.float64]

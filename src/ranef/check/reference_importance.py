@@ -33,11 +33,11 @@ from ranef.check.reference import (
     scale_coordinate,
 )
 from ranef.errors import RanefError
-from ranef.inference.base import Latent, Problem, sites_of
 from ranef.inference.hyperparameters.proposal import Mixture, adapted
 from ranef.numerics.jax_cholesky import cholesky, solve, solve_columns
 from ranef.numerics.psis import smoothed
 from ranef.posterior.posterior import Posterior
+from ranef.program.problem import Latent, Problem, sites_of
 from ranef.terms.base import LinearBlock
 
 Numbers = NDArray[np.float64]

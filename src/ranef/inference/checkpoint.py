@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ranef.errors import FileError, OptionError
 from ranef.files import archive
 from ranef.files.atomic_write import refuse_special
-from ranef.inference.base import Problem
+from ranef.program.problem import Problem
 
 # Seconds between two writings, and how many times longer than a writing took, at least.
 _EVERY, _SHARE = 2.0, 20.0

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ranef import priors
 from ranef.errors import OptionError
-from ranef.inference.base import Draws, Method, Problem
+from ranef.inference.base import Draws, Method
 from ranef.inference.hyperparameters.mode import modes
 from ranef.inference.hyperparameters.point_estimates import without_points
 from ranef.inference.hyperparameters.sampler import combined, explore, message
@@ -28,6 +28,7 @@ from ranef.inference.lmm.model import dependent
 from ranef.inference.lmm.sufficient_statistics import read
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
+from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 

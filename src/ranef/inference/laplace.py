@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ranef.errors import OptionError, whole_number
-from ranef.inference.base import Draws, Method, Problem
+from ranef.inference.base import Draws, Method
 from ranef.inference.glmm.corrections import NODES, Quadrature, Skewness
 from ranef.inference.glmm.deviance import IntegratedLikelihood
 from ranef.inference.glmm.marginal_posterior import Approximate
@@ -34,6 +34,7 @@ from ranef.inference.lmm.coefficient_posterior import Coefficients
 from ranef.inference.lmm.model import dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
+from ranef.program.problem import Problem
 
 # Rows from which it is asked whether fewer nodes serve, or whether a refinement matters at all, and
 # nats by which it must move the density over one posterior sd.

@@ -24,7 +24,7 @@ from numpyro.infer.util import log_density
 from ranef import priors
 from ranef.errors import MethodError, OptionError, whole_number
 from ranef.inference.advi import guide as guides
-from ranef.inference.base import Draws, Latent, Method, Problem, sites_of
+from ranef.inference.base import Draws, Method
 from ranef.inference.lmm.coefficient_posterior import Coefficients
 from ranef.inference.lmm.degenerate_residual import refuse_without_residual
 from ranef.inference.lmm.marginal_posterior import Marginal
@@ -36,6 +36,7 @@ from ranef.inference.mcmc.marginal_likelihood import Collapsed
 from ranef.inference.mcmc.partial_centering import Centring, centrings
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.chain_diagnostics import Convergence, convergence
+from ranef.program.problem import Latent, Problem, sites_of
 from ranef.terms.base import LinearBlock
 
 _COEFFICIENTS = ("integrated", "sampled")

@@ -24,11 +24,12 @@ from ranef.errors import DataError, MethodError, OptionError, RowsNeededError, w
 from ranef.inference.advi import guide as guides
 from ranef.inference.advi.elbo import Objective
 from ranef.inference.advi.stochastic_ascent import Search
-from ranef.inference.base import Draws, Method, Problem, sites_of
+from ranef.inference.base import Draws, Method
 from ranef.inference.block_ascent.matrix_factorization import Factorization
 from ranef.inference.block_ascent.matrix_factorization import applies as factorizes
 from ranef.inference.block_ascent.networks import Alternation, applies, closed, is_linear
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
+from ranef.program.problem import Problem, sites_of
 
 # The largest value whose square a float holds with room to spare for a sum.
 _LARGEST = 1e140

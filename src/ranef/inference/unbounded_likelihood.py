@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.errors import DataError
 from ranef.families.base import Family
-from ranef.inference.base import Problem
+from ranef.program.problem import Problem
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]

@@ -25,12 +25,12 @@ from ranef.families.responses import is_boolean, is_text
 from ranef.formula.equation import Line, Sub, joined
 from ranef.formula.expression import Column
 from ranef.formula.formula import ColumnModel, Formula, ResponseCall
-from ranef.inference.base import Part, Problem
 from ranef.priors import Fixed, Prior, Stated, allowed, sites
 from ranef.program import predictors as assignment
 from ranef.program.missing_values import FAMILIES, Incomplete, Law, column
 from ranef.program.networks import Networks
 from ranef.program.offsets import Offsets
+from ranef.program.problem import Part, Problem
 from ranef.program.relabelling import relabelled
 from ranef.program.training import Designs, State, Training, evenly, length
 from ranef.terms.base import (

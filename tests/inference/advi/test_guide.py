@@ -9,7 +9,7 @@ from numpyro.infer.util import log_density
 
 from contract_term import learn
 from ranef.inference.advi import guide as guides
-from ranef.inference.base import sites_of
+from ranef.program.problem import sites_of
 
 FORMULA = "y ~ x + f + (1 + x | g) + (1 | h)"
 

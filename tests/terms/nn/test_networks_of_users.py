@@ -11,7 +11,7 @@ import pytest
 import ranef as rf
 from ranef.inference.advi import guide as guides
 from ranef.inference.advi.elbo import Objective
-from ranef.inference.base import sites_of
+from ranef.program.problem import sites_of
 from ranef.program.program import Program
 from ranef.terms.base import Replay
 

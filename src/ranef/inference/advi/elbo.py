@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from numpyro.infer.util import log_density
 
 from ranef.inference.advi import guide as guides
-from ranef.inference.base import Problem, Sites
+from ranef.program.problem import Problem, Sites
 
 
 class Objective:

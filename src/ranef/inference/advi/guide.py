@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from ranef.errors import DataError
-from ranef.inference.base import Latent, Problem
 from ranef.numerics.jax_cholesky import cholesky, product, solve, square
+from ranef.program.problem import Latent, Problem
 from ranef.terms.base import LinearBlock
 
 _LOG_2PI = float(np.log(2 * np.pi))

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
-from ranef.inference.base import Part, Problem
 from ranef.inference.block_ascent.lmm_step import away_from_zero, mode, shared
 from ranef.inference.block_ascent.minibatches import kept
 from ranef.inference.block_ascent.parameter_expansion import CommonParts, of_unseen, rows_of_unseen
@@ -31,6 +30,7 @@ from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.gauss_hermite import rule
+from ranef.program.problem import Part, Problem
 
 Array = NDArray[np.float64]
 

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.base import Part, Problem
 from ranef.inference.block_ascent.parameter_expansion import CommonParts, of_unseen
 from ranef.inference.hyperparameters.point_estimates import Density
 from ranef.inference.lmm.degenerate_residual import refuse_without_residual
@@ -25,6 +24,7 @@ from ranef.inference.pwls.cross_products import Centre, CrossProducts, cross_pro
 from ranef.inference.pwls.solver import PWLS
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
+from ranef.program.problem import Part, Problem
 
 Array = NDArray[np.float64]
 

@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from ranef import priors, registry
 from ranef.errors import OptionError
-from ranef.inference.base import ByLevel, Draws, Method, Part, Problem
+from ranef.inference.base import ByLevel, Draws, Method
 from ranef.inference.block_ascent.factor_posterior import FactorDraws, Factors, Realised, Table
 from ranef.inference.block_ascent.lmm_step import Conditional
+from ranef.program.problem import Part, Problem
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]

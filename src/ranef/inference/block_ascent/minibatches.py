@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.base import Problem
+from ranef.program.problem import Problem
 
 # Share of the rows in memory that is held out.
 _HELD_OUT = 0.1

@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.inference.base import Part, Problem
 from ranef.priors import Prior
+from ranef.program.problem import Part, Problem
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]

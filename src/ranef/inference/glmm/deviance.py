@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError
-from ranef.inference.base import Problem
 from ranef.inference.glmm.corrections import Quadrature
 from ranef.inference.glmm.gaussian_approximation import Normal
 from ranef.inference.glmm.laplace_gradient import LaplaceGradient
@@ -26,6 +25,7 @@ from ranef.inference.lmm.model import Mixed, dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
+from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 

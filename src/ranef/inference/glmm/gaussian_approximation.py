@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import MethodError
-from ranef.inference.base import Problem
 from ranef.inference.glmm.expected_log_density import averages_of
 from ranef.inference.glmm.predictor_variances import spreads
 from ranef.inference.glmm.reweighted_products import Weighted, between, predictors_of
@@ -29,6 +28,7 @@ from ranef.inference.pwls.nested_elimination import Chain
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.selected_inverse import Covariances
 from ranef.inference.pwls.solver import PWLS, Solution, TooManyEffectsError
+from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.inference.base import Problem
 from ranef.inference.glmm.corrections import Refinement
 from ranef.inference.glmm.extrapolation import Foretold
 from ranef.inference.glmm.gaussian_approximation import LEFT, NEXT_TO, Normal, Working
@@ -22,6 +21,7 @@ from ranef.inference.lmm.marginal_posterior import Marginal, scale_derivatives
 from ranef.inference.lmm.model import Mixed
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import Solution
+from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 

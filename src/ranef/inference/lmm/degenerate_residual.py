@@ -7,7 +7,6 @@ import numpy as np
 
 from ranef import priors
 from ranef.errors import DataError
-from ranef.inference.base import Problem
 from ranef.inference.lmm.model import Mixed
 from ranef.inference.unbounded_likelihood import (
     FITTED,
@@ -16,6 +15,7 @@ from ranef.inference.unbounded_likelihood import (
     how_to_fix,
     refuse_constant,
 )
+from ranef.program.problem import Problem
 
 # A known variance is far below the response's at this share of it.
 _SMALL = 1e-8

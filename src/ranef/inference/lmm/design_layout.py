@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.errors import DataError, MethodError
-from ranef.inference.base import Problem
 from ranef.inference.lmm.model import Carried, Grouping, HeavyTail
 from ranef.inference.pwls.cross_products import Factor
+from ranef.program.problem import Problem
 from ranef.terms.base import LinearBlock
 
 Array = NDArray[np.float64]

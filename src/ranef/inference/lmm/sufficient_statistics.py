@@ -5,11 +5,11 @@ import math
 import numpy as np
 
 from ranef.errors import DataError, MethodError
-from ranef.inference.base import Part, Problem
 from ranef.inference.lmm.design_layout import Layout, refuse_indistinct
 from ranef.inference.lmm.model import Mixed
 from ranef.inference.pwls.cross_products import Centre, CrossProducts, Rows, cross_products
 from ranef.inference.pwls.solver import PWLS, TooManyEffectsError
+from ranef.program.problem import Part, Problem
 
 
 def read(problem: Problem, method: str, before: CrossProducts | None = None) -> Mixed:

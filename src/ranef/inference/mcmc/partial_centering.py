@@ -21,8 +21,8 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.inference.base import Latent, Problem
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
+from ranef.program.problem import Latent, Problem
 from ranef.terms.base import LinearBlock
 
 
