@@ -23,7 +23,7 @@ from ranef.inference.mcmc.identified_draws import comparable
 from ranef.numerics.chain_diagnostics import convergence
 from ranef.numerics.counter_rng import Noise
 from ranef.storage.effect_checks import refuse_unsound
-from ranef.terms.base import Bilinear
+from ranef.terms.blocks import Bilinear
 
 FORMULA = "y ~ (1 | user) + (1 | item) + mf(user, item, rank=4)"
 TAU = np.array([1.2, 0.8])

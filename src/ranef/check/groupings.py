@@ -10,7 +10,7 @@ from ranef import priors
 from ranef.check.identifiability import common, intercept_of
 from ranef.check.symptom import Symptom
 from ranef.posterior.posterior import Posterior
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 # Rows beyond one for each level, as a share of the rows, from which on they tell the residual
 # from what varies by level.

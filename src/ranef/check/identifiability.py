@@ -13,7 +13,7 @@ from ranef.check.cells import Cell, empty_cells
 from ranef.check.symptom import Symptom
 from ranef.formula import model_matrix
 from ranef.posterior.posterior import Posterior
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 # The 5% quantile of an sd over its median below which zero cannot be told from it; that of
 # |N(0, 1)|, all of whose mass is at the wall, is .09.

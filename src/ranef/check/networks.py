@@ -32,7 +32,7 @@ from ranef.inference.glmm.reweighted_products import Weighted
 from ranef.inference.lmm.design_layout import Layout
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Part, Problem
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 

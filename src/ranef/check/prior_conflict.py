@@ -20,7 +20,8 @@ from scipy import special, stats
 from ranef import priors
 from ranef.check.symptom import Symptom
 from ranef.posterior.posterior import Posterior
-from ranef.terms.base import CENTRED, LinearBlock
+from ranef.terms.base import CENTRED
+from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 

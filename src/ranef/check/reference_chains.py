@@ -32,7 +32,7 @@ from ranef.check.reference_importance import Joint, coordinates
 from ranef.errors import RanefError
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Problem
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 Numbers = NDArray[np.float64]
 

@@ -38,7 +38,7 @@ from ranef.numerics.jax_cholesky import cholesky, solve, solve_columns
 from ranef.numerics.psis import smoothed
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Latent, Problem, sites_of
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 Numbers = NDArray[np.float64]
 

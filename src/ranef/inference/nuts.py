@@ -37,7 +37,7 @@ from ranef.inference.mcmc.partial_centering import Centring, centrings
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.chain_diagnostics import Convergence, convergence
 from ranef.program.problem import Latent, Problem, sites_of
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 _COEFFICIENTS = ("integrated", "sampled")
 

@@ -13,7 +13,7 @@ from ranef import priors
 from ranef.errors import DataError
 from ranef.families.base import Family
 from ranef.program.problem import Problem
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 

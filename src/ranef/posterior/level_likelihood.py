@@ -26,7 +26,8 @@ from ranef.errors import OptionError
 from ranef.inference.base import Draws
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
-from ranef.terms.base import LinearBlock, Replay
+from ranef.terms.base import Replay
+from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 

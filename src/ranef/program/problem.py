@@ -19,7 +19,7 @@ from numpyro.primitives import Messenger
 from ranef.data.moments import Scale
 from ranef.families.base import Family, Normal
 from ranef.priors import Prior
-from ranef.terms.base import Bilinear, LinearBlock
+from ranef.terms.blocks import Bilinear, LinearBlock
 
 
 @dataclass(frozen=True)

@@ -35,17 +35,16 @@ from ranef.program.relabelling import relabelled
 from ranef.program.training import Designs, State, Training, evenly, length
 from ranef.terms.base import (
     CENTRED,
-    Bilinear,
     Constant,
     Curve,
     Grouped,
-    LinearBlock,
     Parameter,
     Replay,
     Term,
     Variable,
     clean_name,
 )
+from ranef.terms.blocks import Bilinear, LinearBlock
 
 _RESERVED = ("chain", "draw")
 

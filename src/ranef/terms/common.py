@@ -16,16 +16,8 @@ from ranef.data.moments import Measures, Scale
 from ranef.formula import model_matrix
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.priors import Prior, Stated, sites
-from ranef.terms.base import (
-    Constant,
-    Design,
-    LinearBlock,
-    LinearTerm,
-    Parameter,
-    Replay,
-    Variable,
-    clean_name,
-)
+from ranef.terms.base import Constant, Design, LinearTerm, Parameter, Replay, Variable, clean_name
+from ranef.terms.blocks import LinearBlock
 from ranef.terms.orthogonal import Coordinates, coordinates, spans_constant
 
 INTERCEPT = "Intercept"

@@ -28,13 +28,13 @@ from ranef.terms.base import (
     Constant,
     Design,
     Grouped,
-    LinearBlock,
     LinearTerm,
     Parameter,
     Replay,
     Variable,
     clean_name,
 )
+from ranef.terms.blocks import LinearBlock
 from ranef.terms.group_coordinates import coordinates
 
 

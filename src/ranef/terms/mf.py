@@ -33,16 +33,8 @@ from ranef.formula.expression import Column
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
 from ranef.registry import suggestion
-from ranef.terms.base import (
-    Bilinear,
-    Design,
-    Grouped,
-    Parameter,
-    Replay,
-    Term,
-    Variable,
-    clean_name,
-)
+from ranef.terms.base import Design, Grouped, Parameter, Replay, Term, Variable, clean_name
+from ranef.terms.blocks import Bilinear
 
 _OPTIONS = {"rank": 8}
 _MOST = 64

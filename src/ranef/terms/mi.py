@@ -23,17 +23,8 @@ from ranef.errors import DataError
 from ranef.formula.equation import Sub, Summand
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
-from ranef.terms.base import (
-    Constant,
-    Curve,
-    Design,
-    LinearBlock,
-    Parameter,
-    Replay,
-    Term,
-    Variable,
-    clean_name,
-)
+from ranef.terms.base import Constant, Curve, Design, Parameter, Replay, Term, Variable, clean_name
+from ranef.terms.blocks import LinearBlock
 
 
 @dataclass(frozen=True)

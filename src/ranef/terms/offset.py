@@ -14,7 +14,8 @@ from ranef.errors import FormulaError
 from ranef.formula import transforms
 from ranef.formula.expression import Function
 from ranef.priors import Prior
-from ranef.terms.base import Design, LinearBlock, Replay, Term
+from ranef.terms.base import Design, Replay, Term
+from ranef.terms.blocks import LinearBlock
 
 
 class Offset(Term):

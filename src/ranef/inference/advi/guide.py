@@ -29,7 +29,7 @@ from scipy.linalg import block_diag
 from ranef.errors import DataError
 from ranef.numerics.jax_cholesky import cholesky, product, solve, square
 from ranef.program.problem import Latent, Problem
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 _LOG_2PI = float(np.log(2 * np.pi))
 _MOST_TIES = 2_000_000

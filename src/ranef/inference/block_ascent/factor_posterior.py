@@ -27,7 +27,7 @@ from ranef.errors import OptionError
 from ranef.numerics.counter_rng import Noise
 from ranef.priors import Prior
 from ranef.priors.log_density import log_density
-from ranef.terms.base import Bilinear
+from ranef.terms.blocks import Bilinear
 
 Array = NDArray[np.float64]
 

@@ -25,7 +25,7 @@ from ranef.inference.base import ByLevel, Draws, Method
 from ranef.inference.block_ascent.factor_posterior import FactorDraws, Factors, Realised, Table
 from ranef.inference.block_ascent.lmm_step import Conditional
 from ranef.program.problem import Part, Problem
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 

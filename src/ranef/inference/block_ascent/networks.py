@@ -41,7 +41,7 @@ from ranef.inference.block_ascent.schedule import LAST, RATE, ROUNDS, batch_size
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.program.problem import Problem, sites_in
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 # Share of the rounds without a better prediction after which the last part begins.
 _PATIENCE = 0.25

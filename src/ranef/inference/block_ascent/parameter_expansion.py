@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.priors import Prior
 from ranef.program.problem import Part, Problem
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from ranef.errors import DataError, MethodError
 from ranef.inference.lmm.model import Carried, Grouping, HeavyTail
 from ranef.inference.pwls.cross_products import Factor
 from ranef.program.problem import Problem
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from ranef.errors import DataError
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import PWLS
 from ranef.priors import InverseGamma, Variance
-from ranef.terms.spectrum import Spectrum
+from ranef.terms.blocks import Spectrum
 
 Array = NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.terms.base import Bilinear
+from ranef.terms.blocks import Bilinear
 
 # Rows whose products of coefficients are looked at.
 _ROWS = 200

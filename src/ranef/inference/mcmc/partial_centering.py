@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
 from ranef.program.problem import Latent, Problem
-from ranef.terms.base import LinearBlock
+from ranef.terms.blocks import LinearBlock
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.priors import Prior
 from ranef.registry import suggestion
-from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Term, Variable
+from ranef.terms.base import Design, Parameter, Replay, Term, Variable
+from ranef.terms.blocks import LinearBlock
 from ranef.terms.nn import graph, inputs, perceptron, variables
 from ranef.terms.nn.weights import KINDS
 

@@ -24,7 +24,8 @@ from numpyro.primitives import mutable
 from ranef import priors
 from ranef.data.moments import Scale
 from ranef.priors import Prior, sites
-from ranef.terms.base import Design, LinearBlock, Parameter, Replay, Variable
+from ranef.terms.base import Design, Parameter, Replay, Variable
+from ranef.terms.blocks import LinearBlock
 from ranef.terms.nn import graph, linearized_laplace
 
 if TYPE_CHECKING:

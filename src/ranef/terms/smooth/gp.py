@@ -29,16 +29,8 @@ from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
 from ranef.registry import suggestion
-from ranef.terms.base import (
-    Design,
-    Grouped,
-    LinearBlock,
-    LinearTerm,
-    Parameter,
-    Replay,
-    Variable,
-    clean_name,
-)
+from ranef.terms.base import Design, Grouped, LinearTerm, Parameter, Replay, Variable, clean_name
+from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import hilbert_basis, ranges
 
 _OPTIONS = {"by": None, "kernel": "matern52", "m": None, "boundary": None, "iso": False}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.terms.spectrum import Spectrum
+from ranef.terms.blocks import Spectrum
 
 Array = NDArray[np.float64]
 

@@ -27,15 +27,8 @@ from ranef.formula.equation import Line, Sub, Summand
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
 from ranef.registry import suggestion
-from ranef.terms.base import (
-    Design,
-    LinearBlock,
-    LinearTerm,
-    Parameter,
-    Replay,
-    Variable,
-    clean_name,
-)
+from ranef.terms.base import Design, LinearTerm, Parameter, Replay, Variable, clean_name
+from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import ranges
 
 _OPTIONS = {"k": 20}
