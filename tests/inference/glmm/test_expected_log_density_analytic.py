@@ -9,7 +9,7 @@ from ranef.inference.glmm import expected_log_density as averages_module
 from ranef.inference.glmm import expected_log_density_analytic
 from ranef.inference.glmm.expected_log_density import Averages, averages_of, root_of
 from ranef.inference.glmm.expected_log_density_analytic import RowAverages
-from ranef.numerics.gauss_hermite import OverLevels
+from ranef.inference.glmm.level_quadrature import OverLevels
 
 CASES = [
     ("ordinal", ["mu"]),

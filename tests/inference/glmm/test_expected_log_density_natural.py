@@ -9,7 +9,8 @@ from ranef.inference.glmm import expected_log_density_natural
 from ranef.inference.glmm.expected_log_density import Averages, averages_of
 from ranef.inference.glmm.expected_log_density_natural import ClosedAverages
 from ranef.inference.glmm.extrapolation import Foretold
-from ranef.numerics.gauss_hermite import OverLevels, hermite
+from ranef.inference.glmm.level_quadrature import OverLevels
+from ranef.numerics.gauss_hermite import hermite
 
 # By how much the average of a Bernoulli row's density and its three derivatives may be off: on a
 # grid of means, 151 nodes beside those taken, it is by 2/3 of this at most.

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.glmm.gaussian_approximation import Normal, Working
+from ranef.inference.glmm.level_quadrature import OverLevels
 from ranef.inference.glmm.reweighted_products import predictors_of
 from ranef.inference.pwls.solver import PWLS, Solution
-from ranef.numerics.gauss_hermite import OverLevels
 
 Array = NDArray[np.float64]
 

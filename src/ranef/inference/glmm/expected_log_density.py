@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ranef.families.base import Family
 from ranef.inference.glmm.expected_log_density_analytic import LEAST_PIVOT, RowAverages
 from ranef.inference.glmm.expected_log_density_natural import ClosedAverages
-from ranef.numerics.gauss_hermite import Integrated, OverLevels, nodes_of, rule
+from ranef.inference.glmm.level_quadrature import Integrated, OverLevels
+from ranef.numerics.gauss_hermite import nodes_of, rule
 
 # Nodes for each predictor where all are nearly known.
 _FEW = 3

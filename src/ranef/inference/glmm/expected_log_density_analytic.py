@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.families.row_density import RowDensity
-from ranef.numerics.gauss_hermite import Integrated, OverLevels, nodes_of, rule
+from ranef.inference.glmm.level_quadrature import Integrated, OverLevels
+from ranef.numerics.gauss_hermite import nodes_of, rule
 
 Array = NDArray[np.float64]
 

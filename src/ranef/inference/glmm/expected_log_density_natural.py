@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ranef.families.exponential_family import Natural
-from ranef.numerics.gauss_hermite import Integrated, OverLevels, hermite
+from ranef.inference.glmm.level_quadrature import Integrated, OverLevels
+from ranef.numerics.gauss_hermite import hermite
 
 Array = NDArray[np.float64]
 
