@@ -12,7 +12,7 @@ from ranef.errors import DataError, OptionError
 from ranef.inference.lmm.marginal_posterior import Marginal
 from ranef.inference.lmm.sufficient_statistics import read
 from ranef.inference.mcmc.marginal_likelihood import Collapsed
-from ranef.inference.nuts import Integrated, Sampled
+from ranef.inference.mcmc.targets import Integrated, Sampled
 from ranef.program.problem import sites_of
 
 FORMULAS = [
