@@ -4,6 +4,7 @@ Every message is one sentence (sometimes with a caret under a formula) that name
 the column, level, term or file, says what was expected and what to do.
 """
 
+import difflib
 from typing import Any
 
 import numpy as np
@@ -83,3 +84,16 @@ def whole_number(name: str, value: Any, *, least: int) -> int:
     if whole and least <= int(value) < 2**32:
         return int(value)
     raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def suggestion(name: str, known: Any, limit: int = 12) -> str:
+    """Ask whether a close known name was meant, else list the known ones."""
+    known = [str(k) for k in known]
+    if not known:
+        return "there are none"
+    close = difflib.get_close_matches(str(name), known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    listed = ", ".join(known[:limit])
+    more = f" and {len(known) - limit} more" if len(known) > limit else ""
+    return f"known are: {listed}{more}"

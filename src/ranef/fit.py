@@ -16,7 +16,7 @@ from ranef.check import SECONDS, Check, check
 from ranef.data.complete_cases import Rows
 from ranef.data.frame import Frame
 from ranef.data.tables import read
-from ranef.errors import DataError, OptionError, whole_number
+from ranef.errors import DataError, OptionError, suggestion, whole_number
 from ranef.formula.equation import plain
 from ranef.inference.base import Draws
 from ranef.posterior.idata_groups import Criticism
@@ -28,7 +28,6 @@ from ranef.posterior.recommend import Wanted, recommend
 from ranef.posterior.summary import Summary
 from ranef.program.program import Program
 from ranef.program.training import Designs, Training
-from ranef.registry import suggestion
 from ranef.storage import fit_file
 from ranef.terms.base import Replay, Variable
 from ranef.terms.nn import variables

@@ -4,12 +4,11 @@ Names map to ``"module:Class"`` and are imported when first asked for, so that
 looking a name up loads nothing heavy.
 """
 
-import difflib
 import importlib
 import re
 from typing import Any
 
-from ranef.errors import OptionError
+from ranef.errors import OptionError, suggestion
 
 TERMS = {
     "common": "ranef.terms.common:Common",
@@ -96,16 +95,3 @@ def load(kind: str, name: str) -> Any:
         raise OptionError(f"there is no {kind} {name!r}; {suggestion(name, table)}")
     module, attribute = table[name].split(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def suggestion(name: str, known: Any, limit: int = 12) -> str:
-    """Ask whether a close known name was meant, else list the known ones."""
-    known = [str(k) for k in known]
-    if not known:
-        return "there are none"
-    close = difflib.get_close_matches(str(name), known, n=1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    listed = ", ".join(known[:limit])
-    more = f" and {len(known) - limit} more" if len(known) > limit else ""
-    return f"known are: {listed}{more}"

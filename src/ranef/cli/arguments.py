@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ranef import registry
+from ranef.errors import suggestion
 
 
 def count(text: str) -> int:
@@ -38,7 +39,7 @@ def family(text: str) -> str:
     """A family's name."""
     for name in registry.parts(text):
         if name not in registry.FAMILIES:
-            hint = registry.suggestion(name, registry.FAMILIES)
+            hint = suggestion(name, registry.FAMILIES)
             raise argparse.ArgumentTypeError(f"there is no family {name!r}; {hint}")
     return text
 

@@ -18,8 +18,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 from ranef.data.row_labels import Labels
-from ranef.errors import ColumnError, DataError
-from ranef.registry import suggestion
+from ranef.errors import ColumnError, DataError, suggestion
 
 # Arrow makes its functions when it is imported, out of sight of type checkers.
 pc: Any = pyarrow.compute

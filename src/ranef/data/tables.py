@@ -19,9 +19,8 @@ from pyarrow import csv, dataset, parquet
 from ranef.data import array_columns, categoricals
 from ranef.data.frame import NOT_A_NUMBER, Frame
 from ranef.data.row_labels import Labels
-from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError
+from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError, suggestion
 from ranef.files.atomic_write import refuse_special, replacing
-from ranef.registry import suggestion
 
 # Arrow makes its functions when it is imported, out of sight of type checkers.
 pc: Any = pyarrow.compute

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ranef import registry
-from ranef.errors import OptionError
+from ranef.errors import OptionError, suggestion
 
 # Components at most; what tells more of them apart is rarely in the rows.
 MOST = 20
@@ -30,7 +30,7 @@ class Mixture:
     def __init__(self, *families: str, k: int | None = None) -> None:
         for name in families:
             if not isinstance(name, str) or name not in registry.FAMILIES:
-                hint = registry.suggestion(str(name), registry.FAMILIES)
+                hint = suggestion(str(name), registry.FAMILIES)
                 raise OptionError(f"there is no family {name!r} to mix; {hint}")
         if k is not None:
             if len(families) != 1 or isinstance(k, bool) or not isinstance(k, int):

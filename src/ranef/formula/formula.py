@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ranef import registry
-from ranef.errors import FormulaError
+from ranef.errors import FormulaError, suggestion
 from ranef.formula.expression import (
     COMPARISONS,
     Column,
@@ -325,7 +325,7 @@ def _check_column_expression(node: Expression, text: str) -> None:
             if part.name not in COLUMN_FUNCTIONS:
                 known = [*COLUMN_FUNCTIONS, *registry.TERMS]
                 known = [name for name in known if name not in registry.NOTATION]
-                hint = registry.suggestion(part.name, known)
+                hint = suggestion(part.name, known)
                 raise _fail(text, part, f"there is no function {part.name}(); {hint}")
             if part.name in ("poly", "C") and part is not node:
                 raise _fail(text, part, f"{part.name}() must stand by itself, not inside {node}")

@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.errors import OptionError
+from ranef.errors import OptionError, suggestion
 from ranef.program.problem import Problem
-from ranef.registry import suggestion
 
 
 @runtime_checkable

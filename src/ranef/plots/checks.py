@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ranef.errors import ColumnError, OptionError, whole_number
+from ranef.errors import ColumnError, OptionError, suggestion, whole_number
 from ranef.plots.canvas import BLUE, INK, POINTS, RED, label, panels, styled
 from ranef.plots.source import group
-from ranef.registry import suggestion
 
 _KINDS = {"mean": "mean", "zeros": "share of zeros"}
 

@@ -7,8 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from ranef.errors import ColumnError, OptionError
-from ranef.registry import suggestion
+from ranef.errors import ColumnError, OptionError, suggestion
 
 # How ArviZ-minded libraries end the name of a dimension that runs over levels.
 LEVELS = "__factor_dim"

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.data.frame import Frame, LevelsSeen
 from ranef.data.tables import from_arrays
-from ranef.errors import OptionError
+from ranef.errors import OptionError, suggestion
 from ranef.inference.base import Draws
 from ranef.posterior.group_predictive import by_group
 from ranef.posterior.imputation import Imputed
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.program.training import evenly
-from ranef.registry import suggestion
 from ranef.terms.base import Replay, clean_name
 
 # Draws behind a band or a cloud of curves; a thousand would look the same.

@@ -11,9 +11,8 @@ import numpy as np
 import numpyro
 from numpy.typing import NDArray
 
-from ranef.errors import ColumnError
+from ranef.errors import ColumnError, suggestion
 from ranef.posterior.posterior import Posterior, tails_of
-from ranef.registry import suggestion
 from ranef.terms.base import Replay
 
 # Draws of the posterior behind the values, and draws times rows held at once.

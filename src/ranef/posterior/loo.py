@@ -20,12 +20,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ranef.errors import ColumnError, OptionError
+from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.numerics.psis import threshold
 from ranef.posterior.level_likelihood import Integrated
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
-from ranef.registry import suggestion
 from ranef.terms.base import Replay, clean_name
 
 Array = NDArray[np.float64]

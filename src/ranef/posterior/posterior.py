@@ -12,11 +12,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.errors import ColumnError, OptionError
+from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.inference.base import Draws
 from ranef.program.program import Program
 from ranef.program.training import State, Training
-from ranef.registry import suggestion
 from ranef.terms.base import CENTRED, Variable, clean_name
 
 

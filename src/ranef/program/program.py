@@ -19,7 +19,7 @@ from ranef import registry
 from ranef.data.complete_cases import complete
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
-from ranef.errors import ColumnError, FormulaError, OptionError
+from ranef.errors import ColumnError, FormulaError, OptionError, suggestion
 from ranef.families.base import Family, FamilyParameter, ResponseDesign
 from ranef.families.responses import is_boolean, is_text
 from ranef.formula.equation import Line, Sub, joined
@@ -380,7 +380,7 @@ class Program:
         names |= dict.fromkeys(slots)
         for name in self.user_priors:
             if name not in names or "/" in name:
-                hint = registry.suggestion(name, [n for n in names if "/" not in n])
+                hint = suggestion(name, [n for n in names if "/" not in n])
                 raise OptionError(f"there is no parameter {name!r} to give a prior to; {hint}")
         out = {}
         for name, slot in slots.items():

@@ -27,12 +27,11 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.data.frame import Frame, Index, LevelsSeen, crossed_levels
 from ranef.data.moments import Scale
-from ranef.errors import DataError, FormulaError
+from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.formula.expression import Column
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
-from ranef.registry import suggestion
 from ranef.terms.base import Design, Grouped, Parameter, Replay, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear
 

@@ -18,11 +18,10 @@ from numpyro.primitives import mutable
 
 from ranef.data.frame import Frame
 from ranef.data.moments import Measures, Scale
-from ranef.errors import BackendError, FormulaError, OptionError
+from ranef.errors import BackendError, FormulaError, OptionError, suggestion
 from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.priors import Prior
-from ranef.registry import suggestion
 from ranef.terms.base import Design, Parameter, Replay, Term, Variable
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.nn import graph, inputs, perceptron, variables

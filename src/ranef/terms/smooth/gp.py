@@ -24,11 +24,10 @@ from scipy.stats import invgamma
 from ranef import priors
 from ranef.data.frame import Frame, Index, LevelsSeen, crossed_levels
 from ranef.data.moments import Scale
-from ranef.errors import DataError, FormulaError
+from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
-from ranef.registry import suggestion
 from ranef.terms.base import Design, Grouped, LinearTerm, Parameter, Replay, Variable, clean_name
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import hilbert_basis, ranges

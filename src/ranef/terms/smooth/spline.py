@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
-from ranef.errors import FormulaError
+from ranef.errors import FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
-from ranef.registry import suggestion
 from ranef.terms.base import Design, LinearTerm, Parameter, Replay, Variable, clean_name
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import ranges
