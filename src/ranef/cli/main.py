@@ -4,17 +4,12 @@ Exit status: 0 done, 1 the fit or the data is at fault, 2 wrong usage, 130 inter
 """
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from ranef.cli import compare, fit
-from ranef.cli.arguments import count, say, seed
-from ranef.errors import FileError, RanefError
-from ranef.files.atomic_write import refuse_unwritable_folder, write_whole
+from ranef.cli import compare, fit, zillow
+from ranef.errors import RanefError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,174 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Mixed-effects models with Keras networks in the mean, and a full posterior.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    zillow = commands.add_parser(
-        "zillow",
-        help="the models of the 2017 post, on house sales",
-        description=(
-            "Fit a linear model, random intercepts by zip code, a network with random "
-            "intercepts, several random effects, and a slope that varies by zip code to house "
-            "sales, score them beside constants, and write a report. Without files, sales in "
-            "Kaggle's schema are generated in OUT/generated."
-        ),
-    )
-    zillow.add_argument("--properties", type=Path, help="Kaggle's properties_2016.csv")
-    zillow.add_argument("--transactions", type=Path, help="Kaggle's train_2016_v2.csv")
-    zillow.add_argument("--rows", type=count, help="sales to use, or to generate (30,000)")
-    zillow.add_argument("--seed", type=seed, default=0, help="of everything (0)")
-    zillow.add_argument(
-        "--as-posted",
-        action="store_true",
-        help="the post's settings: noise sd 1, N(0, 1) priors, mean-field, sigma_zip a point",
-    )
-    zillow.add_argument(
-        "--missing",
-        action="store_true",
-        help="also fit the sales with gaps that the post drops, their missing values parameters",
-    )
-    zillow.add_argument(
-        "--beyond",
-        action="store_true",
-        help="also fit what the post left to others, to small generated tables, in a second page",
-    )
-    zillow.add_argument("--family", choices=("student", "gaussian"), help="of the noise (student)")
-    zillow.add_argument("--out", type=Path, required=True, help="folder for what is written")
-    zillow.add_argument("--json", action="store_true", help="print one JSON object")
-    zillow.set_defaults(run=_zillow, parser=zillow)
+    zillow.add(commands)
     fit.add(commands)
     compare.add(commands)
     return parser
-
-
-def _zillow(options: argparse.Namespace) -> int:
-    if (options.properties is None) != (options.transactions is None):
-        options.parser.error("--properties and --transactions go together")
-    if options.as_posted and options.family == "student":
-        options.parser.error("--as-posted has Gaussian noise; leave --family out")
-
-    from ranef.datasets.beyond import page as beyond
-    from ranef.datasets.zillow import generator, missing, preparation, report, study
-
-    out = _folder(options.out)
-    truth = None
-    properties, transactions = options.properties, options.transactions
-    if properties is None:
-        data = _folder(out / "generated")
-        properties, transactions = data / "properties_2016.csv", data / "train_2016_v2.csv"
-        say("generating sales in Kaggle's schema")
-        truth = generator.generate(properties, transactions, options.rows or 30_000, options.seed)
-    say("preparing the sales")
-    sales = preparation.prepare(properties, transactions, options.rows, options.seed)
-    say(_preparation(sales))
-    entries = {}
-    family = options.family or ("gaussian" if options.as_posted else "student")
-    for name, formula in study.FORMULAS.items():
-        say(f"fitting {name}: {formula}")
-        entries[name] = study.fit_model(
-            sales,
-            name,
-            family=family,
-            as_posted=options.as_posted,
-            seed=options.seed,
-            progress=sys.stderr.isatty(),
-        )
-    result: dict[str, Any] = {
-        "data": {
-            "source": "generated" if truth else str(Path(transactions).resolve()),
-            "rows": sales.n,
-            "train": int(sales.train.sum()),
-            "validation": int((~sales.train).sum()),
-            "zips": len(set(sales.columns["zip"])),
-        },
-        "constants": study.constants(sales),
-        "models": [entries[name].as_json() for name in study.SCORED],
-        "out": str(out.resolve()),
-    }
-    if options.missing:
-        say("fitting the sales with gaps too")
-        result["missing"] = missing.study(
-            sales, family, seed=options.seed, progress=sys.stderr.isatty()
-        )
-    if truth:
-        result["truth"] = study.truth_table(sales, truth, entries)
-    pages = {}
-    if options.beyond:
-        say("going beyond the post")
-        pages["beyond"] = beyond.page(options.seed, sys.stderr.isatty(), say)
-    say("drawing the report")
-    beside = {f"{name}.html": page.title for name, page in pages.items()}
-    pages["report"] = report.page(sales, entries, result, beside)
-    figures = _folder(out / "figures")
-    result["figures"] = [
-        str(write_whole(figures / f"{picture.name}.png", picture.png).resolve())
-        for page in pages.values()
-        for picture in page.pictures()
-    ]
-    for name, page in pages.items():
-        result[name] = str(page.write(out / f"{name}.html").resolve())
-    write_whole(out / "results.json", json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result) if options.json else _text(result))
-    return 0
-
-
-def _preparation(sales: Any) -> str:
-    """What was kept and dropped, and the columns most correlated with the response."""
-    strongest = list(sales.correlations.items())[:9]
-    lines = [
-        f"{sales.read:,} sales, {sales.joined:,} with their parcel, {sales.n:,} complete in the "
-        f"{len(sales.kept)} columns kept; {len(sales.dropped)} columns with a quarter of nulls or "
-        "more dropped",
-        "correlation with logerror: " + ", ".join(f"{name} {r:+.4f}" for name, r in strongest),
-    ]
-    return "\n".join(lines)
-
-
-def _text(result: dict[str, Any]) -> str:
-    """The result as tables for a person."""
-    from ranef.datasets.zillow import tables
-
-    data = result["data"]
-    lines = [
-        f"{data['rows']:,} sales in {data['zips']} zips: {data['train']:,} to fit on, "
-        f"{data['validation']:,} to score on ({data['source']})",
-        "",
-        *_aligned(tables.scores(result)),
-        "",
-        *(f"{model['name']}: {model['formula']}" for model in result["models"]),
-    ]
-    if "missing" in result:
-        head, *rows = tables.missing(result)
-        lines += ["", tables.kept(result), "", *_aligned([head, *rows])]
-    if "truth" in result:
-        title = "The known truth of the generated sales:"
-        lines += ["", title, "", *_aligned(tables.truths(result))]
-    written = [f"{name}: {result[name]}" for name in ("beyond", "report") if name in result]
-    return "\n".join([*lines, "", f"written to {result['out']}", *written])
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows of cells in columns, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _folder(path: Path) -> Path:
-    """The folder, made if it is not there.
-
-    Raises:
-        FileError: where it cannot be made or written to.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(
-            f"the folder {str(path)!r} cannot be written to ({reason}); choose another"
-        ) from None
-    refuse_unwritable_folder(path)
-    return path
