@@ -13,7 +13,7 @@ from ranef.check.deadline import Deadline
 from ranef.check.reference import NoReference, Reference
 from ranef.check.reference_exact import HIDDEN, held, phi_labels, reported_scales, theta_coordinates
 from ranef.errors import RanefError
-from ranef.inference.hyperparameters.proposal import Mixture
+from ranef.inference.hyperparameters.importance import Mixture
 from ranef.inference.lmm.marginal_posterior import Marginal
 from ranef.inference.lmm.sufficient_statistics import read
 from ranef.numerics.blas_threads import threads_for

@@ -33,7 +33,7 @@ from ranef.check.reference import (
     scale_coordinate,
 )
 from ranef.errors import RanefError
-from ranef.inference.hyperparameters.proposal import Mixture, adapted
+from ranef.inference.hyperparameters.importance import Mixture, adapted
 from ranef.numerics.jax_cholesky import cholesky, solve, solve_columns
 from ranef.numerics.psis import smoothed
 from ranef.posterior.posterior import Posterior

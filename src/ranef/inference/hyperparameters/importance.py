@@ -1,15 +1,95 @@
-"""Importance-weighted draws from a mixture of t distributions that adapts to its target."""
+"""Adaptive importance sampling: the proposal is a mixture of t distributions.
+
+It is folded where the target is even, and adapts to the target.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln, logsumexp
 
 from ranef.inference.hyperparameters.mode import Peak, Target, signs
-from ranef.inference.hyperparameters.proposal import Mixture, adapted
 from ranef.numerics.psis import smoothed
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """An equal mixture of t distributions of one shape.
+
+        q(x) = sum_s 1/m sum_c t_nu(s x; centre_c, root root'),
+
+    s running over the sign changes under which the target is the same.
+
+    Attributes:
+        centres: (m, d).
+        root: (d, d) lower triangular.
+        nu: degrees of freedom.
+        signs: (s, d), of ones and minus ones, the first all ones.
+    """
+
+    centres: Array
+    root: Array
+    nu: float
+    signs: Array
+
+    def sample(self, rng: np.random.Generator, size: int) -> Array:
+        """(size, d) before folding, as evenly spread over the centres as can be."""
+        m, d = self.centres.shape
+        which = rng.permutation(np.arange(size) % m)
+        noise = rng.standard_normal((size, d)) @ self.root.T
+        stretch = np.sqrt(self.nu / rng.chisquare(self.nu, size))
+        return self.centres[which] + noise * stretch[:, None]
+
+    def log_density(self, x: Array) -> Array:
+        """(n,) at x (n, d), the images under the sign changes added up."""
+        images = np.stack([self._plain(x * sign) for sign in self.signs])
+        return np.asarray(logsumexp(images, axis=0), dtype=np.float64)
+
+    def _plain(self, x: Array) -> Array:
+        m, d = self.centres.shape
+        inverse = np.linalg.inv(self.root)
+        a, c = x @ inverse.T, self.centres @ inverse.T
+        constant = (
+            gammaln((self.nu + d) / 2)
+            - gammaln(self.nu / 2)
+            - 0.5 * d * np.log(self.nu * np.pi)
+            - np.log(np.diagonal(self.root)).sum()
+        )
+        if m == 1:
+            squares = ((a - c[0]) ** 2).sum(axis=1)[:, None]
+        else:
+            squares = (a**2).sum(axis=1)[:, None] - 2 * a @ c.T + (c**2).sum(axis=1)
+            squares = np.maximum(squares, 0.0)
+        each = constant - 0.5 * (self.nu + d) * np.log1p(squares / self.nu)
+        return each[:, 0] if m == 1 else logsumexp(each, axis=1) - np.log(m)
+
+
+def resampled(rng: np.random.Generator, weights: Array, size: int) -> NDArray[np.int64]:
+    """Places of `size` equally weighted draws, systematic (Kitagawa, 1996), in random order."""
+    steps = (np.arange(size) + rng.random()) / size
+    places = np.searchsorted(np.cumsum(weights), steps)
+    return rng.permutation(np.minimum(places, len(weights) - 1))
+
+
+def adapted(
+    rng: np.random.Generator, x: Array, weights: Array, signs: Array, centres: int = 60
+) -> Mixture:
+    """A mixture over weighted draws, of the draws' mean and covariance (West, 1993)."""
+    d = x.shape[1]
+    mean = weights @ x
+    covariance = (weights[:, None] * (x - mean)).T @ (x - mean)
+    effective = 1 / float((weights**2).sum())
+    bandwidth = (4 / ((d + 2) * min(effective, centres))) ** (1 / (d + 4))
+    bandwidth = min(bandwidth, 0.95)
+    places = resampled(rng, weights, centres)
+    shrunk = np.sqrt(1 - bandwidth**2) * (x[places] - mean) + mean
+    root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(d))
+    return Mixture(shrunk, 1.1 * bandwidth * root, 6.0, signs)
+
 
 # How often the proposal may adapt, and what it does not adapt any further for.
 _ROUNDS, _K_HAT, _EFFECTIVE = 6, 0.5, 0.3

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.hyperparameters.hmc import CHAINS, hmc
-from ranef.inference.hyperparameters.importance import importance
+from ranef.inference.hyperparameters.importance import Mixture, importance, resampled
 from ranef.inference.hyperparameters.mode import Peak, Target, peak, signs
-from ranef.inference.hyperparameters.proposal import Mixture, resampled
 from ranef.inference.hyperparameters.surrogate_sampler import designed
 from ranef.numerics.psis import smoothed, threshold
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.hyperparameters.importance import importance
+from ranef.inference.hyperparameters.importance import importance, resampled
 from ranef.inference.hyperparameters.mode import Peak, Target
-from ranef.inference.hyperparameters.proposal import resampled
 from ranef.inference.hyperparameters.surrogate import Surrogate
 from ranef.numerics.psis import smoothed, threshold
 
