@@ -9,7 +9,7 @@ import ranef as rf
 from ranef.data import parquet
 from ranef.errors import FileError
 from ranef.inference import checkpoint
-from ranef.inference.block_ascent import schedule
+from ranef.inference.block_ascent import minibatches
 from ranef.inference.block_ascent.networks import Alternation
 
 NETWORK = "nn(x, z, hidden=[24, 12], activation='silu', l2=0)"
@@ -88,7 +88,7 @@ def test_known_errors_and_weights_count():
 
 def test_rows_in_batches_teach_what_rows_in_memory_do(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "BATCH", 5_000)
-    monkeypatch.setattr(schedule, "_PASSES", 8.0)
+    monkeypatch.setattr(minibatches, "_PASSES", 8.0)
     table, _ = simulated(24_000)
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table(table), path, row_group_size=1_500)
@@ -159,7 +159,7 @@ def test_a_fit_that_is_killed_goes_on_to_the_same_bytes(where, tmp_path, monkeyp
     data, _ = simulated(3000)
     if where == "parquet":
         monkeypatch.setattr(parquet, "BATCH", 1_000)
-        monkeypatch.setattr(schedule, "_PASSES", 2.0)
+        monkeypatch.setattr(minibatches, "_PASSES", 2.0)
         monkeypatch.setattr("ranef.program.training.SAMPLE", 300)
         path = tmp_path / "rows.parquet"
         pq.write_table(pa.table(data), path, row_group_size=300)

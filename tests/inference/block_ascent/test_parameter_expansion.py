@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import ranef as rf
-from ranef.inference.block_ascent import schedule
+from ranef.inference.block_ascent import minibatches
 from ranef.inference.block_ascent.minibatches import Windows
 from ranef.inference.block_ascent.networks import Alternation
 from ranef.inference.block_ascent.parameter_expansion import CommonParts, Directions
@@ -136,7 +136,7 @@ def test_rows_of_new_levels_have_their_joint_density():
 
 
 def test_a_network_that_predicts_no_better_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(schedule, "_MOST_PASSES", 30.0)
+    monkeypatch.setattr(minibatches, "_MOST_PASSES", 30.0)
     rng = np.random.default_rng(4)
     g = rng.integers(0, 30, 300)
     y = rng.normal(size=30)[g] + rng.normal(size=300)

@@ -36,8 +36,16 @@ from ranef.errors import DataError
 from ranef.inference.base import Draws, Method
 from ranef.inference.block_ascent.glmm_step import MOST, AnyFamily, Nearest
 from ranef.inference.block_ascent.lmm_step import Conditional, Gaussian
-from ranef.inference.block_ascent.minibatches import Windows, kept
-from ranef.inference.block_ascent.schedule import LAST, RATE, ROUNDS, batch_size, passes, rate
+from ranef.inference.block_ascent.minibatches import (
+    LAST,
+    RATE,
+    ROUNDS,
+    Windows,
+    batch_size,
+    kept,
+    passes,
+    rate,
+)
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.program.problem import Problem, sites_in
