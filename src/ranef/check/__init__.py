@@ -14,11 +14,17 @@ from ranef.check.approximation import second_opinion
 from ranef.check.convergence import chains, left_out, own_criterion, trend, weights
 from ranef.check.deadline import Deadline
 from ranef.check.groupings import groupings
-from ranef.check.identifiability import boundaries, collinear, empty, heavy_tails, many_levels
+from ranef.check.identifiability import (
+    boundaries,
+    collinear,
+    empty,
+    heavy_tails,
+    many_levels,
+    smooth,
+)
 from ranef.check.networks import networks
 from ranef.check.prior_conflict import conflict
 from ranef.check.separation import separation
-from ranef.check.smooth import smooth
 from ranef.check.symptom import VERDICTS, Check, Symptom
 from ranef.posterior.posterior import Posterior
 

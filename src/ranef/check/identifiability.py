@@ -377,3 +377,13 @@ def _inflations(columns: NDArray[np.float64], intercept: bool) -> NDArray[np.flo
     _, values, directions = np.linalg.svd(unit, full_matrices=False)
     values = np.maximum(values, _ROUNDING)
     return ((directions / values[:, None]) ** 2).sum(axis=0)
+
+
+def smooth(posterior: Posterior) -> Iterator[Symptom]:
+    """Of every term."""
+    state = posterior.training.state
+    for _, term in posterior.program.all_terms():
+        for sign, meaning, remedy, weight in term.doubts(
+            state.terms[term.label], posterior.draws.sites
+        ):
+            yield Symptom(sign, meaning, remedy, weight)
