@@ -11,6 +11,7 @@ import numpyro
 from ranef.data.complete_cases import complete
 from ranef.data.tables import read
 from ranef.formula.formula import Formula
+from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Training
 from ranef.terms.base import CENTRED, Replay
@@ -36,7 +37,7 @@ EXAMPLES = {
 
 def learn(formula: str, table: dict, family: str = "gaussian") -> tuple[Program, Training]:
     program = Program(Formula.parse(formula), family, {}, {}, ())
-    return program, program.learn(read(table, list(program.needs())))
+    return program, learning.learn(program, read(table, list(program.needs())))
 
 
 def values_at(program: Program, training: Training, designs, seed: int, **replay) -> dict:

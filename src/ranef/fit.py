@@ -26,6 +26,7 @@ from ranef.posterior.posterior import Posterior, tails_of
 from ranef.posterior.predictive import OutOfReachError, Predictive
 from ranef.posterior.recommend import Wanted, recommend
 from ranef.posterior.summary import Summary
+from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Designs, Training
 from ranef.storage import fit_file
@@ -366,7 +367,9 @@ class Fit:
     @cached_property
     def _likelihood(self) -> Any:
         method = registry.load("method", self.method)(**self.draws.settings)
-        return method.likelihood(self.program.problem(self.program.as_written(self.training)))
+        return method.likelihood(
+            self.program.problem(learning.as_written(self.program, self.training))
+        )
 
     def deviance(self, theta: Any, reml: bool = False) -> float:
         """-2 log likelihood at theta as lme4 has it, restricted if `reml`; priors play no part.

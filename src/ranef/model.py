@@ -18,7 +18,7 @@ from ranef.formula.formula import Formula
 from ranef.inference.base import Method
 from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate
 from ranef.priors import Prior, checked
-from ranef.program import streaming
+from ranef.program import learning, streaming
 from ranef.program.program import Program
 from ranef.program.training import Training
 
@@ -155,7 +155,7 @@ class Model:
             program = program.suited(frame)
             if program.family.categorised:
                 program = program.known([complete(frame, program.needs())[0]])
-            return program, program.learn(frame)
+            return program, learning.learn(program, frame)
         first = next(iter(source), None)
         if first is not None:
             program = program.suited(first)

@@ -16,6 +16,7 @@ from ranef.inference.lmm.model import common_by_site, effects_by_site
 from ranef.inference.lmm.sufficient_statistics import read
 from ranef.priors import checked
 from ranef.priors import log_density as prior_density
+from ranef.program import learning
 from ranef.program.program import Program
 
 FORMULAS = [
@@ -31,7 +32,7 @@ FORMULAS = [
 
 def problem_of(formula, table, priors):
     program = Program(Formula.parse(formula), "gaussian", checked(priors), {}, ())
-    training = program.learn(read_table(table, list(program.needs())))
+    training = learning.learn(program, read_table(table, list(program.needs())))
     return program, program.problem(training)
 
 

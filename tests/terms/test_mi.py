@@ -12,6 +12,7 @@ from scipy import integrate, stats
 import ranef as rf
 from contract_term import learn
 from ranef.errors import ColumnError, DataError, FormulaError, MethodError
+from ranef.program import learning
 from ranef.program.program import RESPONSE_SITE, Program
 from ranef.program.training import Training
 
@@ -41,7 +42,7 @@ def at_values(formula: str, family: str, values: dict) -> tuple[float, Training]
 
 def log_likelihood(program: Program, training: Training) -> Any:
     """Rows and values of all parameters to the likelihood of all rows that those stand for."""
-    problem = program.problem(program.as_written(training))
+    problem = program.problem(learning.as_written(program, training))
 
     @jax.jit
     def compiled(data: Any, values: Any) -> Any:

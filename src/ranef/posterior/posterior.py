@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.inference.base import Draws
+from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import State, Training
 from ranef.terms.base import CENTRED, Variable, clean_name
@@ -41,7 +42,7 @@ class Posterior:
     @cached_property
     def written(self) -> Training:
         """The training rows with every parameter in the formula's own coordinates."""
-        return self.program.as_written(self.training)
+        return learning.as_written(self.program, self.training)
 
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:

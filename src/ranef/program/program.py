@@ -1,11 +1,10 @@
-"""Terms, family and priors as one NumPyro program, and what it learns before a fit.
+"""Terms, family and priors as one NumPyro program.
 
     eta_p = sum of the terms of parameter p,   y ~ Family(link^-1(eta_p), ...)
 
 `Program` is what the formula says; `State` is what the training rows add to it.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,34 +15,21 @@ import numpyro
 from jax import Array
 
 from ranef import registry
-from ranef.data.complete_cases import complete
 from ranef.data.frame import Frame
-from ranef.data.moments import Moments, Scale
-from ranef.errors import ColumnError, FormulaError, OptionError, suggestion
+from ranef.errors import ColumnError, FormulaError, OptionError
 from ranef.families.base import Family, FamilyParameter, ResponseDesign
 from ranef.families.responses import is_boolean, is_text
 from ranef.formula.equation import Line, Sub, joined
 from ranef.formula.expression import Column
 from ranef.formula.formula import ColumnModel, Formula, ResponseCall
-from ranef.priors import Fixed, Prior, Stated, allowed, sites
+from ranef.priors import Prior, Stated, sites
 from ranef.program import predictors as assignment
 from ranef.program.missing_values import FAMILIES, Incomplete, Law, column
 from ranef.program.networks import Networks
-from ranef.program.offsets import Offsets
 from ranef.program.problem import Part, Problem
 from ranef.program.relabelling import relabelled
-from ranef.program.training import Designs, State, Training, evenly, length
-from ranef.terms.base import (
-    CENTRED,
-    Constant,
-    Curve,
-    Grouped,
-    Parameter,
-    Replay,
-    Term,
-    Variable,
-    clean_name,
-)
+from ranef.program.training import Designs, State, Training, length
+from ranef.terms.base import CENTRED, Curve, Grouped, Replay, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear, LinearBlock
 
 _RESERVED = ("chain", "draw")
@@ -219,174 +205,13 @@ class Program:
             out.setdefault(name, set()).add(use)
         return out
 
-    def learn(self, frame: Frame) -> Training:
-        """Everything the training rows say before the fit: states, default priors, designs.
-
-        Raises:
-            DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
-        """
-        frame, rows = complete(frame, self.needs())
-        state = self.learned([frame])
-        return Training(
-            state,
-            self.designs(state, frame),
-            self.family.design(state.family, frame),
-            rows,
-            frame.take(evenly(frame.n)),
-        )
-
-    def learned(self, frames: Iterable[Frame]) -> State:
-        """What batches of complete rows say; they are gone through twice.
-
-        Raises:
-            DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
-        """
-        terms = [term for _, term in self.all_terms()]
-        seen: list[Any] = [None] * len(terms)
-        responses: list[Any] = [None] * len(self.programs)
-        for frame in frames:
-            responses = [
-                program.family.scan(response, program.observed(frame))
-                for program, response in zip(self.programs, responses, strict=True)
-            ]
-            seen = [term.scan(a, frame) for term, a in zip(terms, seen, strict=True)]
-        states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
-        names = Counter(n for term in terms for n in term.variables(states[term.label]))
-        taken = {name for name, count in names.items() if count > 1}
-        for term in terms:
-            states[term.label] = term.renamed(states[term.label], taken)
-        laws = [p.family.finish(r) for p, r in zip(self.programs, responses, strict=True)]
-        moments = {term.label: Moments(term.needs_covariance) for term in terms}
-        offsets = Offsets([(p, t) for p, t in self.all_terms() if t.call.kind == "offset"], states)
-        measured: list[Any] = [None] * len(laws)
-        gaps = 0
-        for frame in frames:
-            weights: dict[str, Any] = {}
-            for i, program in enumerate(self.programs):
-                seen_rows = program.observed(frame)
-                design = program.family.design(laws[i], seen_rows)
-                known = offsets.rows(program.prefix + program.location, seen_rows)
-                left = program.family.without(design, known)
-                measured[i] = program.family.measure(measured[i], left)
-                if not program.column:
-                    own = (term.label for each in self.terms.values() for term in each)
-                    weights = dict.fromkeys(own, design.weights)
-                    offsets.add(frame, design.weights)
-            missing = [frame.is_missing(name) for name in self.columns]
-            gaps += int(np.any(missing, axis=0).sum()) if missing else 0
-            for term in terms:
-                columns, own = term.columns(states[term.label], frame), weights.get(term.label)
-                if columns.size:
-                    known = ~np.isnan(columns).any(axis=1)
-                    # What overflows here is refused by name where it is used.
-                    with np.errstate(over="ignore", invalid="ignore"):
-                        moments[term.label] = moments[term.label].add(
-                            columns[known], None if own is None else own[known]
-                        )
-        laws = [
-            program.family.measured(law, measure)
-            for program, law, measure in zip(self.programs, laws, measured, strict=True)
-        ]
-        for term in terms:
-            if moments[term.label].n:
-                measures = moments[term.label].measures()
-                states[term.label] = term.measured(states[term.label], measures)
-        scales = {
-            program.prefix + parameter.name: program.family.predictor_scale(law, parameter)
-            for program, law in zip(self.programs, laws, strict=True)
-            for parameter in program.family.parameters
-        }
-        links = {parameter.name: parameter.link for parameter, _ in self.all_terms()}
-        for name, known in offsets.locations().items():
-            # An intercept beside log(exposure) is a log rate, and lies where the rates do.
-            if not (self.family.on_scale and links[name] == "identity"):
-                scales[name] = replace(scales[name], location=scales[name].location - known)
-        laws = [
-            p.family.beside(law, offsets.mean(p.prefix + p.location))
-            for p, law in zip(self.programs, laws, strict=True)
-        ]
-        for parameter, constant in self._constants(states).items():
-            if constant is Constant.NOTHING:
-                # Through the origin, sizes are those about zero.
-                scale = scales[parameter]
-                spread = float(np.hypot(scale.location, scale.spread))
-                scales[parameter] = Scale(0.0, spread, scale.start)
-            for term in self._of(parameter):
-                states[term.label] = term.placed(states[term.label], self._given, constant)
-        priors = self._priors(states, laws, scales)
-        columns = dict(zip(self.columns, laws[1:], strict=True))
-        state = State(states, laws[0], priors, scales, columns, gaps)
-        self.variables(state)  # refuses names that clash
-        return state
-
-    def _of(self, parameter: str) -> list[Term]:
+    def terms_of(self, parameter: str) -> list[Term]:
         """The terms of a family parameter, by its name in the whole model."""
         return [term for own, term in self.all_terms() if own.name == parameter]
-
-    def _constants(self, states: Mapping[str, Any]) -> dict[str, Constant]:
-        """What carries the constant of each predictor."""
-        out: dict[str, Constant] = {}
-        for program in self.programs:
-            for parameter in program.family.parameters:
-                name = program.prefix + parameter.name
-                terms = program.terms.get(parameter.name, ())
-                if not program.family.intercept and parameter.name == program.location:
-                    outside = (p.name for p in program.family.parameters if p.labels)
-                    held = any(n in self.user_priors for n in outside)
-                    out[name] = Constant.FIXED if held else Constant.OUTSIDE
-                elif any(term.carries_constant(states[term.label]) for term in terms):
-                    out[name] = Constant.PREDICTOR
-                elif terms:
-                    out[name] = Constant.NOTHING
-        return out
-
-    def _given(self, name: str, alias: str) -> bool:
-        """Whether the user says what the prior of a parameter is, or the family does."""
-        pinned = name == INTERCEPT and not self.family.intercept
-        return pinned or name in self.user_priors or bool(alias) and alias in self.user_priors
 
     def observed(self, frame: Frame) -> Frame:
         """The rows that say something of what it is the model of."""
         return frame.keep(~frame.is_missing(self.column)) if self.column else frame
-
-    def _priors(
-        self, states: Mapping[str, Any], laws: Sequence[Any], scales: Mapping[str, Scale]
-    ) -> dict[str, Prior]:
-        """The user's prior of every parameter, else the default."""
-        slots: dict[str, Parameter] = {}
-        names: dict[str, None] = {}
-        for parameter, term in self.all_terms():
-            scale = scales[parameter.name]
-            written = term.parameters(term.as_written(states[term.label]), scale)
-            names |= {n: None for each, slot in written.items() for n in (each, slot.alias) if n}
-            for name, slot in term.parameters(states[term.label], scale).items():
-                if name in slots:
-                    raise _clash(name)
-                if name == INTERCEPT and not self.family.intercept:
-                    slot = replace(slot, prior=Fixed(0.0))
-                slots[name] = slot
-        for program, law in zip(self.programs, laws, strict=True):
-            for parameter in program.family.free_parameters():
-                if parameter.name in program.terms:
-                    continue
-                default = program.family.default(law, parameter)
-                if default is None:
-                    continue
-                name = program.prefix + parameter.name
-                if name in slots:
-                    raise _clash(name)
-                size = max(1, len(parameter.labels))
-                slots[name] = Parameter(default, parameter.support, size=size)
-        names |= dict.fromkeys(slots)
-        for name in self.user_priors:
-            if name not in names or "/" in name:
-                hint = suggestion(name, [n for n in names if "/" not in n])
-                raise OptionError(f"there is no parameter {name!r} to give a prior to; {hint}")
-        out = {}
-        for name, slot in slots.items():
-            default = self.user_priors.get(slot.alias, slot.prior)
-            out[name] = allowed(name, self.user_priors.get(name, default), slot.support, slot.size)
-        return out
 
     def designs(self, state: State, frame: Frame) -> Designs:
         """What each term needs of the rows of `frame`, training or new."""
@@ -508,7 +333,7 @@ class Program:
         """Columns that vary by level and are functions of what a network beside them has."""
         out: dict[str, tuple[int, ...]] = {}
         for parameter, term in self.all_terms():
-            having = [other.free_function_of() for other in self._of(parameter.name)]
+            having = [other.free_function_of() for other in self.terms_of(parameter.name)]
             places = tuple(
                 place
                 for place, names in enumerate(term.varying_columns(state.terms[term.label]))
@@ -730,7 +555,7 @@ class Program:
         for _, term in self.all_terms():
             for name, variable in term.variables(state.terms[term.label]).items():
                 if name in out:
-                    raise _clash(name)
+                    raise name_clash(name)
                 out[name] = variable
         for program in self.programs:
             for parameter in program.family.free_parameters():
@@ -738,13 +563,13 @@ class Program:
                     continue
                 name, labels = program.prefix + parameter.name, parameter.labels
                 if name in out:
-                    raise _clash(name)
+                    raise name_clash(name)
                 out[name] = Variable(
                     "family", (f"{name}_dim",) if labels else (), (labels,) if labels else ()
                 )
         # ArviZ drops a variable that shares a dimension's name.
         for name in {dim for variable in out.values() for dim in variable.dims} & set(out):
-            raise _clash(name)
+            raise name_clash(name)
         return out
 
     def codes(self, designs: Designs, state: State) -> dict[str, Any]:
@@ -801,22 +626,6 @@ class Program:
             out |= term.site_labels(state.terms[term.label])
         return out
 
-    def as_written(self, training: Training) -> Training:
-        """The training rows with every parameter in the formula's own coordinates.
-
-        For what is not about priors: the likelihood, and the columns as the formula has them.
-        """
-        state = training.state
-        states, designs = dict(state.terms), dict(training.designs)
-        for _, term in self.all_terms():
-            label = term.label
-            designs[label] = term.design_as_written(states[label], designs[label])
-            states[label] = term.as_written(states[label])
-        laws = [state.family, *(state.columns[name] for name in self.columns)]
-        given = replace(state, terms=states, priors=self._priors(states, laws, state.scales))
-        stream = training.stream and training.stream.of(given)
-        return replace(training, state=given, designs=designs, stream=stream)
-
     def stated(self, state: State) -> dict[str, Prior]:
         """The prior of every parameter as the formula has it, those of coordinates in words."""
         out: dict[str, Prior] = {}
@@ -831,7 +640,7 @@ class Program:
         return {titles.get(n, n): prior for n, prior in {**own, **out}.items()}
 
 
-def _clash(name: str) -> ColumnError:
+def name_clash(name: str) -> ColumnError:
     return ColumnError(
         f"two parts of the model are named {name.removesuffix(CENTRED)!r}; rename the column, or "
         "merge the terms"

@@ -17,6 +17,7 @@ from ranef.data.frame import Frame
 from ranef.data.parquet import Batches
 from ranef.data.tables import concatenate
 from ranef.families.base import ResponseDesign
+from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Designs, State, Training, evenly
 
@@ -78,7 +79,7 @@ def learn(program: Program, batches: Batches, *, progress: bool) -> Training:
         DataError, ColumnError, OptionError: as it does.
     """
     complete = _Complete(program, batches, progress)
-    state = program.learned(complete)
+    state = learning.learned(program, complete)
     sample = concatenate(complete.sample)
     return Training(
         state,

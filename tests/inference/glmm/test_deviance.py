@@ -5,11 +5,12 @@ import pytest
 
 import ranef as rf
 from ranef.inference.glmm.deviance import IntegratedLikelihood, _Round
+from ranef.program import learning
 
 
 def likelihood(formula, table, family):
     program, training = rf.Model(formula, family=family)._learned(table)
-    return IntegratedLikelihood(program.problem(program.as_written(training)), 1)
+    return IntegratedLikelihood(program.problem(learning.as_written(program, training)), 1)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 import ranef as rf
 from ranef.errors import DataError, OptionError
+from ranef.program import learning
 
 
 def fit(reference_data, formula, name, **options):
@@ -120,7 +121,7 @@ def likelihood_of(reference_data, formula):
 
     model = rf.Model(formula)
     training = model._learn(pd.read_csv(reference_data / "mixed" / "InstEval.csv"))
-    written = model.program.as_written(training)
+    written = learning.as_written(model.program, training)
     return Exact().likelihood(model.program.problem(written))
 
 

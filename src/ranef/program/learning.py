@@ -1,0 +1,202 @@
+"""What a program learns of the training rows before a fit: states, scales, priors."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ranef.data.complete_cases import complete
+from ranef.data.frame import Frame
+from ranef.data.moments import Moments, Scale
+from ranef.errors import OptionError, suggestion
+from ranef.priors import Fixed, Prior, allowed
+from ranef.program.offsets import Offsets
+from ranef.program.program import INTERCEPT, Program, name_clash
+from ranef.program.training import State, Training, evenly
+from ranef.terms.base import Constant, Parameter
+
+
+def learn(model: Program, frame: Frame) -> Training:
+    """Everything the training rows say before the fit: states, default priors, designs.
+
+    Raises:
+        DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
+    """
+    frame, rows = complete(frame, model.needs())
+    state = learned(model, [frame])
+    return Training(
+        state,
+        model.designs(state, frame),
+        model.family.design(state.family, frame),
+        rows,
+        frame.take(evenly(frame.n)),
+    )
+
+
+def learned(model: Program, frames: Iterable[Frame]) -> State:
+    """What batches of complete rows say; they are gone through twice.
+
+    Raises:
+        DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
+    """
+    terms = [term for _, term in model.all_terms()]
+    seen: list[Any] = [None] * len(terms)
+    responses: list[Any] = [None] * len(model.programs)
+    for frame in frames:
+        responses = [
+            program.family.scan(response, program.observed(frame))
+            for program, response in zip(model.programs, responses, strict=True)
+        ]
+        seen = [term.scan(a, frame) for term, a in zip(terms, seen, strict=True)]
+    states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
+    names = Counter(n for term in terms for n in term.variables(states[term.label]))
+    taken = {name for name, count in names.items() if count > 1}
+    for term in terms:
+        states[term.label] = term.renamed(states[term.label], taken)
+    laws = [p.family.finish(r) for p, r in zip(model.programs, responses, strict=True)]
+    moments = {term.label: Moments(term.needs_covariance) for term in terms}
+    offsets = Offsets([(p, t) for p, t in model.all_terms() if t.call.kind == "offset"], states)
+    measured: list[Any] = [None] * len(laws)
+    gaps = 0
+    for frame in frames:
+        weights: dict[str, Any] = {}
+        for i, program in enumerate(model.programs):
+            seen_rows = program.observed(frame)
+            design = program.family.design(laws[i], seen_rows)
+            known = offsets.rows(program.prefix + program.location, seen_rows)
+            left = program.family.without(design, known)
+            measured[i] = program.family.measure(measured[i], left)
+            if not program.column:
+                own = (term.label for each in model.terms.values() for term in each)
+                weights = dict.fromkeys(own, design.weights)
+                offsets.add(frame, design.weights)
+        missing = [frame.is_missing(name) for name in model.columns]
+        gaps += int(np.any(missing, axis=0).sum()) if missing else 0
+        for term in terms:
+            columns, own = term.columns(states[term.label], frame), weights.get(term.label)
+            if columns.size:
+                known = ~np.isnan(columns).any(axis=1)
+                # What overflows here is refused by name where it is used.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    moments[term.label] = moments[term.label].add(
+                        columns[known], None if own is None else own[known]
+                    )
+    laws = [
+        program.family.measured(law, measure)
+        for program, law, measure in zip(model.programs, laws, measured, strict=True)
+    ]
+    for term in terms:
+        if moments[term.label].n:
+            measures = moments[term.label].measures()
+            states[term.label] = term.measured(states[term.label], measures)
+    scales = {
+        program.prefix + parameter.name: program.family.predictor_scale(law, parameter)
+        for program, law in zip(model.programs, laws, strict=True)
+        for parameter in program.family.parameters
+    }
+    links = {parameter.name: parameter.link for parameter, _ in model.all_terms()}
+    for name, known in offsets.locations().items():
+        # An intercept beside log(exposure) is a log rate, and lies where the rates do.
+        if not (model.family.on_scale and links[name] == "identity"):
+            scales[name] = replace(scales[name], location=scales[name].location - known)
+    laws = [
+        p.family.beside(law, offsets.mean(p.prefix + p.location))
+        for p, law in zip(model.programs, laws, strict=True)
+    ]
+    for parameter, constant in _constants(model, states).items():
+        if constant is Constant.NOTHING:
+            # Through the origin, sizes are those about zero.
+            scale = scales[parameter]
+            spread = float(np.hypot(scale.location, scale.spread))
+            scales[parameter] = Scale(0.0, spread, scale.start)
+        for term in model.terms_of(parameter):
+            states[term.label] = term.placed(states[term.label], partial(_given, model), constant)
+    priors = _priors(model, states, laws, scales)
+    columns = dict(zip(model.columns, laws[1:], strict=True))
+    state = State(states, laws[0], priors, scales, columns, gaps)
+    model.variables(state)  # refuses names that clash
+    return state
+
+
+def _constants(model: Program, states: Mapping[str, Any]) -> dict[str, Constant]:
+    """What carries the constant of each predictor."""
+    out: dict[str, Constant] = {}
+    for program in model.programs:
+        for parameter in program.family.parameters:
+            name = program.prefix + parameter.name
+            terms = program.terms.get(parameter.name, ())
+            if not program.family.intercept and parameter.name == program.location:
+                outside = (p.name for p in program.family.parameters if p.labels)
+                held = any(n in model.user_priors for n in outside)
+                out[name] = Constant.FIXED if held else Constant.OUTSIDE
+            elif any(term.carries_constant(states[term.label]) for term in terms):
+                out[name] = Constant.PREDICTOR
+            elif terms:
+                out[name] = Constant.NOTHING
+    return out
+
+
+def _given(model: Program, name: str, alias: str) -> bool:
+    """Whether the user says what the prior of a parameter is, or the family does."""
+    pinned = name == INTERCEPT and not model.family.intercept
+    return pinned or name in model.user_priors or bool(alias) and alias in model.user_priors
+
+
+def _priors(
+    model: Program, states: Mapping[str, Any], laws: Sequence[Any], scales: Mapping[str, Scale]
+) -> dict[str, Prior]:
+    """The user's prior of every parameter, else the default."""
+    slots: dict[str, Parameter] = {}
+    names: dict[str, None] = {}
+    for parameter, term in model.all_terms():
+        scale = scales[parameter.name]
+        written = term.parameters(term.as_written(states[term.label]), scale)
+        names |= {n: None for each, slot in written.items() for n in (each, slot.alias) if n}
+        for name, slot in term.parameters(states[term.label], scale).items():
+            if name in slots:
+                raise name_clash(name)
+            if name == INTERCEPT and not model.family.intercept:
+                slot = replace(slot, prior=Fixed(0.0))
+            slots[name] = slot
+    for program, law in zip(model.programs, laws, strict=True):
+        for parameter in program.family.free_parameters():
+            if parameter.name in program.terms:
+                continue
+            default = program.family.default(law, parameter)
+            if default is None:
+                continue
+            name = program.prefix + parameter.name
+            if name in slots:
+                raise name_clash(name)
+            size = max(1, len(parameter.labels))
+            slots[name] = Parameter(default, parameter.support, size=size)
+    names |= dict.fromkeys(slots)
+    for name in model.user_priors:
+        if name not in names or "/" in name:
+            hint = suggestion(name, [n for n in names if "/" not in n])
+            raise OptionError(f"there is no parameter {name!r} to give a prior to; {hint}")
+    out = {}
+    for name, slot in slots.items():
+        default = model.user_priors.get(slot.alias, slot.prior)
+        out[name] = allowed(name, model.user_priors.get(name, default), slot.support, slot.size)
+    return out
+
+
+def as_written(model: Program, training: Training) -> Training:
+    """The training rows with every parameter in the formula's own coordinates.
+
+    For what is not about priors: the likelihood, and the columns as the formula has them.
+    """
+    state = training.state
+    states, designs = dict(state.terms), dict(training.designs)
+    for _, term in model.all_terms():
+        label = term.label
+        designs[label] = term.design_as_written(states[label], designs[label])
+        states[label] = term.as_written(states[label])
+    laws = [state.family, *(state.columns[name] for name in model.columns)]
+    given = replace(state, terms=states, priors=_priors(model, states, laws, state.scales))
+    stream = training.stream and training.stream.of(given)
+    return replace(training, state=given, designs=designs, stream=stream)
