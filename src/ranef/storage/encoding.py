@@ -82,7 +82,7 @@ CLASSES = {
     "priors.PointEstimate": "ranef.priors.kinds:PointEstimate",
     "terms.common.State": "ranef.terms.common:State",
     "terms.group.State": "ranef.terms.group:State",
-    "terms.nn.State": "ranef.terms.nn.term:State",
+    "terms.nn.State": "ranef.terms.nn.state:State",
     "terms.gp.State": "ranef.terms.smooth.gp:State",
     "terms.spline.State": "ranef.terms.smooth.spline:State",
     "terms.mi.State": "ranef.terms.mi:State",

@@ -11,7 +11,7 @@ is linear in what has a posterior, so that c integrates out in closed form like 
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,63 @@ from ranef.priors import Prior, sites
 from ranef.terms.base import Design, Parameter, Replay, Variable
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.nn import graph, linearized_laplace
+from ranef.terms.nn.state import State
 
-if TYPE_CHECKING:
-    from ranef.terms.nn.term import Network, State
+
+@runtime_checkable
+class NetworkTerm(Protocol):
+    """What the weights of a network know of its term."""
+
+    label: str
+
+    def column(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+        """(n, 1) its output of the network, which runs once for all terms that share it."""
+        ...
+
+    def frozen(self, state: State, scale: Scale) -> Any:
+        """The network in inference mode as a function of weights and inputs, to (n,)."""
+        ...
+
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """What the program carries where the network is not left out.
+
+        Weights with a prior are never: the posterior of their scale reaches zero.
+        """
+        ...
+
+    @property
+    def keras(self) -> Any: ...
+
+    def output(
+        self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
+    ) -> Array:
+        """Of the network, or of `model`, a part of it, within a NumPyro program."""
+        ...
+
+    def output_shift(self, state: State, scale: Scale) -> float:
+        """The output that adds nothing to the predictor."""
+        ...
+
+    def points(self, state: State, model: Any) -> list[Array]:
+        """The trainable weights of a part of the network, as point estimates."""
+        ...
+
+    def rows(self, design: Design) -> list[Array]:
+        """What the inputs get, an array for each."""
+        ...
+
+    @property
+    def short(self) -> str:
+        """The term by its columns alone, such as nn(x, z)."""
+        ...
+
+    def starts(self, state: State, model: Any) -> list[tuple[str, Any]]:
+        """The site of each weight, and where its search begins."""
+        ...
+
+    def unit(self, state: State, scale: Scale) -> float:
+        """What an output of one adds to the predictor."""
+        ...
 
 
 class Weights(ABC):
@@ -43,38 +97,38 @@ class Weights(ABC):
     # Whether an output that adds nothing to the predictor may be another than zero.
     shifts = True
 
-    def __init__(self, network: "Network") -> None:
+    def __init__(self, network: NetworkTerm) -> None:
         self.network = network
 
-    def check(self, state: "State") -> None:  # noqa: B027 most take any network
+    def check(self, state: State) -> None:  # noqa: B027 most take any network
         """Refuse a network that cannot be treated so.
 
         Raises:
             OptionError: saying what it lacks.
         """
 
-    def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
         """Names that take a prior, with the default for this scale."""
         return {}
 
     @abstractmethod
-    def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
         """(n, k) columns that point estimates shape, within a NumPyro program."""
 
     def settled(
-        self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
+        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
     ) -> dict[str, Any]:
         """What is carried from the end of a search on, as `Term.settled`."""
         return {}
 
     @abstractmethod
-    def structure(self, state: "State", basis: Any) -> LinearBlock:
+    def structure(self, state: State, basis: Any) -> LinearBlock:
         """The block that these columns make."""
 
     @abstractmethod
     def sample(
         self,
-        state: "State",
+        state: State,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
@@ -82,10 +136,10 @@ class Weights(ABC):
     ) -> Array:
         """Eta (n,), within a NumPyro program."""
 
-    def variables(self, state: "State") -> dict[str, Variable]:
+    def variables(self, state: State) -> dict[str, Variable]:
         return {}
 
-    def means(self, state: "State", draws: Any) -> dict[int, Any]:
+    def means(self, state: State, draws: Any) -> dict[int, Any]:
         """Posterior means of the network's variables, by their `id`, where they have one."""
         return {}
 
@@ -95,15 +149,15 @@ class Point(Weights):
 
     about = "a point estimate"
 
-    def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
         return self.network.column(state, design, scale, replay)
 
-    def structure(self, state: "State", basis: Any) -> LinearBlock:
+    def structure(self, state: State, basis: Any) -> LinearBlock:
         return LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))
 
     def sample(
         self,
-        state: "State",
+        state: State,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
@@ -124,7 +178,7 @@ class _Scaled(Point):
     def scale_site(self) -> str:
         return f"{self.network.short}_sigma"
 
-    def parameters(self, state: "State", scale: Scale) -> dict[str, Parameter]:
+    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
         # Features are of order one, and so are their coefficients in units of the predictor.
         return {
             self.scale_site: Parameter(
@@ -132,15 +186,15 @@ class _Scaled(Point):
             )
         }
 
-    def spread(self, state: "State", scale: Scale) -> float:
+    def spread(self, state: State, scale: Scale) -> float:
         """Of the predictor, in units of the network's output."""
         return scale.spread / self.network.unit(state, scale)
 
-    def tau(self, state: "State", priors_: Mapping[str, Prior], scale: Scale) -> Array:
+    def tau(self, state: State, priors_: Mapping[str, Prior], scale: Scale) -> Array:
         name, start = self.scale_site, self.spread(state, scale)
         return sites.parameter(name, priors_[name], support="positive", start=start)
 
-    def variables(self, state: "State") -> dict[str, Variable]:
+    def variables(self, state: State) -> dict[str, Variable]:
         return {self.scale_site: Variable("scale")}
 
 
@@ -155,19 +209,19 @@ class Last(_Scaled):
     def site(self) -> str:
         return f"{self.network.short}_last"
 
-    def check(self, state: "State") -> None:
+    def check(self, state: State) -> None:
         self._parts(state)
 
-    def _parts(self, state: "State") -> tuple[Any, Any]:
+    def _parts(self, state: State) -> tuple[Any, Any]:
         return graph.before_last(self.network.keras.Model, state.model)
 
-    def _units(self, state: "State") -> tuple[str, ...]:
+    def _units(self, state: State) -> tuple[str, ...]:
         layer = self._parts(state)[1]
         named = (f"unit {i + 1}" for i in range(int(layer.kernel.shape[0])))
         return (*named, "bias") if layer.use_bias else tuple(named)
 
     def settled(
-        self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
+        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
     ) -> dict[str, Any]:
         return {self._settled: {"last": np.ones(())}, **self.network.kept()}
 
@@ -175,12 +229,12 @@ class Last(_Scaled):
     def _settled(self) -> str:
         return f"{self.network.label}/settled"
 
-    def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
         if not mutable(self._settled, cast(Any, {})):
             return super().basis(state, design, scale, replay)
         return self._features(state, design, scale, replay)
 
-    def _features(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+    def _features(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
         """(h, 1), (n, k)."""
         features, layer = self._parts(state)
         weights = self.network.points(state, features)
@@ -189,7 +243,7 @@ class Last(_Scaled):
             columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
         return columns * self.network.unit(state, scale)
 
-    def structure(self, state: "State", basis: Any) -> LinearBlock:
+    def structure(self, state: State, basis: Any) -> LinearBlock:
         k = len(self._units(state))
         if basis.shape[1] != k:
             return super().structure(state, basis)
@@ -206,7 +260,7 @@ class Last(_Scaled):
 
     def sample(
         self,
-        state: "State",
+        state: State,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
@@ -218,14 +272,14 @@ class Last(_Scaled):
         coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
         return self._features(state, design, scale, replay) @ coefficients
 
-    def variables(self, state: "State") -> dict[str, Variable]:
+    def variables(self, state: State) -> dict[str, Variable]:
         units = self._units(state)
         return {
             **super().variables(state),
             self.site: Variable("weight", (f"{self.network.short}_unit",), (units,)),
         }
 
-    def means(self, state: "State", draws: Any) -> dict[int, Any]:
+    def means(self, state: State, draws: Any) -> dict[int, Any]:
         layer = self._parts(state)[1]
         mean = np.asarray(draws.sites[self.site]).mean(axis=(0, 1)).reshape(-1)
         out = {id(layer.kernel): mean[: layer.kernel.shape[0], None]}
@@ -246,7 +300,7 @@ class Full(_Scaled):
         return dict(cast(Any, mutable(f"{self.network.label}/linear", cast(Any, {}))))
 
     def settled(
-        self, state: "State", design: Design, scale: Scale, given: Callable[[Callable], Callable]
+        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
     ) -> dict[str, Any]:
         network = self.network
 
@@ -257,7 +311,7 @@ class Full(_Scaled):
         found = numpyro.handlers.seed(given(program), 0)()
         return {f"{network.label}/linear": found, **network.kept()}
 
-    def basis(self, state: "State", design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
         linear = self._linear()
         if not linear:
             return super().basis(state, design, scale, replay)
@@ -265,7 +319,7 @@ class Full(_Scaled):
         weights = self.network.points(state, state.model)
         return linearized_laplace.columns(output, weights, self.network.rows(design), linear)
 
-    def structure(self, state: "State", basis: Any) -> LinearBlock:
+    def structure(self, state: State, basis: Any) -> LinearBlock:
         k = basis.shape[1] - 1
         if k == 0:
             return super().structure(state, basis)
@@ -283,7 +337,7 @@ class Full(_Scaled):
 
     def sample(
         self,
-        state: "State",
+        state: State,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
@@ -306,7 +360,7 @@ class Full(_Scaled):
         return linearized_laplace.moved(output, weights, network.rows(design), linear, a, u)
 
     def _sampled(
-        self, state: "State", design: Design, tau: Array, scale: Scale, replay: Replay
+        self, state: State, design: Design, tau: Array, scale: Scale, replay: Replay
     ) -> Array:
         """The network itself at weights drawn from their prior."""
         network, weights = self.network, []
