@@ -42,7 +42,7 @@ def write(path: Path, rows: int, groups: int) -> None:
 
 def fit(path: Path) -> None:
     import ranef as rf
-    from ranef.data import tables
+    from ranef.data import parquet
     from ranef.inference.block_ascent import minibatches
 
     waited = [0.0]
@@ -57,7 +57,7 @@ def fit(path: Path) -> None:
 
         return wrapped
 
-    iterate = tables.Batches.__iter__
+    iterate = parquet.Batches.__iter__
 
     def batches(self):  # noqa: ANN001, ANN202
         inner = iterate(self)
@@ -71,7 +71,7 @@ def fit(path: Path) -> None:
         found = streamed(problem, seed)
         return minibatches.Windows(found.count, found.n, found.held, timed(found.at))
 
-    tables.Batches.__iter__, minibatches._streamed = batches, waiting
+    parquet.Batches.__iter__, minibatches._streamed = batches, waiting
     began = time.perf_counter()
     found = rf.Model(FORMULA).fit(path, method="svi", progress=False)
     seconds = time.perf_counter() - began

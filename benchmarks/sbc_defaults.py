@@ -33,8 +33,8 @@ from ranef import registry
 from ranef.errors import RanefError
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.program.program import Program
-from ranef.program.training import State, Training
-from ranef.terms.base import CENTRED, Replay
+from ranef.program.training import Training, TrainingState
+from ranef.terms.base import CENTRED, RunOptions
 
 PILOT = 1
 
@@ -95,7 +95,7 @@ def drawn(
 
     def one(key: Any) -> Any:
         handler: Any = numpyro.handlers.trace(numpyro.handlers.seed(program, key))
-        values = handler(state, designs, replay=Replay(training=False, new_levels="zero"))
+        values = handler(state, designs, replay=RunOptions(training=False, new_levels="zero"))
         sites = {n: s["value"] for n, s in handler.trace.items() if s["type"] == "sample"}
         return sites, values
 
@@ -104,7 +104,9 @@ def drawn(
         return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
 
 
-def ranked(program: Program, state: State, sites: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def ranked(
+    program: Program, state: TrainingState, sites: dict[str, Any]
+) -> Iterator[tuple[str, Any]]:
     """What has a rank, (chain, draw): by its label, from draws of all sites."""
     values = variable_values(program, state, sites)
     variables = program.variables(state)
@@ -206,7 +208,8 @@ def main() -> None:
                 flush=True,
             )
         notes.append(
-            f"| {name} | {len(found.refused)} | {found.converged.count(False)} | {found.constant} | "
+            f"| {name} | {len(found.refused)} | {found.converged.count(False)} "
+            f"| {found.constant} | "
             f"{time.perf_counter() - start:.0f} |"
         )
         print(f"\n{notes[-1]} {sorted(set(found.refused))[:3]}\n", flush=True)

@@ -14,7 +14,7 @@ import scipy.stats as st
 
 from ranef import registry
 from ranef.data.moments import Scale
-from ranef.families.base import Family, ResponseDesign, State
+from ranef.families.base import Family, FamilyState, ResponseDesign
 from ranef.formula.equation import plain
 from ranef.formula.formula import Formula
 
@@ -27,7 +27,7 @@ class Example:
     law: Any
     left: str = "y"
     companion: float | None = None
-    state: State = State({}, Scale(0.0, 1.0))
+    state: FamilyState = FamilyState({}, Scale(0.0, 1.0))
 
     @property
     def discrete(self) -> bool:
@@ -97,12 +97,12 @@ EXAMPLES = {
     "ordinal": Example(
         {"mu": 0.4, "threshold": [-1.0, 0.2, 1.5]},
         numbered(np.diff(st.logistic.cdf([-np.inf, -1.4, -0.2, 1.1, np.inf]))),
-        state=State({}, Scale(0.0, 1.0), ("1", "2", "3", "4")),
+        state=FamilyState({}, Scale(0.0, 1.0), ("1", "2", "3", "4")),
     ),
     "categorical": Example(
         {"mub": 0.4, "muc": -0.7},
         numbered(np.exp([0.0, 0.4, -0.7]) / np.exp([0.0, 0.4, -0.7]).sum()),
-        state=State({}, Scale(0.0, 1.0), ("a", "b", "c")),
+        state=FamilyState({}, Scale(0.0, 1.0), ("a", "b", "c")),
     ),
     "zero_inflated_poisson": Example({"mu": 3.2, "psi": 0.7}, inflated(st.poisson(3.2), 0.7)),
     "zero_inflated_negative_binomial": Example(
@@ -300,7 +300,7 @@ def check_parameters_are_declared(name: str) -> None:
 def check_the_law_can_be_read(name: str) -> None:
     law = family(name)
     symbols = {p.name: (p.symbol,) for p in law.free_parameters()}
-    text = plain(law.law(symbols))
+    text = plain(law.distribution_equation(symbols))
     assert text.endswith(")")
     assert all(symbol in text for (symbol,) in symbols.values())
 

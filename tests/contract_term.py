@@ -14,7 +14,7 @@ from ranef.formula.formula import Formula
 from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Training
-from ranef.terms.base import CENTRED, Replay
+from ranef.terms.base import CENTRED, RunOptions
 
 EXAMPLES = {
     "common": ["y ~ x*f + poly(z, 2)", "y ~ 0 + scale(x) + C(h)"],
@@ -37,7 +37,7 @@ EXAMPLES = {
 
 def learn(formula: str, table: dict, family: str = "gaussian") -> tuple[Program, Training]:
     program = Program(Formula.parse(formula), family, {}, {}, ())
-    return program, learning.learn(program, read(table, list(program.needs())))
+    return program, learning.prepare(program, read(table, list(program.needs())))
 
 
 def values_at(program: Program, training: Training, designs, seed: int, **replay) -> dict:
@@ -54,7 +54,7 @@ def values_at(program: Program, training: Training, designs, seed: int, **replay
     run = numpyro.handlers.substitute(
         numpyro.handlers.seed(program, seed), substitute_fn=near_start
     )
-    return run(training.state, designs, replay=Replay(training=False, rows=1, **replay))
+    return run(training.state, designs, replay=RunOptions(training=False, rows=1, **replay))
 
 
 def check_rows_stand_alone(formula: str, table: dict) -> None:
@@ -134,7 +134,7 @@ def check_block_is_the_term(formula: str, table: dict) -> None:
         state, design = training.state.terms[term.label], training.designs[term.label]
         own = numpyro.handlers.substitute(numpyro.handlers.seed(term.sample, 0), data=values)
         scale = training.state.scales[parameter.name]
-        eta = own(state, design, training.state.priors, scale, Replay())
+        eta = own(state, design, training.state.priors, scale, RunOptions())
         held = [np.reshape(values[name], (block.levels, -1)) for name, _ in block.sites]
         coefficients = np.concatenate(held, axis=1)
         flat = coefficients if block.codes is not None else coefficients[0]

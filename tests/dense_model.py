@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import block_diag
 
-from ranef.inference.pwls.cross_products import Factor, Rows
+from ranef.inference.pwls.cross_products import GroupingFactor, RowBatch
 
 
 @dataclass
 class Dense:
     """The penalized system written out: [Z Lambda, X]' W [Z Lambda, X] + diag(I, P)."""
 
-    rows: Rows
+    rows: RowBatch
     roots: list
     mean: np.ndarray
     precision: np.ndarray
@@ -47,7 +47,7 @@ class Dense:
         return np.linalg.slogdet(self.matrix)[1]
 
 
-def indicator(factor: Factor) -> np.ndarray:
+def indicator(factor: GroupingFactor) -> np.ndarray:
     """Z of a factor, (n, J k)."""
     n, k = factor.columns.shape
     out = np.zeros((n, factor.levels * k))
@@ -69,10 +69,10 @@ def example(seed: int = 0, n: int = 240) -> dict:
         "y": rng.normal(size=n) + 0.3 * g,
         "x": np.column_stack([np.ones(n), x, rng.normal(size=n)]),
         "w": rng.uniform(0.5, 2, n),
-        "g": Factor(g, slopes, 12),
-        "g1": Factor(g, one, 12),
-        "h": Factor(h, one, 7),
-        "h2": Factor(h, slopes, 7),
-        "p": Factor(p, slopes, 4),
-        "t": Factor(t, one, 2),
+        "g": GroupingFactor(g, slopes, 12),
+        "g1": GroupingFactor(g, one, 12),
+        "h": GroupingFactor(h, one, 7),
+        "h2": GroupingFactor(h, slopes, 7),
+        "p": GroupingFactor(p, slopes, 4),
+        "t": GroupingFactor(t, one, 2),
     }

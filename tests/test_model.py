@@ -124,12 +124,12 @@ def test_new_levels_are_refused_sampled_or_zero(fitted, grouped):
 def test_rows_of_one_new_level_share_its_effect(fitted, grouped):
     from ranef.data.tables import read
     from ranef.posterior.predictive import Predictive
-    from ranef.terms.base import Replay
+    from ranef.terms.base import RunOptions
 
     new = {name: np.repeat(values[:1], 3) for name, values in grouped.items()}
     new["g"] = np.array(["n1", "n1", "n2"])
     designs = fitted.program.designs(fitted.training.state, read(new))
-    replay = Replay(training=False, new_levels="sample")
+    replay = RunOptions(training=False, new_levels="sample")
     predictive = Predictive(fitted.program, fitted.training.state, fitted.draws, replay, 0)
     response = fitted.program.family.design(fitted.training.state.family, read(new), known=False)
     with jax.enable_x64(True):

@@ -13,24 +13,24 @@ import xarray as xr
 
 from ranef import priors, registry
 from ranef.check import SECONDS, Check, check
-from ranef.data.complete_cases import Rows
+from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
 from ranef.data.tables import read
 from ranef.errors import DataError, OptionError, suggestion, whole_number
 from ranef.formula.equation import plain
 from ranef.inference.base import Draws
-from ranef.posterior.idata_groups import Criticism
-from ranef.posterior.imputation import Imputed
+from ranef.posterior.idata_groups import IdataGroups
+from ranef.posterior.imputation import Imputation
 from ranef.posterior.loo import LeaveOneOut, leave_one_out
 from ranef.posterior.posterior import Posterior, tails_of
 from ranef.posterior.predictive import OutOfReachError, Predictive
-from ranef.posterior.recommend import Wanted, recommend
+from ranef.posterior.recommend import RecommendationQuery, recommend
 from ranef.posterior.summary import Summary
 from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Designs, Training
 from ranef.storage import fit_file
-from ranef.terms.base import Replay, Variable
+from ranef.terms.base import RunOptions, Variable
 from ranef.terms.nn import variables
 
 _KINDS = ("mean", "response", "component")
@@ -68,7 +68,7 @@ class Fit:
         return self.program.family.notes(self.training.state.family)
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> CompleteCases:
         """Rows read, used, and dropped by the column that was missing."""
         return self.training.rows
 
@@ -151,8 +151,8 @@ class Fit:
         return xr.DataTree.from_dict(groups)
 
     @cached_property
-    def _criticism(self) -> Criticism:
-        return Criticism(self._known)
+    def _criticism(self) -> IdataGroups:
+        return IdataGroups(self._known)
 
     def extend(
         self, *groups: str, data: Any = None, new_levels: str = "sample", seed: int = 0
@@ -258,7 +258,7 @@ class Fit:
             ColumnError: for a column that is in no mi().
         """
         seed = whole_number("seed", seed, least=0)
-        return Imputed(self._known, seed).table(column, interval)
+        return Imputation(self._known, seed).table(column, interval)
 
     def equations(self) -> list[str]:
         """The model on paper, a subscript as ``_{...}``."""
@@ -276,7 +276,7 @@ class Fit:
                 has diagnostics of its own. Summaries and reports are quick.
         """
         # The black box of svi has none that say how far it is off.
-        if quick and not self.draws.from_guide and "_checked" not in self.__dict__:
+        if quick and not self.draws.is_gaussian_guide and "_checked" not in self.__dict__:
             return check(self._known, reference=False)
         return self._checked
 
@@ -500,7 +500,7 @@ class Fit:
         def designs(rows: Frame) -> Designs:
             return self._designs(rows, new_levels, response=False, companion=False)[1]
 
-        wanted = Wanted(n, candidates, exclude_seen, interval)
+        wanted = RecommendationQuery(n, candidates, exclude_seen, interval)
         return recommend(self._known, predictive, designs, data, wanted)
 
     def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> Any:
@@ -525,7 +525,7 @@ class Fit:
 
     def _predictive(self, new_levels: str, seed: int) -> Predictive:
         if new_levels not in self._cache:
-            replay = Replay(training=False, new_levels=new_levels)
+            replay = RunOptions(training=False, new_levels=new_levels)
             self._cache[new_levels] = Predictive(
                 self.program, self.training.state, self.draws, replay, seed
             )

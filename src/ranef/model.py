@@ -152,15 +152,17 @@ class Model:
         source = batches(data, list(program.needs()), program.missing) if streams else None
         if source is None:
             frame = read(data, list(program.needs()), program.missing)
-            program = program.suited(frame)
+            program = program.with_inferred_family(frame)
             if program.family.categorised:
-                program = program.known([complete(frame, program.needs())[0]])
-            return program, learning.learn(program, frame)
+                program = program.with_categories([complete(frame, program.needs())[0]])
+            return program, learning.prepare(program, frame)
         first = next(iter(source), None)
         if first is not None:
-            program = program.suited(first)
+            program = program.with_inferred_family(first)
         if program.family.categorised:
-            program = program.known(streaming.complete_rows(program, source, progress=progress))
+            program = program.with_categories(
+                streaming.complete_rows(program, source, progress=progress)
+            )
         return program, streaming.learn(program, source, progress=progress)
 
 

@@ -17,7 +17,7 @@ TERMS = {
     "offset": "ranef.terms.offset:Offset",
     "gp": "ranef.terms.smooth.gp:Process",
     "s": "ranef.terms.smooth.spline:Spline",
-    "mi": "ranef.terms.mi:Missing",
+    "mi": "ranef.terms.mi:MissingColumn",
     "mf": "ranef.terms.mf:Factorization",
 }
 
@@ -58,7 +58,7 @@ FAMILIES = {
 METHODS = {
     "exact": "ranef.inference.exact:Exact",
     "laplace": "ranef.inference.laplace:Laplace",
-    "nuts": "ranef.inference.nuts:NoUTurn",
+    "nuts": "ranef.inference.nuts:NUTS",
     "svi": "ranef.inference.svi:SVI",
 }
 

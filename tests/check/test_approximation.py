@@ -112,10 +112,10 @@ def test_binary_responses_have_a_reference():
     model = rf.Model("y ~ x + (1 | g)", family="bernoulli")
     assert model.fit(table, method="laplace", progress=False).check().verdict == "trust"
     poor = model.fit(table, method="svi", guide="meanfield", progress=False)
-    assert poor.draws.from_guide
+    assert poor.draws.is_gaussian_guide
     assert poor.check().verdict == "distrust"
     # A linear model's svi is its closed form, and is not judged as a normal guide would be.
-    assert not model.fit(table, method="svi", progress=False).draws.from_guide
+    assert not model.fit(table, method="svi", progress=False).draws.is_gaussian_guide
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_guide_is_not_trusted_unchecked(guide, formula, expected, monkeypatch)
     fit = rf.Model(formula, family="bernoulli").fit(
         table, method="svi", guide=guide, steps=1_000, progress=False
     )
-    assert fit.draws.from_guide
+    assert fit.draws.is_gaussian_guide
     found = [s for s in fit.check().symptoms if s.sign.startswith("the sds were not checked")]
     assert [symptom.weight for symptom in found] == [expected]
     assert fit.check().looked == ()

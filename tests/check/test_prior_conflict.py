@@ -63,7 +63,7 @@ def test_the_likelihoods_mean_is_what_a_flat_prior_gives():
     least = flat.fit({"x": X[:6], "y": TABLE["y"][:6]}, progress=False).fixef()["mean"]
     found = fit.fixef()
     problem = fit.program.problem(fit.training)
-    [block] = [b for b in problem.structure().values() if b is not None]
+    [block] = [b for b in problem.unit_blocks().values() if b is not None]
     z, share = moved(block, fit._known)
     expected = np.abs(found["mean"] - least) / found["sd"]
     np.testing.assert_allclose(z, expected, atol=0.02)

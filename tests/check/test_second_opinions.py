@@ -139,7 +139,7 @@ def test_short_chains_look_at_weights_beside_a_smooth_function():
     model = rf.Model("y ~ gp(x, m=4) + nn(x, hidden=[2], weights='full')")
     known = model.fit(table, method="svi", steps=50, draws=50, progress=False)._known
     problem = known.program.problem(known.training)
-    problem = problem.given(known.draws.points, known.draws.carried)
+    problem = problem.conditioned_on(known.draws.points, known.draws.carried)
     assert isinstance(short_chains(known, problem, Deadline(60)), Reference)
 
 

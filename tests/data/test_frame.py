@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ranef.data.complete_cases import complete
-from ranef.data.frame import Index, LevelsSeen, crossed_levels, merged_order, sorted_levels
+from ranef.data.frame import LevelsSeen, NameIndex, crossed_levels, merged_order, sorted_levels
 from ranef.data.tables import read
 from ranef.errors import DataError
 
@@ -122,7 +122,7 @@ def test_one_instant_is_one_level_in_any_zone_and_a_date_is_its_midnight():
 
 
 def test_levels_of_points_in_time_that_older_files_hold_are_found():
-    old = Index(["2024-01-01 00:00:00.000000000", "2024-01-02 12:00:00.000000000"])
+    old = NameIndex(["2024-01-01 00:00:00.000000000", "2024-01-02 12:00:00.000000000"])
     assert old.places(["2024-01-02 12:00:00", "2024-01-01", "2024-01-03"]).tolist() == [1, 0, -1]
 
 

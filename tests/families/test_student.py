@@ -17,7 +17,7 @@ def test_the_variance_is_infinite_where_it_is():
 def test_the_scale_is_learned_from_the_middle_not_the_tails():
     law = family("student")
     y = np.r_[np.linspace(-1, 1, 999), 1e6]
-    location, spread = law.location_and_spread(law.measure(None, ResponseDesign(y)))
+    location, spread = law.location_and_sd(law.measure(None, ResponseDesign(y)))
     assert abs(location) < 0.01
     assert 0.5 < spread < 1.0
 
@@ -29,4 +29,4 @@ def test_very_many_responses_are_thinned_evenly():
         batch = np.arange(start, start + 1_000_000, dtype=float)
         seen = law.measure(seen, ResponseDesign(batch))
     assert len(seen[0]) <= 2_000_000
-    assert abs(law.location_and_spread(seen)[0] / 2_500_000 - 1) < 0.01
+    assert abs(law.location_and_sd(seen)[0] / 2_500_000 - 1) < 0.01

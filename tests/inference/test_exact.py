@@ -11,9 +11,9 @@ import ranef as rf
 from ranef.data.tables import read as read_table
 from ranef.errors import DataError, OptionError
 from ranef.formula.formula import Formula
-from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import common_by_site, effects_by_site
-from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.lmm.sufficient_statistics import accumulate
 from ranef.priors import checked
 from ranef.priors import log_density as prior_density
 from ranef.program import learning
@@ -32,7 +32,7 @@ FORMULAS = [
 
 def problem_of(formula, table, priors):
     program = Program(Formula.parse(formula), "gaussian", checked(priors), {}, ())
-    training = learning.learn(program, read_table(table, list(program.needs())))
+    training = learning.prepare(program, read_table(table, list(program.needs())))
     return program, program.problem(training)
 
 
@@ -40,8 +40,8 @@ def problem_of(formula, table, priors):
 def test_log_density_is_the_programs(formula, priors, grouped):
     """Log p(theta, y) = log p(theta, b, y) - log p(b | theta, y), at any b: here the mean."""
     program, problem = problem_of(formula, grouped, priors)
-    mixed = read(problem, "exact")
-    marginal = Marginal.of(mixed, problem.priors, problem.spread)
+    mixed = accumulate(problem, "exact")
+    marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
     rng = np.random.default_rng(0)
     for _ in range(3):
         x = marginal.coordinates.canonical(
@@ -89,7 +89,9 @@ def log_jacobian(marginal, x):
 @pytest.mark.parametrize(("formula", "priors"), FORMULAS)
 def test_gradient_is_that_of_the_log_density(formula, priors, grouped):
     _, problem = problem_of(formula, grouped, priors)
-    marginal = Marginal.of(read(problem, "exact"), problem.priors, problem.spread)
+    marginal = LMMHyperposterior.of(
+        accumulate(problem, "exact"), problem.priors, problem.residual_scale
+    )
     x = marginal.start + 0.3 * np.random.default_rng(1).normal(size=len(marginal.start))
     value, gradient = marginal.value_and_gradient(x)
     assert marginal.log_density(x[None])[0] == pytest.approx(value, rel=1e-12)
@@ -395,7 +397,7 @@ def test_a_variance_at_zero():
 
 def test_a_million_groups_in_the_solver():
     """The sums of squares of a balanced one-way layout are known without any solver."""
-    from ranef.inference.pwls.cross_products import Factor, Rows, cross_products
+    from ranef.inference.pwls.cross_products import GroupingFactor, RowBatch, cross_products
     from ranef.inference.pwls.solver import PWLS
 
     rng = np.random.default_rng(0)
@@ -403,9 +405,9 @@ def test_a_million_groups_in_the_solver():
     y = rng.normal(size=(levels, m)) + rng.normal(size=(levels, 1))
     codes = np.repeat(np.arange(levels, dtype=np.int32), m)
     ones = np.ones((levels * m, 1))
-    solution = PWLS(cross_products(Rows(y.ravel(), ones, [Factor(codes, ones, levels)]))).solve(
-        [np.array([[0.8]])]
-    )
+    solution = PWLS(
+        cross_products(RowBatch(y.ravel(), ones, [GroupingFactor(codes, ones, levels)]))
+    ).solve([np.array([[0.8]])])
     means = y.mean(axis=1)
     within, between = ((y - means[:, None]) ** 2).sum(), m * ((means - y.mean()) ** 2).sum()
     expected = within + between / (1 + m * 0.64)

@@ -11,17 +11,17 @@ from scipy.stats import halfcauchy, nbinom, norm
 import ranef as rf
 from contract_term import learn
 from ranef.errors import OptionError
-from ranef.inference.glmm.corrections import Quadrature, Skewness
-from ranef.inference.glmm.marginal_posterior import Approximate
-from ranef.inference.glmm.predictor_variances import spreads
-from ranef.inference.lmm.marginal_posterior import Marginal
-from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.glmm.corrections import AdaptiveQuadrature, SkewnessCorrection
+from ranef.inference.glmm.marginal_posterior import GLMMHyperposterior
+from ranef.inference.glmm.predictor_variances import predictor_covariances
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
+from ranef.inference.lmm.sufficient_statistics import accumulate
 
 
 def density(formula, table, family, priors=None):
     model = rf.Model(formula, family=family, priors=priors)
     program, training = model._learned(table)
-    return Approximate.of(program.problem(training), "laplace")
+    return GLMMHyperposterior.of(program.problem(training), "laplace")
 
 
 def fit(formula, table, family, **options):
@@ -33,8 +33,10 @@ def fit(formula, table, family, **options):
 def test_a_gaussian_response_is_integrated_exactly(formula, grouped):
     program, training = learn(formula, grouped)
     problem = program.problem(training)
-    exact = Marginal.of(read(problem, "exact"), problem.priors, problem.spread)
-    here = Approximate.of(problem, "laplace")
+    exact = LMMHyperposterior.of(
+        accumulate(problem, "exact"), problem.priors, problem.residual_scale
+    )
+    here = GLMMHyperposterior.of(problem, "laplace")
     assert [s.name for s in exact.coordinates.scales] == [s.name for s in here.coordinates.scales]
     rng = np.random.default_rng(0)
     for _ in range(3):
@@ -96,8 +98,8 @@ HEAVY = {"x": rf.StudentT(3, 0.3, 0.5), "Intercept": rf.Cauchy(1, 2)}
 def test_the_gradient_in_the_scales_of_t_priors(formula, grouped):
     target = density(formula, grouped, "bernoulli", HEAVY)
     if target.working.layout.factors:
-        scalar = Quadrature.applies(target.working)
-        target.refinement = (Quadrature if scalar else Skewness)(target.working)
+        scalar = AdaptiveQuadrature.applies(target.working)
+        target.refinement = (AdaptiveQuadrature if scalar else SkewnessCorrection)(target.working)
     x = target.start + 0.3 * np.random.default_rng(1).normal(size=len(target.start))
     target.settle(x)
     _, gradient = target.value_and_gradient(x)
@@ -114,8 +116,10 @@ def test_the_gradient_in_the_scales_of_t_priors(formula, grouped):
 def test_t_priors_of_a_gaussian_response_are_exacts(grouped):
     program, training = rf.Model("y ~ x + (1 | g)", priors=HEAVY)._learned(grouped)
     problem = program.problem(training)
-    exact = Marginal.of(read(problem, "exact"), problem.priors, problem.spread)
-    here = Approximate.of(problem, "laplace")
+    exact = LMMHyperposterior.of(
+        accumulate(problem, "exact"), problem.priors, problem.residual_scale
+    )
+    here = GLMMHyperposterior.of(problem, "laplace")
     rng = np.random.default_rng(0)
     at = [exact.start + 0.3 * rng.normal(size=len(exact.start)) for _ in range(2)]
     a = exact.log_density(np.array(at))
@@ -164,7 +168,7 @@ def test_cauchy_priors_of_the_bioassay():
 )
 def test_the_same_place_has_the_same_density_whatever_was_visited(formula, family, grouped):
     target = density(formula, grouped, family)
-    target.refinement = Skewness(target.working)
+    target.refinement = SkewnessCorrection(target.working)
     target.settle(target.start)
     rng = np.random.default_rng(2)
     x = target.start + 0.3 * rng.normal(size=(4, len(target.start)))
@@ -205,7 +209,7 @@ def test_variances_of_rows_are_those_of_dense_algebra(formula, grouped):
         start += len(p)
     covariance = np.linalg.inv(every.T @ (q.weights[:, 0] * every) + prior)
     expected = np.einsum("np,pq,nq->n", every, covariance, every)
-    found = spreads(q.solution.whole_covariances(), target.working.rows)[:, 0, 0]
+    found = predictor_covariances(q.solution.whole_covariances(), target.working.rows)[:, 0, 0]
     np.testing.assert_allclose(found, expected, rtol=1e-7)
 
 
@@ -218,7 +222,7 @@ def test_quadrature_is_the_integral_over_each_level():
     target = density("y ~ 1 + (1 | g)", table, "bernoulli")
     x = target.coordinates.inverse({"1|g_sigma": np.array(2.0)})
     q = target.fit(x)
-    quadrature = Quadrature(target.working)
+    quadrature = AdaptiveQuadrature(target.working)
     found = quadrature._integrated(q, [np.array([[2.0]])], {})
     beta = float(found.beta[0])
 
@@ -235,7 +239,7 @@ def test_quadrature_is_the_integral_over_each_level():
     roots = [np.array([[2.0]])]
     assert quadrature.correction(q, roots, {}) > 0.05
     # The third-order term says most of it, and not all.
-    third = Skewness(target.working).correction(q, roots, {})
+    third = SkewnessCorrection(target.working).correction(q, roots, {})
     assert 0.5 < third / quadrature.correction(q, roots, {}) < 1.2
 
 
@@ -326,7 +330,7 @@ def test_the_density_has_no_step_where_the_sd_is_zero():
     codes = np.arange(120) % 12
     table = {"y": np.zeros(120), "x": rng.normal(size=120), "g": codes.astype(str)}
     target = density("y ~ x + (1 | g)", table, "bernoulli")
-    target.refinement = Quadrature(target.working)
+    target.refinement = AdaptiveQuadrature(target.working)
     target.settle(np.array([0.2]))
     target.left = 1e-9
     at = target.log_density(np.array([[0.0], [1e-7], [1e-3], [-1e-3]]))

@@ -9,10 +9,10 @@ from numpyro.infer.util import log_density
 import ranef as rf
 from contract_term import learn
 from ranef.errors import DataError, OptionError
-from ranef.inference.lmm.marginal_posterior import Marginal
-from ranef.inference.lmm.sufficient_statistics import read
-from ranef.inference.mcmc.marginal_likelihood import Collapsed
-from ranef.inference.mcmc.targets import Integrated, Sampled
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
+from ranef.inference.lmm.sufficient_statistics import accumulate
+from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
+from ranef.inference.mcmc.targets import JointTarget, MarginalTarget
 from ranef.program.problem import sites_of
 
 FORMULAS = [
@@ -38,14 +38,14 @@ def test_the_collapsed_likelihood_is_that_of_the_solver(formula, grouped):
     """Two derivations of log p(theta | y), one by autodiff in JAX and one in NumPy."""
     table = {**grouped, "f": grouped["f"].copy()}
     problem = problem_of(formula, table, {"Intercept": rf.Flat()} if "0 +" not in formula else {})
-    mixed = read(problem, "nuts")
-    marginal = Marginal.of(mixed, problem.priors, problem.spread)
+    mixed = accumulate(problem, "nuts")
+    marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
     x = marginal.start + 0.3 * np.random.default_rng(2).normal(size=(4, len(marginal.start)))
     x = marginal.coordinates.canonical(x)
     values = marginal.coordinates.values(x)
     with jax.enable_x64(True):
         latents = sites_of(problem, jax.random.key(0)).latents
-        density = Integrated.of(problem, latents, Collapsed.of(mixed), marginal)
+        density = MarginalTarget.of(problem, latents, JaxMarginalLikelihood.of(mixed), marginal)
         expected = marginal.log_density(x) - marginal.coordinates.log_prior(x)[0]
 
         # Compiled once for all points, since one operation after another would be many times.
@@ -71,13 +71,13 @@ def test_the_collapsed_likelihood_is_that_of_the_solver(formula, grouped):
 def test_chains_do_not_wait_for_the_threads_of_lapack(coefficients, grouped):
     """Each chain is a thread: as many as JAX has threads would wait for one another."""
     problem = problem_of("y ~ gp(x, m=14) + (1 + x | g) + (1 | h)", grouped)
-    mixed = read(problem, "nuts")
+    mixed = accumulate(problem, "nuts")
     with jax.enable_x64(True):
         latents = sites_of(problem, jax.random.key(0)).latents
-        density = Sampled.of(problem, latents)
+        density = JointTarget.of(problem, latents)
         if coefficients == "integrated":
-            marginal = Marginal.of(mixed, problem.priors, problem.spread)
-            density = Integrated.of(problem, latents, Collapsed.of(mixed), marginal)
+            marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
+            density = MarginalTarget.of(problem, latents, JaxMarginalLikelihood.of(mixed), marginal)
         program = jax.jit(jax.grad(density.log_density)).lower(density.start, density.data)
     assert "lapack" not in program.as_text()
 
@@ -97,7 +97,7 @@ def test_the_sampled_density_is_the_programs(formula, grouped):
     problem = problem_of(formula, grouped)
     with jax.enable_x64(True):
         latents = sites_of(problem, jax.random.key(0)).latents
-        density = Sampled.of(problem, latents)
+        density = JointTarget.of(problem, latents)
 
         def flat(z):
             """The sites on the line, where the program's Jacobian is known."""

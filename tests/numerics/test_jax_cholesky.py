@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 from ranef.numerics.jax_cholesky import cholesky, product, solve, solve_columns, square
-from ranef.priors.sites import Normals
+from ranef.priors.sites import BatchedNormal
 
 LEVELS = 4
 
@@ -110,10 +110,10 @@ def test_normal_vectors_have_numpyros_density_without_lapack(k):
         return law.to_event(1).log_prob(values)
 
     with jax.enable_x64(True):
-        found = jax.value_and_grad(density, argnums=(1, 2))(Normals, root, values)
+        found = jax.value_and_grad(density, argnums=(1, 2))(BatchedNormal, root, values)
         exact = jax.value_and_grad(density, argnums=(1, 2))(dist.MultivariateNormal, root, values)
         for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
-        batch = jax.jit(jax.vmap(lambda root, values: density(Normals, root, values)))
+        batch = jax.jit(jax.vmap(lambda root, values: density(BatchedNormal, root, values)))
         program = batch.lower(np.stack([root] * 2), np.stack([values] * 2))
     assert "lapack" not in program.as_text()

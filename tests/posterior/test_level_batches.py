@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ranef.posterior.level_batches import Occurring, batches, number, room
+from ranef.posterior.level_batches import LevelSubset, batches, level_key, pad_subsets
 from ranef.terms.base import Design
 
 RNG = np.random.default_rng(0)
@@ -26,8 +26,8 @@ def test_rows_stay_in_order_where_their_levels_are_few(codes, most):
 
 def test_recoded_rows_have_the_levels_that_they_had():
     """Of 30 levels that training saw; those from 30 on are new."""
-    met = [{"g": Occurring.of(ONE[rows], 30)} for rows in batches([ONE], 500, 7)]
-    padded = room(met)
+    met = [{"g": LevelSubset.of(ONE[rows], 30)} for rows in batches([ONE], 500, 7)]
+    padded = pad_subsets(met)
     assert len({(len(b["g"].known), len(b["g"].new)) for b in padded}) == 1
     for rows, batch in zip(batches([ONE], 500, 7), padded, strict=True):
         found = batch["g"].recoded(Design({"codes": ONE[rows]}))
@@ -36,5 +36,5 @@ def test_recoded_rows_have_the_levels_that_they_had():
 
 
 def test_a_level_has_one_number():
-    assert number("a") == number("a") < 2**64
-    assert len({number(str(i)) for i in range(10_000)}) == 10_000
+    assert level_key("a") == level_key("a") < 2**64
+    assert len({level_key(str(i)) for i in range(10_000)}) == 10_000

@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 
 import ranef as rf
 from ranef.comparison import stacking
-from ranef.posterior.level_likelihood import Integrated
+from ranef.posterior.level_likelihood import LevelLikelihood
 from ranef.posterior.loo import smoothed_out
 from ranef.posterior.posterior import Posterior
 
@@ -71,7 +71,7 @@ def test_groups_against_refits(fit):
 @pytest.mark.parametrize("formula", ["y ~ x + (1 | g)", "y ~ x + (1 + x | g)", "y ~ (x || g)"])
 def test_the_integral_by_importance_sampling_is_that_in_closed_form(formula):
     fit = rf.Model(formula).fit(TABLE, draws=400, progress=False)
-    own = Integrated.of(Posterior(fit.program, fit.training, fit.draws), "g", G)
+    own = LevelLikelihood.of(Posterior(fit.program, fit.training, fit.draws), "g", G)
     closed = own.log_likelihood(0)
     import jax
 

@@ -25,7 +25,7 @@ from ranef.check.reference import NoReference
 from ranef.data import parquet, tables
 from ranef.inference.lmm import coefficient_posterior
 from ranef.inference.pwls import solver
-from ranef.inference.pwls.effect_draws import Effects
+from ranef.inference.pwls.effect_draws import EffectSampler
 from ranef.storage.effect_checks import refuse_unsound
 from ranef.terms.base import Design
 
@@ -360,24 +360,24 @@ def test_draws_that_memory_does_not_hold_are_made_by_level_as_before(large, cros
     assert new.save(tmp_path / "more").read_bytes() == large.save(tmp_path / "once").read_bytes()
 
 
-def places(found: Effects, **changes) -> Effects:
+def places(found: EffectSampler, **changes) -> EffectSampler:
     return replace(found, places=(replace(found.places[0], **changes), *found.places[1:]))
 
 
-def cell(found: Effects, **changes) -> Effects:
+def cell(found: EffectSampler, **changes) -> EffectSampler:
     return replace(found, cells=(replace(found.cells[0], **changes), *found.cells[1:]))
 
 
-def given(found: Effects, **changes) -> Effects:
+def given(found: EffectSampler, **changes) -> EffectSampler:
     return cell(found, given=replace(found.cells[0].given, **changes))
 
 
-def stage(found: Effects, **changes) -> Effects:
+def stage(found: EffectSampler, **changes) -> EffectSampler:
     first, *rest = found.system.stages
     return replace(found, system=replace(found.system, stages=(replace(first, **changes), *rest)))
 
 
-def meetings(found: Effects, **changes) -> Effects:
+def meetings(found: EffectSampler, **changes) -> EffectSampler:
     met = replace(found.system.meetings, **changes)
     return replace(found, system=replace(found.system, meetings=met))
 
@@ -414,9 +414,9 @@ OF_MEETINGS = {
 }
 
 
-def is_sound(found: Effects, fit: rf.Fit, draws: int = 100) -> bool:
+def is_sound(found: EffectSampler, fit: rf.Fit, draws: int = 100) -> bool:
     try:
-        refuse_unsound(found, fit.program.grouped(fit.training.state), draws)
+        refuse_unsound(found, fit.program.level_sites(fit.training.state), draws)
     except rf.FileError:
         return False
     return True

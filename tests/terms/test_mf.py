@@ -12,16 +12,16 @@ import ranef as rf
 from contract_term import learn
 from ranef.inference.block_ascent.factor_posterior import (
     FactorDraws,
-    Factors,
-    Realised,
-    Scales,
-    Side,
-    Table,
+    FactorPosterior,
+    LazyFactorDraws,
+    RatingsTable,
+    ScalePosterior,
+    TermPosterior,
 )
-from ranef.inference.block_ascent.matrix_factorization import Beside
+from ranef.inference.block_ascent.matrix_factorization import CombinedDraws
 from ranef.inference.mcmc.identified_draws import comparable
 from ranef.numerics.chain_diagnostics import convergence
-from ranef.numerics.counter_rng import Noise
+from ranef.numerics.counter_rng import CounterRNG
 from ranef.storage.effect_checks import refuse_unsound
 from ranef.terms.blocks import Bilinear
 
@@ -57,14 +57,14 @@ def fit(rows) -> rf.Fit:
 
 
 @pytest.fixture(scope="module")
-def table() -> tuple[Table, np.ndarray, np.ndarray]:
+def table() -> tuple[RatingsTable, np.ndarray, np.ndarray]:
     """Rows of a table with several rows in some cells, their weights, and what is left of y."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 12, 200), rng.integers(0, 9, 200)
     weights = rng.uniform(0.5, 2.0, 200)
     term = Bilinear(codes, (12, 9), 3, ("u", "v"), "tau")
     y = rng.normal(size=(12, 2))[codes[0]] * rng.normal(size=(9, 2))[codes[1]]
-    return Table(term, weights), weights, y.sum(axis=1) + 0.5 * rng.normal(size=200)
+    return RatingsTable(term, weights), weights, y.sum(axis=1) + 0.5 * rng.normal(size=200)
 
 
 def test_a_side_given_the_other_is_its_posterior(table):
@@ -72,9 +72,11 @@ def test_a_side_given_the_other_is_its_posterior(table):
     table, weights, r = table
     rng = np.random.default_rng(1)
     root = 0.3 * rng.normal(size=(9, 3, 3))
-    v = Side(rng.normal(size=(9, 3)), root @ root.transpose(0, 2, 1))
-    scales = Scales.of(rf.HalfNormal(1.0), np.array([5.0, 9.0, 20.0]), 12)
-    fixed = Factors(Side(np.zeros((12, 3)), np.zeros((12, 3, 3))), v, scales, rf.priors.Fixed(1.0))
+    v = FactorPosterior(rng.normal(size=(9, 3)), root @ root.transpose(0, 2, 1))
+    scales = ScalePosterior.of(rf.HalfNormal(1.0), np.array([5.0, 9.0, 20.0]), 12)
+    fixed = TermPosterior(
+        FactorPosterior(np.zeros((12, 3)), np.zeros((12, 3, 3))), v, scales, rf.priors.Fixed(1.0)
+    )
     found = table.sweep(fixed, r, 2.5, held=True)
     for j in range(12):
         own = table.left == j
@@ -96,7 +98,7 @@ def test_a_side_given_the_other_is_its_posterior(table):
 def test_the_bound_rises_with_every_sweep(prior, table):
     """Each part, the turning of the axes included, is the optimum given the others."""
     table, weights, r = table
-    q, before = Factors.begin(table, prior, r, [0]), -np.inf
+    q, before = TermPosterior.begin(table, prior, r, [0]), -np.inf
     for _ in range(40):
         q = table.sweep(q, r, 4.0)
         mean, variance = table.moments(q)
@@ -108,14 +110,14 @@ def test_the_bound_rises_with_every_sweep(prior, table):
 def test_the_posterior_of_a_scale_is_a_quadrature():
     """Of a flat prior tau^-2 is Gamma((J - 1) / 2, S / 2)."""
     squares, levels = np.array([3.0, 400.0]), 30
-    scales = Scales.of(rf.Flat(), squares, levels)
+    scales = ScalePosterior.of(rf.Flat(), squares, levels)
     law = st.gamma((levels - 1) / 2, scale=2 / squares)
     np.testing.assert_allclose(scales.precision, law.mean(), rtol=1e-4)
     drawn = scales.draw(np.random.default_rng(0), 20_000)
     for column, scale in zip(drawn.T, 2 / squares, strict=True):
         own = st.gamma((levels - 1) / 2, scale=scale)
         assert st.kstest(column**-2.0, own.cdf).pvalue > 1e-3
-    narrow = Scales.of(rf.Uniform(0.1, 0.2), squares, levels)
+    narrow = ScalePosterior.of(rf.Uniform(0.1, 0.2), squares, levels)
     assert (narrow.draw(np.random.default_rng(0), 100) < 0.2).all()
 
 
@@ -260,7 +262,7 @@ def test_a_saved_fit_answers_as_it_did(fit, tmp_path):
 
 def test_draws_of_a_level_are_the_same_alone():
     rng = np.random.default_rng(0)
-    side = Side(rng.normal(size=(7, 3)), np.broadcast_to(np.eye(3), (7, 3, 3)))
+    side = FactorPosterior(rng.normal(size=(7, 3)), np.broadcast_to(np.eye(3), (7, 3, 3)))
     drawn = FactorDraws.of({"u": side, "v": side}, 50, 3)
     whole = drawn.at({"u": np.arange(7), "v": np.arange(7)})
     alone = drawn.at({"u": np.array([5])})
@@ -269,7 +271,7 @@ def test_draws_of_a_level_are_the_same_alone():
     chains = FactorDraws.of({"u": side, "v": side}, 50, 3, chains=2).at({"u": np.arange(7)})
     assert np.array_equal(chains["u"].reshape(50, 7, 3), whole["u"][0])
     assert drawn.at({"u": np.zeros(0, int)})["u"].shape == (1, 50, 0, 3)
-    z = Noise(3, 1_000_000).of(np.array([5]), 150).reshape(50, 3)
+    z = CounterRNG(3, 1_000_000).of(np.array([5]), 150).reshape(50, 3)
     np.testing.assert_allclose(alone["u"][0, :, 0], side.mean[5] + z, atol=1e-12)
 
 
@@ -279,8 +281,8 @@ def test_a_weight_of_two_is_a_row_twice():
     twice = tuple(np.tile(c, 2) for c in codes)
     found = []
     for own, weights, y in ((codes, np.full(60, 2.0), r), (twice, None, np.tile(r, 2))):
-        table = Table(Bilinear(own, (6, 5), 2, ("u", "v"), "tau"), weights)
-        q = Factors.begin(table, rf.HalfNormal(1.0), y, [0])
+        table = RatingsTable(Bilinear(own, (6, 5), 2, ("u", "v"), "tau"), weights)
+        q = TermPosterior.begin(table, rf.HalfNormal(1.0), y, [0])
         for _ in range(5):
             q = table.sweep(q, y, 1.0)
         found.append(q.u.mean)
@@ -344,7 +346,9 @@ def test_factors_too_many_to_be_drawn_at_once_are_kept_by_what_draws_them(
 ):
     monkeypatch.setattr("ranef.inference.block_ascent.factor_posterior._REALISED", 1_000)
     drawn = fit.draws.sites._drawn
-    monkeypatch.setitem(fit.draws.__dict__, "sites", Realised(drawn, fit.draws.sites._beside))
+    monkeypatch.setitem(
+        fit.draws.__dict__, "sites", LazyFactorDraws(drawn, fit.draws.sites._beside)
+    )
     with pytest.raises(rf.OptionError, match="fit with draws=1 or fewer"):
         fit.draws.sites["mf(user, item)_user"]
     fit.save(tmp_path / "fit.ranef")
@@ -355,4 +359,4 @@ def test_factors_too_many_to_be_drawn_at_once_are_kept_by_what_draws_them(
     grouped = fit.program.grouped(fit.training.state)
     mine = {key: each for key, each in grouped.items() if set(each.sites) <= set(drawn.sides)}
     with pytest.raises(rf.FileError, match="factors are drawn from"):
-        refuse_unsound(Beside(wrong, None), mine, drawn.draws)
+        refuse_unsound(CombinedDraws(wrong, None), mine, drawn.draws)

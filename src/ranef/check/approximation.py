@@ -73,7 +73,7 @@ def second_opinion(posterior: Posterior, deadline: Deadline | None) -> Opinion:
         return Opinion((), ("chains that began apart from each other",))
     problem = posterior.program.problem(posterior.training)
     if draws.points:
-        problem = problem.given(draws.points, draws.carried)
+        problem = problem.conditioned_on(draws.points, draws.carried)
     exact = is_exact(draws, problem)
     own = _own_look(draws) if exact else ()
     if deadline is None or draws.k_hat is not None and exact or own == (_NOTHING,):
@@ -114,7 +114,7 @@ def _compared(found: Reference, draws: Draws) -> Iterator[Symptom]:
     """Means, sds and directions of q, and its k-hat, beside the reference."""
     symptoms = [*_means(found), *_sds(found)]
     if not any(s.weight == "distrust" for s in symptoms):
-        symptoms += _scales(found, draws.from_guide)
+        symptoms += _scales(found, draws.is_gaussian_guide)
     symptoms += _levels(found)
     yield from symptoms
     yield from _weights(found, any(s.weight != "trust" for s in symptoms))
@@ -141,7 +141,7 @@ def _unchecked(draws: Draws, problem: Problem, reason: str) -> Symptom:
             "compare with method='nuts' on some of the rows",
             "unchecked",
         )
-    blocks = problem.structure().values()
+    blocks = problem.unit_blocks().values()
     grouped = any(block is not None and block.codes is not None for block in blocks)
     return Symptom(
         "the sds were not checked, and guide='meanfield' takes parameters for independent",

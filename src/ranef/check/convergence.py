@@ -89,7 +89,7 @@ def chains(posterior: Posterior) -> Iterator[Symptom]:
     """R-hat, effective draws, divergences and energies of chains."""
     draws = posterior.draws
     products = posterior.program.problem(posterior.training).bilinear
-    ready = {n: draws.sites[n] for n in draws.sites if n not in draws.later}
+    ready = {n: draws.sites[n] for n in draws.sites if n not in draws.lazy_sites}
     for name, labels in posterior.program.site_labels(posterior.training.state).items():
         if name in ready:
             own = ready.pop(name)

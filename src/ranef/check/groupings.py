@@ -29,7 +29,7 @@ def groupings(posterior: Posterior) -> Iterator[Symptom]:
     problem = posterior.program.problem(posterior.written)
     blocks = {
         term: block
-        for term, block in problem.structure().items()
+        for term, block in problem.unit_blocks().items()
         if block is not None and block.codes is not None and block.grouping and block.scales
     }
     for term, block in blocks.items():

@@ -311,7 +311,7 @@ def intercept_of(block: LinearBlock) -> int | None:
 def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
     """Label and block of every term whose coefficients belong to columns of the table."""
     problem = posterior.program.problem(posterior.written)
-    for term, block in problem.structure().items():
+    for term, block in problem.unit_blocks().items():
         if block is None or not block.sites:
             continue
         if block.codes is not None and block.grouping:
@@ -327,7 +327,7 @@ def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
 def _codings(posterior: Posterior, term: str, width: int) -> tuple[model_matrix.Coding, ...]:
     """Of a term that has a model matrix."""
     learned = getattr(posterior.training.state.terms[term], "matrix", None)
-    if not isinstance(learned, model_matrix.Matrix):
+    if not isinstance(learned, model_matrix.ModelMatrix):
         return ()
     return learned.codings if sum(c.width for c in learned.codings) == width else ()
 
@@ -383,7 +383,7 @@ def smooth(posterior: Posterior) -> Iterator[Symptom]:
     """Of every term."""
     state = posterior.training.state
     for _, term in posterior.program.all_terms():
-        for sign, meaning, remedy, weight in term.doubts(
+        for sign, meaning, remedy, weight in term.diagnostics(
             state.terms[term.label], posterior.draws.sites
         ):
             yield Symptom(sign, meaning, remedy, weight)

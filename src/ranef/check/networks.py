@@ -24,14 +24,14 @@ from ranef.check.deadline import Deadline, OutOfTimeError
 from ranef.check.reference import NoReference
 from ranef.check.symptom import Symptom
 from ranef.errors import RanefError
-from ranef.inference.block_ascent.glmm_step import AnyFamily, Nearest
-from ranef.inference.block_ascent.lmm_step import Conditional, Gaussian
+from ranef.inference.block_ascent.glmm_step import GLMMStep, GLMMUpdate
+from ranef.inference.block_ascent.lmm_step import LMMStep, LMMUpdate
 from ranef.inference.block_ascent.minibatches import Windows
 from ranef.inference.block_ascent.networks import applies, is_gaussian
-from ranef.inference.glmm.reweighted_products import Weighted
-from ranef.inference.lmm.design_layout import Layout
+from ranef.inference.glmm.reweighted_products import ReweightedProducts
+from ranef.inference.lmm.design_layout import DesignLayout
 from ranef.posterior.posterior import Posterior
-from ranef.program.problem import Part, Problem
+from ranef.program.problem import Batch, Problem
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
@@ -49,10 +49,10 @@ def trained(posterior: Posterior) -> tuple[str, ...]:
     if not posterior.draws.points:
         return ()
     problem = posterior.program.problem(posterior.training)
-    known = problem.given(posterior.draws.points, posterior.draws.carried).structure()
+    known = problem.conditioned_on(posterior.draws.points, posterior.draws.carried).unit_blocks()
     return tuple(
         label
-        for label, block in problem.structure().items()
+        for label, block in problem.unit_blocks().items()
         if block is None and known[label] is not None and label not in problem.bilinear
     )
 
@@ -79,8 +79,8 @@ def gain(
     if windows.held is None:
         return NoReference("there were too few rows to hold any out")
     whole = windows.count == 1
-    kind = Gaussian(problem, one_window=whole) if normal else AnyFamily(problem, one_window=whole)
-    known = problem.given(draws.points, draws.carried)
+    kind = LMMStep(problem, one_window=whole) if normal else GLMMStep(problem, one_window=whole)
+    known = problem.conditioned_on(draws.points, draws.carried)
     rows, scores = windows.at(0), []
     try:
         for each in (known, _without(known, labels)):
@@ -104,34 +104,34 @@ def _mean(values: Array) -> tuple[float, float]:
 def _without(known: Problem, labels: Collection[str]) -> Problem:
     """The problem with networks that say nothing."""
 
-    def part(data: Any) -> Part:
-        found, none = known.part(data), np.zeros(0)
+    def part(data: Any) -> Batch:
+        found, none = known.batch(data), np.zeros(0)
         n = len(data[1].value)
         empty = LinearBlock(np.zeros((n, 0)), None, 1, none, none, known=np.zeros(n))
         blocks = {n: empty if n in labels else block for n, block in found.blocks.items()}
-        return Part(found.normal, blocks)
+        return Batch(found.normal, blocks)
 
     return replace(known, part=part)
 
 
-def _scores(given: Conditional | Nearest, known: Problem, rows: Any) -> Array:
+def _scores(given: LMMUpdate | GLMMUpdate, known: Problem, rows: Any) -> Array:
     """Log density of each row, (n,), at the means of all that is linear."""
-    part = known.part(rows)
-    if isinstance(given, Conditional):
+    part = known.batch(rows)
+    if isinstance(given, LMMUpdate):
         away, v = given.residuals(part, known)
         variance = given.sigma**2 / v
         return -0.5 * (np.log(2 * np.pi * variance) + away**2 / variance)
-    layout = Layout.of(part.blocks, len(rows[1].value), known, "check")
+    layout = DesignLayout.of(part.blocks, len(rows[1].value), known, "check")
     solution = given.q.solution
-    eta = Weighted(layout).layout.known.copy()
+    eta = ReweightedProducts(layout).layout.known.copy()
     for c, k in enumerate(layout.predictor):
         eta[:, k] += layout.columns[:, c] * solution.common[0, c]
     bare = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0], known=eta)
-    eta = Weighted(bare).predictors(np.zeros(0), tuple(b[0] for b in solution.effects))
+    eta = ReweightedProducts(bare).predictors(np.zeros(0), tuple(b[0] for b in solution.effects))
     numbers = {name: given.sites[name] for name in given.density.numbers}
     with jax.enable_x64(True):
         each = {name: eta[:, k] for k, name in enumerate(layout.predictors)}
-        law = known.law
+        law = known.family
         found = law.log_density(rows[1], **each, **law.on_link_scale(**numbers))
         return np.asarray(found, np.float64)
 

@@ -75,7 +75,7 @@ def _labels(posterior: Posterior, name: str, size: int) -> list[tuple[str, int]]
 def pull(posterior: Posterior) -> Iterator[Symptom]:
     """Common effects whose posterior mean a default prior has moved."""
     program, training = posterior.program, posterior.training
-    for block in program.problem(training).structure().values():
+    for block in program.problem(training).unit_blocks().values():
         if block is None or block.carry is None or block.codes is not None:
             continue
         found = moved(block, posterior)
@@ -172,13 +172,13 @@ def _law(prior: Any) -> tuple[Any, bool] | None:
         case priors.LogNormal():
             return stats.lognorm(p.sigma, scale=np.exp(p.mu)), False
         case priors.LogOdds():
-            return _LogOdds(stats.beta(p.prior.alpha, p.prior.beta)), False
-        case priors.OfPower():
+            return _LogOddsPrior(stats.beta(p.prior.alpha, p.prior.beta)), False
+        case priors.PowerPrior():
             inner = _law(p.prior)
             if inner is None:
                 return None
             # A prior with much mass at a small precision has little at a small sd.
-            return _OfPower(inner[0], p.power), inner[1] and p.power > 0
+            return _PowerPrior(inner[0], p.power), inner[1] and p.power > 0
     # A Uniform or a Beta has no tails; Flat, Fixed, LKJ and point estimates are not judged.
     return None
 
@@ -196,7 +196,7 @@ class _HalfStudent:
         return 1 - self.sf(value)
 
 
-class _OfPower:
+class _PowerPrior:
     """x^k has the law `inner`, x > 0."""
 
     def __init__(self, inner: Any, power: int) -> None:
@@ -211,7 +211,7 @@ class _OfPower:
         return (inner.cdf if self._power > 0 else inner.sf)(value**self._power)
 
 
-class _LogOdds:
+class _LogOddsPrior:
     """The probability of x has the law `inner`."""
 
     def __init__(self, inner: Any) -> None:

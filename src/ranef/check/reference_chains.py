@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ranef.check.deadline import COMPILING, Deadline, OutOfTimeError
 from ranef.check.reference import NoReference, Reference, kurtosis_of
-from ranef.check.reference_importance import Joint, coordinates
+from ranef.check.reference_importance import JointDensity, coordinates
 from ranef.errors import RanefError
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Problem
@@ -106,7 +106,7 @@ class _Target:
         x: (S, d + m) these in the chains' coordinates.
     """
 
-    joint: Joint
+    joint: JointDensity
     structure: Mapping[str, LinearBlock]
     inner: tuple[str, ...]
     outer: tuple[str, ...]
@@ -121,7 +121,7 @@ class _Target:
 
     @classmethod
     def of(cls, posterior: Posterior, problem: Problem) -> "_Target | NoReference":
-        joint = Joint.of(posterior, problem)
+        joint = JointDensity.of(posterior, problem)
         size = sum(int(np.size(latent.start)) for latent in joint.latents.values())
         sites = posterior.draws.sites
         draws = max((np.prod(np.shape(sites[n])[:2]) for n in joint.outer), default=1.0)
@@ -283,11 +283,11 @@ class _Target:
         return jax.jit(run)
 
 
-def _scaled_blocks(problem: Problem, joint: Joint) -> dict[str, LinearBlock]:
+def _scaled_blocks(problem: Problem, joint: JointDensity) -> dict[str, LinearBlock]:
     """The blocks, by label, whose effects have scales."""
     return {
         label: block
-        for label, block in problem.structure().items()
+        for label, block in problem.unit_blocks().items()
         if block is not None
         and (block.codes is not None or block.scales)
         and block.sites

@@ -16,11 +16,11 @@ from ranef import priors
 from ranef.check.deadline import Deadline
 from ranef.check.reference import NoReference, Reference, normal_k_hat, scale_coordinate
 from ranef.errors import RanefError
-from ranef.inference.hyperparameters.sampler import explore
-from ranef.inference.lmm.coefficient_posterior import Coefficients
-from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.hyperparameters.sampler import sample
+from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import effects_by_site
-from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.lmm.sufficient_statistics import accumulate
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.psis import smoothed
 from ranef.posterior.posterior import Posterior
@@ -47,13 +47,13 @@ def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refere
         return NoReference("rows are read in batches")
     problem = held(problem, posterior.draws.points)
     try:
-        mixed = read(problem, "check")
+        mixed = accumulate(problem, "check")
         if mixed.tails:
             return NoReference(HIDDEN)
         if not mixed.solver.is_affordable:
             return NoReference("the exact density of the scales takes too long to evaluate")
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
-            marginal = Marginal.of(mixed, problem.priors, problem.spread)
+            marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
             return _compared(posterior, problem, marginal, deadline)
     except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
         # What the closed form cannot do, or not at this precision, it does not judge.
@@ -62,7 +62,7 @@ def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refere
 
 def held(problem: Problem, points: Mapping[str, Any]) -> Problem:
     """The problem with point estimates of scales fixed where the fit has them."""
-    blocks = [block for block in problem.structure().values() if block is not None]
+    blocks = [block for block in problem.unit_blocks().values() if block is not None]
     effects = {name for block in blocks for name, _ in block.sites}
     scales = {name: value for name, value in points.items() if name not in effects}
     given = {
@@ -76,9 +76,9 @@ def held(problem: Problem, points: Mapping[str, Any]) -> Problem:
 
 @dataclass(frozen=True)
 class _Target:
-    """The density of theta, as `explore` takes it."""
+    """The density of theta, as `sample` takes it."""
 
-    marginal: Marginal
+    marginal: LMMHyperposterior
 
     def log_density(self, x: Array) -> Array:
         return self.marginal.log_density(x)
@@ -95,10 +95,10 @@ class _Target:
 
 
 def _compared(
-    posterior: Posterior, problem: Problem, marginal: Marginal, deadline: Deadline
+    posterior: Posterior, problem: Problem, marginal: LMMHyperposterior, deadline: Deadline
 ) -> Reference | NoReference:
     mixed, coordinates = marginal.mixed, marginal.coordinates
-    found = explore(
+    found = sample(
         _Target(marginal),
         marginal.start,
         marginal.width,
@@ -136,7 +136,7 @@ def _compared(
         np.concatenate([theta.mean(axis=0), means.mean(axis=0)]),
         covariance,
         float(_DRAWS),
-        _k_hat(marginal, x, beta) if posterior.draws.from_guide else None,
+        _k_hat(marginal, x, beta) if posterior.draws.is_gaussian_guide else None,
         reported_scales(posterior, marginal, x, found.x, np.full(len(found.x), 1 / _DRAWS)),
         levels,
         worst,
@@ -155,7 +155,7 @@ def _covariance(values: Array) -> Array:
     return away.T @ away / len(values)
 
 
-def theta_coordinates(marginal: Marginal, x: Array, about: Array) -> Array:
+def theta_coordinates(marginal: LMMHyperposterior, x: Array, about: Array) -> Array:
     """The coordinates phi of theta at x, medians those of `about`."""
     out = x.copy()
     for i, scale in enumerate(marginal.coordinates.scales):
@@ -165,7 +165,7 @@ def theta_coordinates(marginal: Marginal, x: Array, about: Array) -> Array:
 
 
 def reported_scales(
-    posterior: Posterior, marginal: Marginal, x: Array, exact: Array, weights: Array
+    posterior: Posterior, marginal: LMMHyperposterior, x: Array, exact: Array, weights: Array
 ) -> dict[str, tuple[Array, Array, Array]]:
     """Label to draws of q at x, of the reference at `exact`, and the weights of these."""
     return {
@@ -178,7 +178,7 @@ def reported_scales(
     }
 
 
-def phi_labels(posterior: Posterior, marginal: Marginal) -> list[str]:
+def phi_labels(posterior: Posterior, marginal: LMMHyperposterior) -> list[str]:
     """Of the coordinates of theta."""
     coordinates = marginal.coordinates
     out = [posterior.site_labels(scale.name, 1)[0] for scale in coordinates.scales]
@@ -190,14 +190,14 @@ def phi_labels(posterior: Posterior, marginal: Marginal) -> list[str]:
     return out
 
 
-def _common_labels(posterior: Posterior, marginal: Marginal) -> list[str]:
+def _common_labels(posterior: Posterior, marginal: LMMHyperposterior) -> list[str]:
     out = []
     for name, count in marginal.mixed.common:
         out += posterior.site_labels(name, count)
     return out
 
 
-def _common(marginal: Marginal, x: Array) -> tuple[Array, Array]:
+def _common(marginal: LMMHyperposterior, x: Array) -> tuple[Array, Array]:
     """Means (n, p) of the common effects at each x, and the mean of their covariances."""
     p = marginal.mixed.solver.p
     means, spread = np.empty((len(x), p)), np.zeros((p, p))
@@ -208,7 +208,7 @@ def _common(marginal: Marginal, x: Array) -> tuple[Array, Array]:
     return means, spread / len(x)
 
 
-def _k_hat(marginal: Marginal, x: Array, beta: Array) -> float | None:
+def _k_hat(marginal: LMMHyperposterior, x: Array, beta: Array) -> float | None:
     """Of theta and beta: log p(theta | y) + log N(beta; E[beta | theta, y], var[...])."""
     if not marginal.mixed.solver.is_cheap:
         return None
@@ -231,10 +231,10 @@ def _k_hat(marginal: Marginal, x: Array, beta: Array) -> float | None:
 
 
 def _levels(
-    marginal: Marginal, x: Array, flat: Mapping[str, Array]
+    marginal: LMMHyperposterior, x: Array, flat: Mapping[str, Array]
 ) -> dict[str, tuple[Array, Array, Array, Array]]:
     """Mean and sd of each level's effects, by q and by the posterior."""
-    coefficients = Coefficients(marginal, x, 0)
+    coefficients = CoefficientPosterior(marginal, x, 0)
     known, out = coefficients.moments(), {}
     for name in coefficients.group_sites:
         if name in flat:
@@ -246,7 +246,7 @@ def _levels(
 
 
 def _level_k_hat(
-    marginal: Marginal, x: Array, flat: Mapping[str, Array]
+    marginal: LMMHyperposterior, x: Array, flat: Mapping[str, Array]
 ) -> tuple[float | None, int]:
     """The worst k-hat of single effects, standardised given theta, and over how many levels."""
     mixed = marginal.mixed

@@ -13,9 +13,9 @@ from ranef.check.deadline import Deadline
 from ranef.check.reference import NoReference, Reference
 from ranef.check.reference_exact import HIDDEN, held, phi_labels, reported_scales, theta_coordinates
 from ranef.errors import RanefError
-from ranef.inference.hyperparameters.importance import Mixture
-from ranef.inference.lmm.marginal_posterior import Marginal
-from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.hyperparameters.importance import ProposalMixture
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
+from ranef.inference.lmm.sufficient_statistics import accumulate
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.psis import smoothed, threshold
 from ranef.posterior.posterior import Posterior
@@ -43,18 +43,18 @@ def exact_scales(
         return NoReference("rows are read in batches")
     problem = held(problem, posterior.draws.points)
     try:
-        mixed = read(problem, "check")
+        mixed = accumulate(problem, "check")
         if mixed.tails:
             return NoReference(HIDDEN)
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
-            marginal = Marginal.of(mixed, problem.priors, problem.spread)
+            marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
             return _compared(posterior, marginal, deadline)
     except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
         return NoReference(str(error))
 
 
 def _compared(
-    posterior: Posterior, marginal: Marginal, deadline: Deadline
+    posterior: Posterior, marginal: LMMHyperposterior, deadline: Deadline
 ) -> Reference | NoReference:
     coordinates = marginal.coordinates
     if not coordinates.size:
@@ -71,7 +71,7 @@ def _compared(
     d = x.shape[1]
     root = np.linalg.cholesky(np.cov(x.T).reshape(d, d) + 1e-12 * np.eye(d))
     wider = np.asarray(_WIDER * root, np.float64)
-    proposal = Mixture(x.mean(axis=0)[None], wider, _NU, signs[::-1])
+    proposal = ProposalMixture(x.mean(axis=0)[None], wider, _NU, signs[::-1])
     places = coordinates.canonical(proposal.sample(rng, _MOST))
     values: list[Array] = []
     for first in range(0, _MOST, _AT_ONCE):

@@ -33,7 +33,7 @@ from ranef.check.reference import (
     scale_coordinate,
 )
 from ranef.errors import RanefError
-from ranef.inference.hyperparameters.importance import Mixture, adapted
+from ranef.inference.hyperparameters.importance import ProposalMixture, adapted
 from ranef.numerics.jax_cholesky import cholesky, solve, solve_columns
 from ranef.numerics.psis import smoothed
 from ranef.posterior.posterior import Posterior
@@ -78,7 +78,7 @@ def sampled(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refer
     deadline.tick(COMPILING)
     try:
         with jax.enable_x64(True):
-            joint = Joint.of(posterior, problem)
+            joint = JointDensity.of(posterior, problem)
             if not 0 < joint.parameters <= _PARAMETERS:
                 return NoReference("the model has too many parameters for importance sampling")
             return _compared(posterior, joint, deadline)
@@ -88,7 +88,7 @@ def sampled(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refer
 
 def grouped_blocks(problem: Problem) -> list[LinearBlock]:
     """The blocks of effects that vary by level."""
-    return [b for b in problem.structure().values() if b is not None and b.codes is not None]
+    return [b for b in problem.unit_blocks().values() if b is not None and b.codes is not None]
 
 
 def _is_small(blocks: Sequence[LinearBlock], n: int) -> bool:
@@ -103,7 +103,7 @@ def _is_small(blocks: Sequence[LinearBlock], n: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointDensity:
     """The log joint density of a fit's program, in phi and b, unconstrained.
 
     Attributes:
@@ -121,7 +121,7 @@ class Joint:
     given: dict[str, Any]
 
     @classmethod
-    def of(cls, posterior: Posterior, problem: Problem) -> "Joint":
+    def of(cls, posterior: Posterior, problem: Problem) -> "JointDensity":
         draws = posterior.draws
         latents = dict(sites_of(problem, jax.random.key(0)).latents)
         blocks = grouped_blocks(problem)
@@ -299,7 +299,9 @@ def _by_level(
     return np.arange(first)[None]
 
 
-def _compared(posterior: Posterior, joint: Joint, deadline: Deadline) -> Reference | NoReference:
+def _compared(
+    posterior: Posterior, joint: JointDensity, deadline: Deadline
+) -> Reference | NoReference:
     sites = {name: np.asarray(posterior.draws.sites[name], np.float64) for name in joint.latents}
     sites = {name: v.reshape(v.shape[0] * v.shape[1], *v.shape[2:]) for name, v in sites.items()}
     q, effects = joint.flat(joint.outer, sites), joint.flat(joint.inner, sites)
@@ -308,7 +310,7 @@ def _compared(posterior: Posterior, joint: Joint, deadline: Deadline) -> Referen
     rng = np.random.default_rng(0)
     start = effects.mean(axis=0)
     k_hat = None
-    if posterior.draws.from_guide:
+    if posterior.draws.is_gaussian_guide:
         at = np.unique(np.linspace(0, len(q) - 1, _SIZE).astype(int))
         k_hat = normal_k_hat(q[at], joint.marginals(q[at], start, rng, deadline)[0])
     found = _weighted(joint, q, start, rng, deadline)
@@ -347,7 +349,7 @@ def _compared(posterior: Posterior, joint: Joint, deadline: Deadline) -> Referen
 
 
 def _weighted(
-    joint: Joint, q: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
+    joint: JointDensity, q: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
 ) -> tuple[Numbers, Numbers, Numbers, Numbers] | None:
     """Weighted draws of phi from all rounds' proposals, which adapt; None if k-hat stays high."""
     d = q.shape[1]
@@ -355,7 +357,7 @@ def _weighted(
     small = 1e-10 * np.diag(np.diagonal(covariance) + 1e-12)
     root = np.asarray(np.linalg.cholesky(covariance + small), np.float64)
     # Wider than q: a guide's sds err on the small side, and a weight can mend what is too wide.
-    proposal = Mixture(
+    proposal = ProposalMixture(
         q.mean(axis=0)[None], np.asarray(1.5 * root, np.float64), 5.0, np.ones((1, d))
     )
     trial = 0
@@ -382,7 +384,11 @@ def _weighted(
 
 
 def _round(
-    joint: Joint, proposal: Mixture, start: Numbers, rng: np.random.Generator, deadline: Deadline
+    joint: JointDensity,
+    proposal: ProposalMixture,
+    start: Numbers,
+    rng: np.random.Generator,
+    deadline: Deadline,
 ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
     """Draws of phi from a proposal, moments of b at each, and log ratios of the densities."""
     phi = proposal.sample(rng, _SIZE)
@@ -393,7 +399,7 @@ def _round(
 
 def coordinates(
     posterior: Posterior,
-    joint: Joint,
+    joint: JointDensity,
     sites: Mapping[str, Numbers],
     phi: Numbers,
     weights: Numbers,

@@ -12,7 +12,7 @@ from ranef.errors import DataError
 
 
 @dataclass(frozen=True)
-class Rows:
+class CompleteCases:
     """What became of the rows of a table.
 
     Attributes:
@@ -39,7 +39,7 @@ class Rows:
         return text
 
 
-def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
+def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, CompleteCases]:
     """The rows without a gap in any needed column, and what became of the others.
 
     A gap in a predictor or grouping drops the row, NaN included, but for a column whose missing
@@ -54,11 +54,11 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Rows]:
     Raises:
         DataError: where no row is left.
     """
-    refuse_none(Rows(frame.n, frame.n), frame.source)
+    refuse_none(CompleteCases(frame.n, frame.n), frame.source)
     whole, dropped = gaps(frame, needs)
     kept = frame.keep(whole)
     labels = frame.labels if kept.rows is None else frame.labels.at(kept.rows)
-    rows = Rows(frame.n, kept.n, dropped, kept.rows, labels)
+    rows = CompleteCases(frame.n, kept.n, dropped, kept.rows, labels)
     refuse_none(rows, frame.source)
     return kept, rows
 
@@ -81,7 +81,7 @@ def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_]
     return whole, dropped
 
 
-def refuse_none(rows: Rows, source: str) -> None:
+def refuse_none(rows: CompleteCases, source: str) -> None:
     """Refuse a table without a complete row.
 
     Raises:

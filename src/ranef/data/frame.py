@@ -505,7 +505,7 @@ def _not_levels(column: str, kind: pa.DataType) -> DataError:
     )
 
 
-class Index:
+class NameIndex:
     """Names by their place, for many look-ups at once."""
 
     def __init__(self, names: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Measures:
+class ColumnMoments:
     """Moments of the k columns of a term over the training rows.
 
     Attributes:
@@ -34,7 +34,7 @@ class Scale:
     """
 
     location: float
-    spread: float
+    sd: float
     away: float = 0.0
 
     @property
@@ -86,9 +86,9 @@ class Moments:
             self.squares + squares + between * (self.weight * own / total),
         )
 
-    def measures(self) -> Measures:
+    def measures(self) -> ColumnMoments:
         """Means, sds and covariances. Of rows without weights the sd has n - 1 for divisor."""
         squares = np.diagonal(self.squares) if self.crossed else np.atleast_1d(self.squares)
         divisor = max(self.n - 1, 1) if self.weight == self.n else self.weight
         covariance = np.atleast_2d(self.squares) / self.weight if self.crossed else None
-        return Measures(np.atleast_1d(self.mean), np.sqrt(squares / divisor), covariance)
+        return ColumnMoments(np.atleast_1d(self.mean), np.sqrt(squares / divisor), covariance)

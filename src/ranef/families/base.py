@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError, OptionError
-from ranef.families.exponential_family import Natural
+from ranef.families.exponential_family import ExponentialFamilyRows
 from ranef.families.links import INVERSE_LINKS, LINKS
 from ranef.families.row_density import RowDensity
 from ranef.formula import transforms
@@ -121,7 +121,7 @@ class Component:
 
 
 @dataclass(frozen=True)
-class State:
+class FamilyState:
     """What was learned of the response.
 
     Attributes:
@@ -140,7 +140,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Normal:
+class NormalResponse:
     """A response that is normal around its predictor: y_i ~ N(eta_i, sigma^2 / w_i).
 
     Attributes:
@@ -153,10 +153,10 @@ class Normal:
     weights: NDArray[np.float64] | None
     sigma: str
 
-    def keep(self, places: NDArray[Any]) -> "Normal":
+    def keep(self, places: NDArray[Any]) -> "NormalResponse":
         """Some of the rows."""
         weights = None if self.weights is None else self.weights[places]
-        return Normal(self.value[places], weights, self.sigma)
+        return NormalResponse(self.value[places], weights, self.sigma)
 
 
 def weighted_means(
@@ -218,7 +218,7 @@ class Family(ABC):
             what = "successes / trials" if response.form == "trials" else f"{response.form}()"
             raise OptionError(f"the family {self.name} has no response of the form {what}")
 
-    def bound(self, state: State) -> "Family":
+    def bind(self, state: FamilyState) -> "Family":
         """The family once its response is known: its parameters may depend on categories."""
         return self
 
@@ -259,12 +259,12 @@ class Family(ABC):
         calls = transforms.stateful_calls(self.expressions())
         return transforms.accumulate(accumulator, calls, frame)
 
-    def finish(self, accumulator: Any) -> State:
+    def finish(self, accumulator: Any) -> FamilyState:
         calls = transforms.stateful_calls(self.expressions())
-        return State(transforms.finish(accumulator, calls), Scale(0.0, 1.0))
+        return FamilyState(transforms.finish(accumulator, calls), Scale(0.0, 1.0))
 
     def design(
-        self, state: State, frame: Frame, *, known: bool = True, beside: bool = True
+        self, state: FamilyState, frame: Frame, *, known: bool = True, beside: bool = True
     ) -> ResponseDesign:
         """The response on the rows of `frame`, its value if `known`, its companion if `beside`.
 
@@ -312,7 +312,7 @@ class Family(ABC):
                 f"{why}; correct the row, or rescale, as in scale(y)"
             )
 
-    def evaluated(self, state: State, frame: Frame) -> NDArray[np.float64]:
+    def evaluated(self, state: FamilyState, frame: Frame) -> NDArray[np.float64]:
         """(n,) the response as numbers."""
         return transforms.evaluate_single(self.response.value, frame, state.learned)
 
@@ -329,7 +329,7 @@ class Family(ABC):
         """The response less a known part of its predictor (n,), where it is `on_scale`."""
         return replace(design, value=np.asarray(design.value) - known) if self.on_scale else design
 
-    def beside(self, state: State, known: float) -> State:
+    def beside(self, state: FamilyState, known: float) -> FamilyState:
         """The state of a response whose predictor has a known part with this mean."""
         return state
 
@@ -343,15 +343,15 @@ class Family(ABC):
         """The mean precision weight of the rows."""
         return accumulator.weight / accumulator.n
 
-    def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
+    def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
         """Mean and sd of the response, or what stands for them in this family."""
         measures = accumulator.measures()
         return float(measures.mean[0]), float(measures.sd[0])
 
-    def measured(self, state: State, accumulator: Any) -> State:
+    def measured(self, state: FamilyState, accumulator: Any) -> FamilyState:
         """The state with the response's scale. A constant response counts by its size."""
         with np.errstate(over="ignore", invalid="ignore"):
-            location, spread = self.location_and_spread(accumulator)
+            location, spread = self.location_and_sd(accumulator)
             weight = self.mean_weight(accumulator)
         if not np.isfinite(location + spread):
             raise DataError(
@@ -367,28 +367,28 @@ class Family(ABC):
             spread = abs(location) or 1.0
         return replace(state, scale=Scale(location, spread), weight=weight)
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         """Where the predictor of a parameter lies, on its link's scale."""
         if parameter.name == "sigma":
             return Scale(float(np.log(self._residual_scale(state))), 1.0)
         return state.scale if parameter.link == "identity" else Scale(0.0, 1.0)
 
-    def default(self, state: State, parameter: FamilyParameter) -> Prior | None:
+    def default(self, state: FamilyState, parameter: FamilyParameter) -> Prior | None:
         """The prior of a parameter without a predictor; None for one that must have one."""
         scale = state.scale
         if parameter.name == "sigma":
             scale = replace(scale, spread=self._residual_scale(state))
         return parameter.default and parameter.default(scale)
 
-    def _residual_scale(self, state: State) -> float:
+    def _residual_scale(self, state: FamilyState) -> float:
         """The sd of a row of weight one that has the spread of the response."""
-        return state.scale.spread * float(np.sqrt(state.weight))
+        return state.scale.sd * float(np.sqrt(state.weight))
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """The spread of one row about its predictor, on the link's scale, roughly."""
-        return state.scale.spread
+        return state.scale.sd
 
-    def start(self, state: State, parameter: FamilyParameter) -> Any:
+    def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
         """Where a search for a parameter without a predictor begins; None leaves it open."""
         return self._residual_scale(state) if parameter.name == "sigma" else None
 
@@ -456,11 +456,11 @@ class Family(ABC):
         key = jax.random.key(int(rng.integers(2**32)))
         return np.asarray(self.distribution(response, **parameters).sample(key))
 
-    def normal(self, response: ResponseDesign) -> Normal | None:
+    def normal(self, response: ResponseDesign) -> NormalResponse | None:
         """The response as a normal one, where the family is; None where it is not."""
         return None
 
-    def natural(self, response: ResponseDesign) -> Natural | None:
+    def natural(self, response: ResponseDesign) -> ExponentialFamilyRows | None:
         """The response in its natural parameter, where that is its only one and has the predictor.
 
         None leaves the derivatives of the log density to automatic differentiation.
@@ -499,10 +499,10 @@ class Family(ABC):
         """Its variance, infinite where it is."""
 
     @abstractmethod
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         """What follows "y_i ~" on paper; `symbols` holds each free parameter's."""
 
-    def notes(self, state: State) -> tuple[str, ...]:
+    def notes(self, state: FamilyState) -> tuple[str, ...]:
         """What a reader must know of how the response is coded, in a few words each."""
         return ()
 
@@ -534,7 +534,7 @@ class Family(ABC):
         return climbed(self, response, codes, levels, predictors)
 
     @abstractmethod
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """The residual's variance by draw on the scale of the predictor, or None."""
 
 

@@ -12,8 +12,8 @@ from ranef.data.frame import Frame, LevelsSeen
 from ranef.data.moments import Scale
 from ranef.errors import DataError
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
-from ranef.families.exponential_family import Logistic, Natural
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.exponential_family import ExponentialFamilyRows, LogisticRows
 from ranef.formula.equation import Line
 from ranef.formula.expression import Column
 
@@ -37,7 +37,7 @@ class Bernoulli(Family):
             return calls, found.add(frame.levels(response.name))
         return super().scan(calls, frame), found
 
-    def finish(self, accumulator: Any) -> State:
+    def finish(self, accumulator: Any) -> FamilyState:
         """The state with the two texts, if it is texts.
 
         Raises:
@@ -54,9 +54,9 @@ class Bernoulli(Family):
                 "and the family bernoulli takes two; state another family, such as 'ordinal' or "
                 "'categorical', or convert it to numbers"
             )
-        return State({}, Scale(0.0, 1.0), names)
+        return FamilyState({}, Scale(0.0, 1.0), names)
 
-    def evaluated(self, state: State, frame: Frame) -> NDArray[np.float64]:
+    def evaluated(self, state: FamilyState, frame: Frame) -> NDArray[np.float64]:
         response = self.response.value
         if state.categories and isinstance(response, Column):
             return responses.places(response, state.categories, frame, self.name)
@@ -69,16 +69,16 @@ class Bernoulli(Family):
         expected = "0 or 1, true or false, or one of two texts"
         responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         return responses.logit_scale(state.scale.location)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """1 / sqrt(p (1 - p)) at p = 1/2."""
         return 2.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         law = dist.BernoulliLogits(predictors["p"])
-        return densities.Law(law, densities.bernoulli, {"logit": predictors["p"]})
+        return densities.RowDistribution(law, densities.bernoulli, {"logit": predictors["p"]})
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.BernoulliProbs(parameters["p"])
@@ -89,22 +89,22 @@ class Bernoulli(Family):
         p = np.asarray(parameters["p"])
         return (rng.random(p.shape) < p).astype(np.float64)
 
-    def natural(self, response: ResponseDesign) -> Natural:
-        return Logistic.of(np.asarray(response.value, np.float64), None)
+    def natural(self, response: ResponseDesign) -> ExponentialFamilyRows:
+        return LogisticRows.of(np.asarray(response.value, np.float64), None)
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return parameters["p"] * (1 - parameters["p"])
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Bernoulli(", *symbols["p"], ")")
 
-    def notes(self, state: State) -> tuple[str, ...]:
+    def notes(self, state: FamilyState) -> tuple[str, ...]:
         """Which of two texts is the success."""
         if not state.categories:
             return ()
         other, success = map(repr, state.categories)
         return (f"success is {self.response.value} = {success}, and not {other}",)
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """pi^2 / 3, the variance of a logistic variable that would be observed by its sign."""
         return np.asarray(np.pi**2 / 3)

@@ -15,7 +15,7 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.positive_densities import BetaDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
@@ -43,27 +43,27 @@ class Beta(Family):
         expected = "numbers above zero and below one"
         responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         if parameter.name != "mu":
             return super().predictor_scale(state, parameter)
         return responses.logit_scale(state.scale.location)
 
-    def start(self, state: State, parameter: FamilyParameter) -> Any:
+    def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
         """The kappa that gives the response its variance."""
-        mean, sd = state.scale.location, state.scale.spread
+        mean, sd = state.scale.location, state.scale.sd
         return float(np.clip(mean * (1 - mean) / sd**2 - 1, 0.1, 1e4))
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """The sd on the logit's scale."""
         mean = state.scale.location
-        return float(np.clip(state.scale.spread / (mean * (1 - mean)), 0.01, 10.0))
+        return float(np.clip(state.scale.sd / (mean * (1 - mean)), 0.01, 10.0))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         kappa = jnp.exp(predictors["kappa"])
         mu, rest = jax.nn.sigmoid(predictors["mu"]), jax.nn.sigmoid(-predictors["mu"])
         law = dist.Beta(mu * kappa, rest * kappa)
         known = {"logit_mean": predictors["mu"], "log_precision": predictors["kappa"]}
-        return densities.Law(law, densities.beta, known)
+        return densities.RowDistribution(law, densities.beta, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """Of mu Fisher's information, with a = mu kappa and b = (1 - mu) kappa.
@@ -97,10 +97,10 @@ class Beta(Family):
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return parameters["mu"] * (1 - parameters["mu"]) / (1 + parameters["kappa"])
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         mu, kappa = symbols["mu"], symbols["kappa"]
         return ("Beta(", *mu, " ", *kappa, ", (1 - ", *mu, ") ", *kappa, ")")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """There is none: the variance of a row depends on its mean."""
         return None

@@ -13,8 +13,8 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
-from ranef.families.exponential_family import Logistic, Natural
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.exponential_family import ExponentialFamilyRows, LogisticRows
 from ranef.formula.equation import Line
 
 
@@ -52,23 +52,23 @@ class Binomial(Family):
         """One: trials are no precision weights."""
         return 1.0
 
-    def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
+    def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
         """Successes by trials, and the sd that the mean number of trials leaves it at p = 1/2."""
         successes, trials = accumulator.measures().mean
         return float(successes / trials), float(0.5 / np.sqrt(trials))
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         return responses.logit_scale(state.scale.location)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """1 / sqrt(n p (1 - p)) at p = 1/2 and the mean number of trials."""
-        return 4.0 * state.scale.spread
+        return 4.0 * state.scale.sd
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         trials = jnp.asarray(response.companion)
         law = dist.BinomialLogits(predictors["p"], trials)
         known = {"logit": predictors["p"], "trials": trials}
-        return densities.Law(law, densities.binomial, known)
+        return densities.RowDistribution(law, densities.binomial, known)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.BinomialProbs(parameters["p"], jnp.asarray(response.companion))
@@ -79,9 +79,9 @@ class Binomial(Family):
         trials = np.asarray(response.companion, np.int64)
         return rng.binomial(trials, np.asarray(parameters["p"], np.float64)).astype(np.float64)
 
-    def natural(self, response: ResponseDesign) -> Natural:
+    def natural(self, response: ResponseDesign) -> ExponentialFamilyRows:
         trials = np.asarray(response.companion, np.float64)
-        return Logistic.of(np.asarray(response.value, np.float64), trials)
+        return LogisticRows.of(np.asarray(response.value, np.float64), trials)
 
     def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
         if response.companion is None:
@@ -94,9 +94,9 @@ class Binomial(Family):
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return jnp.asarray(response.companion) * parameters["p"] * (1 - parameters["p"])
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Binomial(", *self.companion(), ", ", *symbols["p"], ")")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """pi^2 / 3, of the logistic variable behind each trial."""
         return np.asarray(np.pi**2 / 3)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ranef.data.moments import Scale
 from ranef.families import densities
-from ranef.families.base import FamilyParameter, ResponseDesign, State
+from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.categories import Categories
 from ranef.families.category_densities import CategoricalDensity
 from ranef.families.row_density import RowDensity
@@ -29,10 +29,10 @@ class Categorical(Categories):
     name = "categorical"
     parameters = (FamilyParameter("mu", "identity", "real", predicted=True),)
 
-    def finish(self, accumulator: Any) -> State:
+    def finish(self, accumulator: Any) -> FamilyState:
         return self.counted(accumulator, least=2)
 
-    def bound(self, state: State) -> "Categorical":
+    def bind(self, state: FamilyState) -> "Categorical":
         out = Categorical(self.response)
         out.parameters = tuple(
             FamilyParameter(f"mu{name}", "identity", "real", predicted=True)
@@ -41,20 +41,20 @@ class Categorical(Categories):
         out.categories = state.categories
         return out
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         """Around the log odds of the category against the first."""
         place = [p.name for p in self.parameters].index(parameter.name) + 1
         odds = state.shares[place] / state.shares[0] if state.shares else 1.0
         return Scale(float(np.clip(np.log(odds), -4.0, 4.0)), 1.0)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """1 / sqrt(p (1 - p)) at p = 1/2."""
         return 2.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         law = self.distribution(response, **predictors)
         known = {f"eta{i}": predictors[p.name] for i, p in enumerate(self.parameters)}
-        return densities.Law(law, densities.categorical, known)
+        return densities.RowDistribution(law, densities.categorical, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
         """Where all predictors are in their order."""
@@ -63,7 +63,7 @@ class Categorical(Categories):
         return CategoricalDensity.of(response.value, len(self.parameters))
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
-        return densities.Numbered(self.shares_of(parameters))
+        return densities.NumberedCategories(self.shares_of(parameters))
 
     def shares_of(self, parameters: Mapping[str, Any]) -> Array:
         etas = jnp.broadcast_arrays(*(jnp.asarray(parameters[p.name]) for p in self.parameters))
@@ -79,12 +79,12 @@ class Categorical(Categories):
         """There are as many locations as categories but one."""
         return
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         inside: list[Any] = ["0"]
         for symbol in symbols.values():
             inside += [", ", *symbol]
         return ("Categorical(softmax(", *inside, "))")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """There is none: each category has a predictor of its own."""
         return None

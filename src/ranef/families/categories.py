@@ -13,7 +13,7 @@ from ranef.data.frame import Frame, LevelsSeen
 from ranef.data.moments import Scale
 from ranef.errors import DataError, OptionError
 from ranef.families import responses
-from ranef.families.base import Family, ResponseDesign, State
+from ranef.families.base import Family, FamilyState, ResponseDesign
 from ranef.formula.expression import Column
 from ranef.formula.formula import ResponseCall
 
@@ -67,7 +67,7 @@ class Categories(Family):
             )
         return counts, seen.add(found)
 
-    def counted(self, accumulator: Any, *, least: int) -> State:
+    def counted(self, accumulator: Any, *, least: int) -> FamilyState:
         """The state, from what `scan` has gathered.
 
         Raises:
@@ -82,9 +82,9 @@ class Categories(Family):
             )
         total = sum(counts.values())
         shares = tuple(counts[name] / total for name in names)
-        return State({}, Scale(0.0, 1.0), names, shares)
+        return FamilyState({}, Scale(0.0, 1.0), names, shares)
 
-    def evaluated(self, state: State, frame: Frame) -> NDArray[np.float64]:
+    def evaluated(self, state: FamilyState, frame: Frame) -> NDArray[np.float64]:
         return 1.0 + responses.places(self._column, state.categories, frame, self.name)
 
     @abstractmethod

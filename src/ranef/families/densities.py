@@ -15,7 +15,7 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 
-class Law(dist.Distribution):
+class RowDistribution(dist.Distribution):
     """A distribution whose log density is computed from predictors.
 
     Args:
@@ -33,23 +33,23 @@ class Law(dist.Distribution):
         density: Callable[..., Any],
         arguments: Mapping[str, Any],
     ) -> None:
-        self.law, self.density, self.arguments = law, density, dict(arguments)
+        self.distribution, self.density, self.arguments = law, density, dict(arguments)
         super().__init__(law.batch_shape, law.event_shape)
 
     @property
     def support(self) -> Any:
-        return self.law.support
+        return self.distribution.support
 
     @property
     def mean(self) -> Any:
-        return self.law.mean
+        return self.distribution.mean
 
     @property
     def variance(self) -> Any:
-        return self.law.variance
+        return self.distribution.variance
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
-        return self.law.sample(key, sample_shape)
+        return self.distribution.sample(key, sample_shape)
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Any:
         return self.density(value, **self.arguments)
@@ -167,7 +167,7 @@ def from_count(value: Any, log_zero: Any, logit: Any) -> Array:
     return jnp.where(value == 0, jax.nn.sigmoid(logit + log_zero), 1.0)
 
 
-class Numbered(dist.Distribution):
+class NumberedCategories(dist.Distribution):
     """Categories 1, ..., K with these probabilities, (..., K)."""
 
     pytree_data_fields = ("shares",)

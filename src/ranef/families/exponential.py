@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.formula.equation import Line
 
 
@@ -29,16 +29,16 @@ class Exponential(Family):
             value, value >= 0, frame, self.response.value, self.name, "numbers from zero on"
         )
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         return Scale(float(np.log(state.scale.location or 1.0)), 1.0)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """The coefficient of variation."""
         return 1.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         law = self.distribution(response, **self.on_own_scale(**predictors))
-        return densities.Law(law, densities.exponential, {"log_mean": predictors["mu"]})
+        return densities.RowDistribution(law, densities.exponential, {"log_mean": predictors["mu"]})
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Exponential(1.0 / parameters["mu"])
@@ -52,10 +52,10 @@ class Exponential(Family):
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return parameters["mu"] ** 2
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Exponential(1 / ", *symbols["mu"], ")")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """Log 2, of the lognormal with the same mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.

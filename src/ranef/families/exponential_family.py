@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Natural(ABC):
+class ExponentialFamilyRows(ABC):
     """Some rows of a response.
 
     Attributes:
@@ -47,11 +47,11 @@ class Natural(ABC):
 
 
 @dataclass(frozen=True)
-class Logistic(Natural):
+class LogisticRows(ExponentialFamilyRows):
     """Successes among trials: A = log(1 + e^eta), m the trials."""
 
     @classmethod
-    def of(cls, successes: Array, trials: Array | None) -> "Logistic":
+    def of(cls, successes: Array, trials: Array | None) -> "LogisticRows":
         if trials is None:
             return cls(successes, np.ones_like(successes), 0.0)
         choices = gammaln(trials + 1) - gammaln(successes + 1) - gammaln(trials - successes + 1)
@@ -73,11 +73,11 @@ class Logistic(Natural):
 
 
 @dataclass(frozen=True)
-class Counts(Natural):
+class CountRows(ExponentialFamilyRows):
     """Poisson counts: A = e^eta, m of one."""
 
     @classmethod
-    def of(cls, counts: Array) -> "Counts":
+    def of(cls, counts: Array) -> "CountRows":
         return cls(counts, np.ones_like(counts), -float(gammaln(counts + 1).sum()))
 
     @staticmethod

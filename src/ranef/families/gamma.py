@@ -13,7 +13,7 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.positive_densities import GammaDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
@@ -46,19 +46,19 @@ class Gamma(Family):
             responses.POSITIVE,
         )
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         if parameter.name != "mu":
             return super().predictor_scale(state, parameter)
         return Scale(float(np.log(state.scale.location)), 1.0)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """The coefficient of variation, which is 1 / sqrt(alpha)."""
-        return responses.log_noise((state.scale.spread / state.scale.location) ** 2)
+        return responses.log_noise((state.scale.sd / state.scale.location) ** 2)
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         law = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
-        return densities.Law(law, densities.gamma, known)
+        return densities.RowDistribution(law, densities.gamma, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """Of mu Fisher's information, alpha."""
@@ -82,11 +82,11 @@ class Gamma(Family):
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return parameters["mu"] ** 2 / parameters["alpha"]
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         alpha, mu = symbols["alpha"], symbols["mu"]
         return ("Gamma(", *alpha, ", ", *alpha, " / ", *mu, ")")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """log(1 + 1 / alpha), of the lognormal with the same mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.

@@ -13,9 +13,9 @@ from ranef import priors
 from ranef.families.base import (
     Family,
     FamilyParameter,
-    Normal,
+    FamilyState,
+    NormalResponse,
     ResponseDesign,
-    State,
     weighted_means,
 )
 from ranef.formula.equation import Line
@@ -33,7 +33,7 @@ class Gaussian(Family):
     parameters = (
         FamilyParameter("mu", "identity", "real"),
         FamilyParameter(
-            "sigma", "log", "positive", lambda scale: priors.HalfStudentT(4.0, scale.spread)
+            "sigma", "log", "positive", lambda scale: priors.HalfStudentT(4.0, scale.sd)
         ),
     )
     forms = ("plain", "se", "weights")
@@ -46,9 +46,11 @@ class Gaussian(Family):
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Normal(parameters["mu"], self._sd(response, parameters))
 
-    def normal(self, response: ResponseDesign) -> Normal:
+    def normal(self, response: ResponseDesign) -> NormalResponse:
         beside, known = response.companion, response.form == "se"
-        return Normal(response.value, beside**-2.0 if known else beside, "" if known else "sigma")
+        return NormalResponse(
+            response.value, beside**-2.0 if known else beside, "" if known else "sigma"
+        )
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return self._sd(response, parameters) ** 2
@@ -60,7 +62,7 @@ class Gaussian(Family):
             return parameters["sigma"] / jnp.sqrt(jnp.asarray(response.companion))
         return parameters["sigma"]
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         if self.response.form == "se":
             spread: Line = (*self.companion(), "²")
         elif self.response.form == "weights":
@@ -83,5 +85,5 @@ class Gaussian(Family):
         sd = np.broadcast_to(self._sd(response, parameters), away.shape)
         return weighted_means(away, 1.0 / sd**2, codes, levels)
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

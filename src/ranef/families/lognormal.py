@@ -14,7 +14,7 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments
 from ranef.families import responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State, weighted_means
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign, weighted_means
 from ranef.formula.equation import Line
 
 
@@ -26,7 +26,7 @@ class LogNormal(Family):
     parameters = (
         FamilyParameter("mu", "identity", "real"),
         FamilyParameter(
-            "sigma", "log", "positive", lambda scale: priors.HalfStudentT(4.0, scale.spread)
+            "sigma", "log", "positive", lambda scale: priors.HalfStudentT(4.0, scale.sd)
         ),
     )
 
@@ -71,7 +71,7 @@ class LogNormal(Family):
         mean = jnp.exp(parameters["mu"] + 0.5 * parameters["sigma"] ** 2)
         return mean**2 * jnp.expm1(parameters["sigma"] ** 2)
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("LogNormal(", *symbols["mu"], ", ", *symbols["sigma"], "²)")
 
     def shifts(
@@ -86,5 +86,5 @@ class LogNormal(Family):
         precision = np.exp(-2 * np.broadcast_to(predictors["sigma"], away.shape))
         return weighted_means(away, precision, codes, levels)
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

@@ -17,7 +17,7 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import OptionError
 from ranef.families.base import Component, Family, FamilyParameter, ResponseDesign
-from ranef.families.base import State as Learned
+from ranef.families.base import FamilyState as Learned
 from ranef.formula.equation import Line, joined
 from ranef.formula.formula import ResponseCall
 from ranef.priors import Prior
@@ -34,7 +34,7 @@ _LEAST_PART, _ROUNDS = 0.1, 100
 
 
 @dataclass(frozen=True)
-class State(Learned):
+class MixtureState(Learned):
     """What was learned of the response.
 
     Attributes:
@@ -118,7 +118,7 @@ class Mixture(Family):
             seen, stride = seen[::2], 2 * stride
         return seen, stride
 
-    def measured(self, state: Learned, accumulator: Any) -> State:
+    def measured(self, state: Learned, accumulator: Any) -> MixtureState:
         seen, _ = accumulator
         # Of what is too large to be squared the components say so.
         whole = tuple(self._of_rows(state, seen))
@@ -130,7 +130,7 @@ class Mixture(Family):
             for component, own in zip(self.components, places, strict=True)
         )
         shares = tuple(len(own) / len(seen) for own in places)
-        return State(
+        return MixtureState(
             state.learned,
             whole[0].scale,
             shares=shares,
@@ -154,35 +154,35 @@ class Mixture(Family):
         return k, next(p for p in own if p.name == parameter.stem)
 
     def predictor_scale(self, state: Learned, parameter: FamilyParameter) -> Scale:
-        assert isinstance(state, State)
+        assert isinstance(state, MixtureState)
         if parameter.stem == SHARE:
             k = int(parameter.name.removeprefix(SHARE)) - 1
             odds = float(np.log(state.shares[k] / state.shares[0]))
-            return Scale(_ODDS.location, _ODDS.spread, odds - _ODDS.location)
+            return Scale(_ODDS.location, _ODDS.sd, odds - _ODDS.location)
         k, own = self._place(parameter)
         whole = self.components[k].predictor_scale(state.whole[k], own)
         part = self.components[k].predictor_scale(state.part[k], own)
-        return Scale(whole.location, whole.spread, part.start - whole.location)
+        return Scale(whole.location, whole.sd, part.start - whole.location)
 
     def default(self, state: Learned, parameter: FamilyParameter) -> Prior | None:
-        assert isinstance(state, State)
+        assert isinstance(state, MixtureState)
         if parameter.stem == SHARE:
             return None
         k, own = self._place(parameter)
         return self.components[k].default(state.whole[k], own)
 
     def start(self, state: Learned, parameter: FamilyParameter) -> Any:
-        assert isinstance(state, State)
+        assert isinstance(state, MixtureState)
         if parameter.stem == SHARE:
             return None
         k, own = self._place(parameter)
         return self.components[k].start(state.part[k], own)
 
-    def noise(self, state: Learned) -> float:
+    def row_scale(self, state: Learned) -> float:
         """The mean of the components'."""
-        assert isinstance(state, State)
+        assert isinstance(state, MixtureState)
         each = zip(self.components, state.part, strict=True)
-        return float(np.mean([component.noise(own) for component, own in each]))
+        return float(np.mean([component.row_scale(own) for component, own in each]))
 
     # The distribution
 
@@ -200,11 +200,11 @@ class Mixture(Family):
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         each = (c.given(response, **self._own(predictors, k)) for k, c in self._numbered())
-        return Mixed(tuple(each), self._odds(predictors))
+        return MixtureDistribution(tuple(each), self._odds(predictors))
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         each = (c.distribution(response, **self._own(parameters, k)) for k, c in self._numbered())
-        return Mixed(tuple(each), self._odds(parameters))
+        return MixtureDistribution(tuple(each), self._odds(parameters))
 
     def _numbered(self) -> Iterator[tuple[int, Family]]:
         return enumerate(self.components)
@@ -265,10 +265,10 @@ class Mixture(Family):
             for k, component in self._numbered()
         )
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         odds: list[Line] = [("0",)]
         odds += [line for name, line in symbols.items() if name.startswith(SHARE)]
-        laws = [c.law(self._own(symbols, k)) for k, c in self._numbered()]
+        laws = [c.distribution_equation(self._own(symbols, k)) for k, c in self._numbered()]
         return ("Mixture(softmax(", *joined(odds, ", "), "); ", *joined(laws, ", "), ")")
 
     def shifts(
@@ -286,7 +286,7 @@ class Mixture(Family):
         return None
 
 
-class Mixed(dist.Distribution):
+class MixtureDistribution(dist.Distribution):
     """sum_k w_k p_k(y).
 
     Args:

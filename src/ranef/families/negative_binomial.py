@@ -12,7 +12,7 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.count_densities import NegativeBinomialDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
@@ -39,19 +39,19 @@ class NegativeBinomial(Family):
             value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
         )
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         if parameter.name != "mu":
             return super().predictor_scale(state, parameter)
         return responses.log_scale(state.scale.location)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """sqrt(1 / mu + 1 / alpha) at the mean and alpha = 1."""
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         law = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
-        return densities.Law(law, densities.negative_binomial, known)
+        return densities.RowDistribution(law, densities.negative_binomial, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """Of mu Fisher's information, mu / (1 + mu / alpha)."""
@@ -76,10 +76,10 @@ class NegativeBinomial(Family):
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return parameters["mu"] + parameters["mu"] ** 2 / parameters["alpha"]
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("NegativeBinomial(", *symbols["mu"], ", ", *symbols["alpha"], ")")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """log(1 + 1 / mean + 1 / alpha), of the lognormal with the same mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.

@@ -13,7 +13,7 @@ from jax import Array
 from ranef import priors
 from ranef.data.moments import Scale
 from ranef.families import densities
-from ranef.families.base import FamilyParameter, ResponseDesign, State
+from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.categories import Categories
 from ranef.families.category_densities import OrdinalDensity
 from ranef.families.row_density import RowDensity
@@ -37,10 +37,10 @@ class Ordinal(Categories):
     name = "ordinal"
     intercept = False
 
-    def finish(self, accumulator: Any) -> State:
+    def finish(self, accumulator: Any) -> FamilyState:
         return self.counted(accumulator, least=2)
 
-    def bound(self, state: State) -> "Ordinal":
+    def bind(self, state: FamilyState) -> "Ordinal":
         out = Ordinal(self.response)
         labels = tuple(str(k) for k in range(1, len(state.categories)))
         threshold = FamilyParameter(
@@ -52,31 +52,31 @@ class Ordinal(Categories):
 
     parameters = (FamilyParameter("mu", "identity", "real"),)
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         return Scale(0.0, 1.0)
 
-    def start(self, state: State, parameter: FamilyParameter) -> Any:
+    def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
         """The thresholds that give each category its share of the rows."""
         below = np.clip(np.cumsum(state.shares)[:-1], 1e-6, 1 - 1e-6)
         return state.scale.location + np.log(below / (1 - below))
 
-    def default(self, state: State, parameter: FamilyParameter) -> Prior | None:
+    def default(self, state: FamilyState, parameter: FamilyParameter) -> Prior | None:
         if parameter.support != "ordered":
             return super().default(state, parameter)
         start = self.start(state, parameter)
         return priors.Normal(tuple(map(float, start)), _WIDTH)
 
-    def beside(self, state: State, known: float) -> State:
+    def beside(self, state: FamilyState, known: float) -> FamilyState:
         return replace(state, scale=Scale(known, 1.0))
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """The sd of a logistic variable."""
         return float(np.pi / np.sqrt(3))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         law = self.distribution(response, **predictors)
         known = {"location": predictors["mu"], "thresholds": predictors["threshold"]}
-        return densities.Law(law, densities.ordinal, known)
+        return densities.RowDistribution(law, densities.ordinal, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
         """Where mu alone has a predictor, as thresholds never have."""
@@ -85,15 +85,17 @@ class Ordinal(Categories):
         return OrdinalDensity(np.asarray(response.value).astype(np.int64) - 1)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
-        return densities.Numbered(_probabilities(parameters["mu"], parameters["threshold"]))
+        return densities.NumberedCategories(
+            _probabilities(parameters["mu"], parameters["threshold"])
+        )
 
     def shares_of(self, parameters: Mapping[str, Any]) -> Array:
         return _probabilities(parameters["mu"], parameters["threshold"])
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Ordered(logit⁻¹(", *symbols["threshold"], " - ", *symbols["mu"], "))")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """pi^2 / 3, of the logistic variable that the thresholds cut."""
         return np.asarray(np.pi**2 / 3)
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
-from ranef.families.exponential_family import Counts, Natural
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.exponential_family import CountRows, ExponentialFamilyRows
 from ranef.formula.equation import Line
 
 
@@ -30,16 +30,16 @@ class Poisson(Family):
             value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
         )
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         return responses.log_scale(state.scale.location)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """1 / sqrt(mu) at the mean."""
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         law = self.distribution(response, **self.on_own_scale(**predictors))
-        return densities.Law(law, densities.poisson, {"log_mean": predictors["mu"]})
+        return densities.RowDistribution(law, densities.poisson, {"log_mean": predictors["mu"]})
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Poisson(parameters["mu"])
@@ -49,16 +49,16 @@ class Poisson(Family):
     ) -> NDArray:
         return responses.poisson_variates(rng, np.asarray(parameters["mu"]))
 
-    def natural(self, response: ResponseDesign) -> Natural:
-        return Counts.of(np.asarray(response.value, np.float64))
+    def natural(self, response: ResponseDesign) -> ExponentialFamilyRows:
+        return CountRows.of(np.asarray(response.value, np.float64))
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return parameters["mu"]
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Poisson(", *symbols["mu"], ")")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """log(1 + 1 / mean), of the lognormal with the same mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.data.moments import Scale
 from ranef.families import densities
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State, weighted_means
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign, weighted_means
 from ranef.families.row_density import RowDensity
 from ranef.families.student_density import StudentDensity
 from ranef.formula.equation import Line
@@ -46,7 +46,7 @@ class Student(Family):
     parameters = (
         FamilyParameter("mu", "identity", "real"),
         FamilyParameter(
-            "sigma", "log", "positive", lambda scale: priors.HalfStudentT(4.0, scale.spread)
+            "sigma", "log", "positive", lambda scale: priors.HalfStudentT(4.0, scale.sd)
         ),
         FamilyParameter("nu", "log", "positive", lambda scale: priors.Gamma(2.0, 0.1)),
     )
@@ -64,7 +64,7 @@ class Student(Family):
             seen, stride = seen[::2], 2 * stride
         return seen, stride
 
-    def location_and_spread(self, accumulator: Any) -> tuple[float, float]:
+    def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
         """Median and scaled median absolute deviation: an sd may not exist."""
         values, weights = accumulator[0].T
         location = _weighted_median(values, weights)
@@ -74,7 +74,7 @@ class Student(Family):
     def mean_weight(self, accumulator: Any) -> float:
         return float(accumulator[0][:, 1].mean())
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         if parameter.name == "nu":
             return Scale(math.log(5.0), 1.0)
         return super().predictor_scale(state, parameter)
@@ -85,7 +85,7 @@ class Student(Family):
             log_scale = log_scale - 0.5 * jnp.log(jnp.asarray(response.companion))
         known = {"location": predictors["mu"], "log_scale": log_scale, "log_nu": predictors["nu"]}
         law = self.distribution(response, **self.on_own_scale(**predictors))
-        return densities.Law(law, densities.student, known)
+        return densities.RowDistribution(law, densities.student, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
         """Where mu alone has a predictor."""
@@ -130,7 +130,7 @@ class Student(Family):
             return parameters["sigma"] / jnp.sqrt(jnp.asarray(response.companion))
         return parameters["sigma"]
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         scale: Line = symbols["sigma"]
         if self.response.form == "weights":
             scale = (*scale, " / √", *self.companion())
@@ -161,7 +161,7 @@ class Student(Family):
                 break
         return shift
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """sigma^2: the squared scale, since the variance may not exist."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None
 

@@ -14,7 +14,7 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.count_densities import ZeroInflatedNegativeBinomialDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
@@ -43,12 +43,12 @@ class ZeroInflatedNegativeBinomial(Family):
             value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
         )
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         if parameter.name != "mu":
             return super().predictor_scale(state, parameter)
         return responses.log_scale(state.scale.location)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """sqrt(1 / mu + 1 / alpha) at the mean and alpha = 1."""
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
 
@@ -59,7 +59,7 @@ class ZeroInflatedNegativeBinomial(Family):
             "log_shape": predictors["alpha"],
             "logit": predictors["psi"],
         }
-        return densities.Law(law, densities.zero_inflated_negative_binomial, known)
+        return densities.RowDistribution(law, densities.zero_inflated_negative_binomial, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """Those of the complete data, which know whether a row is a count, averaged over that.
@@ -100,10 +100,10 @@ class ZeroInflatedNegativeBinomial(Family):
         mu, psi = parameters["mu"], parameters["psi"]
         return psi * (mu + mu**2 / parameters["alpha"] + (1 - psi) * mu**2)
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         inside = (*symbols["psi"], ", ", *symbols["mu"], ", ", *symbols["alpha"])
         return ("ZeroInflatedNegativeBinomial(", *inside, ")")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """There is none: zeros of their own have no place on the scale of the predictor."""
         return None

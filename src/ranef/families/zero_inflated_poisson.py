@@ -14,7 +14,7 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, ResponseDesign, State
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.count_densities import ZeroInflatedPoissonDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
@@ -42,19 +42,19 @@ class ZeroInflatedPoisson(Family):
             value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
         )
 
-    def predictor_scale(self, state: State, parameter: FamilyParameter) -> Scale:
+    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         if parameter.name != "mu":
             return super().predictor_scale(state, parameter)
         return responses.log_scale(state.scale.location)
 
-    def noise(self, state: State) -> float:
+    def row_scale(self, state: FamilyState) -> float:
         """1 / sqrt(mu) at the mean."""
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         law = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "logit": predictors["psi"]}
-        return densities.Law(law, densities.zero_inflated_poisson, known)
+        return densities.RowDistribution(law, densities.zero_inflated_poisson, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """Those of the complete data, which know whether a row is a count, averaged over that.
@@ -92,9 +92,9 @@ class ZeroInflatedPoisson(Family):
         mu, psi = parameters["mu"], parameters["psi"]
         return psi * (mu + (1 - psi) * mu**2)
 
-    def law(self, symbols: Mapping[str, Line]) -> Line:
+    def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("ZeroInflatedPoisson(", *symbols["psi"], ", ", *symbols["mu"], ")")
 
-    def residual(self, state: State, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
         """There is none: zeros of their own have no place on the scale of the predictor."""
         return None

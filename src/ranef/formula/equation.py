@@ -19,7 +19,7 @@ class Summand:
     """What a term adds to the predictor of row i, and the laws of what stands in it."""
 
     text: Line
-    laws: tuple[Line, ...] = ()
+    distributions: tuple[Line, ...] = ()
 
 
 def joined(lines: list[Line], between: str) -> Line:

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame, Index, LevelsSeen
+from ranef.data.frame import Frame, LevelsSeen, NameIndex
 from ranef.errors import ColumnError, DataError, OptionError
 from ranef.formula import transforms
 from ranef.formula.expression import Column, Expression, Function
@@ -26,7 +26,7 @@ _MAX_FACTORS = 12
 
 
 @dataclass
-class Scan:
+class MatrixScan:
     """What batches of rows have shown so far."""
 
     factors: dict[str, LevelsSeen] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Scan:
 
 
 @dataclass(frozen=True)
-class Part:
+class CodedExpression:
     """One expression of a product; `levels` is None for a number.
 
     Attributes:
@@ -61,7 +61,7 @@ class Part:
             return single(self.expression, frame, learned).reshape(frame.n, -1)
         name = self.expression.columns()[0]
         found = frame.levels(name)
-        codes = np.append(Index(self.levels).places(found.names), -1)[found.codes]
+        codes = np.append(NameIndex(self.levels).places(found.names), -1)[found.codes]
         if (codes < 0).any():
             row = int(np.argmax(codes < 0))
             code = found.codes[row]
@@ -79,7 +79,7 @@ class Coding:
     """The columns of one product: a variable `name`, one coefficient for each of `names`."""
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[CodedExpression, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class Coding:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class ModelMatrix:
     """What was learned: the coding of each product, and the numbers of its transforms."""
 
     codings: tuple[Coding, ...]
@@ -163,21 +163,21 @@ def needs(products: Sequence[Product]) -> dict[str, str]:
 
 
 def scan(
-    seen: Scan | None, products: Sequence[Product], frame: Frame, booleans: bool = True
-) -> Scan:
+    seen: MatrixScan | None, products: Sequence[Product], frame: Frame, booleans: bool = True
+) -> MatrixScan:
     """Learn from one batch of rows."""
     expressions = [e for product in products for e in product]
-    seen = seen or Scan()
+    seen = seen or MatrixScan()
     factors = dict(seen.factors)
     for expression in {str(e): e for e in expressions}.values():
         if is_factor(expression, frame, booleans):
             key, found = str(expression), frame.levels(expression.columns()[0])
             factors[key] = factors.get(key, LevelsSeen()).add(found)
     calls = transforms.stateful_calls(expressions)
-    return Scan(factors, transforms.accumulate(seen.triangles, calls, frame))
+    return MatrixScan(factors, transforms.accumulate(seen.triangles, calls, frame))
 
 
-def finish(seen: Scan, products: Sequence[Product]) -> Matrix:
+def finish(seen: MatrixScan, products: Sequence[Product]) -> ModelMatrix:
     """The coding of every product.
 
     Raises:
@@ -211,7 +211,7 @@ def finish(seen: Scan, products: Sequence[Product]) -> Matrix:
                 f"{coding.name} would take {coding.width:,} columns, more than {MAX_COLUMNS:,}; "
                 "for a factor with many levels use group effects such as (1 | g)"
             )
-    return Matrix(tuple(codings), learned)
+    return ModelMatrix(tuple(codings), learned)
 
 
 def levels_of(expression: Expression, seen: LevelsSeen) -> tuple[str, ...]:
@@ -290,14 +290,14 @@ def _merge(found: list[dict[str, bool]]) -> bool:
     return False
 
 
-def _part(expression: Expression, levels: tuple[str, ...] | None, full: bool) -> Part:
+def _part(expression: Expression, levels: tuple[str, ...] | None, full: bool) -> CodedExpression:
     if levels is None:
         if isinstance(expression, Function) and is_poly(expression):
-            return Part(expression, transforms.degree(expression))
-        return Part(expression)
+            return CodedExpression(expression, transforms.degree(expression))
+        return CodedExpression(expression)
     if len(levels) == 1:
         raise DataError(
             f"the factor {expression} has one level, {levels[0]!r}, and so no effect to estimate; "
             "leave it out"
         )
-    return Part(expression, len(levels) - int(not full), levels, not full)
+    return CodedExpression(expression, len(levels) - int(not full), levels, not full)

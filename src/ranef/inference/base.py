@@ -18,7 +18,7 @@ from ranef.program.problem import Problem
 
 
 @runtime_checkable
-class ByLevel(Protocol):
+class LevelDraws(Protocol):
     """Draws of sites that have one value for each level."""
 
     def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
@@ -64,9 +64,9 @@ class Draws:
     steps: int = 0
     elbo: tuple[float, float] | None = None
     trace: Mapping[str, NDArray] = field(default_factory=dict)
-    moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
-    later: tuple[str, ...] = ()
-    by_level: "Callable[[], ByLevel | None]" = lambda: None
+    analytic_moments: Callable[[], Mapping[str, tuple[NDArray, NDArray]]] = dict
+    lazy_sites: tuple[str, ...] = ()
+    effect_sampler: "Callable[[], LevelDraws | None]" = lambda: None
     k_hat: float | None = None
     statistics: Mapping[str, NDArray] = field(default_factory=dict)
     evidence: float | None = None
@@ -76,7 +76,7 @@ class Draws:
     seed: int | None = None
 
     @property
-    def from_guide(self) -> bool:
+    def is_gaussian_guide(self) -> bool:
         """Whether the draws are those of a guide, normal in its own coordinates.
 
         A closed form has a bound on the evidence too, and draws that are not.
@@ -90,10 +90,10 @@ class Draws:
             flat = value.reshape(value.shape[0] * value.shape[1], *value.shape[2:])
             return flat[None, np.unique(np.linspace(0, len(flat) - 1, most).astype(int))]
 
-        def by_level() -> ByLevel | None:
-            return self.effects and _ThinnedByLevel(self.effects, thin)
+        def by_level() -> LevelDraws | None:
+            return self.effects and _ThinnedLevelDraws(self.effects, thin)
 
-        return replace(self, draw=lambda: _Thinned(self.sites, thin), by_level=by_level)
+        return replace(self, draw=lambda: _ThinnedSites(self.sites, thin), by_level=by_level)
 
     def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Draws of every latent site, of the sites in `levels` those of some levels alone.
@@ -106,7 +106,7 @@ class Draws:
         """
         # What all rows share is of one level, whose axis it does not have.
         effects, only = self.effects, np.zeros(1, np.int64)
-        made = effects.at({n: levels.get(n, only) for n in self.later}) if effects else {}
+        made = effects.at({n: levels.get(n, only) for n in self.lazy_sites}) if effects else {}
         whole = {name: self.sites[name] for name in self.sites if name not in made}
         return {
             **{n: v[:, :, levels[n]] if n in levels else v for n, v in whole.items()},
@@ -119,17 +119,17 @@ class Draws:
         return self.draw()
 
     @cached_property
-    def effects(self) -> "ByLevel | None":
+    def effects(self) -> "LevelDraws | None":
         """Draws of the sites in `later` for some levels alone, where the method has them."""
-        return self.by_level()
+        return self.effect_sampler()
 
     @cached_property
     def known_moments(self) -> Mapping[str, tuple[NDArray, NDArray]]:
         """Mean and sd by site, where they are known in closed form."""
-        return self.moments()
+        return self.analytic_moments()
 
 
-class _Thinned(Mapping[str, NDArray]):
+class _ThinnedSites(Mapping[str, NDArray]):
     """Draws by site, each thinned when it is asked for."""
 
     def __init__(self, sites: Mapping[str, NDArray], thin: Callable[[NDArray], NDArray]) -> None:
@@ -146,10 +146,10 @@ class _Thinned(Mapping[str, NDArray]):
 
 
 @dataclass(frozen=True)
-class _ThinnedByLevel:
+class _ThinnedLevelDraws:
     """Draws by level, each thinned."""
 
-    whole: ByLevel
+    whole: LevelDraws
     thin: Callable[[NDArray], NDArray]
 
     def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:

@@ -98,7 +98,7 @@ def belongs_to(problem: Problem, settings: Mapping[str, Any], seed: int, moments
         "optimizer": str(jax.tree.structure(moments)),
         "seed": seed,
         "rows": problem.n,
-        "family": problem.family,
+        "family": problem.family_name,
         "terms": dict(problem.predicts),
         "priors": {name: str(prior) for name, prior in problem.priors.items()},
         "versions": archive.versions(),

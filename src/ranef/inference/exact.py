@@ -14,18 +14,18 @@ from ranef import priors
 from ranef.errors import OptionError
 from ranef.inference.base import Draws, Method
 from ranef.inference.hyperparameters.mode import modes
-from ranef.inference.hyperparameters.point_estimates import without_points
-from ranef.inference.hyperparameters.sampler import combined, explore, message
-from ranef.inference.lmm.coefficient_posterior import Coefficients
+from ranef.inference.hyperparameters.point_estimates import fix_point_estimates
+from ranef.inference.hyperparameters.sampler import combined, message, sample
+from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
 from ranef.inference.lmm.degenerate_residual import (
     out_of_reach,
     refuse_vanished,
     refuse_without_residual,
 )
-from ranef.inference.lmm.deviance import Likelihood
-from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.deviance import ProfiledDeviance
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import dependent
-from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.lmm.sufficient_statistics import accumulate
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
 from ranef.program.problem import Problem
@@ -40,21 +40,21 @@ class Exact(Method):
     streams = True
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
-        mixed = read(problem, self.name)
+        mixed = accumulate(problem, self.name)
         refuse_without_residual(mixed, problem)
         rng = np.random.default_rng(seed)
         bar = tqdm(desc="exact", unit="evaluation", disable=not progress, leave=False)
         try:
             with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
-                marginal = Marginal.of(mixed, problem.priors, problem.spread)
+                marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
                 # Columns that cannot be told apart here never can; further out it may be the
                 # scales.
                 marginal.solve(marginal.start)
-                target, points = without_points(marginal, bar.update)
+                target, points = fix_point_estimates(marginal, bar.update)
                 starts, width = target.starts, target.width
                 tops = modes(target, starts, width, bar.update) if len(starts) > 1 else [None]
                 every = [
-                    explore(
+                    sample(
                         target,
                         target.start,
                         width,
@@ -77,7 +77,7 @@ class Exact(Method):
             bar.close()
         x = target.whole(found.x)
         refuse_vanished(marginal.sites(x), mixed, problem, found=found.found)
-        coefficients = Coefficients(marginal, x, seed)
+        coefficients = CoefficientPosterior(marginal, x, seed)
         sites = marginal.coordinates.values(x)
         hidden = {*points, *(tail.name for tail in mixed.tails)}
         hyper = {name: value[None] for name, value in sites.items() if name not in hidden}
@@ -88,23 +88,23 @@ class Exact(Method):
             found.found and found.reliable,
             message(found, draws),
             found.evaluations,
-            moments=coefficients.moments,
-            later=tuple(coefficients.group_sites),
-            by_level=lambda: coefficients.effects,
+            analytic_moments=coefficients.moments,
+            lazy_sites=tuple(coefficients.group_sites),
+            effect_sampler=lambda: coefficients.effects,
             k_hat=found.k_hat,
             evidence=found.evidence,
         )
 
-    def likelihood(self, problem: Problem) -> Likelihood:
+    def likelihood(self, problem: Problem) -> ProfiledDeviance:
         """As lme4 defines it.
 
         Raises:
             OptionError: where sigma is known, over which the criterion is profiled.
         """
-        mixed = read(problem, self.name)
+        mixed = accumulate(problem, self.name)
         if not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed):
             raise OptionError(
                 "the likelihood criterion is profiled over sigma, which this model holds fixed; "
                 "leave out se() and the number in priors"
             )
-        return Likelihood(mixed)
+        return ProfiledDeviance(mixed)

@@ -17,20 +17,24 @@ from tqdm import tqdm
 
 from ranef.errors import OptionError, whole_number
 from ranef.inference.base import Draws, Method
-from ranef.inference.glmm.corrections import NODES, Quadrature, Skewness
+from ranef.inference.glmm.corrections import NODES, AdaptiveQuadrature, SkewnessCorrection
 from ranef.inference.glmm.deviance import IntegratedLikelihood
-from ranef.inference.glmm.marginal_posterior import Approximate
-from ranef.inference.hyperparameters.mode import Peak, modes, peak
-from ranef.inference.hyperparameters.point_estimates import Bound, Free, without_points
+from ranef.inference.glmm.marginal_posterior import GLMMHyperposterior
+from ranef.inference.hyperparameters.mode import Mode, find_mode, modes
+from ranef.inference.hyperparameters.point_estimates import (
+    RestrictedBound,
+    RestrictedDensity,
+    fix_point_estimates,
+)
 from ranef.inference.hyperparameters.sampler import (
     FEW,
-    Explored,
+    HyperDraws,
     at_mode_alone,
     combined,
-    explore,
     message,
+    sample,
 )
-from ranef.inference.lmm.coefficient_posterior import Coefficients
+from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
 from ranef.inference.lmm.model import dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
@@ -68,14 +72,14 @@ class Laplace(Method):
             nodes = whole_number("quadrature", self.settings["quadrature"], least=1)
             self.settings["quadrature"] = nodes
 
-    def _refine(self, target: Approximate) -> None:
+    def _refine(self, target: GLMMHyperposterior) -> None:
         """Add to the target what a normal distribution misses.
 
         Raises:
             OptionError: where quadrature was asked for, and there is not one scalar grouping.
         """
         nodes = self.settings["quadrature"]
-        scalar = Quadrature.applies(target.working)
+        scalar = AdaptiveQuadrature.applies(target.working)
         if nodes is not None and nodes > 1 and not scalar:
             raise OptionError(
                 "quadrature= takes a model with one grouping and one effect for each of its "
@@ -85,22 +89,22 @@ class Laplace(Method):
             return
         if scalar:
             may_save = nodes is None and target.mixed.n > _MANY
-            target.refinement = Quadrature(target.working, nodes or NODES, may_save)
-        elif Skewness.applies(target.working):
-            target.refinement = Skewness(target.working)
+            target.refinement = AdaptiveQuadrature(target.working, nodes or NODES, may_save)
+        elif SkewnessCorrection.applies(target.working):
+            target.refinement = SkewnessCorrection(target.working)
         else:
             return
 
     def _explored(
         self,
-        target: Approximate,
-        free: Free,
-        bound: Bound,
-        top: Peak | None,
+        target: GLMMHyperposterior,
+        free: RestrictedDensity,
+        bound: RestrictedBound,
+        top: Mode | None,
         rng: np.random.Generator,
         draws: int,
         tick: Callable[[], object],
-    ) -> Explored:
+    ) -> HyperDraws:
         """Draws around one mode of the bound; None where there are no hyperparameters."""
         many = len(free.free) > FEW
         # Around another mode it may have been set otherwise.
@@ -118,9 +122,9 @@ class Laplace(Method):
             target.refinement, target.left = None, math.inf
             return at_mode_alone(free, top, rng, draws)
         # With a Quadrature the density's own gradient costs as little as that of the bound.
-        exact_gradient = isinstance(target.refinement, Quadrature) and not many
+        exact_gradient = isinstance(target.refinement, AdaptiveQuadrature) and not many
         same = target.refinement is None
-        found = explore(
+        found = sample(
             free,
             free.start,
             free.width,
@@ -137,8 +141,12 @@ class Laplace(Method):
         return found
 
     def _refined_peak(
-        self, target: Approximate, free: Free, top: Peak, tick: Callable[[], object]
-    ) -> Peak:
+        self,
+        target: GLMMHyperposterior,
+        free: RestrictedDensity,
+        top: Mode,
+        tick: Callable[[], object],
+    ) -> Mode:
         """The mode of the density, from that of its bound.
 
         Where it lies far from where the density was settled, it is settled there and looked for
@@ -147,14 +155,14 @@ class Laplace(Method):
         evaluations, trial = top.evaluations, 0
         while True:
             trial += 1
-            here = peak(free, top.x, free.width, tick, top.root)
+            here = find_mode(free, top.x, free.width, tick, top.root)
             evaluations += here.evaluations
             if trial == _SETTLINGS or (here.found and top.covers(here.x)):
                 return replace(here, evaluations=evaluations)
             top = here
             target.settle(free.whole(here.x[None])[0])
 
-    def _drop_if_idle(self, target: Approximate, free: Free, top: Peak) -> None:
+    def _drop_if_idle(self, target: GLMMHyperposterior, free: RestrictedDensity, top: Mode) -> None:
         """Of many rows, leave out a refinement that does not move the hyperparameters."""
         if self.settings["quadrature"] is not None or target.mixed.n <= _MANY:
             return
@@ -165,15 +173,15 @@ class Laplace(Method):
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         rng = np.random.default_rng(seed)
         bar = tqdm(desc="laplace", unit="evaluation", disable=not progress, leave=False)
-        target = Approximate.of(problem, self.name)
+        target = GLMMHyperposterior.of(problem, self.name)
         mixed = target.mixed
         try:
             with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
                 target.settle(target.start)
                 self._refine(target)
-                free, points = without_points(target, bar.update)
+                free, points = fix_point_estimates(target, bar.update)
                 # The bound's mode is next to the density's, and is found at a part of the cost.
-                bound = Bound(target, free.free, free.base)
+                bound = RestrictedBound(target, free.free, free.base)
                 target.left = _SEARCHED if len(free.free) > FEW else None
                 tops = modes(bound, bound.starts, bound.width, bar.update) if len(free.free) else []
                 every = [
@@ -187,7 +195,7 @@ class Laplace(Method):
             raise dependent(mixed, error) from None
         finally:
             bar.close()
-        coefficients = Coefficients(target, x, seed)
+        coefficients = CoefficientPosterior(target, x, seed)
         sites = target.coordinates.values(x)
         hidden = {*points, *(tail.name for tail in mixed.tails)}
         hyper: dict[str, Any] = {n: v[None] for n, v in sites.items() if n not in hidden}
@@ -199,9 +207,9 @@ class Laplace(Method):
             target.has_normal and found.found and found.reliable,
             said,
             found.evaluations,
-            moments=coefficients.moments,
-            later=tuple(coefficients.group_sites),
-            by_level=lambda: coefficients.effects,
+            analytic_moments=coefficients.moments,
+            lazy_sites=tuple(coefficients.group_sites),
+            effect_sampler=lambda: coefficients.effects,
             k_hat=found.k_hat,
             evidence=found.evidence,
             settings={"quadrature": self.settings["quadrature"]},

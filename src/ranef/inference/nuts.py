@@ -16,13 +16,13 @@ import numpy as np
 from ranef.errors import MethodError, OptionError, whole_number
 from ranef.inference.base import Draws, Method
 from ranef.inference.lmm.degenerate_residual import refuse_without_residual
-from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import dependent
-from ranef.inference.lmm.sufficient_statistics import read
+from ranef.inference.lmm.sufficient_statistics import accumulate
 from ranef.inference.mcmc.chains import Chains, sample
 from ranef.inference.mcmc.identified_draws import comparable
-from ranef.inference.mcmc.marginal_likelihood import Collapsed
-from ranef.inference.mcmc.targets import Integrated, Sampled
+from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
+from ranef.inference.mcmc.targets import JointTarget, MarginalTarget
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.chain_diagnostics import Convergence, convergence
 from ranef.program.problem import Latent, Problem, sites_of
@@ -30,7 +30,7 @@ from ranef.program.problem import Latent, Problem, sites_of
 _COEFFICIENTS = ("integrated", "sampled")
 
 
-class NoUTurn(Method):
+class NUTS(Method):
     """Options: `chains`; `tune`, steps of each before its draws; `target_accept` (a higher one
     takes smaller steps); `coefficients`: "integrated" where they can be, or "sampled"."""
 
@@ -59,12 +59,12 @@ class NoUTurn(Method):
         sites = sites_of(problem, site_key)
         if sites.points:
             raise _point_estimate(problem, next(iter(sites.points)))
-        density = self._integrated(problem, sites.latents) or Sampled.of(problem, sites.latents)
+        density = self._integrated(problem, sites.latents) or JointTarget.of(problem, sites.latents)
         options = {name: self.settings[name] for name in ("chains", "tune", "target_accept")}
         chains = Chains(np.zeros((options["chains"], draws, 0)), {})
         if density.start.size:
             chains = sample(density, key=chain_key, draws=draws, progress=progress, **options)
-        values, exchanged = problem.relabelled(density.values(chains.z))
+        values, exchanged = problem.relabel(density.values(chains.z))
         statistics = dict(chains.statistics)
         if exchanged is not None and chains.statistics:
             statistics["relabelled"] = exchanged
@@ -82,24 +82,26 @@ class NoUTurn(Method):
         )
         return density.completed(found, values, chains.z.shape[:2], seed)
 
-    def _integrated(self, problem: Problem, latents: Mapping[str, Latent]) -> "Integrated | None":
+    def _integrated(
+        self, problem: Problem, latents: Mapping[str, Latent]
+    ) -> "MarginalTarget | None":
         """None where there is no closed form, or it is not to be used."""
         if self.settings["coefficients"] == "sampled":
             return None
         try:
-            mixed = read(problem, self.name)
+            mixed = accumulate(problem, self.name)
         except MethodError:
             return None
         if mixed.tails:
             return None
         refuse_without_residual(mixed, problem)
-        marginal = Marginal.of(mixed, problem.priors, problem.spread)
+        marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
         try:
             marginal.solve(marginal.start)
         except DependentColumnError as error:
             raise dependent(mixed, error) from None
-        collapsed = Collapsed.of(mixed)
-        return Integrated.of(problem, latents, collapsed, marginal) if collapsed else None
+        collapsed = JaxMarginalLikelihood.of(mixed)
+        return MarginalTarget.of(problem, latents, collapsed, marginal) if collapsed else None
 
 
 def _point_estimate(problem: Problem, name: str) -> OptionError:

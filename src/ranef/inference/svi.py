@@ -25,9 +25,9 @@ from ranef.inference.advi import guide as guides
 from ranef.inference.advi.elbo import Objective
 from ranef.inference.advi.stochastic_ascent import Search
 from ranef.inference.base import Draws, Method
-from ranef.inference.block_ascent.matrix_factorization import Factorization
+from ranef.inference.block_ascent.matrix_factorization import MatrixFactorization
 from ranef.inference.block_ascent.matrix_factorization import applies as factorizes
-from ranef.inference.block_ascent.networks import Alternation, applies, closed, is_linear
+from ranef.inference.block_ascent.networks import BlockAscent, applies, closed, is_linear
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
 from ranef.program.problem import Problem, sites_of
 
@@ -79,12 +79,12 @@ class SVI(Method):
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         if self.settings["guide"] == "structured":
             if factorizes(problem) and not problem.windows:
-                factorization = Factorization(problem, self.settings, seed)
+                factorization = MatrixFactorization(problem, self.settings, seed)
                 factorization.run(progress)
                 return factorization.finish(draws, progress)
             try:
                 if applies(problem):
-                    search = Alternation(problem, self.settings, seed)
+                    search = BlockAscent(problem, self.settings, seed)
                     return search.finish(search.run(progress), draws, progress)
                 if not self._asked and is_linear(problem):
                     return closed(problem, seed, draws, progress)

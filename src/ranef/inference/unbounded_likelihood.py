@@ -44,7 +44,7 @@ def refuse_degenerate(problem: Problem) -> None:
     Raises:
         DataError: naming the response, what is wrong with it and what to do.
     """
-    law = problem.law
+    law = problem.family
     response = problem.data[1]
     if problem.windows or problem.incomplete or response.value is None:
         return
@@ -144,7 +144,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _unknown(problem: Problem) -> tuple[str, ...]:
     """The dispersions that are not fixed; empty where one of them is."""
-    names = problem.law.dispersions()
+    names = problem.family.dispersions()
     fixed = any(isinstance(problem.priors.get(name), priors.Fixed) for name in names)
     return () if fixed else names
 
@@ -157,7 +157,7 @@ def _predictor(problem: Problem) -> tuple[Array, Array | None]:
     n = len(problem.data[1].value)
     blocks = [
         block
-        for label, block in problem.structure().items()
+        for label, block in problem.unit_blocks().items()
         if problem.predicts[label] == problem.location
     ]
     linear = [block for block in blocks if block is not None]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Noise:
+class CounterRNG:
     """The numbers of every level.
 
     Attributes:

@@ -20,11 +20,11 @@ from ranef.data.tables import from_arrays
 from ranef.errors import OptionError, suggestion
 from ranef.inference.base import Draws
 from ranef.posterior.group_predictive import by_group
-from ranef.posterior.imputation import Imputed
+from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.program.training import evenly
-from ranef.terms.base import Replay, clean_name
+from ranef.terms.base import RunOptions, clean_name
 
 # Draws behind a band or a cloud of curves; a thousand would look the same.
 _DRAWS = 200
@@ -44,7 +44,7 @@ Trace = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Criticism:
+class IdataGroups:
     """The groups by name; each method named as its group returns the group's Dataset."""
 
     posterior: Posterior
@@ -132,7 +132,7 @@ class Criticism:
                     "one to see prior draws"
                 )
         designs = program.designs(state, frame)
-        replay = Replay(training=False, new_levels="zero")
+        replay = RunOptions(training=False, new_levels="zero")
         response = program.family.design(state.family, frame, known=False, beside=False)
 
         def one(key: Any) -> Any:
@@ -272,7 +272,7 @@ class Criticism:
             raise OptionError(
                 f"{self.posterior.program.formula.text!r} has no mi(), whose missing values to show"
             )
-        found, variables = Imputed(self.posterior, seed), {}
+        found, variables = Imputation(self.posterior, seed), {}
         coords: dict[str, Any] = {}
         for name in names:
             own, (places, values) = clean_name(name), found.draws(name)
@@ -342,7 +342,7 @@ class Criticism:
         return evenly(self.posterior.training.held)
 
     def _predictive(self, seed: int, new_levels: str, whole: bool = False) -> Predictive:
-        replay = Replay(training=False, new_levels=new_levels)
+        replay = RunOptions(training=False, new_levels=new_levels)
         draws = self.posterior.draws if whole else self._thinned
         return Predictive(
             self.posterior.program, self.posterior.training.state, draws, replay, seed
@@ -378,12 +378,12 @@ def _in_order(sample: Frame, name: str, levels: NDArray[np.object_]) -> NDArray[
 
 
 GROUPS = {
-    "posterior_predictive": Criticism.posterior_predictive,
-    "log_likelihood": Criticism.log_likelihood,
-    "prior": Criticism.prior,
-    "surface": Criticism.surface,
-    "partial_effects": Criticism.partial_effects,
-    "shrinkage": Criticism.shrinkage,
-    "predictive_by_group": Criticism.predictive_by_group,
-    "imputed": Criticism.imputed,
+    "posterior_predictive": IdataGroups.posterior_predictive,
+    "log_likelihood": IdataGroups.log_likelihood,
+    "prior": IdataGroups.prior,
+    "surface": IdataGroups.surface,
+    "partial_effects": IdataGroups.partial_effects,
+    "shrinkage": IdataGroups.shrinkage,
+    "predictive_by_group": IdataGroups.predictive_by_group,
+    "imputed": IdataGroups.imputed,
 }

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, suggestion
 from ranef.posterior.posterior import Posterior, tails_of
-from ranef.terms.base import Replay
+from ranef.terms.base import RunOptions
 
 # Draws of the posterior behind the values, and draws times rows held at once.
 _DRAWS, _CELLS = 1_000, 1_000_000
 
 
 @dataclass(frozen=True)
-class Imputed:
+class Imputation:
     """Missing values of the training rows.
 
         p(x_mis | y, x_obs) = E[p(x_mis,i | y_i, x_obs,i, theta) | y, x_obs]
@@ -112,7 +112,7 @@ class Imputed:
         program, state = self.posterior.program, self.posterior.training.state
         draws = self._thinned
         given = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
-        replay = Replay(training=False)
+        replay = RunOptions(training=False)
 
         def every(sites: Any, designs: Any, response: Any, key: Any) -> dict[str, Any]:
             def one(sites: Any, key: Any) -> dict[str, Any]:

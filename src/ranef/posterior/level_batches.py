@@ -22,7 +22,7 @@ _LEAST_LEVELS = 16
 
 
 @dataclass(frozen=True)
-class Occurring:
+class LevelSubset:
     """The levels of one grouping that occur in a batch.
 
     Attributes:
@@ -36,12 +36,12 @@ class Occurring:
     levels: int
 
     @classmethod
-    def of(cls, codes: NDArray, levels: int) -> "Occurring":
+    def of(cls, codes: NDArray, levels: int) -> "LevelSubset":
         distinct = np.unique(codes).astype(np.int64)
         first = int(np.searchsorted(distinct, levels))
         return cls(distinct[:first], distinct[first:] - levels, levels)
 
-    def padded(self, known: int, new: int) -> "Occurring":
+    def padded(self, known: int, new: int) -> "LevelSubset":
         """The same with some levels repeated, so that there are so many."""
         return replace(self, known=_padded(self.known, known), new=_padded(self.new, new))
 
@@ -111,9 +111,9 @@ def stepped(count: int, least: int, most: int) -> int:
     return max(count, min(most, max(least, -(-count // unit) * unit)))
 
 
-def room(
-    batches: Sequence[Mapping[Any, Occurring]], most: int = _LEAST_LEVELS
-) -> list[dict[Any, Occurring]]:
+def pad_subsets(
+    batches: Sequence[Mapping[Any, LevelSubset]], most: int = _LEAST_LEVELS
+) -> list[dict[Any, LevelSubset]]:
     """What occurs in each batch, padded so that all have one shape, and most tables the same.
 
     That is one known level at least: NumPyro's distributions have no batches of none.
@@ -133,7 +133,7 @@ def room(
     return out
 
 
-def number(name: str) -> int:
+def level_key(name: str) -> int:
     """A number below 2^64 that stands for a level wherever it occurs."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")

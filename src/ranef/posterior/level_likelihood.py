@@ -26,7 +26,7 @@ from ranef.errors import OptionError
 from ranef.inference.base import Draws
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
-from ranef.terms.base import Replay
+from ranef.terms.base import RunOptions
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ _CELLS = 200_000_000
 
 
 @dataclass(frozen=True)
-class Integrated:
+class LevelLikelihood:
     """A grouping of a fit.
 
     Attributes:
@@ -57,7 +57,7 @@ class Integrated:
     codes: NDArray[np.int64]
 
     @classmethod
-    def of(cls, posterior: Posterior, group: str, codes: NDArray[np.int64]) -> "Integrated":
+    def of(cls, posterior: Posterior, group: str, codes: NDArray[np.int64]) -> "LevelLikelihood":
         """Of the grouping of that name.
 
         Raises:
@@ -71,7 +71,7 @@ class Integrated:
             )
         known = {
             label: block
-            for label, block in problem.structure().items()
+            for label, block in problem.unit_blocks().items()
             if block is not None and block.grouping == group and block.codes is not None
         }
         blocks = tuple(known.values())
@@ -157,7 +157,7 @@ class Integrated:
         program, training = self.posterior.program, self.posterior.training
         width = sum(block.columns.shape[1] for block in self.blocks)
         none = self._with(np.zeros((self.levels, width)))
-        return Predictive(program, training.state, none, Replay(False, "zero"), 0)
+        return Predictive(program, training.state, none, RunOptions(False, "zero"), 0)
 
     def _chunks(self, predictive: Predictive) -> Any:
         training = self.posterior.training

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.numerics.psis import threshold
-from ranef.posterior.level_likelihood import Integrated
+from ranef.posterior.level_likelihood import LevelLikelihood
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
-from ranef.terms.base import Replay, clean_name
+from ranef.terms.base import RunOptions, clean_name
 
 Array = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def leave_one_out(
 def _of_rows(posterior: Posterior, seed: int) -> Any:
     training = posterior.training
     predictive = Predictive(
-        posterior.program, training.state, posterior.draws, Replay(False, "sample"), seed
+        posterior.program, training.state, posterior.draws, RunOptions(False, "sample"), seed
     )
     efficiency = _efficiency(posterior)
     found = predictive.by_log_density(
@@ -150,7 +150,7 @@ def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | Non
         hint = suggestion(str(group), groups) if groups else "it has none"
         raise ColumnError(f"the model has no grouping {group!r} to leave out; {hint}")
     codes, names = known
-    values = Integrated.of(posterior, clean_name(str(group)), codes).log_likelihood(seed)
+    values = LevelLikelihood.of(posterior, clean_name(str(group)), codes).log_likelihood(seed)
     occurs = np.unique(codes)
     found = smoothed_out(values[:, occurs], _efficiency(posterior))
     return posterior.by_level(group, [names[level] for level in occurs], found)
@@ -167,7 +167,7 @@ def _efficiency(posterior: Posterior) -> float:
     draws = posterior.draws
     if not draws.statistics:
         return 1.0
-    few = [draws.sites[n] for n in draws.sites if n not in draws.later]
+    few = [draws.sites[n] for n in draws.sites if n not in draws.lazy_sites]
     flat = [np.asarray(v).reshape(*v.shape[:2], -1)[..., :50] for v in few]
     flat = np.concatenate([v[..., np.ptp(v, axis=(0, 1)) > 0] for v in flat], axis=-1)
     if not flat.shape[-1]:

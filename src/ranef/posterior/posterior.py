@@ -16,7 +16,7 @@ from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.inference.base import Draws
 from ranef.program import learning
 from ranef.program.program import Program
-from ranef.program.training import State, Training
+from ranef.program.training import Training, TrainingState
 from ranef.terms.base import CENTRED, Variable, clean_name
 
 
@@ -52,7 +52,7 @@ class Posterior:
     @cached_property
     def _ready(self) -> dict[str, NDArray[np.float64]]:
         """Those of them that take no draws which are made only when asked for."""
-        later = set(self.draws.later)
+        later = set(self.draws.lazy_sites)
         if not later:
             return self.values
         sites = {name: self.draws.sites[name] for name in self.draws.sites if name not in later}
@@ -224,7 +224,7 @@ class Posterior:
 
 
 def variable_values(
-    program: Program, state: State, sites: Mapping[str, Any]
+    program: Program, state: TrainingState, sites: Mapping[str, Any]
 ) -> dict[str, NDArray[np.float64]]:
     """The variables of the model from draws of its sites, in the order of the formula."""
     known = {name: np.asarray(value, dtype=np.float64) for name, value in sites.items()}

@@ -18,11 +18,11 @@ from ranef.errors import DataError
 from ranef.families.base import Family, ResponseDesign
 from ranef.inference.base import Draws
 from ranef.numerics.blas_threads import side_by_side
-from ranef.numerics.counter_rng import Noise
-from ranef.posterior.level_batches import Occurring, batches, number, room, stepped
+from ranef.numerics.counter_rng import CounterRNG
+from ranef.posterior.level_batches import LevelSubset, batches, level_key, pad_subsets, stepped
 from ranef.program.program import Program, Varying
-from ranef.program.training import Designs, State
-from ranef.terms.base import Grouped, Replay
+from ranef.program.training import Designs, TrainingState
+from ranef.terms.base import LevelSites, RunOptions
 
 # Draws times rows held at once, and draws of group effects.
 _CELLS, _EFFECTS = 4_000_000, 10_000_000
@@ -37,7 +37,7 @@ _STRIPE = 500
 
 
 @dataclass(frozen=True)
-class Part:
+class RowChunk:
     """A chunk of rows.
 
     Attributes:
@@ -113,14 +113,14 @@ class Predictive:
     """
 
     program: Program
-    state: State
+    state: TrainingState
     draws: Draws
-    replay: Replay
+    replay: RunOptions
     seed: int
 
     @cached_property
-    def _grouped(self) -> dict[Varying, Grouped]:
-        return self.program.grouped(self.state)
+    def _grouped(self) -> dict[Varying, LevelSites]:
+        return self.program.level_sites(self.state)
 
     @cached_property
     def _count(self) -> int:
@@ -141,7 +141,7 @@ class Predictive:
             out.__dict__[kept] = getattr(self, kept)
         return out
 
-    def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[Part]":
+    def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[RowChunk]":
         """The rows in chunks, each row once.
 
         Every chunk has the same number of rows, the last padded with its last row, and knows
@@ -159,9 +159,12 @@ class Predictive:
         width = max(1, sum(g.width for g in self._grouped.values()))
         most = max(1, _EFFECTS // (self._count * width))
         places = batches(list(codes.values()), n, most)
-        occurring = room(
+        occurring = pad_subsets(
             [
-                {key: Occurring.of(codes[key][rows], g.levels) for key, g in self._grouped.items()}
+                {
+                    key: LevelSubset.of(codes[key][rows], g.levels)
+                    for key, g in self._grouped.items()
+                }
                 for rows in places
             ],
             most,
@@ -175,8 +178,8 @@ class Predictive:
         response: ResponseDesign,
         rows: NDArray[np.int64],
         size: int,
-        met: Mapping[Varying, Occurring],
-    ) -> "Iterator[Part]":
+        met: Mapping[Varying, LevelSubset],
+    ) -> "Iterator[RowChunk]":
         """The rows of one batch, in which the levels `met` occur."""
         sites = self._sites(met, designs)
         for start in range(0, len(rows), size):
@@ -194,9 +197,9 @@ class Predictive:
             for eta in predictors.values():
                 if eta.ndim == 2:
                     _refuse_out_of_reach(np.asarray(eta, np.float64)[:, : len(places)], places)
-            yield Part(self.program.family, beside, predictors, places, integrated)
+            yield RowChunk(self.program.family, beside, predictors, places, integrated)
 
-    def _sites(self, met: Mapping[Varying, Occurring], designs: Designs) -> dict[str, Array]:
+    def _sites(self, met: Mapping[Varying, LevelSubset], designs: Designs) -> dict[str, Array]:
         """Draws in one leading axis, of effects those of the levels at hand."""
         levels = {s: met[key].known for key, g in self._grouped.items() for s in g.sites}
         out = dict(self._at(levels))
@@ -225,15 +228,15 @@ class Predictive:
         """The levels of the latest batch and their draws, once there are some."""
         return []
 
-    def _unseen(self, key: Varying, grouped: Grouped, names: list[str]) -> NDArray[np.float64]:
+    def _unseen(self, key: Varying, grouped: LevelSites, names: list[str]) -> NDArray[np.float64]:
         """Standard normal numbers behind the effects of new levels, (draws, u, k)."""
-        levels = np.array([number(name) for name in names], np.uint64)
-        stream = number(key[0]) + key[1]
-        each = Noise(self.seed, stream).of(levels, self._count * grouped.width)
+        levels = np.array([level_key(name) for name in names], np.uint64)
+        stream = level_key(key[0]) + key[1]
+        each = CounterRNG(self.seed, stream).of(levels, self._count * grouped.width)
         return each.reshape(len(names), self._count, grouped.width).transpose(1, 0, 2)
 
     def _run(
-        self, sites: dict[str, Array], designs: Designs, met: Mapping[Varying, Occurring]
+        self, sites: dict[str, Array], designs: Designs, met: Mapping[Varying, LevelSubset]
     ) -> dict[str, Array]:
         """Each family parameter on its link's scale, (draws, rows)."""
         return self._compiled(sites, designs, jax.random.key(self.seed), _known(met))
@@ -243,7 +246,7 @@ class Predictive:
         sites: dict[str, Array],
         designs: Designs,
         response: ResponseDesign,
-        met: Mapping[Varying, Occurring],
+        met: Mapping[Varying, LevelSubset],
     ) -> Array:
         """Log p(response), (draws, rows), missing values of columns integrated over."""
         key = jax.random.key(self.seed)
@@ -253,7 +256,9 @@ class Predictive:
     def _compiled_density(self) -> Any:
         """As `_compiled`, and a response, to its log density."""
 
-        def run(state: State, designs: Designs, replay: Replay, response: ResponseDesign) -> Array:
+        def run(
+            state: TrainingState, designs: Designs, replay: RunOptions, response: ResponseDesign
+        ) -> Array:
             return self.program.incomplete(state, designs, response, replay).log_density()
 
         def every(
@@ -318,7 +323,7 @@ class Predictive:
         tails = [(1 - interval) / 2, (1 + interval) / 2]
         rng = np.random.default_rng(self.seed)
 
-        def describe(part: Part) -> dict[str, NDArray]:
+        def describe(part: RowChunk) -> dict[str, NDArray]:
             location = cells = self._location(part)
             variance = location.var(axis=0)
             if kind == "response":
@@ -341,7 +346,7 @@ class Predictive:
         """The most probable component of each row, and P(component c | y_i) as ``p[c]``."""
         family = self.program.family
 
-        def judge(part: Part) -> dict[str, NDArray]:
+        def judge(part: RowChunk) -> dict[str, NDArray]:
             found = family.responsibilities(part.response, **part.predictors)
             return {f"p[{name}]": part.own(each).mean(axis=0) for name, each in found.items()}
 
@@ -352,7 +357,7 @@ class Predictive:
     def log_scores(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
         """Log mean_s p(y_i | draw s), (n,)."""
 
-        def score(part: Part) -> dict[str, NDArray]:
+        def score(part: RowChunk) -> dict[str, NDArray]:
             return {"score": _log_mean(self.log_density(part))}
 
         return self._by_row(designs, response, n, score)["score"]
@@ -366,7 +371,7 @@ class Predictive:
         family = self.program.family
         rng = np.random.default_rng(self.seed)
 
-        def judge(part: Part) -> dict[str, NDArray]:
+        def judge(part: RowChunk) -> dict[str, NDArray]:
             _refuse_limits(part)
             drawn = part.own(family.sample(rng, part.response, **part.values))
             observed = np.asarray(part.response.value, np.float64)[: part.count]
@@ -385,7 +390,7 @@ class Predictive:
     def centre(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
         """Posterior mean of the location, (n,)."""
 
-        def mean(part: Part) -> dict[str, NDArray]:
+        def mean(part: RowChunk) -> dict[str, NDArray]:
             return {"mean": self._location(part).mean(axis=0)}
 
         return self._by_row(designs, response, n, mean)["mean"]
@@ -399,7 +404,7 @@ class Predictive:
         """Draws of the response, (draws, n)."""
         rng = np.random.default_rng(self.seed)
 
-        def draw(part: Part) -> dict[str, NDArray]:
+        def draw(part: RowChunk) -> dict[str, NDArray]:
             _refuse_limits(part)
             return {"a": part.own(self.program.family.sample(rng, part.response, **part.values)).T}
 
@@ -429,7 +434,7 @@ class Predictive:
     ) -> dict[str, NDArray[np.float64]]:
         """Posterior mean of each family parameter on its link's scale, (n,), or (n, k)."""
 
-        def mean(part: Part) -> dict[str, NDArray]:
+        def mean(part: RowChunk) -> dict[str, NDArray]:
             return {
                 name: part.own(eta).mean(axis=0)
                 if eta.ndim == 2
@@ -444,7 +449,7 @@ class Predictive:
         designs: Designs,
         response: ResponseDesign,
         n: int,
-        describe: Callable[["Part"], dict[str, NDArray]],
+        describe: Callable[["RowChunk"], dict[str, NDArray]],
     ) -> dict[str, NDArray]:
         """What `describe` says of each chunk of rows, rows leading, in the order of the rows."""
         out: dict[str, NDArray] = {}
@@ -455,12 +460,12 @@ class Predictive:
                     whole[part.places] = values
         return out
 
-    def _location(self, part: "Part") -> NDArray[np.float64]:
+    def _location(self, part: "RowChunk") -> NDArray[np.float64]:
         location = part.own(self.program.family.mean(part.response, **part.values))
         _refuse_out_of_reach(location, part.places)
         return location
 
-    def log_density(self, part: "Part") -> NDArray[np.float64]:
+    def log_density(self, part: "RowChunk") -> NDArray[np.float64]:
         """Log p(y_i | draw s) of a chunk, (draws, rows).
 
         Raises:
@@ -472,7 +477,7 @@ class Predictive:
         return part.own(self.program.family.log_density(part.response, **part.predictors))
 
 
-def _refuse_limits(part: "Part") -> None:
+def _refuse_limits(part: "RowChunk") -> None:
     """Refuse rows with a positive number that has become zero or infinite, or a share one of both.
 
     Raises:
@@ -488,7 +493,7 @@ def _refuse_limits(part: "Part") -> None:
             _refuse_out_of_reach(own, part.places, _LARGEST_EXPONENT)
 
 
-def _known(met: Mapping[Varying, Occurring]) -> tuple[tuple[Varying, int], ...]:
+def _known(met: Mapping[Varying, LevelSubset]) -> tuple[tuple[Varying, int], ...]:
     """How many levels of each term training saw, of those that are at hand."""
     return tuple((name, len(levels.known)) for name, levels in met.items())
 

@@ -17,7 +17,7 @@ from ranef.families.base import ResponseDesign
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
 from ranef.program.program import Program
-from ranef.program.training import Designs, State
+from ranef.program.training import Designs, TrainingState
 from ranef.terms.base import Term
 
 # Pairs that are gone through at once.
@@ -25,7 +25,7 @@ _PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RecommendationQuery:
     """What is asked for, as `Fit.recommend` has it."""
 
     n: int
@@ -39,7 +39,7 @@ def recommend(
     predictive: Predictive,
     designs: Callable[[Frame], Designs],
     data: Any,
-    wanted: Wanted,
+    wanted: RecommendationQuery,
 ) -> Any:
     """`Fit.recommend`.
 
@@ -98,7 +98,7 @@ def recommend(
     return given.labels.at(chosen).table({**columns, **table})
 
 
-def _response(program: Program, state: State, rows: Frame) -> ResponseDesign:
+def _response(program: Program, state: TrainingState, rows: Frame) -> ResponseDesign:
     return program.family.design(state.family, rows, known=False, beside=False)
 
 

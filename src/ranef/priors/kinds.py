@@ -181,7 +181,7 @@ class Beta(Prior):
 
 
 @dataclass(frozen=True)
-class OfPower(Prior):
+class PowerPrior(Prior):
     """t^k has the density p of `prior`: p(t) = p_prior(t^k) |k| t^(k - 1), t > 0.
 
     Raises:
@@ -194,7 +194,7 @@ class OfPower(Prior):
 
     def __post_init__(self) -> None:
         kind, prior = type(self).__name__, self.prior
-        proper = isinstance(prior, Prior) and not isinstance(prior, OfPower)
+        proper = isinstance(prior, Prior) and not isinstance(prior, PowerPrior)
         if not proper or prior.support not in ("positive", "interval"):
             raise OptionError(
                 f"{kind} takes a proper prior of a positive number, as in "
@@ -227,7 +227,7 @@ class OfPower(Prior):
 
 
 @dataclass(frozen=True)
-class Variance(OfPower):
+class Variance(PowerPrior):
     """The square of the parameter has the inner prior: p(t) = p_prior(t^2) 2 t, t > 0.
 
     A prior of a sd by way of its variance, as in Variance(InverseGamma(2, 1)).
@@ -237,7 +237,7 @@ class Variance(OfPower):
 
 
 @dataclass(frozen=True)
-class Precision(OfPower):
+class Precision(PowerPrior):
     """1 / t^2 has the inner prior: p(t) = p_prior(1 / t^2) 2 / t^3, t > 0.
 
     A prior of a sd by way of its precision, as in Precision(Gamma(2, 1)), which is the same as
@@ -272,7 +272,7 @@ class LogOdds(Prior):
 
 
 @dataclass(frozen=True)
-class Stated(Prior):
+class RescaledDefault(Prior):
     """What a default prior in other coordinates says of one parameter.
 
     Attributes:
@@ -343,7 +343,7 @@ def checked(priors: Mapping[str, Any] | None) -> dict[str, Prior]:
 
 
 def _as_prior(name: str, value: Any) -> Prior:
-    if isinstance(value, Stated):
+    if isinstance(value, RescaledDefault):
         return value.prior
     if isinstance(value, Prior):
         return value
@@ -371,7 +371,7 @@ def allowed(name: str, prior: Prior, support: str, size: int = 1) -> Prior:
     inside = prior.support in (support, "any") or (
         prior.support in ("positive", "interval") and support == "real"
     )
-    if isinstance(prior, OfPower):
+    if isinstance(prior, PowerPrior):
         inside = support == "positive"
     if support == "unit":
         inside |= isinstance(prior, Beta)

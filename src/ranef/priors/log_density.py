@@ -54,7 +54,7 @@ def log_density(prior: Prior, x: Any) -> tuple[Any, Any]:
             value = (p.alpha - 1) * np.log(x) + (p.beta - 1) * np.log1p(-x)
             slope = (p.alpha - 1) / x - (p.beta - 1) / (1 - x)
             return value - float(betaln(p.alpha, p.beta)), slope
-        case priors.OfPower():
+        case priors.PowerPrior():
             k = p.power
             value, slope = log_density(p.prior, x**k)
             along = k * x ** (k - 1)

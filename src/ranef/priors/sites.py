@@ -32,7 +32,7 @@ CONSTRAINTS = {
 _GIBBS = 60
 
 
-class Ordered(dist.Distribution):
+class OrderedVector(dist.Distribution):
     """Independent elements given that they stand in increasing order.
 
     p(x) = k! p_1(x_1) ... p_k(x_k) on x_1 < ... < x_k, up to a constant where the elements have
@@ -81,7 +81,7 @@ class Ordered(dist.Distribution):
         )
 
 
-class Normals(dist.MultivariateNormal):
+class BatchedNormal(dist.MultivariateNormal):
     """Vectors x ~ N(m, L L'), whose density calls no LAPACK (see
     ``ranef.numerics.jax_cholesky``).
     """
@@ -94,7 +94,7 @@ class Normals(dist.MultivariateNormal):
         return -0.5 * (jnp.sum(away**2, axis=-1) + size * math.log(2 * math.pi)) - log_det
 
 
-class OfPower(dist.Distribution):
+class PowerDistribution(dist.Distribution):
     """x^k has the law `base`, x > 0: p(x) = p_base(x^k) |k| x^(k - 1)."""
 
     arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -121,7 +121,7 @@ class OfPower(dist.Distribution):
         return inner + math.log(abs(k)) + (k - 1) * jnp.log(value)
 
 
-class LogOdds(dist.Distribution):
+class LogOddsDistribution(dist.Distribution):
     """1 / (1 + exp(-x)) is Beta(alpha, beta), elementwise."""
 
     arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -167,7 +167,7 @@ def parameter(
     default = {"positive": 1.0, "unit": 0.5}.get(support, 0.0)
     if isinstance(prior, (priors.Uniform, priors.Beta)):
         start = distribution(prior).mean  # a start of the term's choosing may lie outside
-    elif isinstance(prior, priors.OfPower):
+    elif isinstance(prior, priors.PowerPrior):
         start = _inside(prior, default if start is None else start)
     elif prior.support == "positive" and support == "real":
         start = jnp.maximum(0.0 if start is None else start, jnp.asarray(unit))
@@ -181,11 +181,11 @@ def parameter(
         return jnp.asarray(value)
     density = _batched(distribution(prior, support), shape)
     if support == "ordered" and not isinstance(prior, priors.Flat):
-        density = Ordered(density)
+        density = OrderedVector(density)
     return jnp.asarray(numpyro.sample(name, density, infer={"start": begin, "unit": unit}))
 
 
-def _inside(prior: priors.OfPower, start: Any) -> Any:
+def _inside(prior: priors.PowerPrior, start: Any) -> Any:
     """`start` where the density is positive."""
     if prior.upper < math.inf:
         return (prior.lower + prior.upper) / 2
@@ -234,7 +234,7 @@ def distribution(prior: Prior, support: str = "real") -> dist.Distribution:
         case priors.Beta():
             return dist.Beta(p.alpha, p.beta)
         case priors.LogOdds():
-            return LogOdds(float(p.prior.alpha), float(p.prior.beta))
-        case priors.OfPower():
-            return OfPower(distribution(p.prior), p.power, (p.lower, p.upper))
+            return LogOddsDistribution(float(p.prior.alpha), float(p.prior.beta))
+        case priors.PowerPrior():
+            return PowerDistribution(distribution(p.prior), p.power, (p.lower, p.upper))
     raise TypeError(f"{prior} is not the prior of a number")

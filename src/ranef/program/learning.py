@@ -15,18 +15,18 @@ from ranef.errors import OptionError, suggestion
 from ranef.priors import Fixed, Prior, allowed
 from ranef.program.offsets import Offsets
 from ranef.program.program import INTERCEPT, Program, name_clash
-from ranef.program.training import State, Training, evenly
+from ranef.program.training import Training, TrainingState, evenly
 from ranef.terms.base import Constant, Parameter
 
 
-def learn(model: Program, frame: Frame) -> Training:
+def prepare(model: Program, frame: Frame) -> Training:
     """Everything the training rows say before the fit: states, default priors, designs.
 
     Raises:
         DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
     """
     frame, rows = complete(frame, model.needs())
-    state = learned(model, [frame])
+    state = fit_preprocessing(model, [frame])
     return Training(
         state,
         model.designs(state, frame),
@@ -36,7 +36,7 @@ def learn(model: Program, frame: Frame) -> Training:
     )
 
 
-def learned(model: Program, frames: Iterable[Frame]) -> State:
+def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
     """What batches of complete rows say; they are gone through twice.
 
     Raises:
@@ -110,13 +110,13 @@ def learned(model: Program, frames: Iterable[Frame]) -> State:
         if constant is Constant.NOTHING:
             # Through the origin, sizes are those about zero.
             scale = scales[parameter]
-            spread = float(np.hypot(scale.location, scale.spread))
+            spread = float(np.hypot(scale.location, scale.sd))
             scales[parameter] = Scale(0.0, spread, scale.start)
         for term in model.terms_of(parameter):
             states[term.label] = term.placed(states[term.label], partial(_given, model), constant)
     priors = _priors(model, states, laws, scales)
     columns = dict(zip(model.columns, laws[1:], strict=True))
-    state = State(states, laws[0], priors, scales, columns, gaps)
+    state = TrainingState(states, laws[0], priors, scales, columns, gaps)
     model.variables(state)  # refuses names that clash
     return state
 

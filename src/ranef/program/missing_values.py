@@ -50,7 +50,7 @@ _LARGEST_COUNT = 500
 
 
 @dataclass(frozen=True)
-class Column:
+class IncompleteColumn:
     """A column with missing values.
 
     Attributes:
@@ -64,27 +64,27 @@ class Column:
     support: NDArray[np.float64] | None = None
 
 
-def column(name: str, family: str, unit: float, largest: float) -> Column:
+def column(name: str, family: str, unit: float, largest: float) -> IncompleteColumn:
     """The column of a family, `largest` being the largest value observed.
 
     Raises:
         DataError: for counts too large to be summed over.
     """
     if family in ("gaussian", "student"):
-        return Column(name, unit)
+        return IncompleteColumn(name, unit)
     if family == "bernoulli":
-        return Column(name, unit, np.array([0.0, 1.0]))
+        return IncompleteColumn(name, unit, np.array([0.0, 1.0]))
     if largest > _LARGEST_COUNT:
         raise DataError(
             f"mi({name}, family={family}) sums over the counts that a missing one may be, and "
             f"{largest:,.0f} is more than {_LARGEST_COUNT}; leave the family out, or put the "
             "logarithm into a column and take that"
         )
-    return Column(name, unit, np.arange(2.0 * largest + 11.0))
+    return IncompleteColumn(name, unit, np.arange(2.0 * largest + 11.0))
 
 
 @dataclass(frozen=True)
-class Law:
+class ConditionalDensity:
     """What the response, or a column, is distributed as.
 
     Attributes:
@@ -116,32 +116,36 @@ class Law:
 
 
 @dataclass(frozen=True)
-class Incomplete:
+class MissingDataLikelihood:
     """Rows of which some have missing values.
 
     Attributes:
         columns: with missing values.
         value: of each column, by name, (n,); anything where it is missing.
         missing: of each column, by name, (n,).
-        laws: of each column, by name, and of the response, by "".
+        densities: of each column, by name, and of the response, by "".
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[IncompleteColumn, ...]
     value: Mapping[str, Array]
     missing: Mapping[str, Array]
-    laws: Mapping[str, Law]
+    densities: Mapping[str, ConditionalDensity]
 
     @property
     def n(self) -> int:
         return len(next(iter(self.value.values())))
 
-    def without_response(self) -> "Incomplete":
+    def without_response(self) -> "MissingDataLikelihood":
         """The same rows, as far as their columns say."""
-        return replace(self, laws={name: law for name, law in self.laws.items() if name})
+        return replace(
+            self, densities={name: density for name, density in self.densities.items() if name}
+        )
 
     def density(self, completed: Mapping[str, Array], rows: Any) -> Array:
         """F of some rows, (m,), with these values of the columns."""
-        each = [law.log_density(name, completed, rows) for name, law in self.laws.items()]
+        each = [
+            density.log_density(name, completed, rows) for name, density in self.densities.items()
+        ]
         return jnp.sum(jnp.stack(each), axis=0)
 
     def log_likelihood(self, most: int) -> Array:
@@ -165,37 +169,37 @@ class Incomplete:
         alone = self.without_response().at(whole).log_integral()
         return self.at(whole).log_integral() - alone
 
-    def at(self, rows: Any) -> "Rows":
+    def at(self, rows: Any) -> "MissingRows":
         """Some of the rows, whose missing values can be integrated over or drawn."""
-        return Rows(
+        return MissingRows(
             self.columns,
             {name: own[rows] for name, own in self.value.items()},
             {name: own[rows] for name, own in self.missing.items()},
             lambda completed: self.density(completed, rows),
-            all(law.is_quadratic for law in self.laws.values()),
+            all(density.is_quadratic for density in self.densities.values()),
         )
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows at hand, (m,): as `Incomplete`, f being a function of the values alone.
+class MissingRows:
+    """Rows at hand, (m,): as `MissingDataLikelihood`, f being a function of the values alone.
 
     Attributes:
         quadratic: whether f is quadratic in all columns.
     """
 
-    columns: tuple[Column, ...]
+    columns: tuple[IncompleteColumn, ...]
     value: Mapping[str, Array]
     missing: Mapping[str, Array]
     density: Callable[[Mapping[str, Array]], Array]
     quadratic: bool
 
     @cached_property
-    def _numbers(self) -> tuple[Column, ...]:
+    def _numbers(self) -> tuple[IncompleteColumn, ...]:
         return tuple(c for c in self.columns if c.support is None)
 
     @cached_property
-    def _listed(self) -> tuple[tuple[Column, NDArray[np.float64]], ...]:
+    def _listed(self) -> tuple[tuple[IncompleteColumn, NDArray[np.float64]], ...]:
         return tuple((c, c.support) for c in self.columns if c.support is not None)
 
     def log_integral(self) -> Array:

@@ -13,7 +13,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef.program.training import Designs, length
-from ranef.terms.base import Replay
+from ranef.terms.base import RunOptions
 
 # Rows that networks take at once where nothing is trained.
 _FORWARD = 65_536
@@ -30,10 +30,10 @@ class Networks:
         inner: as `shape`, to the features before the last layer of each network that has some.
     """
 
-    shape: Callable[[Designs, Replay], dict[str, Array]]
+    shape: Callable[[Designs, RunOptions], dict[str, Array]]
     points: Mapping[str, Any] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
-    inner: Callable[[Designs, Replay], dict[str, Array]] | None = None
+    inner: Callable[[Designs, RunOptions], dict[str, Array]] | None = None
 
     def at(self, points: Mapping[str, Any], carried: Mapping[str, Any]) -> "Networks":
         """The same at other estimates, without being compiled again."""
@@ -80,9 +80,9 @@ class Networks:
     def _compiled_inner(self) -> Any:
         return None if self.inner is None else self._compile(self.inner)
 
-    def _compile(self, program: Callable[[Designs, Replay], dict[str, Array]]) -> Any:
+    def _compile(self, program: Callable[[Designs, RunOptions], dict[str, Array]]) -> Any:
         def columns(points: Any, carried: Any, designs: Designs) -> dict[str, Array]:
-            replay = Replay(training=False, rows=length(designs))
+            replay = RunOptions(training=False, rows=length(designs))
             known = Networks(program, points, carried)
             run: Any = numpyro.handlers.seed(known.within(lambda: program(designs, replay)), 0)
             return run()

@@ -17,7 +17,7 @@ from numpyro.distributions import biject_to, constraints
 from numpyro.primitives import Messenger
 
 from ranef.data.moments import Scale
-from ranef.families.base import Family, Normal
+from ranef.families.base import Family, NormalResponse
 from ranef.priors import Prior
 from ranef.terms.blocks import Bilinear, LinearBlock
 
@@ -77,43 +77,43 @@ class Problem:
     data: Any
     n: int
     blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
-    spread: float
-    family: str
-    normal: Callable[[], Normal | None]
-    structure: Callable[[], Mapping[str, LinearBlock | None]]
-    parts: Callable[[], Iterator["Part"]]
+    residual_scale: float
+    family_name: str
+    normal: Callable[[], NormalResponse | None]
+    unit_blocks: Callable[[], Mapping[str, LinearBlock | None]]
+    batches: Callable[[], Iterator["Batch"]]
     predicts: Mapping[str, str]
     location: str
     priors: Mapping[str, Prior]
-    shape: Callable[..., dict[str, Array]]
-    part: Callable[[Any], "Part"]
+    network_columns: Callable[..., dict[str, Array]]
+    batch: Callable[[Any], "Batch"]
     windows: int
     window: Callable[[int, int], Any]
-    settled: Callable[[Mapping[str, Any], Mapping[str, Any], Any], dict[str, Any]]
-    law: Family
-    scales: Mapping[str, Scale]
-    starts: Mapping[str, Any]
-    given: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
-    relabelled: Callable[[Mapping[str, NDArray]], tuple[dict[str, NDArray], NDArray | None]]
-    spreads: Mapping[str, float]
+    final_state: Callable[[Mapping[str, Any], Mapping[str, Any], Any], dict[str, Any]]
+    family: Family
+    predictor_scales: Mapping[str, Scale]
+    parameter_starts: Mapping[str, Any]
+    conditioned_on: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
+    relabel: Callable[[Mapping[str, NDArray]], tuple[dict[str, NDArray], NDArray | None]]
+    residual_scales: Mapping[str, float]
     incomplete: tuple[str, ...]
     bilinear: Mapping[str, Bilinear]
     carriable: Mapping[str, tuple[int, ...]]
-    without: Mapping[str, Mapping[str, Any]]
+    idle_networks: Mapping[str, Mapping[str, Any]]
     features: Callable[[Any], dict[str, NDArray[np.float64]]]
-    moved: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    shifted_networks: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Part:
+class Batch:
     """A batch of rows: the response as a normal one, or None, and the blocks at unit scales."""
 
-    normal: Normal | None
+    normal: NormalResponse | None
     blocks: Mapping[str, LinearBlock | None]
 
-    def keep(self, places: NDArray) -> "Part":
+    def keep(self, places: NDArray) -> "Batch":
         """Some of the rows."""
-        return Part(
+        return Batch(
             self.normal and self.normal.keep(places),
             {label: block and block.keep(places) for label, block in self.blocks.items()},
         )
@@ -172,7 +172,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
         seeded = numpyro.handlers.seed(run, key)
         program = numpyro.handlers.substitute(seeded, substitute_fn=start)
         latents, points, carried = {}, {}, {}
-        before = _Before()
+        before = _MutableRecorder()
         with before:
             trace = numpyro.handlers.trace(program).get_trace(first)
         order[:] = trace
@@ -199,7 +199,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
     return Sites(in_order(latents), in_order(points), carried)
 
 
-class _Before(Messenger):
+class _MutableRecorder(Messenger):
     """Records what mutable sites hold before the program updates them."""
 
     def __init__(self) -> None:

@@ -22,14 +22,14 @@ from ranef.families.responses import is_boolean, is_text
 from ranef.formula.equation import Line, Sub, joined
 from ranef.formula.expression import Column
 from ranef.formula.formula import ColumnModel, Formula, ResponseCall
-from ranef.priors import Prior, Stated, sites
+from ranef.priors import Prior, RescaledDefault, sites
 from ranef.program import predictors as assignment
-from ranef.program.missing_values import FAMILIES, Incomplete, Law, column
+from ranef.program.missing_values import FAMILIES, ConditionalDensity, MissingDataLikelihood, column
 from ranef.program.networks import Networks
-from ranef.program.problem import Part, Problem
+from ranef.program.problem import Batch, Problem
 from ranef.program.relabelling import relabelled
-from ranef.program.training import Designs, State, Training, length
-from ranef.terms.base import CENTRED, Curve, Grouped, Replay, Term, Variable, clean_name
+from ranef.program.training import Designs, Training, TrainingState, length
+from ranef.terms.base import CENTRED, Curve, LevelSites, RunOptions, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear, LinearBlock
 
 _RESERVED = ("chain", "draw")
@@ -101,7 +101,7 @@ class Program:
         """This one, and those of columns with missing values."""
         return (self, *self.columns.values())
 
-    def law(self, state: State) -> Any:
+    def family_state(self, state: TrainingState) -> Any:
         """The state of its family."""
         return state.columns[self.column] if self.column else state.family
 
@@ -119,7 +119,7 @@ class Program:
         formula = Formula(self.formula.text, response, {"": model.predictor})
         return Program(formula, model.family, {}, networks, self.missing, name)
 
-    def suited(self, frame: Frame) -> "Program":
+    def with_inferred_family(self, frame: Frame) -> "Program":
         """The program for such rows.
 
         A response of texts, or of true and false, is Bernoulli unless the user says else.
@@ -130,18 +130,18 @@ class Program:
         default = self.family.name == "gaussian"
         return self._with("bernoulli") if plain and of_two and default else self
 
-    def known(self, frames: Iterable[Frame]) -> "Program":
+    def with_categories(self, frames: Iterable[Frame]) -> "Program":
         """`bound`, for complete rows that have not been gone through; most families need not."""
         if not self.family.categorised:
             return self
         seen: Any = None
         for frame in frames:
             seen = self.family.scan(seen, frame)
-        return self.bound(self.family.finish(seen))
+        return self.bind(self.family.finish(seen))
 
-    def bound(self, state: Any) -> "Program":
+    def bind(self, state: Any) -> "Program":
         """The program once it is known what the response is, by the family's state."""
-        family = self.family.bound(state)
+        family = self.family.bind(state)
         if family is self.family:
             return self
         out = self._with(family.name)
@@ -213,7 +213,7 @@ class Program:
         """The rows that say something of what it is the model of."""
         return frame.keep(~frame.is_missing(self.column)) if self.column else frame
 
-    def designs(self, state: State, frame: Frame) -> Designs:
+    def designs(self, state: TrainingState, frame: Frame) -> Designs:
         """What each term needs of the rows of `frame`, training or new."""
         return {t.label: t.design(state.terms[t.label], frame) for _, t in self.all_terms()}
 
@@ -229,7 +229,7 @@ class Program:
             return known.within(lambda: self(state, data[0], data[1], rows=rows))()
 
         def shape(designs: Designs, training: bool = True) -> dict[str, Array]:
-            return self.bases(state, designs, Replay(training=training, rows=length(designs)))
+            return self.bases(state, designs, RunOptions(training=training, rows=length(designs)))
 
         def blocks(hyperparameters: Mapping[str, Any]) -> dict[str, LinearBlock]:
             return self.blocks(state, training.designs, hyperparameters)
@@ -248,8 +248,8 @@ class Program:
                 for _, term in self.all_terms()
             }
 
-        def part(data: tuple[Designs, ResponseDesign]) -> Part:
-            return Part(self.family.normal(data[1]), structure(data[0]))
+        def part(data: tuple[Designs, ResponseDesign]) -> Batch:
+            return Batch(self.family.normal(data[1]), structure(data[0]))
 
         def window(seed: int, number: int) -> tuple[Designs, ResponseDesign]:
             assert training.stream is not None
@@ -258,13 +258,13 @@ class Program:
         def settled(points: Any, carried: Any, data: tuple[Designs, ResponseDesign]) -> Any:
             return {**carried, **self._settled(state, data[0], known.at(points, carried))}
 
-        law = self.family.bound(state.family)
+        law = self.family.bind(state.family)
         return Problem(
             run,
             data,
             training.rows.used,
             blocks,
-            self.family.noise(state.family),
+            self.family.row_scale(state.family),
             self.family.name,
             lambda: self.family.normal(training.response),
             lambda: structure(training.designs),
@@ -282,7 +282,10 @@ class Program:
             {p.name: law.start(state.family, p) for p in law.free_parameters()},
             lambda points, carried: self.problem(training, known.at(points, carried)),
             lambda values: relabelled(law, state.priors, values),
-            {p.prefix + p.location: p.family.noise(p.law(state)) for p in self.programs},
+            {
+                p.prefix + p.location: p.family.row_scale(p.family_state(state))
+                for p in self.programs
+            },
             tuple(term.label for _, term in self.all_terms() if term.incomplete()),
             self._bilinear(state, training.designs),
             self._carriable(state),
@@ -291,7 +294,7 @@ class Program:
             lambda points, changes: self._moved(state, points, changes),
         )
 
-    def _bilinear(self, state: State, designs: Designs) -> dict[str, Bilinear]:
+    def _bilinear(self, state: TrainingState, designs: Designs) -> dict[str, Bilinear]:
         """The terms that are products of coefficients, by label."""
         found = {
             term.label: term.bilinear(state.terms[term.label], designs[term.label])
@@ -319,7 +322,7 @@ class Program:
         ]
 
     def _moved(
-        self, state: State, points: Mapping[str, Any], changes: Mapping[str, Any]
+        self, state: TrainingState, points: Mapping[str, Any], changes: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Point estimates with which networks add `changes` to what they added."""
         out = dict(points)
@@ -329,7 +332,7 @@ class Program:
                 out |= term.moved(own, scale, out, changes[term.label])
         return out
 
-    def _carriable(self, state: State) -> dict[str, tuple[int, ...]]:
+    def _carriable(self, state: TrainingState) -> dict[str, tuple[int, ...]]:
         """Columns that vary by level and are functions of what a network beside them has."""
         out: dict[str, tuple[int, ...]] = {}
         for parameter, term in self.all_terms():
@@ -343,14 +346,14 @@ class Program:
                 out[term.label] = places
         return out
 
-    def _settled(self, state: State, designs: Designs, known: Networks) -> dict[str, Any]:
+    def _settled(self, state: TrainingState, designs: Designs, known: Networks) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for parameter, term in self.all_terms():
             label, scale = term.label, state.scales[parameter.name]
             out |= term.settled(state.terms[label], designs[label], scale, known.within)
         return out
 
-    def bases(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+    def bases(self, state: TrainingState, designs: Designs, replay: RunOptions) -> dict[str, Array]:
         """Within a NumPyro handler: the columns that point estimates shape, by term label."""
         out, replay = {}, replace(replay, made={})
         for parameter, term in self.all_terms():
@@ -360,7 +363,9 @@ class Program:
                 out[label] = basis
         return out
 
-    def features(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+    def features(
+        self, state: TrainingState, designs: Designs, replay: RunOptions
+    ) -> dict[str, Array]:
         """Within a NumPyro handler: what the last layers of networks get, by term label."""
         out, replay = {}, replace(replay, made={})
         for _, term in self.all_terms():
@@ -371,12 +376,12 @@ class Program:
 
     def __call__(
         self,
-        state: State,
+        state: TrainingState,
         designs: Designs,
         response: ResponseDesign | None = None,
         *,
         rows: int | None = None,
-        replay: Replay | None = None,
+        replay: RunOptions | None = None,
     ) -> dict[str, Array]:
         """Run within a NumPyro handler; returns each family parameter, (n,) or ().
 
@@ -390,7 +395,7 @@ class Program:
             rows: how many rows the minibatch stands for.
             replay: how to run; training by default.
         """
-        replay = replay or Replay(rows=rows or length(designs))
+        replay = replay or RunOptions(rows=rows or length(designs))
         if self.columns and response is not None:
             found = self.incomplete(state, designs, response, replay)
             # A part of the rows may by chance hold all that have gaps.
@@ -407,7 +412,9 @@ class Program:
                 )
         return self.family.on_own_scale(**predictors)
 
-    def predictors(self, state: State, designs: Designs, replay: Replay) -> dict[str, Array]:
+    def predictors(
+        self, state: TrainingState, designs: Designs, replay: RunOptions
+    ) -> dict[str, Array]:
         """Within a NumPyro handler: each family parameter on its link's scale.
 
         (n,) where it has a predictor, () for one number for all rows, and (k,) for a vector.
@@ -420,32 +427,36 @@ class Program:
         return at(rows.at(slice(None)).drawn(numpyro.prng_key()), slice(None))
 
     def incomplete(
-        self, state: State, designs: Designs, response: ResponseDesign, replay: Replay
-    ) -> Incomplete:
+        self, state: TrainingState, designs: Designs, response: ResponseDesign, replay: RunOptions
+    ) -> MissingDataLikelihood:
         """Within a NumPyro handler: the rows, as what is missing of them is integrated over."""
         at = self._curves(state, designs, replay)
-        own = Law(self.family, at, self._is_straight, response)
+        own = ConditionalDensity(self.family, at, self._is_straight, response)
         rows = self._incomplete(state, designs, replay)
-        return replace(rows, laws={"": own, **rows.laws})
+        return replace(rows, densities={"": own, **rows.densities})
 
-    def _incomplete(self, state: State, designs: Designs, replay: Replay) -> Incomplete:
+    def _incomplete(
+        self, state: TrainingState, designs: Designs, replay: RunOptions
+    ) -> MissingDataLikelihood:
         """The rows without their response."""
-        laws = {
-            name: Law(program.family, program._curves(state, designs, replay), program._is_straight)
+        densities = {
+            name: ConditionalDensity(
+                program.family, program._curves(state, designs, replay), program._is_straight
+            )
             for name, program in self.columns.items()
         }
         # Several terms may be of one column; each has it.
         of = {name: term for _, term in self.all_terms() for name in term.incomplete()}
         arrays = {name: designs[term.label].arrays for name, term in of.items()}
         known = {name: state.terms[term.label] for name, term in of.items()}
-        return Incomplete(
+        return MissingDataLikelihood(
             tuple(
                 column(name, program.family.name, known[name].sd, known[name].largest)
                 for name, program in self.columns.items()
             ),
             {name: jnp.asarray(own["value"]) for name, own in arrays.items()},
             {name: jnp.asarray(own["missing"]) for name, own in arrays.items()},
-            laws,
+            densities,
         )
 
     @property
@@ -455,13 +466,13 @@ class Program:
         return not any(term.incomplete() for terms in others for term in terms)
 
     def imputed(
-        self, state: State, designs: Designs, response: ResponseDesign, replay: Replay
+        self, state: TrainingState, designs: Designs, response: ResponseDesign, replay: RunOptions
     ) -> dict[str, Array]:
         """Within a NumPyro handler: columns with their missing values drawn given the response."""
         rows = self.incomplete(state, designs, response, replay)
         return rows.at(slice(None)).drawn(numpyro.prng_key())
 
-    def _curves(self, state: State, designs: Designs, replay: Replay) -> Any:
+    def _curves(self, state: TrainingState, designs: Designs, replay: RunOptions) -> Any:
         """Within a NumPyro handler: `predictors` as a function of columns and places of rows."""
         replay = replace(replay, made={})
         curves: dict[str, list[Curve]] = {}
@@ -485,7 +496,7 @@ class Program:
                     state.priors[self.prefix + name],
                     shape=(len(parameter.labels),) if parameter.labels else (),
                     support=parameter.support,
-                    start=self.family.start(self.law(state), parameter),
+                    start=self.family.start(self.family_state(state), parameter),
                 )
                 constants |= self.family.on_link_scale(**{name: value})
 
@@ -498,7 +509,7 @@ class Program:
         return at
 
     def blocks(
-        self, state: State, designs: Designs, hyperparameters: Mapping[str, Any]
+        self, state: TrainingState, designs: Designs, hyperparameters: Mapping[str, Any]
     ) -> dict[str, LinearBlock]:
         """The linear blocks of every predictor, by term label.
 
@@ -511,7 +522,7 @@ class Program:
         run: Any = numpyro.handlers.seed(substituted, 0)
         return run(state, designs)
 
-    def _blocks(self, state: State, designs: Designs) -> dict[str, LinearBlock]:
+    def _blocks(self, state: TrainingState, designs: Designs) -> dict[str, LinearBlock]:
         out = {}
         for parameter, term in self.all_terms():
             block = term.linear_block(
@@ -524,17 +535,17 @@ class Program:
                 out[term.label] = block
         return out
 
-    def equations(self, state: State) -> list[Line]:
-        """The model on paper: the response's law, each predictor, the laws of what is in it.
+    def equations(self, state: TrainingState) -> list[Line]:
+        """The model on paper: distribution of the response, predictors, priors of what is in them.
 
         Then the same of every column with missing values.
         """
         return [line for program in self.programs for line in program._equations(state)]
 
-    def _equations(self, state: State) -> list[Line]:
+    def _equations(self, state: TrainingState) -> list[Line]:
         symbols: dict[str, Line] = {}
         predictors: list[Line] = []
-        laws: list[Line] = []
+        distributions: list[Line] = []
         for parameter in self.family.free_parameters():
             terms = [t.equation(state.terms[t.label]) for t in self.terms.get(parameter.name, ())]
             of = [self.column] if self.column else []
@@ -544,12 +555,17 @@ class Program:
                 link = "" if parameter.link == "identity" else f"{parameter.link} "
                 left: Line = (link, *symbols[parameter.name], " = ")
                 predictors.append((*left, *joined([t.text for t in terms], " + ")))
-                laws += [law for t in terms for law in t.laws]
+                distributions += [line for t in terms for line in t.distributions]
         response: Line = (str(self.family.response.value), Sub("i"), " ~ ")
-        said: list[Line] = [(note,) for note in self.family.notes(self.law(state))]
-        return [(*response, *self.family.law(symbols)), *predictors, *laws, *said]
+        said: list[Line] = [(note,) for note in self.family.notes(self.family_state(state))]
+        return [
+            (*response, *self.family.distribution_equation(symbols)),
+            *predictors,
+            *distributions,
+            *said,
+        ]
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: TrainingState) -> dict[str, Variable]:
         """The variables of the posterior in the order of the formula."""
         out: dict[str, Variable] = {}
         for _, term in self.all_terms():
@@ -572,7 +588,7 @@ class Program:
             raise name_clash(name)
         return out
 
-    def codes(self, designs: Designs, state: State) -> dict[str, Any]:
+    def codes(self, designs: Designs, state: TrainingState) -> dict[str, Any]:
         """The level of each row, (n,), for every variable with one value per level."""
         return {
             name: designs[term.label].arrays["codes"]
@@ -581,15 +597,15 @@ class Program:
             if variable.role == "group"
         }
 
-    def grouped(self, state: State) -> dict[Varying, Grouped]:
+    def level_sites(self, state: TrainingState) -> dict[Varying, LevelSites]:
         """What varies by level, by term and the grouping's place among those of the term."""
         return {
             (term.label, place): grouped
             for _, term in self.all_terms()
-            for place, grouped in enumerate(term.grouped(state.terms[term.label]))
+            for place, grouped in enumerate(term.level_sites(state.terms[term.label]))
         }
 
-    def narrowed(self, state: State, levels: Mapping[Varying, int]) -> State:
+    def narrowed(self, state: TrainingState, levels: Mapping[Varying, int]) -> TrainingState:
         """The state of a program that has so many levels of each grouping, and no others."""
         terms = dict(state.terms)
         for _, term in self.all_terms():
@@ -598,7 +614,7 @@ class Program:
                 terms[term.label] = term.narrowed(terms[term.label], own)
         return replace(state, terms=terms)
 
-    def derived(self, state: State, values: Mapping[str, Any]) -> dict[str, Any]:
+    def derived(self, state: TrainingState, values: Mapping[str, Any]) -> dict[str, Any]:
         """Variables that are functions of the sites, by draw."""
         out: dict[str, Any] = {}
         for _, term in self.all_terms():
@@ -619,14 +635,14 @@ class Program:
                     out[name] = np.asarray(values[name]) + np.asarray(shift)[..., None]
         return out
 
-    def site_labels(self, state: State) -> dict[str, tuple[str, ...]]:
+    def site_labels(self, state: TrainingState) -> dict[str, tuple[str, ...]]:
         """What messages call the elements of sites that are no variables of the posterior."""
         out: dict[str, tuple[str, ...]] = {}
         for _, term in self.all_terms():
             out |= term.site_labels(state.terms[term.label])
         return out
 
-    def stated(self, state: State) -> dict[str, Prior]:
+    def stated(self, state: TrainingState) -> dict[str, Prior]:
         """The prior of every parameter as the formula has it, those of coordinates in words."""
         out: dict[str, Prior] = {}
         for _, term in self.all_terms():
@@ -634,7 +650,9 @@ class Program:
         for parameter in self.family.free_parameters():
             name = self.prefix + parameter.name
             if parameter.support == "ordered" and name not in self.user_priors:
-                out[name] = Stated(state.priors[name], "where all columns are at their means")
+                out[name] = RescaledDefault(
+                    state.priors[name], "where all columns are at their means"
+                )
         own = {n: p for n, p in state.priors.items() if "/" not in n}
         titles = {n: v.title or n for n, v in self.variables(state).items()}
         return {titles.get(n, n): prior for n, prior in {**own, **out}.items()}

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ranef.data.complete_cases import Rows, gaps, refuse_none
+from ranef.data.complete_cases import CompleteCases, gaps, refuse_none
 from ranef.data.frame import Frame
 from ranef.data.parquet import Batches
 from ranef.data.tables import concatenate
 from ranef.families.base import ResponseDesign
 from ranef.program import learning
 from ranef.program.program import Program
-from ranef.program.training import Designs, State, Training, evenly
+from ranef.program.training import Designs, Training, TrainingState, evenly
 
 
-class _Complete:
+class _CompleteBatches:
     """The rows without a gap, batch by batch, as often as they are gone through.
 
     The first time counts them and the second takes the sample.
@@ -31,7 +31,7 @@ class _Complete:
     def __init__(self, program: Program, batches: Batches, progress: bool) -> None:
         self.batches, self.progress = batches, progress
         self.needs = program.needs()
-        self.rows: Rows | None = None
+        self.rows: CompleteCases | None = None
         self.sample: list[Frame] = []
         self.sampled: list[NDArray[np.int64]] = []
         self._passes = 0
@@ -63,13 +63,13 @@ class _Complete:
                     yield kept
                 bar.update(frame.n)
         counts = {name: count for name, count in dropped.items() if count}
-        self.rows = Rows(self.batches.n, used, counts)
+        self.rows = CompleteCases(self.batches.n, used, counts)
         refuse_none(self.rows, self.batches.source)
 
 
 def complete_rows(program: Program, batches: Batches, *, progress: bool) -> Iterable[Frame]:
     """The rows without a gap, batch by batch, as often as they are gone through."""
-    return _Complete(program, batches, progress)
+    return _CompleteBatches(program, batches, progress)
 
 
 def learn(program: Program, batches: Batches, *, progress: bool) -> Training:
@@ -78,14 +78,14 @@ def learn(program: Program, batches: Batches, *, progress: bool) -> Training:
     Raises:
         DataError, ColumnError, OptionError: as it does.
     """
-    complete = _Complete(program, batches, progress)
-    state = learning.learned(program, complete)
+    complete = _CompleteBatches(program, batches, progress)
+    state = learning.fit_preprocessing(program, complete)
     sample = concatenate(complete.sample)
     return Training(
         state,
         program.designs(state, sample),
         program.family.design(state.family, sample),
-        complete.rows or Rows(0, 0),
+        complete.rows or CompleteCases(0, 0),
         sample,
         _Stream(program, state, complete),
     )
@@ -96,14 +96,14 @@ class _Stream:
     """The rows of a program, batch by batch in their order or window by window in none."""
 
     program: Program
-    state: State
-    complete: _Complete
+    state: TrainingState
+    complete: _CompleteBatches
 
     @property
     def windows(self) -> int:
         return self.complete.batches.windows
 
-    def of(self, state: State) -> "_Stream":
+    def of(self, state: TrainingState) -> "_Stream":
         """The rows as a program with another state takes them."""
         return replace(self, state=state)
 

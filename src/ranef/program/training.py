@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.complete_cases import Rows
+from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families.base import ResponseDesign
@@ -23,7 +23,7 @@ SAMPLE = 20_000
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """What was learned from the training rows.
 
     Attributes:
@@ -52,7 +52,7 @@ class Stream(Protocol):
         """How many windows there are."""
         ...
 
-    def of(self, state: "State") -> "Stream":
+    def of(self, state: "TrainingState") -> "Stream":
         """The rows as a program with another state takes them."""
         ...
 
@@ -78,10 +78,10 @@ class Training:
             `designs` and `response` are then those of `sample`.
     """
 
-    state: State
+    state: TrainingState
     designs: Designs
     response: ResponseDesign
-    rows: Rows
+    rows: CompleteCases
     sample: Frame
     stream: Stream | None = None
 

@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import FileError
-from ranef.inference.base import ByLevel
+from ranef.inference.base import LevelDraws
 from ranef.inference.block_ascent.factor_posterior import FactorDraws
-from ranef.inference.block_ascent.matrix_factorization import Beside
+from ranef.inference.block_ascent.matrix_factorization import CombinedDraws
 from ranef.inference.pwls import crossed_elimination
-from ranef.inference.pwls.effect_draws import Cell, Effects
-from ranef.terms.base import Grouped
+from ranef.inference.pwls.effect_draws import EffectSampler, SharedFactorization
+from ranef.terms.base import LevelSites
 
 
-def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws: int) -> None:
+def refuse_unsound(found: LevelDraws | None, grouped: Mapping[Any, LevelSites], draws: int) -> None:
     """Refuse what does not fit together, the model or the other draws.
 
     Args:
@@ -26,7 +26,7 @@ def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws:
     Raises:
         FileError: saying so.
     """
-    if isinstance(found, Beside):
+    if isinstance(found, CombinedDraws):
         factors, own = found.factors, set(found.factors.sites)
         mine = [g for g in grouped.values() if own.issuperset(g.sites)]
         whole = factors.draws == draws and factors.chains >= 1 and draws % factors.chains == 0
@@ -37,7 +37,7 @@ def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws:
     if found is None and not grouped:
         return
     sound = (
-        isinstance(found, Effects)
+        isinstance(found, EffectSampler)
         and found.draws == draws
         and found.draws % max(found.chains, 1) == 0
         and _fits_model(found, grouped)
@@ -50,7 +50,7 @@ def refuse_unsound(found: ByLevel | None, grouped: Mapping[Any, Grouped], draws:
         raise FileError("what its group effects are drawn from does not fit together")
 
 
-def _fits(factors: FactorDraws, grouped: Grouped) -> bool:
+def _fits(factors: FactorDraws, grouped: LevelSites) -> bool:
     shape = (grouped.levels, grouped.width)
     return all(
         mean.shape == shape and root.shape == (*shape, grouped.width)
@@ -58,7 +58,7 @@ def _fits(factors: FactorDraws, grouped: Grouped) -> bool:
     )
 
 
-def _fits_model(found: Effects, grouped: Mapping[Any, Grouped]) -> bool:
+def _fits_model(found: EffectSampler, grouped: Mapping[Any, LevelSites]) -> bool:
     places = {place.site: place for place in found.places}
     inside = all(
         0 <= p.factor < len(found.levels)
@@ -84,7 +84,7 @@ def _within(places: NDArray, size: int) -> bool:
     return places.dtype.kind == "i" and inside
 
 
-def _system(found: Effects) -> bool:
+def _system(found: EffectSampler) -> bool:
     """Whether the eliminated factors, their parents and what they meet are those there are."""
     system, layout = found.system, found.system.remainder
     kept = [part.factor for part in layout.parts]
@@ -93,7 +93,7 @@ def _system(found: Effects) -> bool:
         and 0 <= part.start <= part.place.stop <= layout.random
         for part in layout.parts
     )
-    if isinstance(system, crossed_elimination.Crossed):
+    if isinstance(system, crossed_elimination.CrossedElimination):
         return (
             parts
             and sorted([system.factor, *kept]) == [*range(len(found.levels))]
@@ -116,7 +116,7 @@ def _system(found: Effects) -> bool:
     )
 
 
-def _met(system: crossed_elimination.Crossed, levels: int, width: int) -> bool:
+def _met(system: crossed_elimination.CrossedElimination, levels: int, width: int) -> bool:
     met = system.meetings
     return (
         met.r == system.remainder.random
@@ -130,7 +130,7 @@ def _met(system: crossed_elimination.Crossed, levels: int, width: int) -> bool:
     )
 
 
-def _drift(found: Effects) -> bool:
+def _drift(found: EffectSampler) -> bool:
     drift = found.drift
     if drift is None:
         return True
@@ -139,10 +139,10 @@ def _drift(found: Effects) -> bool:
     return drift.away.shape == (found.draws, d) and [s.shape for s in drift.slopes] == shapes
 
 
-def _cell(found: Effects, cell: Cell) -> bool:
+def _cell(found: EffectSampler, cell: SharedFactorization) -> bool:
     given, count = cell.given, len(cell.members)
     system, size = found.system, found.system.remainder.size
-    if isinstance(system, crossed_elimination.Crossed):
+    if isinstance(system, crossed_elimination.CrossedElimination):
         order, most = [system.factor], size - system.remainder.random
     else:
         order, most = [stage.factor for stage in system.stages], size

@@ -32,31 +32,33 @@ _MANY = 8
 # The dataclasses that may stand in a file, by the name that they have there for ever, and where
 # they are now. Who moves or renames one changes its place and never its name, which files have.
 CLASSES = {
-    "matrix.Matrix": "ranef.formula.model_matrix:Matrix",
+    "matrix.Matrix": "ranef.formula.model_matrix:ModelMatrix",
     "matrix.Coding": "ranef.formula.model_matrix:Coding",
-    "matrix.Part": "ranef.formula.model_matrix:Part",
+    "matrix.Part": "ranef.formula.model_matrix:CodedExpression",
     "moments.Scale": "ranef.data.moments:Scale",
-    "training.State": "ranef.program.training:State",
+    "training.State": "ranef.program.training:TrainingState",
     "terms.base.Design": "ranef.terms.base:Design",
     "families.base.ResponseDesign": "ranef.families.base:ResponseDesign",
-    "families.base.State": "ranef.families.base:State",
-    "complete.Rows": "ranef.data.complete_cases:Rows",
+    "families.base.State": "ranef.families.base:FamilyState",
+    "complete.Rows": "ranef.data.complete_cases:CompleteCases",
     "labels.Labels": "ranef.data.row_labels:Labels",
     "terms.inputs.Argument": "ranef.terms.nn.inputs:Argument",
     "terms.inputs.Feed": "ranef.terms.nn.inputs:Feed",
-    "terms.orthogonal.Coordinates": "ranef.terms.orthogonal:Coordinates",
-    "inference.effects.Effects": "ranef.inference.pwls.effect_draws:Effects",
-    "inference.effects.Cell": "ranef.inference.pwls.effect_draws:Cell",
-    "inference.effects.Drift": "ranef.inference.pwls.effect_draws:Drift",
-    "inference.effects.Place": "ranef.inference.pwls.effect_draws:Place",
-    "inference.elimination.Given": "ranef.inference.pwls.nested_elimination:Given",
-    "inference.elimination.Chain": "ranef.inference.pwls.nested_elimination:Chain",
-    "inference.elimination.Stage": "ranef.inference.pwls.nested_elimination:Stage",
-    "inference.crossed.Crossed": "ranef.inference.pwls.crossed_elimination:Crossed",
-    "inference.meetings.Meetings": "ranef.inference.pwls.sparse_cross_blocks:Meetings",
-    "inference.remainder.Remainder": "ranef.inference.pwls.schur_complement:Remainder",
-    "inference.remainder.Part": "ranef.inference.pwls.schur_complement:Part",
-    "inference.factorization.Beside": "ranef.inference.block_ascent.matrix_factorization:Beside",
+    "terms.orthogonal.Coordinates": "ranef.terms.orthogonal:OrthogonalCoordinates",
+    "inference.effects.Effects": "ranef.inference.pwls.effect_draws:EffectSampler",
+    "inference.effects.Cell": "ranef.inference.pwls.effect_draws:SharedFactorization",
+    "inference.effects.Drift": "ranef.inference.pwls.effect_draws:EffectDrift",
+    "inference.effects.Place": "ranef.inference.pwls.effect_draws:SitePlacement",
+    "inference.elimination.Given": "ranef.inference.pwls.nested_elimination:EffectConditionals",
+    "inference.elimination.Chain": "ranef.inference.pwls.nested_elimination:NestedElimination",
+    "inference.elimination.Stage": "ranef.inference.pwls.nested_elimination:EliminationStage",
+    "inference.crossed.Crossed": "ranef.inference.pwls.crossed_elimination:CrossedElimination",
+    "inference.meetings.Meetings": "ranef.inference.pwls.sparse_cross_blocks:SparseCrossBlocks",
+    "inference.remainder.Remainder": "ranef.inference.pwls.schur_complement:SchurLayout",
+    "inference.remainder.Part": "ranef.inference.pwls.schur_complement:FactorSlice",
+    "inference.factorization.Beside": (
+        "ranef.inference.block_ascent.matrix_factorization:CombinedDraws"
+    ),
     "inference.factors.FactorDraws": "ranef.inference.block_ascent.factor_posterior:FactorDraws",
     "priors.Prior": "ranef.priors.kinds:Prior",
     "priors.Flat": "ranef.priors.kinds:Flat",
@@ -72,23 +74,26 @@ CLASSES = {
     "priors.LogNormal": "ranef.priors.kinds:LogNormal",
     "priors.Uniform": "ranef.priors.kinds:Uniform",
     "priors.Beta": "ranef.priors.kinds:Beta",
-    "priors.OfPower": "ranef.priors.kinds:OfPower",
+    "priors.OfPower": "ranef.priors.kinds:PowerPrior",
     "priors.Variance": "ranef.priors.kinds:Variance",
     "priors.Precision": "ranef.priors.kinds:Precision",
     "priors.LogOdds": "ranef.priors.kinds:LogOdds",
-    "priors.Stated": "ranef.priors.kinds:Stated",
+    "priors.Stated": "ranef.priors.kinds:RescaledDefault",
     "priors.LKJ": "ranef.priors.kinds:LKJ",
     "priors.Fixed": "ranef.priors.kinds:Fixed",
     "priors.PointEstimate": "ranef.priors.kinds:PointEstimate",
-    "terms.common.State": "ranef.terms.common:State",
-    "terms.group.State": "ranef.terms.group:State",
-    "terms.nn.State": "ranef.terms.nn.state:State",
-    "terms.gp.State": "ranef.terms.smooth.gp:State",
-    "terms.spline.State": "ranef.terms.smooth.spline:State",
-    "terms.mi.State": "ranef.terms.mi:State",
-    "terms.mf.State": "ranef.terms.mf:State",
-    "families.mixture.State": "ranef.families.mixture:State",
+    "terms.common.State": "ranef.terms.common:CommonState",
+    "terms.group.State": "ranef.terms.group:GroupState",
+    "terms.nn.State": "ranef.terms.nn.state:NetworkState",
+    "terms.gp.State": "ranef.terms.smooth.gp:ProcessState",
+    "terms.spline.State": "ranef.terms.smooth.spline:SplineState",
+    "terms.mi.State": "ranef.terms.mi:MissingState",
+    "terms.mf.State": "ranef.terms.mf:FactorizationState",
+    "families.mixture.State": "ranef.families.mixture:MixtureState",
 }
+
+# Fields of these whose name in a file is another than theirs.
+FIELDS = {"moments.Scale": {"spread": "sd"}}
 
 
 @cache
@@ -136,9 +141,14 @@ class Writer:
         if isinstance(value, pd.Index):
             return {"index": self.value(frame_encoding.plain_index(value))}
         if type(value) in self._names:
+            name = self._names[type(value)]
+            in_file = {now: kept for kept, now in FIELDS.get(name, {}).items()}
             return {
-                "of": self._names[type(value)],
-                "fields": {f.name: self.value(getattr(value, f.name)) for f in fields(value)},
+                "of": name,
+                "fields": {
+                    in_file.get(f.name, f.name): self.value(getattr(value, f.name))
+                    for f in fields(value)
+                },
             }
         if isinstance(value, Mapping):
             return {"map": {_key(key): self.value(item) for key, item in value.items()}}
@@ -240,8 +250,9 @@ class Reader:
         known = register().get(kept["of"])
         if known is None:
             raise ValueError(f"{kept['of']!r:.60} is none of the classes a saved fit holds")
-        hints = typing.get_type_hints(known)
-        given = {name: self.value(item) for name, item in kept["fields"].items()}
+        hints, now = typing.get_type_hints(known), FIELDS.get(str(kept["of"]), {})
+        stored: dict[str, Any] = kept["fields"]
+        given = {now.get(name, name): self.value(item) for name, item in stored.items()}
         for name, item in given.items():
             if not _fits(item, hints[name]):
                 raise ValueError(f"{kept['of']} has the {name} {item!r:.60}")

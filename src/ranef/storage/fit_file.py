@@ -23,7 +23,7 @@ from ranef.formula.expression import Expression
 from ranef.formula.formula import Formula
 from ranef.inference.base import Draws
 from ranef.program.program import Program
-from ranef.program.training import State, Training
+from ranef.program.training import Training, TrainingState
 from ranef.storage.effect_checks import refuse_unsound
 from ranef.storage.encoding import Reader, Writer
 from ranef.terms.nn import serialization, variables
@@ -37,7 +37,7 @@ _STUMBLES = (
 )
 
 
-class Sites(Mapping[str, NDArray]):
+class StoredSites(Mapping[str, NDArray]):
     """Draws by site; asking for those that could not be made says why."""
 
     def __init__(self, ready: Mapping[str, NDArray], refused: Mapping[str, str]) -> None:
@@ -137,22 +137,29 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
     missing, named = reader.value(content["missing"]), reader.value(content["named"])
     program = Program(formula, content["family"], given, named, missing)
     state = reader.value(content["state"])
-    program = program.bound(state.family)
+    program = program.bind(state.family)
     kept = reader.value(content["training"])
-    stream = _Gone(path) if kept["streamed"] else None
+    stream = _AbsentRows(path) if kept["streamed"] else None
     training = Training(
         state, kept["designs"], kept["response"], kept["rows"], kept["sample"], stream
     )
     parts = reader.value(content["draws"])
-    sites, moments = Sites(parts.pop("sites"), parts.pop("refused")), parts.pop("moments")
+    sites, moments = StoredSites(parts.pop("sites"), parts.pop("refused")), parts.pop("moments")
     by_level = parts.pop("effects", None)
-    draws = Draws(draw=lambda: sites, moments=lambda: moments, by_level=lambda: by_level, **parts)
+    draws = Draws(
+        draw=lambda: sites,
+        analytic_moments=lambda: moments,
+        effect_sampler=lambda: by_level,
+        **parts,
+    )
     _refuse_inconsistent(program, training, sites, moments)
     if by_level is not None:
         shape = next((np.shape(v)[:2] for v in sites.ready.values()), None)
         count = by_level.draws if shape is None else math.prod(shape)
         drawn = {
-            k: g for k, g in program.grouped(state).items() if not set(g.sites) <= set(sites.ready)
+            k: g
+            for k, g in program.level_sites(state).items()
+            if not set(g.sites) <= set(sites.ready)
         }
         refuse_unsound(by_level, drawn, count)
     return {
@@ -203,13 +210,13 @@ def _expressions(formula: Formula) -> dict[str, Expression]:
 
 
 @dataclass(frozen=True)
-class _Gone:
+class _AbsentRows:
     """Stands for the rows of a fit that has read them in batches."""
 
     path: Any
     windows: int = 0
 
-    def of(self, state: State) -> "_Gone":
+    def of(self, state: TrainingState) -> "_AbsentRows":
         """They are gone for a program with another state too."""
         return self
 
@@ -226,7 +233,7 @@ class _Gone:
 def _refuse_inconsistent(
     program: Program,
     training: Training,
-    sites: Sites,
+    sites: StoredSites,
     moments: Mapping[str, tuple[NDArray, NDArray]],
 ) -> None:
     """Refuse parts that do not belong together.

@@ -18,7 +18,7 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
-from ranef.data.moments import Measures, Scale
+from ranef.data.moments import ColumnMoments, Scale
 from ranef.formula.equation import Summand
 from ranef.formula.formula import TermCall
 from ranef.priors import Prior
@@ -99,7 +99,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Grouped:
+class LevelSites:
     """What of a term varies by the levels of one grouping.
 
     Attributes:
@@ -118,7 +118,7 @@ class Grouped:
 
 
 @dataclass(frozen=True)
-class Replay:
+class RunOptions:
     """How the program runs.
 
     Attributes:
@@ -210,7 +210,7 @@ class Term(ABC):
         """(n, k) columns whose mean and sd the state should know; NaN where a row has none."""
         return np.zeros((0, 0))
 
-    def measured(self, state: Any, measures: Measures) -> Any:
+    def measured(self, state: Any, measures: ColumnMoments) -> Any:
         """The state with the measures of its columns."""
         return state
 
@@ -273,7 +273,12 @@ class Term(ABC):
 
     @abstractmethod
     def sample(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale, replay: Replay
+        self,
+        state: Any,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: RunOptions,
     ) -> Array:
         """Eta (n,), within a NumPyro program."""
 
@@ -285,7 +290,12 @@ class Term(ABC):
         return ()
 
     def sample_given(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale, replay: Replay
+        self,
+        state: Any,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: RunOptions,
     ) -> Curve:
         """Its sites, within a NumPyro program; then eta as a function of those columns."""
         eta = self.sample(state, design, priors_, scale, replay)
@@ -297,7 +307,7 @@ class Term(ABC):
         """The term as a block, within a NumPyro program; None where it is not linear."""
         return None
 
-    def basis(self, state: Any, design: Design, scale: Scale, replay: Replay) -> Array | None:
+    def basis(self, state: Any, design: Design, scale: Scale, replay: RunOptions) -> Array | None:
         """(n, k) columns that point estimates shape, within a NumPyro program.
 
         Given them the term is linear in its coefficients, as `structure` says. None for a
@@ -332,7 +342,7 @@ class Term(ABC):
         """
         return None
 
-    def features(self, state: Any, design: Design, replay: Replay) -> Array | None:
+    def features(self, state: Any, design: Design, replay: RunOptions) -> Array | None:
         """(n, k) what the last layer of its network gets, within a NumPyro program.
 
         None for a term without a network, and for one that does not end with a linear layer.
@@ -378,7 +388,7 @@ class Term(ABC):
         """
         return None
 
-    def grouped(self, state: Any) -> tuple[Grouped, ...]:
+    def level_sites(self, state: Any) -> tuple[LevelSites, ...]:
         """What of it varies by level, grouping by grouping."""
         return ()
 
@@ -401,7 +411,9 @@ class Term(ABC):
         """
         return {}
 
-    def doubts(self, state: Any, sites: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
+    def diagnostics(
+        self, state: Any, sites: Mapping[str, Any]
+    ) -> Iterable[tuple[str, str, str, str]]:
         """What speaks against its approximations, from draws of the sites.
 
         Sign, meaning, remedy and weight of each symptom, as `check.Symptom` has them.
@@ -445,7 +457,7 @@ class LinearTerm(Term):
         priors_: Mapping[str, Prior],
         scale: Scale,
         design: Design,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         """Sites of the coefficients, (k,) or (levels, k), within a NumPyro program."""
 
@@ -461,7 +473,12 @@ class LinearTerm(Term):
         return self.block(state, design, priors_, hyperparameters)
 
     def sample(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale, replay: Replay
+        self,
+        state: Any,
+        design: Design,
+        priors_: Mapping[str, Prior],
+        scale: Scale,
+        replay: RunOptions,
     ) -> Array:
         block = self.linear_block(state, design, priors_, scale)
         return block.predict(self.coefficients(state, block, priors_, scale, design, replay))

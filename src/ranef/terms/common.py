@@ -12,13 +12,21 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.data.frame import Frame
-from ranef.data.moments import Measures, Scale
+from ranef.data.moments import ColumnMoments, Scale
 from ranef.formula import model_matrix
 from ranef.formula.equation import Line, Sub, Summand, joined
-from ranef.priors import Prior, Stated, sites
-from ranef.terms.base import Constant, Design, LinearTerm, Parameter, Replay, Variable, clean_name
+from ranef.priors import Prior, RescaledDefault, sites
+from ranef.terms.base import (
+    Constant,
+    Design,
+    LinearTerm,
+    Parameter,
+    RunOptions,
+    Variable,
+    clean_name,
+)
 from ranef.terms.blocks import LinearBlock
-from ranef.terms.orthogonal import Coordinates, coordinates, spans_constant
+from ranef.terms.orthogonal import OrthogonalCoordinates, coordinates, spans_constant
 
 INTERCEPT = "Intercept"
 
@@ -27,7 +35,7 @@ _WIDTH = 2.5
 
 
 @dataclass(frozen=True)
-class State:
+class CommonState:
     """The coding of the columns, and what the training rows say of them.
 
     Attributes:
@@ -38,10 +46,10 @@ class State:
         covariance: (k, k) of the columns, until the coordinates are known.
     """
 
-    matrix: model_matrix.Matrix
+    matrix: model_matrix.ModelMatrix
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
-    coordinates: Coordinates | None = None
+    coordinates: OrthogonalCoordinates | None = None
     covariance: NDArray[np.float64] | None = None
 
     @property
@@ -82,34 +90,36 @@ class Common(LinearTerm):
     def needs(self) -> dict[str, str]:
         return model_matrix.needs(self.call.arguments)
 
-    def scan(self, accumulator: Any, frame: Frame) -> model_matrix.Scan:
+    def scan(self, accumulator: Any, frame: Frame) -> model_matrix.MatrixScan:
         return model_matrix.scan(accumulator, self.call.arguments, frame)
 
-    def finish(self, accumulator: model_matrix.Scan) -> State:
+    def finish(self, accumulator: model_matrix.MatrixScan) -> CommonState:
         learned = model_matrix.finish(accumulator, self.call.arguments)
         width = sum(coding.width for coding in learned.codings)
-        return State(learned, np.zeros(width), np.ones(width))
+        return CommonState(learned, np.zeros(width), np.ones(width))
 
-    def design(self, state: State, frame: Frame) -> Design:
+    def design(self, state: CommonState, frame: Frame) -> Design:
         return Design({"columns": state.matrix.build(frame) - state.mean})
 
-    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+    def columns(self, state: CommonState, frame: Frame) -> NDArray[np.float64]:
         return state.matrix.build(frame)
 
-    def measured(self, state: State, measures: Measures) -> State:
+    def measured(self, state: CommonState, measures: ColumnMoments) -> CommonState:
         intercept = [coding.name == INTERCEPT for coding in state.matrix.codings]
         mean = measures.mean.copy()
         if intercept and intercept[0]:
             mean[0] = 0.0
         return replace(state, mean=mean, sd=measures.sd, covariance=measures.covariance)
 
-    def carries_constant(self, state: State) -> bool:
+    def carries_constant(self, state: CommonState) -> bool:
         if state.covariance is None:
             return True
         with np.errstate(all="ignore"):
             return spans_constant(state.true_mean, state.covariance)
 
-    def placed(self, state: State, given: Callable[[str, str], bool], constant: Constant) -> State:
+    def placed(
+        self, state: CommonState, given: Callable[[str, str], bool], constant: Constant
+    ) -> CommonState:
         covariance = state.covariance
         state = replace(state, covariance=None)
         names = [n for n in state.slices if not given(self._site(n), self._alias(n))]
@@ -125,17 +135,17 @@ class Common(LinearTerm):
         )
         return replace(state, coordinates=found)
 
-    def as_written(self, state: State) -> State:
+    def as_written(self, state: CommonState) -> CommonState:
         return replace(state, coordinates=None)
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
-        slopes = _WIDTH * scale.spread / _spread(state)
+    def parameters(self, state: CommonState, scale: Scale) -> dict[str, Parameter]:
+        slopes = _WIDTH * scale.sd / _spread(state)
         out = {}
         for name, columns in state.own.items():
             if name == INTERCEPT:
                 # What a prior of the same width at the columns' means implies at x = 0.
                 away = state.mean / _spread(state)
-                width = _WIDTH * scale.spread * float(np.sqrt(1.0 + np.sum(away**2)))
+                width = _WIDTH * scale.sd * float(np.sqrt(1.0 + np.sum(away**2)))
                 prior: Prior = priors.Normal(scale.location, width)
             else:
                 sigma = tuple(float(s) for s in slopes[columns])
@@ -144,7 +154,7 @@ class Common(LinearTerm):
             out[self._site(name)] = Parameter(prior, alias=self._alias(name), size=size)
         if state.coordinates is not None:
             size = state.coordinates.size
-            mean, width = np.zeros(size), np.full(size, _WIDTH * scale.spread)
+            mean, width = np.zeros(size), np.full(size, _WIDTH * scale.sd)
             if state.coordinates.constant:
                 # The other columns' priors are the user's, about zero of these columns.
                 others = [place for name, place in state.own.items() if name != INTERCEPT]
@@ -155,7 +165,7 @@ class Common(LinearTerm):
             out[self._joint_site] = Parameter(joint, size=size)
         return out
 
-    def stated(self, state: State, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
+    def stated(self, state: CommonState, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
         """The marginal prior of each coefficient, whose joint one is in the coordinates."""
         if state.coordinates is None:
             return {}
@@ -177,10 +187,10 @@ class Common(LinearTerm):
                 about = f"where all columns are zero; {middle} at their means"
             elif state.coordinates.constant and t[places, 0].any():
                 about = "where all other columns are zero"
-            out[self._site(name)] = Stated(one, about)
+            out[self._site(name)] = RescaledDefault(one, about)
         return out
 
-    def _placed(self, state: State) -> dict[str, slice]:
+    def _placed(self, state: CommonState) -> dict[str, slice]:
         """The variables that the coordinates are of, with their places among these."""
         out, start = {}, 0
         for name, columns in state.slices.items():
@@ -190,7 +200,7 @@ class Common(LinearTerm):
                 start += size
         return out
 
-    def _is_vector(self, state: State, name: str) -> bool:
+    def _is_vector(self, state: CommonState, name: str) -> bool:
         return any(c.name == name and c.names for c in state.matrix.codings)
 
     def _site(self, name: str) -> str:
@@ -205,13 +215,13 @@ class Common(LinearTerm):
         return "common" if name != INTERCEPT and self.main else ""
 
     def hyperparameters(
-        self, state: State, priors_: Mapping[str, Prior], scale: Scale
+        self, state: CommonState, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
         return {}
 
     def block(
         self,
-        state: State,
+        state: CommonState,
         design: Design,
         priors_: Mapping[str, Prior],
         hyperparameters: Mapping[str, Array],
@@ -260,7 +270,7 @@ class Common(LinearTerm):
             freedom=None if gaussian or np.isnan(nus).any() else nus,
         )
 
-    def _coordinate_columns(self, state: State, columns: Any, xp: Any) -> Any:
+    def _coordinate_columns(self, state: CommonState, columns: Any, xp: Any) -> Any:
         """U (n, K), from the design's columns (n, k) less their means."""
         assert state.coordinates is not None
         places = np.array(state.coordinates.places)
@@ -269,21 +279,21 @@ class Common(LinearTerm):
             own = own + state.mean[places]
         return state.coordinates.columns(own, xp)
 
-    def _shape(self, state: State, name: str) -> tuple[int, ...]:
+    def _shape(self, state: CommonState, name: str) -> tuple[int, ...]:
         """Of the coefficients of one variable."""
         columns = state.slices[name]
         return (columns.stop - columns.start,) if self._is_vector(state, name) else ()
 
     def coefficients(
         self,
-        state: State,
+        state: CommonState,
         block: LinearBlock,
         priors_: Mapping[str, Prior],
         scale: Scale,
         design: Design,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
-        units = scale.spread / _spread(state)
+        units = scale.sd / _spread(state)
         parts = []
         for name, columns in state.own.items():
             shape = self._shape(state, name)
@@ -300,18 +310,18 @@ class Common(LinearTerm):
             start[:1] = scale.start if state.coordinates.constant else 0.0
             name = self._joint_site
             shape = start.shape
-            unit = scale.spread
+            unit = scale.sd
             gamma = sites.parameter(name, priors_[name], shape=shape, start=start, unit=unit)
             parts.append(gamma)
         return jnp.concatenate(parts)
 
     def sample(
         self,
-        state: State,
+        state: CommonState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         block = self.block(state, design, priors_, {})
         b = self.coefficients(state, block, priors_, scale, design, replay)
@@ -324,7 +334,7 @@ class Common(LinearTerm):
             out = out + self._coordinate_columns(state, columns, jnp) @ b[start:]
         return out
 
-    def site_labels(self, state: State) -> dict[str, tuple[str, ...]]:
+    def site_labels(self, state: CommonState) -> dict[str, tuple[str, ...]]:
         """A coordinate is called as the column that it adds to those before it."""
         if state.coordinates is None:
             return {}
@@ -337,14 +347,16 @@ class Common(LinearTerm):
         first = [self._site(INTERCEPT)] if state.coordinates.constant else []
         return {self._joint_site: (*first, *(labels[i] for i in state.coordinates.order))}
 
-    def shift(self, state: State, sites: Mapping[str, Any]) -> Any:
+    def shift(self, state: CommonState, sites: Mapping[str, Any]) -> Any:
         """What m . beta adds, which the coordinates of centred columns leave to the thresholds."""
         found = state.coordinates
         if found is None or not found.elsewhere or self._joint_site not in sites:
             return None
         return np.asarray(sites[self._joint_site]) @ (found.mean @ found.matrix)
 
-    def put_back(self, state: State, variables: Mapping[str, Any], known: Any) -> dict[str, Any]:
+    def put_back(
+        self, state: CommonState, variables: Mapping[str, Any], known: Any
+    ) -> dict[str, Any]:
         if state.coordinates is None or not state.coordinates.constant:
             return {}
         constant, out = state.coordinates.matrix[:, 0], {}
@@ -355,7 +367,7 @@ class Common(LinearTerm):
                 out[site] = np.asarray(variables[site]) - beside * own
         return out
 
-    def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
+    def derived(self, state: CommonState, sites: Mapping[str, Any]) -> dict[str, Any]:
         """Beta = T gamma."""
         if state.coordinates is None or self._joint_site not in sites:
             return {}
@@ -367,7 +379,7 @@ class Common(LinearTerm):
             for name, places in self._placed(state).items()
         }
 
-    def equation(self, state: State) -> Summand:
+    def equation(self, state: CommonState) -> Summand:
         """A factor's coefficient is indexed by the level of row i, a number's multiplies it."""
         parts: list[Line] = []
         for coding in state.matrix.codings:
@@ -380,7 +392,7 @@ class Common(LinearTerm):
                 parts.append(("β", Sub(name), f" {coding.name}", Sub("i")))
         return Summand(joined(parts, " + "))
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: CommonState) -> dict[str, Variable]:
         out = {}
         for coding in state.matrix.codings:
             name = self._site(coding.name)
@@ -390,7 +402,7 @@ class Common(LinearTerm):
         return out
 
     def variances(
-        self, state: State, design: Design, values: Mapping[str, Any]
+        self, state: CommonState, design: Design, values: Mapping[str, Any]
     ) -> dict[str, NDArray[np.float64]]:
         """Var_i(x_i' beta) = beta' Cov(x) beta, by draw."""
         columns = np.asarray(design.arrays["columns"], np.float64)
@@ -403,7 +415,7 @@ class Common(LinearTerm):
         return {"": np.einsum("si,ij,sj->s", beta, away.T @ away / len(away), beta)}
 
 
-def _spread(state: State) -> NDArray[np.float64]:
+def _spread(state: CommonState) -> NDArray[np.float64]:
     """The sd of each column; a constant column (the intercept) counts by its size."""
     size = np.where(np.abs(state.mean) > 0, np.abs(state.mean), 1.0)
     return np.where(state.sd > 1e-12 * size, state.sd, size)

@@ -16,21 +16,21 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.data.frame import Frame, Index, LevelsSeen, crossed_levels
-from ranef.data.moments import Measures, Scale
+from ranef.data.frame import Frame, LevelsSeen, NameIndex, crossed_levels
+from ranef.data.moments import ColumnMoments, Scale
 from ranef.errors import ColumnError, DataError
 from ranef.formula import model_matrix
 from ranef.formula.equation import Line, Sub, Summand, joined
-from ranef.priors import Prior, Stated
-from ranef.priors.sites import Normals, parameter
+from ranef.priors import Prior, RescaledDefault
+from ranef.priors.sites import BatchedNormal, parameter
 from ranef.terms.base import (
     CENTRED,
     Constant,
     Design,
-    Grouped,
+    LevelSites,
     LinearTerm,
     Parameter,
-    Replay,
+    RunOptions,
     Variable,
     clean_name,
 )
@@ -39,15 +39,15 @@ from ranef.terms.group_coordinates import coordinates
 
 
 @dataclass(frozen=True)
-class Scan:
+class GroupScan:
     """The slopes' scan, and the levels seen."""
 
-    matrix: model_matrix.Scan
+    matrix: model_matrix.MatrixScan
     levels: LevelsSeen
 
 
 @dataclass(frozen=True)
-class State:
+class GroupState:
     """Coding of the columns, the levels in order, and what the rows say of the columns.
 
     Attributes:
@@ -63,7 +63,7 @@ class State:
             these are named after their columns too.
     """
 
-    matrix: model_matrix.Matrix
+    matrix: model_matrix.ModelMatrix
     levels: tuple[str, ...]
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
@@ -74,9 +74,9 @@ class State:
     apart: bool = False
 
     @cached_property
-    def index(self) -> Index:
+    def index(self) -> NameIndex:
         """The levels, to be looked up."""
-        return Index(self.levels)
+        return NameIndex(self.levels)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class Group(LinearTerm):
         """The factor as the formula writes it."""
         return ":".join(self.call.options["factor"])
 
-    def correlated(self, state: State) -> bool:
+    def correlated(self, state: GroupState) -> bool:
         return self.call.options["correlated"] and len(state.columns) > 1
 
     def needs(self) -> dict[str, str]:
@@ -121,13 +121,13 @@ class Group(LinearTerm):
             **dict.fromkeys(self.call.options["factor"], "level"),
         }
 
-    def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
+    def scan(self, accumulator: GroupScan | None, frame: Frame) -> GroupScan:
         found = crossed_levels(frame, self.call.options["factor"])
         levels = (accumulator.levels if accumulator else LevelsSeen()).add(found)
         seen = accumulator.matrix if accumulator else None
-        return Scan(model_matrix.scan(seen, self.call.arguments, frame), levels)
+        return GroupScan(model_matrix.scan(seen, self.call.arguments, frame), levels)
 
-    def finish(self, accumulator: Scan) -> State:
+    def finish(self, accumulator: GroupScan) -> GroupState:
         levels = accumulator.levels.ordered()
         if len(levels) == 1:
             raise DataError(
@@ -136,31 +136,33 @@ class Group(LinearTerm):
             )
         learned = model_matrix.finish(accumulator.matrix, self.call.arguments)
         width = sum(coding.width for coding in learned.codings)
-        state = State(learned, levels, np.zeros(width), np.ones(width))
+        state = GroupState(learned, levels, np.zeros(width), np.ones(width))
         if len(set(state.columns)) < len(state.columns):
             raise ColumnError(
                 f"two columns of ({self.call.label}) have one name; rename the column '1'"
             )
         return state
 
-    def design(self, state: State, frame: Frame) -> Design:
+    def design(self, state: GroupState, frame: Frame) -> Design:
         codes, new = state.index.coded(frame, self.call.options["factor"])
         columns = state.matrix.build(frame)
         if state.carry is not None:
             columns = columns @ state.carry
         return Design({"columns": columns, "codes": codes}, (new,))
 
-    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+    def columns(self, state: GroupState, frame: Frame) -> NDArray[np.float64]:
         return state.matrix.build(frame)
 
-    def measured(self, state: State, measures: Measures) -> State:
+    def measured(self, state: GroupState, measures: ColumnMoments) -> GroupState:
         return replace(state, mean=measures.mean, sd=measures.sd, covariance=measures.covariance)
 
-    def renamed(self, state: State, taken: Collection[str]) -> State:
+    def renamed(self, state: GroupState, taken: Collection[str]) -> GroupState:
         apart = self.correlated(state) and self._corr_name(state) in taken
         return replace(state, apart=True) if apart else state
 
-    def placed(self, state: State, given: Callable[[str, str], bool], constant: Constant) -> State:
+    def placed(
+        self, state: GroupState, given: Callable[[str, str], bool], constant: Constant
+    ) -> GroupState:
         covariance = state.covariance
         state = replace(state, covariance=None)
         names = [*(self._sd_name(column) for column in state.columns), self._corr_name(state)]
@@ -172,45 +174,45 @@ class Group(LinearTerm):
         carry, sizes, labels = coordinates(state.matrix.codings, state.mean, covariance)
         return replace(state, carry=carry, sizes=sizes, labels=labels)
 
-    def as_written(self, state: State) -> State:
+    def as_written(self, state: GroupState) -> GroupState:
         return replace(state, carry=None, sizes=None, labels=())
 
-    def design_as_written(self, state: State, design: Design) -> Design:
+    def design_as_written(self, state: GroupState, design: Design) -> Design:
         if state.carry is None:
             return design
         columns = np.asarray(design.arrays["columns"]) @ np.linalg.inv(state.carry)
         return replace(design, arrays={**design.arrays, "columns": columns})
 
-    def _sizes(self, state: State) -> NDArray[np.float64]:
+    def _sizes(self, state: GroupState) -> NDArray[np.float64]:
         """(k,) of the columns that effects are held for; a constant one counts by its size."""
         if state.sizes is not None:
             return state.sizes
         size = np.where(state.mean != 0, np.abs(state.mean), 1.0)
         return np.where(state.sd > 1e-12 * size, state.sd, size)
 
-    def _unit(self, state: State, scale: Scale) -> NDArray[np.float64]:
+    def _unit(self, state: GroupState, scale: Scale) -> NDArray[np.float64]:
         """(k,) the effect that adds one spread of the predictor, for each column."""
-        return scale.spread / self._sizes(state)
+        return scale.sd / self._sizes(state)
 
     def _sd_name(self, column: str) -> str:
         return f"{self.prefix}{column}|{self.factor}_sigma"
 
-    def _correlated(self, state: State) -> str:
+    def _correlated(self, state: GroupState) -> str:
         """Whose correlations they are, as the formula writes it: g, or x|g."""
         if not state.apart:
             return self.grouping
         return f"{self.call.label.rsplit(' | ', 1)[0]}|{self.grouping}"
 
-    def _corr_name(self, state: State) -> str:
+    def _corr_name(self, state: GroupState) -> str:
         return f"{self.prefix}{clean_name(self._correlated(state))}_corr"
 
-    def _sd_sites(self, state: State) -> list[str]:
+    def _sd_sites(self, state: GroupState) -> list[str]:
         """Of the sds of the effects as they are held."""
         if state.carry is None:
             return [self._sd_name(column) for column in state.columns]
         return [self._sd_name(clean_name(label)) + CENTRED for label in state.labels]
 
-    def _corr_site(self, state: State) -> str:
+    def _corr_site(self, state: GroupState) -> str:
         """The parameter that takes the prior of the correlations of the effects as held."""
         return self._corr_name(state) + ("" if state.carry is None else CENTRED)
 
@@ -226,7 +228,7 @@ class Group(LinearTerm):
     def _new_site(self) -> str:
         return f"({self.label})/effects_new"
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+    def parameters(self, state: GroupState, scale: Scale) -> dict[str, Parameter]:
         out: dict[str, Parameter] = {}
         width = 2.5 * self._unit(state, scale)
         constant = [column == "1" for column in state.columns]
@@ -241,7 +243,7 @@ class Group(LinearTerm):
             out[self._corr_site(state)] = Parameter(priors.LKJ(1.0), "correlation")
         return out
 
-    def stated(self, state: State, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
+    def stated(self, state: GroupState, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
         """The priors of the sds and correlations as held, in words."""
         if state.carry is None:
             return {}
@@ -250,16 +252,16 @@ class Group(LinearTerm):
             name = clean_name(label)
             prior = priors_[site]
             if name == "1":
-                prior = Stated(prior, "where the other columns are at their means")
+                prior = RescaledDefault(prior, "where the other columns are at their means")
             elif name not in state.columns:
-                prior = Stated(prior, "in this level")
+                prior = RescaledDefault(prior, "in this level")
             out[self._sd_name(name)] = prior
         about = "where the columns are at their means"
-        out[self._corr_name(state)] = Stated(priors_[self._corr_site(state)], about)
+        out[self._corr_name(state)] = RescaledDefault(priors_[self._corr_site(state)], about)
         return out
 
     def hyperparameters(
-        self, state: State, priors_: Mapping[str, Prior], scale: Scale
+        self, state: GroupState, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
         sds = [
             parameter(site, priors_[site], support="positive", start=0.3 * float(unit))
@@ -277,7 +279,7 @@ class Group(LinearTerm):
 
     def block(
         self,
-        state: State,
+        state: GroupState,
         design: Design,
         priors_: Mapping[str, Prior],
         hyperparameters: Mapping[str, Any],
@@ -309,7 +311,7 @@ class Group(LinearTerm):
         )
 
     def structure(
-        self, state: State, design: Design, priors_: Mapping[str, Prior], basis: Any = None
+        self, state: GroupState, design: Design, priors_: Mapping[str, Prior], basis: Any = None
     ) -> LinearBlock:
         k = len(state.columns)
         unit: dict[str, Any] = {"sd": np.ones(k)}
@@ -319,12 +321,12 @@ class Group(LinearTerm):
 
     def coefficients(
         self,
-        state: State,
+        state: GroupState,
         block: LinearBlock,
         priors_: Mapping[str, Prior],
         scale: Scale,
         design: Design,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         effects = self._draw(state, block, jnp.asarray(self._unit(state, scale)))
         new = design.unseen()
@@ -336,12 +338,12 @@ class Group(LinearTerm):
             unseen = self._unseen(block, new)
         return jnp.concatenate([effects, unseen])
 
-    def _draw(self, state: State, block: LinearBlock, unit: Array) -> Array:
+    def _draw(self, state: GroupState, block: LinearBlock, unit: Array) -> Array:
         """(levels, k) coefficients from their prior."""
         levels = block.levels
         if block.factor.ndim == 2:
             mean = jnp.zeros((levels, block.factor.shape[0]))
-            joint = Normals(mean, scale_tril=block.factor).to_event(1)
+            joint = BatchedNormal(mean, scale_tril=block.factor).to_event(1)
             infer = {"start": mean, "unit": jnp.broadcast_to(unit, mean.shape)}
             return jnp.asarray(numpyro.sample(self._joint_site(), joint, infer=infer))
         columns = [
@@ -360,11 +362,11 @@ class Group(LinearTerm):
         noise = jnp.asarray(numpyro.sample(self._new_site(), plain))
         return noise @ block.factor.T if block.factor.ndim == 2 else noise * block.factor
 
-    def grouped(self, state: State) -> tuple[Grouped, ...]:
+    def level_sites(self, state: GroupState) -> tuple[LevelSites, ...]:
         sites = tuple(self._effect_site(column) for column in state.columns)
         joint = self.correlated(state)
         return (
-            Grouped(
+            LevelSites(
                 (self._joint_site(),) if joint else sites,
                 len(state.levels),
                 self._new_site(),
@@ -372,7 +374,7 @@ class Group(LinearTerm):
             ),
         )
 
-    def varying_columns(self, state: State) -> tuple[frozenset[str], ...]:
+    def varying_columns(self, state: GroupState) -> tuple[frozenset[str], ...]:
         named = [
             frozenset(name for part in coding.parts for name in part.expression.columns())
             for coding in state.matrix.codings
@@ -384,10 +386,10 @@ class Group(LinearTerm):
             frozenset().union(*(named[i] for i in np.flatnonzero(own))) for own in state.carry.T
         )
 
-    def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
+    def narrowed(self, state: GroupState, levels: tuple[int, ...]) -> GroupState:
         return replace(state, levels=state.levels[: levels[0]])
 
-    def equation(self, state: State) -> Summand:
+    def equation(self, state: GroupState) -> Summand:
         parts: list[Line] = []
         effects: list[Line] = []
         scales: list[Line] = []
@@ -405,7 +407,7 @@ class Group(LinearTerm):
                      *joined(scales, ", "), ")")  # fmt: skip
         return Summand(joined(parts, " + "), (law,))
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: GroupState) -> dict[str, Variable]:
         dim = f"{self.factor}__factor_dim"
         out: dict[str, Variable] = {}
         each = list(zip(state.columns, state.titles, strict=True))
@@ -425,12 +427,12 @@ class Group(LinearTerm):
             )
         return out
 
-    def site_labels(self, state: State) -> dict[str, tuple[str, ...]]:
+    def site_labels(self, state: GroupState) -> dict[str, tuple[str, ...]]:
         if state.carry is None:
             return {}
         return {site: (site.removesuffix(CENTRED),) for site in self._sd_sites(state)}
 
-    def derived(self, state: State, sites: Mapping[str, Any]) -> dict[str, Any]:
+    def derived(self, state: GroupState, sites: Mapping[str, Any]) -> dict[str, Any]:
         if not self.correlated(state):
             return {}
         out: dict[str, Any] = {}
@@ -458,7 +460,7 @@ class Group(LinearTerm):
         return out
 
     def variances(
-        self, state: State, design: Design, values: Mapping[str, Any]
+        self, state: GroupState, design: Design, values: Mapping[str, Any]
     ) -> dict[str, NDArray[np.float64]]:
         """E_i[z_i' Sigma z_i] = trace(Sigma E[z z']), by draw."""
         z = np.asarray(design.arrays["columns"], dtype=np.float64)

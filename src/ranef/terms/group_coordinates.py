@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ranef.formula import transforms
 from ranef.formula.expression import Column, Expression, Function, Number, Operation
-from ranef.formula.model_matrix import Coding, Part
+from ranef.formula.model_matrix import CodedExpression, Coding
 
 Array = NDArray[np.float64]
 
@@ -119,7 +119,7 @@ def _degrees(coding: Coding) -> Array:
     return out
 
 
-def _part_degrees(part: Part) -> Array:
+def _part_degrees(part: CodedExpression) -> Array:
     if part.levels is not None:
         return np.zeros(len(part.names))
     expression = part.expression

@@ -25,14 +25,14 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.data.frame import Frame, Index, LevelsSeen, crossed_levels
+from ranef.data.frame import Frame, LevelsSeen, NameIndex, crossed_levels
 from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.formula.expression import Column
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
-from ranef.terms.base import Design, Grouped, Parameter, Replay, Term, Variable, clean_name
+from ranef.terms.base import Design, LevelSites, Parameter, RunOptions, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear
 
 _OPTIONS = {"rank": 8}
@@ -42,15 +42,15 @@ _UNUSED = 0.05
 
 
 @dataclass(frozen=True)
-class State:
+class FactorizationState:
     """The levels of both groupings, in order."""
 
     levels: tuple[tuple[str, ...], tuple[str, ...]]
 
     @cached_property
-    def index(self) -> tuple[Index, Index]:
+    def index(self) -> tuple[NameIndex, NameIndex]:
         """They, to be looked up."""
-        return Index(self.levels[0]), Index(self.levels[1])
+        return NameIndex(self.levels[0]), NameIndex(self.levels[1])
 
 
 class Factorization(Term):
@@ -105,7 +105,7 @@ class Factorization(Term):
             for levels, name in zip(seen, self.sides, strict=True)
         ]
 
-    def finish(self, accumulator: list[LevelsSeen]) -> State:
+    def finish(self, accumulator: list[LevelsSeen]) -> FactorizationState:
         first, second = (levels.ordered() for levels in accumulator)
         for name, levels in zip(self.sides, (first, second), strict=True):
             if len(levels) < max(2, self.rank):
@@ -114,27 +114,27 @@ class Factorization(Term):
                     f"{self.label}: {name!r} has {count}, too few for rank={self.rank}; "
                     + (f"give rank={len(levels)} or less" if len(levels) > 1 else "leave mf() out")
                 )
-        return State((first, second))
+        return FactorizationState((first, second))
 
-    def design(self, state: State, frame: Frame) -> Design:
+    def design(self, state: FactorizationState, frame: Frame) -> Design:
         coded = [
             index.coded(frame, (name,)) for index, name in zip(state.index, self.sides, strict=True)
         ]
         codes, new = zip(*coded, strict=True)
         return Design({"left": codes[0], "right": codes[1]}, tuple(new))
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
-        return {self._scale: Parameter(priors.HalfNormal(scale.spread), "positive")}
+    def parameters(self, state: FactorizationState, scale: Scale) -> dict[str, Parameter]:
+        return {self._scale: Parameter(priors.HalfNormal(scale.sd), "positive")}
 
     def sample(
         self,
-        state: State,
+        state: FactorizationState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
-        size = 0.3 * scale.spread
+        size = 0.3 * scale.sd
         start = size * 0.8 ** np.arange(self.rank)
         tau = parameter(
             self._scale, priors_[self._scale], shape=(self.rank,), support="positive", start=start
@@ -144,7 +144,13 @@ class Factorization(Term):
         return jnp.sum(u[design.arrays["left"]] * v[design.arrays["right"]], axis=-1)
 
     def _side(
-        self, side: int, state: State, sds: Array, size: float, new: int, replay: Replay
+        self,
+        side: int,
+        state: FactorizationState,
+        sds: Array,
+        size: float,
+        new: int,
+        replay: RunOptions,
     ) -> Array:
         """(levels, K) factors of one side, those of new levels after the known ones."""
         site, shape = self._sites[side], (len(state.levels[side]), self.rank)
@@ -161,23 +167,23 @@ class Factorization(Term):
         unseen = jnp.asarray(numpyro.sample(f"{self.label}/{side}_new", plain))
         return jnp.concatenate([known, unseen * sds])
 
-    def bilinear(self, state: State, design: Design) -> Bilinear:
+    def bilinear(self, state: FactorizationState, design: Design) -> Bilinear:
         codes = (design.arrays["left"], design.arrays["right"])
         levels = (len(state.levels[0]), len(state.levels[1]))
         return Bilinear(codes, levels, self.rank, self._sites, self._scale)
 
-    def grouped(self, state: State) -> tuple[Grouped, ...]:
+    def level_sites(self, state: FactorizationState) -> tuple[LevelSites, ...]:
         return tuple(
-            Grouped((site,), len(levels), f"{self.label}/{side}_new", self.rank, codes)
+            LevelSites((site,), len(levels), f"{self.label}/{side}_new", self.rank, codes)
             for side, (site, levels, codes) in enumerate(
                 zip(self._sites, state.levels, ("left", "right"), strict=True)
             )
         )
 
-    def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
-        return State((state.levels[0][: levels[0]], state.levels[1][: levels[1]]))
+    def narrowed(self, state: FactorizationState, levels: tuple[int, ...]) -> FactorizationState:
+        return FactorizationState((state.levels[0][: levels[0]], state.levels[1][: levels[1]]))
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: FactorizationState) -> dict[str, Variable]:
         dim = f"{self.short}_component"
         components = tuple(str(k + 1) for k in range(self.rank))
         out = {self._scale: Variable("scale", (dim,), (components,))}
@@ -187,7 +193,7 @@ class Factorization(Term):
         return out
 
     def variances(
-        self, state: State, design: Design, values: Mapping[str, Any]
+        self, state: FactorizationState, design: Design, values: Mapping[str, Any]
     ) -> dict[str, NDArray[np.float64]]:
         """Sum_k tau_k^2, by draw."""
         if self._scale not in values:
@@ -196,7 +202,9 @@ class Factorization(Term):
         each = tau[:, None].repeat(self.rank, axis=1) if tau.ndim == 1 else tau
         return {self.short: (each**2).sum(axis=-1)}
 
-    def doubts(self, state: State, sites: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    def diagnostics(
+        self, state: FactorizationState, sites: Mapping[str, Any]
+    ) -> Iterator[tuple[str, str, str, str]]:
         """A rank that leaves no component without use."""
         if self._scale not in sites or self.rank == min(map(len, state.levels)):
             return
@@ -209,7 +217,7 @@ class Factorization(Term):
                 "trust",
             )
 
-    def equation(self, state: State) -> Summand:
+    def equation(self, state: FactorizationState) -> Summand:
         first, second = self.sides
         u: Line = ("u", Sub(f"{self.prefix}{first}[i]"))
         v: Line = ("v", Sub(f"{self.prefix}{second}[i]"))

@@ -18,17 +18,26 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.data.frame import Frame
-from ranef.data.moments import Measures, Scale
+from ranef.data.moments import ColumnMoments, Scale
 from ranef.errors import DataError
 from ranef.formula.equation import Sub, Summand
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
-from ranef.terms.base import Constant, Curve, Design, Parameter, Replay, Term, Variable, clean_name
+from ranef.terms.base import (
+    Constant,
+    Curve,
+    Design,
+    Parameter,
+    RunOptions,
+    Term,
+    Variable,
+    clean_name,
+)
 from ranef.terms.blocks import LinearBlock
 
 
 @dataclass(frozen=True)
-class State:
+class MissingState:
     """What the training rows say of the column.
 
     Attributes:
@@ -44,7 +53,7 @@ class State:
     centre: float = 0.0
 
 
-class Missing(Term):
+class MissingColumn(Term):
     """mi(x) for a numeric column x; the formula has refused anything else."""
 
     @property
@@ -67,13 +76,13 @@ class Missing(Term):
         seen = float(np.nanmax(values, initial=-np.inf)) if frame.n else -np.inf
         return seen if accumulator is None else max(accumulator, seen)
 
-    def finish(self, accumulator: float) -> State:
+    def finish(self, accumulator: float) -> MissingState:
         if accumulator == -np.inf:
             raise DataError(
                 f"column {self.column!r} in mi({self.column}) has no value in any row, so nothing "
                 "says what its missing values may be; leave it out"
             )
-        return State(0.0, 1.0, accumulator)
+        return MissingState(0.0, 1.0, accumulator)
 
     def _numbers(self, frame: Frame) -> NDArray[np.float64]:
         """(n,), NaN where missing.
@@ -92,28 +101,30 @@ class Missing(Term):
             )
         return values
 
-    def design(self, state: State, frame: Frame) -> Design:
+    def design(self, state: MissingState, frame: Frame) -> Design:
         values = self._numbers(frame)
         missing = np.isnan(values)
         return Design({"value": np.where(missing, state.mean, values), "missing": missing})
 
-    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+    def columns(self, state: MissingState, frame: Frame) -> NDArray[np.float64]:
         return self._numbers(frame)[:, None]
 
-    def measured(self, state: State, measures: Measures) -> State:
+    def measured(self, state: MissingState, measures: ColumnMoments) -> MissingState:
         mean, sd = float(measures.mean[0]), float(measures.sd[0])
         size = abs(mean) or 1.0
         return replace(state, mean=mean, sd=sd if sd > 1e-12 * size else size)
 
-    def placed(self, state: State, given: Callable[[str, str], bool], constant: Constant) -> State:
+    def placed(
+        self, state: MissingState, given: Callable[[str, str], bool], constant: Constant
+    ) -> MissingState:
         named = given(self._site, self._alias) or given(f"{self.prefix}Intercept", "")
         centred = constant is Constant.PREDICTOR and not named
         return replace(state, centre=state.mean) if centred else state
 
-    def as_written(self, state: State) -> State:
+    def as_written(self, state: MissingState) -> MissingState:
         return replace(state, centre=0.0)
 
-    def taken_off(self, state: State, sites: Mapping[str, Any]) -> Any:
+    def taken_off(self, state: MissingState, sites: Mapping[str, Any]) -> Any:
         if not state.centre or self._site not in sites:
             return None
         return state.centre * np.asarray(sites[self._site])
@@ -122,37 +133,39 @@ class Missing(Term):
     def _alias(self) -> str:
         return "common" if self.main else ""
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
-        prior = priors.Normal(0.0, 2.5 * scale.spread / state.sd)
+    def parameters(self, state: MissingState, scale: Scale) -> dict[str, Parameter]:
+        prior = priors.Normal(0.0, 2.5 * scale.sd / state.sd)
         return {self._site: Parameter(prior, alias=self._alias)}
 
-    def _coefficient(self, state: State, priors_: Mapping[str, Prior], scale: Scale) -> Array:
-        return parameter(self._site, priors_[self._site], start=0.0, unit=scale.spread / state.sd)
+    def _coefficient(
+        self, state: MissingState, priors_: Mapping[str, Prior], scale: Scale
+    ) -> Array:
+        return parameter(self._site, priors_[self._site], start=0.0, unit=scale.sd / state.sd)
 
     def sample(
         self,
-        state: State,
+        state: MissingState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         """With the mean of the column for what is missing."""
         return self._coefficient(state, priors_, scale) * (design.arrays["value"] - state.centre)
 
     def sample_given(
         self,
-        state: State,
+        state: MissingState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Curve:
         beta = self._coefficient(state, priors_, scale)
         return lambda completed, rows: beta * (completed[self.column] - state.centre)
 
     def linear_block(
-        self, state: State, design: Design, priors_: Mapping[str, Prior], scale: Scale
+        self, state: MissingState, design: Design, priors_: Mapping[str, Prior], scale: Scale
     ) -> LinearBlock:
         """What `sample` is; no method takes it for the model (`structure`), but as a measure."""
         prior = priors_[self._site]
@@ -168,9 +181,9 @@ class Missing(Term):
             ((),),
         )
 
-    def equation(self, state: State) -> Summand:
+    def equation(self, state: MissingState) -> Summand:
         name = f"{self.prefix}{self.column}"
         return Summand(("β", Sub(name), f" {self.column}", Sub("i")))
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: MissingState) -> dict[str, Variable]:
         return {self._site: Variable()}

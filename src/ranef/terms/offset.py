@@ -14,7 +14,7 @@ from ranef.errors import FormulaError
 from ranef.formula import transforms
 from ranef.formula.expression import Function
 from ranef.priors import Prior
-from ranef.terms.base import Design, Replay, Term
+from ranef.terms.base import Design, RunOptions, Term
 from ranef.terms.blocks import LinearBlock
 
 
@@ -57,6 +57,6 @@ class Offset(Term):
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         return jnp.asarray(design.arrays["values"])

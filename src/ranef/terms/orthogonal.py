@@ -27,7 +27,7 @@ _NO_CONSTANT = 1e-9
 
 
 @dataclass(frozen=True)
-class Coordinates:
+class OrthogonalCoordinates:
     """The map between k coefficients beta and their coordinates gamma.
 
     Coordinates are in three groups: one for the constant, if the columns span it and it is not
@@ -81,7 +81,7 @@ def coordinates(
     *,
     anchored: bool,
     elsewhere: bool,
-) -> Coordinates:
+) -> OrthogonalCoordinates:
     """The coordinates of columns with these moments.
 
     Args:
@@ -97,14 +97,16 @@ def coordinates(
         raw = covariance + np.outer(mean, mean)
         slopes, idle, order = _whitened(raw)
         whole = np.concatenate([slopes, idle], axis=1)
-        return Coordinates(places, mean, whole, slopes, False, False, False, order)
+        return OrthogonalCoordinates(places, mean, whole, slopes, False, False, False, order)
     if constant is None:
         whole = np.concatenate([slopes, idle], axis=1)
-        return Coordinates(places, mean, whole, slopes, False, elsewhere, elsewhere, order)
+        return OrthogonalCoordinates(
+            places, mean, whole, slopes, False, elsewhere, elsewhere, order
+        )
     # x . (c g0 + (v - c m'v) g1) = g0 + (x - m) . v g1, where x . c = 1 in every row.
     carried = slopes - np.outer(constant, mean @ slopes)
     whole = np.concatenate([constant[:, None], carried, idle], axis=1)
-    return Coordinates(places, mean, whole, slopes, True, True, False, order)
+    return OrthogonalCoordinates(places, mean, whole, slopes, True, True, False, order)
 
 
 def _decomposed(

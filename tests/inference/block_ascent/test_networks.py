@@ -10,7 +10,7 @@ from ranef.data import parquet
 from ranef.errors import FileError
 from ranef.inference import checkpoint
 from ranef.inference.block_ascent import minibatches
-from ranef.inference.block_ascent.networks import Alternation
+from ranef.inference.block_ascent.networks import BlockAscent
 
 NETWORK = "nn(x, z, hidden=[24, 12], activation='silu', l2=0)"
 
@@ -142,14 +142,14 @@ class Killed(Exception):
 
 
 def dies_after(rounds: int, monkeypatch, error):
-    descend = Alternation._descend
+    descend = BlockAscent._descend
 
     def mortal(self, state, *rest):
         if state.rounds == rounds:
             raise error
         descend(self, state, *rest)
 
-    monkeypatch.setattr(Alternation, "_descend", mortal)
+    monkeypatch.setattr(BlockAscent, "_descend", mortal)
 
 
 @pytest.mark.parametrize("where", ["memory", "parquet"])
@@ -204,6 +204,6 @@ def test_an_interrupt_before_anything_is_known_is_an_interrupt(monkeypatch):
     def at_once(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Alternation, "_closed_form", at_once)
+    monkeypatch.setattr(BlockAscent, "_closed_form", at_once)
     with pytest.raises(KeyboardInterrupt):
         rf.Model(f"y ~ {NETWORK}").fit(table, progress=False)

@@ -7,7 +7,7 @@ from scipy.stats import multivariate_normal
 import ranef as rf
 from ranef.inference.block_ascent import minibatches
 from ranef.inference.block_ascent.minibatches import Windows
-from ranef.inference.block_ascent.networks import Alternation
+from ranef.inference.block_ascent.networks import BlockAscent
 from ranef.inference.block_ascent.parameter_expansion import CommonParts, Directions
 from ranef.inference.svi import SVI
 
@@ -26,8 +26,8 @@ def problem_of(formula: str, table: dict, **options):
     return program.problem(training)
 
 
-def search_of(problem) -> Alternation:
-    return Alternation(problem, SVI().settings, 0)
+def search_of(problem) -> BlockAscent:
+    return BlockAscent(problem, SVI().settings, 0)
 
 
 @pytest.mark.parametrize("blocks", ["(t || id)", "(t | id)"])
@@ -113,12 +113,12 @@ def test_rows_of_new_levels_have_their_joint_density():
     problem = problem_of("y ~ nn(t, hidden=[4]) + (t | id)", table)
     search = search_of(problem)
     state, rows = search.begin(), search.windows.at(0)
-    known = problem.given(state.points, {**state.carried, **problem.without})
+    known = problem.conditioned_on(state.points, {**state.carried, **problem.idle_networks})
     given = search.kind.given(known, rows, {}, None, patient=True, silent=True)
     held, unseen = search.windows.held, search.windows.unseen
     error = given.error(known, held, unseen)
-    block = known.part(held).blocks["1 + t | id"]
-    away, _ = given.residuals(known.part(held), known)
+    block = known.batch(held).blocks["1 + t | id"]
+    away, _ = given.residuals(known.batch(held), known)
     new = unseen["id"][block.codes]
     assert 0 < new.sum() < len(new)
     sites = given.sites
@@ -127,7 +127,7 @@ def test_rows_of_new_levels_have_their_joint_density():
     z = block.columns[new]
     same = block.codes[new][:, None] == block.codes[new][None]
     covariance = (z @ root @ root.T @ z.T) * same + given.sigma**2 * np.eye(int(new.sum()))
-    parts = given.parts.eta(known.part(held), {}, given.common, given.effects, unseen)["mu"]
+    parts = given.parts.eta(known.batch(held), {}, given.common, given.effects, unseen)["mu"]
     assert np.abs(parts[~new]).max() > 1.0
     expected = multivariate_normal(np.zeros(int(new.sum())), covariance).logpdf(away[new])
     left = away[~new] - parts[~new]

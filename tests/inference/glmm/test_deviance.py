@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ranef as rf
-from ranef.inference.glmm.deviance import IntegratedLikelihood, _Round
+from ranef.inference.glmm.deviance import IntegratedLikelihood, _ScaledCriterion
 from ranef.program import learning
 
 
@@ -29,7 +29,7 @@ def test_the_gradient_is_that_of_the_criterion(formula, family, grouped):
     z = whole.density.start[whole.density.number_places]
     q = whole.joint(theta, whole.number_values(z))
     root = np.linalg.cholesky(q.solution.common_covariance[0])
-    place = _Round(whole, q, theta, z, q.solution.common[0], root, len(theta))
+    place = _ScaledCriterion(whole, q, theta, z, q.solution.common[0], root, len(theta))
     rng = np.random.default_rng(0)
     for _ in range(2):
         v = 0.5 * rng.normal(size=place.size)

@@ -7,9 +7,9 @@ import pytest
 from contract_family import EXAMPLES, family
 from ranef.inference.glmm import expected_log_density as averages_module
 from ranef.inference.glmm import expected_log_density_analytic
-from ranef.inference.glmm.expected_log_density import Averages, averages_of, root_of
-from ranef.inference.glmm.expected_log_density_analytic import RowAverages
-from ranef.inference.glmm.level_quadrature import OverLevels
+from ranef.inference.glmm.expected_log_density import ExpectedLogDensity, averages_of, root_of
+from ranef.inference.glmm.expected_log_density_analytic import AnalyticExpectedLogDensity
+from ranef.inference.glmm.level_quadrature import LevelQuadrature
 
 CASES = [
     ("ordinal", ["mu"]),
@@ -26,10 +26,10 @@ def both(name, predictors):
     with jax.enable_x64(True):
         response = example.response(example.law.rvs(size=N, random_state=rng).astype(float))
     closed = averages_of(law, response, predictors)
-    assert isinstance(closed, RowAverages)
+    assert isinstance(closed, AnalyticExpectedLogDensity)
     others = {own: value for own, value in example.values.items() if own not in predictors}
     numbers = {own: np.asarray(value, np.float64) for own, value in others.items()}
-    return closed, Averages(law, response, predictors), numbers, rng
+    return closed, ExpectedLogDensity(law, response, predictors), numbers, rng
 
 
 def covariances(k, rng):
@@ -64,7 +64,7 @@ def test_integrals_over_levels_are_those_of_any_family(name, predictors, monkeyp
     closed, automatic, numbers, rng = both(name, predictors)
     place, k = len(predictors) - 1, len(predictors)
     levels = rng.normal(size=7), np.full(7, 0.4)
-    over = OverLevels(rng.integers(0, 7, N), rng.normal(size=N), place, 9, *levels)
+    over = LevelQuadrature(rng.integers(0, 7, N), rng.normal(size=N), place, 9, *levels)
     given = over, rng.normal(size=(N, k)), 0.8, numbers
     own, other = closed.integrals(*given), automatic.integrals(*given)
     for field in ("value", "mean", "variance", "slope"):
@@ -79,7 +79,7 @@ def test_integrals_over_levels_are_those_of_any_family(name, predictors, monkeyp
 def test_very_many_rows_are_compiled(monkeypatch):
     monkeypatch.setattr(averages_module, "_COMPILED", N)
     law, response = family("ordinal"), EXAMPLES["ordinal"].response(np.ones(N))
-    assert isinstance(averages_of(law, response, ["mu"]), Averages)
+    assert isinstance(averages_of(law, response, ["mu"]), ExpectedLogDensity)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

@@ -6,10 +6,10 @@ import pytest
 
 from contract_family import EXAMPLES, family
 from ranef.inference.glmm import expected_log_density_natural
-from ranef.inference.glmm.expected_log_density import Averages, averages_of
-from ranef.inference.glmm.expected_log_density_natural import ClosedAverages
-from ranef.inference.glmm.extrapolation import Foretold
-from ranef.inference.glmm.level_quadrature import OverLevels
+from ranef.inference.glmm.expected_log_density import ExpectedLogDensity, averages_of
+from ranef.inference.glmm.expected_log_density_natural import NaturalExpectedLogDensity
+from ranef.inference.glmm.extrapolation import WorkingModelExtrapolator
+from ranef.inference.glmm.level_quadrature import LevelQuadrature
 from ranef.numerics.gauss_hermite import hermite
 
 # By how much the average of a Bernoulli row's density and its three derivatives may be off: on a
@@ -29,8 +29,8 @@ def both(name, n):
     with jax.enable_x64(True):
         response = example.response(example.law.rvs(n, random_state=rng).astype(float))
     closed = averages_of(law, response, [law.parameters[0].name])
-    assert isinstance(closed, ClosedAverages)
-    return closed, Averages(law, response, [law.parameters[0].name]), rng
+    assert isinstance(closed, NaturalExpectedLogDensity)
+    return closed, ExpectedLogDensity(law, response, [law.parameters[0].name]), rng
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "binomial", "poisson"])
@@ -62,7 +62,7 @@ def test_integrals_over_levels_are_those_of_any_family(name, compiled, monkeypat
     monkeypatch.setattr(expected_log_density_natural, "_MANY", 0 if compiled else 10**9)
     closed, automatic, rng = both(name, 60)
     centre, scale = rng.normal(size=7), np.full(7, 0.4)
-    over = OverLevels(rng.integers(0, 7, 60), rng.normal(size=60), 0, 9, centre, scale)
+    over = LevelQuadrature(rng.integers(0, 7, 60), rng.normal(size=60), 0, 9, centre, scale)
     given = over, rng.normal(size=(60, 1)), 0.8, {}
     own, other = closed.integrals(*given), automatic.integrals(*given)
     for name in ("value", "mean", "variance", "slope"):
@@ -72,7 +72,7 @@ def test_integrals_over_levels_are_those_of_any_family(name, compiled, monkeypat
 
 
 def test_what_is_quadratic_along_each_coordinate_is_foretold():
-    foretold = Foretold(np.array([0.5, 2.0]))
+    foretold = WorkingModelExtrapolator(np.array([0.5, 2.0]))
     rng = np.random.default_rng(1)
     a, b, c = rng.normal(size=(3, 4, 2))
 

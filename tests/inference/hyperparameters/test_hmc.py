@@ -8,8 +8,8 @@ from scipy.special import digamma, polygamma
 
 import ranef as rf
 from ranef.inference.hyperparameters.hmc import hmc
-from ranef.inference.hyperparameters.mode import peak
-from ranef.inference.hyperparameters.sampler import explore
+from ranef.inference.hyperparameters.mode import find_mode
+from ranef.inference.hyperparameters.sampler import sample
 
 D = 25
 
@@ -43,7 +43,7 @@ class Skewed:
 
 def test_chains_have_the_moments_of_a_skewed_density():
     target = Skewed()
-    top = peak(target, np.full(D, 0.3), np.full(D, 0.5), lambda: None)
+    top = find_mode(target, np.full(D, 0.3), np.full(D, 0.5), lambda: None)
     found = hmc(
         target.value_and_gradient, target.canonical, top, np.random.default_rng(0), draws=2_000
     )
@@ -58,7 +58,7 @@ def test_chains_have_the_moments_of_a_skewed_density():
 def test_many_dimensions_are_explored(chains):
     """By weights alone, or by chains where these say that they do not suffice."""
     target = Skewed(shape=6.0)
-    found = explore(
+    found = sample(
         target,
         np.full(D, 0.3),
         np.full(D, 0.3),
@@ -84,7 +84,7 @@ def test_chains_say_where_they_have_not_mixed():
             return float(near - 0.5 * rest @ rest), slope
 
     target = TwoModes()
-    top = peak(target, np.r_[5.5, np.zeros(3)], np.ones(4), lambda: None)
+    top = find_mode(target, np.r_[5.5, np.zeros(3)], np.ones(4), lambda: None)
     wide = top.root.copy()
     wide[0, 0] = 6.0
     top = replace(top, x=np.zeros(4), root=wide)
@@ -103,7 +103,7 @@ def test_chains_that_go_nowhere_are_given_up_early():
             return value - 2e3 * float(np.abs(np.sin(40 * x)).sum()), slope
 
     target = Skewed()
-    top = peak(target, np.full(D, 0.3), np.full(D, 0.5), lambda: None)
+    top = find_mode(target, np.full(D, 0.3), np.full(D, 0.5), lambda: None)
     rough = Rough().value_and_gradient
     found = hmc(rough, target.canonical, top, np.random.default_rng(0), draws=1_000)
     assert not found.converged

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats as st
 
-from ranef.inference.hyperparameters.sampler import explore
+from ranef.inference.hyperparameters.sampler import sample
 from ranef.inference.hyperparameters.surrogate import Surrogate
 from ranef.inference.hyperparameters.surrogate_sampler import _flatter
 from ranef.numerics.bfgs import minimise
@@ -44,7 +44,7 @@ def test_draws_have_the_moments_of_the_target(cheap, second, skew):
     """Skew-normal beside the absolute value of a normal, whose mode may be at zero."""
     rng = np.random.default_rng(1)
     start = np.array([0.5, second + 0.5])
-    found = explore(Normal(skew, second), start, np.ones(2), rng, 20_000, cheap=cheap)
+    found = sample(Normal(skew, second), start, np.ones(2), rng, 20_000, cheap=cheap)
     assert found.found
     assert found.reliable
     first, other = st.skewnorm(skew), st.foldnorm(second)
@@ -57,7 +57,7 @@ def test_draws_have_the_moments_of_the_target(cheap, second, skew):
 def test_the_design_is_small():
     evaluations = []
     rng = np.random.default_rng(1)
-    found = explore(
+    found = sample(
         Normal(2.0, 3.0),
         np.array([0.5, 3.5]),
         np.ones(2),
@@ -149,7 +149,7 @@ class TwoSided:
 @pytest.mark.parametrize("cheap", [True, False])
 def test_a_search_may_end_on_either_side_of_an_even_density(cheap):
     rng = np.random.default_rng(0)
-    found = explore(TwoSided(), np.array([-2.9]), np.array([0.1]), rng, 2000, cheap=cheap)
+    found = sample(TwoSided(), np.array([-2.9]), np.array([0.1]), rng, 2000, cheap=cheap)
     assert found.reliable
     assert found.x.mean() == pytest.approx(3.0, abs=0.01)
     assert found.x.std() == pytest.approx(0.1, rel=0.06)
@@ -184,7 +184,7 @@ def test_a_cliff_does_not_bend_the_surrogate(seed):
     """Proposals beyond it have a density of minus 1e7 nats and less."""
     target, rng = FewLevels(), np.random.default_rng(seed)
     how = {"cheap": False, "spare": 400}
-    found = explore(target, np.full(5, 0.5), np.ones(5), rng, 10_000, **how)
+    found = sample(target, np.full(5, 0.5), np.ones(5), rng, 10_000, **how)
     grid = np.zeros((20_001, 5))
     grid[:, -1] = np.linspace(0, 20, len(grid))
     weights = np.exp(target.log_density(grid))

@@ -3,19 +3,19 @@
 import numpy as np
 
 from dense_model import example, indicator
-from ranef.inference.pwls.cross_products import Centre, Factor, Rows, cross_products
+from ranef.inference.pwls.cross_products import Centre, GroupingFactor, RowBatch, cross_products
 from ranef.inference.pwls.solver import PWLS
 
 
-def part(rows: Rows, where: slice) -> Rows:
-    factors = [Factor(f.codes[where], f.columns[where], f.levels) for f in rows.factors]
+def part(rows: RowBatch, where: slice) -> RowBatch:
+    factors = [GroupingFactor(f.codes[where], f.columns[where], f.levels) for f in rows.factors]
     weights = None if rows.weights is None else rows.weights[where]
-    return Rows(rows.response[where], rows.common[where], factors, weights)
+    return RowBatch(rows.response[where], rows.common[where], factors, weights)
 
 
 def test_batches_add_up_to_the_whole():
     data = example()
-    rows = Rows(data["y"], data["x"], [data["g"], data["h"]], data["w"])
+    rows = RowBatch(data["y"], data["x"], [data["g"], data["h"]], data["w"])
     whole = cross_products(rows)
     places = [slice(0, 31), slice(31, 32), slice(32, 240)]
     first, *others = (cross_products(part(rows, where), whole.centre) for where in places)
@@ -35,7 +35,7 @@ def test_batches_add_up_to_the_whole():
 
 def test_blocks_are_those_of_the_dense_matrices():
     data = example()
-    rows = Rows(data["y"], data["x"], [data["g"], data["h2"]], data["w"])
+    rows = RowBatch(data["y"], data["x"], [data["g"], data["h2"]], data["w"])
     products = cross_products(rows)
     x = np.column_stack([data["x"] - products.centre.common, data["y"] - products.centre.response])
     g, h, w = indicator(data["g"]), indicator(data["h2"]), data["w"][:, None]
@@ -55,9 +55,9 @@ def test_blocks_are_those_of_the_dense_matrices():
 def test_columns_at_a_thousand_million_keep_their_digits():
     """Moving a column and the response moves the intercept alone."""
     data = example()
-    near = PWLS(cross_products(Rows(data["y"], data["x"], [data["g1"]])))
+    near = PWLS(cross_products(RowBatch(data["y"], data["x"], [data["g1"]])))
     away = data["x"] + np.array([0.0, 1e9, -1e9])
-    moved = PWLS(cross_products(Rows(data["y"] + 1e9, away, [data["g1"]])))
+    moved = PWLS(cross_products(RowBatch(data["y"] + 1e9, away, [data["g1"]])))
     a, b = (solver.solve([np.array([[0.5]])]) for solver in (near, moved))
     np.testing.assert_allclose(b.residual, a.residual, rtol=1e-6)
     np.testing.assert_allclose(b.common[0, 1:], a.common[0, 1:], rtol=1e-5)
@@ -66,6 +66,6 @@ def test_columns_at_a_thousand_million_keep_their_digits():
 
 def test_without_a_constant_column_nothing_is_taken_off():
     data = example()
-    centre = Centre.of(Rows(data["y"], data["x"][:, 1:]))
+    centre = Centre.of(RowBatch(data["y"], data["x"][:, 1:]))
     assert not centre.common.any()
     assert not centre.response.any()

@@ -6,7 +6,7 @@ import pytest
 import ranef as rf
 from ranef.inference.lmm import coefficient_posterior
 from ranef.inference.pwls import effect_draws, solver
-from ranef.numerics.counter_rng import Noise
+from ranef.numerics.counter_rng import CounterRNG
 
 FORMULAS = {
     "intercepts": "y ~ x + (1 | g)",
@@ -92,10 +92,10 @@ def test_effects_that_move_with_thresholds_keep_their_sds_where_draws_share_cell
 
 
 def test_noise_belongs_to_its_level():
-    whole = Noise(3, 1).of(np.arange(100), 50)
-    np.testing.assert_array_equal(Noise(3, 1).of(np.array([7, 90]), 50), whole[[7, 90]])
-    np.testing.assert_array_equal(Noise(3, 1).of(np.array([7]), 20)[0], whole[7, :20])
-    others = [Noise(4, 1), Noise(3, 2)]
+    whole = CounterRNG(3, 1).of(np.arange(100), 50)
+    np.testing.assert_array_equal(CounterRNG(3, 1).of(np.array([7, 90]), 50), whole[[7, 90]])
+    np.testing.assert_array_equal(CounterRNG(3, 1).of(np.array([7]), 20)[0], whole[7, :20])
+    others = [CounterRNG(4, 1), CounterRNG(3, 2)]
     assert all(not np.allclose(other.of(np.arange(100), 50), whole) for other in others)
     assert abs(whole.mean()) < 0.05
     assert abs(whole.std() - 1) < 0.05

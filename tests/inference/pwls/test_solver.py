@@ -6,10 +6,10 @@ import pytest
 from dense_model import Dense, example
 from ranef.errors import DataError
 from ranef.inference.pwls import solver as pwls
-from ranef.inference.pwls.cross_products import Factor, Rows, cross_products
-from ranef.inference.pwls.crossed_elimination import Crossed
-from ranef.inference.pwls.effect_draws import Cell, Effects
-from ranef.inference.pwls.nested_elimination import Chain
+from ranef.inference.pwls.cross_products import GroupingFactor, RowBatch, cross_products
+from ranef.inference.pwls.crossed_elimination import CrossedElimination
+from ranef.inference.pwls.effect_draws import EffectSampler, SharedFactorization
+from ranef.inference.pwls.nested_elimination import NestedElimination
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import PWLS
 
@@ -40,11 +40,11 @@ def case(request):
     """The solver, the roots, and the same model by dense algebra."""
     names, roots, sparse = request.param
     data = example()
-    rows = Rows(data["y"], data["x"], [data[name] for name in names], data["w"])
+    rows = RowBatch(data["y"], data["x"], [data[name] for name in names], data["w"])
     solver = PWLS(cross_products(rows))
     if sparse:
         order = sorted(range(len(names)), key=lambda f: -solver.products.levels[f])
-        solver.system = Crossed.of(solver.products, order[0], order[1:])
+        solver.system = CrossedElimination.of(solver.products, order[0], order[1:])
     return solver, list(roots), Dense(rows, list(roots), MEAN, PRECISION)
 
 
@@ -103,7 +103,7 @@ def test_derivative_along_the_penalty(case):
 
 def test_several_hyperparameters_at_once_are_each_alone(case):
     solver, roots, _ = case
-    if not isinstance(solver.system, Chain):
+    if not isinstance(solver.system, NestedElimination):
         pytest.skip("what is held sparsely is solved one by one")
     penalty = solver.penalty(MEAN, PRECISION)
     factors = np.array([1.0, 0.5, 0.0])
@@ -127,9 +127,12 @@ def test_draws_have_the_posterior_mean_and_covariance(case):
     solution, rng = solve(solver, roots), np.random.default_rng(1)
     sigma = np.full(20_000, 0.7)
     remainder = solution.remainder_draws(rng, sigma)
-    products, cell = solver.products, Cell(np.arange(20_000), solution.given(sigma, remainder))
+    products, cell = (
+        solver.products,
+        SharedFactorization(np.arange(20_000), solution.given(sigma, remainder)),
+    )
     sizes = tuple(products.levels), tuple(products.widths)
-    made = Effects(solver.system.bare(), (cell,), (), *sizes, 1, 0, solver.largest)
+    made = EffectSampler(solver.system.bare(), (cell,), (), *sizes, 1, 0, solver.largest)
     effects = made.by_factor({f: np.arange(j) for f, j in enumerate(products.levels)})
     parts = [*(effects[f].reshape(len(sigma), -1) for f in effects), solution.common_of(remainder)]
     drawn = np.concatenate(parts, axis=1)
@@ -145,7 +148,7 @@ def test_draws_have_the_posterior_mean_and_covariance(case):
 def test_a_column_that_others_make_up_is_named_by_its_place():
     data = example()
     x = np.column_stack([data["x"], data["x"] @ [0.0, 1.0, -2.0]])
-    solver = PWLS(cross_products(Rows(data["y"], x, [data["g"]])))
+    solver = PWLS(cross_products(RowBatch(data["y"], x, [data["g"]])))
     with pytest.raises(DependentColumnError) as caught:
         solver.solve([FULL])
     assert caught.value.column == 3
@@ -156,7 +159,7 @@ def test_more_crossed_levels_than_a_dense_matrix_holds_are_refused(monkeypatch):
     monkeypatch.setattr(pwls, "_DENSE", 0)
     monkeypatch.setattr(pwls, "_DENSE_AT_MOST", 0)
     data = example()
-    rows = Rows(data["y"], data["x"], [data["g"], data["h"]])
+    rows = RowBatch(data["y"], data["x"], [data["g"], data["h"]])
     with pytest.raises(DataError, match="beside the largest have 7 together"):
         PWLS(cross_products(rows))
 
@@ -171,13 +174,17 @@ def test_two_predictors_with_weights_by_row():
     x[:, 0] = 1.0
     z, codes = rng.normal(size=(n, 2)), rng.integers(0, levels, n)
     predictor, own = np.array([0, 0, 1]), np.array([0, 1])
-    rows = Rows(y, x, [Factor(codes, z, levels, own)], weights, predictor)
+    rows = RowBatch(y, x, [GroupingFactor(codes, z, levels, own)], weights, predictor)
     solution = PWLS(cross_products(rows)).solve([FULL])
     root = np.linalg.cholesky(weights).transpose(0, 2, 1)
-    flat = Rows(
+    flat = RowBatch(
         np.einsum("nkp,np->nk", root, y).ravel(),
         (root[:, :, predictor] * x[:, None]).reshape(2 * n, 3),
-        [Factor(np.repeat(codes, 2), (root[:, :, own] * z[:, None]).reshape(2 * n, 2), levels)],
+        [
+            GroupingFactor(
+                np.repeat(codes, 2), (root[:, :, own] * z[:, None]).reshape(2 * n, 2), levels
+            )
+        ],
     )
     dense = Dense(flat, [FULL], np.zeros(3), np.zeros(3))
     assert solution.residual[0] == pytest.approx(dense.residual, rel=1e-9)

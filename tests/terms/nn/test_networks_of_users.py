@@ -13,7 +13,7 @@ from ranef.inference.advi import guide as guides
 from ranef.inference.advi.elbo import Objective
 from ranef.program.problem import sites_of
 from ranef.program.program import Program
-from ranef.terms.base import Replay
+from ranef.terms.base import RunOptions
 
 # After ranef, which says on which backend it runs.
 keras = pytest.importorskip("keras")
@@ -274,7 +274,7 @@ def training_output(program: Program, training, key: int) -> np.ndarray:
     own = numpyro.handlers.seed(term.sample, key)
     scale = training.state.scales["mu"]
     state, design = training.state.terms[term.label], training.designs[term.label]
-    return np.asarray(own(state, design, {}, scale, Replay(training=True, rows=N)))
+    return np.asarray(own(state, design, {}, scale, RunOptions(training=True, rows=N)))
 
 
 def test_dropout_has_the_expectation_of_the_network_without_it():
@@ -347,7 +347,7 @@ def test_penalties_of_weights_and_activity_count_as_in_keras(guide, settings, ex
         steps=3000,
         guide=guide,
     )
-    unit = fit.training.state.scales["mu"].spread
+    unit = fit.training.state.scales["mu"].sd
     assert held(network)[0].item() == pytest.approx(expected(np.mean(x**2), unit), abs=0.06)
 
 
@@ -358,7 +358,7 @@ def test_penalties_of_a_bias_count_as_in_keras():
     )
     table = {"x": np.zeros(N), "y": np.full(N, 3.0)}
     fit = fitted("y ~ 0 + nn(x, net=f)", network, table, {"sigma": 1.0}, steps=3000)
-    unit = fit.training.state.scales["mu"].spread
+    unit = fit.training.state.scales["mu"].sd
     best = 3.0 / (1 + 9.0 / unit**2)
     assert best < 2.0
     assert held(network)[1].item() == pytest.approx(best, abs=0.05)

@@ -9,7 +9,7 @@ import pytest
 
 import ranef as rf
 from ranef.inference import exact
-from ranef.inference.hyperparameters.sampler import Explored
+from ranef.inference.hyperparameters.sampler import HyperDraws
 from ranef.terms.nn import linearized_laplace
 
 GAP = np.linspace(-0.4, 0.4, 30)
@@ -117,7 +117,7 @@ def test_draws_that_cannot_be_relied_on_are_given_and_marked(weights, monkeypatc
 
     def unreliable(target, start, *rest, **options):
         x = np.tile(start, (50, 1))
-        return Explored(x, start, 1.3, None, 50, reliable=False, found=True, evidence=0.0)
+        return HyperDraws(x, start, 1.3, None, 50, reliable=False, found=True, evidence=0.0)
 
     monkeypatch.setattr(exact, "explore", unreliable)
     model = rf.Model(f"y ~ nn(x, hidden=[4], weights='{weights}')")

@@ -6,7 +6,7 @@ import pytest
 import ranef as rf
 from ranef.errors import FormulaError, OptionError
 from ranef.terms.smooth import hilbert_basis
-from ranef.terms.smooth.hilbert_basis import KERNELS, Spectral
+from ranef.terms.smooth.hilbert_basis import KERNELS, SpectralSds
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -15,14 +15,14 @@ def test_the_basis_has_the_covariance_of_the_kernel(kernel):
     length, end = 0.5, 2.0
     m = int(np.ceil(2 * KERNELS[kernel].functions * end / length))
     u = np.linspace(-1, 1, 21)[:, None]
-    spectrum = Spectral(kernel, "a", ("l",), (m,), (end,), (length,))
+    spectrum = SpectralSds(kernel, "a", ("l",), (m,), (end,), (length,))
     columns = hilbert_basis.columns(u, (m,), (end,)) * spectrum.sds({"a": 1.5, "l": length})
     exact = 1.5**2 * hilbert_basis.covariance(kernel, np.abs(u - u.T) / length)
     np.testing.assert_allclose(columns @ columns.T, exact, atol=0.012 * 1.5**2)
 
 
 def test_a_surface_has_the_covariance_of_the_kernel():
-    spectrum = Spectral("matern52", "a", ("l", "k"), (24, 24), (2.0, 4.0), (1.0, 1.0))
+    spectrum = SpectralSds("matern52", "a", ("l", "k"), (24, 24), (2.0, 4.0), (1.0, 1.0))
     u = np.random.default_rng(0).uniform(-1, 1, (15, 2))
     x = u * [1.0, 2.0]
     values = {"a": 1.0, "l": 0.4, "k": 0.8}
@@ -35,7 +35,7 @@ def test_a_surface_has_the_covariance_of_the_kernel():
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("lengths", [("l",), ("l", "k")])
 def test_slopes_are_derivatives(kernel, lengths):
-    spectrum = Spectral(kernel, "a", lengths, (5, 4), (2.0, 3.0), (1.0,) * len(lengths))
+    spectrum = SpectralSds(kernel, "a", lengths, (5, 4), (2.0, 3.0), (1.0,) * len(lengths))
     values = {"a": 0.7, "l": 0.8, "k": 1.3}
     for name, slope in spectrum.slopes(values).items():
         ends = [spectrum.sds({**values, name: values[name] + step}) for step in (-1e-6, 1e-6)]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ranef.datasets.beyond import tables
-from ranef.datasets.beyond.tables import Known
+from ranef.datasets.beyond.tables import SimulatedTable
 from ranef.families.mixture_spec import Mixture
 from ranef.fit import Fit
 from ranef.model import Model
@@ -44,11 +44,11 @@ class Example:
     title: str
     about: str
     formula: str
-    known: Known
-    draw: Callable[[Fit, Known], Figure]
+    known: SimulatedTable
+    draw: Callable[[Fit, SimulatedTable], Figure]
     reading: str
     family: Any = "gaussian"
-    found: Callable[[Fit, Known], list[Part]] = lambda fit, known: []
+    found: Callable[[Fit, SimulatedTable], list[Part]] = lambda fit, known: []
 
     def section(self, seed: int, progress: bool) -> Section:
         """Fit the model and tell what came of it."""
@@ -153,7 +153,7 @@ def page(seed: int = 0, progress: bool = False, say: Callable[[str], None] = pri
 
 
 @styled
-def _imputed(fit: Fit, known: Known) -> Figure:
+def _imputed(fit: Fit, known: SimulatedTable) -> Figure:
     figure, (axes,) = panels(1, height=4.0)
     rows = fit.imputed("area")
     truth = known.truth["areas"][rows["row"]]
@@ -163,7 +163,7 @@ def _imputed(fit: Fit, known: Known) -> Figure:
     return figure
 
 
-def _dropped(fit: Fit, known: Known) -> list[Part]:
+def _dropped(fit: Fit, known: SimulatedTable) -> list[Part]:
     without = Model("price ~ area + age").fit(known.rows, progress=False)
     rows = fit.imputed("area")
     truth = known.truth["areas"][rows["row"]]
@@ -187,7 +187,7 @@ def _dropped(fit: Fit, known: Known) -> list[Part]:
 
 
 @styled
-def _gap(fit: Fit, known: Known) -> Figure:
+def _gap(fit: Fit, known: SimulatedTable) -> Figure:
     figure, (axes,) = panels(1, height=4.0)
     grid = known.more["x"]
     _band(axes, grid, fit.predict(known.more), "90% interval of the mean")
@@ -199,7 +199,7 @@ def _gap(fit: Fit, known: Known) -> Figure:
 
 
 @styled
-def _slopes(fit: Fit, known: Known) -> Figure:
+def _slopes(fit: Fit, known: SimulatedTable) -> Figure:
     figure, (axes,) = panels(1, height=4.0)
     draws = fit.posterior["area|district"]
     named = [str(name) for name in draws["district__factor_dim"].to_numpy()]
@@ -218,7 +218,7 @@ def _slopes(fit: Fit, known: Known) -> Figure:
 
 
 @styled
-def _process(fit: Fit, known: Known) -> Figure:
+def _process(fit: Fit, known: SimulatedTable) -> Figure:
     figure, (axes,) = panels(1, height=4.0)
     grid, (mean, sd) = known.more["day"], (known.truth[name] for name in ("mean", "sd"))
     _band(axes, grid, fit.predict(known.more, kind="response"), "90% of the values")
@@ -232,7 +232,7 @@ def _process(fit: Fit, known: Known) -> Figure:
 
 
 @styled
-def _kinds(fit: Fit, known: Known) -> Figure:
+def _kinds(fit: Fit, known: SimulatedTable) -> Figure:
     figure, (axes,) = panels(1, height=4.0)
     price, second = known.rows["price"], fit.predict(known.rows, kind="component")["p[2]"]
     drawn = axes.scatter(price, known.rows["days"], c=second, cmap="coolwarm", s=9, vmin=0, vmax=1)
@@ -245,14 +245,14 @@ def _kinds(fit: Fit, known: Known) -> Figure:
     return figure
 
 
-def _assigned(fit: Fit, known: Known) -> list[Part]:
+def _assigned(fit: Fit, known: SimulatedTable) -> list[Part]:
     guessed = fit.predict(known.rows, kind="component")["component"] == 2
     right = np.mean(guessed == known.truth["second"])
     return [Text(f"Of the sales {right:.0%} are given to the kind that they are of.")]
 
 
 @styled
-def _ratings(fit: Fit, known: Known) -> Figure:
+def _ratings(fit: Fit, known: SimulatedTable) -> Figure:
     figure, both = panels(2, 2, height=3.6, sharex=True, sharey=True)
     intercepts = "rating ~ (1 | user) + (1 | item)"
     plain = Model(intercepts).fit(known.rows, progress=False)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Known:
+class SimulatedTable:
     """A table and what generated it.
 
     Attributes:
@@ -22,7 +22,7 @@ class Known:
     more: dict[str, NDArray] = field(default_factory=dict)
 
 
-def houses(rows: int = 1_000, seed: int = 0) -> Known:
+def houses(rows: int = 1_000, seed: int = 0) -> SimulatedTable:
     """Prices by area and age; the area is missing in some 30%, mostly of dear houses.
 
     price = 1 + 1.5 area - .5 age + N(0, 1), area = .5 - .6 age + N(0, 1). Truth: the slope of
@@ -34,10 +34,10 @@ def houses(rows: int = 1_000, seed: int = 0) -> Known:
     price = 1 + 1.5 * area - 0.5 * age + rng.normal(size=rows)
     hidden = rng.random(rows) < 1 / (1 + np.exp(3 - price))
     table = {"price": price, "area": np.where(hidden, np.nan, area), "age": age}
-    return Known(table, {"area": np.array(1.5), "areas": area})
+    return SimulatedTable(table, {"area": np.array(1.5), "areas": area})
 
 
-def slopes(districts: int = 12, seed: int = 0) -> Known:
+def slopes(districts: int = 12, seed: int = 0) -> SimulatedTable:
     """Prices by area in districts of 3 to 30 houses, each with a slope of its own.
 
     price = 2 + a_j + (1 + b_j) area + N(0, .5), sds .6 of a and .5 of b, correlation .5. Truth:
@@ -50,10 +50,10 @@ def slopes(districts: int = 12, seed: int = 0) -> Known:
     area = rng.normal(size=len(codes))
     price = effects[codes, 0] + effects[codes, 1] * area + rng.normal(0, 0.5, len(codes))
     table = {"price": price, "area": area, "district": np.char.add("d", codes.astype(str))}
-    return Known(table, {"intercept": effects[:, 0], "slope": effects[:, 1]})
+    return SimulatedTable(table, {"intercept": effects[:, 0], "slope": effects[:, 1]})
 
 
-def gap(rows: int = 300, seed: int = 0) -> Known:
+def gap(rows: int = 300, seed: int = 0) -> SimulatedTable:
     """Rows of y = sin(3 x) + x / 2 + N(0, .15), x from -2 to 2 but for a gap between -.6 and .6.
 
     More: a grid of x from -3 to 3. Truth: "f" there.
@@ -62,10 +62,10 @@ def gap(rows: int = 300, seed: int = 0) -> Known:
     x = rng.uniform(0.6, 2, rows) * np.where(np.arange(rows) % 2, 1, -1)
     grid = np.linspace(-3, 3, 241)
     y = np.sin(3 * x) + x / 2 + rng.normal(0, 0.15, rows)
-    return Known({"x": x, "y": y}, {"f": np.sin(3 * grid) + grid / 2}, {"x": grid})
+    return SimulatedTable({"x": x, "y": y}, {"f": np.sin(3 * grid) + grid / 2}, {"x": grid})
 
 
-def market(rows: int = 300, seed: int = 0) -> Known:
+def market(rows: int = 300, seed: int = 0) -> SimulatedTable:
     """An index by day, whose level and whose noise both move.
 
     index ~ N(8 exp(-((day - 4) / 1.5)^2) - 3 exp(-((day - 7)/1)^2), exp(-1.5 + .25 day)).
@@ -79,10 +79,10 @@ def market(rows: int = 300, seed: int = 0) -> Known:
     day, grid = np.sort(rng.uniform(0, 10, rows)), np.linspace(0, 10, 201)
     index = level(day) + np.exp(-1.5 + 0.25 * day) * rng.normal(size=rows)
     truth = {"mean": level(grid), "sd": np.exp(-1.5 + 0.25 * grid)}
-    return Known({"day": day, "index": index}, truth, {"day": grid})
+    return SimulatedTable({"day": day, "index": index}, truth, {"day": grid})
 
 
-def offers(rows: int = 600, seed: int = 0) -> Known:
+def offers(rows: int = 600, seed: int = 0) -> SimulatedTable:
     """Days until a house is sold, of two kinds of sale; how common the second is depends on price.
 
     The kinds have means 25 + 2 price and 50 - 2 price, sds 5 and 9; the log odds of the second
@@ -93,12 +93,12 @@ def offers(rows: int = 600, seed: int = 0) -> Known:
     second = rng.random(rows) < 1 / (1 + np.exp(0.5 - price))
     mean = np.where(second, 50 - 2 * price, 25 + 2 * price)
     days = mean + np.where(second, 9, 5) * rng.normal(size=rows)
-    return Known({"days": days, "price": price}, {"second": second})
+    return SimulatedTable({"days": days, "price": price}, {"second": second})
 
 
 def ratings(
     users: int = 300, items: int = 200, each: int = 40, rank: int = 2, seed: int = 0
-) -> Known:
+) -> SimulatedTable:
     """Ratings 3 + u_i + v_j + p_i . q_j + N(0, .5) of `each` items by each user.
 
     The intercepts have sd .5, the factors p sd 1 and .7 and so on, q sd 1. More: ten further
@@ -116,4 +116,4 @@ def ratings(
 
     (i, j), (k, m) = pairs(seen), pairs(unseen)
     table = {"user": i, "item": j, "rating": mean[i, j] + rng.normal(0, 0.5, len(i))}
-    return Known(table, {"mean": mean[k, m]}, {"user": k, "item": m})
+    return SimulatedTable(table, {"mean": mean[k, m]}, {"user": k, "item": m})

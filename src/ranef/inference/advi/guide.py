@@ -41,7 +41,7 @@ _WORST_CONDITION = 100.0
 
 
 @dataclass(frozen=True)
-class Shared:
+class JointFactor:
     """Parameters whose covariance is full: common effects of one predictor, or all scales.
 
     Attributes:
@@ -57,7 +57,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Grouped:
+class LevelFactor:
     """Coefficients of the levels of a grouping, (m, k), each level's covariance full.
 
     Attributes:
@@ -89,8 +89,8 @@ class Guide:
     start: Array
     unit: Array
     width: Array
-    shared: tuple[Shared, ...]
-    grouped: tuple[Grouped, ...]
+    shared: tuple[JointFactor, ...]
+    grouped: tuple[LevelFactor, ...]
     following: bool
     split: Any
     latents: Mapping[str, Latent]
@@ -255,7 +255,7 @@ def build(
 
 def _parts(
     latents: Mapping[str, Latent], problem: Problem, points: Collection[str]
-) -> tuple[list[Shared], list[Grouped]]:
+) -> tuple[list[JointFactor], list[LevelFactor]]:
     """The linear blocks as parts of the guide. One that all rows share is whitened by s R^-1
     with R'R = X'X / n: a step of one in u moves the predictor by the response's spread s."""
     places = _places(latents)
@@ -264,8 +264,8 @@ def _parts(
     def blocks() -> dict[str, LinearBlock]:
         return problem.blocks({n: latent.transform(latent.start) for n, latent in latents.items()})
 
-    shared: list[Shared] = []
-    grouped: list[Grouped] = []
+    shared: list[JointFactor] = []
+    grouped: list[LevelFactor] = []
     # The common effects of one predictor, whichever terms they are of.
     together: dict[str, list[tuple[NDArray, NDArray, NDArray]]] = {}
     rest = set(latents)
@@ -279,7 +279,7 @@ def _parts(
             if block.codes is not None and block.spectrum is None:
                 _refuse_collinear(label, block)
             moving = any(name in points for name in block.scales)
-            grouped.append(Grouped(jnp.asarray(index), "" if moving else label))
+            grouped.append(LevelFactor(jnp.asarray(index), "" if moving else label))
             continue
         used = np.repeat([name in names for name, _ in block.sites], [k for _, k in block.sites])
         unit = np.concatenate([np.ravel(latents[name].unit) for name in names])
@@ -290,7 +290,7 @@ def _parts(
     for parameter, parts in together.items():
         index, unit = (np.concatenate([p[i] for p in parts], axis=-1) for i in (0, 1))
         matrix = _whitening(np.concatenate([columns for *_, columns in parts], axis=1))
-        spread = problem.spreads.get(parameter, problem.spread)
+        spread = problem.residual_scales.get(parameter, problem.residual_scale)
         key = "" if problem.incomplete else parameter
         joint.setdefault(key, []).append((index, spread * matrix / unit[:, None]))
     others = np.concatenate([[], *(places[name] for name in sorted(rest))]).astype(int)[None]
@@ -300,9 +300,9 @@ def _parts(
     for parts in joint.values():
         index = np.concatenate([index for index, _ in parts], axis=-1)
         matrix = block_diag(*(matrix for _, matrix in parts))
-        shared.append(Shared(jnp.asarray(index), jnp.asarray(matrix)))
+        shared.append(JointFactor(jnp.asarray(index), jnp.asarray(matrix)))
     if full and not problem.incomplete:
-        shared.append(Shared(jnp.asarray(others), jnp.eye(others.size), common=False))
+        shared.append(JointFactor(jnp.asarray(others), jnp.eye(others.size), common=False))
     return shared, grouped
 
 

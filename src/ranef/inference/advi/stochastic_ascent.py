@@ -28,7 +28,7 @@ LEAST = 600
 
 
 @dataclass(frozen=True)
-class Found:
+class AscentResult:
     params: Any
     carried: Any
     converged: bool
@@ -92,7 +92,7 @@ class Search:
         active = jnp.arange(WINDOW) < size
         return jax.lax.scan(self._step, carry, (keys, active, jnp.full(WINDOW, factor)))
 
-    def estimate(self, found: Found, key: Array, windows: int = 2) -> tuple[float, float]:
+    def estimate(self, found: AscentResult, key: Array, windows: int = 2) -> tuple[float, float]:
         """The ELBO at what was found and its standard error, from windows of idle steps."""
         carry = self._start(found.params, found.carried)
         still = np.float32(0.0)
@@ -123,7 +123,7 @@ class Search:
             ) from None
         return Progress(self._start(params, self.objective.sites.carried))
 
-    def run(self, key: Array, steps: int, checkpoint: Checkpoint, progress: bool) -> Found:
+    def run(self, key: Array, steps: int, checkpoint: Checkpoint, progress: bool) -> AscentResult:
         at, kept = self.begin(), checkpoint.load()
         resumed = None
         if kept is not None:
@@ -158,7 +158,9 @@ class Search:
             )
         if at.skipped:
             message += f"; {at.skipped:,} steps were skipped because they were not finite"
-        return Found(last, at.carry[2], converged, message, at.done, at.trace, resumed, interrupted)
+        return AscentResult(
+            last, at.carry[2], converged, message, at.done, at.trace, resumed, interrupted
+        )
 
     def _advance(self, at: "Progress", key: Array, size: int) -> None:
         """One window of `size` steps, and whether a stage is over."""

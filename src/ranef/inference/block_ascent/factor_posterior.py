@@ -24,7 +24,7 @@ from scipy import sparse
 
 from ranef import priors
 from ranef.errors import OptionError
-from ranef.numerics.counter_rng import Noise
+from ranef.numerics.counter_rng import CounterRNG
 from ranef.priors import Prior
 from ranef.priors.log_density import log_density
 from ranef.terms.blocks import Bilinear
@@ -40,7 +40,7 @@ _REALISED = 400_000_000
 
 
 @dataclass(frozen=True)
-class Side:
+class FactorPosterior:
     """The factors of the levels of one grouping.
 
     Attributes:
@@ -56,9 +56,9 @@ class Side:
         """E u u' of each level, (J, K, K)."""
         return self.mean[:, :, None] * self.mean[:, None] + self.covariance
 
-    def turned(self, a: Array) -> "Side":
+    def turned(self, a: Array) -> "FactorPosterior":
         """Of A u."""
-        return Side(self.mean @ a.T, a @ self.covariance @ a.T)
+        return FactorPosterior(self.mean @ a.T, a @ self.covariance @ a.T)
 
     def entropy(self) -> float:
         """Of q in nats, less K / 2 log(2 pi) for each level."""
@@ -67,7 +67,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Scales:
+class ScalePosterior:
     """q(tau), component by component.
 
     Attributes:
@@ -80,7 +80,7 @@ class Scales:
     bound: float
 
     @classmethod
-    def of(cls, prior: Prior, squares: Array, levels: int) -> "Scales":
+    def of(cls, prior: Prior, squares: Array, levels: int) -> "ScalePosterior":
         """From sum_j E u_jk^2 (K,) and J."""
         squares = np.maximum(squares, np.finfo(np.float64).tiny)
         if isinstance(prior, priors.Fixed):
@@ -93,7 +93,7 @@ class Scales:
         return cls(at, np.ones_like(at), float(log_p.sum()))
 
     @classmethod
-    def _free(cls, prior: Prior, squares: Array, levels: int) -> "Scales":
+    def _free(cls, prior: Prior, squares: Array, levels: int) -> "ScalePosterior":
         low = getattr(prior, "lower", 0.0)
         high = 1.0 if isinstance(prior, priors.Beta) else getattr(prior, "upper", np.inf)
 
@@ -143,7 +143,7 @@ class Scales:
         return np.exp(np.stack(columns, axis=1))
 
 
-class Table:
+class RatingsTable:
     """The rows of one term, gathered to the pairs of levels that occur.
 
     Args:
@@ -166,16 +166,18 @@ class Table:
         columns = self._pairs % self.levels[1]
         return sparse.csr_array((data, columns, starts), shape=self.levels)
 
-    def begin(self, residual: Array, rng: np.random.Generator) -> Side:
+    def begin(self, residual: Array, rng: np.random.Generator) -> FactorPosterior:
         """V near the strongest right singular vectors of the table, unobserved cells zero."""
         table = self._matrix(self.weights * residual)
         v = rng.normal(size=(self.levels[1], self.rank))
         for _ in range(_POWERS):
             v = np.linalg.qr(table.T @ (table @ v))[0]
         v *= np.sqrt(self.levels[1])
-        return Side(v, np.zeros((*v.shape, self.rank)))
+        return FactorPosterior(v, np.zeros((*v.shape, self.rank)))
 
-    def sweep(self, q: "Factors", residual: Array, beta: float, *, held: bool = False) -> "Factors":
+    def sweep(
+        self, q: "TermPosterior", residual: Array, beta: float, *, held: bool = False
+    ) -> "TermPosterior":
         """U, v and, unless it is held, tau once each, given the residual of every row, (n,)."""
         table = self._matrix(self.weights * residual)
         u = _side(self._sums, table, q.v, q.scales.precision, beta)
@@ -187,9 +189,9 @@ class Table:
             return replace(q, u=u, v=v)
         squares = np.einsum("jk,jk->k", u.mean, u.mean)
         squares = squares + np.einsum("jkk->k", u.covariance)
-        return replace(q, u=u, v=v, scales=Scales.of(q.prior, squares, self.levels[0]))
+        return replace(q, u=u, v=v, scales=ScalePosterior.of(q.prior, squares, self.levels[0]))
 
-    def moments(self, q: "Factors") -> tuple[Array, Array]:
+    def moments(self, q: "TermPosterior") -> tuple[Array, Array]:
         """Mean and variance of u'v in each row, (n,)."""
         left, right = self._pairs // self.levels[1], self._pairs % self.levels[1]
         u, v = q.u.mean[left], q.v.mean[right]
@@ -207,16 +209,20 @@ class Table:
         return mean[self._place], variance[self._place]
 
 
-def _side(sums: Any, table: Any, other: Side, precision: Array, beta: float) -> Side:
+def _side(
+    sums: Any, table: Any, other: FactorPosterior, precision: Array, beta: float
+) -> FactorPosterior:
     k = len(precision)
     gathered = (sums @ other.second.reshape(-1, k * k)).reshape(-1, k, k)
     covariance = np.linalg.inv(beta * gathered + np.diag(precision))
     covariance = 0.5 * (covariance + covariance.transpose(0, 2, 1))
     pulled = beta * (table @ other.mean)
-    return Side(np.einsum("jkl,jl->jk", covariance, pulled), covariance)
+    return FactorPosterior(np.einsum("jkl,jl->jk", covariance, pulled), covariance)
 
 
-def _turned(u: Side, v: Side, size: int) -> tuple[Side, Side]:
+def _turned(
+    u: FactorPosterior, v: FactorPosterior, size: int
+) -> tuple[FactorPosterior, FactorPosterior]:
     """The bound's best A: E v v' sums to `size` I, and sum_j E u u' is diagonal and falling."""
     root = np.linalg.cholesky(v.second.sum(axis=0) / size)
     inner = root.T @ u.second.sum(axis=0) @ root
@@ -227,7 +233,7 @@ def _turned(u: Side, v: Side, size: int) -> tuple[Side, Side]:
 
 
 @dataclass(frozen=True)
-class Factors:
+class TermPosterior:
     """q of one term.
 
     Attributes:
@@ -235,19 +241,23 @@ class Factors:
         prior: of tau.
     """
 
-    u: Side
-    v: Side
-    scales: Scales
+    u: FactorPosterior
+    v: FactorPosterior
+    scales: ScalePosterior
     prior: Prior
 
     @classmethod
-    def begin(cls, table: Table, prior: Prior, residual: Array, seed: list[int]) -> "Factors":
+    def begin(
+        cls, table: RatingsTable, prior: Prior, residual: Array, seed: list[int]
+    ) -> "TermPosterior":
         """Where a search begins: u is unknown, v near singular vectors."""
         v = table.begin(residual, np.random.default_rng(seed))
         size = np.sqrt(np.average(residual**2, weights=table.weights))
         levels, k = table.levels[0], table.rank
-        u = Side(np.zeros((levels, k)), np.broadcast_to(size**2 * np.eye(k), (levels, k, k)))
-        return cls(u, v, Scales.of(prior, np.full(k, levels * size**2), levels), prior)
+        u = FactorPosterior(
+            np.zeros((levels, k)), np.broadcast_to(size**2 * np.eye(k), (levels, k, k))
+        )
+        return cls(u, v, ScalePosterior.of(prior, np.full(k, levels * size**2), levels), prior)
 
     @property
     def bound(self) -> float:
@@ -259,7 +269,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class FactorDraws:
-    """Draws of factors of the levels that are asked for alone, as `ByLevel`.
+    """Draws of factors of the levels that are asked for alone, as `LevelDraws`.
 
     Attributes:
         sides: mean (J, K) and root of the covariance (J, K, K) of each level, by site.
@@ -274,7 +284,9 @@ class FactorDraws:
     chains: int = 1
 
     @classmethod
-    def of(cls, sides: Mapping[str, Side], draws: int, seed: int, chains: int = 1) -> "FactorDraws":
+    def of(
+        cls, sides: Mapping[str, FactorPosterior], draws: int, seed: int, chains: int = 1
+    ) -> "FactorDraws":
         roots = {name: _root(side.covariance) for name, side in sides.items()}
         both = {name: (side.mean, roots[name]) for name, side in sides.items()}
         return cls(both, draws, seed, chains)
@@ -291,7 +303,7 @@ class FactorDraws:
                 own = np.asarray(levels[name], np.int64)
                 k = mean.shape[1]
                 # Apart from the streams of the exact method's factors.
-                noise = Noise(self.seed, 1_000_000 + stream).of(own, self.draws * k)
+                noise = CounterRNG(self.seed, 1_000_000 + stream).of(own, self.draws * k)
                 z = noise.reshape(len(own), self.draws, k)
                 drawn = mean[own][None] + np.einsum("jkl,jsl->sjk", root[own], z)
                 out[name] = drawn.reshape(self.chains, each, *drawn.shape[1:])
@@ -304,7 +316,7 @@ def _root(covariance: Array) -> Array:
     return (vectors * np.sqrt(np.maximum(values, 0.0))[:, None]) @ vectors.transpose(0, 2, 1)
 
 
-class Realised(Mapping[str, Array]):
+class LazyFactorDraws(Mapping[str, Array]):
     """Draws by site, those of the factors of every level made when they are asked for.
 
     Args:

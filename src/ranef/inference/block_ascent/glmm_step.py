@@ -22,15 +22,15 @@ from ranef.inference.block_ascent.lmm_step import away_from_zero, mode, shared
 from ranef.inference.block_ascent.minibatches import kept
 from ranef.inference.block_ascent.parameter_expansion import CommonParts, of_unseen, rows_of_unseen
 from ranef.inference.glmm.expected_log_density import averages_of, root_of
-from ranef.inference.glmm.gaussian_approximation import Normal
-from ranef.inference.glmm.marginal_posterior import Approximate
-from ranef.inference.glmm.reweighted_products import Weighted
-from ranef.inference.lmm.design_layout import Layout
+from ranef.inference.glmm.gaussian_approximation import GaussianPosterior
+from ranef.inference.glmm.marginal_posterior import GLMMHyperposterior
+from ranef.inference.glmm.reweighted_products import ReweightedProducts
+from ranef.inference.lmm.design_layout import DesignLayout
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.gauss_hermite import rule
-from ranef.program.problem import Part, Problem
+from ranef.program.problem import Batch, Problem
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ MOST = 2_000_000
 
 
 @dataclass(frozen=True)
-class Nearest:
+class GLMMUpdate:
     """The linear blocks given the networks.
 
     Attributes:
@@ -64,10 +64,10 @@ class Nearest:
         changes: what `parts.changes` says of the rows.
     """
 
-    density: Approximate
+    density: GLMMHyperposterior
     sites: Mapping[str, Any]
     begin: Mapping[str, Array]
-    q: Normal
+    q: GaussianPosterior
     evidence: float
     places: Mapping[str, int]
     parts: CommonParts
@@ -91,10 +91,10 @@ class Nearest:
         The effects of levels that are `unseen` are integrated over their prior, by the bound that
         the nearest normal gives.
         """
-        part = known.part(rows)
+        part = known.batch(rows)
         n = len(rows[1].value)
-        layout = Layout.of(part.blocks, n, known, "svi")
-        eta = Weighted(layout).layout.known.copy()
+        layout = DesignLayout.of(part.blocks, n, known, "svi")
+        eta = ReweightedProducts(layout).layout.known.copy()
         common = self.q.solution.common[0]
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
@@ -104,19 +104,19 @@ class Nearest:
             eta[:, layout.predictors.index(name)] += added
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
         none = replace(none, known=eta)
-        eta = Weighted(none).predictors(np.zeros(0), self._effects[: len(layout.factors)])
+        eta = ReweightedProducts(none).predictors(np.zeros(0), self._effects[: len(layout.factors)])
         new = rows_of_unseen(part, unseen)
         total = self._of_unseen(known, kept(rows, new), part.keep(new), eta[new], unseen)
         if total is None:
             new, total = np.zeros(n, bool), 0.0
-        averages = averages_of(known.law, kept(rows[1], ~new), layout.predictors)
+        averages = averages_of(known.family, kept(rows[1], ~new), layout.predictors)
         return -(total + averages.at(self._numbers, eta[~new])) / n
 
     def _of_unseen(
         self,
         known: Problem,
         rows: Any,
-        part: Part,
+        part: Batch,
         eta: Array,
         unseen: Mapping[str, NDArray[np.bool_]],
     ) -> float | None:
@@ -131,7 +131,7 @@ class Nearest:
             first = next(label for label in blocks if known.predicts[label] == name)
             blocks[first] = replace(blocks[first], known=eta[:, k])
         own = replace(known, data=rows, n=len(eta), structure=lambda: blocks)
-        density = Approximate.of(own, "svi")
+        density = GLMMHyperposterior.of(own, "svi")
         density.left = _LEFT
         with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
             q = density.near(density.coordinates.inverse(self.sites))
@@ -143,7 +143,7 @@ class Nearest:
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
         """As of a Gaussian model."""
-        part = known.part(rows)
+        part = known.batch(rows)
         rest = self.q.mean.copy()
         # What group effects have in common is left to the networks.
         names = list(dict.fromkeys(known.predicts[label] for label in part.blocks))
@@ -155,21 +155,23 @@ class Nearest:
             columns, coefficients[label] = shared(part, label, self.mixed, self._effects)
             rest[:, self.places[label]] -= columns @ coefficients[label]
         response = rows[1]
-        root = np.asarray(root_of(jnp.asarray(self.q.spread)))
+        root = np.asarray(root_of(jnp.asarray(self.q.covariance)))
         return (
             {"rest": rest, "root": root, "response": response},
             {"coefficients": coefficients, "numbers": self._numbers},
         )
 
 
-class AnyFamily:
+class GLMMStep:
     """How networks in the predictors of any family are trained."""
 
     finish = "laplace"
 
     def __init__(self, problem: Problem, *, one_window: bool) -> None:
         self.problem, self.parts = problem, CommonParts.of(problem, features=one_window)
-        predictors = tuple(dict.fromkeys(problem.predicts[label] for label in problem.structure()))
+        predictors = tuple(
+            dict.fromkeys(problem.predicts[label] for label in problem.unit_blocks())
+        )
         self._predictors = predictors
         self._places = {n: predictors.index(p) for n, p in problem.predicts.items()}
 
@@ -182,13 +184,13 @@ class AnyFamily:
         *,
         patient: bool,
         silent: bool,
-    ) -> Nearest:
+    ) -> GLMMUpdate:
         """The linear blocks given the networks that `known` knows, from such rows.
 
         Without patience scales that are dear to search for stay as they were. Networks that are
         `silent` are not to be changed either.
         """
-        part = known.part(rows)
+        part = known.batch(rows)
         features = {} if silent else self.parts.features(known, rows[0])
         parts = self.parts.along(features)
         changes = parts.changes(features)
@@ -201,7 +203,7 @@ class AnyFamily:
         )
         own = self.started(own, before)
         try:
-            density = Approximate.of(own, "svi")
+            density = GLMMHyperposterior.of(own, "svi")
             density.left = _LEFT
             with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
                 scales = {name: v for name, v in before.items() if not name.startswith("/")}
@@ -213,11 +215,11 @@ class AnyFamily:
                         # Those of changes would be along the directions of the round before.
                         *(np.zeros((1, own.shape[1])) for own in changes.values()),
                     )
-                    density.working = density.working.starting(before[_COMMON], effects)
+                    density.working = density.working.warm_started(before[_COMMON], effects)
                 x = density.coordinates.inverse({**density.sites(density.start), **scales})
                 held = int(before.get(_HELD, 0))
-                if known.law.parts() and held < _FIRST:
-                    q = density.beginning(x)
+                if known.family.parts() and held < _FIRST:
+                    q = density.initial_posterior(x)
                     value = q.value
                 else:
                     if patient and len(x):
@@ -232,7 +234,7 @@ class AnyFamily:
         starts = (q.mean - density.working.layout.known).mean(axis=0)
         begin = {_STARTS: starts, _HELD: np.array(held + 1.0), _COMMON: q.solution.common[0]}
         begin |= {f"{_EFFECTS}/{f}": b[0] for f, b in enumerate(q.solution.effects)}
-        return Nearest(density, density.sites(x), begin, q, value, self._places, parts, changes)
+        return GLMMUpdate(density, density.sites(x), begin, q, value, self._places, parts, changes)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem whose search begins where a round ended.
@@ -242,7 +244,7 @@ class AnyFamily:
         """
         if _STARTS not in before:
             return known
-        scales = dict(known.scales)
+        scales = dict(known.predictor_scales)
         for name, start in zip(self._predictors, before[_STARTS], strict=True):
             scales[name] = replace(scales[name], away=float(start) - scales[name].location)
         return replace(known, scales=scales)
@@ -253,7 +255,7 @@ class AnyFamily:
         for label, c in fixed["coefficients"].items():
             eta = eta.at[:, self._places[label]].add(bases[label] @ c)
         points, weights = rule(eta.shape[1], _NODES if eta.shape[1] == 1 else 0)
-        law = self.problem.law
+        law = self.problem.family
         numbers = law.on_link_scale(**fixed["numbers"])
         total = 0.0
         for point, weight in zip(points, weights, strict=True):

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.block_ascent.parameter_expansion import CommonParts, of_unseen
-from ranef.inference.hyperparameters.point_estimates import Density
+from ranef.inference.hyperparameters.point_estimates import HyperDensity
 from ranef.inference.lmm.degenerate_residual import refuse_without_residual
-from ranef.inference.lmm.marginal_posterior import Marginal
-from ranef.inference.lmm.model import Mixed
-from ranef.inference.lmm.sufficient_statistics import read, rows_of
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
+from ranef.inference.lmm.model import LinearMixedModel
+from ranef.inference.lmm.sufficient_statistics import accumulate, batch_to_rows
 from ranef.inference.pwls.cross_products import Centre, CrossProducts, cross_products
 from ranef.inference.pwls.solver import PWLS
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
-from ranef.program.problem import Part, Problem
+from ranef.program.problem import Batch, Problem
 
 Array = NDArray[np.float64]
 
@@ -37,7 +37,7 @@ _DEAR = 300
 
 
 @dataclass(frozen=True)
-class Conditional:
+class LMMUpdate:
     """The linear blocks given the networks.
 
     Attributes:
@@ -50,7 +50,7 @@ class Conditional:
         parts: what group effects have in common.
     """
 
-    mixed: Mixed
+    mixed: LinearMixedModel
     sites: Mapping[str, Any]
     sigma: float
     evidence: float
@@ -69,7 +69,7 @@ class Conditional:
         *,
         patient: bool = True,
         parts: CommonParts | None = None,
-    ) -> "Conditional":
+    ) -> "LMMUpdate":
         """Given the networks that `problem` knows, from scales that were `before`, if any.
 
         `parts` are among the terms of the problem. `earlier` is of rows that count in addition to
@@ -79,10 +79,10 @@ class Conditional:
             MethodError: for a model that is not of this form.
             DataError: where there is nothing left for sigma.
         """
-        mixed = read(problem, "svi", earlier)
+        mixed = accumulate(problem, "svi", earlier)
         refuse_without_residual(mixed, problem)
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
-            marginal = Marginal.of(mixed, problem.priors, problem.spread)
+            marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
             start = marginal.start
             # Changes of networks first have a scale in the second round, in which those of effects
             # that stood in for the networks are no place to begin.
@@ -110,7 +110,7 @@ class Conditional:
 
         The effects of levels that are `unseen` are integrated over their prior.
         """
-        part = known.part(rows)
+        part = known.batch(rows)
         assert part.normal is not None
         away, v = self.residuals(part, known)
         changes = self.parts.changes(self.parts.features(known, rows[0]))
@@ -120,16 +120,16 @@ class Conditional:
         if blocks is None:
             variance = self.sigma**2 / v
             return float(0.5 * np.mean(np.log(2 * np.pi * variance) + away**2 / variance))
-        own = Part(replace(part.normal, value=away), blocks)
-        layout, sigma, given = rows_of(own, known, "svi")
+        own = Batch(replace(part.normal, value=away), blocks)
+        layout, sigma, given = batch_to_rows(own, known, "svi")
         products = cross_products(given, Centre.of(given))
         none = np.zeros(0)
-        mixed = Mixed(
+        mixed = LinearMixedModel(
             *(PWLS(products), layout.groupings, (), (), none, none, sigma, len(away)),
             *(products.log_weights, float(products.common[-1, -1]), (0.0, 0.0)),
         )
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
-            marginal = Marginal.of(mixed, known.priors, known.spread)
+            marginal = LMMHyperposterior.of(mixed, known.priors, known.residual_scale)
             return -marginal.log_likelihood(marginal.coordinates.inverse(self.sites)) / len(away)
 
     def moves(self) -> dict[str, tuple[Array, float]]:
@@ -144,7 +144,7 @@ class Conditional:
             rows: that the steps are over.
             labels: of the terms that have networks.
         """
-        part = known.part(rows)
+        part = known.batch(rows)
         target, v = self.residuals(part, known)
         coefficients = {}
         for label in labels:
@@ -152,9 +152,9 @@ class Conditional:
             target = target + columns @ coefficients[label]
         return {"target": target, "weights": v / self.sigma**2}, {"coefficients": coefficients}
 
-    def residuals(self, part: Part, problem: Problem) -> tuple[Array, Array]:
+    def residuals(self, part: Batch, problem: Problem) -> tuple[Array, Array]:
         """Y - eta of any rows, (n,), common parts apart, and the weight of each."""
-        *_, rows = rows_of(part, problem, "svi")
+        *_, rows = batch_to_rows(part, problem, "svi")
         away = rows.response - rows.common @ self.common[: rows.common.shape[1]]
         own = self.effects[: len(rows.factors)]
         for factor, effects in zip(rows.factors, own, strict=True):
@@ -162,7 +162,7 @@ class Conditional:
         return away, np.ones(len(away)) if rows.weights is None else rows.weights
 
 
-class Gaussian:
+class LMMStep:
     """How networks in the mean of a Gaussian model are trained."""
 
     finish = "exact"
@@ -180,19 +180,19 @@ class Gaussian:
         *,
         patient: bool,
         silent: bool,
-    ) -> Conditional:
+    ) -> LMMUpdate:
         """The linear blocks given the networks that `known` knows, from such rows.
 
         Without patience scales that are dear to search for stay as they were. Networks that are
         `silent` are not to be changed either.
         """
-        part = known.part(rows)
+        part = known.batch(rows)
         n = len(part.normal.value) if part.normal else 0
         features = {} if silent else self.parts.features(known, rows[0])
         parts = self.parts.along(features)
         beside = parts.beside(part, parts.changes(features))
         own = replace(parts.problem(known), n=n, parts=lambda: iter([beside]))
-        return Conditional.of(own, before, earlier, patient=patient, parts=parts)
+        return LMMUpdate.of(own, before, earlier, patient=patient, parts=parts)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
         """The problem itself: its posterior has one mode."""
@@ -204,7 +204,9 @@ class Gaussian:
         return 0.5 * jnp.mean(rows["weights"] * (rows["target"] - eta) ** 2)
 
 
-def shared(part: Part, label: str, mixed: Mixed, effects: Sequence[Array]) -> tuple[Array, Array]:
+def shared(
+    part: Batch, label: str, mixed: LinearMixedModel, effects: Sequence[Array]
+) -> tuple[Array, Array]:
     """Columns (n, k) of a block that all rows share, and their coefficients (k,)."""
     block = part.blocks[label]
     assert block is not None
@@ -226,7 +228,7 @@ def away_from_zero(x: Array, density: Any) -> Array:
     return out
 
 
-def mode(marginal: Density, start: Array) -> tuple[Array, float]:
+def mode(marginal: HyperDensity, start: Array) -> tuple[Array, float]:
     """Of the scales, and their log density there."""
 
     def negative(x: Array) -> tuple[float, Array]:

@@ -21,10 +21,15 @@ from tqdm import tqdm
 
 from ranef import priors, registry
 from ranef.errors import OptionError
-from ranef.inference.base import ByLevel, Draws, Method
-from ranef.inference.block_ascent.factor_posterior import FactorDraws, Factors, Realised, Table
-from ranef.inference.block_ascent.lmm_step import Conditional
-from ranef.program.problem import Part, Problem
+from ranef.inference.base import Draws, LevelDraws, Method
+from ranef.inference.block_ascent.factor_posterior import (
+    FactorDraws,
+    LazyFactorDraws,
+    RatingsTable,
+    TermPosterior,
+)
+from ranef.inference.block_ascent.lmm_step import LMMUpdate
+from ranef.program.problem import Batch, Problem
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
@@ -41,11 +46,11 @@ _MOVED = 0.003
 
 
 @dataclass(frozen=True)
-class Beside:
+class CombinedDraws:
     """Draws by level from two sources, each with sites of its own."""
 
     factors: FactorDraws
-    others: ByLevel | None
+    others: LevelDraws | None
 
     @property
     def draws(self) -> int:
@@ -58,7 +63,7 @@ class Beside:
         return {**found, **self.factors.at({n: p for n, p in levels.items() if n in own})}
 
 
-class Factorization:
+class MatrixFactorization:
     """The search of one problem.
 
     Args:
@@ -84,11 +89,11 @@ class Factorization:
         normal = problem.normal()
         assert normal is not None
         self.normal = normal
-        self.blocks = problem.structure()
+        self.blocks = problem.unit_blocks()
         self.tables = {
-            label: Table(term, normal.weights) for label, term in problem.bilinear.items()
+            label: RatingsTable(term, normal.weights) for label, term in problem.bilinear.items()
         }
-        self.q: dict[str, Factors] = {}
+        self.q: dict[str, TermPosterior] = {}
         self.trace: list[tuple[float, int]] = []
         self.steps = 0
         self.interrupted = self.settled = False
@@ -106,7 +111,7 @@ class Factorization:
                     known = self._given(moments)
                     # The scales settle early; dear ones are looked for now and then.
                     patient = number in _PATIENT or nearly
-                    rest = Conditional.of(known, sites, patient=patient)
+                    rest = LMMUpdate.of(known, sites, patient=patient)
                     sites = rest.sites
                     if self.q:
                         bound = rest.evidence + sum(q.bound for q in self.q.values())
@@ -125,7 +130,7 @@ class Factorization:
 
     def _sweep(
         self,
-        rest: Conditional,
+        rest: LMMUpdate,
         known: Problem,
         moments: dict[str, tuple[Array, Array]],
         *,
@@ -133,14 +138,14 @@ class Factorization:
     ) -> float:
         """By how much E u'v has moved, as a share of its sd, root mean squares of both."""
         moved = 0.0
-        residual = rest.residuals(next(known.parts()), known)[0]
+        residual = rest.residuals(next(known.batches()), known)[0]
         beta = 1 / rest.sigma**2
         for place, (label, table) in enumerate(self.tables.items()):
             own = residual + moments[label][0]
             q = self.q.get(label)
             if q is None:
                 prior = self.problem.priors[self.problem.bilinear[label].scale]
-                q = Factors.begin(table, prior, own, [self.seed, 4, place])
+                q = TermPosterior.begin(table, prior, own, [self.seed, 4, place])
             for _ in range(self.sweeps):
                 q = table.sweep(q, own, beta, held=held)
             self.q[label] = q
@@ -158,7 +163,7 @@ class Factorization:
         for label, (mean, variance) in moments.items():
             columns = np.zeros((n, 0))
             blocks[label] = LinearBlock(columns, None, 1, none, none, known=mean, variance=variance)
-        part = Part(self.normal, blocks)
+        part = Batch(self.normal, blocks)
         return replace(
             self.problem,
             structure=lambda: blocks,
@@ -187,7 +192,7 @@ class Factorization:
         known = self._given(moments)
         found = last.run(known, seed=self.seed, draws=draws, progress=progress)
         # Where exact gives way to nuts it has several chains.
-        ready = (found.sites[name] for name in found.sites if name not in found.later)
+        ready = (found.sites[name] for name in found.sites if name not in found.lazy_sites)
         chains, size = next((np.shape(value)[:2] for value in ready), (1, draws))
         sides, scales, points, closed = {}, {}, {}, {}
         rng = np.random.default_rng([self.seed, 5])
@@ -209,7 +214,7 @@ class Factorization:
         bounds, steps = np.array(self.trace or [(whole, self.steps)]).T
         return replace(
             found,
-            draw=lambda: Realised(drawn, (scales, found.sites)),
+            draw=lambda: LazyFactorDraws(drawn, (scales, found.sites)),
             points={**found.points, **points},
             converged=found.converged and self.settled,
             message=self._message(found.message),
@@ -218,8 +223,8 @@ class Factorization:
             evidence=None,
             trace={"elbo": bounds, "step": steps},
             moments=lambda: {**found.known_moments, **closed},
-            later=(*found.later, *sides),
-            by_level=lambda: Beside(drawn, found.effects),
+            later=(*found.lazy_sites, *sides),
+            by_level=lambda: CombinedDraws(drawn, found.effects),
             interrupted=self.interrupted,
         )
 
@@ -234,7 +239,7 @@ class Factorization:
 
 def applies(problem: Problem) -> bool:
     """Whether there are products of coefficients, and all else is linear and Gaussian."""
-    blocks = problem.structure()
+    blocks = problem.unit_blocks()
     others = [block for label, block in blocks.items() if label not in problem.bilinear]
     return (
         bool(problem.bilinear)

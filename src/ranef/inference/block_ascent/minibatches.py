@@ -111,7 +111,7 @@ def _codes(problem: Problem) -> dict[str, tuple[NDArray[np.int64], int]]:
     """The level of each row and the number of levels, by the name of the grouping."""
     return {
         block.grouping: (np.asarray(block.codes, np.int64), block.levels)
-        for block in problem.structure().values()
+        for block in problem.unit_blocks().values()
         if block is not None and block.codes is not None
     }
 

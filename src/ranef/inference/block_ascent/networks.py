@@ -34,8 +34,8 @@ from tqdm import tqdm
 from ranef import registry
 from ranef.errors import DataError
 from ranef.inference.base import Draws, Method
-from ranef.inference.block_ascent.glmm_step import MOST, AnyFamily, Nearest
-from ranef.inference.block_ascent.lmm_step import Conditional, Gaussian
+from ranef.inference.block_ascent.glmm_step import MOST, GLMMStep, GLMMUpdate
+from ranef.inference.block_ascent.lmm_step import LMMStep, LMMUpdate
 from ranef.inference.block_ascent.minibatches import (
     LAST,
     RATE,
@@ -62,7 +62,7 @@ _FOLLOWING, _FIRST_FOLLOWING = 50, 6
 
 
 @dataclass
-class _State:
+class _AscentState:
     """Where the search is, between rounds.
 
     Attributes:
@@ -108,13 +108,13 @@ class _State:
             **(self.products.arrays() if self.products else {}),
         }
 
-    def at(self, arrays: Mapping[str, NDArray]) -> "_State":
+    def at(self, arrays: Mapping[str, NDArray]) -> "_AscentState":
         """The state of which a checkpoint holds these, whose trees are as this one's."""
         points, carried, moments = filled(
             "network", (self.points, self.carried, self.moments), arrays
         )
         done, rounds, steps, skipped, least, since, without = arrays["numbers"]
-        return _State(
+        return _AscentState(
             points,
             carried,
             moments,
@@ -138,7 +138,7 @@ def _beginning(start: str, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
     return {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
 
 
-class Alternation:
+class BlockAscent:
     """The search of one problem.
 
     Args:
@@ -152,12 +152,12 @@ class Alternation:
         self.resumed_from: int | None = None
         self.interrupted = False
         self.windows = windows = Windows.of(problem, seed)
-        kind = Gaussian if is_gaussian(problem) else AnyFamily
+        kind = LMMStep if is_gaussian(problem) else GLMMStep
         self.kind = kind(problem, one_window=windows.count == 1)
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
         # Several windows are one for each round; one is all rows in each of them.
         several = windows.count > 1
-        structure = problem.structure()
+        structure = problem.unit_blocks()
         self.labels = [label for label, block in structure.items() if block is None]
         often = passes(windows.n, len({problem.predicts[label] for label in self.labels}))
         rounds = math.ceil(often * windows.count) if several else ROUNDS
@@ -167,7 +167,9 @@ class Alternation:
         self.rounds = math.ceil(rounds * total / wanted) if several else min(rounds, total)
         self.steps = math.ceil(total / self.rounds)
         self.optimizer = settings["optimizer"] or optax.adam(RATE)
-        self.sites = sites_in(problem.shape, self._designs(problem.data), jax.random.key(seed))
+        self.sites = sites_in(
+            problem.network_columns, self._designs(problem.data), jax.random.key(seed)
+        )
         self._compiled = jax.jit(self._round)
         self._following = jax.jit(self._followed)
 
@@ -179,11 +181,11 @@ class Alternation:
         }
 
     @staticmethod
-    def _leaves_out(state: _State) -> bool:
+    def _leaves_out(state: _AscentState) -> bool:
         """Whether what is held out is predicted no better with the networks than without."""
         return bool(state.without <= state.least)
 
-    def begin(self) -> _State:
+    def begin(self) -> _AscentState:
         points = {
             name: jnp.asarray(site.start, jnp.result_type(float))
             for name, site in self.sites.points.items()
@@ -192,11 +194,11 @@ class Alternation:
         moments = self.optimizer.init(points)
         best = (points, carried)
         trace = np.zeros((0, 3))
-        return _State(
+        return _AscentState(
             points, carried, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {}, {}, None
         )
 
-    def run(self, progress: bool) -> _State:
+    def run(self, progress: bool) -> _AscentState:
         """The state at the end, or where it was interrupted."""
         state = self.begin()
         checkpoint = Checkpoint(
@@ -226,7 +228,7 @@ class Alternation:
                 self.interrupted = True
                 return state
 
-    def _follow(self, state: _State, rows: Any) -> None:
+    def _follow(self, state: _AscentState, rows: Any) -> None:
         """Bring averages over batches, such as batch norm's, to where the weights are.
 
         They lag behind the steps, and what predicts best would be judged by those of the past.
@@ -249,12 +251,12 @@ class Alternation:
 
         return jax.lax.scan(step, carried, (batches, keys))[0]
 
-    def _closed_form(self, state: _State, rows: Any) -> tuple[float, tuple[Any, Any]]:
+    def _closed_form(self, state: _AscentState, rows: Any) -> tuple[float, tuple[Any, Any]]:
         """The linear blocks given the networks: their error, and what the steps hold on to."""
         # The first closed form is that of the model without networks, which are noise before they
         # have learned anything.
-        first = {} if state.rounds else self.problem.without
-        known = self.problem.given(state.points, {**state.carried, **first})
+        first = {} if state.rounds else self.problem.idle_networks
+        known = self.problem.conditioned_on(state.points, {**state.carried, **first})
         earlier = None
         if state.products is not None:
             earlier = state.products.scaled(1 - 1 / self.windows.count)
@@ -275,17 +277,17 @@ class Alternation:
             self._judge(state, given, error)
             if self.kind.parts.networks:
                 # Effects that stand in for networks would be no place for these to begin beside.
-                known = self.problem.given(state.points, state.carried)
+                known = self.problem.conditioned_on(state.points, state.carried)
                 given = self.kind.given(known, rows, {}, None, patient=True, silent=False)
                 state.sites = {**given.sites, **given.begin}
         changes = given.moves()
         if changes:
-            state.points = self.problem.moved(state.points, changes)
+            state.points = self.problem.shifted_networks(state.points, changes)
         if state.rounds:
             self._judge(state, given, error)
         return error, given.held(known, rows, self.labels)
 
-    def _judge(self, state: _State, given: Conditional | Nearest, error: float) -> None:
+    def _judge(self, state: _AscentState, given: LMMUpdate | GLMMUpdate, error: float) -> None:
         whole = self.problem.n / given.mixed.n
         now = [whole * given.evidence, error, state.steps]
         state.trace, state.sites = np.vstack([state.trace, now]), {**given.sites, **given.begin}
@@ -302,7 +304,7 @@ class Alternation:
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - LAST
 
-    def _descend(self, state: _State, rows: Any, arrays: tuple[Any, Any]) -> None:
+    def _descend(self, state: _AscentState, rows: Any, arrays: tuple[Any, Any]) -> None:
         """The steps of a round."""
         rng = np.random.default_rng([self.seed, 1, state.rounds])
         wanted, n = self.steps * self.batch, len(rows[1].value)
@@ -364,7 +366,7 @@ class Alternation:
     ) -> tuple[dict[str, Array], Any, Array]:
         """Columns of the networks, what they updated, and the penalty of these rows."""
         given = {**points, **{name: dict(v) for name, v in carried.items()}}
-        seeded = numpyro.handlers.seed(self.problem.shape, key)
+        seeded = numpyro.handlers.seed(self.problem.network_columns, key)
         program = numpyro.handlers.trace(numpyro.handlers.substitute(seeded, data=given))
         bases: Any = program(designs, True)
         sites = program.trace
@@ -375,18 +377,18 @@ class Alternation:
         )
         return bases, {name: sites[name]["value"] for name in carried}, jnp.asarray(penalty)
 
-    def finish(self, state: _State, draws: int, progress: bool) -> Draws:
+    def finish(self, state: _AscentState, draws: int, progress: bool) -> Draws:
         """The exact posterior of all else on all rows, given the best networks."""
         points, carried = state.best
         points = jax.tree.map(np.asarray, points)
         carried = jax.tree.map(np.asarray, carried)
         if self._leaves_out(state):
-            carried = {**carried, **self.problem.without}
+            carried = {**carried, **self.problem.idle_networks}
         rows = self.windows.at(0)
         n = len(rows[1].value)
         some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
-        carried = self.problem.settled(points, carried, kept(rows, some))
-        known = self.kind.started(self.problem.given(points, carried), state.best_sites)
+        carried = self.problem.final_state(points, carried, kept(rows, some))
+        known = self.kind.started(self.problem.conditioned_on(points, carried), state.best_sites)
         last: Method = registry.load("method", self.kind.finish)()
         found = last.run(known, seed=self.seed, draws=draws, progress=progress)
         evidence, held, steps = state.trace.T
@@ -406,7 +408,7 @@ class Alternation:
             interrupted=self.interrupted,
         )
 
-    def _message(self, state: _State, rest: str) -> str:
+    def _message(self, state: _AscentState, rest: str) -> str:
         text = f"{state.steps:,} steps of {self.batch:,} rows"
         if self.interrupted:
             text = f"interrupted after {text}"
@@ -429,7 +431,7 @@ def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
     Raises:
         MethodError: for crossed groupings that are too large.
     """
-    name = Gaussian.finish if is_gaussian(problem) else AnyFamily.finish
+    name = LMMStep.finish if is_gaussian(problem) else GLMMStep.finish
     method: Method = registry.load("method", name)()
     found = method.run(problem, seed=seed, draws=draws, progress=progress)
     return replace(
@@ -442,7 +444,7 @@ def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
 
 def applies(problem: Problem) -> bool:
     """Whether there are networks, and all else is linear and Gaussian in the predictors."""
-    structure = problem.structure()
+    structure = problem.unit_blocks()
     if all(block is not None for block in structure.values()):
         return False
     return _is_closed(problem, structure)
@@ -450,7 +452,7 @@ def applies(problem: Problem) -> bool:
 
 def is_linear(problem: Problem) -> bool:
     """Whether all is linear and Gaussian in the predictors."""
-    structure = problem.structure()
+    structure = problem.unit_blocks()
     return None not in structure.values() and _is_closed(problem, structure)
 
 

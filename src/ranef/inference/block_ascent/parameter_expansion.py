@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.priors import Prior
-from ranef.program.problem import Part, Problem
+from ranef.program.problem import Batch, Problem
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
@@ -67,7 +67,7 @@ class CommonParts:
     middles: Mapping[str, Array]
     predicts: Mapping[str, str]
     networks: tuple[str, ...] = ()
-    spreads: Mapping[str, float] = field(default_factory=dict)
+    predictor_sds: Mapping[str, float] = field(default_factory=dict)
     directions: Mapping[str, "Directions"] = field(default_factory=dict)
 
     @classmethod
@@ -78,7 +78,7 @@ class CommonParts:
             problem: the problem.
             features: whether changes of the networks' last layers may be among them.
         """
-        whole = problem.structure()
+        whole = problem.unit_blocks()
         n = len(problem.data[1].value)
         some = np.unique(np.linspace(0, n - 1, min(n, _ROWS)).astype(np.int64))
         blocks = {label: block and block.keep(some) for label, block in whole.items()}
@@ -113,11 +113,11 @@ class CommonParts:
                     else 0.0
                 )
                 middles[label] = np.append(middles.get(label, np.zeros(0)), middle)
-                sd = _WIDTH * problem.scales[name].spread / size
+                sd = _WIDTH * problem.predictor_scales[name].sd / size
                 sds[label] = np.append(sds.get(label, np.zeros(0)), sd)
         networks = _between(problem, blocks, some) if features else ()
         predicts = {label: problem.predicts[label] for label in (*places, *networks)}
-        spreads = {label: problem.scales[predicts[label]].spread for label in networks}
+        spreads = {label: problem.predictor_scales[predicts[label]].sd for label in networks}
         return cls(places, sds, middles, predicts, networks, spreads)
 
     def along(self, features: Mapping[str, Array]) -> "CommonParts":
@@ -136,7 +136,7 @@ class CommonParts:
         """How many columns there are."""
         return sum(map(len, self.places.values()))
 
-    def beside(self, part: Part, changes: Mapping[str, Array]) -> Part:
+    def beside(self, part: Batch, changes: Mapping[str, Array]) -> Batch:
         """The rows with the common parts as further effects of all rows, the last.
 
         Args:
@@ -167,14 +167,14 @@ class CommonParts:
                 shapes=((k,),),
                 scales=(_scale(label),) * k,
             )
-        return Part(part.normal, {**part.blocks, **own})
+        return Batch(part.normal, {**part.blocks, **own})
 
     def problem(self, known: Problem) -> Problem:
         """The problem whose terms the common parts are among, rows apart."""
         predicts = {_label(label): name for label, name in self.predicts.items()}
         scales: dict[str, Prior] = {
             _scale(label): priors.HalfNormal(_CHANGE * spread)
-            for label, spread in self.spreads.items()
+            for label, spread in self.predictor_sds.items()
         }
         return replace(
             known,
@@ -198,7 +198,7 @@ class CommonParts:
             out[label] = (slopes, -float(own.mean @ slopes))
         return out
 
-    def columns(self, part: Part) -> dict[str, Array]:
+    def columns(self, part: Batch) -> dict[str, Array]:
         """Columns (n, k) of some rows, by the label of their term."""
         out = {}
         for label, places in self.places.items():
@@ -210,7 +210,7 @@ class CommonParts:
 
     def eta(
         self,
-        part: Part,
+        part: Batch,
         changes: Mapping[str, Array],
         common: Array,
         effects: tuple[Array, ...],
@@ -311,7 +311,9 @@ def _share_between(x: Array, codes: NDArray[np.int64]) -> float:
     return float(share.max(initial=0.0))
 
 
-def of_unseen(part: Part, unseen: Mapping[str, NDArray[np.bool_]]) -> dict[str, LinearBlock] | None:
+def of_unseen(
+    part: Batch, unseen: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, LinearBlock] | None:
     """The blocks of effects that no row has told, at the rows of their levels.
 
     All else counts as known, and is a block without columns. None where there are no such rows.
@@ -336,7 +338,7 @@ def of_unseen(part: Part, unseen: Mapping[str, NDArray[np.bool_]]) -> dict[str, 
     return out if n_unseen else None
 
 
-def rows_of_unseen(part: Part, unseen: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
+def rows_of_unseen(part: Batch, unseen: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
     """(n,) which rows have a level that is not known."""
     out: NDArray[np.bool_] | None = None
     for block in part.blocks.values():

@@ -6,12 +6,12 @@ its first term is the third-order one,
 
     s = 1/12 sum_j |E_q d3 log p / d b_j^3|^2        in the metric of cov(b_j | all others)
 
-over the levels of every grouping (`Skewness`). It is the first of a series, and too much where it
-is large, as of a level of zeros whose effect has no end below: a level's share is taken as
+over the levels of every grouping (`SkewnessCorrection`). It is the first of a series, and too much
+where it is large, as of a level of zeros whose effect has no end below: a level's share is taken as
 s / (1 + 2.5 s), which follows the integrals of levels of counts and of answers yes or no. Where a
 single grouping has one effect for each level, the integrals over them are one-dimensional, and
-adaptive Gauss-Hermite quadrature gives each (`Quadrature`; Liu and Pierce, 1994): the common
-effects alone are then taken as normal.
+adaptive Gauss-Hermite quadrature gives each (`AdaptiveQuadrature`; Liu and Pierce, 1994): the
+common effects alone are then taken as normal.
 """
 
 import math
@@ -22,8 +22,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.glmm.gaussian_approximation import Normal, Working
-from ranef.inference.glmm.level_quadrature import OverLevels
+from ranef.inference.glmm.gaussian_approximation import GaussianApproximator, GaussianPosterior
+from ranef.inference.glmm.level_quadrature import LevelQuadrature
 from ranef.inference.glmm.reweighted_products import predictors_of
 from ranef.inference.pwls.solver import PWLS, Solution
 
@@ -45,19 +45,23 @@ _NOTHING = 1e-6
 
 
 @runtime_checkable
-class Refinement(Protocol):
+class Correction(Protocol):
     """What is to be added to T, and the posterior of the coefficients that goes with it."""
 
-    def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
+    def correction(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> float:
         """In nats."""
         ...
 
-    def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
+    def solution(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> Solution:
         """The coefficients' posterior."""
         ...
 
     def slopes(
-        self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> tuple[float, dict[int, Array], Mapping[str, Any]] | None:
         """The density, its derivatives by factor in its root, and those by number or scale.
 
@@ -65,28 +69,32 @@ class Refinement(Protocol):
         """
         ...
 
-    def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Refinement":
+    def settled(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> "Correction":
         """The same, to be asked for hyperparameters near those of q."""
         ...
 
-    def of(self, working: Working) -> "Refinement":
+    def of(self, working: GaussianApproximator) -> "Correction":
         """The same for these rows with other priors of the common effects."""
         ...
 
 
 @dataclass(frozen=True)
-class Skewness:
+class SkewnessCorrection:
     """The third-order term, for any groupings of few columns."""
 
-    working: Working
+    working: GaussianApproximator
 
     @classmethod
-    def applies(cls, working: Working) -> bool:
+    def applies(cls, working: GaussianApproximator) -> bool:
         return any(factor.columns.shape[1] <= _WIDE for factor in working.layout.factors)
 
-    def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
+    def correction(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> float:
         layout = self.working.layout
-        third = self.working.averages.third(numbers, q.mean, q.spread)
+        third = self.working.averages.third(numbers, q.mean, q.covariance)
         owns = q.solution.solver.products.own
         out = 0.0
         for factor, root, own in zip(layout.factors, roots, owns, strict=True):
@@ -111,17 +119,21 @@ class Skewness:
                 out += float((shares / (1 + _BENT * shares)).sum())
         return out
 
-    def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
+    def solution(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> Solution:
         return q.solution
 
-    def slopes(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> None:
+    def slopes(self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]) -> None:
         return None
 
-    def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Skewness":
+    def settled(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> "SkewnessCorrection":
         return self
 
-    def of(self, working: Working) -> "Skewness":
-        return Skewness(working)
+    def of(self, working: GaussianApproximator) -> "SkewnessCorrection":
+        return SkewnessCorrection(working)
 
 
 def _alone(root: Array, own: Array) -> Array:
@@ -137,7 +149,7 @@ def _alone(root: Array, own: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class _AtMode:
+class _ModeQuadrature:
     """Log p(y | beta, theta) by quadrature at beta's mode, and the moments of each level's u.
 
     `by_number` holds the derivatives in the family's numbers.
@@ -156,24 +168,26 @@ class _AtMode:
 
 
 @dataclass(frozen=True)
-class Quadrature:
+class AdaptiveQuadrature:
     """One grouping with one effect for each level, by `nodes` of adaptive quadrature.
 
     If it `may_save`, fewer nodes are taken once they are seen to give the same.
     `away` is how far from q's the common effects' mode was where it was settled, (p,).
     """
 
-    working: Working
+    working: GaussianApproximator
     nodes: int = NODES
     may_save: bool = False
     away: Array | None = None
 
     @classmethod
-    def applies(cls, working: Working) -> bool:
+    def applies(cls, working: GaussianApproximator) -> bool:
         factors, groupings = working.layout.factors, working.layout.groupings
         return len(factors) == 1 and factors[0].columns.shape[1] == 1 and not groupings[0].shared
 
-    def settled(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> "Quadrature":
+    def settled(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> "AdaptiveQuadrature":
         found = self._integrated(q, roots, numbers)
         settled = replace(self, away=found.beta - q.solution.common[0])
         for fewer in _FEWER if self.may_save else ():
@@ -185,13 +199,15 @@ class Quadrature:
                 return less
         return settled
 
-    def of(self, working: Working) -> "Quadrature":
+    def of(self, working: GaussianApproximator) -> "AdaptiveQuadrature":
         return replace(self, working=working)
 
-    def correction(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> float:
+    def correction(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> float:
         return self._density(q, self._integrated(q, roots, numbers)) - q.value
 
-    def _density(self, q: Normal, found: _AtMode) -> float:
+    def _density(self, q: GaussianPosterior, found: _ModeQuadrature) -> float:
         """Log p(y | theta), common effects integrated as normal ones."""
         layout = self.working.layout
         return (
@@ -202,7 +218,7 @@ class Quadrature:
         )
 
     def slopes(
-        self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> tuple[float, dict[int, Array], Mapping[str, Any]]:
         """By Fisher's identity the derivative in the sd is sum_j E (u_j^2 - 1) / sd."""
         found = self._integrated(q, roots, numbers)
@@ -211,7 +227,9 @@ class Quadrature:
         by_scale = layout.by_scale((found.beta - layout.mean) ** 2)
         return self._density(q, found), {0: along}, {**found.by_number, **by_scale}
 
-    def solution(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> Solution:
+    def solution(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> Solution:
         """Of the working model with the moments that quadrature gives.
 
         Its cross-products are such that common effects are around their mode, and those of
@@ -240,11 +258,13 @@ class Quadrature:
         changed = replace(products, common=common, own=(own[None, None],), cross=(cross[None],))
         return PWLS(changed).solve([roots[0][None]], penalty)
 
-    def _integrated(self, q: Normal, roots: list[Array], numbers: Mapping[str, Any]) -> _AtMode:
+    def _integrated(
+        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> _ModeQuadrature:
         """At the beta that maximises p(beta | y, theta), by Newton's steps from that of q."""
         layout, solution, root = self.working.layout, q.solution, _sd(roots)
         factor, own = layout.factors[0], solution.solver.products.own[0][0, 0]
-        over = OverLevels(
+        over = LevelQuadrature(
             factor.codes,
             factor.columns[:, 0],
             int(predictors_of(factor)[0]),
@@ -254,7 +274,7 @@ class Quadrature:
         )
         covariance = solution.common_covariance[0]
         beta = solution.common[0] if self.away is None else solution.common[0] + self.away
-        out: _AtMode | None = None
+        out: _ModeQuadrature | None = None
         best = -np.inf
         for _ in range(_STEPS):
             base = layout.known.copy()
@@ -273,7 +293,7 @@ class Quadrature:
             # Half the slope along a step is what it brings, where it is as short as the last.
             left = 0.5 * gain if gain < _GAIN else 0.0
             moments = found.mean, found.variance, found.by_number
-            out = _AtMode(beta, found.value + left, *moments)
+            out = _ModeQuadrature(beta, found.value + left, *moments)
             if gain < _GAIN:
                 break
             beta = beta + step

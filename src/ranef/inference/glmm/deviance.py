@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError
-from ranef.inference.glmm.corrections import Quadrature
-from ranef.inference.glmm.gaussian_approximation import Normal
+from ranef.inference.glmm.corrections import AdaptiveQuadrature
+from ranef.inference.glmm.gaussian_approximation import GaussianPosterior
 from ranef.inference.glmm.laplace_gradient import LaplaceGradient
-from ranef.inference.glmm.marginal_posterior import Approximate
-from ranef.inference.lmm.deviance import RESTARTS, STARTS, Likelihood
-from ranef.inference.lmm.model import Mixed, dependent
+from ranef.inference.glmm.marginal_posterior import GLMMHyperposterior
+from ranef.inference.lmm.deviance import RESTARTS, STARTS, ProfiledDeviance
+from ranef.inference.lmm.model import LinearMixedModel, dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
@@ -49,19 +49,19 @@ class IntegratedLikelihood:
     """
 
     def __init__(self, problem: Problem, nodes: int) -> None:
-        self.density = Approximate.of(problem, "laplace", averaged=False)
+        self.density = GLMMHyperposterior.of(problem, "laplace", averaged=False)
         self.nodes = nodes
-        self.layout = Likelihood(self.density.mixed)
+        self.layout = ProfiledDeviance(self.density.mixed)
         working = self.density.working.without_priors()
         # Thresholds stand in for an intercept. About the means of the columns they do not move with
         # the common effects, however far from zero the columns are.
         self._shifted = tuple(each.name for each in self.density.coordinates.ordered)
         self._middle = working.layout.columns.mean(axis=0) * bool(self._shifted)
         self._working = working.about(self._middle)
-        self._quadrature = Quadrature(self._working, nodes)
+        self._quadrature = AdaptiveQuadrature(self._working, nodes)
 
     @property
-    def mixed(self) -> Mixed:
+    def mixed(self) -> LinearMixedModel:
         """The model."""
         return self.density.mixed
 
@@ -83,7 +83,7 @@ class IntegratedLikelihood:
         theta: Array,
         common: Array,
         numbers: Mapping[str, Any],
-        start: Normal | None = None,
+        start: GaussianPosterior | None = None,
     ) -> float:
         """-2 log likelihood at theta, the common effects (p,) and the family's numbers.
 
@@ -102,7 +102,7 @@ class IntegratedLikelihood:
         return -2.0 * value
 
     def gradient(
-        self, theta: Array, common: Array, numbers: Mapping[str, Any], start: Normal
+        self, theta: Array, common: Array, numbers: Mapping[str, Any], start: GaussianPosterior
     ) -> tuple[float, LaplaceGradient] | None:
         """The criterion, and what its derivatives come from; None where it is not finite.
 
@@ -160,7 +160,7 @@ class IntegratedLikelihood:
             **numbers,
         }
 
-    def joint(self, theta: Array, numbers: Mapping[str, Any]) -> Normal:
+    def joint(self, theta: Array, numbers: Mapping[str, Any]) -> GaussianPosterior:
         """Common and random effects at their joint mode.
 
         Raises:
@@ -176,7 +176,7 @@ class IntegratedLikelihood:
                 "bound, as where a column tells all responses apart"
             ) from None
 
-    def _best(self) -> "_Least":
+    def _best(self) -> "_SearchEnd":
         """The least criterion over all thetas, from several starts and off the boundary."""
         start = self.layout.start
         z = self.density.start[self.density.number_places]
@@ -208,7 +208,7 @@ class IntegratedLikelihood:
         free: bool,
         z: Array | None = None,
         common: Array | None = None,
-    ) -> "_Least":
+    ) -> "_SearchEnd":
         """The least criterion near a place, theta held there if it is not `free`."""
         z = self.density.start[self.density.number_places] if z is None else z
         trial = 0
@@ -217,16 +217,16 @@ class IntegratedLikelihood:
             q = self.joint(theta, self.number_values(z))
             middle = q.solution.common[0] if common is None else common
             root = np.linalg.cholesky(q.solution.common_covariance[0])
-            round_ = _Round(self, q, theta, z, middle, root, len(theta) if free else 0)
+            round_ = _ScaledCriterion(self, q, theta, z, middle, root, len(theta) if free else 0)
             found = minimise(round_.objective, np.zeros(round_.size), gain=1e-9)
             before = theta
             theta, z, common = round_.place(found.x)
             settled = not free or np.abs(theta - before).max(initial=0.0) < 1e-6
             if settled or trial == _ROUNDS:
                 place = theta, z, common
-                return _Least(found.value, place, self.number_values(z), round_, found.x)
+                return _SearchEnd(found.value, place, self.number_values(z), round_, found.x)
 
-    def _covariance(self, found: "_Least") -> Array:
+    def _covariance(self, found: "_SearchEnd") -> Array:
         """(p, p) of the common effects, all else that is estimated being uncertain too.
 
         Where the second derivatives have no inverse it is that at theta known.
@@ -244,7 +244,7 @@ class IntegratedLikelihood:
 
 
 @dataclass(frozen=True)
-class _Least:
+class _SearchEnd:
     """Where a search ended.
 
     Attributes:
@@ -257,12 +257,12 @@ class _Least:
     value: float
     place: tuple[Array, Array, Array]
     numbers: Mapping[str, Any]
-    round: "_Round"
+    round: "_ScaledCriterion"
     x: Array
 
 
 @dataclass(frozen=True)
-class _Round:
+class _ScaledCriterion:
     """The criterion around a place, all coordinates in about the same unit.
 
     Attributes:
@@ -274,7 +274,7 @@ class _Round:
     """
 
     whole: IntegratedLikelihood
-    start: Normal
+    start: GaussianPosterior
     theta: Array
     z: Array
     common: Array

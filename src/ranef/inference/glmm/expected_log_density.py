@@ -18,9 +18,12 @@ from jax import Array
 from numpy.typing import NDArray
 
 from ranef.families.base import Family
-from ranef.inference.glmm.expected_log_density_analytic import LEAST_PIVOT, RowAverages
-from ranef.inference.glmm.expected_log_density_natural import ClosedAverages
-from ranef.inference.glmm.level_quadrature import Integrated, OverLevels
+from ranef.inference.glmm.expected_log_density_analytic import (
+    LEAST_PIVOT,
+    AnalyticExpectedLogDensity,
+)
+from ranef.inference.glmm.expected_log_density_natural import NaturalExpectedLogDensity
+from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
 from ranef.numerics.gauss_hermite import nodes_of, rule
 
 # Nodes for each predictor where all are nearly known.
@@ -34,7 +37,7 @@ _COMPILED = 50_000
 
 
 @dataclass(frozen=True)
-class Density:
+class ResponseDensity:
     """Log p of each row of any response, in the predictors that rows have.
 
     Two are equal where they compute the same, so that a program compiled for one serves in all
@@ -51,7 +54,7 @@ class Density:
     signature: Hashable
 
     @classmethod
-    def of(cls, law: Family, predictors: Sequence[str]) -> "Density":
+    def of(cls, law: Family, predictors: Sequence[str]) -> "ResponseDensity":
         return cls(law, tuple(predictors), law.signature())
 
     def rows(self, response: Any, numbers: Mapping[str, Any], eta: Array) -> Array:
@@ -62,20 +65,20 @@ class Density:
 
 def averages_of(
     law: Family, response: Any, predictors: Sequence[str]
-) -> "Averages | ClosedAverages | RowAverages":
+) -> "ExpectedLogDensity | NaturalExpectedLogDensity | AnalyticExpectedLogDensity":
     """Of the rows of one response: in closed form where the family has one."""
     natural = law.natural(response)
     if natural is not None:
-        return ClosedAverages(natural)
+        return NaturalExpectedLogDensity(natural)
     n, density = len(response.value), None
     if n < _COMPILED:
         density = law.row_density(response, predictors)
     if density is None:
-        return Averages(law, response, predictors)
-    return RowAverages(density, n, len(predictors))
+        return ExpectedLogDensity(law, response, predictors)
+    return AnalyticExpectedLogDensity(density, n, len(predictors))
 
 
-class Averages:
+class ExpectedLogDensity:
     """Of the rows of one response.
 
     Args:
@@ -85,7 +88,7 @@ class Averages:
     """
 
     def __init__(self, law: Family, response: Any, predictors: Sequence[str]) -> None:
-        self.density = Density.of(law, predictors)
+        self.density = ResponseDensity.of(law, predictors)
         with jax.enable_x64(True):
             self.response = jax.tree.map(jnp.asarray, response)
 
@@ -133,8 +136,8 @@ class Averages:
             return np.asarray(_thirds(*self._at(numbers, mean, spread)), np.float64)
 
     def integrals(
-        self, over: OverLevels, base: NDArray, root: float, numbers: Mapping[str, Any]
-    ) -> Integrated:
+        self, over: LevelQuadrature, base: NDArray, root: float, numbers: Mapping[str, Any]
+    ) -> LevelIntegrals:
         """Log integrals over the effects of levels, by quadrature.
 
         Args:
@@ -151,7 +154,7 @@ class Averages:
             )
             mean, variance, slope = (np.asarray(m, np.float64) for m in (*moments, slope))
             numbers = {name: np.asarray(each, np.float64) for name, each in by_number.items()}
-            return Integrated(float(value), mean, variance, slope, numbers)
+            return LevelIntegrals(float(value), mean, variance, slope, numbers)
 
     def _at(self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray) -> tuple[Any, ...]:
         given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
@@ -171,7 +174,7 @@ def _points(count: int, mean: Array, spread: Array) -> tuple[Array, NDArray]:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_number(
-    density: Density, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+    density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> dict[str, Array]:
     etas, weights = _points(count, mean, spread)
 
@@ -183,7 +186,7 @@ def _by_number(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _averages(
-    density: Density, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+    density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> tuple[Array, Array, Array]:
     k = mean.shape[1]
     etas, weights = _points(count, mean, spread)
@@ -208,7 +211,7 @@ def _averages(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _thirds(
-    density: Density, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+    density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> Array:
     etas, weights = _points(count, mean, spread)
 
@@ -234,7 +237,7 @@ def _thirds(
 @partial(jax.jit, static_argnums=(0, 1))
 @partial(jax.value_and_grad, argnums=(2, 3), has_aux=True)
 def _log_marginal(
-    density: Density,
+    density: ResponseDensity,
     place: int,
     base: Any,
     numbers: Mapping[str, Any],

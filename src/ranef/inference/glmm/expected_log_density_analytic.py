@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.families.row_density import RowDensity
-from ranef.inference.glmm.level_quadrature import Integrated, OverLevels
+from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
 from ranef.numerics.gauss_hermite import nodes_of, rule
 
 Array = NDArray[np.float64]
@@ -24,7 +24,7 @@ _CHUNK = 16_384
 LEAST_PIVOT = 1e-12
 
 
-class RowAverages:
+class AnalyticExpectedLogDensity:
     """Of the rows of one response.
 
     Args:
@@ -69,8 +69,8 @@ class RowAverages:
         return self._averaged(numbers, mean, spread, 3)[3]
 
     def integrals(
-        self, over: OverLevels, base: Array, root: float, numbers: Mapping[str, Any]
-    ) -> Integrated:
+        self, over: LevelQuadrature, base: Array, root: float, numbers: Mapping[str, Any]
+    ) -> LevelIntegrals:
         """As of any family: log integrals over the effects of levels."""
         codes, levels, u = over.codes, len(over.centre), over.u
         z = root * over.column
@@ -95,7 +95,7 @@ class RowAverages:
             for rows, density in parts if numbers else ():
                 eta = _moved(base[rows], over.place, z[rows] * u[:, codes[rows]])
                 _add(by_number, density.by_number(eta, numbers, weights[:, rows]))
-        return Integrated(float(logs.sum()), mean, variance, slope, by_number)
+        return LevelIntegrals(float(logs.sum()), mean, variance, slope, by_number)
 
     def _averaged(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array, order: int

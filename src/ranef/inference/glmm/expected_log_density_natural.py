@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from ranef.families.exponential_family import Natural
-from ranef.inference.glmm.level_quadrature import Integrated, OverLevels
+from ranef.families.exponential_family import ExponentialFamilyRows
+from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
 from ranef.numerics.gauss_hermite import hermite
 
 Array = NDArray[np.float64]
@@ -33,14 +33,14 @@ _MANY, _CHUNK = 50_000, 8_192
 _NODES = ((0.1, 3), (0.5, 5), (2.0, 7), (np.inf, 11))
 
 
-class ClosedAverages:
+class NaturalExpectedLogDensity:
     """Of the rows of one response.
 
     Args:
         natural: the rows.
     """
 
-    def __init__(self, natural: Natural) -> None:
+    def __init__(self, natural: ExponentialFamilyRows) -> None:
         self.natural = natural
         self._least = _NODES[0][1]
 
@@ -76,8 +76,8 @@ class ClosedAverages:
         return -(self.natural.size * third)[:, None]
 
     def integrals(
-        self, over: OverLevels, base: Array, root: float, numbers: Mapping[str, Any]
-    ) -> Integrated:
+        self, over: LevelQuadrature, base: Array, root: float, numbers: Mapping[str, Any]
+    ) -> LevelIntegrals:
         """As of any family: log integrals over the effects of levels."""
         codes, levels, u = over.codes, len(over.centre), over.u
         eta, z = base[:, 0], root * over.column
@@ -95,7 +95,7 @@ class ClosedAverages:
         for own, first in zip(share, firsts, strict=True):
             expected += own[codes] * first
         value = float(logs.sum() + y @ eta) + self.natural.constant
-        return Integrated(value, mean, variance, (y - m * expected)[:, None], {})
+        return LevelIntegrals(value, mean, variance, (y - m * expected)[:, None], {})
 
     def _averaged(self, mean: Array, variance: Array, order: int) -> tuple[Array, ...]:
         """E A and E of its derivatives."""

@@ -23,7 +23,7 @@ _MISSED = 1e-6
 
 
 @dataclass
-class Foretold:
+class WorkingModelExtrapolator:
     """What is kept of earlier working models.
 
     Attributes:
@@ -47,9 +47,9 @@ class Foretold:
             self._known = [*self._known[1 - self._most :], (x.copy(), weights, right)]
             self._inverses = []
 
-    def copy(self) -> "Foretold":
+    def copy(self) -> "WorkingModelExtrapolator":
         """What is kept now, to which nothing is added."""
-        out = Foretold(self.width)
+        out = WorkingModelExtrapolator(self.width)
         out._known = list(self._known)
         return out
 

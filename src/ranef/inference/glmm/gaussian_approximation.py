@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from ranef.errors import MethodError
 from ranef.inference.glmm.expected_log_density import averages_of
-from ranef.inference.glmm.predictor_variances import spreads
-from ranef.inference.glmm.reweighted_products import Weighted, between, predictors_of
-from ranef.inference.lmm.design_layout import Layout
-from ranef.inference.pwls.nested_elimination import Chain
+from ranef.inference.glmm.predictor_variances import predictor_covariances
+from ranef.inference.glmm.reweighted_products import ReweightedProducts, between, predictors_of
+from ranef.inference.lmm.design_layout import DesignLayout
+from ranef.inference.pwls.nested_elimination import NestedElimination
 from ranef.inference.pwls.schur_complement import DependentColumnError
-from ranef.inference.pwls.selected_inverse import Covariances
+from ranef.inference.pwls.selected_inverse import SelectedInverse
 from ranef.inference.pwls.solver import PWLS, Solution, TooManyEffectsError
 from ranef.program.problem import Problem
 
@@ -61,7 +61,7 @@ _LEAST = 1e-10
 
 
 @dataclass(frozen=True)
-class Normal:
+class GaussianPosterior:
     """The normal q of all coefficients at some theta.
 
     Attributes:
@@ -79,7 +79,7 @@ class Normal:
     value: float
     climbed: float
     mean: Array
-    spread: Array
+    covariance: Array
     weights: Array
     right: Array
     slope: Array
@@ -93,7 +93,7 @@ class Normal:
         return all(np.array_equal(self.numbers[name], value) for name, value in numbers.items())
 
 
-class Working:
+class GaussianApproximator:
     """A problem's rows, for q at any hyperparameters.
 
     Not `averaged` it is the normal at the mode, and T is Laplace's approximation.
@@ -112,44 +112,44 @@ class Working:
     ) -> None:
         response = problem.data[1]
         n = len(response.value)
-        self.layout = Layout.of(problem.structure(), n, problem, method)
-        self.rows = Weighted(self.layout)
-        self.averages = averages_of(problem.law, response, self.layout.predictors)
+        self.layout = DesignLayout.of(problem.unit_blocks(), n, problem, method)
+        self.rows = ReweightedProducts(self.layout)
+        self.averages = averages_of(problem.family, response, self.layout.predictors)
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
-        starts = [problem.scales[name].start for name in self.layout.predictors]
+        starts = [problem.predictor_scales[name].start for name in self.layout.predictors]
         self._begin = self.layout.known + np.array(starts)
-        self._spreads = np.array([problem.scales[n].spread for n in self.layout.predictors])
+        self._spreads = np.array([problem.predictor_scales[n].sd for n in self.layout.predictors])
         self._nothing = np.zeros((*self._begin.shape, self._begin.shape[1]))
         self._method = method
         self.constant = self._with(self.layout).constant
 
-    def begin(self, numbers: Mapping[str, Any]) -> PWLS:
+    def initial_system(self, numbers: Mapping[str, Any]) -> PWLS:
         """The working model where nothing is known, from which structure and units come."""
         _, slope, curvature = self.averages.of(numbers, self._begin, self._nothing)
         weights = _positive(curvature)
         return self._solver(weights, self._right(weights, self._begin, slope))
 
-    def starting(self, common: Array, effects: tuple[Array, ...]) -> "Working":
+    def warm_started(self, common: Array, effects: tuple[Array, ...]) -> "GaussianApproximator":
         """The same with searches that begin at these common (p,) and group effects (J, k)."""
         out = copy.copy(self)
         centred = common @ self.rows.centre.transform(self.layout.predictor)[0].T
         out._begin = self.rows.predictors(centred, effects)
         return out
 
-    def without_priors(self) -> "Working":
+    def without_priors(self) -> "GaussianApproximator":
         """The same with flat priors of the common effects."""
         flat = np.zeros_like(self.layout.precision)
         return self._with(replace(self.layout, precision=flat, tails=()))
 
-    def about(self, middle: Array) -> "Working":
+    def about(self, middle: Array) -> "GaussianApproximator":
         """The same with the columns of the common effects less these numbers (p,)."""
         return self._with(replace(self.layout, columns=self.layout.columns - middle))
 
-    def at_scales(self, values: Mapping[str, Any]) -> "Working":
+    def at_scales(self, values: Mapping[str, Any]) -> "GaussianApproximator":
         """The same at these values of the scales of t priors."""
         return self._with(self.layout.at_scales(values)) if self.layout.tails else self
 
-    def given(self, common: Array) -> "Working":
+    def given(self, common: Array) -> "GaussianApproximator":
         """The same with the common effects (p,) known."""
         layout = self.layout
         known = layout.known.copy()
@@ -170,7 +170,7 @@ class Working:
             )
         )
 
-    def _with(self, layout: Layout) -> "Working":
+    def _with(self, layout: DesignLayout) -> "GaussianApproximator":
         out = copy.copy(self)
         out.layout, out.rows = layout, self.rows.of(layout)
         precision = layout.precision
@@ -179,7 +179,7 @@ class Working:
         out.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
         return out
 
-    def next(self, q: Normal) -> tuple[Array, Array]:
+    def next(self, q: GaussianPosterior) -> tuple[Array, Array]:
         """Weights and right side of the working model that q's averages make."""
         return q.curvature, self._right(q.curvature, q.mean, q.slope)
 
@@ -191,7 +191,7 @@ class Working:
             out = PWLS(self.rows.products(weights, right))
         except TooManyEffectsError as error:
             raise MethodError(self._method, str(error)) from None
-        if not isinstance(out.system, Chain):
+        if not isinstance(out.system, NestedElimination):
             raise MethodError(
                 self._method,
                 "takes crossed groupings of which all but the largest have few levels together",
@@ -202,10 +202,10 @@ class Working:
         self,
         roots: list[Array],
         numbers: Mapping[str, Any],
-        start: Normal | None = None,
+        start: GaussianPosterior | None = None,
         foretold: tuple[Array, Array] | None = None,
         left: float = LEFT,
-    ) -> Normal:
+    ) -> GaussianPosterior:
         """The q at given roots of the factors' covariances and numbers of the family.
 
         Args:
@@ -232,7 +232,7 @@ class Working:
 
     def told(
         self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
-    ) -> Normal:
+    ) -> GaussianPosterior:
         """The q of a working model that is told.
 
         Raises:
@@ -249,7 +249,9 @@ class Working:
         penalty = solver.penalty(self.layout.mean, self.layout.precision)
         return float(solver.solve([root[None] for root in roots], penalty).log_det_common[0])
 
-    def beginning(self, roots: list[Array], numbers: Mapping[str, Any]) -> Normal:
+    def initial_posterior(
+        self, roots: list[Array], numbers: Mapping[str, Any]
+    ) -> GaussianPosterior:
         """The q of coefficients that are nearly where a search for them begins."""
         each = np.diag((_NEARLY / self._spreads) ** 2)
         weights = np.broadcast_to(each, self._nothing.shape).copy()
@@ -262,9 +264,9 @@ class Working:
         self,
         roots: list[Array],
         numbers: Mapping[str, Any],
-        start: Normal | None,
+        start: GaussianPosterior | None,
         foretold: tuple[Array, Array] | None,
-    ) -> Normal:
+    ) -> GaussianPosterior:
         """From what is foretold, where another search ended, or the middle of the response."""
         if foretold is not None:
             found = self._tried(roots, numbers, _positive(foretold[0]), foretold[1])
@@ -275,7 +277,7 @@ class Working:
             mean, slope, curvature = start.mean, start.slope, start.curvature
         else:
             mean = self._begin if start is None else start.mean
-            spread = self._nothing if start is None else start.spread
+            spread = self._nothing if start is None else start.covariance
             _, slope, curvature = self.averages.of(numbers, mean, spread)
         weights = _positive(curvature)
         for _ in range(_HALVINGS):
@@ -290,9 +292,9 @@ class Working:
         self,
         roots: list[Array],
         numbers: Mapping[str, Any],
-        before: Normal,
-        earlier: Normal | None = None,
-    ) -> Normal:
+        before: GaussianPosterior,
+        earlier: GaussianPosterior | None = None,
+    ) -> GaussianPosterior:
         """From one working model to the next, as far as T rises."""
         to = self.next(before)
         if earlier is not None and self.averaged:
@@ -318,7 +320,7 @@ class Working:
             share /= 2
         return before
 
-    def _is_better(self, found: Normal, before: Normal) -> bool:
+    def _is_better(self, found: GaussianPosterior, before: GaussianPosterior) -> bool:
         """Whether T has risen, or next to the end whether less is left to gain.
 
         At large variances quadrature gives T and the averages of its second derivatives errors of
@@ -329,7 +331,7 @@ class Working:
         return before.left < _NEAR_THE_END and found.left < before.left
 
     def _secant(
-        self, earlier: Normal, before: Normal, to: tuple[Array, Array]
+        self, earlier: GaussianPosterior, before: GaussianPosterior, to: tuple[Array, Array]
     ) -> tuple[Array, Array]:
         """Each row's part of a step as long as the last two say.
 
@@ -352,7 +354,7 @@ class Working:
 
     def _tried(
         self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
-    ) -> Normal | None:
+    ) -> GaussianPosterior | None:
         """The posterior of a working model, T there, and the averages that the next one needs.
 
         None where the arithmetic fails.
@@ -375,7 +377,7 @@ class Working:
         spread, covariances = np.zeros_like(weights), None
         if self.averaged:
             covariances = solution.whole_covariances()
-            spread = spreads(covariances, rows)
+            spread = predictor_covariances(covariances, rows)
         left = right - np.einsum("nkl,nl->nk", weights, mean - layout.known)
         squares = sum(
             float(((root.T @ rows.levelwise(f, left)) ** 2).sum()) for f, root in enumerate(roots)
@@ -399,9 +401,11 @@ class Working:
         ahead = math.inf
         if covariances is not None:
             ahead = self._ahead(covariances, slope - left, curvature - weights)
-        return Normal(value, climbed, mean, spread, weights, right, *averages, solution, ahead)
+        return GaussianPosterior(
+            value, climbed, mean, spread, weights, right, *averages, solution, ahead
+        )
 
-    def _ahead(self, covariances: Covariances, slope: Array, weights: Array) -> float:
+    def _ahead(self, covariances: SelectedInverse, slope: Array, weights: Array) -> float:
         """About what a step gains if working slopes and weights change by so much.
 
         1/2 g' V g + 1/4 tr (V D)^2 for g = X' slope, D = X' weights X and V the covariance of the

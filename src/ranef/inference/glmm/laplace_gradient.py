@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.glmm.gaussian_approximation import Normal, Working
-from ranef.inference.glmm.predictor_variances import spreads
+from ranef.inference.glmm.gaussian_approximation import GaussianApproximator, GaussianPosterior
+from ranef.inference.glmm.predictor_variances import predictor_covariances
 from ranef.inference.pwls.solver import PWLS
 
 Array = NDArray[np.float64]
@@ -40,8 +40,8 @@ class LaplaceGradient:
         response: (n,) Z t, how each predictor answers to a slope of log |H|.
     """
 
-    working: Working
-    q: Normal
+    working: GaussianApproximator
+    q: GaussianPosterior
     by_eta: Array
     by_root: Mapping[int, Array]
     variance: Array
@@ -49,7 +49,11 @@ class LaplaceGradient:
 
     @classmethod
     def at(
-        cls, working: Working, q: Normal, roots: list[Array], numbers: Mapping[str, Any]
+        cls,
+        working: GaussianApproximator,
+        q: GaussianPosterior,
+        roots: list[Array],
+        numbers: Mapping[str, Any],
     ) -> "LaplaceGradient":
         """Of a model whose common effects are known.
 
@@ -60,8 +64,8 @@ class LaplaceGradient:
             numbers: of the family.
         """
         rows, solution = working.rows, q.solution
-        variance = spreads(solution.whole_covariances(), rows)[:, 0, 0]
-        third = working.averages.third(numbers, q.mean, np.zeros_like(q.spread))[:, 0]
+        variance = predictor_covariances(solution.whole_covariances(), rows)[:, 0, 0]
+        third = working.averages.third(numbers, q.mean, np.zeros_like(q.covariance))[:, 0]
         s = 0.5 * variance * third
         answer = PWLS(rows.right(solution.solver.products, s[:, None])).solve(
             [root[None] for root in roots]
@@ -77,7 +81,7 @@ class LaplaceGradient:
 
     def number_part(self, numbers: Mapping[str, Any]) -> float:
         """What the family's numbers change T by at fixed eta, up to terms of second order."""
-        nothing = np.zeros_like(self.q.spread)
+        nothing = np.zeros_like(self.q.covariance)
         total, slope, curvature = self.working.averages.of(numbers, self.q.mean, nothing)
         bend = -0.5 * float(self.variance @ curvature[:, 0, 0])
         return total + bend + float(self.response @ slope[:, 0])

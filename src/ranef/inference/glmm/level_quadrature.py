@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class OverLevels:
+class LevelQuadrature:
     """Integrals over one effect root u_j of each level j, u_j ~ N(0, 1), that adds root z_i u_j.
 
     Attributes:
@@ -46,7 +46,7 @@ class OverLevels:
 
 
 @dataclass(frozen=True)
-class Integrated:
+class LevelIntegrals:
     """Sum over levels j of log int p(y_j | base + root z u) N(u; 0, 1) du, and what goes with it.
 
     Attributes:

@@ -9,16 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.inference.glmm.corrections import Refinement
-from ranef.inference.glmm.extrapolation import Foretold
-from ranef.inference.glmm.gaussian_approximation import LEFT, NEXT_TO, Normal, Working
+from ranef.inference.glmm.corrections import Correction
+from ranef.inference.glmm.extrapolation import WorkingModelExtrapolator
+from ranef.inference.glmm.gaussian_approximation import (
+    LEFT,
+    NEXT_TO,
+    GaussianApproximator,
+    GaussianPosterior,
+)
 from ranef.inference.hyperparameters.coordinates import (
     Coordinates,
     OrderedCoordinates,
     ScaleCoordinate,
 )
-from ranef.inference.lmm.marginal_posterior import Marginal, scale_derivatives
-from ranef.inference.lmm.model import Mixed
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior, scale_derivatives
+from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import Solution
 from ranef.program.problem import Problem
@@ -39,8 +44,8 @@ _Told = tuple[Array, Array] | None
 
 
 @dataclass
-class Approximate:
-    """Log p(theta | y) up to a constant, in the coordinates x; as `Marginal` is of a Gaussian.
+class GLMMHyperposterior:
+    """Log p(theta | y) up to a constant, in the coordinates x, for any family.
 
     theta holds the family's numbers that all rows share beside scales and correlations.
 
@@ -55,36 +60,39 @@ class Approximate:
         left: nats that any search for q may leave to gain; None for as few as derivatives ask for.
     """
 
-    working: Working
-    groups: Marginal
+    working: GaussianApproximator
+    groups: LMMHyperposterior
     coordinates: Coordinates
     numbers: tuple[str, ...]
     known: Mapping[str, Any]
     start: Array
-    refinement: Refinement | None = None
+    refinement: Correction | None = None
     left: float | None = None
     solves_many = False
     # The q that every search for another begins from, and working models near it. Both change
     # by `settle` alone, so that between two calls of it the density is a function of x.
-    _anchor: list[Normal] = field(default_factory=list)
-    _foretold: Foretold = field(init=False)
+    _anchor: list[GaussianPosterior] = field(default_factory=list)
+    _foretold: WorkingModelExtrapolator = field(init=False)
     # Working models since then, which the next `settle` takes over.
-    _gathered: Foretold = field(init=False)
-    _latest: list[Normal] = field(default_factory=list)
+    _gathered: WorkingModelExtrapolator = field(init=False)
+    _latest: list[GaussianPosterior] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._foretold, self._gathered = Foretold(self.width), Foretold(self.width)
+        self._foretold, self._gathered = (
+            WorkingModelExtrapolator(self.width),
+            WorkingModelExtrapolator(self.width),
+        )
 
     @classmethod
-    def of(cls, problem: Problem, method: str, **how: Any) -> "Approximate":
-        """The posterior of a problem's hyperparameters; `how` is that of `Working`.
+    def of(cls, problem: Problem, method: str, **how: Any) -> "GLMMHyperposterior":
+        """The posterior of a problem's hyperparameters; `how` is that of `GaussianApproximator`.
 
         Raises:
             MethodError: for a model that is not linear and Gaussian in its predictors.
         """
-        working = Working(problem, method, **how)
+        working = GaussianApproximator(problem, method, **how)
         layout = working.layout
-        free = [p for p in problem.law.free_parameters() if p.name not in layout.predictors]
+        free = [p for p in problem.family.free_parameters() if p.name not in layout.predictors]
         known: dict[str, Any] = {}
         begin: dict[str, Any] = {}
         scales: list[ScaleCoordinate] = []
@@ -92,7 +100,7 @@ class Approximate:
         for parameter in free:
             name, prior = parameter.name, problem.priors[parameter.name]
             size = len(parameter.labels)
-            value = problem.starts.get(name)
+            value = problem.parameter_starts.get(name)
             value = getattr(prior, "start", None) or value
             default = 0.5 if parameter.support == "unit" else 1.0
             begin[name] = np.asarray(default if value is None else value, np.float64)
@@ -103,8 +111,8 @@ class Approximate:
                 ordered.append(OrderedCoordinates(name, size, prior))
             else:
                 scales.append(ScaleCoordinate.of(name, prior, float(begin[name]), folds=False))
-        mixed = Mixed(
-            working.begin(begin),
+        mixed = LinearMixedModel(
+            working.initial_system(begin),
             layout.groupings,
             layout.common,
             layout.shapes,
@@ -118,7 +126,7 @@ class Approximate:
             layout.carried,
             layout.tails,
         )
-        groups = Marginal.of(mixed, problem.priors, problem.spread)
+        groups = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
         coordinates = Coordinates(
             [*scales, *groups.coordinates.scales], groups.coordinates.correlations, ordered
         )
@@ -129,7 +137,7 @@ class Approximate:
         return cls(working, groups, coordinates, names, {**groups.known, **known}, start)
 
     @property
-    def mixed(self) -> Mixed:
+    def mixed(self) -> LinearMixedModel:
         """The model, its cross-products those of the working model where nothing is known."""
         return self.groups.mixed
 
@@ -173,14 +181,14 @@ class Approximate:
             values[name] = np.broadcast_to(value, (*x.shape[:-1], *np.shape(value)))
         return values
 
-    def fit(self, x: Array, start: Normal | None = None) -> Normal:
+    def fit(self, x: Array, start: GaussianPosterior | None = None) -> GaussianPosterior:
         """The normal q of the coefficients at x (d,)."""
         told = self._foretold.at(x)
         return self._working_at(x).fit(*self._given(x), start, told, self.left or LEFT)
 
-    def beginning(self, x: Array) -> Normal:
+    def initial_posterior(self, x: Array) -> GaussianPosterior:
         """The q at x (d,) of coefficients nearly where a search for them begins."""
-        return self._working_at(x).beginning(*self._given(x))
+        return self._working_at(x).initial_posterior(*self._given(x))
 
     def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:
         """Roots of the factors' covariances, and the family's numbers."""
@@ -188,11 +196,11 @@ class Approximate:
         roots = self.mixed.roots(self.groups.absolute(values))
         return roots, {name: values[name] for name in self.numbers}
 
-    def _working_at(self, x: Array) -> Working:
+    def _working_at(self, x: Array) -> GaussianApproximator:
         """The rows with the priors of the common effects at x (d,)."""
         return self.working.at_scales(self.sites(x) if self.working.layout.tails else {})
 
-    def _refinement_at(self, x: Array) -> Refinement:
+    def _refinement_at(self, x: Array) -> Correction:
         """What is added to the bound at x (d,)."""
         assert self.refinement is not None
         return self.refinement.of(self._working_at(x))
@@ -204,7 +212,7 @@ class Approximate:
         """
         self._anchor[:] = [self.fit(x, *self._anchor)]
         self._foretold = self._gathered.copy()
-        self.working.averages.settle(self._anchor[0].spread)
+        self.working.averages.settle(self._anchor[0].covariance)
         if self.refinement is not None:
             self.refinement = self._refinement_at(x).settled(self._anchor[0], *self._given(x))
 
@@ -223,14 +231,16 @@ class Approximate:
                 return found.solution, np.ones(1)
             return self._refinement_at(x).solution(found, *self._given(x)), np.ones(1)
 
-    def near(self, x: Array) -> Normal | None:
+    def near(self, x: Array) -> GaussianPosterior | None:
         """The q at x, from the one that this found before; None where it is not to be found."""
         found = self._found(x, (*self._latest, *self._anchor, None))
         if found is not None:
             self._latest[:] = [found]
         return found
 
-    def _found(self, x: Array, starts: Iterable[Normal | None]) -> Normal | None:
+    def _found(
+        self, x: Array, starts: Iterable[GaussianPosterior | None]
+    ) -> GaussianPosterior | None:
         """The q at x, from the first of these starts that leads to one."""
         with np.errstate(all="ignore"):
             for start in starts:
@@ -240,7 +250,7 @@ class Approximate:
                     continue
         return None
 
-    def _at(self, x: Array) -> Normal | None:
+    def _at(self, x: Array) -> GaussianPosterior | None:
         """The q at x, whatever was asked for before."""
         return self._found(x, (*self._anchor, None))
 
@@ -260,7 +270,7 @@ class Approximate:
         return self._with_gradient(x, self._bound)
 
     def _with_gradient(
-        self, x: Array, density: Callable[[Array, Normal], tuple[float, Array]]
+        self, x: Array, density: Callable[[Array, GaussianPosterior], tuple[float, Array]]
     ) -> tuple[float, Array]:
         """A density of y and its derivative, with those of the prior."""
         found = self._at(x)
@@ -280,7 +290,7 @@ class Approximate:
             return -np.inf, np.zeros_like(x)
         return value, gradient
 
-    def _refined(self, x: Array, q: Normal) -> tuple[float, Array]:
+    def _refined(self, x: Array, q: GaussianPosterior) -> tuple[float, Array]:
         """The density without the prior, and its derivative, given q at x (d,)."""
         given = self._given(x)
         direct = None
@@ -296,12 +306,12 @@ class Approximate:
         value += self._refinement_at(x).correction(q, *given)
         return value, gradient + self._slopes(x, q, self._correction)
 
-    def _bound(self, x: Array, q: Normal) -> tuple[float, Array]:
+    def _bound(self, x: Array, q: GaussianPosterior) -> tuple[float, Array]:
         """The bound and its derivative, given q at x (d,)."""
         derivatives = q.solution.root_derivatives()
         by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
         numbers = self._given(x)[1]
-        by_number = self.working.averages.by_number(numbers, q.mean, q.spread)
+        by_number = self.working.averages.by_number(numbers, q.mean, q.covariance)
         layout = self._working_at(x).layout
         by_scale: dict[str, float] = {}
         if layout.tails:
@@ -314,28 +324,33 @@ class Approximate:
         by_value = scale_derivatives(self.mixed.groupings, self.sites(x), by_root)
         return self.coordinates.gradient(x, {**by_value, **by_number})
 
-    def _value(self, x: Array, q: Normal | None) -> float:
+    def _value(self, x: Array, q: GaussianPosterior | None) -> float:
         if q is None or self.refinement is None:
             return -np.inf if q is None else q.value
         return q.value + self._refinement_at(x).correction(q, *self._given(x))
 
-    def _correction(self, x: Array, told: _Told, q: Normal) -> float:
+    def _correction(self, x: Array, told: _Told, q: GaussianPosterior) -> float:
         """What the refinement adds at x (d,)."""
         given = self._given(x)
         found = self._working_at(x).told(*given, *told) if told else self._exact(x, q)
         return self._refinement_at(x).correction(found, *given)
 
-    def _log_det(self, x: Array, told: _Told, q: Normal) -> float:
+    def _log_det(self, x: Array, told: _Told, q: GaussianPosterior) -> float:
         """Log |X' V^-1 X + P| at x (d,)."""
         if told:
             return self._working_at(x).log_det_common(self._given(x)[0], *told)
         return float(self._exact(x, q).solution.log_det_common[0])
 
-    def _exact(self, x: Array, q: Normal) -> Normal:
+    def _exact(self, x: Array, q: GaussianPosterior) -> GaussianPosterior:
         """The q at x (d,), so near that differences do not show how near a search came."""
         return self._working_at(x).fit(*self._given(x), q, left=LEFT)
 
-    def _slopes(self, x: Array, q: Normal, value: Callable[[Array, _Told, Normal], float]) -> Array:
+    def _slopes(
+        self,
+        x: Array,
+        q: GaussianPosterior,
+        value: Callable[[Array, _Told, GaussianPosterior], float],
+    ) -> Array:
         """The derivative at x (d,) of a value by differences.
 
         It is taken of working models that are foretold where they can be.

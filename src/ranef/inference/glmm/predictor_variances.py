@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.glmm.reweighted_products import Weighted, predictors_of
-from ranef.inference.pwls.cross_products import Factor
-from ranef.inference.pwls.selected_inverse import Covariances
+from ranef.inference.glmm.reweighted_products import ReweightedProducts, predictors_of
+from ranef.inference.pwls.cross_products import GroupingFactor
+from ranef.inference.pwls.selected_inverse import SelectedInverse
 
 Array = NDArray[np.float64]
 
 
-def spreads(found: Covariances, rows: Weighted) -> Array:
+def predictor_covariances(found: SelectedInverse, rows: ReweightedProducts) -> Array:
     """(n, K, K) for the rows whose cross-products were solved, at one value of theta."""
     layout = rows.layout
     n, k = layout.known.shape
@@ -81,7 +81,7 @@ def _rowwise(a: Array, b: Array) -> Array:
     return np.einsum("nk,nk->n", a, b)
 
 
-def _split(factor: Factor) -> list[tuple[int, Array, slice | NDArray[np.bool_]]]:
+def _split(factor: GroupingFactor) -> list[tuple[int, Array, slice | NDArray[np.bool_]]]:
     """Each predictor, the factor's columns of it, (n, a), and which of all they are."""
     own = predictors_of(factor)
     if (own == own[0]).all():
@@ -89,7 +89,7 @@ def _split(factor: Factor) -> list[tuple[int, Array, slice | NDArray[np.bool_]]]
     return [(int(k), factor.columns[:, own == k], own == k) for k in np.unique(own)]
 
 
-def _by_predictor(rows: Weighted) -> list[tuple[int, NDArray[np.int64], Array]]:
+def _by_predictor(rows: ReweightedProducts) -> list[tuple[int, NDArray[np.int64], Array]]:
     """By predictor, which common columns are its own, and these, (n, q)."""
     predictor = rows.layout.predictor
     own = [(int(k), np.flatnonzero(predictor == k)) for k in np.unique(predictor)]
@@ -108,7 +108,7 @@ def _add_common(out: Array, parts: "_Blocks") -> None:
 class _Blocks:
     """Covariances of coefficients that meet in a row, (n,) at the levels of each row."""
 
-    def __init__(self, found: Covariances, rows: Weighted) -> None:
+    def __init__(self, found: SelectedInverse, rows: ReweightedProducts) -> None:
         system = found.system
         self.found, self.layout = found, rows.layout
         self.by_predictor = _by_predictor(rows)

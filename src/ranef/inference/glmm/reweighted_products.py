@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ranef.inference.lmm.design_layout import Layout
+from ranef.inference.lmm.design_layout import DesignLayout
 from ranef.inference.pwls.cross_products import (
     Centre,
     CrossProducts,
-    Factor,
-    Pairs,
-    Rows,
+    GroupingFactor,
+    LevelPairs,
+    RowBatch,
     pair_keys,
 )
 
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 _SEVERAL = 12
 
 
-class Weighted:
+class ReweightedProducts:
     """The rows of a layout, ready to be multiplied under any weights.
 
     Attributes:
@@ -38,7 +38,7 @@ class Weighted:
         centre: constants taken off the common columns, the response's being zero.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: DesignLayout) -> None:
         self.layout = layout
         n = len(layout.known)
         self.centre = _centre(layout)
@@ -53,7 +53,7 @@ class Weighted:
             if sum(factor.columns.shape) and factor.columns.shape[1] + self.columns.shape[1] > 2
         }
 
-    def of(self, layout: Layout) -> "Weighted":
+    def of(self, layout: DesignLayout) -> "ReweightedProducts":
         """The same rows and factors, in a layout with other common columns."""
         out = copy.copy(self)
         out.layout = layout
@@ -87,7 +87,7 @@ class Weighted:
         )
 
     def _own(
-        self, f: int, factor: Factor, weights: Array, weighted: list[Array], right: Array
+        self, f: int, factor: GroupingFactor, weights: Array, weighted: list[Array], right: Array
     ) -> tuple[Array, Array]:
         """(k, k, J) of a factor with itself, (k, p + 1, J) with the common columns and v."""
         places = predictors_of(factor)
@@ -114,20 +114,20 @@ class Weighted:
             cross[a, p] = np.bincount(factor.codes, z * right[:, k], factor.levels)
         return own, cross
 
-    def _pairs(self, at: tuple[int, int], weights: Array) -> Pairs:
+    def _pairs(self, at: tuple[int, int], weights: Array) -> LevelPairs:
         """Of the levels of two factors that meet."""
         first, second = (self.layout.factors[f] for f in at)
         seen, inverse = self._keys[at]
         k, m = predictors_of(first), predictors_of(second)
         if len(seen) == 1:
             values = between(first.columns, k, weights, second.columns, m)[..., None]
-            return Pairs(seen // second.levels, seen % second.levels, values)
+            return LevelPairs(seen // second.levels, seen % second.levels, values)
         values = np.empty((len(k), len(m), len(seen)))
         for a in range(len(k)):
             for b in range(len(m)):
                 each = weights[:, k[a], m[b]] * first.columns[:, a] * second.columns[:, b]
                 values[a, b] = np.bincount(inverse, each, len(seen))
-        return Pairs(seen // second.levels, seen % second.levels, values)
+        return LevelPairs(seen // second.levels, seen % second.levels, values)
 
     def right(self, products: CrossProducts, right: Array) -> CrossProducts:
         """The same cross-products with another v (n, K)."""
@@ -160,9 +160,9 @@ class Weighted:
         return out
 
 
-def _centre(layout: Layout) -> Centre:
+def _centre(layout: DesignLayout) -> Centre:
     response = np.zeros(layout.known.shape)
-    return Centre.of(Rows(response, layout.columns, (), None, layout.predictor))
+    return Centre.of(RowBatch(response, layout.columns, (), None, layout.predictor))
 
 
 def between(
@@ -180,7 +180,7 @@ def between(
     return out
 
 
-def predictors_of(factor: Factor) -> NDArray[np.int64]:
+def predictors_of(factor: GroupingFactor) -> NDArray[np.int64]:
     if factor.predictor is None:
         return np.zeros(factor.columns.shape[1], dtype=np.int64)
     return factor.predictor

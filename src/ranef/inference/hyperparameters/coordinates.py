@@ -78,9 +78,9 @@ class ScaleCoordinate:
             return cls(name, prior, "bounded", unit)
         if isinstance(prior, (priors.Uniform, priors.Beta)):
             return cls(name, prior, "interval")
-        if isinstance(prior, priors.OfPower) and prior.upper < np.inf:
+        if isinstance(prior, priors.PowerPrior) and prior.upper < np.inf:
             return cls(name, prior, "interval")
-        if isinstance(prior, priors.OfPower) and prior.lower > 0:
+        if isinstance(prior, priors.PowerPrior) and prior.lower > 0:
             return cls(name, prior, "above")
         kind = "folded" if folds and is_finite_at_zero(prior) else "log"
         return cls(name, prior, kind, unit)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.hyperparameters.mode import Peak
+from ranef.inference.hyperparameters.mode import Mode
 from ranef.numerics.chain_diagnostics import ESS, convergence
 
 Array = NDArray[np.float64]
@@ -80,7 +80,7 @@ class _State:
 def hmc(
     density: Gradient,
     canonical: Callable[[Array], Array],
-    top: Peak,
+    top: Mode,
     rng: np.random.Generator,
     draws: int,
     most: int = _MOST,
@@ -131,7 +131,7 @@ class _Sampler:
         evaluations: of the density so far.
     """
 
-    def __init__(self, density: Gradient, top: Peak) -> None:
+    def __init__(self, density: Gradient, top: Mode) -> None:
         self._density, self._top = density, top
         self._scale = np.ones(len(top.x))
         # The largest stable step of a standard normal target is 2; in many dimensions the

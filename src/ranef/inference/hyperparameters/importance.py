@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln, logsumexp
 
-from ranef.inference.hyperparameters.mode import Peak, Target, signs
+from ranef.inference.hyperparameters.mode import Mode, Target, signs
 from ranef.numerics.psis import smoothed
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Mixture:
+class ProposalMixture:
     """An equal mixture of t distributions of one shape.
 
         q(x) = sum_s 1/m sum_c t_nu(s x; centre_c, root root'),
@@ -77,7 +77,7 @@ def resampled(rng: np.random.Generator, weights: Array, size: int) -> NDArray[np
 
 def adapted(
     rng: np.random.Generator, x: Array, weights: Array, signs: Array, centres: int = 60
-) -> Mixture:
+) -> ProposalMixture:
     """A mixture over weighted draws, of the draws' mean and covariance (West, 1993)."""
     d = x.shape[1]
     mean = weights @ x
@@ -88,7 +88,7 @@ def adapted(
     places = resampled(rng, weights, centres)
     shrunk = np.sqrt(1 - bandwidth**2) * (x[places] - mean) + mean
     root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(d))
-    return Mixture(shrunk, 1.1 * bandwidth * root, 6.0, signs)
+    return ProposalMixture(shrunk, 1.1 * bandwidth * root, 6.0, signs)
 
 
 # How often the proposal may adapt, and what it does not adapt any further for.
@@ -98,7 +98,7 @@ _ROUNDS, _K_HAT, _EFFECTIVE = 6, 0.5, 0.3
 def importance(
     log_density: Callable[[Array], Array],
     target: Target,
-    top: Peak,
+    top: Mode,
     rng: np.random.Generator,
     size: int,
 ) -> tuple[Array, Array, float, float, int]:
@@ -111,7 +111,7 @@ def importance(
         rng: of the draws.
         size: how many, each time the proposal has adapted.
     """
-    proposal = Mixture(top.x[None], 1.1 * top.root, 6.0, signs(target, top))
+    proposal = ProposalMixture(top.x[None], 1.1 * top.root, 6.0, signs(target, top))
     best: tuple[Array, Array, float, float] | None = None
     evaluations = 0
     for _ in range(_ROUNDS):

@@ -54,7 +54,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class Peak:
+class Mode:
     """The mode and the curvature there.
 
     Attributes:
@@ -86,13 +86,13 @@ class Peak:
         return bool(np.abs(np.linalg.solve(self.root, x - self.x)).max(initial=0.0) < _NEAR)
 
 
-def peak(
+def find_mode(
     target: Target,
     start: Array,
     width: Array,
     tick: Callable[[], object],
     root: Array | None = None,
-) -> Peak:
+) -> Mode:
     """The mode, and the curvature from gradients on either side of it along each coordinate.
 
     Args:
@@ -141,7 +141,7 @@ def peak(
     root = _inverse_root(curvature, step)
     left = 0.5 * float(np.sum((root.T @ gradients[0]) ** 2))
     finite = np.isfinite(values)
-    return Peak(
+    return Mode(
         mode,
         -found.value,
         root,
@@ -155,7 +155,7 @@ def peak(
 
 def modes(
     target: Target, starts: Sequence[Array], width: Array, tick: Callable[[], object]
-) -> list[Peak]:
+) -> list[Mode]:
     """The modes that searches from several starts (d,) end at, that of most mass first.
 
     Those whose mass, by Laplace's approximation, is next to nothing of it are left out.
@@ -167,18 +167,18 @@ def modes(
         return -value, -gradient
 
     if len(starts) == 1:
-        return [peak(target, starts[0], width, tick)]
+        return [find_mode(target, starts[0], width, tick)]
     ends: list[tuple[float, Array]] = []
     for start in starts:
         if not np.isfinite(target.log_density(start[None])[0]):
             continue
         found = minimise(negative, start, gain=_COARSE, width=width)
         ends.append((-found.value, target.canonical(found.x[None])[0]))
-    out: list[Peak] = []
+    out: list[Mode] = []
     for value, x in sorted(ends, key=lambda end: -end[0]):
         if out and (value < out[0].value - _BELOW or any(top.covers(x) for top in out)):
             continue
-        top = peak(target, x, width, tick)
+        top = find_mode(target, x, width, tick)
         if not any(other.covers(top.x) for other in out):
             out.append(top)
     out.sort(key=lambda top: -top.evidence)
@@ -193,7 +193,7 @@ def _inverse_root(curvature: Array, step: Array) -> Array:
     return np.asarray(np.linalg.cholesky(inverse), dtype=np.float64)
 
 
-def signs(target: Target, top: Peak) -> Array:
+def signs(target: Target, top: Mode) -> Array:
     """Sign changes under which the density is the same and its parts overlap, (s, d)."""
     sd = np.sqrt((top.root**2).sum(axis=1))
     folds = target.folds()

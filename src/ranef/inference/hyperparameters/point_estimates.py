@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.hyperparameters.coordinates import Coordinates
-from ranef.inference.hyperparameters.mode import peak
+from ranef.inference.hyperparameters.mode import find_mode
 
 Array = NDArray[np.float64]
 
@@ -20,7 +20,7 @@ _MOST_STARTS = 7
 
 
 @runtime_checkable
-class Density(Protocol):
+class HyperDensity(Protocol):
     """A log density of the hyperparameters in their coordinates."""
 
     @property
@@ -51,10 +51,10 @@ class Density(Protocol):
 
 
 @dataclass(frozen=True)
-class Free:
+class RestrictedDensity:
     """The log density of the coordinates that have a posterior, the others held at `base`."""
 
-    marginal: Density
+    marginal: HyperDensity
     free: NDArray[np.int64]
     base: Array
 
@@ -101,7 +101,7 @@ class Free:
 
 
 @runtime_checkable
-class Bounded(Density, Protocol):
+class DensityWithBound(HyperDensity, Protocol):
     """A log density with a bound whose gradient takes much less."""
 
     def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
@@ -110,10 +110,10 @@ class Bounded(Density, Protocol):
 
 
 @dataclass(frozen=True)
-class Bound(Free):
+class RestrictedBound(RestrictedDensity):
     """The bound in place of the density."""
 
-    marginal: Bounded
+    marginal: DensityWithBound
 
     def log_density(self, x: Array) -> Array:
         return np.array([self.value_and_gradient(each)[0] for each in x])
@@ -123,16 +123,18 @@ class Bound(Free):
         return value, gradient[self.free]
 
 
-def without_points(marginal: Density, tick: Callable[[], object]) -> tuple[Free, dict[str, Any]]:
+def fix_point_estimates(
+    marginal: HyperDensity, tick: Callable[[], object]
+) -> tuple[RestrictedDensity, dict[str, Any]]:
     """The target, point estimates fixed at the joint mode, and those estimates by site."""
     coordinates = marginal.coordinates
     points = [i for i, scale in enumerate(coordinates.scales) if scale.is_point]
     free = np.setdiff1d(np.arange(coordinates.size), points)
     if not points:
-        return Free(marginal, free, marginal.start), {}
-    whole = Free(marginal, np.arange(coordinates.size), marginal.start)
-    top = peak(whole, whole.start, whole.width, tick)
+        return RestrictedDensity(marginal, free, marginal.start), {}
+    whole = RestrictedDensity(marginal, np.arange(coordinates.size), marginal.start)
+    top = find_mode(whole, whole.start, whole.width, tick)
     base = coordinates.canonical(top.x[None])[0]
     values = coordinates.values(base)
     names = [coordinates.scales[i].name for i in points]
-    return Free(marginal, free, base), {name: values[name] for name in names}
+    return RestrictedDensity(marginal, free, base), {name: values[name] for name in names}

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.hyperparameters.hmc import CHAINS, hmc
-from ranef.inference.hyperparameters.importance import Mixture, importance, resampled
-from ranef.inference.hyperparameters.mode import Peak, Target, peak, signs
-from ranef.inference.hyperparameters.surrogate_sampler import designed
+from ranef.inference.hyperparameters.importance import ProposalMixture, importance, resampled
+from ranef.inference.hyperparameters.mode import Mode, Target, find_mode, signs
+from ranef.inference.hyperparameters.surrogate_sampler import sample_surrogate
 from ranef.numerics.psis import smoothed, threshold
 
 Array = NDArray[np.float64]
@@ -43,7 +43,7 @@ _DEGREES, _WIDER = 30.0, 1.1
 
 
 @dataclass(frozen=True)
-class Explored:
+class HyperDraws:
     """What was found.
 
     Attributes:
@@ -70,7 +70,7 @@ class Explored:
     ess: float | None = None
 
 
-def explore(
+def sample(
     target: Target,
     start: Array,
     width: Array,
@@ -82,9 +82,9 @@ def explore(
     spare: int = 0,
     chains: bool = False,
     bound: Target | None = None,
-    near: Peak | None = None,
+    near: Mode | None = None,
     tick: Callable[[], object] = lambda: None,
-) -> Explored:
+) -> HyperDraws:
     """Draws of x from its posterior.
 
     Args:
@@ -106,23 +106,23 @@ def explore(
     """
     if len(start) == 0:
         only = float(target.log_density(start[None])[0])
-        return Explored(np.zeros((draws, 0)), start, None, None, 1, True, True, only)
+        return HyperDraws(np.zeros((draws, 0)), start, None, None, 1, True, True, only)
     if len(start) > FEW:
         moved = bound or target
-        top = near or peak(moved, start, width, tick)
+        top = near or find_mode(moved, start, width, tick)
         batched = cheap or patient
         found = _at_mode(target, top, rng, draws, batched, chains, tick)
         if found is not None:
             return found
         return _by_chains(target, moved, top, rng, draws, tick)
-    top = near or peak(target, start, width, tick)
+    top = near or find_mode(target, start, width, tick)
     if cheap:
         found = _weighted(target, top, rng, draws)
     else:
-        drawn = designed(target, top, rng, draws, tick, spare)
+        drawn = sample_surrogate(target, top, rng, draws, tick, spare)
         evaluations = top.evaluations + drawn.evaluations
         how = drawn.k_hat, drawn.error, evaluations, drawn.reliable, top.found
-        found = Explored(drawn.x, top.x, *how, top.evidence)
+        found = HyperDraws(drawn.x, top.x, *how, top.evidence)
         if patient and not found.reliable:
             found = _weighted(target, top, rng, draws)
     if chains and not (found.reliable and found.found):
@@ -132,18 +132,18 @@ def explore(
 
 def _at_mode(
     target: Target,
-    top: Peak,
+    top: Mode,
     rng: np.random.Generator,
     draws: int,
     batched: bool,
     chains: bool,
     tick: Callable[[], object],
-) -> Explored | None:
+) -> HyperDraws | None:
     """Weighted draws from one t distribution at the mode.
 
     None where a pilot, or the weights themselves, say that chains are needed, if they can be.
     """
-    proposal = Mixture(top.x[None], _WIDER * top.root, _DEGREES, signs(target, top))
+    proposal = ProposalMixture(top.x[None], _WIDER * top.root, _DEGREES, signs(target, top))
 
     def drawn(size: int) -> tuple[Array, Array]:
         x = target.canonical(proposal.sample(rng, size))
@@ -168,14 +168,14 @@ def _at_mode(
         return None
     chosen = x[resampled(rng, weights, draws)]
     evaluations = top.evaluations + len(x)
-    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
+    return HyperDraws(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
 
 
-def at_mode_alone(target: Target, top: Peak, rng: np.random.Generator, draws: int) -> Explored:
+def at_mode_alone(target: Target, top: Mode, rng: np.random.Generator, draws: int) -> HyperDraws:
     """Draws from the normal at the mode, where the density itself is not to be relied on."""
     z = rng.standard_normal((draws, len(top.x)))
     x = target.canonical(top.x + z @ top.root.T)
-    return Explored(x, top.x, None, None, top.evaluations, False, False, top.evidence)
+    return HyperDraws(x, top.x, None, None, top.evaluations, False, False, top.evidence)
 
 
 def _share(weights: Array) -> float:
@@ -186,11 +186,11 @@ def _share(weights: Array) -> float:
 def _by_chains(
     target: Target,
     moved: Target,
-    top: Peak,
+    top: Mode,
     rng: np.random.Generator,
     draws: int,
     tick: Callable[[], object],
-) -> Explored:
+) -> HyperDraws:
     """Chains on the density `moved`, whose draws the target weights where it is another."""
 
     def density(x: Array) -> tuple[float, Array]:
@@ -213,7 +213,7 @@ def _by_chains(
         chosen = x[resampled(rng, weights, draws)]
     else:
         chosen = x[order]
-    return Explored(
+    return HyperDraws(
         chosen,
         top.x,
         k,
@@ -227,7 +227,7 @@ def _by_chains(
     )
 
 
-def combined(found: Sequence[Explored], rng: np.random.Generator) -> Explored:
+def combined(found: Sequence[HyperDraws], rng: np.random.Generator) -> HyperDraws:
     """Draws from several modes, from each as many as its share of the evidence asks for.
 
     Args:
@@ -252,16 +252,16 @@ def combined(found: Sequence[Explored], rng: np.random.Generator) -> Explored:
     )
 
 
-def _weighted(target: Target, top: Peak, rng: np.random.Generator, draws: int) -> Explored:
+def _weighted(target: Target, top: Mode, rng: np.random.Generator, draws: int) -> HyperDraws:
     size = max(_POOL * draws, _LEAST)
     x, weights, k, _, evaluations = importance(target.log_density, target, top, rng, size)
     chosen = x[resampled(rng, weights, draws)]
     reliable = bool(k < threshold(size))
     evaluations += top.evaluations
-    return Explored(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
+    return HyperDraws(chosen, top.x, k, None, evaluations, reliable, top.found, top.evidence)
 
 
-def message(found: Explored, draws: int) -> str:
+def message(found: HyperDraws, draws: int) -> str:
     """How it ended, in a sentence."""
     text = f"{draws:,} draws from {found.evaluations:,} evaluations"
     if found.r_hat is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.hyperparameters.importance import importance, resampled
-from ranef.inference.hyperparameters.mode import Peak, Target
+from ranef.inference.hyperparameters.mode import Mode, Target
 from ranef.inference.hyperparameters.surrogate import Surrogate
 from ranef.numerics.psis import smoothed, threshold
 
@@ -53,7 +53,7 @@ _DEEP, _UNIT, _FLOOR = 10.0, 5.0, 25.0
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SurrogateDraws:
     """Draws from the surrogate.
 
     Attributes:
@@ -73,7 +73,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class _Check:
+class SurrogateCheck:
     """Log density less surrogate at draws and further out.
 
     Attributes:
@@ -100,16 +100,16 @@ class _Check:
 
 
 @dataclass
-class _Told:
+class Observations:
     """What is known of the density, at whitened points; nan for a gradient that is not."""
 
-    top: Peak
+    top: Mode
     points: Array
     values: Array
     gradients: Array
 
     @classmethod
-    def of(cls, top: Peak) -> "_Told":
+    def of(cls, top: Mode) -> "Observations":
         empty = np.zeros((0, len(top.x)))
         out = cls(top, empty, np.zeros(0), empty)
         out.add(top.points, top.values, top.gradients)
@@ -146,14 +146,14 @@ class _Told:
         return lambda x: np.minimum(fitted.log_density(self.whitened(x)), _ABOVE)
 
 
-def designed(
+def sample_surrogate(
     target: Target,
-    top: Peak,
+    top: Mode,
     rng: np.random.Generator,
     draws: int,
     tick: Callable[[], object],
     spare: int = 0,
-) -> Drawn:
+) -> SurrogateDraws:
     """Draws of x from the surrogate, behind which are a design and five checks at most.
 
     Where it fails, it is what draws are proposed from that the density itself weights.
@@ -166,7 +166,7 @@ def designed(
         tick: called at each evaluation.
         spare: evaluations that may be spent where the surrogate fails.
     """
-    told = _Told.of(top)
+    told = Observations.of(top)
     on_axes = _told_on_axes(told, target, tick) if spare else 0
     # How many draws are wanted does not change where the surrogate is checked.
     check, evaluations = _checked(told, target, rng, _WEIGHTED, tick)
@@ -189,7 +189,7 @@ def designed(
     if check.within(_RELIABLE) or not spare:
         chosen = x[resampled(rng, weights, draws)]
         reliable = check.within(_RELIABLE) and told.is_mode()
-        return Drawn(chosen, check.errors[0], evaluations, reliable)
+        return SurrogateDraws(chosen, check.errors[0], evaluations, reliable)
     # Proposed from a flatter surrogate, which has mass where it is a little too low.
     places = x[resampled(rng, _flatter(guess(x), weights, _FLATTER), spare)]
     values = target.log_density(places)
@@ -200,16 +200,16 @@ def designed(
     chosen = places[resampled(rng, weights, draws)]
     top_found = told.is_mode() and bool(np.max(values) < top.value + _CONSTANT)
     reliable = bool(k < threshold(spare)) and _worth(places, weights) > _FEW and top_found
-    return Drawn(chosen, check.errors[0], evaluations + spare, reliable, k)
+    return SurrogateDraws(chosen, check.errors[0], evaluations + spare, reliable, k)
 
 
 def _checked(
-    told: _Told,
+    told: Observations,
     target: Target,
     rng: np.random.Generator,
     size: int,
     tick: Callable[[], object],
-) -> tuple[_Check, int]:
+) -> tuple[SurrogateCheck, int]:
     """The surrogate against the density, which is told what it was there; evaluations."""
     top, guess = told.top, told.surrogate()
     x, weights, *_ = importance(guess, target, top, rng, size)
@@ -224,7 +224,7 @@ def _checked(
     told.add(places, values, np.full_like(places, np.nan))
     missed, larger = true - guessed, np.maximum(true, guessed)[_INNER:]
     mass = np.exp((1 - _OUTWARD) * (larger - larger.max()))
-    return _Check(missed[:_INNER], missed[_INNER:], mass / mass.sum()), len(places)
+    return SurrogateCheck(missed[:_INNER], missed[_INNER:], mass / mass.sum()), len(places)
 
 
 def _flatter(log_density: Array, weights: Array, power: float) -> Array:
@@ -238,7 +238,7 @@ def _flatter(log_density: Array, weights: Array, power: float) -> Array:
     return np.asarray(flat / flat.sum(), np.float64)
 
 
-def _told_on_axes(told: _Told, target: Target, tick: Callable[[], object]) -> int:
+def _told_on_axes(told: Observations, target: Target, tick: Callable[[], object]) -> int:
     """Values on the axes of the curvature at the mode, and slopes in long tails; evaluations."""
     top = told.top
     axes = np.concatenate([top.root.T, -top.root.T])

@@ -22,8 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
-from ranef.inference.lmm.model import Grouping, Mixed, common_by_site, effects_by_site
-from ranef.inference.pwls.effect_draws import Cell, Drift, Effects, Place
+from ranef.inference.lmm.model import (
+    LinearMixedModel,
+    RandomEffectsTerm,
+    common_by_site,
+    effects_by_site,
+)
+from ranef.inference.pwls.effect_draws import (
+    EffectDrift,
+    EffectSampler,
+    SharedFactorization,
+    SitePlacement,
+)
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.blas_threads import side_by_side, threads_for
 
@@ -47,10 +57,10 @@ _QUICK = 300_000
 _REALISED = 400_000_000
 
 
-class Sites(Mapping[str, Array]):
+class LazySites(Mapping[str, Array]):
     """Draws by site, (chain, draw, ...); those of group effects are made when first asked for."""
 
-    def __init__(self, ready: Mapping[str, Array], later: "Coefficients") -> None:
+    def __init__(self, ready: Mapping[str, Array], later: "CoefficientPosterior") -> None:
         self._ready, self._later = dict(ready), later
         self._names = [*ready, *later.group_sites]
 
@@ -69,11 +79,11 @@ class Sites(Mapping[str, Array]):
 
 
 @runtime_checkable
-class Conditional(Protocol):
+class ConditionalPosterior(Protocol):
     """The normal posterior of all coefficients given the hyperparameters, at any of them."""
 
     @property
-    def mixed(self) -> Mixed: ...
+    def mixed(self) -> LinearMixedModel: ...
 
     @property
     def solves_many(self) -> bool:
@@ -91,7 +101,7 @@ class Conditional(Protocol):
 
 
 @dataclass(frozen=True)
-class _Cell:
+class _SharedFactorization:
     """Draws that share a factorization: which they are, and the hyperparameters of each, or
     of all."""
 
@@ -100,7 +110,7 @@ class _Cell:
 
 
 @dataclass(frozen=True)
-class _Surface:
+class _MeanSurface:
     """The surface that fits the conditional means of all cells best, in features of their centres.
 
         B = sum_c E[b | centre_c] w_c'
@@ -114,7 +124,7 @@ class _Surface:
     away: Array
 
     @classmethod
-    def through(cls, x: Array, cells: Sequence[_Cell]) -> "_Surface | None":
+    def through(cls, x: Array, cells: Sequence[_SharedFactorization]) -> "_MeanSurface | None":
         """That of draws x (draws, d); None where there is one cell, or every draw has
         a solution of its own."""
         if len(cells) == 1 or all(len(cell.x) == len(cell.members) for cell in cells):
@@ -150,7 +160,7 @@ class _Surface:
 
 
 @dataclass(frozen=True)
-class Coefficients:
+class CoefficientPosterior:
     """The posterior of all coefficients.
 
     Attributes:
@@ -160,7 +170,7 @@ class Coefficients:
         chains: that the draws lie in, one after the other.
     """
 
-    marginal: Conditional
+    marginal: ConditionalPosterior
     x: Array
     seed: int
     chains: int = 1
@@ -170,35 +180,38 @@ class Coefficients:
         return [name for g in self.marginal.mixed.groupings for name, _ in g.sites]
 
     @cached_property
-    def _cells(self) -> list[_Cell]:
+    def _cells(self) -> list[_SharedFactorization]:
         solver, draws = self.marginal.mixed.solver, len(self.x)
         # All draws where there are no hyperparameters to differ in share one.
         if self.x.shape[1] == 0 or not np.ptp(self.x, axis=0).any():
-            return [_Cell(np.arange(draws), self.x[:1])]
+            return [_SharedFactorization(np.arange(draws), self.x[:1])]
         if self.marginal.solves_many and solver.cost * draws <= _EACH:
-            return [_Cell(np.arange(draws)[part], self.x[part]) for part in solver.chunks(draws)]
+            return [
+                _SharedFactorization(np.arange(draws)[part], self.x[part])
+                for part in solver.chunks(draws)
+            ]
         d = self.x.shape[1]
         most = max(min(_MOST, _MOST_EACH * d), min(_FOR_EACH * _numbers(d), _FOR_ALL))
         count = int(np.clip(_CELLS // self.marginal.cost, _LEAST, most))
         spread = self.x.std(axis=0)
         scaled = self.x / np.where(spread > 0, spread, 1.0)
         return [
-            _Cell(members, self.x[members].mean(axis=0, keepdims=True))
+            _SharedFactorization(members, self.x[members].mean(axis=0, keepdims=True))
             for members in _split(scaled, np.arange(draws), min(count, draws))
         ]
 
     @cached_property
-    def _surface(self) -> _Surface | None:
-        return _Surface.through(self.x, self._cells)
+    def _surface(self) -> _MeanSurface | None:
+        return _MeanSurface.through(self.x, self._cells)
 
     def moments(self) -> dict[str, tuple[Array, Array]]:
         """Mean and sd by site."""
         mixed = self.marginal.mixed
         factors = len(mixed.solver.products.widths)
         carried = [g for g in mixed.groupings if g.carried is not None]
-        sums = [_Sums(self._surface) for _ in range(factors + 2 + len(carried))]
+        sums = [_MomentSums(self._surface) for _ in range(factors + 2 + len(carried))]
 
-        def known(cell: _Cell) -> list[tuple[Array, Array]]:
+        def known(cell: _SharedFactorization) -> list[tuple[Array, Array]]:
             """Means and variances of each factor's effects, of the common ones, and of carried."""
             with np.errstate(all="ignore"):
                 solution, sigma = self.marginal.solve(cell.x)
@@ -242,24 +255,24 @@ class Coefficients:
                 sds.update(each.by_name(sd))
         return {name: (means[name], sds[name]) for name in means}
 
-    def sites(self, hyper: Mapping[str, Array]) -> Sites:
+    def sites(self, hyper: Mapping[str, Array]) -> LazySites:
         """Draws by site, those of the hyperparameters given."""
-        return Sites({**hyper, **self._drawn[1]}, self)
+        return LazySites({**hyper, **self._drawn[1]}, self)
 
     @property
-    def effects(self) -> Effects:
+    def effects(self) -> EffectSampler:
         """Draws of the group effects, level by level."""
         return self._drawn[0]
 
     @cached_property
-    def _drawn(self) -> tuple[Effects, dict[str, Array]]:
+    def _drawn(self) -> tuple[EffectSampler, dict[str, Array]]:
         """Draws of the group effects, level by level, and of the common ones by site."""
         mixed = self.marginal.mixed
         solver, surface = mixed.solver, self._surface
         common = np.empty((len(self.x), solver.p))
         common_slopes, effect_slopes = (
-            _Slopes(surface),
-            [_Slopes(surface) for _ in solver.products.widths],
+            _SurfaceProducts(surface),
+            [_SurfaceProducts(surface) for _ in solver.products.widths],
         )
         cells = []
         with threads_for(solver.largest):
@@ -269,7 +282,7 @@ class Coefficients:
                 sigma = np.broadcast_to(sigma, (len(cell.members),))
                 remainder = solution.remainder_draws(rng, sigma)
                 common[cell.members] = solution.common_of(remainder)
-                cells.append(Cell(cell.members, solution.given(sigma, remainder)))
+                cells.append(SharedFactorization(cell.members, solution.given(sigma, remainder)))
                 if surface is not None:
                     common_slopes.add(place, solution.common)
                     for slopes, means in zip(effect_slopes, solution.effects, strict=True):
@@ -277,11 +290,11 @@ class Coefficients:
         drift = None
         if surface is not None:
             common += surface.away @ common_slopes.total
-            drift = Drift(surface.away, tuple(slopes.total for slopes in effect_slopes))
+            drift = EffectDrift(surface.away, tuple(slopes.total for slopes in effect_slopes))
         by_chain = common.reshape(self.chains, len(common) // self.chains, solver.p)
         places = tuple(place for g in mixed.groupings for place in places_of(g))
         levels, widths = solver.products.levels, solver.products.widths
-        made = Effects(
+        made = EffectSampler(
             solver.system.bare(),
             tuple(cells),
             places,
@@ -312,7 +325,7 @@ class Coefficients:
         return self.effects.at({n: np.arange(g.levels) for g in groupings for n, _ in g.sites})
 
 
-def _carried(grouping: Grouping, solution: Solution, square: Array) -> tuple[Array, Array]:
+def _carried(grouping: RandomEffectsTerm, solution: Solution, square: Array) -> tuple[Array, Array]:
     """Means and variances (B, J, m) of effects of the formula's columns."""
     assert grouping.carried is not None
     own = solution.effects[grouping.factor]
@@ -321,11 +334,11 @@ def _carried(grouping: Grouping, solution: Solution, square: Array) -> tuple[Arr
     return own @ whole.T, solution.combined_variances(grouping.factor, whole) * square
 
 
-def places_of(grouping: Grouping) -> Iterator[Place]:
+def places_of(grouping: RandomEffectsTerm) -> Iterator[SitePlacement]:
     """Where the coefficients of each of its sites lie in its factor."""
     start = grouping.columns.start
     for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
-        yield Place(name, grouping.factor, start, count, shape, grouping.shared)
+        yield SitePlacement(name, grouping.factor, start, count, shape, grouping.shared)
         start += count
 
 
@@ -334,10 +347,10 @@ def _numbers(d: int) -> int:
     return d + d * (d + 1) // 2
 
 
-class _Slopes:
+class _SurfaceProducts:
     """B' of a surface, (m, ...), summed up over cells."""
 
-    def __init__(self, surface: _Surface | None) -> None:
+    def __init__(self, surface: _MeanSurface | None) -> None:
         self.surface, self.total = surface, np.zeros(())
 
     def add(self, place: int, means: Array) -> None:
@@ -350,15 +363,15 @@ class _Slopes:
         return np.zeros(()) if self.surface is None else self.surface.variances(self.total)
 
 
-class _Sums:
+class _MomentSums:
     """Sums over values of the hyperparameters, from which mean and sd are mixed.
 
     Squares are taken about the first mean, so that a small spread about a large mean is kept.
     """
 
-    def __init__(self, surface: _Surface | None) -> None:
+    def __init__(self, surface: _MeanSurface | None) -> None:
         self.share, self.first, self.mean, self.square = 0.0, np.zeros(0), 0.0, 0.0
-        self.slopes = _Slopes(surface)
+        self.slopes = _SurfaceProducts(surface)
 
     def add(self, place: int, means: Array, variances: Array, share: float) -> None:
         """Those of the cell at this place, and how many draws each of them stands for."""

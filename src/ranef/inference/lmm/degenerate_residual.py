@@ -7,7 +7,7 @@ import numpy as np
 
 from ranef import priors
 from ranef.errors import DataError
-from ranef.inference.lmm.model import Mixed
+from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.unbounded_likelihood import (
     FITTED,
     SUBTRACT,
@@ -21,7 +21,7 @@ from ranef.program.problem import Problem
 _SMALL = 1e-8
 
 
-def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
+def refuse_without_residual(mixed: LinearMixedModel, problem: Problem) -> None:
     """Where nothing is left for sigma its posterior is a spike at zero.
 
     Raises:
@@ -30,14 +30,14 @@ def refuse_without_residual(mixed: Mixed, problem: Problem) -> None:
     if _is_known(mixed, problem):
         return
     unknown = (mixed.sigma,)
-    name, advice = str(problem.law.response.value), how_to_fix(unknown)
+    name, advice = str(problem.family.response.value), how_to_fix(unknown)
     refuse_constant(name, np.array(mixed.span), unknown, SUBTRACT)
     if mixed.total > 0 and mixed.least_residual <= FITTED * mixed.total:
         raise DataError(fits_exactly(name, unknown, advice))
 
 
 def refuse_vanished(
-    sites: Mapping[str, Any], mixed: Mixed, problem: Problem, *, found: bool
+    sites: Mapping[str, Any], mixed: LinearMixedModel, problem: Problem, *, found: bool
 ) -> None:
     """Where the groups leave next to nothing for sigma, rounding decides its posterior.
 
@@ -59,7 +59,7 @@ def refuse_vanished(
         raise out_of_reach(mixed, problem)
 
 
-def out_of_reach(mixed: Mixed, problem: Problem) -> DataError:
+def out_of_reach(mixed: LinearMixedModel, problem: Problem) -> DataError:
     """The sentence for scales that rounding decides."""
     if _is_known(mixed, problem):
         what = f"{mixed.sigma} is fixed" if mixed.sigma else "the known standard errors are"
@@ -74,6 +74,6 @@ def out_of_reach(mixed: Mixed, problem: Problem) -> DataError:
     )
 
 
-def _is_known(mixed: Mixed, problem: Problem) -> bool:
+def _is_known(mixed: LinearMixedModel, problem: Problem) -> bool:
     """Whether the residual's sd is."""
     return not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.errors import DataError, MethodError
-from ranef.inference.lmm.model import Carried, Grouping, HeavyTail
-from ranef.inference.pwls.cross_products import Factor
+from ranef.inference.lmm.model import DerivedCoefficients, HeavyTail, RandomEffectsTerm
+from ranef.inference.pwls.cross_products import GroupingFactor
 from ranef.program.problem import Problem
 from ranef.terms.blocks import LinearBlock
 
@@ -29,7 +29,7 @@ _TOLD_APART = 1e-8
 
 
 @dataclass(frozen=True)
-class Layout:
+class DesignLayout:
     """What the solver takes of the blocks, and what `Mixed` says of them.
 
     Attributes:
@@ -52,16 +52,16 @@ class Layout:
     shapes: tuple[tuple[int, ...], ...]
     mean: Array
     precision: Array
-    groupings: tuple[Grouping, ...]
+    groupings: tuple[RandomEffectsTerm, ...]
     columns: Array
     predictor: NDArray[np.int64]
     known: Array
-    factors: tuple[Factor, ...]
+    factors: tuple[GroupingFactor, ...]
     variance: Array | None = None
-    carried: Carried | None = None
+    carried: DerivedCoefficients | None = None
     tails: tuple[HeavyTail, ...] = ()
 
-    def at_scales(self, values: Mapping[str, Any]) -> "Layout":
+    def at_scales(self, values: Mapping[str, Any]) -> "DesignLayout":
         """The same with the normal priors that t priors are at these values of their scales."""
         precision = self.precision.copy()
         for tail in self.tails:
@@ -84,7 +84,7 @@ class Layout:
         n: int,
         problem: Problem,
         method: str,
-    ) -> "Layout":
+    ) -> "DesignLayout":
         """Of the blocks at unit scales, by the label of their term.
 
         Raises:
@@ -92,7 +92,7 @@ class Layout:
             DataError: for columns that are too large to be squared.
         """
         predictors = tuple(dict.fromkeys(problem.predicts[label] for label in blocks))
-        parts: list[_Part] = []
+        parts: list[_PlacedBlock] = []
         known = np.zeros((n, len(predictors)))
         variance: Array | None = None
         for label, block in blocks.items():
@@ -108,7 +108,7 @@ class Layout:
                     "rescale the column, as in scale(x)"
                 )
             place = predictors.index(problem.predicts[label])
-            parts.append(_Part(label, block, columns, place))
+            parts.append(_PlacedBlock(label, block, columns, place))
             if block.known is not None:
                 known[:, place] += np.asarray(block.known, dtype=np.float64)
             if block.variance is not None:
@@ -127,7 +127,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _PlacedBlock:
     """A block, its columns in double precision, and the place of its predictor."""
 
     label: str
@@ -137,7 +137,7 @@ class _Part:
 
 
 def _common(
-    parts: Sequence[_Part], known: Array, problem: Problem, method: str
+    parts: Sequence[_PlacedBlock], known: Array, problem: Problem, method: str
 ) -> tuple[tuple, tuple, Array, NDArray[np.int64], Array, Array, Array]:
     """Sites, shapes, columns, predictors, prior means, precisions, degrees of freedom.
 
@@ -195,7 +195,7 @@ def _tails(sites: Sequence[tuple[str, int]], nu: Array, precision: Array) -> tup
     )
 
 
-def _carried(parts: Sequence[_Part]) -> Carried | None:
+def _carried(parts: Sequence[_PlacedBlock]) -> DerivedCoefficients | None:
     """The coefficients that the blocks carry, as functions of all common effects."""
     names: list[tuple[str, int, tuple[int, ...]]] = []
     rows: list[Array] = []
@@ -212,7 +212,7 @@ def _carried(parts: Sequence[_Part]) -> Carried | None:
             rows.append(own)
             names += part.block.carried
         start += width
-    return Carried(tuple(names), np.concatenate(rows)) if rows else None
+    return DerivedCoefficients(tuple(names), np.concatenate(rows)) if rows else None
 
 
 def _is_scale_mixture(problem: Problem, name: str) -> bool:
@@ -221,9 +221,11 @@ def _is_scale_mixture(problem: Problem, name: str) -> bool:
     return isinstance(problem.priors[name], kinds)
 
 
-def _factors(parts: Sequence[_Part]) -> tuple[tuple[Factor, ...], tuple[Grouping, ...]]:
+def _factors(
+    parts: Sequence[_PlacedBlock],
+) -> tuple[tuple[GroupingFactor, ...], tuple[RandomEffectsTerm, ...]]:
     """Terms by the same levels as one factor."""
-    shared: list[list[_Part]] = []
+    shared: list[list[_PlacedBlock]] = []
     for part in parts:
         for group in shared:
             if part.block.grouping and group[0].block.grouping == part.block.grouping:
@@ -243,19 +245,23 @@ def _factors(parts: Sequence[_Part]) -> tuple[tuple[Factor, ...], tuple[Grouping
         widths = [part.columns.shape[1] for part in group]
         predictor = np.repeat([part.predictor for part in group], widths).astype(np.int64)
         codes = np.zeros(len(columns), np.int32) if first.codes is None else first.codes
-        factors.append(Factor(np.asarray(codes), columns, first.levels, predictor))
+        factors.append(GroupingFactor(np.asarray(codes), columns, first.levels, predictor))
     groupings = []
     for part in parts:
         block = part.block
         factor, columns = place[part.label]
         held = (block.sites, block.shapes, block.scales, block.cholesky, block.correlation)
-        carried = None if block.carry is None else Carried(block.carried, np.asarray(block.carry))
+        carried = (
+            None
+            if block.carry is None
+            else DerivedCoefficients(block.carried, np.asarray(block.carry))
+        )
         how = (block.spectrum, block.codes is None, carried)
-        groupings.append(Grouping(part.label, factor, columns, block.levels, *held, *how))
+        groupings.append(RandomEffectsTerm(part.label, factor, columns, block.levels, *held, *how))
     return tuple(factors), tuple(groupings)
 
 
-def refuse_indistinct(grouping: Grouping, own: Array) -> None:
+def refuse_indistinct(grouping: RandomEffectsTerm, own: Array) -> None:
     """Columns far from zero for their spread would lose their digits in their own squares.
 
     Raises:

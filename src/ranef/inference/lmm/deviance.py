@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError
-from ranef.inference.lmm.model import Grouping, Mixed, dependent
+from ranef.inference.lmm.model import LinearMixedModel, RandomEffectsTerm, dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.bfgs import minimise
@@ -38,7 +38,7 @@ RESTARTS = 5
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class ProfiledDeviance:
     """The criterion of one model and its data, as a function of theta.
 
     theta holds the elements of the relative Cholesky factors column by column, factors by
@@ -48,7 +48,7 @@ class Likelihood:
         OptionError: for a term whose scales are behind several columns each.
     """
 
-    mixed: Mixed
+    mixed: LinearMixedModel
 
     def __post_init__(self) -> None:
         tied = next((g.label for g in self.mixed.groupings if g.is_tied), None)
@@ -251,7 +251,7 @@ class Likelihood:
         return table.set_index("parameter")
 
 
-def _elements(grouping: Grouping) -> list[tuple[int, int]]:
+def _elements(grouping: RandomEffectsTerm) -> list[tuple[int, int]]:
     """Places of theta within the root: the lower triangle by columns, or the diagonal."""
     k = grouping.width
     if not grouping.cholesky:
@@ -259,7 +259,7 @@ def _elements(grouping: Grouping) -> list[tuple[int, int]]:
     return [(i, j) for j in range(k) for i in range(j, k)]
 
 
-def _correlation_name(grouping: Grouping, i: int, j: int) -> str:
+def _correlation_name(grouping: RandomEffectsTerm, i: int, j: int) -> str:
     """As in g_corr[1, x], of the columns whose sds are 1|g_sigma and x|g_sigma."""
     first, second = (grouping.scales[c].rsplit("|", 1)[0] for c in (i, j))
     return f"{grouping.correlation}[{first}, {second}]"

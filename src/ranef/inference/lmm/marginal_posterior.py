@@ -23,7 +23,7 @@ from ranef.inference.hyperparameters.coordinates import (
     CorrelationCoordinates,
     ScaleCoordinate,
 )
-from ranef.inference.lmm.model import Grouping, Mixed
+from ranef.inference.lmm.model import LinearMixedModel, RandomEffectsTerm
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.blas_threads import side_by_side
@@ -36,7 +36,7 @@ _TOLD = 3
 
 
 @dataclass(frozen=True)
-class Marginal:
+class LMMHyperposterior:
     """Log p(theta | y) up to a constant, in the coordinates x.
 
     Attributes:
@@ -46,7 +46,7 @@ class Marginal:
         start: where a search begins.
     """
 
-    mixed: Mixed
+    mixed: LinearMixedModel
     coordinates: Coordinates
     known: Mapping[str, float]
     start: Array
@@ -59,7 +59,9 @@ class Marginal:
         return self.mixed.solver.cost
 
     @classmethod
-    def of(cls, mixed: Mixed, given: Mapping[str, Prior], spread: float) -> "Marginal":
+    def of(
+        cls, mixed: LinearMixedModel, given: Mapping[str, Prior], spread: float
+    ) -> "LMMHyperposterior":
         """From the priors of the scales; `spread` is that of the response."""
         known: dict[str, float] = {}
         scales: list[ScaleCoordinate] = []
@@ -256,7 +258,7 @@ class Marginal:
 
 
 def scale_derivatives(
-    groupings: Sequence[Grouping], values: Mapping[str, Any], by_root: Mapping[int, Array]
+    groupings: Sequence[RandomEffectsTerm], values: Mapping[str, Any], by_root: Mapping[int, Array]
 ) -> dict[str, Any]:
     """The derivatives in the scales' and correlations' sites of a function of the roots.
 
@@ -278,7 +280,7 @@ def scale_derivatives(
 
 
 @dataclass(frozen=True)
-class Begin:
+class ScaleStart:
     """Where the search for a scale begins, and the size at which it can just be told from zero.
 
     `folds` is whether zero is a value like any other, as it is for an sd and not for a length.
@@ -290,7 +292,9 @@ class Begin:
     folds: bool = True
 
 
-def begins(mixed: Mixed, grouping: Grouping, residual: float, spread: float) -> list[Begin]:
+def begins(
+    mixed: LinearMixedModel, grouping: RandomEffectsTerm, residual: float, spread: float
+) -> list[ScaleStart]:
     """Of every scale of a grouping."""
     own = mixed.solver.products.own[grouping.factor]
     place = range(grouping.columns.start, grouping.columns.stop)
@@ -298,7 +302,8 @@ def begins(mixed: Mixed, grouping: Grouping, residual: float, spread: float) -> 
         information = [float(own[column, column].mean()) for column in place]
         units = [residual / math.sqrt(i) if i > 0 else spread for i in information]
         return [
-            Begin(name, unit, 2 * unit) for name, unit in zip(grouping.scales, units, strict=True)
+            ScaleStart(name, unit, 2 * unit)
+            for name, unit in zip(grouping.scales, units, strict=True)
         ]
     per_row = float(np.mean([own[column, column].sum() for column in place])) / mixed.n
     row = residual / math.sqrt(per_row) if per_row > 0 else spread
@@ -306,13 +311,13 @@ def begins(mixed: Mixed, grouping: Grouping, residual: float, spread: float) -> 
     unit = row * min(1.0, math.sqrt(_TOLD * grouping.levels / mixed.n))
     lengths = grouping.spectrum.starts if grouping.spectrum else {}
     return [
-        Begin(name, 1.0, lengths[name], folds=False)
+        ScaleStart(name, 1.0, lengths[name], folds=False)
         if name in lengths
-        else Begin(name, unit, 0.5 * row)
+        else ScaleStart(name, unit, 0.5 * row)
         for name in dict.fromkeys(grouping.scales)
     ]
 
 
-def _residual(mixed: Mixed) -> float:
+def _residual(mixed: LinearMixedModel) -> float:
     """The residual sd of the common effects alone."""
     return math.sqrt(mixed.least_residual / max(1, mixed.n - mixed.solver.p))

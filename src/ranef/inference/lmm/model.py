@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Carried:
+class DerivedCoefficients:
     """Coefficients of the formula's columns, made of those that the solver has: matrix @ b.
 
     Attributes:
@@ -45,7 +45,7 @@ class Carried:
 
 
 @dataclass(frozen=True)
-class Grouping:
+class RandomEffectsTerm:
     """A term that varies by level, in the factor that it shares with others.
 
     Attributes:
@@ -74,7 +74,7 @@ class Grouping:
     correlation: str
     spectrum: Spectrum | None = None
     shared: bool = False
-    carried: Carried | None = None
+    carried: DerivedCoefficients | None = None
 
     @property
     def width(self) -> int:
@@ -127,7 +127,7 @@ class HeavyTail:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class LinearMixedModel:
     """The model and its data, compressed.
 
     Attributes:
@@ -145,7 +145,7 @@ class Mixed:
     """
 
     solver: PWLS
-    groupings: tuple[Grouping, ...]
+    groupings: tuple[RandomEffectsTerm, ...]
     common: tuple[tuple[str, int], ...]
     shapes: tuple[tuple[int, ...], ...]
     mean: Array
@@ -155,7 +155,7 @@ class Mixed:
     log_weights: float
     total: float
     span: tuple[float, float]
-    carried: Carried | None = None
+    carried: DerivedCoefficients | None = None
     tails: tuple[HeavyTail, ...] = ()
 
     def roots(self, of: Sequence[Array]) -> list[Array]:
@@ -190,7 +190,7 @@ class Mixed:
         return names[place]
 
 
-def dependent(mixed: Mixed, error: DependentColumnError) -> DataError:
+def dependent(mixed: LinearMixedModel, error: DependentColumnError) -> DataError:
     """The sentence for common columns that cannot be told apart."""
     if error.column < 0:
         return DataError(
@@ -204,7 +204,7 @@ def dependent(mixed: Mixed, error: DependentColumnError) -> DataError:
     )
 
 
-def common_by_site(mixed: Mixed, values: Array) -> dict[str, Array]:
+def common_by_site(mixed: LinearMixedModel, values: Array) -> dict[str, Array]:
     """Arrays (..., p) of common effects by site."""
     out: dict[str, Array] = {}
     start = 0
@@ -214,7 +214,7 @@ def common_by_site(mixed: Mixed, values: Array) -> dict[str, Array]:
     return out
 
 
-def effects_by_site(grouping: Grouping, values: Array) -> dict[str, Array]:
+def effects_by_site(grouping: RandomEffectsTerm, values: Array) -> dict[str, Array]:
     """Arrays (..., J, k) of the coefficients of the grouping's factor by site."""
     out: dict[str, Array] = {}
     start = grouping.columns.start

@@ -5,14 +5,16 @@ import math
 import numpy as np
 
 from ranef.errors import DataError, MethodError
-from ranef.inference.lmm.design_layout import Layout, refuse_indistinct
-from ranef.inference.lmm.model import Mixed
-from ranef.inference.pwls.cross_products import Centre, CrossProducts, Rows, cross_products
+from ranef.inference.lmm.design_layout import DesignLayout, refuse_indistinct
+from ranef.inference.lmm.model import LinearMixedModel
+from ranef.inference.pwls.cross_products import Centre, CrossProducts, RowBatch, cross_products
 from ranef.inference.pwls.solver import PWLS, TooManyEffectsError
-from ranef.program.problem import Part, Problem
+from ranef.program.problem import Batch, Problem
 
 
-def read(problem: Problem, method: str, before: CrossProducts | None = None) -> Mixed:
+def accumulate(
+    problem: Problem, method: str, before: CrossProducts | None = None
+) -> LinearMixedModel:
     """The model of a problem, for a method that integrates the coefficients in closed form.
 
     `before` is of rows that count in addition; where the columns have turned out not to be
@@ -27,12 +29,12 @@ def read(problem: Problem, method: str, before: CrossProducts | None = None) -> 
     while True:
         try:
             return _compressed(problem, method, frozenset(varying), before)
-        except _VaryingError as error:
+        except _VaryingOffsetError as error:
             varying.add(error.column)
             before = None
 
 
-class _VaryingError(Exception):
+class _VaryingOffsetError(Exception):
     """A column that was constant in the first batch, and is not in a later one."""
 
     def __init__(self, column: int) -> None:
@@ -42,7 +44,7 @@ class _VaryingError(Exception):
 
 def _compressed(
     problem: Problem, method: str, varying: frozenset[int], before: CrossProducts | None
-) -> Mixed:
+) -> LinearMixedModel:
     """The sums over all batches, centred as the first one is.
 
     Args:
@@ -52,18 +54,18 @@ def _compressed(
         before: of further rows.
     """
     products = before
-    layout: Layout | None = None
+    layout: DesignLayout | None = None
     sigma = ""
     low, high = math.inf, -math.inf
-    for part in problem.parts():
-        layout, sigma, rows = rows_of(part, problem, method)
+    for part in problem.batches():
+        layout, sigma, rows = batch_to_rows(part, problem, method)
         if products is None:
             products = cross_products(rows, Centre.of(rows, varying))
         else:
             centre = products.centre
             for place, value in zip(centre.constant, centre.value, strict=True):
                 if place >= 0 and (rows.common[:, place] != value).any():
-                    raise _VaryingError(int(place))
+                    raise _VaryingOffsetError(int(place))
             products = products + cross_products(rows, centre)
         value = np.asarray(part.normal.value if part.normal else 0.0)
         low, high = min(low, float(value.min())), max(high, float(value.max()))
@@ -75,7 +77,7 @@ def _compressed(
         solver = PWLS(products)
     except TooManyEffectsError as error:
         raise MethodError(method, str(error)) from None
-    return Mixed(
+    return LinearMixedModel(
         solver,
         layout.groupings,
         layout.common,
@@ -92,11 +94,13 @@ def _compressed(
     )
 
 
-def rows_of(part: Part, problem: Problem, method: str) -> tuple[Layout, str, Rows]:
+def batch_to_rows(part: Batch, problem: Problem, method: str) -> tuple[DesignLayout, str, RowBatch]:
     """A batch as the solver takes it, the name of sigma, and what `Mixed` says of it."""
     normal = part.normal
     if normal is None:
-        raise MethodError(method, f"takes gaussian responses, and the family is {problem.family}")
+        raise MethodError(
+            method, f"takes gaussian responses, and the family is {problem.family_name}"
+        )
     if problem.incomplete:
         raise MethodError(
             method,
@@ -111,9 +115,9 @@ def rows_of(part: Part, problem: Problem, method: str) -> tuple[Layout, str, Row
                 f"by {label.removeprefix(problem.predicts[label] + '_')}",
             )
     value = np.asarray(normal.value, dtype=np.float64)
-    layout = Layout.of(part.blocks, len(value), problem, method)
+    layout = DesignLayout.of(part.blocks, len(value), problem, method)
     known = layout.known[:, 0] if layout.predictors else 0.0
-    rows = Rows(
+    rows = RowBatch(
         value - known, layout.columns, layout.factors, normal.weights, variance=layout.variance
     )
     return layout, normal.sigma, rows

@@ -32,7 +32,7 @@ _JITTER = (0.5, 0.1, 0.01, 0.0)
 
 
 @runtime_checkable
-class Density(Protocol):
+class ChainTarget(Protocol):
     """What is drawn from.
 
     Attributes:
@@ -66,7 +66,7 @@ class Chains:
 
 
 def sample(
-    density: Density,
+    density: ChainTarget,
     *,
     key: Array,
     chains: int,

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from numpy.typing import NDArray
 
-from ranef.inference.lmm.model import Mixed
+from ranef.inference.lmm.model import LinearMixedModel
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
 
 # Numbers that an evaluation may hold.
@@ -27,7 +27,7 @@ _WIDE = 12
 
 
 @dataclass(frozen=True)
-class Collapsed:
+class JaxMarginalLikelihood:
     """The likelihood as a function of roots and sigma; `data` holds its arrays.
 
     Attributes:
@@ -38,12 +38,12 @@ class Collapsed:
             (R + q, R + q) the products among these, penalty (q, q) of the common effects.
     """
 
-    mixed: Mixed
+    mixed: LinearMixedModel
     order: tuple[int, ...]
     data: Mapping[str, NDArray[np.float64]]
 
     @classmethod
-    def of(cls, mixed: Mixed) -> "Collapsed | None":
+    def of(cls, mixed: LinearMixedModel) -> "JaxMarginalLikelihood | None":
         """None where it would hold more numbers than serve a sampler."""
         products = mixed.solver.products
         sizes = [j * k for j, k in zip(products.levels, products.widths, strict=True)]
@@ -136,7 +136,7 @@ def _eliminated(own: Array, beside: Array) -> tuple[Array, Array]:
     return jnp.stack(out), log_det
 
 
-def _met(mixed: Mixed, f: int, h: int) -> NDArray[np.float64]:
+def _met(mixed: LinearMixedModel, f: int, h: int) -> NDArray[np.float64]:
     """Z_f' Z_h with the levels of f last, (k_f, J_h k_h, J_f)."""
     products = mixed.solver.products
     pairs = products.pairs[min(f, h), max(f, h)]
@@ -148,7 +148,7 @@ def _met(mixed: Mixed, f: int, h: int) -> NDArray[np.float64]:
     return out.reshape(products.widths[f], -1, products.levels[f])
 
 
-def _rest(mixed: Mixed, factors: Sequence[int]) -> NDArray[np.float64]:
+def _rest(mixed: LinearMixedModel, factors: Sequence[int]) -> NDArray[np.float64]:
     """The products among the coefficients of some factors, the common columns, the response."""
     products = mixed.solver.products
     starts = np.cumsum([0, *(products.levels[f] * products.widths[f] for f in factors)])

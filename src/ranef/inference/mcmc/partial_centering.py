@@ -27,7 +27,7 @@ from ranef.terms.blocks import LinearBlock
 
 
 @dataclass(frozen=True)
-class Centring:
+class PartialCentering:
     """Of one term that varies by level.
 
     Attributes:
@@ -44,7 +44,7 @@ class Centring:
     cross: NDArray[np.float64]
     response: NDArray[np.float64]
     common: Mapping[str, Array]
-    spread: float | str
+    residual_scale: float | str
 
     def effects(
         self, eta: Array, factor: Array, values: Mapping[str, Array]
@@ -56,7 +56,11 @@ class Centring:
             factor: L (k, k).
             values: of the scales and of the common effects.
         """
-        s = values[self.spread] if isinstance(self.spread, str) else self.spread
+        s = (
+            values[self.residual_scale]
+            if isinstance(self.residual_scale, str)
+            else self.residual_scale
+        )
         inside = jnp.einsum("ca,jcd,db->jab", factor, self.own, factor) / s**2
         root = cholesky(inside + jnp.eye(len(factor)))
         lower = jnp.broadcast_to(factor.T, root.shape)
@@ -69,9 +73,9 @@ class Centring:
         return effects, len(eta) * jnp.log(jnp.diagonal(factor)).sum() - log_root
 
 
-def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[Centring]:
+def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[PartialCentering]:
     """Of every term that varies by level."""
-    blocks = {label: b for label, b in problem.structure().items() if b is not None}
+    blocks = {label: b for label, b in problem.unit_blocks().items() if b is not None}
     normal = problem.normal()
     out = []
     for label, block in blocks.items():
@@ -84,7 +88,7 @@ def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[Centring]
             if b.codes is None and not b.scales and problem.predicts[other] == parameter
         ]
         columns, common = _common(beside, latents, len(block.columns))
-        spread: float | str = problem.spreads.get(parameter, 1.0)
+        spread: float | str = problem.residual_scales.get(parameter, 1.0)
         if parameter == problem.location and normal is not None and normal.sigma in latents:
             spread = normal.sigma
         z = np.asarray(block.columns, dtype=np.float64)
@@ -96,7 +100,7 @@ def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[Centring]
                 z = z * normal.weights[:, None]
         own = _by_level(block, z, np.asarray(block.columns))
         cross, pull = _by_level(block, z, columns), _by_level(block, z, response)[..., 0]
-        out.append(Centring(label, own, cross, pull, common, spread))
+        out.append(PartialCentering(label, own, cross, pull, common, spread))
     return out
 
 

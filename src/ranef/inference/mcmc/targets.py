@@ -17,18 +17,18 @@ from numpyro.infer.util import log_density
 from ranef import priors
 from ranef.inference.advi import guide as guides
 from ranef.inference.base import Draws
-from ranef.inference.lmm.coefficient_posterior import Coefficients
-from ranef.inference.lmm.marginal_posterior import Marginal
+from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
+from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import dependent
-from ranef.inference.mcmc.marginal_likelihood import Collapsed
-from ranef.inference.mcmc.partial_centering import Centring, centrings
+from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
+from ranef.inference.mcmc.partial_centering import PartialCentering, centrings
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.program.problem import Latent, Problem
 from ranef.terms.blocks import LinearBlock
 
 
 @dataclass(frozen=True)
-class Sampled:
+class JointTarget:
     """The density of everything, common effects whitened and group effects partly centred.
 
     Attributes:
@@ -39,11 +39,11 @@ class Sampled:
 
     problem: Problem
     guide: guides.Guide
-    centrings: Sequence[Centring]
+    centrings: Sequence[PartialCentering]
     about = "of all parameters"
 
     @classmethod
-    def of(cls, problem: Problem, latents: Mapping[str, Latent]) -> "Sampled":
+    def of(cls, problem: Problem, latents: Mapping[str, Latent]) -> "JointTarget":
         guide = guides.build("structured", latents, problem)
         return cls(problem, guide, centrings(problem, latents))
 
@@ -85,7 +85,7 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class Integrated:
+class MarginalTarget:
     """The density of the scales and correlations, with the coefficients integrated out.
 
     Attributes:
@@ -101,8 +101,8 @@ class Integrated:
     latents: Mapping[str, Latent]
     first: Any
     given: Mapping[str, Array]
-    collapsed: Collapsed
-    marginal: Marginal
+    collapsed: JaxMarginalLikelihood
+    marginal: LMMHyperposterior
     about = "of the scales, coefficients integrated out"
 
     @classmethod
@@ -110,9 +110,9 @@ class Integrated:
         cls,
         problem: Problem,
         latents: Mapping[str, Latent],
-        collapsed: Collapsed,
-        marginal: Marginal,
-    ) -> "Integrated":
+        collapsed: JaxMarginalLikelihood,
+        marginal: LMMHyperposterior,
+    ) -> "MarginalTarget":
         mixed = collapsed.mixed
         held = {name for name, _ in mixed.common}
         held |= {name for grouping in mixed.groupings for name, _ in grouping.sites}
@@ -175,7 +175,7 @@ class Integrated:
         x = marginal.coordinates.inverse(values)
         x = np.broadcast_to(x, (*shape, x.shape[-1]))
         flat = x.reshape(math.prod(shape), x.shape[-1])
-        coefficients = Coefficients(marginal, flat, seed, shape[0])
+        coefficients = CoefficientPosterior(marginal, flat, seed, shape[0])
         try:
             draws = coefficients.sites(values)
         except DependentColumnError as error:

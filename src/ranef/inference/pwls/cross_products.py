@@ -30,7 +30,7 @@ _SEVERAL = 12
 
 
 @dataclass(frozen=True)
-class Factor:
+class GroupingFactor:
     """Coefficients that vary by level: eta_i += columns_i . b[codes_i].
 
     Attributes:
@@ -47,7 +47,7 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowBatch:
     """A batch of rows.
 
     Attributes:
@@ -63,7 +63,7 @@ class Rows:
 
     response: Array
     common: Array
-    factors: Sequence[Factor] = ()
+    factors: Sequence[GroupingFactor] = ()
     weights: Array | None = None
     predictor: NDArray[np.int64] | None = None
     variance: Array | None = None
@@ -90,7 +90,7 @@ class Centre:
     response: Array
 
     @classmethod
-    def of(cls, rows: Rows, varying: frozenset[int] = frozenset()) -> "Centre":
+    def of(cls, rows: RowBatch, varying: frozenset[int] = frozenset()) -> "Centre":
         """The means of the batch, for predictors that have a constant column.
 
         Args:
@@ -122,7 +122,7 @@ class Centre:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class LevelPairs:
     """Z_f' W Z_h over the pairs of levels that meet in some row.
 
     Attributes:
@@ -155,7 +155,7 @@ class CrossProducts:
     common: Array
     own: tuple[Array, ...]
     cross: tuple[Array, ...]
-    pairs: dict[tuple[int, int], Pairs]
+    pairs: dict[tuple[int, int], LevelPairs]
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -201,7 +201,7 @@ class CrossProducts:
             tuple(arrays[f"products/own/{f}"] for f in range(count)),
             tuple(arrays[f"products/cross/{f}"] for f in range(count)),
             {
-                (int(f), int(h)): Pairs(
+                (int(f), int(h)): LevelPairs(
                     *(arrays[f"products/pairs/{f}/{h}/{n}"] for n in ("left", "right", "values"))
                 )
                 for f, h in met
@@ -219,7 +219,7 @@ class CrossProducts:
             tuple(share * block for block in self.own),
             tuple(share * block for block in self.cross),
             {
-                key: Pairs(pairs.left, pairs.right, share * pairs.values)
+                key: LevelPairs(pairs.left, pairs.right, share * pairs.values)
                 for key, pairs in self.pairs.items()
             },
         )
@@ -241,7 +241,7 @@ class CrossProducts:
         )
 
 
-def cross_products(rows: Rows, centre: Centre | None = None) -> CrossProducts:
+def cross_products(rows: RowBatch, centre: Centre | None = None) -> CrossProducts:
     """Of one batch of rows, one pass over them.
 
     Args:
@@ -291,7 +291,7 @@ def cross_products(rows: Rows, centre: Centre | None = None) -> CrossProducts:
         own.append(np.ascontiguousarray(block[:, :w]))
         cross.append(np.ascontiguousarray(block[:, w:]))
     pairs = {
-        (f, h): Pairs(
+        (f, h): LevelPairs(
             seen // rows.factors[h].levels,
             seen % rows.factors[h].levels,
             met[f, h].reshape(widths[f], widths[h], -1),
@@ -370,7 +370,7 @@ def _add_by_pair(table: Array, places: NDArray[Any], products: Array) -> None:
     table += (adding @ products.T).T
 
 
-def pair_keys(factors: Sequence[Factor]) -> dict[tuple[int, int], tuple[NDArray, NDArray]]:
+def pair_keys(factors: Sequence[GroupingFactor]) -> dict[tuple[int, int], tuple[NDArray, NDArray]]:
     """For factors f before h: pairs of levels that meet, as one number, and each row's place."""
     out = {}
     for h in range(len(factors)):
@@ -380,10 +380,10 @@ def pair_keys(factors: Sequence[Factor]) -> dict[tuple[int, int], tuple[NDArray,
     return out
 
 
-def _merged(a: Pairs, b: Pairs, levels: int) -> Pairs:
+def _merged(a: LevelPairs, b: LevelPairs, levels: int) -> LevelPairs:
     key = np.concatenate([a.left, b.left]) * levels + np.concatenate([a.right, b.right])
     seen, inverse = np.unique(key, return_inverse=True)
     values = np.concatenate([a.values, b.values], axis=-1)
     flat = [np.bincount(inverse, each, len(seen)) for each in values.reshape(-1, len(key))]
     summed = np.array(flat, dtype=np.float64).reshape((*values.shape[:2], len(seen)))
-    return Pairs(seen // levels, seen % levels, summed)
+    return LevelPairs(seen // levels, seen % levels, summed)

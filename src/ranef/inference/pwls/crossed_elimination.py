@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from ranef.inference.pwls import batched_linalg
 from ranef.inference.pwls.cross_products import CrossProducts
-from ranef.inference.pwls.nested_elimination import Given, dense, pairs_of
-from ranef.inference.pwls.schur_complement import Factorized, Remainder
-from ranef.inference.pwls.sparse_cross_blocks import Meetings
+from ranef.inference.pwls.nested_elimination import EffectConditionals, dense, pairs_of
+from ranef.inference.pwls.schur_complement import SchurFactor, SchurLayout
+from ranef.inference.pwls.sparse_cross_blocks import SparseCrossBlocks
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Crossed:
+class CrossedElimination:
     """The largest factor, and the others beside it.
 
     Attributes:
@@ -36,14 +36,14 @@ class Crossed:
     factor: int
     own: Array
     columns: Array
-    meetings: Meetings
-    remainder: Remainder
+    meetings: SparseCrossBlocks
+    remainder: SchurLayout
     matrix: Array
 
     @classmethod
-    def of(cls, products: CrossProducts, factor: int, rest: Sequence[int]) -> "Crossed":
+    def of(cls, products: CrossProducts, factor: int, rest: Sequence[int]) -> "CrossedElimination":
         levels, widths = products.levels, products.widths
-        remainder = Remainder.of(
+        remainder = SchurLayout.of(
             [(f, levels[f], widths[f]) for f in rest], len(products.common) - 1
         )
         level, places, values = [], [], []
@@ -60,7 +60,7 @@ class Crossed:
             factor,
             products.own[factor][:, :, None],
             products.cross[factor][:, :, None],
-            Meetings(
+            SparseCrossBlocks(
                 np.searchsorted(flat_level, np.arange(levels[factor] + 1)),
                 flat_place[order],
                 flat_level,
@@ -81,10 +81,10 @@ class Crossed:
             + self.remainder.size**3 // 1_000
         )
 
-    def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedEliminated":
+    def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedFactorization":
         """At one value of the hyperparameters: roots (1, k, k), penalty (1, p + 1, p + 1)."""
         k, r = len(self.own), self.remainder.random
-        found = _Levels.of(roots[self.factor], self.every)
+        found = _EliminatedLevels.of(roots[self.factor], self.every)
         columns = found.half[:, k:]
         g = self.matrix.copy()
         self.meetings.subtract_gram(g[:r, :r], found.reduce)
@@ -93,44 +93,44 @@ class Crossed:
         g[r:, r:] -= batched_linalg.gram(columns, columns)[0]
         rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
         remainder = self.remainder.factorize(g[None], rest, penalty)
-        return CrossedEliminated(self, found, remainder)
+        return CrossedFactorization(self, found, remainder)
 
     @cached_property
     def every(self) -> Array:
         """Cross-products with itself, the common columns and the response, (k, k + q, 1, J)."""
         return np.concatenate([self.own, self.columns], axis=1)
 
-    def bare(self) -> "Crossed":
-        """As `Chain.bare`."""
+    def bare(self) -> "CrossedElimination":
+        """As `NestedElimination.bare`."""
         own, columns = self.own[..., :0], self.columns[..., :0]
         return replace(self, own=own, columns=columns, matrix=self.matrix[:0])
 
     def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
-        """As `Chain.family`."""
+        """As `NestedElimination.family`."""
         return {f: np.unique(own) for f, own in levels.items() if f == self.factor}
 
     def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-        """As `Chain.parents`: there are none."""
+        """As `NestedElimination.parents`: there are none."""
         return {}
 
     def drawn(
         self,
         factor: int,
         levels: NDArray[np.int64],
-        given: Given,
+        given: EffectConditionals,
         above: Iterable[Array],
         noise: Array,
     ) -> Array:
-        """As `Chain.drawn`."""
+        """As `NestedElimination.drawn`."""
         every = np.ascontiguousarray(given.every[0][..., levels])
-        found = _Levels.of(given.roots[factor], every)
+        found = _EliminatedLevels.of(given.roots[factor], every)
         half = found.half[:, len(every) :]
         rest = self.meetings.at(levels).left(given.last, half, found.reduce)
         return found.effects(rest + given.sigma[:, None] * noise)
 
 
 @dataclass(frozen=True)
-class _Levels:
+class _EliminatedLevels:
     """Levels of the eliminated factor at given hyperparameters; `reduce` is L^-1 Lambda'."""
 
     root: Array
@@ -140,7 +140,7 @@ class _Levels:
     reduce: Array
 
     @classmethod
-    def of(cls, root: Array, every: Array) -> "_Levels":
+    def of(cls, root: Array, every: Array) -> "_EliminatedLevels":
         """From Lambda (1, k, k) and the cross-products (k, k + q, 1, J), of all or of some."""
         k = len(every)
         root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
@@ -160,12 +160,12 @@ class _Levels:
 
 
 @dataclass(frozen=True)
-class CrossedEliminated:
+class CrossedFactorization:
     """The whole system at one value of the hyperparameters."""
 
-    crossed: Crossed
-    levels: _Levels
-    remainder: Factorized
+    crossed: CrossedElimination
+    levels: _EliminatedLevels
+    remainder: SchurFactor
 
     @property
     def log_det_random(self) -> Array:
@@ -173,12 +173,12 @@ class CrossedEliminated:
         lower, k = self.levels.lower, np.arange(len(self.levels.root))
         return self.remainder.log_det_random + 2 * np.log(lower[k, k]).sum(axis=(0, 2))
 
-    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> Given:
-        """As `Eliminated.given`."""
-        return Given(roots, (self.levels.every,), sigma, last)
+    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> EffectConditionals:
+        """As `NestedFactorization.given`."""
+        return EffectConditionals(roots, (self.levels.every,), sigma, last)
 
     def effects(self) -> tuple[dict[int, Array], Array]:
-        """As `Eliminated.effects`."""
+        """As `NestedFactorization.effects`."""
         last, levels = self.remainder.coefficients, self.levels
         half = levels.half[:, len(levels.root) :]
         b = levels.effects(self.crossed.meetings.left(last, half, levels.reduce))
@@ -187,9 +187,9 @@ class CrossedEliminated:
 
 
 class CrossedCovariances:
-    """As `Covariances`: V_jj = Lambda D^-1 Lambda' + R_j V R_j', V gathered where j meets it."""
+    """V_jj = Lambda D^-1 Lambda' + R_j V R_j', V gathered where j meets it."""
 
-    def __init__(self, system: CrossedEliminated, *, common: bool) -> None:
+    def __init__(self, system: CrossedFactorization, *, common: bool) -> None:
         self.system = system
         self.inverse = system.remainder.inverse(common=common)
         self.last = system.remainder.covariance(self.inverse)
@@ -202,7 +202,7 @@ class CrossedCovariances:
         mixed = meetings.times(root, np.ascontiguousarray(v[:r, r:]))
         crossings = np.einsum("aqj,cqj->acj", mixed, half[:, :, 0])
         out = out + crossings + crossings.transpose(1, 0, 2)
-        return (out + meetings.spread(root, v[:r, :r]))[:, :, None]
+        return (out + meetings.congruence(root, v[:r, :r]))[:, :, None]
 
     def _eliminated(self) -> Array:
         """The covariance of each level's effects of the eliminated factor, (k, k, 1, J)."""
@@ -213,7 +213,7 @@ class CrossedCovariances:
         return self._spread(whole, reach) + whole[:, :, None]
 
     def variances(self) -> tuple[dict[int, Array], Array]:
-        """As `Covariances.variances`."""
+        """As `SelectedInverse.variances`."""
         system = self.system
         at = np.arange(len(system.levels.root))
         out = {system.crossed.factor: self._eliminated()[at, at].transpose(1, 2, 0)}
@@ -223,7 +223,7 @@ class CrossedCovariances:
         return out, last
 
     def combined(self, factor: int, combinations: Array) -> Array:
-        """As `Covariances.combined`."""
+        """As `SelectedInverse.combined`."""
         if factor != self.system.crossed.factor:
             parts = self.system.remainder.layout.parts
             part = next(p for p in parts if p.factor == factor)
@@ -232,7 +232,7 @@ class CrossedCovariances:
         return np.einsum("mk,klbj,ml->bjm", combinations, blocks, combinations, optimize=True)
 
     def derivatives(self) -> dict[int, tuple[Array, Array]]:
-        """As `Covariances.derivatives`."""
+        """As `SelectedInverse.derivatives`."""
         system, levels = self.system, self.system.levels
         k = len(levels.root)
         out = system.remainder.derivatives(self.inverse)

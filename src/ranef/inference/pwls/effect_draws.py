@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.inference.pwls.crossed_elimination import Crossed
-from ranef.inference.pwls.nested_elimination import Chain, Given
+from ranef.inference.pwls.crossed_elimination import CrossedElimination
+from ranef.inference.pwls.nested_elimination import EffectConditionals, NestedElimination
 from ranef.numerics.blas_threads import side_by_side, threads_for
-from ranef.numerics.counter_rng import Noise
+from ranef.numerics.counter_rng import CounterRNG
 
 Array = NDArray[np.float64]
 Levels = NDArray[np.int64]
@@ -25,15 +25,15 @@ _TILE = 512
 
 
 @dataclass(frozen=True)
-class Cell:
+class SharedFactorization:
     """Draws that share a factorization: which they are, and what is given of them."""
 
     members: NDArray[np.int64]
-    given: Given
+    given: EffectConditionals
 
 
 @dataclass(frozen=True)
-class Place:
+class SitePlacement:
     """Where the values of a site lie: `count` columns of a factor from `start`, of one level.
 
     Where all rows share the factor's one level, the site has no axis of levels.
@@ -53,7 +53,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Drift:
+class EffectDrift:
     """How the effects of draws that share a cell move with their hyperparameters.
 
     Attributes:
@@ -74,7 +74,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Effects:
+class EffectSampler:
     """The effects of every level, given draws of the hyperparameters and of the remainder.
 
     Attributes:
@@ -88,15 +88,15 @@ class Effects:
         drift: where draws share a cell; None where each has one of its own, and in files of before.
     """
 
-    system: Chain | Crossed
-    cells: tuple[Cell, ...]
-    places: tuple[Place, ...]
+    system: NestedElimination | CrossedElimination
+    cells: tuple[SharedFactorization, ...]
+    places: tuple[SitePlacement, ...]
     levels: tuple[int, ...]
     widths: tuple[int, ...]
     chains: int
     seed: int
     largest: int
-    drift: Drift | None = None
+    drift: EffectDrift | None = None
 
     @property
     def draws(self) -> int:
@@ -169,7 +169,7 @@ class Effects:
     def _noise(self, factor: int, levels: Levels, size: int) -> Array:
         """(k, draws, size), zero beyond the levels."""
         out = np.zeros((self.widths[factor], self.draws, size))
-        noise = Noise(self.seed, factor).of(levels, out.shape[0] * self.draws)
+        noise = CounterRNG(self.seed, factor).of(levels, out.shape[0] * self.draws)
         each = noise.reshape(len(levels), *out.shape[:2])
         out[..., : len(levels)] = each.transpose(1, 2, 0)
         return out

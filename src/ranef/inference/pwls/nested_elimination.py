@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.pwls import batched_linalg
-from ranef.inference.pwls.cross_products import CrossProducts, Pairs
-from ranef.inference.pwls.schur_complement import Factorized, Remainder
+from ranef.inference.pwls.cross_products import CrossProducts, LevelPairs
+from ranef.inference.pwls.schur_complement import SchurFactor, SchurLayout
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Stage:
+class EliminationStage:
     """One factor of the chain, its levels in the order that puts siblings side by side.
 
     Attributes:
@@ -65,7 +65,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Given:
+class EffectConditionals:
     """What the effects of single levels are drawn from, at B values of the hyperparameters.
 
     Attributes:
@@ -82,18 +82,20 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Chain:
+class NestedElimination:
     """Stages in order of elimination, and what remains after them."""
 
-    stages: tuple[Stage, ...]
-    remainder: Remainder
+    stages: tuple[EliminationStage, ...]
+    remainder: SchurLayout
     matrix: Array
 
     @classmethod
-    def of(cls, products: CrossProducts, chain: Sequence[int], rest: Sequence[int]) -> "Chain":
+    def of(
+        cls, products: CrossProducts, chain: Sequence[int], rest: Sequence[int]
+    ) -> "NestedElimination":
         """Eliminate the factors `chain`, each nested in the next, and keep `rest` as columns."""
         levels, widths = products.levels, products.widths
-        remainder = Remainder.of(
+        remainder = SchurLayout.of(
             [(f, levels[f], widths[f]) for f in rest], len(products.common) - 1
         )
         orders, parents = _family_order(products, chain)
@@ -109,7 +111,7 @@ class Chain:
                 places.append(place[parents[s][t][order]])
                 starts.append(np.flatnonzero(np.diff(places[-1], prepend=-1)))
             stages.append(
-                Stage(
+                EliminationStage(
                     f,
                     order,
                     products.own[f][:, :, None, order],
@@ -132,7 +134,7 @@ class Chain:
             + len(self.matrix) ** 2
         )
 
-    def factorize(self, roots: Sequence[Array], penalty: Array) -> "Eliminated":
+    def factorize(self, roots: Sequence[Array], penalty: Array) -> "NestedFactorization":
         """At B values of the hyperparameters.
 
         Args:
@@ -148,7 +150,7 @@ class Chain:
         steps = []
         for s, stage in enumerate(self.stages):
             every = np.concatenate([own[s], *later[s], columns[s]], axis=1) if s else stage.every
-            steps.append(Step.of(roots[stage.factor], every))
+            steps.append(StageFactor.of(roots[stage.factor], every))
             half, k = steps[-1].half, len(every)
             if s + 1 == count:
                 h = half[:, k:]
@@ -170,10 +172,12 @@ class Chain:
                 columns[t] = columns[t] - less(h)
             g = g - batched_linalg.gram(h, h)
         rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
-        return Eliminated(self.stages, tuple(steps), self.remainder.factorize(g, rest, penalty))
+        return NestedFactorization(
+            self.stages, tuple(steps), self.remainder.factorize(g, rest, penalty)
+        )
 
-    def bare(self) -> "Chain":
-        """Without the cross-products: what `Given` does not say of how effects are drawn."""
+    def bare(self) -> "NestedElimination":
+        """The layout without the cross-products, for draws from `EffectConditionals`."""
         stages = tuple(
             replace(
                 stage,
@@ -183,7 +187,7 @@ class Chain:
             )
             for stage in self.stages
         )
-        return Chain(stages, self.remainder, self.matrix[:0])
+        return NestedElimination(stages, self.remainder, self.matrix[:0])
 
     def _stage(self, factor: int) -> int:
         return [stage.factor for stage in self.stages].index(factor)
@@ -212,7 +216,7 @@ class Chain:
         self,
         factor: int,
         levels: NDArray[np.int64],
-        given: Given,
+        given: EffectConditionals,
         above: Iterable[Array],
         noise: Array,
     ) -> Array:
@@ -228,13 +232,13 @@ class Chain:
         s = self._stage(factor)
         places = self.stages[s].place[levels]
         every = np.ascontiguousarray(given.every[s][..., places])
-        step = Step.of(given.roots[factor], every)
+        step = StageFactor.of(given.roots[factor], every)
         rest = step.outer(list(above), given.last) + given.sigma[:, None] * noise
         return step.effects(rest[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
-class Step:
+class StageFactor:
     """Levels of a stage at given hyperparameters: every = [A, C], half = L^-1 Lambda' every."""
 
     root: Array
@@ -243,7 +247,7 @@ class Step:
     half: Array
 
     @classmethod
-    def of(cls, root: Array, every: Array) -> "Step":
+    def of(cls, root: Array, every: Array) -> "StageFactor":
         """From Lambda (B, k, k) and [A, C], of all the levels or of some."""
         k = len(every)
         root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
@@ -279,12 +283,12 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Eliminated:
+class NestedFactorization:
     """The whole system at B values of the hyperparameters."""
 
-    stages: tuple[Stage, ...]
-    steps: tuple[Step, ...]
-    remainder: Factorized
+    stages: tuple[EliminationStage, ...]
+    steps: tuple[StageFactor, ...]
+    remainder: SchurFactor
 
     @property
     def log_det_random(self) -> Array:
@@ -296,9 +300,9 @@ class Eliminated:
             out = out + 2 * np.log(step.lower[k, k]).sum(axis=(0, 2))
         return out
 
-    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> Given:
+    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> EffectConditionals:
         """What effects are drawn from, once the remainder's coefficients have been."""
-        return Given(roots, tuple(step.every for step in self.steps), sigma, last)
+        return EffectConditionals(roots, tuple(step.every for step in self.steps), sigma, last)
 
     def effects(self) -> tuple[dict[int, Array], Array]:
         """The solution: coefficients by factor, (B, J, k), and the remainder's (B, Q)."""
@@ -313,7 +317,7 @@ class Eliminated:
         return {**out, **self.remainder.layout.effects(last)}, last
 
 
-def dense(products: CrossProducts, remainder: Remainder) -> Array:
+def dense(products: CrossProducts, remainder: SchurLayout) -> Array:
     """The cross-products among what remains, (Q, Q)."""
     out = np.zeros((remainder.size, remainder.size))
     r = remainder.random
@@ -336,7 +340,7 @@ def dense(products: CrossProducts, remainder: Remainder) -> Array:
     return out
 
 
-def _columns(products: CrossProducts, factor: int, remainder: Remainder) -> Array:
+def _columns(products: CrossProducts, factor: int, remainder: SchurLayout) -> Array:
     """Cross-products of a factor's levels with everything in the remainder, (k, Q, J)."""
     k, levels = products.widths[factor], products.levels[factor]
     out = np.zeros((k, remainder.size, levels))
@@ -348,13 +352,13 @@ def _columns(products: CrossProducts, factor: int, remainder: Remainder) -> Arra
     return out
 
 
-def pairs_of(products: CrossProducts, f: int, h: int) -> Pairs:
+def pairs_of(products: CrossProducts, f: int, h: int) -> LevelPairs:
     """Of the levels of f with those of h, in the order of f."""
     if f < h:
         return products.pairs[f, h]
     turned = products.pairs[h, f]
     order = np.argsort(turned.right, kind="stable")
-    return Pairs(
+    return LevelPairs(
         turned.right[order], turned.left[order], turned.values.transpose(1, 0, 2)[..., order]
     )
 

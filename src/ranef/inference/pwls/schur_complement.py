@@ -38,7 +38,7 @@ class DependentColumnError(ArithmeticError):
 
 
 @dataclass(frozen=True)
-class Part:
+class FactorSlice:
     """Where a factor of the remainder lies: `levels` runs of `width` from `start`."""
 
     factor: int
@@ -62,7 +62,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Remainder:
+class SchurLayout:
     """The layout of the dense matrix.
 
     Attributes:
@@ -70,15 +70,15 @@ class Remainder:
         common: p.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[FactorSlice, ...]
     common: int
 
     @classmethod
-    def of(cls, factors: Sequence[tuple[int, int, int]], common: int) -> "Remainder":
+    def of(cls, factors: Sequence[tuple[int, int, int]], common: int) -> "SchurLayout":
         """From (factor, levels, width) of each remaining factor."""
         parts, start = [], 0
         for factor, levels, width in factors:
-            parts.append(Part(factor, start, levels, width))
+            parts.append(FactorSlice(factor, start, levels, width))
             start += levels * width
         return cls(tuple(parts), common)
 
@@ -92,7 +92,7 @@ class Remainder:
         """R + p + 1."""
         return self.random + self.common + 1
 
-    def part(self, factor: int) -> Part:
+    def part(self, factor: int) -> FactorSlice:
         """The part of a factor that remains."""
         return next(part for part in self.parts if part.factor == factor)
 
@@ -144,7 +144,7 @@ class Remainder:
             out[:, part.place] = turned.reshape(len(out), -1)
         return out
 
-    def factorize(self, g: Array, roots: Mapping[int, Array], penalty: Array) -> "Factorized":
+    def factorize(self, g: Array, roots: Mapping[int, Array], penalty: Array) -> "SchurFactor":
         """The factorization at B values of the hyperparameters.
 
         Args:
@@ -169,7 +169,7 @@ class Remainder:
         coefficients = np.concatenate(
             [self.unscaled(solution, roots), np.full((len(s), 1), -1.0)], axis=1
         )
-        return Factorized(
+        return SchurFactor(
             self,
             g,
             roots,
@@ -200,7 +200,7 @@ class Remainder:
 
 
 def _each(s: Array, right: Array) -> tuple[Array, Array, Array]:
-    """As `Remainder._one`, of several matrices; nan where one fails."""
+    """As `SchurLayout._one`, of several matrices; nan where one fails."""
     try:
         lower = np.linalg.cholesky(s)
     except np.linalg.LinAlgError:
@@ -218,7 +218,7 @@ def _each(s: Array, right: Array) -> tuple[Array, Array, Array]:
 
 
 @dataclass(frozen=True)
-class Factorized:
+class SchurFactor:
     """The remainder at B values of the hyperparameters.
 
     Attributes:
@@ -231,7 +231,7 @@ class Factorized:
         residual: (B,) penalised residual sum of squares.
     """
 
-    layout: Remainder
+    layout: SchurLayout
     g: Array
     roots: Mapping[int, Array]
     lower: Array

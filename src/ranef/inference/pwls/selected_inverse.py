@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.pwls import batched_linalg
-from ranef.inference.pwls.nested_elimination import Eliminated, Step
+from ranef.inference.pwls.nested_elimination import NestedFactorization, StageFactor
 
 Array = NDArray[np.float64]
 
 
-class Covariances:
+class SelectedInverse:
     """Blocks of the inverse in units of sigma^2; `common` False holds the common effects fixed.
 
     Those of the first stage with the remainder are there if the `whole` is asked for.
@@ -22,7 +22,7 @@ class Covariances:
     V_jj = Lambda D^-1 Lambda' + R_j V R_j'.
     """
 
-    def __init__(self, system: Eliminated, *, common: bool, whole: bool = False) -> None:
+    def __init__(self, system: NestedFactorization, *, common: bool, whole: bool = False) -> None:
         self.system, self._whole = system, whole
         self.inverse = system.remainder.inverse(common=common)
         self.last = system.remainder.covariance(self.inverse)
@@ -141,7 +141,7 @@ class Covariances:
             spread = self._spread_by(s, reduced[:, k:])[0]
             information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
             above = stage.above(found)
-            bare = Step(step.root, step.every, step.lower, reduced)
+            bare = StageFactor(step.root, step.every, step.lower, reduced)
             score = bare.outer(above, last)[:, 0]
             found.append(step.effects(step.outer(above, last)[:, None])[:, 0])
             root = step.root[..., 0, 0]

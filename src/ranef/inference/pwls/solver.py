@@ -21,9 +21,18 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.inference.pwls.cross_products import CrossProducts
-from ranef.inference.pwls.crossed_elimination import Crossed, CrossedCovariances, CrossedEliminated
-from ranef.inference.pwls.nested_elimination import Chain, Eliminated, Given, nested
-from ranef.inference.pwls.selected_inverse import Covariances
+from ranef.inference.pwls.crossed_elimination import (
+    CrossedCovariances,
+    CrossedElimination,
+    CrossedFactorization,
+)
+from ranef.inference.pwls.nested_elimination import (
+    EffectConditionals,
+    NestedElimination,
+    NestedFactorization,
+    nested,
+)
+from ranef.inference.pwls.selected_inverse import SelectedInverse
 
 Array = NDArray[np.float64]
 
@@ -75,12 +84,12 @@ class PWLS:
     @property
     def is_cheap(self) -> bool:
         """Whether thousands of evaluations can be afforded."""
-        return isinstance(self.system, Chain) and self.cost <= _CHEAP
+        return isinstance(self.system, NestedElimination) and self.cost <= _CHEAP
 
     @property
     def is_affordable(self) -> bool:
         """Whether they can where nothing less serves."""
-        return isinstance(self.system, Chain) and self.cost <= _AFFORDABLE
+        return isinstance(self.system, NestedElimination) and self.cost <= _AFFORDABLE
 
     @property
     def serves_chains(self) -> bool:
@@ -90,7 +99,7 @@ class PWLS:
     @property
     def batch(self) -> int:
         """How many values of the hyperparameters are solved for at once."""
-        return max(1, _BATCH // self.cost) if isinstance(self.system, Chain) else 1
+        return max(1, _BATCH // self.cost) if isinstance(self.system, NestedElimination) else 1
 
     def penalty(self, mean: Array, precision: Array) -> Array:
         """The normal prior of the common effects as a quadratic form of (beta, -1).
@@ -132,7 +141,7 @@ class PWLS:
             yield slice(start, min(count, start + self.batch))
 
 
-def _analysed(products: CrossProducts) -> Chain | Crossed:
+def _analysed(products: CrossProducts) -> NestedElimination | CrossedElimination:
     """Which factor to eliminate, and how to hold what it meets."""
     sizes = np.array([j * k for j, k in zip(products.levels, products.widths, strict=True)])
     # Coefficients of one level are columns of the remainder: nothing is gained by elimination.
@@ -146,13 +155,13 @@ def _analysed(products: CrossProducts) -> Chain | Crossed:
     rest = [f for f in order if f not in chain]
     remaining = int(sizes[rest].sum())
     if not rest or not chain:
-        return Chain.of(products, chain, rest)
+        return NestedElimination.of(products, chain, rest)
     first = order[0]
     cells = int(sizes[chain].sum()) * (remaining + len(products.common))
     met = sum(products.pairs[min(first, f), max(first, f)].values.size for f in rest)
     full = met > _FULL * int(sizes[first]) * remaining
     if cells <= _DENSE or (full and cells <= _DENSE_AT_MOST):
-        return Chain.of(products, chain, rest)
+        return NestedElimination.of(products, chain, rest)
     if met > _MET:
         raise TooManyEffectsError(
             f"at most {_MET:,} cross-products of the largest grouping with what is beside it, and "
@@ -164,7 +173,7 @@ def _analysed(products: CrossProducts) -> Chain | Crossed:
             f"factors a dense matrix of at most {MOST_REMAINING:,} effects, and the groupings "
             f"beside the largest have {remaining:,} together"
         )
-    return Crossed.of(products, first, order[1:])
+    return CrossedElimination.of(products, first, order[1:])
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ class Solution:
     """
 
     solver: PWLS
-    system: Eliminated | CrossedEliminated
+    system: NestedFactorization | CrossedFactorization
     roots: tuple[Array, ...]
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -221,22 +230,22 @@ class Solution:
         return (centred + solver._offset) @ solver._back.T
 
     @property
-    def covariances(self) -> Covariances | CrossedCovariances:
+    def covariances(self) -> SelectedInverse | CrossedCovariances:
         """Blocks of the inverse."""
         # Before Python 3.12 cached properties of all instances wait for one lock.
         if "covariances" not in self._cache:
             self._cache["covariances"] = self._inverse(common=True)
         return self._cache["covariances"]
 
-    def whole_covariances(self) -> Covariances:
+    def whole_covariances(self) -> SelectedInverse:
         """Every block that rows need, after an elimination along a chain."""
-        assert isinstance(self.system, Eliminated)
-        return Covariances(self.system, common=True, whole=True)
+        assert isinstance(self.system, NestedFactorization)
+        return SelectedInverse(self.system, common=True, whole=True)
 
-    def _inverse(self, *, common: bool) -> Covariances | CrossedCovariances:
-        if isinstance(self.system, CrossedEliminated):
+    def _inverse(self, *, common: bool) -> SelectedInverse | CrossedCovariances:
+        if isinstance(self.system, CrossedFactorization):
             return CrossedCovariances(self.system, common=common)
-        return Covariances(self.system, common=common)
+        return SelectedInverse(self.system, common=common)
 
     @property
     def effect_variances(self) -> tuple[Array, ...]:
@@ -292,6 +301,6 @@ class Solution:
         """The common effects (M, p) of `remainder_draws`."""
         return self._uncentred(remainder)
 
-    def given(self, sigma: Array, remainder: Array) -> Given:
+    def given(self, sigma: Array, remainder: Array) -> EffectConditionals:
         """What effects are drawn from, given `remainder_draws` at the same sigma."""
         return self.system.given(self.roots, sigma, remainder)

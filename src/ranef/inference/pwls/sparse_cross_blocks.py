@@ -28,7 +28,7 @@ _KEPT, _STRIPE, _GATHERED = 10_000_000, 1_024, 2_000_000
 
 
 @dataclass(frozen=True)
-class Meetings:
+class SparseCrossBlocks:
     """Which coefficients each level meets, and the cross-products.
 
     Attributes:
@@ -48,13 +48,13 @@ class Meetings:
     def levels(self) -> int:
         return len(self.starts) - 1
 
-    def at(self, levels: NDArray[np.int64]) -> "Meetings":
+    def at(self, levels: NDArray[np.int64]) -> "SparseCrossBlocks":
         """Those of some levels, in their order."""
         counts = np.diff(self.starts)[levels]
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         level = np.repeat(np.arange(len(levels)), counts)
         own = np.arange(starts[-1]) - starts[level] + self.starts[levels][level]
-        return Meetings(starts, self.places[own], level, self.values[:, own], self.r)
+        return SparseCrossBlocks(starts, self.places[own], level, self.values[:, own], self.r)
 
     def left(self, last: Array, half: Array, root: Array) -> Array:
         """-half c - R_s v_s b: (k, M, J) for last = [b, c] (M, r + q), half (k, q, 1, J)."""
@@ -88,7 +88,7 @@ class Meetings:
         g -= upper
         g -= upper.T
 
-    def spread(self, root: Array, v: Array) -> Array:
+    def congruence(self, root: Array, v: Array) -> Array:
         """R_s v_s V v_s' R_s', (k, k, J), for root (k, k, J), symmetric v (r, r)."""
         k = len(self.values)
         if not self._kept:

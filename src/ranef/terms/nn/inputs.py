@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame, Index
+from ranef.data.frame import Frame, NameIndex
 from ranef.errors import DataError, OptionError
 from ranef.formula import model_matrix, transforms
 from ranef.formula.expression import Expression
@@ -186,24 +186,24 @@ def _mismatch(
 
 
 @dataclass(frozen=True)
-class Scan:
+class InputScan:
     """Levels and transforms of the batches so far, and the shape of each argument."""
 
-    matrix: model_matrix.Scan
+    matrix: model_matrix.MatrixScan
     shapes: tuple[tuple[int, ...], ...]
 
 
-def scan(seen: Scan | None, expressions: Sequence[Expression], frame: Frame) -> Scan:
+def scan(seen: InputScan | None, expressions: Sequence[Expression], frame: Frame) -> InputScan:
     """Learn from one batch of rows."""
     products = [(expression,) for expression in expressions]
     found = model_matrix.scan(seen.matrix if seen else None, products, frame, booleans=False)
     shapes = tuple(
         () if str(e) in found.factors else transforms.row_shape(e, frame) for e in expressions
     )
-    return Scan(found, shapes)
+    return InputScan(found, shapes)
 
 
-def finish(seen: Scan, expressions: Sequence[Expression]) -> tuple[Argument, ...]:
+def finish(seen: InputScan, expressions: Sequence[Expression]) -> tuple[Argument, ...]:
     """The arguments of the term."""
     out = []
     for expression, shape in zip(expressions, seen.shapes, strict=True):
@@ -236,7 +236,7 @@ def _codes(
     levels: tuple[str, ...], column: str, frame: Frame
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
     found = frame.levels(column)
-    place = Index(levels).places(found.names)
+    place = NameIndex(levels).places(found.names)
     present = found.present()
     if (found.codes < 0).any():
         row = frame.row_number(int(np.argmax(found.codes < 0)))

@@ -12,7 +12,7 @@ from ranef.terms.nn import graph, inputs
 
 
 @dataclass(frozen=True)
-class State:
+class NetworkState:
     """What the inputs were, and the network.
 
     Attributes:

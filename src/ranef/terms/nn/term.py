@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from numpyro.primitives import mutable
 
 from ranef.data.frame import Frame
-from ranef.data.moments import Measures, Scale
+from ranef.data.moments import ColumnMoments, Scale
 from ranef.errors import BackendError, FormulaError, OptionError, suggestion
 from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.priors import Prior
-from ranef.terms.base import Design, Parameter, Replay, Term, Variable
+from ranef.terms.base import Design, Parameter, RunOptions, Term, Variable
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.nn import graph, inputs, perceptron, variables
-from ranef.terms.nn.state import State
+from ranef.terms.nn.state import NetworkState
 from ranef.terms.nn.weights import KINDS
 
 # Hidden layers of a network whose formula says nothing of them.
@@ -67,10 +67,10 @@ def keras_on_jax() -> Any:
 
 
 @dataclass(frozen=True)
-class Scan:
+class NetworkScan:
     """The scan of the arguments, and some training rows."""
 
-    inputs: inputs.Scan
+    inputs: inputs.InputScan
     some: Frame
 
 
@@ -162,15 +162,15 @@ class Network(Term):
         """The site of whether the network is kept, one or zero."""
         return f"{self.site}/kept"
 
-    def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
+    def scan(self, accumulator: NetworkScan | None, frame: Frame) -> NetworkScan:
         seen = accumulator.inputs if accumulator else None
         found = inputs.scan(seen, self.call.arguments, frame)
         if accumulator:
-            return Scan(found, accumulator.some)
+            return NetworkScan(found, accumulator.some)
         some = np.unique(np.linspace(0, frame.n - 1, min(frame.n, _ROWS)).astype(np.int64))
-        return Scan(found, frame.take(some))
+        return NetworkScan(found, frame.take(some))
 
-    def finish(self, accumulator: Scan) -> State:
+    def finish(self, accumulator: NetworkScan) -> NetworkState:
         some, seen = accumulator.some, accumulator.inputs
         learned = transforms.finish(
             seen.matrix.triangles, transforms.stateful_calls(self.call.arguments)
@@ -182,13 +182,13 @@ class Network(Term):
         else:
             model, feeds = self._given(arguments)
             width = 0
-        state = State(
+        state = NetworkState(
             learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
         )
         self.weights.check(state)
         return state if self.options["net"] is None else self._standardized(state, some)
 
-    def _standardized(self, state: State, some: Frame) -> State:
+    def _standardized(self, state: NetworkState, some: Frame) -> NetworkState:
         """The state of a user's network with mean and sd of its outputs as it begins.
 
         They are in training mode, where batch norm takes the moments of its batch.
@@ -268,7 +268,7 @@ class Network(Term):
             for feed, (_, tensor) in zip(feeds, tensors, strict=True)
         )
 
-    def design(self, state: State, frame: Frame) -> Design:
+    def design(self, state: NetworkState, frame: Frame) -> Design:
         given, new = [], {}
         for argument, expression in zip(state.arguments, self.call.arguments, strict=True):
             rows, unseen = inputs.values(argument, expression, frame, state.learned)
@@ -279,18 +279,18 @@ class Network(Term):
             arrays["0"] = (arrays["0"] - state.mean) / state.sd
         return Design(arrays, (tuple(new),))
 
-    def columns(self, state: State, frame: Frame) -> NDArray[np.float64]:
+    def columns(self, state: NetworkState, frame: Frame) -> NDArray[np.float64]:
         """The numbers that an MLP standardizes."""
         return self.design(state, frame).arrays["0"] if state.mean.size else np.zeros((0, 0))
 
-    def carries_constant(self, state: State) -> bool:
+    def carries_constant(self, state: NetworkState) -> bool:
         return True
 
-    def measured(self, state: State, measures: Measures) -> State:
+    def measured(self, state: NetworkState, measures: ColumnMoments) -> NetworkState:
         constant = measures.sd <= 1e-12 * np.maximum(np.abs(measures.mean), 1e-300)
         return replace(state, mean=measures.mean, sd=np.where(constant, 1.0, measures.sd))
 
-    def equation(self, state: State) -> Summand:
+    def equation(self, state: NetworkState) -> Summand:
         listed: list[Line] = [(str(argument), Sub("i")) for argument in self.call.arguments]
         weights = f"{state.model.count_params():,} weights w, {self.weights.about}"
         law: Line = (f"f: a network of {_shown(state)}, {weights}",)
@@ -300,7 +300,7 @@ class Network(Term):
         return Summand(("f", *numbered, "(", *joined(listed, ", "), "; w)"), laws)
 
     def trained(
-        self, state: State, draws: Any, scales: Mapping[str, Scale]
+        self, state: NetworkState, draws: Any, scales: Mapping[str, Scale]
     ) -> tuple[Any, dict[str, NDArray]]:
         known, carried = variables.names(state.model), draws.carried[f"{self.site}/state"]
         means = self.weights.means(state, draws)
@@ -319,7 +319,7 @@ class Network(Term):
 
     def _on_predictors(
         self,
-        state: State,
+        state: NetworkState,
         draws: Any,
         scales: Mapping[str, Scale],
         held: dict[str, NDArray],
@@ -343,32 +343,36 @@ class Network(Term):
             out[bias] = ((held[bias] - shift) * kept * unit).astype(held[bias].dtype)
         return out
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+    def parameters(self, state: NetworkState, scale: Scale) -> dict[str, Parameter]:
         return self.weights.parameters(state, scale)
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: NetworkState) -> dict[str, Variable]:
         return self.weights.variables(state)
 
     def sample(
         self,
-        state: State,
+        state: NetworkState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         return self.weights.sample(state, design, priors_, scale, replay)
 
-    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
         return self.weights.basis(state, design, scale, replay)
 
     def settled(
-        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
+        self,
+        state: NetworkState,
+        design: Design,
+        scale: Scale,
+        given: Callable[[Callable], Callable],
     ) -> dict[str, Any]:
         return self.weights.settled(state, design, scale, given)
 
     def structure(
-        self, state: State, design: Design, priors_: Mapping[str, Prior], basis: Any = None
+        self, state: NetworkState, design: Design, priors_: Mapping[str, Prior], basis: Any = None
     ) -> LinearBlock | None:
         return None if basis is None else self.weights.structure(state, basis)
 
@@ -381,44 +385,44 @@ class Network(Term):
         """The term by its columns alone, such as nn(x, z)."""
         return f"{self.prefix}nn({', '.join(map(str, self.call.arguments))})"
 
-    def unit(self, state: State, scale: Scale) -> float:
+    def unit(self, state: NetworkState, scale: Scale) -> float:
         """What an output of one adds to the predictor."""
         return self._placed(state, scale, self._place)[1]
 
-    def output_shift(self, state: State, scale: Scale) -> float:
+    def output_shift(self, state: NetworkState, scale: Scale) -> float:
         """The output that adds nothing to the predictor."""
         return self._placed(state, scale, self._place)[0]
 
-    def _placed(self, state: State, scale: Scale, place: int) -> tuple[float, float]:
+    def _placed(self, state: NetworkState, scale: Scale, place: int) -> tuple[float, float]:
         """An output that adds nothing to its predictor, and what one more adds."""
         if self.options["net"] is None:
-            return 0.0, scale.spread
+            return 0.0, scale.sd
         if state.began is None:
             return 0.0, 1.0
         mean, sd = map(float, state.began[:, place])
         away = min(abs(mean), abs(mean - scale.location))
-        near = scale.spread / _NEAR <= sd <= _NEAR * scale.spread
-        if near and away <= _NEAR * scale.spread:
+        near = scale.sd / _NEAR <= sd <= _NEAR * scale.sd
+        if near and away <= _NEAR * scale.sd:
             return 0.0, 1.0
         # Only a bias can hold the shift for who calls the network without this package.
         last = graph.linear_end(state.model)
         shift = mean if last is not None and last.use_bias else 0.0
         # Outputs that begin small may grow by steps of the usual size; large ones cannot shrink so.
-        return shift, scale.spread / max(sd, 1.0)
+        return shift, scale.sd / max(sd, 1.0)
 
     @property
     def _place(self) -> int:
         """Of its output among those of the network."""
         return self.users.index(self.label)
 
-    def points(self, state: State, model: Any) -> list[Array]:
+    def points(self, state: NetworkState, model: Any) -> list[Array]:
         """The trainable weights of a part of the network, as point estimates."""
         return [
             jnp.asarray(numpyro.param(site, start, unit=_WEIGHT_UNIT))
             for site, start in self.starts(state, model)
         ]
 
-    def starts(self, state: State, model: Any) -> list[tuple[str, Any]]:
+    def starts(self, state: NetworkState, model: Any) -> list[tuple[str, Any]]:
         """The site of each weight, and where its search begins."""
         own, known = self.options["net"] is None, variables.names(state.model)
         return [
@@ -431,7 +435,9 @@ class Network(Term):
             for v in model.trainable_variables
         ]
 
-    def column(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+    def column(
+        self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
+    ) -> Array:
         """(n, 1) its output of the network, which runs once for all terms that share it."""
         if self.site not in replay.made:
             weights = self.points(state, state.model)
@@ -445,7 +451,7 @@ class Network(Term):
         unit = self.unit(state, scale) * kept.astype(output.dtype)
         return (output - self.output_shift(state, scale)) * unit
 
-    def features(self, state: State, design: Design, replay: Replay) -> Array | None:
+    def features(self, state: NetworkState, design: Design, replay: RunOptions) -> Array | None:
         last = graph.linear_end(state.model)
         if last is None or len(getattr(last.input, "shape", ())) != 2:
             return None
@@ -456,7 +462,7 @@ class Network(Term):
 
     def moved(
         self,
-        state: State,
+        state: NetworkState,
         scale: Scale,
         points: Mapping[str, Any],
         change: tuple[NDArray[np.float64], float],
@@ -475,7 +481,12 @@ class Network(Term):
         return out
 
     def output(
-        self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
+        self,
+        state: NetworkState,
+        design: Design,
+        replay: RunOptions,
+        model: Any,
+        weights: list[Array],
     ) -> Array:
         """Of the network, or of `model`, a part of it, within a NumPyro program."""
         carried, others = self._carried(state, model)
@@ -496,7 +507,7 @@ class Network(Term):
             numpyro.factor(f"{self.site}/penalty", -replay.rows * sum(losses))
         return output
 
-    def _carried(self, state: State, model: Any) -> tuple[Any, list[str]]:
+    def _carried(self, state: NetworkState, model: Any) -> tuple[Any, list[str]]:
         """What the network updates as it runs, by name, and the names in the network's order.
 
         The order of the dict is another one once JAX has had it.
@@ -510,7 +521,7 @@ class Network(Term):
         """What the inputs get, an array for each."""
         return [_on_device(a) for a in inputs.ordered(design.arrays)]
 
-    def frozen(self, state: State, scale: Scale) -> Any:
+    def frozen(self, state: NetworkState, scale: Scale) -> Any:
         """The network in inference mode as a function of weights and inputs, to (n,)."""
         unit, shift, model = self.unit(state, scale), self.output_shift(state, scale), state.model
         carried, others = self._carried(state, model)
@@ -530,7 +541,7 @@ def _on_device(rows: Any) -> Array:
     return jnp.asarray(rows, dtype="int32" if rows.dtype.kind == "i" else "float32")
 
 
-def _shown(state: State) -> str:
+def _shown(state: NetworkState) -> str:
     """The inputs and layers of the network in words."""
     (first, *others), model = state.feeds, state.model
     if others or len(first.shape) != 1 or first.entries:

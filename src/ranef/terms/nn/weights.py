@@ -1,4 +1,4 @@
-"""What is believed about the weights of a network: `Point`, `Last`, `Full`.
+"""What is believed about the weights of a network: `Point`, `LastLayerWeights`, `FullWeights`.
 
 `point`: all are point estimates. `last`: the features h(x; w) before the last layer are, and
 
@@ -24,10 +24,10 @@ from numpyro.primitives import mutable
 from ranef import priors
 from ranef.data.moments import Scale
 from ranef.priors import Prior, sites
-from ranef.terms.base import Design, Parameter, Replay, Variable
+from ranef.terms.base import Design, Parameter, RunOptions, Variable
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.nn import graph, linearized_laplace
-from ranef.terms.nn.state import State
+from ranef.terms.nn.state import NetworkState
 
 
 @runtime_checkable
@@ -36,11 +36,13 @@ class NetworkTerm(Protocol):
 
     label: str
 
-    def column(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+    def column(
+        self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
+    ) -> Array:
         """(n, 1) its output of the network, which runs once for all terms that share it."""
         ...
 
-    def frozen(self, state: State, scale: Scale) -> Any:
+    def frozen(self, state: NetworkState, scale: Scale) -> Any:
         """The network in inference mode as a function of weights and inputs, to (n,)."""
         ...
 
@@ -55,16 +57,21 @@ class NetworkTerm(Protocol):
     def keras(self) -> Any: ...
 
     def output(
-        self, state: State, design: Design, replay: Replay, model: Any, weights: list[Array]
+        self,
+        state: NetworkState,
+        design: Design,
+        replay: RunOptions,
+        model: Any,
+        weights: list[Array],
     ) -> Array:
         """Of the network, or of `model`, a part of it, within a NumPyro program."""
         ...
 
-    def output_shift(self, state: State, scale: Scale) -> float:
+    def output_shift(self, state: NetworkState, scale: Scale) -> float:
         """The output that adds nothing to the predictor."""
         ...
 
-    def points(self, state: State, model: Any) -> list[Array]:
+    def points(self, state: NetworkState, model: Any) -> list[Array]:
         """The trainable weights of a part of the network, as point estimates."""
         ...
 
@@ -77,11 +84,11 @@ class NetworkTerm(Protocol):
         """The term by its columns alone, such as nn(x, z)."""
         ...
 
-    def starts(self, state: State, model: Any) -> list[tuple[str, Any]]:
+    def starts(self, state: NetworkState, model: Any) -> list[tuple[str, Any]]:
         """The site of each weight, and where its search begins."""
         ...
 
-    def unit(self, state: State, scale: Scale) -> float:
+    def unit(self, state: NetworkState, scale: Scale) -> float:
         """What an output of one adds to the predictor."""
         ...
 
@@ -100,73 +107,77 @@ class Weights(ABC):
     def __init__(self, network: NetworkTerm) -> None:
         self.network = network
 
-    def check(self, state: State) -> None:  # noqa: B027 most take any network
+    def check(self, state: NetworkState) -> None:  # noqa: B027 most take any network
         """Refuse a network that cannot be treated so.
 
         Raises:
             OptionError: saying what it lacks.
         """
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+    def parameters(self, state: NetworkState, scale: Scale) -> dict[str, Parameter]:
         """Names that take a prior, with the default for this scale."""
         return {}
 
     @abstractmethod
-    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
         """(n, k) columns that point estimates shape, within a NumPyro program."""
 
     def settled(
-        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
+        self,
+        state: NetworkState,
+        design: Design,
+        scale: Scale,
+        given: Callable[[Callable], Callable],
     ) -> dict[str, Any]:
         """What is carried from the end of a search on, as `Term.settled`."""
         return {}
 
     @abstractmethod
-    def structure(self, state: State, basis: Any) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
         """The block that these columns make."""
 
     @abstractmethod
     def sample(
         self,
-        state: State,
+        state: NetworkState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         """Eta (n,), within a NumPyro program."""
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: NetworkState) -> dict[str, Variable]:
         return {}
 
-    def means(self, state: State, draws: Any) -> dict[int, Any]:
+    def means(self, state: NetworkState, draws: Any) -> dict[int, Any]:
         """Posterior means of the network's variables, by their `id`, where they have one."""
         return {}
 
 
-class Point(Weights):
+class PointWeights(Weights):
     """All weights are point estimates: the output is a column whose coefficient is one."""
 
     about = "a point estimate"
 
-    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
         return self.network.column(state, design, scale, replay)
 
-    def structure(self, state: State, basis: Any) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
         return LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))
 
     def sample(
         self,
-        state: State,
+        state: NetworkState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         return self.basis(state, design, scale, replay)[:, 0]
 
 
-class _Scaled(Point):
+class _ScaledWeights(PointWeights):
     """Some weights have a prior of scale tau.
 
     A search goes on point estimates of all weights until its end: coefficients at their
@@ -178,7 +189,7 @@ class _Scaled(Point):
     def scale_site(self) -> str:
         return f"{self.network.short}_sigma"
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
+    def parameters(self, state: NetworkState, scale: Scale) -> dict[str, Parameter]:
         # Features are of order one, and so are their coefficients in units of the predictor.
         return {
             self.scale_site: Parameter(
@@ -186,19 +197,19 @@ class _Scaled(Point):
             )
         }
 
-    def spread(self, state: State, scale: Scale) -> float:
+    def spread(self, state: NetworkState, scale: Scale) -> float:
         """Of the predictor, in units of the network's output."""
-        return scale.spread / self.network.unit(state, scale)
+        return scale.sd / self.network.unit(state, scale)
 
-    def tau(self, state: State, priors_: Mapping[str, Prior], scale: Scale) -> Array:
+    def tau(self, state: NetworkState, priors_: Mapping[str, Prior], scale: Scale) -> Array:
         name, start = self.scale_site, self.spread(state, scale)
         return sites.parameter(name, priors_[name], support="positive", start=start)
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: NetworkState) -> dict[str, Variable]:
         return {self.scale_site: Variable("scale")}
 
 
-class Last(_Scaled):
+class LastLayerWeights(_ScaledWeights):
     """The last layer has a posterior, what is before it is a point estimate."""
 
     about = "a point estimate but for the last layer"
@@ -209,19 +220,23 @@ class Last(_Scaled):
     def site(self) -> str:
         return f"{self.network.short}_last"
 
-    def check(self, state: State) -> None:
+    def check(self, state: NetworkState) -> None:
         self._parts(state)
 
-    def _parts(self, state: State) -> tuple[Any, Any]:
+    def _parts(self, state: NetworkState) -> tuple[Any, Any]:
         return graph.before_last(self.network.keras.Model, state.model)
 
-    def _units(self, state: State) -> tuple[str, ...]:
+    def _units(self, state: NetworkState) -> tuple[str, ...]:
         layer = self._parts(state)[1]
         named = (f"unit {i + 1}" for i in range(int(layer.kernel.shape[0])))
         return (*named, "bias") if layer.use_bias else tuple(named)
 
     def settled(
-        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
+        self,
+        state: NetworkState,
+        design: Design,
+        scale: Scale,
+        given: Callable[[Callable], Callable],
     ) -> dict[str, Any]:
         return {self._settled: {"last": np.ones(())}, **self.network.kept()}
 
@@ -229,12 +244,14 @@ class Last(_Scaled):
     def _settled(self) -> str:
         return f"{self.network.label}/settled"
 
-    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
         if not mutable(self._settled, cast(Any, {})):
             return super().basis(state, design, scale, replay)
         return self._features(state, design, scale, replay)
 
-    def _features(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+    def _features(
+        self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
+    ) -> Array:
         """(h, 1), (n, k)."""
         features, layer = self._parts(state)
         weights = self.network.points(state, features)
@@ -243,7 +260,7 @@ class Last(_Scaled):
             columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
         return columns * self.network.unit(state, scale)
 
-    def structure(self, state: State, basis: Any) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
         k = len(self._units(state))
         if basis.shape[1] != k:
             return super().structure(state, basis)
@@ -260,11 +277,11 @@ class Last(_Scaled):
 
     def sample(
         self,
-        state: State,
+        state: NetworkState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         zeros = jnp.zeros(len(self._units(state)))
         infer = {"start": zeros, "unit": jnp.full_like(zeros, self.spread(state, scale))}
@@ -272,21 +289,21 @@ class Last(_Scaled):
         coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
         return self._features(state, design, scale, replay) @ coefficients
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: NetworkState) -> dict[str, Variable]:
         units = self._units(state)
         return {
             **super().variables(state),
             self.site: Variable("weight", (f"{self.network.short}_unit",), (units,)),
         }
 
-    def means(self, state: State, draws: Any) -> dict[int, Any]:
+    def means(self, state: NetworkState, draws: Any) -> dict[int, Any]:
         layer = self._parts(state)[1]
         mean = np.asarray(draws.sites[self.site]).mean(axis=(0, 1)).reshape(-1)
         out = {id(layer.kernel): mean[: layer.kernel.shape[0], None]}
         return {**out, id(layer.bias): mean[-1:]} if layer.use_bias else out
 
 
-class Full(_Scaled):
+class FullWeights(_ScaledWeights):
     """Every weight has a posterior."""
 
     about = "each with a prior, integrated where the network is linear in them"
@@ -300,7 +317,11 @@ class Full(_Scaled):
         return dict(cast(Any, mutable(f"{self.network.label}/linear", cast(Any, {}))))
 
     def settled(
-        self, state: State, design: Design, scale: Scale, given: Callable[[Callable], Callable]
+        self,
+        state: NetworkState,
+        design: Design,
+        scale: Scale,
+        given: Callable[[Callable], Callable],
     ) -> dict[str, Any]:
         network = self.network
 
@@ -311,7 +332,7 @@ class Full(_Scaled):
         found = numpyro.handlers.seed(given(program), 0)()
         return {f"{network.label}/linear": found, **network.kept()}
 
-    def basis(self, state: State, design: Design, scale: Scale, replay: Replay) -> Array:
+    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
         linear = self._linear()
         if not linear:
             return super().basis(state, design, scale, replay)
@@ -319,7 +340,7 @@ class Full(_Scaled):
         weights = self.network.points(state, state.model)
         return linearized_laplace.columns(output, weights, self.network.rows(design), linear)
 
-    def structure(self, state: State, basis: Any) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
         k = basis.shape[1] - 1
         if k == 0:
             return super().structure(state, basis)
@@ -337,11 +358,11 @@ class Full(_Scaled):
 
     def sample(
         self,
-        state: State,
+        state: NetworkState,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         network, linear = self.network, self._linear()
         tau = self.tau(state, priors_, scale)
@@ -360,7 +381,7 @@ class Full(_Scaled):
         return linearized_laplace.moved(output, weights, network.rows(design), linear, a, u)
 
     def _sampled(
-        self, state: State, design: Design, tau: Array, scale: Scale, replay: Replay
+        self, state: NetworkState, design: Design, tau: Array, scale: Scale, replay: RunOptions
     ) -> Array:
         """The network itself at weights drawn from their prior."""
         network, weights = self.network, []
@@ -381,4 +402,8 @@ class Full(_Scaled):
         )
 
 
-KINDS: dict[str, type[Weights]] = {"point": Point, "last": Last, "full": Full}
+KINDS: dict[str, type[Weights]] = {
+    "point": PointWeights,
+    "last": LastLayerWeights,
+    "full": FullWeights,
+}

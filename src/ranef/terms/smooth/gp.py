@@ -22,13 +22,21 @@ from scipy.optimize import brentq
 from scipy.stats import invgamma
 
 from ranef import priors
-from ranef.data.frame import Frame, Index, LevelsSeen, crossed_levels
+from ranef.data.frame import Frame, LevelsSeen, NameIndex, crossed_levels
 from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
-from ranef.terms.base import Design, Grouped, LinearTerm, Parameter, Replay, Variable, clean_name
+from ranef.terms.base import (
+    Design,
+    LevelSites,
+    LinearTerm,
+    Parameter,
+    RunOptions,
+    Variable,
+    clean_name,
+)
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import hilbert_basis, ranges
 
@@ -46,15 +54,15 @@ _MOST_FUNCTIONS = 2_000
 
 
 @dataclass(frozen=True)
-class Scan:
+class ProcessScan:
     """The range of the columns, and the levels seen."""
 
-    seen: ranges.Seen
+    seen: ranges.ColumnRanges
     levels: LevelsSeen
 
 
 @dataclass(frozen=True)
-class State:
+class ProcessState:
     """The basis.
 
     Attributes:
@@ -73,9 +81,9 @@ class State:
     levels: tuple[str, ...]
 
     @cached_property
-    def index(self) -> Index:
+    def index(self) -> NameIndex:
         """The levels, to be looked up."""
-        return Index(self.levels)
+        return NameIndex(self.levels)
 
     @property
     def width(self) -> int:
@@ -178,15 +186,15 @@ class Process(LinearTerm):
             raise FormulaError(f"{self.label}: {by} cannot be both a number and the grouping")
         return {**out, by: "level"} if by else out
 
-    def scan(self, accumulator: Scan | None, frame: Frame) -> Scan:
+    def scan(self, accumulator: ProcessScan | None, frame: Frame) -> ProcessScan:
         seen = ranges.scan(accumulator and accumulator.seen, self.call.arguments, frame)
         levels = accumulator.levels if accumulator else LevelsSeen()
         if self.options["by"]:
             found = crossed_levels(frame, (self.options["by"],))
             levels = levels.add(found)
-        return Scan(seen, levels)
+        return ProcessScan(seen, levels)
 
-    def finish(self, accumulator: Scan) -> State:
+    def finish(self, accumulator: ProcessScan) -> ProcessState:
         seen = accumulator.seen
         ranges.refuse_constant(seen, self.call)
         half = (seen.high - seen.low) / 2
@@ -216,9 +224,9 @@ class Process(LinearTerm):
             )
         levels = accumulator.levels.ordered()
         middle = (seen.high + seen.low) / 2
-        return State(middle, half, tuple(sizes), tuple(factors), lengths, levels)
+        return ProcessState(middle, half, tuple(sizes), tuple(factors), lengths, levels)
 
-    def design(self, state: State, frame: Frame) -> Design:
+    def design(self, state: ProcessState, frame: Frame) -> Design:
         x = ranges.values_of(self.call.arguments, frame)
         arrays: dict[str, Any] = {"x": (x - state.middle) / state.half}
         if not self.options["by"]:
@@ -226,21 +234,21 @@ class Process(LinearTerm):
         codes, new = state.index.coded(frame, (self.options["by"],))
         return Design({**arrays, "codes": codes}, (new,))
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
-        out = {self._amplitude: Parameter(priors.HalfNormal(2.5 * scale.spread), "positive")}
+    def parameters(self, state: ProcessState, scale: Scale) -> dict[str, Parameter]:
+        out = {self._amplitude: Parameter(priors.HalfNormal(2.5 * scale.sd), "positive")}
         for i, name in enumerate(self._lengths):
             alpha, beta = _inverse_gamma(*state.plausible[i])
             out[name] = Parameter(priors.InverseGamma(alpha, beta), "positive")
         return out
 
-    def _starts(self, state: State) -> tuple[float, ...]:
+    def _starts(self, state: ProcessState) -> tuple[float, ...]:
         """The geometric middle of the plausible length scales."""
         each = np.sqrt(state.plausible.prod(axis=1))[: len(self._lengths)]
         return tuple(float(e) for e in each)
 
-    def _spectrum(self, state: State) -> hilbert_basis.Spectral:
+    def _spectrum(self, state: ProcessState) -> hilbert_basis.SpectralSds:
         ends = tuple(float(c * h) for c, h in zip(state.factors, state.half, strict=True))
-        return hilbert_basis.Spectral(
+        return hilbert_basis.SpectralSds(
             self.options["kernel"],
             self._amplitude,
             self._lengths,
@@ -250,9 +258,9 @@ class Process(LinearTerm):
         )
 
     def hyperparameters(
-        self, state: State, priors_: Mapping[str, Prior], scale: Scale
+        self, state: ProcessState, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
-        starts = {self._amplitude: scale.spread}
+        starts = {self._amplitude: scale.sd}
         starts.update(zip(self._lengths, self._starts(state), strict=True))
         return {
             name: parameter(name, priors_[name], support="positive", start=start)
@@ -261,7 +269,7 @@ class Process(LinearTerm):
 
     def block(
         self,
-        state: State,
+        state: ProcessState,
         design: Design,
         priors_: Mapping[str, Prior],
         hyperparameters: Mapping[str, Any],
@@ -284,17 +292,17 @@ class Process(LinearTerm):
 
     def coefficients(
         self,
-        state: State,
+        state: ProcessState,
         block: LinearBlock,
         priors_: Mapping[str, Prior],
         scale: Scale,
         design: Design,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         shape = (block.levels, state.width) if state.levels else (state.width,)
         zeros = jnp.zeros(shape)
         law = dist.Normal(zeros, block.factor).to_event(len(shape))
-        unit = jnp.full(shape, 0.3 * scale.spread / math.sqrt(state.width))
+        unit = jnp.full(shape, 0.3 * scale.sd / math.sqrt(state.width))
         drawn = numpyro.sample(self._weights, law, infer={"start": zeros, "unit": unit})
         weights, new = jnp.asarray(drawn), design.unseen()
         if not new:
@@ -306,19 +314,19 @@ class Process(LinearTerm):
             unseen = jnp.asarray(numpyro.sample(self._new, plain)) * block.factor
         return jnp.concatenate([weights, unseen])
 
-    def grouped(self, state: State) -> tuple[Grouped, ...]:
+    def level_sites(self, state: ProcessState) -> tuple[LevelSites, ...]:
         if not state.levels:
             return ()
-        return (Grouped((self._weights,), len(state.levels), self._new, state.width),)
+        return (LevelSites((self._weights,), len(state.levels), self._new, state.width),)
 
-    def varying_columns(self, state: State) -> tuple[frozenset[str], ...]:
+    def varying_columns(self, state: ProcessState) -> tuple[frozenset[str], ...]:
         own = frozenset(name for a in self.call.arguments for name in a.columns())
         return (own,) * state.width if state.levels else ()
 
-    def narrowed(self, state: State, levels: tuple[int, ...]) -> State:
+    def narrowed(self, state: ProcessState, levels: tuple[int, ...]) -> ProcessState:
         return replace(state, levels=state.levels[: levels[0]])
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: ProcessState) -> dict[str, Variable]:
         out = {name: Variable("scale") for name in (self._amplitude, *self._lengths)}
         labels = tuple(",".join(map(str, j)) for j in hilbert_basis.orders(state.sizes))
         dims, coords = (f"{self.short}_basis",), (labels,)
@@ -326,7 +334,9 @@ class Process(LinearTerm):
             dims, coords = (f"{self.factor}__factor_dim", *dims), (state.levels, *coords)
         return {**out, self._weights: Variable("weight", dims, coords)}
 
-    def doubts(self, state: State, sites: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    def diagnostics(
+        self, state: ProcessState, sites: Mapping[str, Any]
+    ) -> Iterator[tuple[str, str, str, str]]:
         """Length scales that the basis is too coarse or too narrow for."""
         kernel = hilbert_basis.KERNELS[self.options["kernel"]]
         for i, half in enumerate(state.half):
@@ -353,7 +363,7 @@ class Process(LinearTerm):
                     "trust",
                 )
 
-    def equation(self, state: State) -> Summand:
+    def equation(self, state: ProcessState) -> Summand:
         shown = [str(a) for a in self.call.arguments]
         inside = joined([(name, Sub("i")) for name in shown], ", ")
         of = f"{self.prefix}{','.join(shown)}"

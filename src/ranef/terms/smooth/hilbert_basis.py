@@ -64,7 +64,7 @@ KERNELS = {
 
 
 @dataclass(frozen=True)
-class Spectral(Spectrum):
+class SpectralSds(Spectrum):
     """The sds of the columns sqrt(2 L_1) phi_j1 sqrt(2 L_2) phi_j2 ..., whose squares are about 1.
 
         sd_j^2 = S(w_j; a, l) / prod_d (2 L_d)

@@ -19,7 +19,7 @@ _MOST = 1_000
 
 
 @dataclass(frozen=True)
-class Seen:
+class ColumnRanges:
     """The least and the largest value of each column so far, and its values while they are few."""
 
     low: Array
@@ -53,24 +53,26 @@ def values_of(arguments: Sequence[Expression], frame: Frame) -> Array:
     return np.stack(each, axis=1)
 
 
-def scan(before: Seen | None, arguments: Sequence[Expression], frame: Frame) -> Seen:
+def scan(
+    before: ColumnRanges | None, arguments: Sequence[Expression], frame: Frame
+) -> ColumnRanges:
     """Take in one batch of rows."""
     x = values_of(arguments, frame)
     d = x.shape[1]
     if before is None:
-        before = Seen(np.full(d, np.inf), np.full(d, -np.inf), (frozenset(),) * d)
+        before = ColumnRanges(np.full(d, np.inf), np.full(d, -np.inf), (frozenset(),) * d)
     if not len(x):
         return before
     values = tuple(
         seen if len(seen) > _MOST else seen | frozenset(np.unique(x[:, i])[: _MOST + 1].tolist())
         for i, seen in enumerate(before.values)
     )
-    return Seen(
+    return ColumnRanges(
         np.minimum(before.low, x.min(axis=0)), np.maximum(before.high, x.max(axis=0)), values
     )
 
 
-def refuse_constant(seen: Seen, call: TermCall) -> None:
+def refuse_constant(seen: ColumnRanges, call: TermCall) -> None:
     """A function of a column is not to be learned from one or two of its values.
 
     Raises:

@@ -26,7 +26,7 @@ from ranef.errors import FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.priors import Prior
 from ranef.priors.sites import parameter
-from ranef.terms.base import Design, LinearTerm, Parameter, Replay, Variable, clean_name
+from ranef.terms.base import Design, LinearTerm, Parameter, RunOptions, Variable, clean_name
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import ranges
 
@@ -37,7 +37,7 @@ _POINTS = 401
 
 
 @dataclass(frozen=True)
-class State:
+class SplineState:
     """The basis.
 
     Attributes:
@@ -91,10 +91,10 @@ class Spline(LinearTerm):
     def needs(self) -> dict[str, str]:
         return dict.fromkeys(self.call.arguments[0].columns(), "number")
 
-    def scan(self, accumulator: ranges.Seen | None, frame: Frame) -> ranges.Seen:
+    def scan(self, accumulator: ranges.ColumnRanges | None, frame: Frame) -> ranges.ColumnRanges:
         return ranges.scan(accumulator, self.call.arguments, frame)
 
-    def finish(self, accumulator: ranges.Seen) -> State:
+    def finish(self, accumulator: ranges.ColumnRanges) -> SplineState:
         ranges.refuse_constant(accumulator, self.call)
         low, high = float(accumulator.low[0]), float(accumulator.high[0])
         differences = np.diff(np.eye(self.k), 2, axis=0)
@@ -104,24 +104,24 @@ class Spline(LinearTerm):
         bent = b_splines(u, self.k) @ curves
         line = np.linalg.lstsq(straight, bent, rcond=None)[0]
         size = np.sqrt(((bent - straight @ line) ** 2).sum(axis=1).mean())
-        return State((low + high) / 2, (high - low) / 2, curves / size, line / size)
+        return SplineState((low + high) / 2, (high - low) / 2, curves / size, line / size)
 
-    def design(self, state: State, frame: Frame) -> Design:
+    def design(self, state: SplineState, frame: Frame) -> Design:
         x = ranges.values_of(self.call.arguments, frame)
         return Design({"x": (x - state.middle) / state.half})
 
-    def parameters(self, state: State, scale: Scale) -> dict[str, Parameter]:
-        return {self._sd: Parameter(priors.HalfNormal(2.5 * scale.spread), "positive")}
+    def parameters(self, state: SplineState, scale: Scale) -> dict[str, Parameter]:
+        return {self._sd: Parameter(priors.HalfNormal(2.5 * scale.sd), "positive")}
 
     def hyperparameters(
-        self, state: State, priors_: Mapping[str, Prior], scale: Scale
+        self, state: SplineState, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
-        name, start = self._sd, 0.3 * scale.spread
+        name, start = self._sd, 0.3 * scale.sd
         return {"sd": parameter(name, priors_[name], support="positive", start=start)}
 
     def block(
         self,
-        state: State,
+        state: SplineState,
         design: Design,
         priors_: Mapping[str, Prior],
         hyperparameters: Mapping[str, Any],
@@ -143,26 +143,26 @@ class Spline(LinearTerm):
 
     def coefficients(
         self,
-        state: State,
+        state: SplineState,
         block: LinearBlock,
         priors_: Mapping[str, Prior],
         scale: Scale,
         design: Design,
-        replay: Replay,
+        replay: RunOptions,
     ) -> Array:
         zeros = jnp.zeros(self.k - 2)
         law = dist.Normal(zeros, block.factor).to_event(1)
-        infer = {"start": zeros, "unit": jnp.full_like(zeros, 0.3 * scale.spread)}
+        infer = {"start": zeros, "unit": jnp.full_like(zeros, 0.3 * scale.sd)}
         return jnp.asarray(numpyro.sample(self._weights, law, infer=infer))
 
-    def variables(self, state: State) -> dict[str, Variable]:
+    def variables(self, state: SplineState) -> dict[str, Variable]:
         labels = tuple(str(j + 1) for j in range(self.k - 2))
         return {
             self._sd: Variable("scale"),
             self._weights: Variable("weight", (f"{self.short}_basis",), (labels,)),
         }
 
-    def equation(self, state: State) -> Summand:
+    def equation(self, state: SplineState) -> Summand:
         name = f"{self.prefix}{self.call.arguments[0]}"
         law: Line = ("Δ²f", Sub(name), " ~ Normal(0, σ", Sub(f"s({name})"), "²)")
         return Summand(("f", Sub(name), "(", str(self.call.arguments[0]), Sub("i"), ")"), (law,))
