@@ -1,10 +1,11 @@
-"""Mixed-effects models whose mean may contain a Keras network, with a full posterior.
+"""Bayesian mixed-effects models, with Keras networks as terms if needed.
 
     import ranef as rf
     fit = rf.Model("y ~ x + (1 | g)").fit(table)
     print(fit.summary())
 
-Importing the package loads neither JAX nor Keras; the first use of `Model` does.
+Importing the package loads neither JAX nor Keras. JAX loads at the first use of `Model`, and Keras
+at the first formula with a network.
 """
 
 import importlib
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from ranef.fit import Fit, load
     from ranef.model import Model
 
-# Keras reads this once, at its first import; without it, it asks for TensorFlow.
+# Keras reads this variable at its first import; its default backend is TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 __version__ = "0.1.0"
@@ -59,7 +60,7 @@ _LAZY = {
     "load": "ranef.fit",
     "compare": "ranef.comparison",
 }
-# Modules that are public as they are; matplotlib loads with the first of their names.
+# Public modules, loaded at their first use because they import matplotlib.
 _MODULES = ("plots",)
 
 __all__ = [

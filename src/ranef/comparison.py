@@ -1,4 +1,4 @@
-"""Fits of the same rows beside each other, by how well they predict what they have not seen."""
+"""Comparison of fits by their expected log predictive density, with stacking weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,37 +14,42 @@ from ranef.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
 
-# Steps of the search for the weights, each of which raises the score.
+# Largest number of EM iterations for the stacking weights.
 _STEPS = 5_000
 
 
 def compare(
     fits: Mapping[str, Fit], group: str | None = None, *, data: Any = None, seed: int = 0
 ) -> pd.DataFrame:
-    """A table of fits, the best first.
+    """Compare fits by how well they predict responses that they were not fitted to.
 
-    By rows left out; by the levels of a grouping left out, if `group`; or by rows that no fit
-    has seen, if `data`. Weights are those of stacking (Yao, Vehtari, Simpson and Gelman, 2018),
+    The fits are scored by PSIS-LOO over the rows (see `Fit.loo`); with `group`, over the levels of
+    a grouping; with `data`, by `Fit.log_score` on new rows. The stacking weights (Yao, Vehtari,
+    Simpson and Gelman, 2018) maximise the score of a mixture of the fits,
 
-        max_w sum_j log sum_m w_m p_m(y_j | y_-j),   w_m >= 0, sum_m w_m = 1,
+        max_w sum_j log sum_m w_m p_m(y_j | y_-j),   w_m >= 0, sum_m w_m = 1.
 
-    the mixture of the fits that predicts best: of two that predict alike one may get all.
+    Of two fits that predict equally well, one may get all the weight.
 
     Args:
-        fits: by name, two or more, of the same response on the same rows.
-        group: as of `Fit.loo`. A grouping of one fit at least: the others, which do not vary by
-            it, are scored on its levels too.
-        data: a table or path with the response; new levels are drawn from their prior.
-        seed: of what is sampled.
+        fits: name to fit; two or more fits of the same response to the same rows.
+        group: a grouping that at least one of the fits has. Fits without this grouping are scored
+            on its levels too.
+        data: a table or path with the response. Effects of new levels are drawn from the
+            distribution of the grouping's effects.
+        seed: seed for whatever is sampled.
 
     Returns:
-        By fit: elpd; difference from the best and the standard error of that difference; p_loo
-        and bad (the share of k-hats over their limit) where something was left out; weight.
+        A table with one row for each fit, the best first, and the columns elpd, difference (elpd
+        less that of the best fit), se (standard error of the difference), p_loo (effective
+        number of parameters), bad (share of k-hats above their limit) and weight (stacking
+        weight). With `data` there are no p_loo and bad.
 
     Raises:
-        OptionError: for fewer than two fits, or both `group` and `data`.
+        OptionError: for fewer than two fits, for both `group` and `data`, or if rows or levels
+            cannot be left out, as for `Fit.loo`.
         ColumnError: for a grouping that no fit has.
-        DataError: for fits of different rows or responses.
+        DataError: for fits of different rows or responses, and as `Fit.log_score` for `data`.
     """
     if not isinstance(fits, Mapping) or len(fits) < 2:
         raise OptionError('compare takes two fits or more by name, as in {"a": fit, "b": other}')
@@ -65,7 +70,7 @@ def compare(
 
 
 def _left_out(fits: Mapping[str, Fit], group: str | None, seed: int) -> dict[str, LeaveOneOut]:
-    """Of every fit; one without the grouping takes its levels from one that has it."""
+    """PSIS-LOO of every fit. Fits without the grouping use the levels of a fit that has it."""
     known = {name: Posterior(f.program, f.training, f.draws) for name, f in fits.items()}
     levels = None
     if group is not None:
@@ -74,6 +79,7 @@ def _left_out(fits: Mapping[str, Fit], group: str | None, seed: int) -> dict[str
 
 
 def _table(each: Mapping[str, Array], beside: Mapping[str, Mapping[str, float]]) -> Any:
+    """The table of `compare` from pointwise log densities (n,) and further columns by fit."""
     names = sorted(each, key=lambda name: -float(each[name].sum()))
     first = each[names[0]]
     values = np.column_stack([each[name] for name in names])
@@ -93,9 +99,16 @@ def _table(each: Mapping[str, Array], beside: Mapping[str, Mapping[str, float]])
 
 
 def stacking(log_density: Array) -> Array:
-    """Weights (M,) of the mixture that predicts best, from log densities (n, M).
+    """Stacking weights of M fits, by expectation maximisation.
 
-    By expectation maximisation over which fit each response came from, which is convex here.
+    The objective sum_j log sum_m w_m p_m(y_j) is concave in w, so EM (which treats the fit that
+    each response came from as missing) converges to its maximum.
+
+    Args:
+        log_density: (n, M) log predictive density of each response under each fit.
+
+    Returns:
+        (M,) weights that are not negative and sum to one.
     """
     density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
     weights = np.full(density.shape[1], 1 / density.shape[1])
@@ -108,10 +121,10 @@ def stacking(log_density: Array) -> Array:
 
 
 def _refuse_different(fits: Mapping[str, Fit]) -> None:
-    """Refuse fits whose densities are not of the same responses.
+    """Refuse fits of different responses or rows, whose densities cannot be compared.
 
     Raises:
-        DataError: saying which differ, and how.
+        DataError: saying which fits differ, and how.
     """
     (first, one), *others = fits.items()
     for name, fit in others:

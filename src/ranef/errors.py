@@ -1,7 +1,7 @@
-"""What the library says when the input is at fault.
+"""The exceptions of the library, which it raises for input that it cannot use.
 
-Every message is one sentence (sometimes with a caret under a formula) that names
-the column, level, term or file, says what was expected and what to do.
+Every message is one sentence, sometimes with a caret below a formula. It names the column, level,
+term or file at fault, and says what was expected and what to do.
 """
 
 import difflib
@@ -11,20 +11,20 @@ import numpy as np
 
 
 class RanefError(Exception):
-    """Base of everything raised for input that cannot be used."""
+    """Base class of the library's exceptions."""
 
 
 class FormulaError(RanefError, ValueError):
-    """A formula that does not parse or asks for what is not there."""
+    """A formula that does not parse, or that asks for something that does not exist."""
 
     @classmethod
     def at(cls, text: str, position: int, message: str) -> "FormulaError":
-        """The message, then the line of `text` at fault and a caret under `position`."""
+        """An error that shows the line of `text` at fault with a caret below `position`."""
         position = min(position, len(text))
         start = text.rfind("\n", 0, position) + 1
         end = text.find("\n", position)
         line = text[start : end if end >= 0 else len(text)]
-        # A very long line would push the caret out of sight: show its surroundings.
+        # Of a very long line, show at most 120 characters around the position.
         first = max(0, position - start - 60)
         shown = line[first : first + 120]
         return cls(f"{message}\n  {shown}\n  {' ' * (position - start - first)}^")
@@ -35,10 +35,10 @@ class DataError(RanefError, ValueError):
 
 
 class ColumnError(RanefError, KeyError):
-    """A name that is not a column of the table, or not a name the model knows."""
+    """A name that is not a column of the table, or not a name in the model."""
 
     def __str__(self) -> str:
-        # KeyError shows the repr of its argument; a sentence should read as one.
+        # KeyError would show the repr of the message, in quotes.
         return str(self.args[0])
 
 
@@ -47,15 +47,15 @@ class FileError(RanefError, OSError):
 
 
 class OptionError(RanefError, ValueError):
-    """An argument outside what it may be."""
+    """An invalid argument."""
 
 
 class MethodError(OptionError):
-    """A method that cannot fit a model or a table which another method can.
+    """A model or table that the chosen method cannot fit, but another method can.
 
     Attributes:
-        method: its name.
-        reason: what it takes instead, to be read after the name.
+        method: name of the method.
+        reason: what the method requires, as the rest of a sentence that begins with its name.
     """
 
     def __init__(self, method: str, reason: str) -> None:
@@ -64,21 +64,21 @@ class MethodError(OptionError):
 
 
 class RowsNeededError(RanefError):
-    """A method that goes through rows in batches, and needs all of this table's at once.
+    """Raised by a method that reads rows in batches, if this model needs all rows at once.
 
-    It is caught where the rows are read.
+    `Model.fit` catches it and reads the rows again, all at once.
     """
 
 
 class BackendError(RanefError, RuntimeError):
-    """Keras runs on another backend than JAX."""
+    """Keras runs on a backend other than JAX."""
 
 
 def whole_number(name: str, value: Any, *, least: int) -> int:
-    """`value` as an int, NumPy's included.
+    """`value` as an int; Python and NumPy integers from `least` to 2^32 - 1 are accepted.
 
     Raises:
-        OptionError: naming the argument, for anything else or a number below `least`.
+        OptionError: for any other value, naming the argument `name`.
     """
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if whole and least <= int(value) < 2**32:
@@ -87,7 +87,7 @@ def whole_number(name: str, value: Any, *, least: int) -> int:
 
 
 def suggestion(name: str, known: Any, limit: int = 12) -> str:
-    """Ask whether a close known name was meant, else list the known ones."""
+    """A hint for an unknown name: the closest known name, or else up to `limit` known names."""
     known = [str(k) for k in known]
     if not known:
         return "there are none"

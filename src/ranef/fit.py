@@ -1,4 +1,4 @@
-"""`Fit`: what is known after the fit, as tables, draws and predictions."""
+"""`Fit`: the posterior of a model given a table, with its summaries, checks and predictions."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,20 +35,23 @@ from ranef.terms.nn import variables
 
 _KINDS = ("mean", "response", "component")
 _NEW_LEVELS = ("error", "sample", "zero")
-# What a file keeps in ways of its own.
+# Fields that a saved file does not hold as plain values: `fit_file` encodes the first three by
+# itself, and the cache is not saved.
 _PARTS = ("program", "training", "draws", "_cache")
 
 
 @dataclass(frozen=True, repr=False)
 class Fit:
-    """A fitted model. Made by `Model.fit`.
+    """A fitted model: the posterior given a table. Made by `Model.fit` and `ranef.load`.
 
     Attributes:
         program: the model.
-        training: its training rows, and what it learned from them before the fit.
-        draws: what the method returned.
-        method: which method it was, and `why` it was taken.
-        seconds: how long the fit took.
+        training: the training rows, and what was learned from them before the fit, such as
+            levels, column means and default priors.
+        draws: the result of the method: posterior draws, point estimates and diagnostics.
+        method: the name of the method: "exact", "laplace", "svi" or "nuts".
+        why: why this method was used.
+        seconds: how long the fit took, in seconds.
     """
 
     program: Program
@@ -64,46 +67,49 @@ class Fit:
         return f"<ranef.Fit of {self.program.formula.text!r} by {self.method}: {said}>"
 
     def _notes(self) -> tuple[str, ...]:
-        """How the response is coded, where that has to be said."""
+        """Notes on how the response is coded, such as which text is the success."""
         return self.program.family.notes(self.training.state.family)
 
     @property
     def rows(self) -> CompleteCases:
-        """Rows read, used, and dropped by the column that was missing."""
+        """Number of rows read and used, and of missing values by column."""
         return self.training.rows
 
     @property
     def converged(self) -> bool:
-        """Whether the method's own criterion was met; `message` says how it ended."""
+        """Whether the method met its own criterion; `message` says which and by how much."""
         return self.draws.converged
 
     @property
     def message(self) -> str:
+        """How the method ended, in a sentence."""
         return self.draws.message
 
     @property
     def steps(self) -> int:
+        """Number of steps or evaluations of the method."""
         return self.draws.steps
 
     @property
     def resumed_from(self) -> int | None:
-        """The step at which the fit went on from its checkpoint, None where it began anew."""
+        """The step at which the fit resumed from a checkpoint; None if it did not."""
         return self.draws.resumed_from
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was ended by Ctrl-C, and is the best that was found until then."""
+        """Whether Ctrl-C ended the search early; the fit is then the best found until then."""
         return self.draws.interrupted
 
     @property
     def elbo(self) -> float:
-        """The evidence lower bound at the end, in nats, over all training rows.
+        """The evidence lower bound (ELBO) at the end of the fit, in nats, over all training rows.
 
-        For networks beside linear blocks it is log p(y | w) less the penalties, all but the
-        networks' weights w integrated, the scales by Laplace's approximation.
+        For a model of networks and linear terms that is fitted without a guide, it is
+        log p(y | w) minus the penalties of the networks' weights w. All parameters but w are
+        integrated out, the hyperparameters by Laplace's approximation.
 
         Raises:
-            OptionError: for a method that has none.
+            OptionError: for a method without an ELBO.
         """
         if self.draws.elbo is None:
             raise OptionError(f"method {self.method!r} has no ELBO; svi has")
@@ -111,7 +117,7 @@ class Fit:
 
     @property
     def priors(self) -> dict[str, priors.Prior]:
-        """The prior of every parameter, given or default."""
+        """Parameter name to prior, whether given by the user or by default."""
         return self.program.stated(self.training.state)
 
     # Draws
@@ -122,19 +128,22 @@ class Fit:
 
     @property
     def variables(self) -> dict[str, Variable]:
-        """Every variable of the model, with its role, dimensions and coordinates."""
+        """Name to `Variable`: the role, dimensions and coordinates of each model variable."""
         return self._known.variables
 
     @cached_property
     def posterior(self) -> xr.Dataset:
-        """Draws of every variable, dims chain, draw and the variable's own."""
+        """Posterior draws of every variable, with dimensions (chain, draw, ...)."""
         return self.idata["posterior"].to_dataset()
 
     @cached_property
     def idata(self) -> xr.DataTree:
-        """The ArviZ DataTree: posterior, observed_data, and the method's own record.
+        """The fit as an ArviZ DataTree.
 
-        `extend` adds to it what takes longer: predictions, prior draws, likelihoods.
+        It holds the groups posterior, observed_data and constant_data (``size|g``, the number of
+        rows of each level of a grouping g). With NUTS it also has sample_stats, and after an
+        optimization the group optimization, with the record of each step. `extend` adds groups
+        that take longer to compute.
         """
         attributes = {"formula": self.program.formula.text, "method": self.method}
         groups = {
@@ -157,20 +166,30 @@ class Fit:
     def extend(
         self, *groups: str, data: Any = None, new_levels: str = "sample", seed: int = 0
     ) -> xr.DataTree:
-        """Add groups to `idata` and return it; the figures of `rf.plots` ask for theirs.
+        """Compute further groups, add them to `idata`, and return it.
+
+        Every figure of `rf.plots` names the groups that it needs.
 
         Args:
-            groups: of ArviZ: "posterior_predictive" (on at most 20,000 rows), "prior",
-                "log_likelihood". Of this package: "surface", "partial_effects",
-                "shrinkage", "predictive_by_group", "imputed" (draws of the missing values of
-                columns in mi()), "validation" (needs `data`).
-            data: rows to validate on, with their response.
-            new_levels: as for `predict`, for "validation".
-            seed: of what is sampled.
+            groups: names of groups. Those of ArviZ's schema are "posterior_predictive" (on at
+                most 20,000 rows), "prior" and "log_likelihood". Others are
+                "surface" (the mean over two numeric predictors),
+                "partial_effects" (the mean along each predictor),
+                "shrinkage" (estimates of levels without pooling),
+                "predictive_by_group" (observed and predicted means of levels),
+                "imputed" (draws of the missing values of columns in mi()) and
+                "validation" (predictions of new rows, which needs `data`).
+            data: for "validation": rows that were not used in the fit, with their response.
+            new_levels: for "validation", as for `predict`.
+            seed: seed for whatever is sampled.
+
+        Returns:
+            `idata` with the groups added.
 
         Raises:
-            OptionError: for a group there is not, or that this model cannot have.
-            DataError: for a gap in `data`, or a level not seen under "error".
+            OptionError: for an unknown group, or one that is not defined for this model.
+            DataError: for missing values in `data`, or a level that did not occur in training
+                with new_levels="error".
         """
         seed = whole_number("seed", seed, least=0)
         for group in groups:
@@ -194,19 +213,30 @@ class Fit:
     # Tables
 
     def summary(self, interval: float = 0.9) -> Summary:
-        """Posterior mean, sd and central interval of every parameter; prints the verdict too.
+        """Posterior mean, sd and central interval of every parameter.
 
-        The effects of single levels are
-        in `ranef`, the weights of a network in `posterior`. A parameter without a posterior has
-        `kind` "point estimate" or "fixed", sd 0 and an interval of no width. Rows named
-        ``share(g)`` hold the share of variance that the grouping g explains, of that of common
-        effects, groupings and residual together, means over the rows: the residual's is
-        sigma^2 / w with weights(y, w), and for student the squared scale.
+        The effects of single levels are in `ranef`, and the weights of a network in `posterior`.
+
+        Args:
+            interval: probability of the central interval.
+
+        Returns:
+            A table by parameter with the columns mean, sd, lower, upper and kind. It prints the
+            verdict of `check(quick=True)` below itself. `kind` is "posterior", "derived" for
+            functions of other parameters, and "point estimate" or "fixed" for parameters without
+            a posterior, whose sd is 0 and whose interval has no width. Rows named ``share(g)``
+            hold the share of variance that the grouping g explains: the variance of its effects
+            in the linear predictor, divided by the sum of the variances of the common effects,
+            of all groupings and of the residual. These are means over rows; the residual
+            variance is sigma^2 / w with weights(y, w), and the squared scale for student.
+
+        Raises:
+            OptionError: if `interval` is not a probability.
         """
         return Summary.of(self._known.summary(interval), self._verdict)
 
     def _verdict(self) -> str:
-        """Which text is the success; the verdict, and how many symptoms speak for it."""
+        """The lines below a summary: notes on the response, and the verdict with its symptoms."""
         check_ = self.check(quick=True)
         more = len(check_.symptoms) - 1
         first = f": {check_.symptoms[0].sign}" if check_.symptoms else ""
@@ -216,66 +246,78 @@ class Fit:
         return "\n".join([*self._notes(), f"verdict: {check_.verdict}{first}{rest}"])
 
     def fixef(self) -> pd.DataFrame:
-        """Common effects: posterior mean and sd."""
+        """Posterior mean and sd of the common effects (fixed effects), by parameter."""
         return self._known.table("common")
 
     def varcorr(self) -> pd.DataFrame:
-        """Scales and correlations of the group effects, and the scale of the residual."""
+        """Posterior mean and sd of the sds and correlations of group effects, and of sigma."""
         residual = self._known.table("family")
         parts = [self._known.table("sd", "correlation"), residual.loc[residual.index == "sigma", :]]
         return pd.concat(parts)
 
     def ranef(self, factor: str) -> Any:
-        """Effects of the levels of one grouping: term, posterior mean and sd by level.
-
-        A table of pandas whose index has the type of the grouping's column: integers, dates, texts
-        as written (of a CSV file all are). Levels that several columns form together are texts,
-        "a:b". A fit of a table of polars gives one, with the levels in its first column.
+        """Group effects (random effects) of the levels of one grouping.
 
         Args:
             factor: the grouping as in the formula, such as "g" or "a:b".
 
+        Returns:
+            A table with one row for each level and term, and the columns term, mean and sd (of
+            the posterior). It is a pandas table whose index holds the levels; for a fit of a
+            polars table it is a polars table with the levels in its first column. Levels have
+            the type of the grouping's column, such as integers or dates; levels read from a CSV
+            file are texts, and so are combined levels of several columns, "a:b".
+
         Raises:
-            ColumnError: for a grouping the model does not have.
+            ColumnError: if the model does not have the grouping.
         """
         return self._known.effects(factor)
 
     def imputed(self, column: str, interval: float = 0.9, seed: int = 0) -> Any:
-        """What the missing values of a column in mi() may have been, given all that was observed.
+        """Posterior of the missing values of a column in mi(), given all observed data.
 
         Args:
-            column: its name.
+            column: name of the column.
             interval: probability of the central interval.
-            seed: of what is sampled.
+            seed: seed of the draws.
 
         Returns:
-            One row for each missing value of the training rows: `row`, its place in the table
-            that was fitted, from 0; mean, sd, lower, upper. It has the index of those rows where
-            that table was one of pandas, and is one of polars where that was. (Of a fit that has
-            read its rows in batches, places are those in its sample.)
+            A table with one row for each missing value of the training rows, and the columns row
+            (position in the fitted table, from 0), mean, sd, lower and upper. For a fit of a
+            pandas table it has the index of those rows; for a fit of a polars table it is a
+            polars table. If the fit has read its rows in batches, positions refer to the sample
+            of rows that it has kept.
 
         Raises:
             ColumnError: for a column that is in no mi().
+            OptionError: if `interval` is not a probability.
         """
         seed = whole_number("seed", seed, least=0)
         return Imputation(self._known, seed).table(column, interval)
 
     def equations(self) -> list[str]:
-        """The model on paper, a subscript as ``_{...}``."""
+        """The model as equations, one text each, with subscripts written as ``_{...}``."""
         return [plain(line) for line in self.program.equations(self.training.state)]
 
     def check(self, quick: bool = False) -> Check:
-        """The verdict on this fit.
+        """Check whether the posterior can be trusted.
 
-        It prints as its symptoms, the second opinion that was taken, and one word: "trust",
-        "unchecked" where nothing speaks against the fit but no second opinion could be had,
-        "caution" or "distrust". It takes no longer than the fit did, or ten seconds.
+        Looks for symptoms in the posterior and in the method's diagnostics, and compares the fit
+        with a second opinion, which is the posterior by another method. This takes at most about
+        as long as the fit took, or ten seconds if the fit was faster.
 
         Args:
-            quick: compute no second opinion where it has not been asked for before and the method
-                has diagnostics of its own. Summaries and reports are quick.
+            quick: whether to do without the second opinion. It is used all the same if it has
+                been computed before, or if the fit comes from the variational guide of svi,
+                which has no diagnostics of its own that say how far it is off. Summaries and
+                reports use quick=True.
+
+        Returns:
+            The symptoms, the second opinions that were taken, and the verdict: "trust" if
+            there is a second opinion and nothing speaks against the fit, "unchecked" if
+            nothing speaks against it and there is no second opinion, "caution" or "distrust".
         """
-        # The black box of svi has none that say how far it is off.
+        # The ELBO of a variational guide does not say how far the guide is from the posterior.
         if quick and not self.draws.is_gaussian_guide and "_checked" not in self.__dict__:
             return check(self._known, reference=False)
         return self._checked
@@ -285,74 +327,98 @@ class Fit:
         return check(self._known, seconds=max(self.seconds, SECONDS))
 
     def loo(self, group: str | None = None, seed: int = 0) -> LeaveOneOut:
-        """How well the fit predicts what it has not seen, by leaving out without refitting.
+        """Leave-one-out cross-validation of rows or levels, without refitting.
 
-        elpd = sum_j log p(y_j | y_-j) by Pareto-smoothed importance sampling (Vehtari, Gelman
-        and Gabry, 2017), j each row, or with `group` all rows of each level, whose own effects
-        are integrated out: how a model of groups predicts a new one.
+        Estimates the expected log predictive density elpd = sum_j log p(y_j | y_-j) by
+        Pareto-smoothed importance sampling (PSIS-LOO; Vehtari, Gelman and Gabry, 2017). Here j
+        is a row; with `group`, j stands for all rows of a level. The effects of the level that is
+        left out are then integrated out, so that elpd says how well new levels are predicted.
 
         Args:
-            group: a grouping such as "g", or None for rows.
-            seed: of what is sampled.
+            group: a grouping such as "g", or None to leave out rows.
+            seed: seed for whatever is sampled.
 
         Returns:
-            `elpd`, `se`, `p_loo`, `bad` (the share of k-hats over `limit`) and `pointwise`, a
-            table.
+            The result, with `elpd`, its standard error `se`, the effective number of parameters
+            `p_loo`, the share `bad` of k-hats above `limit`, and the table `pointwise`.
 
         Raises:
-            ColumnError: for a grouping the model does not have.
-            OptionError: for a fit that has read its rows in batches, or too many levels.
+            ColumnError: if the model does not have the grouping.
+            OptionError: if the fit has read its rows in batches, or the grouping has too many
+                levels.
         """
         return leave_one_out(self._known, group, whole_number("seed", seed, least=0))
 
     def report(self, path: Any) -> Path:
-        """Write one self-contained HTML page about this fit, and return where it lies.
+        """Write a report on this fit as one self-contained HTML page.
 
-        It holds the data and what was dropped, the model as formula and equations, priors,
-        convergence, every parameter, what is a point estimate, what share of the variance
-        each grouping explains, and the figures of `rf.plots` with how to read them.
+        The report describes the data and dropped rows, the model as formula and equations, the
+        priors, convergence, all parameters (and which of them are point estimates), the share of
+        variance of each grouping, and shows the figures of `rf.plots` with notes on how to read
+        them.
+
+        Args:
+            path: where to write the page.
+
+        Returns:
+            The path of the page.
 
         Raises:
-            FileError: where it cannot be written.
+            FileError: if the file cannot be written.
         """
-        # matplotlib and arviz-plots take seconds to import, which a fit should not.
+        # Imported here because matplotlib and arviz-plots take seconds to load.
         from ranef import report
 
         return report.write(self, path)
 
     def save(self, path: Any) -> Path:
-        """Write the fit as one file, which `ranef.load` reads, and return where it lies.
+        """Write the fit to one file, which `ranef.load` reads.
 
-        The file holds the model, its draws, and the rows it used of the columns it used, with
-        their index, so that a loaded fit does what this one does, bit for bit. Of a fit that has
-        read its rows in batches it holds their sample. A file that was there is replaced only when
-        the new one is complete, which then has its permissions; where `path` is a symbolic link,
-        the file that it leads to is replaced and the link stays.
+        The file holds the model, the draws, and the training rows (of the columns that the model
+        uses) with their index, so that a loaded fit gives the same results bit for bit. If the
+        fit has read its rows in batches, the file holds the sample of rows that it has kept.
+
+        An existing file is replaced only once the new one is complete, and keeps its permissions.
+        If `path` is a symbolic link, the file that it leads to is replaced and the link stays.
+
+        Args:
+            path: where to write the file.
+
+        Returns:
+            The path of the file.
 
         Raises:
-            OptionError: for a network with a layer that is not one of Keras's common ones.
-            FileError: where it cannot be written.
+            OptionError: for a network with a layer of a kind that cannot be saved; Keras's
+                common layers can.
+            FileError: if the file cannot be written.
         """
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
         return fit_file.write(path, self.program, self.training, self.draws, record)
 
     def network(self, name: str) -> Any:
-        """The Keras network of that name, holding the weights of this fit.
+        """The Keras network of that name, with the weights of this fit.
 
-        It is the object that the model was given (or the one that was read from a file), so it
-        holds the weights of one fit at a time: after `Model.fit` those of the new fit. A last
-        layer with a posterior is at its mean, and weights="full" at the estimates about which
-        the network is taken for linear. It takes what the formula gives it, levels as
-        their codes, and its output is the nn() term of the predictor, where it ends with a Dense
-        layer that has no activation. Elsewhere the term is the output times the spread of the
-        predictor, over the sd with which outputs began where that is above one; or the output
-        as it is, where that began on the predictor's scale.
+        This is the object that was passed to `Model` (or, for a loaded fit, the one read from the
+        file). It therefore holds the weights of one fit at a time, and calling this method sets
+        them to those of this fit. Weights with a posterior are set to their means: those of the
+        last layer with weights="last". With weights="full" the weights are set to the point
+        estimates around which the network is linearized.
+
+        The inputs of the network are the arguments of nn(), with levels as their codes. If the
+        network ends with a Dense layer without activation, its output is the nn() term of the
+        linear predictor. Otherwise the term is the output times s / max(1, sd), where sd is
+        that of the outputs before the fit and s the scale of the predictor on which default
+        priors are based, such as the sd of a Gaussian response. If the outputs were already on
+        that scale before the fit, the term is the output itself.
 
         Args:
-            name: as in nn(..., net=name).
+            name: the name in nn(..., net=name).
+
+        Returns:
+            The Keras model.
 
         Raises:
-            OptionError: for a network that the formula does not have.
+            OptionError: if the formula has no network of that name.
         """
         for _, term in self.program.all_terms():
             if term.call.options.get("net") == name and name is not None:
@@ -372,25 +438,41 @@ class Fit:
         )
 
     def deviance(self, theta: Any, reml: bool = False) -> float:
-        """-2 log likelihood at theta as lme4 has it, restricted if `reml`; priors play no part.
+        """-2 log likelihood at theta, as defined by lme4. The priors are not used.
+
+        For method "exact" this is the profiled deviance or, with `reml`, the REML criterion. For
+        "laplace" it is the marginal likelihood by Laplace's approximation or adaptive
+        quadrature, maximised over the common effects and the family parameters.
 
         Args:
-            theta: relative Cholesky factors column by column, factors by decreasing number
-                of levels, terms without correlations by their diagonals.
-            reml: whether the common effects are integrated out.
+            theta: the elements of the Cholesky factors of the covariances of the group effects,
+                column by column; for a term without correlations the diagonal alone. The
+                groupings are in the order of decreasing number of levels. With a Gaussian
+                response the factors are relative to sigma.
+            reml: whether to integrate out the common effects (restricted likelihood); for "exact"
+                only.
 
         Raises:
-            OptionError: for a theta of the wrong length, a method without a likelihood, known
-                standard errors, or a fixed sigma.
+            OptionError: for a theta of the wrong length, a method without a likelihood
+                criterion, known standard errors, a fixed sigma, or `reml` with "laplace".
+            DataError: if common effects cannot be told apart, or the likelihood has no maximum
+                that can be found.
         """
         return self._likelihood.deviance(theta, reml)
 
     def maximum_likelihood(self, reml: bool = False) -> dict[str, Any]:
-        """The estimates that maximise the likelihood, as lme4's.
+        """Maximum-likelihood or REML estimates, as by lme4. The priors are not used.
+
+        Args:
+            reml: whether to maximise the restricted likelihood; for method "exact" only.
 
         Returns:
-            theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate),
-            sigma. Raises what `deviance` raises.
+            A dict of theta (array, see `deviance`), deviance, fixef (table of the common effects:
+            estimate, se), varcorr (table: estimate) and sigma; for "laplace" also the family
+            parameters by name.
+
+        Raises:
+            OptionError, DataError: as `deviance`.
         """
         found = self._likelihood.maximum(reml)
         labels = {
@@ -415,30 +497,38 @@ class Fit:
         """Predictions for the rows of `data`, in their order and with their index.
 
         Args:
-            data: a table or path, as for `Model.fit`; the response is needed for "component".
-                What is missing of a column in mi() is drawn from its model, given the row's other
-                columns.
-            kind: "mean" for the mean of the response (the location, for a family without
-                one), "response" for a response, "component" for which component of a mixture the
-                row's response came from.
+            data: a table or path, as for `Model.fit`. The response is needed for "component"
+                alone. Missing values of a column in mi() are drawn from the column's model,
+                given the row's other columns.
+            kind: "mean" for the mean of the response (its location, for a family without a
+                mean), "response" for a new response, "component" for the component of a mixture
+                from which the row's response came.
             interval: probability of the central interval.
-            new_levels: levels of a grouping that training did not see: "error", "sample"
-                their effects from the prior the data have informed, or "zero".
-            seed: of what is sampled.
+            new_levels: what to do with levels of a grouping that did not occur in training:
+                "error" refuses them, "sample" draws their effects from the normal distribution
+                of the grouping's effects, "zero" sets their effects to zero.
+            seed: seed for whatever is sampled.
 
         Returns:
-            A table of pandas, with the index of `data` where that is one of pandas, or of polars
-            where that is. Columns mean, sd, lower, upper. The sd of a response is infinite where
-            some draw's is. Of ordinal and categorical responses they are of the category's number,
-            1, 2, ..., and a column `p[c]` has the probability of each category c; of mixtures
-            that of each component, before the row's response is seen. Of binomial ones "mean" is
-            the share of successes, "response" their number. "component" has other columns:
-            `component`, the number of the most probable one, and `p[c]`, the probability of each
-            given the row's response, w_c p_c(y_i) / sum_k w_k p_k(y_i), a mean over draws.
+            A table with one row for each row of `data`. It is a pandas table, with the index of
+            `data` if that is a pandas table, or a polars table if `data` is one.
+
+            For "mean" and "response" the columns are mean, sd, lower and upper. The sd of a
+            response is infinite if the response variance is infinite in some draw. For ordinal
+            and categorical responses the columns refer to the category's number, 1, 2, ..., and a
+            column `p[c]` holds the probability of each category c. For mixtures `p[c]` is the
+            prior probability w_c of each component, without regard to the row's response. For
+            binomial responses "mean" is the share of successes and "response" their number.
+
+            For "component" the columns are `component`, the number of the most probable
+            component, and `p[c]`, the probability of each component given the row's response,
+            w_c p_c(y_i) / sum_k w_k p_k(y_i), averaged over draws.
 
         Raises:
-            DataError: for a gap in a predictor, or an unseen level under "error".
-            OptionError: for an argument outside what it may be.
+            DataError: for a missing value in a predictor, or a new level with
+                new_levels="error".
+            ColumnError: for a column that is not in `data`.
+            OptionError: for an invalid argument.
         """
         if kind not in _KINDS:
             raise OptionError(f"kind must be 'mean', 'response' or 'component', not {kind!r}")
@@ -471,28 +561,33 @@ class Fit:
         new_levels: str = "error",
         seed: int = 0,
     ) -> Any:
-        """The n best levels of one side of mf() for given levels of the other, by their mean.
+        """Top-n recommendation with a matrix factorization term mf(user, item).
+
+        For each given level of one column of mf(), ranks the levels of the other column by the
+        posterior mean of the response's mean.
 
         Args:
-            data: levels of the first column of mf(user, item), one or a list; or a table with one
-                of its two columns, either, and with whatever else the formula needs.
-            n: how many for each row of `data`, at most.
-            candidates: a table of what to choose from; without it all levels that training saw.
-            exclude_seen: whether pairs that training saw are left out.
+            data: one level of the first column of mf(), or a list of levels; or a table with
+                exactly one of the two columns, and with all other columns that the formula needs.
+            n: largest number of recommendations for each row of `data`.
+            candidates: a table of the levels to choose from; by default all levels that occurred
+                in training.
+            exclude_seen: whether to leave out pairs that occurred in training.
             interval: probability of the central interval.
             new_levels: as for `predict`.
-            seed: of what is sampled.
+            seed: seed for whatever is sampled.
 
         Returns:
-            The given level, `rank` from 1, the level that is recommended, and mean, sd, lower and
-            upper as `predict` has them; ranks of a row one after the other. Levels have the type
-            of the column in training. Of a table of pandas each row's index goes with its ranks;
-            a table of polars gives one.
+            A table with a row for each recommendation and the columns of the given level, rank
+            (from 1), the recommended level, and mean, sd, lower and upper as in `predict`. The
+            recommendations for one row of `data` follow each other. Levels have the type of their
+            column in training. If `data` is a pandas table, each row's index is repeated for its
+            recommendations; if it is a polars table, so is the result.
 
         Raises:
-            OptionError: for a model without mf(), and a table that is of both of its columns or
-                of neither.
-            DataError: where nothing is left to recommend.
+            OptionError: for a model without mf(), and for a table with both or neither of the
+                columns of mf().
+            DataError: if nothing is left to recommend.
         """
         tails_of(interval)
         predictive = self._predictive(new_levels, whole_number("seed", seed, least=0))
@@ -504,16 +599,22 @@ class Fit:
         return recommend(self._known, predictive, designs, data, wanted)
 
     def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> Any:
-        """Log predictive density of each row's response, (n,): log mean_s p(y_i | draw s).
+        """Log predictive density of each row's response, log mean_s p(y_i | draw s), in nats.
 
-        What is missing of columns in mi() is integrated over. A row without a response has none,
-        and is refused.
+        Missing values of columns in mi() are integrated out.
 
-        Args and errors are those of `predict`; `data` must hold the response.
+        Args:
+            data: a table or path, as for `Model.fit`, with the response.
+            new_levels: as for `predict`.
+            seed: seed for the effects of new levels.
 
         Returns:
-            A pandas Series with the index of a table of pandas, a polars Series for one of polars,
-            an array for anything else.
+            The log densities, (n,): a pandas Series with the index of `data` if that is a pandas
+            table, a polars Series if it is a polars table, and an array otherwise.
+
+        Raises:
+            DataError: for a row without a response, and otherwise as `predict`.
+            ColumnError, OptionError: as `predict`.
         """
         seed = whole_number("seed", seed, least=0)
         frame, designs = self._designs(data, new_levels, response=True, companion=True)
@@ -524,6 +625,7 @@ class Fit:
         return frame.labels.series("log_score", scores)
 
     def _predictive(self, new_levels: str, seed: int) -> Predictive:
+        """Predictions with this treatment of new levels, cached together with compiled programs."""
         if new_levels not in self._cache:
             replay = RunOptions(training=False, new_levels=new_levels)
             self._cache[new_levels] = Predictive(
@@ -535,6 +637,19 @@ class Fit:
     def _designs(
         self, data: Any, new_levels: str, *, response: bool, companion: bool
     ) -> tuple[Frame, Designs]:
+        """Read the rows of `data` and make their designs.
+
+        Args:
+            data: a table or path.
+            new_levels: as for `predict`.
+            response: whether the response is needed.
+            companion: whether what stands beside the response (trials, weights, standard errors)
+                is needed.
+
+        Raises:
+            OptionError: for an unknown value of `new_levels`.
+            DataError: for no rows, a missing value, or a new level with new_levels="error".
+        """
         if new_levels not in _NEW_LEVELS:
             raise OptionError(
                 f"new_levels must be one of {', '.join(map(repr, _NEW_LEVELS))}, not {new_levels!r}"
@@ -559,10 +674,10 @@ class Fit:
 
     @contextmanager
     def _naming(self, frame: Frame) -> Iterator[None]:
-        """Name the row and the largest of its numbers where its prediction is out of reach.
+        """Add to an `OutOfReachError` the numeric column with the largest value in that row.
 
         Raises:
-            DataError: naming them.
+            DataError: naming the row of the table, the column and the size of its value.
         """
         try:
             yield
@@ -584,6 +699,7 @@ class Fit:
             ) from None
 
     def _refuse_new(self, designs: Mapping[str, Any]) -> None:
+        """Refuse levels that did not occur in training."""
         for label, design in designs.items():
             for new in filter(None, design.new):
                 shown = ", ".join(map(repr, new[:3]))
@@ -595,11 +711,17 @@ class Fit:
 
 
 def load(path: Any) -> Fit:
-    """The fit that `Fit.save` has written to a file. Nothing in it is run as code.
+    """Load a fit that `Fit.save` has written. No code from the file is executed.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        The fit, which gives the same results as the one that was saved.
 
     Raises:
-        FileError: for a file that is not there, is not a saved fit, is damaged, or comes from
-            a newer version.
+        FileError: if the file does not exist, is not a saved fit, is damaged, or was written by a
+            newer version.
     """
     kept = fit_file.read(path)
     try:

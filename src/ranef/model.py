@@ -1,4 +1,4 @@
-"""`Model`: a formula, a family and priors, ready to be fitted to any table."""
+"""`Model`: the formula, family and priors of a mixed-effects model, which `Model.fit` fits."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -24,27 +24,38 @@ from ranef.program.training import Training
 
 
 class Model:
-    """A mixed-effects model: eta = common + group + network terms, y ~ Family(eta, ...).
+    """A Bayesian mixed-effects model, to be fitted to a table by `fit`.
+
+        y_i ~ Family(link^-1(eta_i), ...),    eta = common effects + group effects + other terms
+
+    Common effects (fixed effects) are shared by all rows; group effects (random effects) vary by
+    the levels of a grouping. Other terms are smooth functions, Gaussian processes, matrix
+    factorizations and Keras networks.
 
     Args:
-        formula: Wilkinson notation, such as "y ~ x + (1 | g)".
-        family: of the response, such as "gaussian", "student", "bernoulli" or "poisson"; all are
-            in `ranef.registry.FAMILIES`; `ranef.Mixture` mixes several. A response of two texts,
-            or of true and false, is bernoulli by default. The success is the second of the texts
-            in the order that the column declares, else sorted; summaries say which it is.
-        priors: parameter name to prior, such as {"x": rf.Normal(0, 1)}; a number fixes the
-            parameter, rf.PointEstimate() estimates it without a posterior, "common" stands
-            for all common effects of the mean but the intercept: of every category's log
-            odds, and of every component's mean. Without: weakly informative ones scaled to
-            the data, which `priors_for` shows.
-        networks: name to Keras model, Sequential or functional with one output, for
-            nn(..., net=name). Arguments go to the input of their name, else in order. Text
-            reaches it as codes of the training levels, 1, 2, ..., and 0 for any other. Every
-            fit begins with the weights that it has now, and leaves it with those of the fit.
-        missing: texts that mean a missing level, such as ("NA",); by default "NA" is a level.
+        formula: the model in Wilkinson notation, such as "y ~ x + (1 | g)".
+        family: the distribution of the response, such as "gaussian", "student", "bernoulli" or
+            "poisson"; `ranef.registry.FAMILIES` lists all. `ranef.Mixture` makes a mixture of
+            several. A response of two texts, or of true and false, is bernoulli by default. Its
+            success is the second text in the order that the column declares, or in sorted order
+            if it declares none; summaries say which text it is.
+        priors: parameter name to prior, such as {"x": rf.Normal(0, 1)}. A number fixes the
+            parameter, and rf.PointEstimate() estimates it without a posterior. The name
+            "common" stands for all common effects of the mean except the intercept; in
+            categorical models these are the effects on every category's log odds, in mixtures
+            those on every component's mean. By default, priors are weakly informative and
+            scaled to the data; `priors_for` returns them.
+        networks: name to Keras model, for terms nn(..., net=name). The models are Sequential or
+            functional and have one output. The arguments of nn() go to the inputs of the same
+            name, or to the inputs in order. Levels of text columns are passed as codes 1, 2, ...
+            of the training levels, and as 0 if they did not occur in training. Every fit starts
+            from the weights that the networks have when the `Model` is made, and leaves its own
+            weights in them.
+        missing: texts that stand for a missing level, such as ("NA",). By default "NA" is a level
+            like any other.
 
     Raises:
-        FormulaError: for a formula that does not parse, with a caret under the place.
+        FormulaError: for a formula that does not parse, with a caret below the position.
         OptionError: for an unknown family, prior or network.
     """
 
@@ -61,7 +72,7 @@ class Model:
         if networks is not None and not isinstance(networks, Mapping):
             raise OptionError(f"networks must be a dict of Keras models by name, not {networks!r}")
         name: Any = getattr(family, "name", family)
-        registry.load("family", name)  # refuses what is no family's name
+        registry.load("family", name)  # refuses an unknown family
         self.formula = formula
         self.program = Program(
             Formula.parse(formula), name, checked(priors), dict(networks or {}), missing
@@ -73,7 +84,17 @@ class Model:
         return f"<ranef.Model {self.formula!r}, family {family}{said}>"
 
     def priors_for(self, data: Any) -> dict[str, Prior]:
-        """The prior of every parameter on this table, given or default."""
+        """The prior of every parameter for this table, whether given or by default.
+
+        Args:
+            data: as for `fit`.
+
+        Returns:
+            Parameter name to prior.
+
+        Raises:
+            RanefError: as `fit`, for a table that does not fit the model.
+        """
         program, training = self._learned(data, streams=True)
         return program.stated(training.state)
 
@@ -86,25 +107,35 @@ class Model:
         progress: bool = True,
         **options: Any,
     ) -> Fit:
-        """Fit to a table.
+        """Fit the model to a table.
 
         Args:
-            data: a pandas, polars or pyarrow table, a dict of arrays, or a path to CSV or
-                Parquet. Rows with a gap in a used column are dropped; `Fit.rows` counts them.
-                Parquet of more than a million rows is read in batches, and a sample kept, by
-                exact and by svi with networks in a Gaussian model; else all rows are held.
-            method: "exact", "laplace", "svi", "nuts", or "auto": exact wherever it applies, then
-                laplace, else svi; `Fit.why` says why.
-            seed: the same seed gives the same bytes on the same machine and versions.
-            draws: of the posterior, in each chain.
-            progress: whether to show a bar on standard error.
-            options: of the method. svi: guide ("structured" or "meanfield"), optimizer (any
-                of optax), samples, steps, batch_size, checkpoint (a path). nuts: chains,
-                tune, target_accept, coefficients ("integrated" or "sampled"). laplace:
-                quadrature (nodes; one grouping with one effect for each level).
+            data: a pandas, polars or pyarrow table, a dict of arrays, or the path of a CSV or
+                Parquet file. Rows with a missing value in a column that the model uses are
+                dropped (complete cases), and `Fit.rows` counts them. Parquet files of more than a
+                million rows, or fewer with many columns, are read in batches by "exact", and by
+                "svi" for networks in a Gaussian model; the fit then keeps a sample of the rows.
+                In all other cases all rows are held in memory.
+            method: "exact" for Gaussian responses with terms that are linear in their
+                coefficients, "laplace" for other families with such terms, "svi" for stochastic
+                variational inference, "nuts" for Hamiltonian Monte Carlo, or "auto" for the first
+                of exact, laplace and svi that applies. `Fit.why` says why it was used.
+            seed: seed of all random numbers. The same seed gives the same bytes on the same
+                machine with the same versions.
+            draws: number of posterior draws, in each chain.
+            progress: whether to show a progress bar on standard error.
+            options: options of the method.
+                svi: guide ("structured" or "meanfield"), optimizer (any of optax), samples,
+                steps, batch_size, checkpoint (a path).
+                nuts: chains, tune, target_accept, coefficients ("integrated" or "sampled").
+                laplace: quadrature (number of nodes, for models with one grouping and one
+                effect for each of its levels).
+
+        Returns:
+            The fit. The networks of the model hold its weights.
 
         Raises:
-            RanefError: one of its kinds, with one sentence that says what is wrong and what
+            RanefError: one of its subclasses, with one sentence that says what is wrong and what
                 to do.
         """
         draws, seed = whole_number("draws", draws, least=2), whole_number("seed", seed, least=0)
@@ -113,7 +144,8 @@ class Model:
         program: Program = self.program
         training: Training | None = None
         for runner in runners:
-            # Rows that one method has read in batches the next may need all at once.
+            # A method that does not read in batches needs all rows, even if the method before it
+            # has read them in batches.
             if training is None or (training.stream is not None and not runner.streams):
                 streams = runner.streams
                 program, training = self._learned(data, streams=streams, progress=progress)
@@ -137,17 +169,24 @@ class Model:
             found = replace(found, seed=seed)
             fit = Fit(program, training, found, runner.name, why, seconds)
             for name in program.networks:
-                fit.network(name)  # leaves the weights in the user's object
+                fit.network(name)  # sets the weights of the user's network
             return fit
         raise OptionError(f"there is no method to try for {method!r}")
 
     def _learn(self, data: Any) -> Training:
+        """What the program learns from the rows before a fit."""
         return self._learned(data)[1]
 
     def _learned(
         self, data: Any, *, streams: bool = False, progress: bool = False
     ) -> tuple[Program, Training]:
-        """The program once it knows its response, and what the rows say before the fit."""
+        """The program adapted to the response, and what it learns from the rows before a fit.
+
+        Args:
+            data: as for `fit`.
+            streams: whether the rows may be read in batches.
+            progress: whether to show a progress bar.
+        """
         program = self.program
         source = batches(data, list(program.needs()), program.missing) if streams else None
         if source is None:
@@ -167,7 +206,7 @@ class Model:
 
 
 def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], str]:
-    """The methods to try in order, and why the first comes first."""
+    """The methods to try, in this order, and the reason for using the first."""
     if method != "auto":
         return [registry.load("method", method)(**options)], "it was asked for"
     linear = [registry.load("method", name) for name in ("exact", "laplace")]

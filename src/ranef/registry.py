@@ -1,7 +1,7 @@
-"""Where each plug-in lives: one line per term, family and method.
+"""Registry of terms, families and methods: name to ``"module:Class"``.
 
-Names map to ``"module:Class"`` and are imported when first asked for, so that
-looking a name up loads nothing heavy.
+A class is imported when it is first used, so that importing the registry is fast. To add a
+plug-in, write its class and add one line here.
 """
 
 import importlib
@@ -21,17 +21,18 @@ TERMS = {
     "mf": "ranef.terms.mf:Factorization",
 }
 
-# Terms that have a notation of their own and are not called by name in a formula.
+# Terms with a notation of their own, which are not called by name in a formula.
 NOTATION = ("common", "group")
 
-# Terms that are called by name and see to factors themselves, as in nn(C(x)).
+# Terms that are called by name and handle factors in their arguments themselves, as in nn(C(x)).
 WITH_FACTORS = ("nn", "mf")
 
-# Terms that bend a line: what they are called on is a common effect as well.
+# Smooth terms whose argument is a common effect too: the term is the deviation from its line.
 WITH_LINES = ("s",)
 
-# Terms on one column that may stand on the left of a further part, as in mi(x) ~ z: the model of
-# that column, whose family is gaussian unless an option says else.
+# Terms on one column that may be the left-hand side of a further part of the formula, as in
+# mi(x) ~ z. That part is the model of the column; its family is gaussian unless an option names
+# another.
 WITH_MODELS = ("mi",)
 
 FAMILIES = {
@@ -64,20 +65,23 @@ METHODS = {
 
 KINDS = {"term": TERMS, "family": FAMILIES, "method": METHODS}
 
-# A plug-in that is made of others is named with them, as in "mixture(gaussian, student)".
+# The name of a plug-in that is composed of others, as in "mixture(gaussian, student)".
 _MADE_OF = re.compile(r"(\w+)\(([\w, ]*)\)")
 
 
 def parts(name: str) -> tuple[str, ...]:
-    """The names in that of a plug-in: its own, and of those that it is made of."""
+    """The name of a plug-in, followed by those of the plug-ins that it is composed of."""
     made = _MADE_OF.fullmatch(name)
     return (made[1], *(each.strip() for each in made[2].split(","))) if made else (name,)
 
 
 def load(kind: str, name: str) -> Any:
-    """The class registered as `name` among the plug-ins of one `kind`.
+    """The class of a plug-in.
 
-    One that is made of others makes a class of theirs, by its method `of`.
+    Args:
+        kind: "term", "family" or "method".
+        name: its name in the registry. For a plug-in that is composed of others, such as
+            "mixture(gaussian, student)", the class is made by the class method `of` from theirs.
 
     Raises:
         OptionError: for a name that is not registered, saying which names are.

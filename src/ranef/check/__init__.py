@@ -1,13 +1,13 @@
-"""The verdict on a fit: symptoms, what each means, what to do, and one word at the end.
+"""The verdict on a fit: symptoms, what each means and what to do about it, and one word.
 
 trust      a second opinion was taken, and nothing speaks against the fit
-unchecked  nothing speaks against it, and no second opinion could be had
+unchecked  nothing speaks against the fit, but there was no second opinion
 caution    something may be off; the symptoms say what
-distrust   do not use it as it is
+distrust   the fit should not be used as it is
 
-How to add a symptom: a function of the `Posterior` that yields what it saw, and a place in
-`check`. How to add a second opinion: a function that returns a `Reference`, or why there is none,
-and a place in `approximation.second_opinion`.
+To add a symptom, write a function of the `Posterior` that yields `Symptom`s and add it to one of
+the tuples below. To add a second opinion, write a function that returns a `Reference` or a
+`NoReference` and add it to `approximation.second_opinion`.
 """
 
 from ranef.check.approximation import second_opinion
@@ -30,7 +30,8 @@ from ranef.posterior.posterior import Posterior
 
 __all__ = ["SECONDS", "VERDICTS", "Check", "Symptom", "check"]
 
-# A check may take as long as the fit took, and this long in any case.
+# Default time limit of a check, in seconds. Callers may allow more, such as the time that the fit
+# itself took.
 SECONDS = 10.0
 
 _OF_CHAINS = (chains,)
@@ -49,12 +50,13 @@ _OF_ALL = (
 
 
 def check(posterior: Posterior, *, reference: bool = True, seconds: float = SECONDS) -> Check:
-    """The verdict on what a method returned.
+    """Check a fit and return the verdict with its symptoms, the gravest first.
 
     Args:
         posterior: the fit.
-        reference: whether a second opinion is computed, beside what the method itself looked at.
-        seconds: that it may take.
+        reference: whether to compute a second opinion. Without it only what the method itself has
+            checked counts as one.
+        seconds: time limit of the second opinions.
     """
     deadline = Deadline(seconds)
     looks = (*(_OF_CHAINS if posterior.draws.statistics else _OF_OTHERS), *_OF_ALL)

@@ -1,13 +1,18 @@
-"""An approximate posterior beside a reference that integrates what it approximates.
+"""Compares an approximate posterior q with a reference posterior.
 
-Two numbers for every coordinate, and for every direction: how far q's mean is from the
-posterior's in posterior sds, and q's sd over the posterior's. Marginal sds can be right where
-directions are not: with two correlated predictors a factorised q has the right mean and half
-the sd along their sum. So the smallest sd ratio is sought over all directions,
+For every coordinate two numbers are computed: the distance of q's mean from the reference mean in
+reference sds, and the ratio of q's sd to the reference sd. Marginal sds can be right where the sds
+of sums and differences are not, because a factorised q ignores correlations. So the smallest ratio
+over all directions a is computed too,
 
     min_a (a' C_q a / a' C a)^1/2,
 
-the root of the smallest generalized eigenvalue of q's covariance C_q and the posterior's C.
+the square root of the smallest generalized eigenvalue of q's covariance C_q and the reference
+covariance C.
+
+The reference is the first that can be computed: from the exact density of the scales, from
+importance sampling through the program, or from short chains that start at the draws. Draws of
+several chains need none, as chains that started apart already check each other.
 """
 
 import math
@@ -34,13 +39,16 @@ from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 
-# A method that claims to be right has means within .1 posterior sd and sds within 10%; twice
-# that, less what the noise of a thousand draws may hide, is wrong.
-_MEAN, _SD = (0.1, 0.18), (0.9, 0.82)
-# The chance of an accusation by the noise of the draws alone.
+# Errors of a mean, in reference sds, that lead to "caution" and to "distrust". The means of an
+# approximation that claims to be right should be within .1 sd.
+_MEAN = (0.1, 0.18)
+# The same for the ratio of the sds, which should be within 10%. The limits of "distrust" are a
+# little below twice those of "caution", as the noise of a thousand draws may hide the rest.
+_SD = (0.9, 0.82)
+# Probability that the noise of the draws alone leads to a symptom, for each kind of comparison.
 _CHANCE = 0.005
 
-# What the exact method says of a model without scales to be drawn.
+# The look that the exact method itself has taken at a model without scales to draw.
 _NOTHING = "nothing is approximated, all parameters having a closed form"
 
 _WRONG = "the intervals and the sds in the tables are wrong"
@@ -50,11 +58,11 @@ _REMEDY = "use method='nuts', or guide='structured' where it is 'meanfield'"
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a second opinion comes to.
+    """The result of a second opinion.
 
     Attributes:
-        symptoms: what it found.
-        looked: what it was, as phrases; () where there was none.
+        symptoms: the deviations that it found.
+        looked: what the second opinion was, as phrases; () if there was none.
     """
 
     symptoms: tuple[Symptom, ...]
@@ -62,11 +70,14 @@ class Opinion:
 
 
 def second_opinion(posterior: Posterior, deadline: Deadline | None) -> Opinion:
-    """The first that can be had of the draws, given the networks' weights where there are some.
+    """Compare the draws with the first reference that can be computed.
+
+    The weights of networks are held at their point estimates.
 
     Args:
         posterior: the fit.
-        deadline: of all that has to be computed; None for what the method itself has looked at.
+        deadline: when to stop; None to compute nothing, and report only what the method itself has
+            checked.
     """
     draws = posterior.draws
     if draws.statistics:
@@ -92,17 +103,18 @@ def second_opinion(posterior: Posterior, deadline: Deadline | None) -> Opinion:
 
 
 def is_exact(draws: Draws, problem: Problem) -> bool:
-    """Whether the draws are those of the exact method.
+    """Whether the draws come from the exact method for Gaussian models.
 
-    They are then of the posterior's own density, which only its scales can be far from.
+    Given the scales, coefficients are then drawn from their exact conditional distribution, so
+    that only the draws of the scales can be wrong.
     """
-    # Laplace says how its integrals are taken.
+    # The method `laplace`, which has an evidence too, records its quadrature among its settings.
     closed_form = draws.evidence is not None and "quadrature" not in draws.settings
     return closed_form and is_gaussian(problem)
 
 
 def _own_look(draws: Draws) -> tuple[str, ...]:
-    """What the exact method has looked at."""
+    """What the exact method itself has checked, as phrases."""
     if draws.k_hat is not None:
         return (f"the draws' weights by their exact density, k-hat {draws.k_hat:.2f}",)
     if draws.steps <= 1:
@@ -111,7 +123,7 @@ def _own_look(draws: Draws) -> tuple[str, ...]:
 
 
 def _compared(found: Reference, draws: Draws) -> Iterator[Symptom]:
-    """Means, sds and directions of q, and its k-hat, beside the reference."""
+    """Compare means, sds and directions of q with the reference, and report its k-hat."""
     symptoms = [*_means(found), *_sds(found)]
     if not any(s.weight == "distrust" for s in symptoms):
         symptoms += _scales(found, draws.is_gaussian_guide)
@@ -121,6 +133,7 @@ def _compared(found: Reference, draws: Draws) -> Iterator[Symptom]:
 
 
 def _not_asked() -> Symptom:
+    """The symptom of a fit for which no second opinion was asked."""
     return Symptom(
         "the sds were not checked",
         "the method has approximated, and nothing has looked at how well",
@@ -130,9 +143,10 @@ def _not_asked() -> Symptom:
 
 
 def _unchecked(draws: Draws, problem: Problem, reason: str) -> Symptom:
-    """Without a reference a structured guide is not judged, a factorised one is.
+    """The symptom of a fit without a reference, because of `reason`.
 
-    Effects of groups and the effects they vary about are never independent.
+    A mean-field guide is judged without a reference. It takes parameters for independent, and group
+    effects are never independent of the common effects about which they vary.
     """
     if draws.settings.get("guide") != "meanfield":
         return Symptom(
@@ -153,13 +167,18 @@ def _unchecked(draws: Draws, problem: Problem, reason: str) -> Symptom:
 
 
 def _weight(value: float, limits: tuple[float, float], noise: float) -> str:
-    """Of a deviation that grows: caution once it is over the first limit beyond the noise."""
+    """The weight of a deviation.
+
+    It is "trust" up to the first limit plus the noise, "distrust" beyond that if the deviation
+    exceeds the second limit too, and "caution" otherwise.
+    """
     if value - noise <= limits[0]:
         return "trust"
     return "distrust" if value > limits[1] else "caution"
 
 
 def _means(found: Reference) -> Iterator[Symptom]:
+    """Report the mean that is furthest from the reference."""
     sd = np.sqrt(np.diagonal(found.covariance))
     away = np.abs(found.q.mean(axis=0) - found.mean) / sd
     if not len(away):
@@ -176,6 +195,7 @@ def _means(found: Reference) -> Iterator[Symptom]:
 
 
 def _sds(found: Reference) -> Iterator[Symptom]:
+    """Report the sd that is furthest from the reference, and the narrowest direction."""
     d, size = len(found.labels), len(found.q)
     if not d or size < 10 * d:
         return
@@ -195,7 +215,8 @@ def _sds(found: Reference) -> Iterator[Symptom]:
         if weight == "distrust":
             return
     narrow = _narrowest(covariance, found.covariance)
-    # Of d directions the draws' own noise makes one look too narrow by about (d / S)^1/2.
+    # The smallest eigenvalue of a sample covariance is too small: with S draws in d dimensions the
+    # smallest sd ratio is below one by about (d / S)^1/2 through noise alone.
     along = _off(1 - narrow.ratio, (math.sqrt(d) + 1) * _error(found))
     if along != "trust" and (along != weight or narrow.several):
         yield Symptom(
@@ -207,15 +228,21 @@ def _sds(found: Reference) -> Iterator[Symptom]:
 
 
 def _scales(found: Reference, normal: bool) -> Iterator[Symptom]:
-    """Scales as they are reported, whose tails are heavy: where phi is right they may not be.
+    """Report scales whose sd, on the scale on which they are reported, is off.
 
-    Where q is `normal` in the logarithm its sd is known better than its draws say it.
+    The coordinates of a reference compress the upper tails of scales. So an sd may be right in
+    these coordinates and wrong on the original scale.
+
+    Args:
+        found: the reference.
+        normal: whether q is Gaussian in the logarithm of scales, so that its sd can be computed
+            from a log-normal distribution, with less noise than from the draws.
     """
     for label, (q, right, weights) in found.scales.items():
         mean = float(weights @ right)
         sd = math.sqrt(float(weights @ (right - mean) ** 2))
         heavy = float(weights @ ((right - mean) / sd) ** 4)
-        # The error of an sd grows with the tails: (kurtosis - 1) / 4n is its squared one.
+        # The squared relative error of an sd of n draws is (kurtosis - 1) / 4n.
         own, error = _log_normal_sd(q) if normal else _sd(q)
         noise = _noise(len(found.scales)) * math.sqrt(error**2 + max(heavy - 1, 0) / 4 / found.size)
         ratio = own / sd
@@ -238,8 +265,11 @@ def _sd(values: Array) -> tuple[float, float]:
 
 
 def _log_normal_sd(values: Array) -> tuple[float, float]:
-    """The same of a log-normal distribution, from its draws' logarithms: exp(m) v (v^2 - 1)^1/2
-    with v^2 = exp(s^2)."""
+    """The sd of a log-normal distribution and its relative error, from draws.
+
+    With m and s^2 the mean and variance of the logarithms, the sd is
+    exp(m + s^2 / 2) (exp(s^2) - 1)^1/2.
+    """
     logs = np.log(np.maximum(values, np.finfo(np.float64).tiny))
     square = min(float(logs.var(ddof=1)), 50.0)
     sd = math.exp(float(logs.mean()) + square / 2) * math.sqrt(math.expm1(square))
@@ -248,21 +278,29 @@ def _log_normal_sd(values: Array) -> tuple[float, float]:
 
 
 def _off(value: float, noise: float) -> str:
+    """The weight of a relative deviation of an sd."""
     return _weight(value, (1 - _SD[0], 1 - _SD[1]), noise)
 
 
 @dataclass(frozen=True)
 class _Direction:
-    """The direction a, in posterior sds of each coordinate, and the sd ratio along it."""
+    """A direction in parameter space.
+
+    Attributes:
+        ratio: q's sd along it over the reference sd.
+        a: (d,) the weights of the coordinates, each divided by its reference sd.
+    """
 
     ratio: float
     a: Array
 
     @property
     def several(self) -> bool:
+        """Whether more than one coordinate has a large weight."""
         return bool((np.abs(self.a) > 0.3 * np.abs(self.a).max()).sum() > 1)
 
     def said(self, labels: tuple[str, ...]) -> str:
+        """The direction in words, by its one or two largest weights."""
         order = np.argsort(-np.abs(self.a))[:2]
         if not self.several:
             return labels[order[0]]
@@ -271,15 +309,16 @@ class _Direction:
 
 
 def _narrowest(q: Array, reference: Array) -> _Direction:
+    """The direction of the smallest sd ratio, from two covariance matrices (d, d)."""
     sd = np.sqrt(np.diagonal(reference))
     correlation = reference / sd / sd[:, None]
-    # To the last digit the reference's own correlations are not known either.
+    # The small ridge keeps the reference correlation matrix positive definite.
     values, vectors = eigh(q / sd / sd[:, None], correlation + 1e-9 * np.eye(len(sd)))
     return _Direction(float(np.sqrt(max(values[0], 0.0))), vectors[:, 0])
 
 
 def _levels(found: Reference) -> Iterator[Symptom]:
-    """The worst of all levels' means and sds."""
+    """Report the worst mean and the worst sd over the levels of each grouping."""
     error = _error(found)
     for name, (mean, sd, right_mean, right_sd) in found.levels.items():
         noise = _noise(len(mean))
@@ -310,7 +349,14 @@ def _levels(found: Reference) -> Iterator[Symptom]:
 
 
 def _weights(found: Reference, seen: bool) -> Iterator[Symptom]:
-    """k-hat. Alone, where means and sds are right, it speaks of the tails, and only of them."""
+    """Report high k-hat values.
+
+    If means and sds are right, a high k-hat says only that the tails are not.
+
+    Args:
+        found: the reference.
+        seen: whether means or sds are off.
+    """
     size = len(found.q)
     if found.k_hat is not None and found.k_hat > threshold(size):
         yield Symptom(
@@ -332,18 +378,23 @@ def _weights(found: Reference, seen: bool) -> Iterator[Symptom]:
 
 
 def _error(found: Reference) -> float:
-    """The standard error of a difference of means, in sds; an sd's is this by sqrt 2."""
+    """The standard error of the difference of two means, in sds: (1 / S + 1 / R)^1/2.
+
+    S is the number of draws of q and R that of the reference. For the relative difference of two
+    sds of normal distributions it is smaller by a factor of sqrt 2.
+    """
     return math.sqrt(1 / len(found.q) + 1 / found.size)
 
 
 def _sd_error(kurtosis: Array, found: Reference) -> Array:
     """The standard error of a ratio of sds, ((kurtosis - 1) / 4 (1 / S + 1 / R))^1/2.
 
-    Effects whose scale is hardly known have heavy tails: a few draws make up most of their sd.
+    The kurtosis matters for effects whose scale is poorly known. They have heavy tails, so that a
+    few draws determine most of their sd.
     """
     return np.sqrt((kurtosis - 1) / 4) * _error(found)
 
 
 def _noise(count: int) -> float:
-    """By how many standard errors the worst of so many may be off by chance."""
+    """How many standard errors the worst of `count` deviations may reach by chance."""
     return float(norm.ppf(1 - _CHANCE / max(count, 1)))

@@ -1,4 +1,4 @@
-"""Cells of interactions of factors: how many rows each has, read off the columns."""
+"""Counts the rows in each cell of interactions of factors, from sums of indicator columns."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
@@ -9,19 +9,27 @@ from numpy.typing import NDArray
 
 from ranef.formula.model_matrix import Coding
 
-# A level of each of some factors.
+# A cell of an interaction: one (factor, level) pair for each of its factors.
 Cell = tuple[tuple[str, str], ...]
 
-# Cells of an interaction that are looked at.
+# Largest number of cells of an interaction that is checked.
 _MOST = 20_000
 
 
 def empty_cells(codings: Sequence[Coding], columns: NDArray[np.float64]) -> dict[str, list[Cell]]:
-    """For each interaction, the cells without rows that no lower interaction already names.
+    """Find the cells of interactions that have no rows.
 
-    Columns (n, k) are those of the codings in order. The number of rows of a cell is the sum of
-    its column; a cell at the reference level of a factor has none, and its rows are those of the
-    product without that factor, less those of the factor's other levels.
+    The number of rows in a cell is the sum of the cell's indicator column. A cell at the reference
+    level of a factor has no column. Its count is that of the cell without that factor, less the
+    counts of the cells at the factor's other levels.
+
+    Args:
+        codings: the coded products of a model matrix, in order.
+        columns: (n, k) the columns of these codings.
+
+    Returns:
+        The empty cells by the name of their interaction, without those that lie in an empty cell
+        of a lower interaction.
     """
     counts = _Counts(codings, columns)
     out: dict[str, list[Cell]] = {}
@@ -44,12 +52,18 @@ def empty_cells(codings: Sequence[Coding], columns: NDArray[np.float64]) -> dict
 
 
 def _parts(cell: Cell) -> list[Cell]:
-    """What a cell is inside of."""
+    """The cells of lower interactions, of two factors or more, that contain a cell."""
     return [part for size in range(2, len(cell)) for part in combinations(cell, size)]
 
 
 class _Counts:
-    """Rows of cells, by the sums of indicator columns."""
+    """Numbers of rows in cells, from the sums of indicator columns.
+
+    Attributes:
+        rows: number of all rows.
+        sums: number of rows by cell.
+        levels: levels by factor, the reference level first.
+    """
 
     def __init__(self, codings: Sequence[Coding], columns: NDArray[np.float64]) -> None:
         self.rows = len(columns)
@@ -67,12 +81,12 @@ class _Counts:
                 self.sums[frozenset(zip(names, levels, strict=True))] = float(value)
 
     def of(self, cell: Mapping[str, str]) -> int | None:
-        """None where the columns do not say it."""
+        """The number of rows in a cell, or None if the columns do not determine it."""
         key = frozenset(cell.items())
         if not key:
             return self.rows
         if key not in self.sums:
-            # The first level is the reference where a factor has one.
+            # A cell without a column is at the reference level, the first, of some factor.
             factor = next((f for f, level in cell.items() if level == self._first(f)), None)
             if factor is None:
                 return None

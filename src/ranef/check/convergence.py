@@ -1,4 +1,8 @@
-"""How the method ended: its own criterion, its chains, the trend of its ELBO, its weights."""
+"""Checks whether the method converged.
+
+It looks at the method's own criterion, k-hat of importance weights, the trend of the ELBO, and
+R-hat, effective draws, divergences and energies of chains.
+"""
 
 import math
 from collections.abc import Iterator
@@ -12,18 +16,24 @@ from ranef.numerics.chain_diagnostics import E_BFMI, convergence, energy_fractio
 from ranef.numerics.psis import threshold
 from ranef.posterior.posterior import Posterior
 
-# R-hat beyond which chains have not seen the same posterior, and the share of divergent steps
-# beyond which a part of it is missing rather than hard to reach.
-_APART, _DIVERGENT = 1.05, 0.01
-# Share of draws in another order of the components from which means of these are blurred.
+# R-hat beyond which the draws are not to be used.
+_APART = 1.05
+# Share of divergent steps beyond which the draws are not to be used.
+_DIVERGENT = 0.01
+# Share of draws that were relabelled, beyond which means of components are unreliable.
 _EXCHANGED = 0.01
-# The share of a search, and its steps at most, whose halves are compared: within its last, slow
-# stage. By how many nats the later one may be better, and by how many standard errors.
-_LAST, _MOST, _NATS, _ERRORS = 0.2, 1_000, 0.5, 4.0
+# The end of a search whose two halves are compared: this share of its steps, ...
+_LAST = 0.2
+# ... but at most so many steps.
+_MOST = 1_000
+# Rise of the ELBO from the first half to the second, in nats, beyond which it was still rising.
+_NATS = 0.5
+# Standard errors that the rise must exceed too.
+_ERRORS = 4.0
 
 
 def own_criterion(posterior: Posterior) -> Iterator[Symptom]:
-    """Of a method that judges its own end."""
+    """Report that the method's own criterion was not met."""
     draws = posterior.draws
     if not draws.converged:
         yield Symptom(
@@ -35,7 +45,7 @@ def own_criterion(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def weights(posterior: Posterior) -> Iterator[Symptom]:
-    """k-hat of the importance weights behind the draws (Vehtari et al., 2024)."""
+    """Report a high k-hat of the importance weights behind the draws (Vehtari et al., 2024)."""
     k = posterior.draws.k_hat
     if k is not None and posterior.draws.converged and k > threshold(1_000):
         yield Symptom(
@@ -47,7 +57,7 @@ def weights(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def left_out(posterior: Posterior) -> Iterator[Symptom]:
-    """Networks that predicted what was held out no better than the model without them."""
+    """Report networks that the fit left out, as they did not predict held-out rows better."""
     for label in posterior.program.left_out(posterior.draws):
         yield Symptom(
             f"{label} predicted the rows held out no better than the model without it",
@@ -58,10 +68,11 @@ def left_out(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def trend(posterior: Posterior) -> Iterator[Symptom]:
-    """Whether the ELBO was still rising when the search ended."""
+    """Report an ELBO that was still rising when the search ended."""
     draws = posterior.draws
     trace = np.asarray(draws.trace.get("elbo", ()), np.float64)
-    # By round, and not by step, where networks alternate with closed forms.
+    # Where networks alternate with closed forms, the trace has one value for each round and not for
+    # each step.
     if draws.elbo is None or len(trace) != draws.steps or not draws.converged:
         return
     rise, error = rising(trace)
@@ -75,7 +86,11 @@ def trend(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def rising(trace: NDArray[np.float64]) -> tuple[float, float]:
-    """By how much the last steps' later half is better than the earlier, and its standard error."""
+    """The rise of the ELBO over the last steps, and its standard error.
+
+    It is the mean of the later half less that of the earlier half, in nats. Of fewer than 50 finite
+    values the rise is taken as zero, with an infinite standard error.
+    """
     last = trace[-min(_MOST, int(_LAST * len(trace))) :]
     last = last[np.isfinite(last)]
     if len(last) < 50:
@@ -86,7 +101,7 @@ def rising(trace: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def chains(posterior: Posterior) -> Iterator[Symptom]:
-    """R-hat, effective draws, divergences and energies of chains."""
+    """Report chains with a high R-hat, few effective draws, divergences or a low E-BFMI."""
     draws = posterior.draws
     products = posterior.program.problem(posterior.training).bilinear
     ready = {n: draws.sites[n] for n in draws.sites if n not in draws.lazy_sites}

@@ -1,28 +1,28 @@
-"""The time that a check may take."""
+"""The time limit of a check."""
 
 import time
 from dataclasses import dataclass, field
 
 
 class OutOfTimeError(Exception):
-    """The time is over before a second opinion was complete."""
+    """Raised if the time limit is reached before a second opinion is complete."""
 
 
-# Seconds that it takes at least to compile the density of a program and its gradient. Nothing
-# interrupts it.
+# Seconds needed at least to compile the density of a program and its gradient, which cannot be
+# interrupted.
 COMPILING = 2.0
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """A number of seconds of work from now on.
+    """A time limit that starts when the object is made.
 
-    Those count that pass, or those of the processor where these are fewer: other programs on a busy
-    machine take nothing from a check.
+    The time used is the wall-clock time or the processor time of this process, whichever is less.
+    So other programs on a busy machine do not shorten a check.
 
     Attributes:
-        seconds: how many.
-        began: readings of the clock and of the processor's time when they began.
+        seconds: the limit.
+        began: wall-clock and processor time at the start, in seconds.
     """
 
     seconds: float
@@ -32,18 +32,18 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds that are left; negative once they are over."""
+        """Seconds that are left; negative after the limit."""
         passed = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
         return self.seconds - min(passed)
 
     def tick(self, needed: float = 0.0) -> None:
-        """Called between two steps of a computation.
+        """Raise if too little time is left; to be called between two steps of a computation.
 
         Args:
-            needed: seconds that the next step takes at least, where it cannot be interrupted.
+            needed: seconds that the next step takes at least, if it cannot be interrupted.
 
         Raises:
-            OutOfTimeError: once that is not left.
+            OutOfTimeError: if fewer seconds than needed are left.
         """
         if self.left < needed:
             raise OutOfTimeError

@@ -1,4 +1,8 @@
-"""Scales of groups that the rows cannot tell from what else the model has."""
+"""Finds scales of group effects that are not identified beside the other parts of the model.
+
+Examples are groupings with one row for each level, two groupings that divide the rows alike, and
+levels that have common effects too.
+"""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -12,17 +16,18 @@ from ranef.check.symptom import Symptom
 from ranef.posterior.posterior import Posterior
 from ranef.terms.blocks import LinearBlock
 
-# Rows beyond one for each level, as a share of the rows, from which on they tell the residual
-# from what varies by level.
+# Share (n - levels) / n of the rows above which the residual scale is identified beside the scale
+# of the group effects.
 _BEYOND = 0.05
-# Columns among which the levels of a grouping are looked for.
+# Largest number of columns of common effects that are compared with the levels of a grouping.
 _COLUMNS = 500
 
 
 def groupings(posterior: Posterior) -> Iterator[Symptom]:
-    """One row for each level, two groupings that are one, levels that are common effects too.
+    """Report groupings whose scales are not identified.
 
-    Rows that are read in batches are not looked at: their sample does not have all of a level's.
+    Nothing is reported if rows are read in batches, because the sample that is held does not have
+    all rows of a level.
     """
     if posterior.training.stream is not None:
         return
@@ -65,7 +70,7 @@ def groupings(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def _one_row_each(posterior: Posterior, block: LinearBlock) -> Iterator[Symptom]:
-    """Levels of one row, whose effects are residuals."""
+    """Report a grouping with about one row for each level: its effects are residuals."""
     family, n = posterior.program.family, len(block.codes)
     beyond = n - len(np.unique(block.codes))
     if beyond > _BEYOND * n:
@@ -83,7 +88,8 @@ def _one_row_each(posterior: Posterior, block: LinearBlock) -> Iterator[Symptom]
             f"leave ({_named(block)}) out",
             "caution",
         )
-    # A sigma that is known, or predicted, or of rows of known unequal weights, is told otherwise.
+    # Sigma is identified if it is fixed, if it has a predictor of its own, or if rows have known
+    # weights.
     sigma = posterior.training.state.priors.get("sigma")
     weights = family.response.form != "plain"
     if sigma is None or isinstance(sigma, priors.Fixed) or weights:
@@ -98,17 +104,18 @@ def _one_row_each(posterior: Posterior, block: LinearBlock) -> Iterator[Symptom]
 
 
 def _named(block: LinearBlock) -> str:
+    """The name of the block's first effects, such as "1|g"."""
     return block.scales[0].removesuffix("_sigma")
 
 
 def _intercept(block: LinearBlock) -> str:
-    """The name of the intercepts that vary, "" without."""
+    """The name of the varying intercepts, or "" if there are none."""
     place = intercept_of(block)
     return "" if place is None else block.scales[place].removesuffix("_sigma")
 
 
 def _constant_by_level(block: LinearBlock) -> Iterator[str]:
-    """Slopes whose column does not vary within any level, beside intercepts."""
+    """Names of slopes beside varying intercepts whose column is constant within each level."""
     if not _intercept(block) or len(block.scales) != block.columns.shape[1]:
         return
     columns, codes = np.asarray(block.columns, np.float64), np.asarray(block.codes)
@@ -116,18 +123,19 @@ def _constant_by_level(block: LinearBlock) -> Iterator[str]:
     first[codes[::-1]] = np.arange(len(codes))[::-1]
     away = np.abs(columns - columns[first[codes]]).max(axis=0)
     for i, scale in enumerate(block.scales):
-        # A column that is constant altogether is named for that.
+        # A column that is constant over all rows is reported elsewhere.
         if np.ptp(columns[:, i]) > 0 and away[i] == 0:
             yield scale.removesuffix("_sigma")
 
 
 def _spanned(block: LinearBlock, columns: NDArray[np.float64]) -> bool:
-    """Whether columns (n, p) make up the indicators of all levels."""
+    """Whether the indicators of all levels are linear combinations of the columns (n, p)."""
     codes = np.asarray(block.codes)
     levels, codes = np.unique(codes, return_inverse=True)
     if not len(levels) <= columns.shape[1] <= _COLUMNS:
         return False
-    # Columns that do not vary within levels are those that can: their rank is that of the levels.
+    # Only columns that are constant within levels count. They span the indicators if their rank is
+    # the number of levels.
     first = np.zeros(len(levels), np.int64)
     first[codes[::-1]] = np.arange(len(codes))[::-1]
     within = np.abs(columns - columns[first[codes]]).max(axis=0) == 0
@@ -136,7 +144,7 @@ def _spanned(block: LinearBlock, columns: NDArray[np.float64]) -> bool:
 
 
 def _same_rows(first: LinearBlock, second: LinearBlock) -> bool:
-    """Whether two groupings have the same rows in their levels."""
+    """Whether two groupings divide the rows into the same sets."""
     a, b = np.asarray(first.codes, np.int64), np.asarray(second.codes, np.int64)
     both = len(np.unique(a * (b.max() + 1) + b))
     return both == len(np.unique(a)) == len(np.unique(b))

@@ -1,4 +1,10 @@
-"""What the rows cannot tell: scales from zero, columns from each other and from the intercept."""
+"""Finds parameters that the data do not identify.
+
+These are scales of group effects that may be zero, positive parameters with heavy tails,
+collinear or constant columns, empty cells of interactions, and factors with nearly as many levels
+as rows. Collinearity is measured by the variance inflation factor 1 / (1 - R_j^2)
+(Marquardt, 1970).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,24 +21,27 @@ from ranef.formula import model_matrix
 from ranef.posterior.posterior import Posterior
 from ranef.terms.blocks import LinearBlock
 
-# The 5% quantile of an sd over its median below which zero cannot be told from it; that of
-# |N(0, 1)|, all of whose mass is at the wall, is .09.
+# An sd may be zero if its 5% quantile is less than this share of its median. For comparison, the
+# ratio is .09 for |N(0, 1)|, whose density is highest at zero.
 _AT_ZERO = 0.15
-# The 99% quantile of a positive parameter over its median from which the tail is named.
+# A positive parameter has a heavy tail if its 99% quantile exceeds this multiple of its median.
 _HEAVY = 5.0
-# Variance inflation (Marquardt, 1970) from which a column is named, and from which only its
-# prior tells it from the others.
-_INFLATED, _TOLD_BY_PRIOR = 10.0, 1e8
-# Part of a column's size, of the constant's or of a singular value that is rounding.
+# Variance inflation from which a column is reported: the sd of its effect is 10^1/2 times what it
+# would be if the column were uncorrelated with the others.
+_INFLATED = 10.0
+# Variance inflation beyond which the column is an exact combination of others up to rounding, so
+# that only the priors identify its effect.
+_TOLD_BY_PRIOR = 1e8
+# Relative size below which a residual, a weight or a singular value is rounding error.
 _ROUNDING = 1e-8
-# Levels of a factor among the common effects, as a share of the rows, from which it is named.
+# A factor among the common effects is reported if its levels exceed this share of the rows.
 _MOST_LEVELS = 0.5
-# Cells and columns that a sentence names.
+# Empty cells that a message lists.
 _NAMED = 3
 
 
 def boundaries(posterior: Posterior) -> Iterator[Symptom]:
-    """Scales of group effects that the data cannot tell from zero."""
+    """Report scales of group effects whose posterior reaches down to zero."""
     for name, variable in posterior.variables.items():
         if variable.role != "sd" or isinstance(
             posterior.training.state.priors.get(name), priors.Fixed | priors.PointEstimate
@@ -49,7 +58,7 @@ def boundaries(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def heavy_tails(posterior: Posterior) -> Iterator[Symptom]:
-    """Positive parameters that the data do not bound, under a prior without a mean."""
+    """Report positive parameters with a heavy upper tail under a prior without a mean."""
     for name, prior in posterior.training.state.priors.items():
         if not _has_no_mean(prior) or name not in posterior.variables:
             continue
@@ -71,7 +80,7 @@ def _has_no_mean(prior: priors.Prior) -> bool:
 
 
 def collinear(posterior: Posterior) -> Iterator[Symptom]:
-    """Common columns that the others make up."""
+    """Report columns of common effects that are, or nearly are, combinations of the others."""
     for own in _common_blocks(posterior):
         explained = own.explained
         for i, inflation in zip(
@@ -94,9 +103,10 @@ def collinear(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def empty(posterior: Posterior) -> Iterator[Symptom]:
-    """Columns of zeros, cells of an interaction without rows, constants beside an intercept.
+    """Report columns of zeros, interaction cells without rows, and constants beside an intercept.
 
-    Rows that are read in batches are not looked at: what is constant in their sample need not be.
+    Nothing is reported if rows are read in batches: a column that is constant in the sample that
+    is held need not be constant in all rows.
     """
     if posterior.training.stream is not None:
         return
@@ -133,7 +143,7 @@ def empty(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def many_levels(posterior: Posterior) -> Iterator[Symptom]:
-    """Factors among the common effects with nearly as many levels as there are rows."""
+    """Report factors among the common effects with nearly as many levels as there are rows."""
     n = posterior.training.rows.used
     named = set()
     for own in _common_blocks(posterior):
@@ -156,21 +166,23 @@ def many_levels(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def _is_spoiled(level: str) -> bool:
-    """Whether a text is a number but for a percent sign, a currency or separators."""
+    """Whether a text is a number apart from a percent sign, a currency sign or separators."""
     bare = level.strip().strip("%$€£ ").replace(",", "").replace(" ", "").replace("'", "")
     return bare.replace(".", "", 1).lstrip("+-").isdigit()
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of one term.
+    """The columns of one term's model matrix.
 
     Attributes:
-        labels, columns: (k,) and (n, k).
-        codings: the products that they are of, in order; () where that is not known.
-        intercept: the place of the intercept, None without one.
-        intercept_label: what the intercept is called.
-        fixed: places of columns whose effect is known.
+        labels: names of the columns, (k,).
+        columns: (n, k).
+        codings: the coded products of variables that make up the columns, in order; () if they
+            are not known.
+        intercept: index of the intercept, or None.
+        intercept_label: name of the intercept in messages.
+        fixed: indices of columns whose coefficient is fixed by the user.
     """
 
     labels: Sequence[str]
@@ -186,17 +198,18 @@ class _Columns:
 
     @property
     def free(self) -> list[int]:
-        """Places of columns that have an effect to estimate, but for the intercept."""
+        """Indices of columns with a coefficient to estimate, without the intercept."""
         every = range(self.columns.shape[1])
         return [i for i in every if i != self.intercept and i not in self.fixed]
 
     @property
     def zeros(self) -> list[int]:
+        """Indices of free columns that are zero in every row."""
         return [i for i in self.free if not self.columns[:, i].any()]
 
     @property
     def constants(self) -> list[int]:
-        """Places of columns that do not vary, beside an intercept."""
+        """Indices of free columns that do not vary, if there is an intercept."""
         if not self.has_intercept:
             return []
         away = np.ptp(self.columns, axis=0)
@@ -205,18 +218,18 @@ class _Columns:
 
     @property
     def told(self) -> list[int]:
-        """Places of columns that may be combinations of each other."""
+        """Indices of columns to test for collinearity: free, not zero and not constant."""
         left_out = {*self.zeros, *self.constants}
         return [i for i in self.free if i not in left_out]
 
     @cached_property
     def cells(self) -> dict[str, list[Cell]]:
-        """Interaction to its cells that have no row."""
+        """Cells without rows, by the name of their interaction."""
         return empty_cells(self.codings, self.columns)
 
     @property
     def named_in_cells(self) -> set[int]:
-        """Places of columns that belong to an empty cell."""
+        """Indices of columns that are indicators of an empty cell, or of one within it."""
         cells = {frozenset(cell) for own in self.cells.values() for cell in own}
         return {
             i
@@ -228,7 +241,10 @@ class _Columns:
 
     @property
     def explained(self) -> set[int]:
-        """Places of columns that are combinations because of empty cells that have no column."""
+        """Indices of columns whose collinearity follows from empty cells.
+
+        They are the columns of the factors of an interaction that has empty cells.
+        """
         factors = {
             frozenset(factor for factor, _ in cell) for own in self.cells.values() for cell in own
         }
@@ -240,7 +256,7 @@ class _Columns:
 
 
 def _places(codings: Sequence[model_matrix.Coding]) -> list[set[tuple[str, str]]]:
-    """The factors and levels of each column."""
+    """The (factor, level) pairs of which each column is the indicator."""
     out: list[set[tuple[str, str]]] = []
     for coding in codings:
         own: list[set[tuple[str, str]]] = [set()]
@@ -253,6 +269,7 @@ def _places(codings: Sequence[model_matrix.Coding]) -> list[set[tuple[str, str]]
 
 
 def _common_blocks(posterior: Posterior) -> Iterator[_Columns]:
+    """The columns of each block of common effects."""
     known, family = posterior.training.state.priors, posterior.program.family
     for term, block in _blocks(posterior):
         if block.codes is not None:
@@ -260,8 +277,8 @@ def _common_blocks(posterior: Posterior) -> Iterator[_Columns]:
         labels = _labels(posterior, block)
         sites = [name for name, count in block.sites for _ in range(count)]
         fixed = {i for i, name in enumerate(sites) if isinstance(known.get(name), priors.Fixed)}
-        # That of a model of thresholds is fixed at zero and stands for these; one that the user
-        # has fixed leaves a constant something to tell.
+        # The intercept of an ordinal model is fixed at zero, and the thresholds take its place. An
+        # intercept that the user has fixed does not count: a constant column is then identified.
         places = [
             i
             for i, name in enumerate(sites)
@@ -281,6 +298,7 @@ def _common_blocks(posterior: Posterior) -> Iterator[_Columns]:
 
 
 def _group_blocks(posterior: Posterior) -> Iterator[_Columns]:
+    """The columns of each block of group effects that has one scale for each column."""
     for term, block in _blocks(posterior):
         if block.codes is None or len(block.scales) != block.columns.shape[1]:
             continue
@@ -297,7 +315,7 @@ def _group_blocks(posterior: Posterior) -> Iterator[_Columns]:
 
 
 def intercept_of(block: LinearBlock) -> int | None:
-    """The place of the intercepts that vary by level, None without."""
+    """The index of the varying intercept among the block's columns, or None."""
     return next(
         (
             i
@@ -309,7 +327,7 @@ def intercept_of(block: LinearBlock) -> int | None:
 
 
 def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
-    """Label and block of every term whose coefficients belong to columns of the table."""
+    """Label and block of every term whose coefficients belong to columns of a model matrix."""
     problem = posterior.program.problem(posterior.written)
     for term, block in problem.unit_blocks().items():
         if block is None or not block.sites:
@@ -321,11 +339,11 @@ def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
             and not block.scales
             and all(name in posterior.variables for name, _ in block.sites)
         ):
-            yield term, block  # others are weights of a network
+            yield term, block  # left out: blocks without such columns, as weights of networks
 
 
 def _codings(posterior: Posterior, term: str, width: int) -> tuple[model_matrix.Coding, ...]:
-    """Of a term that has a model matrix."""
+    """The codings of the columns of a term, or () if it has no model matrix of that width."""
     learned = getattr(posterior.training.state.terms[term], "matrix", None)
     if not isinstance(learned, model_matrix.ModelMatrix):
         return ()
@@ -343,9 +361,15 @@ def _labels(posterior: Posterior, block: LinearBlock) -> list[str]:
 def common(
     posterior: Posterior, parameter: str | None = None
 ) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
-    """Labels and columns (n, k) of every block of common effects, of one family parameter or all.
+    """Labels and columns of the blocks of common effects.
 
-    Rows that were read in batches are represented by the sample that is held.
+    Args:
+        posterior: the fit.
+        parameter: the family parameter whose predictor they belong to; None for all.
+
+    Yields:
+        Labels of the coefficients and columns (n, k) of each block. If rows are read in batches,
+        the rows are those of the sample that is held.
     """
     predicts = posterior.program.problem(posterior.training).predicts
     for term, block in _blocks(posterior):
@@ -354,11 +378,18 @@ def common(
 
 
 def _inflations(columns: NDArray[np.float64], intercept: bool) -> NDArray[np.float64]:
-    """1 / (1 - R_j^2) of each column on the others, about its mean where these have a constant.
+    """Variance inflation 1 / (1 - R_j^2) of each column, (k,), from its regression on the others.
 
-    Without an intercept a constant may still be a combination of columns, as of those of a factor
-    with all of its levels: the columns that make it up are taken as they are, the others about
-    their means. Where none is, all are taken as they are.
+    It is the j-th diagonal element of the inverse of U'U, with U the columns at unit length.
+
+    Columns are centred if the model has an intercept. Without one, a constant may still be a
+    combination of columns, such as the indicators of all levels of a factor: then the columns that
+    make up the constant are left as they are, and the others are centred. If no combination of
+    columns is constant, none is centred.
+
+    Args:
+        columns: (n, k).
+        intercept: whether the model has an intercept beside them.
     """
     if columns.shape[1] == 0:
         return np.zeros(0)
@@ -380,7 +411,7 @@ def _inflations(columns: NDArray[np.float64], intercept: bool) -> NDArray[np.flo
 
 
 def smooth(posterior: Posterior) -> Iterator[Symptom]:
-    """Of every term."""
+    """Report what the terms' own diagnostics find, such as a basis too coarse for its process."""
     state = posterior.training.state
     for _, term in posterior.program.all_terms():
         for sign, meaning, remedy, weight in term.diagnostics(

@@ -1,14 +1,15 @@
-"""Whether networks whose weights are points have learned what the rows show, and all of it.
+"""Checks networks whose weights are point estimates.
 
-Held-out density: part of the rows took no part in training. On these, with the linear terms fitted
-to all others, the model is held against the same model without its networks,
+The first check compares densities of held-out rows, which took no part in the training of the
+networks. The linear terms are fitted to the other rows, with the networks and without them, and
 
-    gain = mean_i [log p(y_i | with) - log p(y_i | without)],
+    gain = mean_i [log p(y_i | with networks) - log p(y_i | without)]
 
-i over the rows held out, coefficients and scales at their estimates.
+is taken over the held-out rows i, with coefficients and scales at their estimates.
 
-Means of effects: effects b_j ~ N(0, t^2) of J levels have a mean of zero but for t / J^1/2. A mean
-further from zero is a level that a network or an intercept should carry.
+The second check is of the means of group effects. The mean of J effects b_j ~ N(0, t^2) has
+expectation zero and sd t / J^1/2. A mean further from zero shows that the effects carry a constant
+that a network or an intercept should carry.
 """
 
 import math
@@ -36,11 +37,12 @@ from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 
-# Standard errors by which a gain is told from none.
+# Standard errors beyond which a gain differs from zero.
 _TOLD = 2.0
-# Standard errors of a mean of effects beyond which it is not chance: one in a thousand is.
+# Standard errors beyond which a mean of effects differs from zero: chance exceeds them once in a
+# thousand times.
 _FAR = 3.3
-# Rows from which on the closed form of a response that is not normal takes too long.
+# Largest number of rows for which a model with a non-normal response is fitted again.
 _MANY = 100_000
 
 
@@ -60,10 +62,19 @@ def trained(posterior: Posterior) -> tuple[str, ...]:
 def gain(
     posterior: Posterior, labels: Collection[str], deadline: Deadline
 ) -> tuple[Array, str] | NoReference:
-    """What networks add to the log density of each row held out, (n,), and a phrase about it.
+    """The gain in log density of each held-out row by the networks.
+
+    Args:
+        posterior: the fit.
+        labels: of the terms with networks.
+        deadline: when to stop.
+
+    Returns:
+        The gains (n,) in nats, and a phrase about them; or the reason why there are none: rows
+        held out that are not known, rows read in batches, or a model that takes too long.
 
     Raises:
-        OutOfTimeError: once the time is over.
+        OutOfTimeError: if the deadline passes.
     """
     draws, problem = posterior.draws, posterior.program.problem(posterior.training)
     if draws.seed is None:
@@ -98,11 +109,12 @@ def gain(
 
 
 def _mean(values: Array) -> tuple[float, float]:
+    """The mean of values and its standard error."""
     return float(values.mean()), float(values.std()) / math.sqrt(len(values))
 
 
 def _without(known: Problem, labels: Collection[str]) -> Problem:
-    """The problem with networks that say nothing."""
+    """The problem with the networks of these labels set to zero."""
 
     def part(data: Any) -> Batch:
         found, none = known.batch(data), np.zeros(0)
@@ -115,7 +127,7 @@ def _without(known: Problem, labels: Collection[str]) -> Problem:
 
 
 def _scores(given: LMMUpdate | GLMMUpdate, known: Problem, rows: Any) -> Array:
-    """Log density of each row, (n,), at the means of all that is linear."""
+    """Log density of each row, (n,), with linear coefficients at their conditional means."""
     part = known.batch(rows)
     if isinstance(given, LMMUpdate):
         away, v = given.residuals(part, known)
@@ -139,7 +151,14 @@ def _scores(given: LMMUpdate | GLMMUpdate, known: Problem, rows: Any) -> Array:
 def networks(
     posterior: Posterior, deadline: Deadline | None
 ) -> tuple[tuple[Symptom, ...], tuple[str, ...]]:
-    """Symptoms of networks, and what was looked at; nothing of a model without any."""
+    """Symptoms of the networks of a fit, and phrases about what was checked.
+
+    Both are empty for a model without networks whose weights are point estimates.
+
+    Args:
+        posterior: the fit.
+        deadline: when to stop; None to compute no held-out densities.
+    """
     labels = trained(posterior)
     if not labels:
         return (), ()
@@ -158,6 +177,7 @@ def networks(
 
 
 def _unchecked(remedy: str, reason: str) -> Symptom:
+    """The symptom of networks whose held-out density was not computed, because of `reason`."""
     return Symptom(
         "the networks' weights were not checked",
         f"no second opinion could be had, because {reason}",
@@ -167,6 +187,7 @@ def _unchecked(remedy: str, reason: str) -> Symptom:
 
 
 def _judged(difference: Array, names: str) -> Iterator[Symptom]:
+    """Report a gain that is negative, or that does not differ from zero."""
     mean, error = _mean(difference)
     how = f"{mean:+.3g} nats a row (standard error {error:.2g}) on {len(difference):,} rows"
     if mean < -_TOLD * error:
@@ -186,7 +207,7 @@ def _judged(difference: Array, names: str) -> Iterator[Symptom]:
 
 
 def means(posterior: Posterior) -> Iterator[Symptom]:
-    """Blocks of effects whose mean over the levels is far from zero."""
+    """Report group effects whose mean over the levels is far from zero."""
     for name, variable in posterior.variables.items():
         scale = f"{name}_sigma"
         if variable.role != "group" or scale not in posterior.variables:

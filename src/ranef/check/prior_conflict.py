@@ -1,13 +1,14 @@
-"""Priors against the data: where a prior, given or default, moves what the data say.
+"""Finds priors that contradict the data, and default priors that move posterior means.
 
-Conflict: a posterior mean in a tail of its prior that holds less than a normal distribution does
-beyond three sds, .13% (a prior on x > 0 whose density is highest at zero has one tail). It is the
-simplest of such checks; Evans and Moshonov (2006) have the theory, and Kallioinen, Paananen,
-Buerkner and Vehtari (2024) a finer one, by scaling the power of the prior.
+Conflict is a posterior mean in the far tail of its prior: the tail beyond it has a probability of
+less than .13%, that of a normal distribution beyond three sds. A prior on x > 0 whose density is
+highest at zero has one tail, other priors have two. Evans and Moshonov (2006) give the theory of
+such checks. Kallioinen, Paananen, Buerkner and Vehtari (2024) have a finer one, which scales the
+power of the prior.
 
-Pull: the distance of a coefficient's posterior mean from that of the likelihood alone. Where prior
-N(m0, V0) and posterior N(m, V) are normal, the likelihood's precision is V^-1 - V0^-1 and its mean
-(V^-1 - V0^-1)^-1 (V^-1 m - V0^-1 m0). A default prior should not move a mean.
+Pull is the distance of a coefficient's posterior mean from the mean of the normalised likelihood.
+If prior N(m0, V0) and posterior N(m, V) are normal, the likelihood has precision V^-1 - V0^-1 and
+mean (V^-1 - V0^-1)^-1 (V^-1 m - V0^-1 m0). A default prior should move the mean by little.
 """
 
 from collections.abc import Iterator
@@ -25,18 +26,20 @@ from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 
+# Prior probability of the tail beyond a posterior mean below which prior and data conflict.
 _TAIL = float(stats.norm.sf(3.0))
-# A default prior that moves a posterior mean by more of its sds is named.
+# Shift of a posterior mean by a default prior, in posterior sds, from which it is reported.
 _MOVED = 0.5
-# The share of the prior's variance that the posterior has in a direction of which the data say
-# next to nothing: where the likelihood has its mean there is not known.
+# Ratio of posterior to prior variance in a direction above which the data have next to no
+# information about it. The mean of the likelihood is then too uncertain to measure a pull. The same
+# limit applies to the ratio of a coefficient's sds, above which the coefficient is reported.
 _UNSAID = 0.8
-# Draws for each coefficient that their covariance takes.
+# Draws needed for each coefficient to estimate their covariance matrix.
 _DRAWS_EACH = 5
 
 
 def conflict(posterior: Posterior) -> Iterator[Symptom]:
-    """Priors, given or default, in whose far tail the posterior lies."""
+    """Report priors, given or default, in whose far tail the posterior mean lies."""
     state, given = posterior.training.state, posterior.program.user_priors
     for name, prior in state.priors.items():
         law = _law(prior)
@@ -64,7 +67,7 @@ def conflict(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def _labels(posterior: Posterior, name: str, size: int) -> list[tuple[str, int]]:
-    """What the elements of a site are called, with their places; none for coordinates."""
+    """Labels of the elements of a site and their indices; none for internal coordinates."""
     if name in posterior.variables:
         return posterior.variables[name].elements(name)[:size]
     if name.endswith(CENTRED):
@@ -73,7 +76,10 @@ def _labels(posterior: Posterior, name: str, size: int) -> list[tuple[str, int]]
 
 
 def pull(posterior: Posterior) -> Iterator[Symptom]:
-    """Common effects whose posterior mean a default prior has moved."""
+    """Report common effects whose posterior mean the default prior has moved.
+
+    Effects whose posterior is nearly as wide as their prior are reported too.
+    """
     program, training = posterior.program, posterior.training
     for block in program.problem(training).unit_blocks().values():
         if block is None or block.carry is None or block.codes is not None:
@@ -109,13 +115,17 @@ def pull(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | None:
-    """What the prior has to do with each carried coefficient.
+    """The influence of the prior on each coefficient of the block, on the formula's scale.
 
-    None where draws are too few to say, or a prior is not normal.
+    Args:
+        block: of common effects, with a matrix `carry` from its own coefficients to those of the
+            formula's columns.
+        posterior: the fit.
 
     Returns:
-        By how many posterior sds it has moved the mean, (m,); the posterior's sd over the
-        prior's, (m,), 0 under a flat prior.
+        By how many posterior sds the prior has moved each mean, (m,), and the ratio of posterior
+        to prior sd, (m,), 0 under a flat prior. None if the prior is not normal, or if there are
+        too few draws to estimate the covariance matrix.
     """
     sites = posterior.draws.sites
     if not block.gaussian or any(name not in sites for name, _ in block.sites):
@@ -127,7 +137,9 @@ def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | Non
     normal = np.isfinite(scale) & (scale > 0)
     if not normal.any() or len(b) < _DRAWS_EACH * int(normal.sum()):
         return None
-    # Directions in units of the prior: its covariance is one, the posterior's c < 1.
+    # In units of the prior sds, the prior covariance is the identity and c are the eigenvalues of
+    # the posterior covariance, c < 1. Along an eigenvector with posterior mean u the likelihood has
+    # the mean u / (1 - c), so that the prior has moved the mean by u c / (1 - c).
     away = (b[:, normal] - np.asarray(block.mean)[normal]) / scale[normal]
     mean = away.mean(axis=0)
     c, directions = np.linalg.eigh(np.atleast_2d(np.cov(away, rowvar=False)))
@@ -142,13 +154,17 @@ def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | Non
 
 
 def _tail(frozen: Any, one_sided: bool, value: float, place: int) -> float:
+    """Prior probability of the upper tail beyond a value, or of the smaller of both tails."""
     below, above = (np.ravel(part) for part in (frozen.cdf(value), frozen.sf(value)))
     i = place if len(above) > 1 else 0
     return float(above[i] if one_sided else min(below[i], above[i]))
 
 
 def _law(prior: Any) -> tuple[Any, bool] | None:
-    """The prior as SciPy has it, and whether it has one tail only; None where it says nothing."""
+    """The prior as a SciPy distribution, and whether only its upper tail counts.
+
+    None for priors that are not checked.
+    """
     p, array = prior, np.asarray
     match prior:
         case priors.Normal():
@@ -177,14 +193,15 @@ def _law(prior: Any) -> tuple[Any, bool] | None:
             inner = _law(p.prior)
             if inner is None:
                 return None
-            # A prior with much mass at a small precision has little at a small sd.
+            # With a negative power small values of the inner variable are large values of x, so
+            # that a mode of the inner prior at zero is none of x.
             return _PowerPrior(inner[0], p.power), inner[1] and p.power > 0
-    # A Uniform or a Beta has no tails; Flat, Fixed, LKJ and point estimates are not judged.
+    # Uniform and Beta priors have no tails; Flat, Fixed, LKJ and point estimates have no conflict.
     return None
 
 
 class _HalfStudent:
-    """|t_nu| times sigma."""
+    """The half-Student distribution: that of sigma |t_nu|."""
 
     def __init__(self, nu: float, sigma: float) -> None:
         self._law = stats.t(nu, 0.0, sigma)
@@ -197,7 +214,7 @@ class _HalfStudent:
 
 
 class _PowerPrior:
-    """x^k has the law `inner`, x > 0."""
+    """The distribution of x > 0 if x^k has the distribution `inner`."""
 
     def __init__(self, inner: Any, power: int) -> None:
         self._inner, self._power = inner, power
@@ -212,7 +229,7 @@ class _PowerPrior:
 
 
 class _LogOddsPrior:
-    """The probability of x has the law `inner`."""
+    """The distribution of log odds x if the probability 1 / (1 + exp(-x)) has that of `inner`."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner

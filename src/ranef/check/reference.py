@@ -1,8 +1,9 @@
-"""What an approximation is held against: draws of q and moments of the posterior, side by side.
+"""The reference posterior with which an approximation q is compared.
 
-Both are in coordinates phi: common effects as they are, a scale t as asinh(t / m) with m its
-posterior median (a logarithm far above zero, and no wall at zero), correlations as the inverse
-hyperbolic tangent of their canonical partial correlations.
+It holds draws of q and moments of the posterior in the same coordinates phi: common effects as
+they are; a positive parameter t as asinh(t / m), with m its posterior median; correlations as the
+inverse hyperbolic tangent of their canonical partial correlations. asinh(t / m) behaves as a
+logarithm far above m, and is linear near zero, so that values near zero do not form a long tail.
 """
 
 from collections.abc import Mapping
@@ -18,21 +19,23 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Reference:
-    """The posterior beside the draws that are judged.
+    """A reference posterior, beside the draws of q that are checked.
 
     Attributes:
-        labels: of the coordinates phi, (d,).
+        labels: names of the coordinates phi, (d,).
         q: (S, d) draws of the approximation.
-        mean, covariance: (d,) and (d, d) of the posterior.
-        size: how many draws of the posterior its moments are as good as.
-        k_hat: of q for the posterior of phi, everything else integrated; None where q is not
-            known to be normal.
-        scales: positive parameters as they are reported: label to draws of q (S,), draws of the
-            posterior (R,) and the weights of these.
-        levels: site of group effects to mean and sd under q and under the posterior, each (m,).
-        level_k_hat: the worst over single levels; None where it was not looked for.
-        levels_seen: how many levels that was over.
-        kurtosis: of the effects under q, by site, (m,); normal ones have 3.
+        mean: (d,) of the reference.
+        covariance: (d, d) of the reference.
+        size: effective number of independent draws behind the moments of the reference.
+        k_hat: of q for the posterior of phi, everything else integrated out; None if it was not
+            computed, as when q is not known to be normal.
+        scales: positive parameters on their original scale. By label: draws of q (S,), draws of the
+            reference (R,) and the weights of these (R,).
+        levels: group effects. By site: mean and sd under q, mean and sd under the reference, each
+            (m,).
+        level_k_hat: largest k-hat over single levels; None if it was not computed.
+        levels_seen: number of levels for which it was computed.
+        kurtosis: of the effects under q, by site, (m,), at least the 3 of a normal distribution.
         source: how the reference was computed, as a phrase.
     """
 
@@ -52,7 +55,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class NoReference:
-    """That a reference could not be had.
+    """The answer where no reference could be computed.
 
     Attributes:
         reason: why, as a clause.
@@ -62,22 +65,29 @@ class NoReference:
 
 
 def scale_coordinate(values: Array, middle: float) -> Array:
-    """asinh(t / m)."""
+    """asinh(t / m) of values t with median m, `middle`."""
     return np.arcsinh(values / max(middle, np.finfo(np.float64).tiny))
 
 
 def kurtosis_of(draws: Array) -> Array:
-    """Of each column, E (x - m)^4 / s^4, and at least the normal distribution's."""
+    """Kurtosis E (x - m)^4 / s^4 of each column, at least 3 as of a normal distribution."""
     square = (draws - draws.mean(axis=0)) ** 2
     variance = np.maximum(square.mean(axis=0), np.finfo(np.float64).tiny)
     return np.maximum((square**2).mean(axis=0) / variance**2, 3.0)
 
 
 def normal_k_hat(z: Array, log_density: Array) -> float | None:
-    """k-hat of a normal q for a target, from draws z (S, d) of q and the target there (S,).
+    """k-hat of a normal q for a target.
 
-    q's density is that of the normal distribution of the draws' moments. None for more
-    coordinates than these can tell the covariance of.
+    The density of q is that of the normal distribution with the moments of the draws.
+
+    Args:
+        z: (S, d) draws of q.
+        log_density: (S,) of the target at these draws, up to a constant.
+
+    Returns:
+        k-hat; None if there are too few draws to estimate their covariance, S < 20 d, or if it is
+        singular.
     """
     size, d = z.shape
     if d == 0 or size < 20 * d or not np.isfinite(log_density).any():

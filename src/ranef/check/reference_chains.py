@@ -1,18 +1,20 @@
-"""The reference of short chains that start from the fit's own draws (TADDAA).
+"""Computes a reference posterior by short chains that start from the fit's own draws (TADDAA).
 
 Chains of Hamiltonian Monte Carlo (Neal, 2011) on the program's joint density start from draws of
-the approximation q. Where q is the posterior they stay distributed as it is; where it is not they
-move towards the posterior, and their means and sds leave those of q (Wang, Kasprzak and Huggins,
-2023). They need no integral, and so serve models with crossed groupings and with many effects.
+the approximation q. If q is the posterior, the states of the chains keep its distribution. If not,
+they move towards the posterior, and their means and sds depart from those of q (Wang, Kasprzak and
+Huggins, 2023). No integral is needed, so that crossed groupings and many effects are possible.
 
-The chains move in coordinates in which q is nearly a standard normal distribution,
+Let b be the effects of all blocks that have a scale, and phi all other parameters. The chains run
+in coordinates (z, x) in which q is close to a standard normal distribution,
 
-    phi = m + L z,                 L L' the covariance of q's draws of phi,
-    b_e = t_e (c_e + B_e z + s_e x_e),
+    phi = m + L z,
+    b_e = t_e (c_e + B_e z + s_e x_e).
 
-phi being all parameters but the effects b of blocks that have a scale. c, B and s are the
-regression of q's draws of b_e / t_e on z, and t_e is the scale of b_e where the rows say less of it
-than its prior, else one: centred where rows are many, and non-centred where they are few.
+m and L L' are the mean and covariance of q's draws of phi. c, B and s are the intercepts, slopes
+and residual sds of the regression of q's draws of b_e / t_e on z. t_e is the prior sd of b_e if the
+variance of b_e under q is more than half of its prior variance, and one otherwise. So effects
+about which the rows have little information are non-centred, and the others are centred.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,41 +38,57 @@ from ranef.terms.blocks import LinearBlock
 
 Numbers = NDArray[np.float64]
 
-# Chains, each from a draw of its own: at most, at least, and rows that all of them go through in a
-# step, between the two.
-_MOST_CHAINS, _LEAST_CHAINS, _ROWS = 64, 16, 2_000_000
-# Transitions in a row of which the sums are kept, and the most of such rows. The first third of
-# them are on the way, and do not count.
-_ROW, _MOST_ROWS = 15, 40
-# Transitions in which the step size adapts.
+# Largest and smallest number of chains.
+_MOST_CHAINS = 64
+_LEAST_CHAINS = 16
+# Rows times chains in one evaluation, which sets the number of chains between these limits.
+_ROWS = 2_000_000
+# Transitions in a block of states. Within a block only sums of the effects are kept.
+_ROW = 15
+# Blocks at most. The first third of all blocks is warm-up and is discarded.
+_MOST_ROWS = 40
+# Transitions at the start during which the step size adapts.
 _ADAPTING = 10
-# Acceptance below and above which the step becomes smaller and larger.
-_LOW, _HIGH = 0.65, 0.92
-# Length of a trajectory, in sds of q: a quarter of the period of a normal distribution.
+# The step size shrinks if the mean acceptance probability is below the first, and grows if it is
+# above the second.
+_LOW = 0.65
+_HIGH = 0.92
+# Length of a trajectory in sds of q: about pi / 2, a quarter of the period of the Hamiltonian flow
+# of a standard normal distribution.
 _LENGTH = 1.5
-# Leapfrog steps of a trajectory at most.
+# Leapfrog steps of a trajectory, at most.
 _MOST_STEPS = 64
-# Effective states of each chain below which the chains have not moved far enough to say anything,
-# and from which on they have gone far enough.
-_MOVED, _ENOUGH = 2.0, 4.0
-# Parameters beside the group effects up to which their covariance is used, and not their sds alone.
+# Effective states per chain below which the chains have moved too little to be a reference.
+_MOVED = 2.0
+# Effective states per chain at which the chains stop.
+_ENOUGH = 4.0
+# Largest dimension of phi with a full covariance matrix; beyond it L is diagonal.
 _DENSE = 200
-# Numbers of the regression of all effects on phi at most.
+# Largest number of elements of the slopes B; beyond it B is zero.
 _MOST_SLOPES = 20_000_000
-# Draws of all effects that are held at once: 0.8 GB.
+# Largest number of elements of the fit's draws that are held at once: 0.8 GB.
 _HELD = 100_000_000
-# Rows and effects of all chains that are held at once: some 2 GB with what the program makes of
-# them.
+# Largest number of rows and parameters over all chains: some 2 GB with the program's intermediate
+# arrays.
 _LARGEST = 50_000_000
 
 
 def short_chains(
     posterior: Posterior, problem: Problem, deadline: Deadline
 ) -> Reference | NoReference:
-    """No reference where the chains hardly move, or memory does not hold them.
+    """Compute the reference by short chains from the fit's draws.
+
+    Args:
+        posterior: the fit that is checked.
+        problem: its model and rows.
+        deadline: when to stop.
+
+    Returns:
+        The reference, or the reason why there is none: rows that are read in batches, matrix
+        factorizations, a model too large for memory, or chains that hardly moved.
 
     Raises:
-        OutOfTimeError: once the time is over.
+        OutOfTimeError: if the deadline passes.
     """
     if problem.windows:
         return NoReference("rows are read in batches")
@@ -96,14 +114,17 @@ class _Target:
     Attributes:
         joint: the density.
         structure: the blocks of the terms whose effects are b, at unit scales, by label. They are
-            made outside of what is compiled, where networks have values.
-        inner: the sites of these effects.
-        outer: sites of phi.
-        mean, root: (d,) and (d, d) or (d,) of phi under q.
-        scaled: (m,) whether t_e is the scale of an effect.
-        middle, slopes, width: c (m,), B (m, d) and s (m,).
+            built outside of the compiled functions, where the weights of networks have values.
+        inner: the sites of b.
+        outer: the sites of phi.
+        mean: m, (d,).
+        root: L, (d, d), or its diagonal, (d,).
+        scaled: (m,) whether t_e is the prior sd of the effect, and not one.
+        middle: c, (m,).
+        slopes: B, (m, d).
+        width: s, (m,).
         q: draws of the fit (S, ...) by site.
-        x: (S, d + m) these in the chains' coordinates.
+        x: the same draws in the chains' coordinates, (S, d + m).
     """
 
     joint: JointDensity
@@ -121,6 +142,7 @@ class _Target:
 
     @classmethod
     def of(cls, posterior: Posterior, problem: Problem) -> "_Target | NoReference":
+        """The target of a fit, or the reason why it has none."""
         joint = JointDensity.of(posterior, problem)
         size = sum(int(np.size(latent.start)) for latent in joint.latents.values())
         sites = posterior.draws.sites
@@ -144,7 +166,7 @@ class _Target:
         return bare._placed(phi)
 
     def _placed(self, phi: Numbers) -> "_Target":
-        """The same with the coordinates of the effects, and the draws in all coordinates."""
+        """The same with c, B, s and t from q's draws, and the draws in the chains' coordinates."""
         b, t, z = self._effects(self.q), self._sds(phi), self._z(phi)
         scaled = b.var(axis=0) > 0.5 * (t**2).mean(axis=0)
         b = b / np.where(scaled, t, 1.0)
@@ -159,27 +181,28 @@ class _Target:
 
     @property
     def chains(self) -> int:
-        """How many chains there are."""
+        """The number of chains."""
         return int(np.clip(_ROWS // self.joint.problem.n, _LEAST_CHAINS, _MOST_CHAINS))
 
     def _effects(self, sites: Mapping[str, Any]) -> Numbers:
-        """Draws of all effects, (S, m)."""
+        """Draws of all effects, (S, m), from draws by site."""
         size = len(next(iter(sites.values())))
         parts = [np.asarray(sites[name], np.float64).reshape(size, -1) for name in self.inner]
         return np.concatenate([np.zeros((size, 0)), *parts], axis=1)
 
     def _z(self, phi: Numbers) -> Numbers:
+        """Z = L^-1 (phi - m), (S, d)."""
         away = phi - self.mean
         if self.root.ndim == 1:
             return away / self.root
         return np.asarray(np.linalg.solve(self.root, away.T).T, np.float64)
 
     def _scales(self, values: Mapping[str, Array]) -> Array:
-        """The prior sd of each effect, (m,)."""
+        """The prior sd of each effect, (m,), at values of the sites of phi."""
         if not self.structure:
             return jnp.zeros(0)
         known = {**self.joint.given, **values}
-        # The scales of a network's weights are always plain: its own block has none of them.
+        # Blocks whose sds are sites themselves. Those of a network's weights always are.
         plain = {
             label
             for label, block in self.structure.items()
@@ -187,7 +210,7 @@ class _Target:
             and len(block.scales) == np.shape(block.columns)[1]
             and all(name in known for name in block.scales)
         }
-        # The program's own blocks take a second to compile.
+        # The program's blocks are built only where needed: they take a second to compile.
         blocks = {} if len(plain) == len(self.structure) else self.joint.problem.blocks(known)
         out = []
         for label, block in self.structure.items():
@@ -204,7 +227,7 @@ class _Target:
         return jnp.concatenate(out)
 
     def _sds(self, phi: Numbers) -> Numbers:
-        """The prior sd of each effect at phi (S, d), (S, m)."""
+        """The prior sd of each effect, (S, m), at each phi (S, d)."""
         if not self.inner:
             return np.zeros((len(phi), 0))
         return np.asarray(self._compiled_sds(jnp.asarray(phi)))
@@ -214,7 +237,7 @@ class _Target:
         return jax.jit(jax.vmap(lambda own: self._scales(self.joint.values(self.outer, own))))
 
     def read(self, x: Numbers) -> tuple[Numbers, Numbers]:
-        """From x (chains, d + m), phi (chains, d) and the effects (chains, m)."""
+        """Phi (chains, d) and the effects (chains, m) at states x (chains, d + m)."""
         d = len(self.mean)
         z, noise = x[:, :d], x[:, d:]
         phi = self.mean + (z @ self.root.T if self.root.ndim == 2 else z * self.root)
@@ -222,7 +245,7 @@ class _Target:
         return phi, b * np.where(self.scaled, self._sds(phi), 1.0) if self.scaled.any() else b
 
     def values(self, x: Array) -> tuple[dict[str, Array], Array]:
-        """At x (d + m,): values of the sites, and log |d sites / d x| up to a constant."""
+        """Values of all sites at x (d + m,), and log |d sites / d x| up to a constant."""
         d = len(self.mean)
         z, noise = jnp.asarray(x[:d]), x[d:]
         phi = jnp.asarray(self.mean + (self.root @ z if self.root.ndim == 2 else self.root * z))
@@ -239,21 +262,23 @@ class _Target:
         return values, log_det
 
     def log_density(self, x: Array, data: Any) -> Array:
+        """Log density of the chains' coordinates x (d + m,), up to a constant."""
         values, log_det = self.values(x)
         return self.joint.at(values, data) + log_det
 
     def start(self, rng: np.random.Generator) -> Numbers:
-        """Some draws of the fit in these coordinates, (chains, d + m)."""
+        """Randomly chosen draws of the fit in the chains' coordinates, (chains, d + m)."""
         size = len(self.x)
         return self.x[rng.permutation(max(size, self.chains))[: self.chains] % size]
 
     @cached_property
     def transition(self) -> Any:
-        """One trajectory of every chain, compiled.
+        """The compiled Hamiltonian transition of all chains.
 
-        From the states x (chains, d + m), the log density and its gradient there, a key, the step,
-        how many steps, and the rows: the same three after it, and the acceptance (chains,). With a
-        log density of minus infinity and a step of zero it evaluates the other two at x.
+        It takes the state (x (chains, d + m), log densities (chains,), gradients (chains, d + m)),
+        a random key, the step size, the number of leapfrog steps and the rows. It returns the state
+        after the transition and the acceptance probabilities (chains,). Called with log densities
+        of minus infinity and a step size of zero, it evaluates log density and gradient at x.
         """
         slope = jax.vmap(jax.value_and_grad(self.log_density), in_axes=(0, None))
 
@@ -284,7 +309,7 @@ class _Target:
 
 
 def _scaled_blocks(problem: Problem, joint: JointDensity) -> dict[str, LinearBlock]:
-    """The blocks, by label, whose effects have scales."""
+    """The blocks whose effects have scales and are drawn, by label."""
     return {
         label: block
         for label, block in problem.unit_blocks().items()
@@ -296,7 +321,7 @@ def _scaled_blocks(problem: Problem, joint: JointDensity) -> dict[str, LinearBlo
 
 
 def _root_of(phi: Numbers) -> Numbers:
-    """Of the covariance of draws, or sds where there are many parameters for the draws."""
+    """L (d, d) of the draws' covariance L L', or sds (d,) with too few draws to estimate it."""
     size, d = phi.shape
     sd = phi.std(axis=0) + 1e-9
     if d > _DENSE or size < 10 * d:
@@ -307,11 +332,12 @@ def _root_of(phi: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class _States:
-    """What the chains went through.
+    """States of the chains.
 
     Attributes:
         phi: (states, chains, d).
-        sums, squares: of the effects over the states, (chains, m).
+        sums: of the effects over the states, (chains, m).
+        squares: sums of their squares, (chains, m).
     """
 
     phi: Numbers
@@ -320,7 +346,7 @@ class _States:
 
     @classmethod
     def of(cls, rows: Sequence["_States"]) -> "_States":
-        """Of rows of them, one after the other."""
+        """Several blocks of states, concatenated."""
         return cls(
             np.concatenate([row.phi for row in rows]),
             np.sum([row.sums for row in rows], axis=0),
@@ -329,20 +355,20 @@ class _States:
 
     @property
     def mean(self) -> Numbers:
-        """(m,) of each effect."""
+        """Mean of each effect, (m,)."""
         return self.sums.mean(axis=0) / len(self.phi)
 
     @property
     def sd(self) -> Numbers:
-        """(m,) of each effect."""
+        """Sd of each effect, (m,)."""
         square = self.squares.mean(axis=0) / len(self.phi)
         return np.sqrt(np.maximum(square - self.mean**2, 0.0))
 
     @property
     def effective(self) -> float:
-        """The least effective number of states over all parameters.
+        """The smallest effective number of states over all parameters.
 
-        The variance of a mean over the chains is that between the chains' own means.
+        The variance of the overall mean is estimated by that between the means of the chains.
         """
         count, chains, d = self.phi.shape
         own = _effective(self.phi.mean(axis=0), self.phi.reshape(-1, d).var(axis=0))
@@ -350,20 +376,20 @@ class _States:
 
 
 def _effective(means: Numbers, variance: Numbers) -> float:
-    """Of parameters with such means by chain (chains, m) and such a variance (m,)."""
+    """Smallest effective number of states, from means by chain (chains, m) and variances (m,)."""
     between = means.var(axis=0, ddof=1)
     vary = (between > 0) & (variance > 0)
     return float((variance[vary] / between[vary]).min(initial=np.inf)) * len(means)
 
 
 def _run(target: _Target, deadline: Deadline) -> _States:
-    """Chains until they have gone far enough, or there is no time for another row of states."""
+    """Run the chains until they have moved far enough or there is no time for another block."""
     rng, key = np.random.default_rng(0), jax.random.key(0)
     x = jnp.asarray(target.start(rng), jnp.float64)
     data, chains = target.joint.problem.data, target.chains
     state = (x, jnp.full(chains, -jnp.inf, jnp.float64), jnp.zeros_like(x))
     deadline.tick(COMPILING)
-    # Of one type in every call, so that one compiled program serves all.
+    # The arguments have the same types in every call, so that the function is compiled once.
     state, _ = target.transition(state, key, np.float64(0.0), np.int64(1), data)
     step = min(1.0, x.shape[1] ** -0.25)
     rows: list[_States] = []
@@ -392,7 +418,7 @@ def _run(target: _Target, deadline: Deadline) -> _States:
 
 
 def _last(rows: Sequence[_States]) -> _States:
-    """What counts of them."""
+    """The states after warm-up: all blocks but the first third."""
     return _States.of(rows[-(-len(rows) // 3) :] or rows)
 
 

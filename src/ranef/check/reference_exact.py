@@ -1,8 +1,12 @@
-"""The reference where the coefficients integrate out: the exact method's own machinery.
+"""Computes a reference posterior for models whose coefficients integrate out in closed form.
 
-Given theta all coefficients are normal, so that k-hat is that of theta and the common effects
-with the group effects integrated, and a level's effect, standardised by its exact conditional
-moments at each draw's theta, is N(0, 1) under the posterior.
+Given the hyperparameters theta, all coefficients of a Gaussian model are jointly normal, so that
+p(theta | y) is known exactly. Theta is drawn from it as the exact method does, and the moments of
+the coefficients are averages of their exact conditional moments over these draws.
+
+Two k-hat values are computed. One is that of q for theta and the common effects, with the group
+effects integrated out. The other is that of single group effects: an effect, standardised by its
+exact conditional mean and sd at each draw's theta, is N(0, 1) under the posterior.
 """
 
 from collections.abc import Mapping
@@ -29,19 +33,34 @@ from ranef.terms.base import CENTRED
 
 Array = NDArray[np.float64]
 
-# Draws of the reference; draws of q at which conditional moments are taken; levels looked at.
-_DRAWS, _AT, _LEVELS = 10_000, 400, 100
-# Of t priors, whose scales are hyperparameters that a fit does not keep.
+# Draws of theta for the reference.
+_DRAWS = 10_000
+# Draws of q at whose theta the conditional moments of single effects are computed.
+_AT = 400
+# Levels whose k-hat is computed, over all groupings.
+_LEVELS = 100
+# Why there is no reference for t priors: their mixing scales are hyperparameters that a fit does
+# not keep.
 HIDDEN = "t priors of common effects have scales that the draws do not hold"
-# Values of theta over which common effects are mixed where an evaluation is dear.
+# Draws of theta over which moments of the common effects are averaged, if evaluations are
+# expensive.
 _FEW = 64
 
 
 def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Reference | NoReference:
-    """No reference where there is no closed form, it is too dear, or its draws are not reliable.
+    """Compute the reference from draws of the exact density of theta.
+
+    Args:
+        posterior: the fit that is checked.
+        problem: its model and rows.
+        deadline: when to stop.
+
+    Returns:
+        The reference, or the reason why there is none: no closed form, t priors, evaluations that
+        take too long, or draws that are not reliable.
 
     Raises:
-        OutOfTimeError: once the time is over.
+        OutOfTimeError: if the deadline passes.
     """
     if problem.windows:
         return NoReference("rows are read in batches")
@@ -56,12 +75,12 @@ def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refere
             marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
             return _compared(posterior, problem, marginal, deadline)
     except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
-        # What the closed form cannot do, or not at this precision, it does not judge.
+        # The model has no closed form, or not at double precision.
         return NoReference(str(error))
 
 
 def held(problem: Problem, points: Mapping[str, Any]) -> Problem:
-    """The problem with point estimates of scales fixed where the fit has them."""
+    """The problem with scalar point estimates, effects excepted, fixed at the fit's values."""
     blocks = [block for block in problem.unit_blocks().values() if block is not None]
     effects = {name for block in blocks for name, _ in block.sites}
     scales = {name: value for name, value in points.items() if name not in effects}
@@ -76,7 +95,7 @@ def held(problem: Problem, points: Mapping[str, Any]) -> Problem:
 
 @dataclass(frozen=True)
 class _Target:
-    """The density of theta, as `sample` takes it."""
+    """The exact density of theta, with the methods that `sample` needs."""
 
     marginal: LMMHyperposterior
 
@@ -119,7 +138,7 @@ def _compared(
     beta = np.concatenate([np.zeros((size, 0)), *beta], axis=1)
     exact = found.x if mixed.solver.is_cheap else found.x[:_FEW]
     means, spread = _common(marginal, exact)
-    # Theta's own moments are those of all draws.
+    # Moments of theta alone are over all draws, those with common effects over `exact`.
     away, own = means - means.mean(axis=0), theta_coordinates(marginal, exact, found.x)
     theta = theta_coordinates(marginal, found.x, found.x)
     covariance = np.block(
@@ -146,6 +165,7 @@ def _compared(
 
 
 def _flat(values: Any) -> Array:
+    """Draws (chains, draws, ...) as (S, ...)."""
     array = np.asarray(values, np.float64)
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
@@ -156,7 +176,13 @@ def _covariance(values: Array) -> Array:
 
 
 def theta_coordinates(marginal: LMMHyperposterior, x: Array, about: Array) -> Array:
-    """The coordinates phi of theta at x, medians those of `about`."""
+    """Theta in the coordinates of a `Reference`, (S, d).
+
+    Args:
+        marginal: the density of theta.
+        x: (S, d) in its coordinates.
+        about: (R, d) draws whose medians are the m in asinh(t / m).
+    """
     out = x.copy()
     for i, scale in enumerate(marginal.coordinates.scales):
         middle = float(np.median(np.abs(scale.value(about[:, i]))))
@@ -167,7 +193,15 @@ def theta_coordinates(marginal: LMMHyperposterior, x: Array, about: Array) -> Ar
 def reported_scales(
     posterior: Posterior, marginal: LMMHyperposterior, x: Array, exact: Array, weights: Array
 ) -> dict[str, tuple[Array, Array, Array]]:
-    """Label to draws of q at x, of the reference at `exact`, and the weights of these."""
+    """The positive parameters as `Reference.scales` has them.
+
+    Args:
+        posterior: the fit.
+        marginal: the density of theta.
+        x: (S, d) draws of q.
+        exact: (R, d) draws of the reference.
+        weights: (R,) of the draws of the reference.
+    """
     return {
         posterior.site_labels(scale.name, 1)[0]: (
             np.abs(scale.value(x[:, i])),
@@ -179,7 +213,7 @@ def reported_scales(
 
 
 def phi_labels(posterior: Posterior, marginal: LMMHyperposterior) -> list[str]:
-    """Of the coordinates of theta."""
+    """Labels of the coordinates of theta."""
     coordinates = marginal.coordinates
     out = [posterior.site_labels(scale.name, 1)[0] for scale in coordinates.scales]
     for grouping in marginal.mixed.groupings:
@@ -198,7 +232,7 @@ def _common_labels(posterior: Posterior, marginal: LMMHyperposterior) -> list[st
 
 
 def _common(marginal: LMMHyperposterior, x: Array) -> tuple[Array, Array]:
-    """Means (n, p) of the common effects at each x, and the mean of their covariances."""
+    """Conditional means (n, p) of the common effects, and their mean conditional covariance."""
     p = marginal.mixed.solver.p
     means, spread = np.empty((len(x), p)), np.zeros((p, p))
     for rows in marginal.mixed.solver.chunks(len(x)):
@@ -209,7 +243,15 @@ def _common(marginal: LMMHyperposterior, x: Array) -> tuple[Array, Array]:
 
 
 def _k_hat(marginal: LMMHyperposterior, x: Array, beta: Array) -> float | None:
-    """Of theta and beta: log p(theta | y) + log N(beta; E[beta | theta, y], var[...])."""
+    """k-hat of q for theta and the common effects beta; None if evaluations are expensive.
+
+    The target is log p(theta | y) + log N(beta; E[beta | theta, y], var[beta | theta, y]).
+
+    Args:
+        marginal: the density of theta.
+        x: (S, d) draws of theta by q.
+        beta: (S, p) draws of the common effects by q.
+    """
     if not marginal.mixed.solver.is_cheap:
         return None
     log_p = marginal.log_density(x)
@@ -223,7 +265,8 @@ def _k_hat(marginal: LMMHyperposterior, x: Array, beta: Array) -> float | None:
     z = x.copy()
     for i, scale in enumerate(marginal.coordinates.scales):
         if scale.kind != "interval":
-            # The guides are normal in the logarithm.
+            # Guides are normal in the logarithm of scales, so that the target is the density of
+            # the logarithm.
             value = scale.value(x[:, i])
             z[:, i] = np.log(value)
             log_p = log_p + np.log(value / scale.slope(x[:, i]))
@@ -233,7 +276,7 @@ def _k_hat(marginal: LMMHyperposterior, x: Array, beta: Array) -> float | None:
 def _levels(
     marginal: LMMHyperposterior, x: Array, flat: Mapping[str, Array]
 ) -> dict[str, tuple[Array, Array, Array, Array]]:
-    """Mean and sd of each level's effects, by q and by the posterior."""
+    """`Reference.levels`: means and sds of the group effects under q and the posterior."""
     coefficients = CoefficientPosterior(marginal, x, 0)
     known, out = coefficients.moments(), {}
     for name in coefficients.group_sites:
@@ -248,7 +291,12 @@ def _levels(
 def _level_k_hat(
     marginal: LMMHyperposterior, x: Array, flat: Mapping[str, Array]
 ) -> tuple[float | None, int]:
-    """The worst k-hat of single effects, standardised given theta, and over how many levels."""
+    """The largest k-hat of single group effects, and the number of levels it was computed for.
+
+    Each effect is standardised by its conditional moments given theta, so that its target is
+    N(0, 1). Its density under q is taken as normal with the moments of the standardised draws.
+    None if evaluations are expensive or there are no groupings.
+    """
     mixed = marginal.mixed
     worst, seen = -np.inf, 0
     if not mixed.solver.is_cheap or not mixed.groupings:

@@ -1,9 +1,10 @@
-"""The reference of the exact density of the scales, where evaluations are few.
+"""Computes a reference posterior of the hyperparameters by importance sampling.
 
-Where coefficients integrate out but an evaluation of log p(theta | y) is dear, as with crossed
-groupings, the exact method draws theta from a surrogate of that density. Here draws from a t
-distribution of the moments of these draws are weighted by the density itself, as many as time
-allows. Given theta the coefficients are exact, so that nothing else can be off.
+If the coefficients integrate out but an evaluation of log p(theta | y) is expensive, as with
+crossed groupings, the exact method draws theta from a surrogate of that density. Here the surrogate
+is checked. The proposal is a t distribution with the mean of these draws and a wider covariance,
+and its draws, as many as time allows, are weighted by the density itself. Given theta the
+coefficients are exact, so that only theta needs a check.
 """
 
 import numpy as np
@@ -23,21 +24,35 @@ from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 
-# Values of theta at most and at least, and how many are evaluated between two looks at the clock.
-_MOST, _LEAST, _AT_ONCE = 400, 50, 10
-# The proposal is wider than the draws by this: weights can mend what is too wide.
+# Largest number of draws of theta.
+_MOST = 400
+# Smallest number of draws with which a reference is possible.
+_LEAST = 50
+# Draws that are evaluated between two readings of the clock.
+_AT_ONCE = 10
+# Scale of the proposal as a multiple of that of the draws. Weights can correct a proposal that is
+# too wide, but not one that is too narrow.
 _WIDER = 1.3
-# Degrees of freedom of the proposal, whose tails should not be lighter than the posterior's.
+# Degrees of freedom of the proposal: its tails should not be lighter than the posterior's.
 _NU = 5.0
 
 
 def exact_scales(
     posterior: Posterior, problem: Problem, deadline: Deadline
 ) -> Reference | NoReference:
-    """No reference where too few evaluations can be had, or their weights are not reliable.
+    """Compute the reference of the hyperparameters alone.
+
+    Args:
+        posterior: the fit that is checked.
+        problem: its model and rows.
+        deadline: when to stop.
+
+    Returns:
+        The reference, or the reason why there is none: rows that are read in batches, t priors, no
+        hyperparameters, or importance weights that are not reliable.
 
     Raises:
-        OutOfTimeError: where the time is over before any could be had.
+        OutOfTimeError: if the deadline passes before the smallest number of evaluations is done.
     """
     if problem.windows:
         return NoReference("rows are read in batches")

@@ -1,13 +1,15 @@
-"""The reference where nothing integrates in closed form, for small models of any family.
+"""Computes a reference posterior for small models of any family by importance sampling.
 
-With phi the scales, correlations, common effects and whatever else is not a group effect b,
+Let b be the group effects and phi all other parameters: scales, correlations, common effects,
+family parameters. The group effects are integrated out at each draw of phi,
 
     log p(phi | y) = f(phi, b*) - 1/2 log|A / 2 pi| + log E[exp(f - f* + (b - b*)' A (b - b*) / 2)]
 
-with f the program's log joint, b* its mode in b, A the negative Hessian there (a Schur
-complement: b is integrated out) and the expectation over b ~ N(b*, A^-1). The last part corrects
-Laplace's approximation by a few antithetic draws: unbiased for p, so that importance draws of phi
-have the posterior itself for their target, not its approximation (Tran et al., 2013).
+up to a constant, where f is the program's log joint density, b* is its mode in b, f* = f(phi, b*),
+A is the negative Hessian in b at the mode, and the expectation is over b ~ N(b*, A^-1). The first
+two parts are Laplace's approximation. The last part corrects it by a few antithetic draws of b.
+This estimate of p(phi, y) is unbiased, so that the importance weights of phi target the posterior
+itself and not its Laplace approximation (importance sampling squared: Tran et al., 2013).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -42,33 +44,52 @@ from ranef.terms.blocks import LinearBlock
 
 Numbers = NDArray[np.float64]
 
-# Parameters beside the group effects, and numbers that an evaluation goes through, at most.
-_PARAMETERS, _COST = 20, 100_000
-# The latter where groups cross, so that every step of Newton's method takes a dense Hessian of all
-# levels: short chains are faster.
+# Largest dimension of phi.
+_PARAMETERS = 20
+# Largest cost of one evaluation, as the count of numbers in `_is_small`.
+_COST = 100_000
+# The same with crossed groupings. There every Newton step needs a dense Hessian of all levels, so
+# that short chains are faster beyond this cost.
 _COST_CROSSED = 10_000
-# Values of phi in each round, rounds in which the proposal adapts, times that many values for the
-# reference where there is time for them, and pairs of draws of b at each.
-_SIZE, _ROUNDS, _PARTS, _PAIRS = 1_000, 4, 4, 8
-# The log ratio of a value that the posterior rules out: its weight is zero.
+# Draws of phi in each round.
+_SIZE = 1_000
+# Rounds of adaptation of the proposal, at most.
+_ROUNDS = 4
+# Rounds of draws from the last proposal that make up the reference, at most.
+_PARTS = 4
+# Antithetic pairs of draws of b at each draw of phi.
+_PAIRS = 8
+# Log importance ratio of a draw at which the posterior density is zero: its weight is zero.
 _IMPOSSIBLE = -1e300
-# Share of the values that equally weighted draws of as much worth make up, beyond which the
-# proposal does not adapt any further.
+# Effective share 1 / (S sum w^2) of S weighted draws above which the proposal stops adapting.
 _EFFECTIVE = 0.4
-# Newton steps at most, and side by side.
-_STEPS, _BATCH = 50, 40
-# An unconstrained value at which what is bounded by zero is below the other number: NumPyro's
-# logistic function ends at the smallest of all.
-_FAR, _NOTHING = 1e4, 1e-300
-# The reference is taken once k-hat is under this.
+# Steps of Newton's method for the mode in b, at most.
+_STEPS = 50
+# Draws of phi that the compiled function evaluates at once.
+_BATCH = 40
+# A site counts as bounded by zero if its value at the unconstrained coordinate -_FAR lies in
+# [0, _NOTHING). The limit is not zero, because NumPyro's logistic function is clipped at the
+# smallest positive number.
+_FAR = 1e4
+_NOTHING = 1e-300
+# Largest k-hat of the weights with which the reference is used.
 _GOOD = 0.5
 
 
 def sampled(posterior: Posterior, problem: Problem, deadline: Deadline) -> Reference | NoReference:
-    """No reference for a model that is too large, or whose weights cannot be relied on.
+    """Compute the reference by importance sampling of phi, group effects integrated out.
+
+    Args:
+        posterior: the fit that is checked.
+        problem: its model and rows.
+        deadline: when to stop.
+
+    Returns:
+        The reference, or the reason why there is none: rows that are read in batches, a model
+        that is too large, or importance weights that are not reliable.
 
     Raises:
-        OutOfTimeError: once the time is over.
+        OutOfTimeError: if the deadline passes.
     """
     if problem.windows:
         return NoReference("rows are read in batches")
@@ -87,31 +108,34 @@ def sampled(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refer
 
 
 def grouped_blocks(problem: Problem) -> list[LinearBlock]:
-    """The blocks of effects that vary by level."""
+    """The linear blocks of group effects, those with a coefficient vector for each level."""
     return [b for b in problem.unit_blocks().values() if b is not None and b.codes is not None]
 
 
 def _is_small(blocks: Sequence[LinearBlock], n: int) -> bool:
-    """Whether thousands of integrals over the group effects can be afforded."""
+    """Whether the model is small enough for thousands of integrals over the group effects."""
     sizes = [block.levels * np.shape(block.columns)[1] for block in blocks]
     crossed = len({block.grouping for block in blocks}) > 1
     m, k = sum(sizes), sum(np.shape(block.columns)[1] for block in blocks)
     width = max(m if crossed else k, 1)
-    # What an evaluation goes through: a product with the rows for each column of a block, and the
-    # factors.
+    # Numbers in one evaluation: Hessian products with all rows and effects, one for each of the
+    # `width` columns, and the Cholesky factors of the Hessian's blocks.
     return width * (n + m) + m * width**2 <= (_COST_CROSSED if crossed else _COST)
 
 
 @dataclass(frozen=True)
 class JointDensity:
-    """The log joint density of a fit's program, in phi and b, unconstrained.
+    """The log joint density of a fit's program, as a function of unconstrained phi and b.
 
     Attributes:
         problem: the model and its rows.
-        latents: its sites.
-        inner: sites of the group effects, b.
-        index: (J, k) places in b: of the J levels of a grouping that is alone, or all in one.
-        given: point estimates and state, as the fit has them.
+        latents: the latent sites of the program, by name.
+        inner: the sites of the group effects b.
+        index: positions in the flat vector b. With a single grouping it is (J, k), row j holding
+            the k effects of level j; with several it is (1, m), all m effects in one row. The
+            Hessian in b is block-diagonal over these rows.
+        given: values of the sites that are not drawn: point estimates, and the state that the
+            program carries.
     """
 
     problem: Problem
@@ -122,6 +146,7 @@ class JointDensity:
 
     @classmethod
     def of(cls, posterior: Posterior, problem: Problem) -> "JointDensity":
+        """The density of a fit's program for the rows of `problem`."""
         draws = posterior.draws
         latents = dict(sites_of(problem, jax.random.key(0)).latents)
         blocks = grouped_blocks(problem)
@@ -133,19 +158,20 @@ class JointDensity:
 
     @property
     def parameters(self) -> int:
-        """How many numbers phi has."""
+        """The dimension of phi."""
         return sum(int(np.size(self.latents[name].start)) for name in self.outer)
 
     @property
     def outer(self) -> tuple[str, ...]:
+        """The sites of phi."""
         return tuple(name for name in self.latents if name not in self.inner)
 
     def separate(self, names: tuple[str, ...]) -> Any:
-        """From a flat array to one for each site."""
+        """The function that splits a flat unconstrained vector into one array for each site."""
         return ravel_pytree([self.latents[name].start for name in names])[1]
 
     def flat(self, names: tuple[str, ...], sites: Any) -> Numbers:
-        """Draws of the sites (S, ...) in unconstrained coordinates, (S, size)."""
+        """Unconstrained coordinates (S, size) of draws (S, ...) of the named sites."""
         size = len(next(iter(sites.values())))
         parts = [
             np.asarray(self.latents[name].transform.inv(jnp.asarray(sites[name]))).reshape(size, -1)
@@ -154,19 +180,20 @@ class JointDensity:
         return np.concatenate([np.zeros((size, 0)), *parts], axis=1)
 
     def values(self, names: tuple[str, ...], z: Array) -> dict[str, Array]:
+        """Values of the named sites, by name, at the flat unconstrained vector z."""
         return {
             name: self.latents[name].transform(own)
             for name, own in zip(names, self.separate(names)(z), strict=True)
         }
 
     def log_density(self, phi: Array, b: Array) -> Array:
-        """f, the Jacobian of phi included."""
+        """f(phi, b): the log joint density with the log Jacobian of phi's transforms."""
         inner = self.values(self.inner, b) if self.inner else {}
         values = {**self.values(self.outer, phi), **inner}
         return self.at(values, self.problem.data) + self.log_jacobian(self.outer, phi)
 
     def log_jacobian(self, names: tuple[str, ...], z: Array) -> Array:
-        """Log |d sites / d z| of some sites."""
+        """Log |d sites / d z| of the named sites at the flat unconstrained vector z."""
         out: Any = jnp.zeros(())
         values = self.values(names, z)
         for name, own in zip(names, self.separate(names)(z), strict=True):
@@ -176,18 +203,28 @@ class JointDensity:
         return jnp.asarray(out)
 
     def at(self, values: Mapping[str, Array], data: Any) -> Array:
-        """The log joint density at values of all sites."""
-        # What draws as it runs, such as dropout, draws the same each time.
+        """The program's log joint density at values of all sites, for the rows in `data`."""
+        # The fixed seed makes layers that draw random numbers, such as dropout, deterministic.
         run = numpyro.handlers.seed(self.problem.run, 0) if self.given else self.problem.run
         found = log_density(run, (data, self.problem.n), {}, {**values, **self.given})[0]
         return jnp.asarray(found)
 
     def marginal(self, phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
-        """Log p(phi, y), and the mean and second moment of b given phi."""
+        """Estimate log p(phi, y) and the conditional moments of b given phi.
+
+        Args:
+            phi: (d,) unconstrained.
+            start: (m,) where the search for the mode in b starts.
+            noise: (pairs, m) standard normal draws; each makes an antithetic pair.
+
+        Returns:
+            The log density up to a constant, the mean of b and its second moment, (m,) each.
+            Without group effects the last two have no meaning.
+        """
         if not self.inner:
             return self.log_density(phi, start), start, start
         b, root = self._mode(phi, start)
-        # b = b* + L'^-1 e with A = L L', so that the quadratic form is e'e.
+        # b = b* +- L'^-1 e with A = L L', so that the quadratic form (b - b*)' A (b - b*) is e'e.
         steps = jax.vmap(lambda e: self._spread(solve(root, e[self.index], transposed=True)))(noise)
         draws = jnp.concatenate([b + steps, b - steps])
         values = jax.vmap(lambda own: self.log_density(phi, own))(draws)
@@ -197,28 +234,37 @@ class JointDensity:
         log_det = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)))
         weights = jax.nn.softmax(ratios)
         mean = weights @ draws
-        # Of so few draws the variance would be noisy; that of the normal part is exact. Where many
-        # levels make the weights uneven, the mean is noisy by a share of it, and its square by so
-        # much too large: as b* +- d come in pairs, by the squared differences of their weights.
+        # A variance estimated from so few draws would be noisy, so that of N(b*, A^-1) is used.
+        # The weighted mean is b* + sum_i (w_i+ - w_i-) d_i over the antithetic pairs b* +- d_i.
+        # Its Monte Carlo variance is therefore about sum_i (w_i+ - w_i-)^2 times the variance of
+        # b, by which mean^2 is too large on average; the variance is reduced by the same amount.
         noise_of_mean = jnp.sum((weights[: len(noise)] - weights[len(noise) :]) ** 2)
         variance = self._spread(self._variances(root)) * (1 - noise_of_mean)
         return log_mean - log_det, mean, variance + mean**2
 
     def _variances(self, root: Array) -> Array:
-        """The diagonal of every A^-1, (J, k): the squared lengths of the columns of L^-1."""
+        """The diagonals of the blocks of A^-1, (J, k), from their Cholesky factors L.
+
+        They are the squared lengths of the columns of L^-1.
+        """
         units = jnp.broadcast_to(jnp.eye(root.shape[-1]), root.shape)
         return jnp.sum(solve_columns(root, units) ** 2, axis=-2)
 
     def _spread(self, by_level: Array) -> Array:
-        """Numbers (J, k) by level as the flat b has them."""
+        """Numbers by level (J, k), put into the order of the flat vector b, (m,)."""
         return jnp.zeros(self.index.size).at[self.index].set(by_level)
 
     def _mode(self, phi: Array, start: Array) -> tuple[Array, Array]:
-        """b* and the Cholesky factors of A, (J, k, k), by Newton's method with damping."""
+        """The mode b* and the Cholesky factors of A's blocks, (J, k, k).
+
+        By damped Newton steps: the damping is a multiple of the Hessian's diagonal that grows
+        after a step that lowers f and shrinks after one that does not.
+        """
         gradient = jax.grad(lambda b: self.log_density(phi, b))
 
         def negative_hessian(b: Array) -> Array:
-            # Levels do not meet in A: one product has a column of every level's block.
+            # A has no entries between levels, so that one Hessian-vector product gives one column
+            # of every level's block.
             def column(e: Array) -> Array:
                 unit = self._spread(jnp.broadcast_to(e, self.index.shape))
                 return jax.jvp(gradient, (b,), (unit,))[1][self.index]
@@ -263,18 +309,29 @@ class JointDensity:
     def marginals(
         self, phi: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
     ) -> tuple[Numbers, Numbers, Numbers]:
-        """`marginal` at phi (n, d): (n,), (n, m) and (n, m).
+        """Evaluate `marginal` at many values of phi.
+
+        Args:
+            phi: (n, d) unconstrained.
+            start: (m,) where each search for the mode in b starts.
+            rng: draws the noise.
+            deadline: when to stop.
+
+        Returns:
+            Log densities (n,), means and second moments of b, (n, m) each. Where one of them is
+            not finite the log density is minus infinity and the moments are zero.
 
         Raises:
-            OutOfTimeError: once the time is over.
+            OutOfTimeError: if the deadline passes.
         """
-        # Where there is no b a number stands for it, since nothing goes through a loop empty.
+        # Without group effects one unused number takes the place of b, as arrays in the compiled
+        # loop must not be empty.
         start = start if len(start) else np.zeros(1)
         noise = rng.standard_normal((len(phi), _PAIRS, len(start)))
         parts = []
         for first in range(0, len(phi), _BATCH):
             deadline.tick()
-            # The last batch is filled up, so that one compiled program serves all.
+            # The last batch is padded, so that all batches share one compiled function.
             own = np.minimum(np.arange(first, first + _BATCH), len(phi) - 1)
             found = self._compiled(jnp.asarray(phi[own]), jnp.asarray(start), noise[own])
             parts.append([np.asarray(part)[: len(phi) - first] for part in found])
@@ -287,7 +344,7 @@ class JointDensity:
 def _by_level(
     latents: Mapping[str, Latent], inner: Sequence[str], groupings: Collection[str]
 ) -> NDArray[np.int64]:
-    """Places in b (J, k) level by level, or (1, m) where several groupings share rows."""
+    """The `index` of a `JointDensity`: (J, k) for one grouping, (1, m) for several."""
     parts, first = [], 0
     for name in inner:
         shape = np.shape(latents[name].start)
@@ -351,12 +408,25 @@ def _compared(
 def _weighted(
     joint: JointDensity, q: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
 ) -> tuple[Numbers, Numbers, Numbers, Numbers] | None:
-    """Weighted draws of phi from all rounds' proposals, which adapt; None if k-hat stays high."""
+    """Weighted draws of phi from an adapted proposal.
+
+    Args:
+        joint: the density.
+        q: (S, d) draws of the fit, to which the first proposal is matched.
+        start: (m,) where searches for the mode in b start.
+        rng: of the draws.
+        deadline: when to stop.
+
+    Returns:
+        Draws of phi (R, d), weights (R,), conditional means and second moments of b (R, m); None
+        if k-hat stays above the limit.
+    """
     d = q.shape[1]
     covariance = np.cov(q.T).reshape(d, d)
     small = 1e-10 * np.diag(np.diagonal(covariance) + 1e-12)
     root = np.asarray(np.linalg.cholesky(covariance + small), np.float64)
-    # Wider than q: a guide's sds err on the small side, and a weight can mend what is too wide.
+    # The proposal has 1.5 times the sds of q. A guide's sds tend to be too small, and weights can
+    # correct a proposal that is too wide but not one that is too narrow.
     proposal = ProposalMixture(
         q.mean(axis=0)[None], np.asarray(1.5 * root, np.float64), 5.0, np.ones((1, d))
     )
@@ -374,7 +444,8 @@ def _weighted(
         proposal = adapted(rng, found[0], weights, np.ones((1, d)))
     if k >= _GOOD:
         return None
-    # The sds of heavy tails take more draws than means do.
+    # More draws from the same proposal, while there is time: sds of heavy-tailed parameters need
+    # more draws than means do.
     parts, seconds = [found], began - deadline.left
     while len(parts) < _PARTS and deadline.left > 2 * seconds:
         parts.append(_round(joint, used, start, rng, deadline))
@@ -390,7 +461,7 @@ def _round(
     rng: np.random.Generator,
     deadline: Deadline,
 ) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Draws of phi from a proposal, moments of b at each, and log ratios of the densities."""
+    """Draws of phi (S, d), mean and second moment of b at each, and log importance ratios (S,)."""
     phi = proposal.sample(rng, _SIZE)
     value, mean, square = joint.marginals(phi, start, rng, deadline)
     ratios = value - proposal.log_density(phi)
@@ -404,14 +475,19 @@ def coordinates(
     phi: Numbers,
     weights: Numbers,
 ) -> tuple[tuple[str, ...], Numbers, Numbers, dict[str, tuple[Numbers, Numbers, Numbers]]]:
-    """Labels, the coordinates of the fit's draws and of the reference's, and the scales.
+    """Draws of the fit and of the reference in the coordinates of a `Reference`.
 
     Args:
         posterior: the fit.
-        joint: the program.
-        sites: draws of the fit (S, ...) by site: which sites, and in which order.
+        joint: the density of its program.
+        sites: draws of the fit (S, ...) by site. Its keys are the sites of phi, in the
+            order of its coordinates.
         phi: (R, d) draws of the reference, unconstrained, in that order.
-        weights: (R,) of these, which add up to one.
+        weights: (R,) their weights, which add up to one.
+
+    Returns:
+        Labels of the d coordinates; draws of the fit (S, d); draws of the reference (R, d); and
+        the positive parameters, as `Reference.scales`.
     """
     names = tuple(sites)
     mine = jax.vmap(lambda z: joint.values(names, z))(jnp.asarray(phi))
@@ -445,11 +521,11 @@ def coordinates(
 
 
 def _is_bounded_at_zero(latent: Latent) -> bool:
-    """Whether each element of a site lies above zero, and may lie anywhere near it.
+    """Whether each element of a site is positive, with zero as its lower bound.
 
-    An unconstrained coordinate of such a one, a logarithm or a logit, has a long tail towards
-    zero that says nothing of the parameter: where a scale of zero is as likely as any other, most
-    of the sd of its logit is that of values that cannot be told from zero.
+    The unconstrained coordinate of such an element, a logarithm or a logit, is a poor measure of
+    accuracy. If the posterior of a scale reaches zero, most of the sd of its logarithm comes from
+    values that are zero for all practical purposes.
     """
     transform = latent.transform
     if transform.domain.event_dim or transform.codomain.event_dim:

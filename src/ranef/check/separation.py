@@ -1,13 +1,16 @@
-"""Separation: effects that only their prior keeps from running off to infinity.
+"""Detects separation: common effects that only their prior keeps finite.
 
-A response that can end (at 0 and at the number of trials, or at a count of 0) pins no effect
-along a direction d of the common columns in which
+Let the response have a bounded support, such as 0 to the number of trials, or counts from 0. The
+likelihood then rises without end along a direction d of the common effects (Albert and Anderson,
+1984) if d is not orthogonal to all rows and
 
-    x_i'd <= 0 where y_i is at its lower end,   x_i'd >= 0 where it is at its upper end,
+    x_i'd <= 0 where y_i is at its lower end,
+    x_i'd >= 0 where y_i is at its upper end,
+    x_i'd = 0 in between.
 
-and x_i'd = 0 in between: the likelihood rises along it forever (Albert and Anderson, 1984). Such
-a direction is found, or shown not to exist, by a linear program (Konis, 2007). Levels of a
-grouping that are all zeros or ones are no such thing: their scale pools them.
+A linear program finds such a direction or shows that there is none (Konis, 2007). Levels of a
+grouping whose responses are all zeros or ones are not separated in this sense, because their scale
+pools them.
 """
 
 from collections.abc import Iterator
@@ -27,17 +30,20 @@ from ranef.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
 
-# Rows that are looked at: separation by fewer is separation of those only, so of more none is
-# looked for. Columns likewise.
-_ROWS, _COLUMNS = 50_000, 100
-# Part of a column's largest possible share below which it takes no part in a direction.
+# Largest number of rows with which separation is looked for. A sample of more rows would not do:
+# it may be separated although all rows together are not.
+_ROWS = 50_000
+# Largest number of columns.
+_COLUMNS = 100
+# Coefficients of a direction, in columns of unit size, that count as zero. So do rows' x_i'd.
 _NOTHING = 1e-6
-# An sd of levels on the scale of a link, a factor of e^10 between typical levels.
+# Sd of group effects on the scale of the link that is too large to be plausible: levels one sd
+# apart differ by a factor of e^10 in odds or rates.
 _FAR = 10.0
 
 
 def separation(posterior: Posterior) -> Iterator[Symptom]:
-    """Common effects that separate the responses, and scales of groups that have run off."""
+    """Report common effects that separate the responses, and very large scales of groupings."""
     program, training = posterior.program, posterior.training
     parameter = program.family.parameters[0]
     if parameter.link == "identity":
@@ -68,6 +74,7 @@ def separation(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def _scales(posterior: Posterior) -> Iterator[Symptom]:
+    """Report scales of varying intercepts that are implausibly large on the link's scale."""
     for name, variable in posterior.variables.items():
         if variable.role != "sd" or name in posterior.constants:
             continue
@@ -77,7 +84,7 @@ def _scales(posterior: Posterior) -> Iterator[Symptom]:
             for group, v in posterior.variables.items()
             if v.role == "group" and f"{group}_sigma" == name
         ]
-        # That of a slope is in units of its column.
+        # Only intercepts: the scale of a slope depends on the unit of its column.
         if middle > _FAR and any(group.partition("|")[0].endswith("1") for group in own):
             yield Symptom(
                 f"{name} is {middle:.3g} on the scale of the link",
@@ -88,15 +95,18 @@ def _scales(posterior: Posterior) -> Iterator[Symptom]:
 
 
 def ends(posterior: Posterior) -> tuple[Any, Any]:
-    """Lower and upper end of each row's response, (n,) or one; None, None where it has none."""
+    """Lower and upper end of the support of each row's response, (n,) or a number.
+
+    None, None if the support is not discrete with a lower end.
+    """
     program, response = posterior.program, posterior.training.response
-    # Any values at which there is a distribution: its support is all that is read.
+    # Any valid parameter values will do, because only the support of the distribution is read.
     values = {p.name: jnp.full(len(response.value), 0.5) for p in program.family.parameters}
     try:
         with jax.enable_x64(True):
             support: Any = program.family.distribution(response, **values).support
     except (TypeError, ValueError):
-        return None, None  # a parameter that is not one number for each row
+        return None, None  # the family has a parameter that is not one number for each row
     base = getattr(support, "base_constraint", support)
     if isinstance(base, type(constraints.boolean)):
         return 0.0, 1.0
@@ -108,10 +118,19 @@ def ends(posterior: Posterior) -> tuple[Any, Any]:
 
 
 def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np.bool_]) -> Array:
-    """A direction (k,) that separates, zero where none does.
+    """A direction of separation by the linear program of Konis (2007, section 4.2).
 
-    max_d sum_i |x_i'd| with -1 <= d <= 1 in columns of unit size: above zero if and only if the
-    rows are separated. Konis (2007), section 4.2.
+    It maximises sum_i |x_i'd| under the constraints in the module's description and -1 <= d <= 1,
+    with the columns scaled to a largest absolute value of one. The maximum is above zero if and
+    only if the rows are separated.
+
+    Args:
+        columns: (n, k).
+        at_lower: (n,) whether the response is at its lower end.
+        at_upper: (n,) whether it is at its upper end.
+
+    Returns:
+        The direction (k,) on the scale of `columns`; zeros if the rows are not separated.
     """
     size = np.abs(columns).max(axis=0)
     scaled = columns / np.where(size > 0, size, 1.0)
@@ -121,7 +140,7 @@ def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np
         return np.zeros(columns.shape[1])
     towards = np.unique(scaled[end] * sign[end, None], axis=0)
     between = np.unique(scaled[~end], axis=0)
-    # Of equations only as many as are independent are of use.
+    # The equations are reduced to independent ones, at most k.
     found = linprog(
         -towards.sum(axis=0),
         A_ub=-towards,
@@ -140,6 +159,6 @@ def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np
 
 
 def _independent(rows: Array) -> Array:
-    """Rows that span what `rows` do."""
+    """An orthonormal basis of the row space of `rows`."""
     _, values, directions = np.linalg.svd(rows, full_matrices=False)
     return directions[values > 1e-10 * max(values[0], 1e-300)]

@@ -1,20 +1,21 @@
-"""What was seen of a fit, what it means, and what to do."""
+"""The result of a check: symptoms and the verdict that they lead to."""
 
 from dataclasses import dataclass
 
-# From the mildest to the gravest.
+# The verdicts, from the mildest to the gravest.
 VERDICTS = ("trust", "unchecked", "caution", "distrust")
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """What was seen.
+    """Something that a check has found.
 
     Attributes:
-        sign: what it is, with its number.
-        meaning: what it says of the fit.
-        remedy: what to do.
-        weight: the verdict that it alone would bring; "trust" for what is only worth knowing.
+        sign: what was found, with its number.
+        meaning: what follows for the fit.
+        remedy: what the user can do.
+        weight: the verdict that the symptom alone would lead to; "trust" if it is only worth
+            knowing.
     """
 
     sign: str
@@ -28,11 +29,11 @@ class Symptom:
 
 @dataclass(frozen=True)
 class Check:
-    """What `Fit.check` returns; it prints as a few lines.
+    """What `Fit.check` returns. It prints as a few lines.
 
     Attributes:
-        symptoms: the gravest first.
-        looked: each second opinion that was taken, as a phrase; () where none could be had.
+        symptoms: what was found, the gravest first.
+        looked: each second opinion that was taken, as a phrase; () if there was none.
     """
 
     symptoms: tuple[Symptom, ...]
@@ -42,7 +43,7 @@ class Check:
     def verdict(self) -> str:
         """The gravest of the symptoms' weights.
 
-        Without any it is "trust" if a second opinion was taken, and "unchecked" if none was.
+        It is at least "unchecked" if no second opinion was taken.
         """
         mildest = "trust" if self.looked else "unchecked"
         return max((mildest, *(s.weight for s in self.symptoms)), key=VERDICTS.index)

@@ -1,4 +1,4 @@
-"""`python -m ranef.cli` is the command `ranef`."""
+"""Runs the command `ranef` as `python -m ranef.cli`."""
 
 from ranef.cli.main import main
 

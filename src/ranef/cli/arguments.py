@@ -1,4 +1,4 @@
-"""What the commands share: kinds of arguments, progress on standard error, and JSON."""
+"""Types of arguments, progress messages and JSON output that the commands share."""
 
 import argparse
 import json
@@ -11,11 +11,12 @@ from ranef.errors import suggestion
 
 
 def count(text: str) -> int:
-    """A number of rows or draws."""
+    """A number of rows or draws, at least 8."""
     return _whole(text, 8)
 
 
 def seed(text: str) -> int:
+    """A whole number below 2^32."""
     return _whole(text, 0)
 
 
@@ -26,6 +27,7 @@ def _whole(text: str, least: int) -> int:
 
 
 def probability(text: str) -> float:
+    """A number between 0 and 1, both excluded."""
     try:
         value = float(text)
     except ValueError:
@@ -36,7 +38,7 @@ def probability(text: str) -> float:
 
 
 def family(text: str) -> str:
-    """A family's name."""
+    """The name of a family, or of a mixture of families."""
     for name in registry.parts(text):
         if name not in registry.FAMILIES:
             hint = suggestion(name, registry.FAMILIES)
@@ -45,11 +47,12 @@ def family(text: str) -> str:
 
 
 def say(text: str) -> None:
+    """Print progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def json_text(result: dict[str, Any]) -> str:
-    """One object. JSON has no infinity and no NaN: null stands for them."""
+    """A result as one JSON object, with null for infinite values and NaN, which JSON lacks."""
     return json.dumps(_finite(result), allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""The command `compare`: kept fits beside each other, by what they predict of rows left out."""
+"""The command `compare`: compares saved fits by their predictions of rows that were left out."""
 
 import argparse
 from collections import Counter
@@ -9,7 +9,7 @@ from ranef.cli.arguments import json_text, say, seed
 
 
 def add(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     compare = commands.add_parser(
         "compare",
         help="compare kept fits of the same rows, by what they predict of rows left out",

@@ -1,4 +1,4 @@
-"""The commands that keep a fit: `fit` writes it to a file, `predict` and `report` read it."""
+"""The commands `fit`, which saves a fit to a file, and `predict` and `report`, which read it."""
 
 import argparse
 import sys
@@ -9,12 +9,12 @@ from ranef import registry
 from ranef.cli.arguments import count, family, json_text, probability, say, seed
 from ranef.files.atomic_write import refuse_unwritable
 
-# Columns of what `predict` gives.
+# Columns of the table that `predict` writes.
 _PREDICTIONS = ("mean", "sd", "lower", "upper")
 
 
 def add(commands: Any) -> None:
-    """Add the three to the parser's commands."""
+    """Add the three commands to the parser."""
     fit = commands.add_parser(
         "fit",
         help="fit a formula to a table, and keep the fit in a file",

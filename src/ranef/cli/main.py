@@ -1,6 +1,7 @@
-"""The command line: progress on standard error, results on standard output.
+"""The command line `ranef`. Progress goes to standard error, results go to standard output.
 
-Exit status: 0 done, 1 the fit or the data is at fault, 2 wrong usage, 130 interrupted.
+Exit status: 0 on success, 1 for an error in the data, the fit or the output, 2 for wrong usage,
+130 if interrupted.
 """
 
 import argparse
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever read the output has had enough; Python must not try to flush it again.
+        # The reader of the output has closed the pipe. Standard output is redirected, so that
+        # Python does not flush it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RanefError as error:

@@ -1,4 +1,4 @@
-"""The command `zillow`: the models of the 2017 post, on house sales, and their page."""
+"""The command `zillow`: fits the models of the 2017 post to house sales and writes a page."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from ranef.files.atomic_write import refuse_unwritable_folder, write_whole
 
 
 def add(commands: Any) -> None:
-    """Add it to the parser's commands."""
+    """Add the command to the parser."""
     zillow = commands.add_parser(
         "zillow",
         help="the models of the 2017 post, on house sales",
@@ -120,7 +120,7 @@ def _zillow(options: argparse.Namespace) -> int:
 
 
 def _preparation(sales: Any) -> str:
-    """What was kept and dropped, and the columns most correlated with the response."""
+    """A text on what was kept and dropped, and on the columns most correlated with the response."""
     strongest = list(sales.correlations.items())[:9]
     lines = [
         f"{sales.read:,} sales, {sales.joined:,} with their parcel, {sales.n:,} complete in the "
@@ -132,7 +132,7 @@ def _preparation(sales: Any) -> str:
 
 
 def _text(result: dict[str, Any]) -> str:
-    """The result as tables for a person."""
+    """The result as tables for the terminal."""
     from ranef.datasets.zillow import tables
 
     data = result["data"]
@@ -155,7 +155,7 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows of cells in columns, the first to the left and the others to the right."""
+    """Rows of cells as lines of text, the first column aligned left and the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -167,10 +167,10 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _folder(path: Path) -> Path:
-    """The folder, made if it is not there.
+    """The folder, which is created if it does not exist.
 
     Raises:
-        FileError: where it cannot be made or written to.
+        FileError: if it cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""From any table or file to columns, levels and complete rows."""
+"""Tables and files read as columns of numbers and levels, with missing values dropped."""

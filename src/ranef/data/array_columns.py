@@ -1,7 +1,8 @@
-"""Arrow columns in the types that the library computes with, whatever they came in.
+"""Converts Arrow columns of any type to the types that the library computes with.
 
-A column that holds an array for each row, such as images, is one float64 array, (n, ...): Arrow
-has them as lists, of fixed size or not, and as tensors; pandas and dicts as objects.
+A column with an array per row, such as an image, becomes one float64 NumPy array (n, ...). Arrow
+holds such columns as lists, of fixed size or not, or as tensors; pandas tables and dicts hold them
+as objects.
 """
 
 from typing import Any
@@ -17,17 +18,17 @@ pc: Any = pyarrow.compute
 
 
 def holds_arrays(kind: pa.DataType) -> bool:
-    """Whether an Arrow column of this type has an array in each row."""
+    """Whether an Arrow column of this type holds an array per row."""
     return _is_list(kind) or isinstance(kind, pa.FixedShapeTensorType)
 
 
 def of_arrow(name: str, column: Any) -> Any:
-    """An Arrow column of lists as one array, NaN where a row or a number is missing.
+    """An Arrow column of lists or tensors as one float64 array, (n, ...).
 
-    Any other column is returned as `usual` has it.
+    Missing rows and numbers are NaN. Any other column is returned as an Arrow column by `usual`.
 
     Raises:
-        DataError: where rows differ in shape, or do not hold numbers.
+        DataError: if rows differ in shape, or do not hold numbers.
     """
     column = usual(column)
     if not holds_arrays(column.type):
@@ -40,16 +41,17 @@ def of_arrow(name: str, column: Any) -> Any:
 
 
 def usual(column: Any) -> Any:
-    """A column of a type for which Arrow lacks functions, in the nearest type that has them.
+    """Cast a column of a type for which Arrow lacks functions to a similar type that has them.
 
-    Texts as views and as bytes in UTF-8 are texts, half floats are floats, short decimals long
-    ones; run-length encoding is undone. Bytes that are no text stay as they are.
+    String views and UTF-8 bytes become texts, half floats become 32-bit floats, short decimals
+    become 128-bit decimals, and run-end encoding is undone. Bytes that are no UTF-8 text stay
+    bytes. Columns of all other types are returned as they are.
     """
     kind = column.type
     if isinstance(column, pa.ChunkedArray):
         chunks = [usual(chunk) for chunk in column.chunks or [pa.array([], kind)]]
         kinds = {chunk.type for chunk in chunks}
-        # Bytes are text where all of them are.
+        # A column of bytes is a column of texts only if all its chunks are.
         return pa.chunked_array(chunks) if len(kinds) == 1 else column
     if pa.types.is_run_end_encoded(kind):
         return usual(pc.run_end_decode(column))
@@ -68,7 +70,7 @@ def usual(column: Any) -> Any:
     if pa.types.is_decimal(kind) and kind.bit_width < 128:
         return pc.cast(column, pa.decimal128(kind.precision, kind.scale))
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        # Arrow's own cast of these is wrong where they share values (version 26).
+        # Arrow's own cast of list views that share values is wrong (version 26).
         return pa.array(column.to_pylist(), pa.large_list(kind.value_type))
     return column
 
@@ -91,7 +93,7 @@ def _is_fixed(kind: pa.DataType) -> bool:
 
 
 def _stacked(name: str, values: Any) -> NDArray[np.float64]:
-    """(n, length, ...) of a list array; (n,) of an array of numbers."""
+    """A list array as (n, length, ...), recursively; an array of numbers as (n,)."""
     if not _is_list(values.type):
         return _numbers(name, values)
     valid = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), bool)
@@ -121,12 +123,15 @@ def _numbers(name: str, values: Any) -> NDArray[np.float64]:
 
 
 def of_objects(name: str, values: Any) -> NDArray[np.float64] | None:
-    """A list or column of arrays or lists of one shape as one array; None for anything else.
+    """A list or object column of arrays or lists of one shape as one float64 array, (n, ...).
 
-    A row that is None or NaN is NaN throughout.
+    A missing row (None or NaN) becomes an array of NaN.
+
+    Returns:
+        None if the first value that is not missing is no array or list.
 
     Raises:
-        DataError: where rows differ in shape, or do not hold numbers.
+        DataError: if rows differ in shape, or do not hold numbers.
     """
     if not isinstance(values, (list, tuple)) and str(getattr(values, "dtype", "")) != "object":
         return None
@@ -145,6 +150,7 @@ def of_objects(name: str, values: Any) -> NDArray[np.float64] | None:
 
 
 def _one(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The array of one row, refused if it has another shape or holds no numbers."""
     try:
         array = np.asarray(value)
     except ValueError:

@@ -1,9 +1,9 @@
-"""Categorical columns as Arrow dictionaries that say whether the order of categories counts.
+"""Converts categorical columns to Arrow dictionaries, and decides whether their order counts.
 
-A dictionary of a `Frame` is `ordered` where the column declares the order of its levels: a
-categorical column of pandas, an Enum of polars, a dictionary that Arrow has as ordered or that
-pandas wrote. One of Arrow alone, and a Categorical of polars, have their categories in the order
-in which rows first showed them, which says nothing.
+In a `Frame`, a dictionary is `ordered` if the column declares the order of its levels. This holds
+for categorical columns of pandas, Enum columns of polars, ordered dictionaries of Arrow, and
+dictionaries in files that pandas wrote. It does not hold for other dictionaries of Arrow and for
+Categorical columns of polars, whose categories are in the order of their first occurrence.
 """
 
 import json
@@ -16,17 +16,17 @@ from ranef.data.frame import sorted_levels
 
 
 def of_pandas(series: Any) -> pa.ChunkedArray | None:
-    """A categorical column of pandas; None for any other.
+    """A categorical pandas column as an Arrow dictionary; None for any other column.
 
     Raises:
-        pa.ArrowException: for categories of several types.
+        pa.ArrowException: for categories of mixed types.
     """
     kind = getattr(series, "dtype", None)
     if not isinstance(kind, pd.CategoricalDtype):
         return None
     own = series if isinstance(series, pd.Categorical) else series.array
     codes = pa.array(own.codes.astype("int32"), mask=own.codes < 0)
-    # Intervals (as pd.cut makes them) and periods become text.
+    # Intervals (as made by pd.cut) and periods become texts.
     spans = isinstance(kind.categories.dtype, (pd.IntervalDtype, pd.PeriodDtype))
     listed = [str(each) for each in kind.categories] if spans else kind.categories
     names: Any = pa.array(listed, from_pandas=True)
@@ -35,10 +35,11 @@ def of_pandas(series: Any) -> pa.ChunkedArray | None:
 
 
 def declared(column: Any, ordered: bool = False) -> Any:
-    """The column with the order of its categories declared; one without categories as it is.
+    """The column with the order of its categories declared.
 
-    pandas sorts categories as text unless it is told an order. Where these are whole numbers,
-    and not `ordered` ones, that is nobody's order: 1, 10, 2.
+    Without a given order, pandas sorts categories as texts. Whole numbers then stand in an order
+    that nobody meant (1, 10, 2), so for these no order is declared unless pandas calls it
+    `ordered`. A column without categories is returned as it is.
     """
     if not pa.types.is_dictionary(column.type) or column.type.ordered:
         return column
@@ -54,7 +55,7 @@ def declared(column: Any, ordered: bool = False) -> Any:
 
 
 def _sorted_as_text(dictionary: Any) -> bool:
-    """Whether the categories are whole numbers, as texts, that stand in the order of texts."""
+    """Whether the categories are texts of whole numbers, sorted as texts and not by value."""
     kind = dictionary.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return False
@@ -64,7 +65,7 @@ def _sorted_as_text(dictionary: Any) -> bool:
 
 
 def by_schema(schema: Any) -> set[str]:
-    """The columns of an Arrow table or a file that pandas wrote from categorical ones."""
+    """Names of the columns that were categorical in pandas, by the metadata of an Arrow schema."""
     known = (getattr(schema, "metadata", None) or {}).get(b"pandas")
     if not known:
         return set()
@@ -75,5 +76,5 @@ def by_schema(schema: Any) -> set[str]:
             for entry in listed
             if entry.get("pandas_type") == "categorical"
         }
-    except (ValueError, KeyError, TypeError, AttributeError):  # no metadata of pandas after all
+    except (ValueError, KeyError, TypeError, AttributeError):  # not the metadata of pandas
         return set()

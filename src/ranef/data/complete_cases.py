@@ -1,4 +1,4 @@
-"""Rows without a gap in any column that the model needs, and what became of the others."""
+"""Complete cases: drops rows with missing values in columns that the model uses, with counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from ranef.errors import DataError
 
 @dataclass(frozen=True)
 class CompleteCases:
-    """What became of the rows of a table.
+    """Numbers of rows that were read and used, and the reasons why rows were dropped.
 
     Attributes:
-        read: rows in the table.
-        used: rows the fit is based on.
-        dropped: column to the number of rows in which it is missing; a row with several
-            gaps counts once for each of them.
-        places: where each used row stands in the table, from 0; None where all are used, and
-            where rows are read in batches.
-        labels: what the used rows are called in the table.
+        read: number of rows in the table.
+        used: number of rows that the fit uses.
+        dropped: column to the number of rows in which it is missing. A row with several missing
+            values counts once for each of them.
+        places: (used,) position of each used row in the table, from 0; None if all rows are used
+            or rows are read in batches.
+        labels: the row labels of the used rows.
     """
 
     read: int
@@ -40,19 +40,23 @@ class CompleteCases:
 
 
 def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, CompleteCases]:
-    """The rows without a gap in any needed column, and what became of the others.
+    """Drop the rows with a missing value in a column that the model uses.
 
-    A gap in a predictor or grouping drops the row, NaN included, but for a column whose missing
-    values the model has for parameters ("gaps"). So does a gap in the response and in what stands
-    beside it; what is infinite is no gap, and is left for the family to refuse.
+    A missing value, NaN included, in a predictor, a grouping, the response or its companion
+    (trials, weights, standard errors) drops the row. The exceptions are columns whose missing
+    values are parameters of the model ("gaps"). Infinite values are not missing; the family
+    refuses them later.
 
     Args:
         frame: the table.
         needs: column to how it is used: "number", "level", "any", "response", "category"
             (a response that may be texts) or "gaps".
 
+    Returns:
+        The complete rows, and the record of what was dropped.
+
     Raises:
-        DataError: where no row is left.
+        DataError: if no row is left.
     """
     refuse_none(CompleteCases(frame.n, frame.n), frame.source)
     whole, dropped = gaps(frame, needs)
@@ -64,7 +68,15 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Comple
 
 
 def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """(n,) True for rows without a gap, and by column how many gaps it has."""
+    """Find missing values.
+
+    Args:
+        frame: the table.
+        needs: as for `complete`.
+
+    Returns:
+        Whether each row is complete, (n,), and column to its number of missing values.
+    """
     whole = np.ones(frame.n, dtype=bool)
     dropped: dict[str, int] = {}
     for name, uses in needs.items():
@@ -85,7 +97,7 @@ def refuse_none(rows: CompleteCases, source: str) -> None:
     """Refuse a table without a complete row.
 
     Raises:
-        DataError: naming the column with most gaps.
+        DataError: naming the column with the most missing values.
     """
     if rows.read == 0:
         raise DataError(f"{source} has no rows; there is nothing to fit")

@@ -1,8 +1,9 @@
-"""Columns as numbers and as levels, and rows without gaps.
+"""`Frame`: a table whose columns can be taken as numbers or as levels.
 
-Grouping columns are strings as written: "007" is not "7", "NA" is a level, an id above
-2**53 keeps its last digit. A number is float64 and missing is NaN, a level is a code and
-missing is -1. Columns are held as Arrow arrays; ``ranef.data.tables`` makes them.
+Columns are held as Arrow arrays, which ``ranef.data.tables`` makes. As numbers, a column is
+float64 with NaN for missing values. As levels, it is integer codes, with -1 for missing values, and
+the levels' names as texts. Names are the values as written: "007" is not "7", "NA" is a level, and
+an id above 2**53 keeps its last digit.
 """
 
 import heapq
@@ -20,26 +21,28 @@ from numpy.typing import NDArray
 from ranef.data.row_labels import Labels
 from ranef.errors import ColumnError, DataError, suggestion
 
-# Arrow makes its functions when it is imported, out of sight of type checkers.
+# Arrow creates its functions at import, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
-# What an untyped text may say instead of a number.
+# Texts that stand for a missing value in a column of numbers of an untyped file.
 NOT_A_NUMBER = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
 
 _NUMBER = r"^[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|inf|Inf|INF)$"
-# A column of a file with so small a share of texts among numbers has errors, not levels.
+# Largest share of texts in a numeric column of a file that is taken for typing errors. A column
+# with a larger share of texts is a factor.
 _FEW = 0.05
 
 _INTEGER = re.compile(r"0|-?[1-9]\d*")
 
-# A number as people write it in tables: with a currency, separators, a sign of per cent.
+# A number as written for people, with a currency sign, thousands separators or a per cent sign.
 _SPOILED = re.compile(
     r"\(?[+-]?\s?[$€£¥]?\s?[+-]?(\d{1,3}([,.'’\s]\d{3})+|\d+)?([.,]\d+)?([eE][+-]?\d+)?"
     r"\s?[%‰$€£¥]?\)?"
 )
-# A column with more levels than this, every one a number in disguise, is not meant as a factor.
+# A text column with more levels than this, all of them formatted numbers, is no factor.
 _MANY_LEVELS = 20
 
+# A date as text.
 _DAY = re.compile(r"\d{4,}-\d\d-\d\d")
 # A point in time as text, with or without a fraction of a second and a zone.
 _TIME = re.compile(r"\d{4,}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?")
@@ -47,14 +50,16 @@ _TIME = re.compile(r"\d{4,}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d
 
 @dataclass(frozen=True)
 class Levels:
-    """A categorical column: `codes` (n,) int32 into `names`, -1 where missing.
+    """A column as levels.
 
     Attributes:
-        declared: whether `names` stand in an order that the column declares; they then hold
-            levels that no row has, too.
-        columns: of levels that several columns form together, some with a declared order, those
-            of each of these.
-        cells: their names in each of `names`.
+        codes: (n,) position of each row's level in `names`, -1 for a missing value.
+        names: (J,) the levels as texts.
+        declared: whether the column declares the order of its levels, as ordered categories do.
+            `names` are then in this order and include levels without rows.
+        columns: for levels combined from several columns, at least one of which declares an
+            order: the levels of each of these columns. Empty otherwise.
+        cells: for such levels, the names in `columns` that each of `names` is combined from.
     """
 
     codes: NDArray[np.int32]
@@ -64,20 +69,20 @@ class Levels:
     cells: tuple[tuple[str, ...], ...] = ()
 
     def present(self) -> NDArray[np.int64]:
-        """The codes that some row has, in order."""
+        """The codes that occur in some row, in increasing order."""
         return np.flatnonzero(np.bincount(self.codes + 1, minlength=len(self.names) + 1)[1:])
 
 
 @dataclass
 class LevelsSeen:
-    """The levels that batches of rows have, and the orders that these batches declare.
+    """The levels of a column, collected over batches of rows.
 
     Attributes:
-        names: of the levels that some row has.
-        orders: different orders, each of levels with or without rows; None as soon as a batch
-            with rows declares none.
-        columns: of levels that several columns form together, those of each of these.
-        cells: by level, its names in these columns.
+        names: the levels that occur in some row.
+        orders: the distinct orders that the batches declare, including levels without rows. None
+            once a batch with rows declares no order.
+        columns: for levels combined from several columns, the levels of each of these columns.
+        cells: for such levels, level to its names in `columns`.
     """
 
     names: set[str] = field(default_factory=set)
@@ -86,7 +91,7 @@ class LevelsSeen:
     cells: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def add(self, found: Levels) -> "LevelsSeen":
-        """With the levels of another batch."""
+        """The levels of the batches so far and of another batch."""
         places = found.present()
         present = found.names[places].tolist()
         names = self.names | set(present)
@@ -104,10 +109,10 @@ class LevelsSeen:
         return LevelsSeen(names, orders, self.columns, self.cells)
 
     def ordered(self) -> tuple[str, ...]:
-        """The levels that some row has, in the declared order; without one as `sorted_levels`.
+        """The levels that occur, in their declared order, or else sorted by `sorted_levels`.
 
-        Orders of several batches are merged. Where they contradict each other none counts. Levels
-        of several columns are ordered by the first, then by the next.
+        Orders of several batches are merged; if they contradict each other, the levels are
+        sorted. Combined levels are ordered by their first column, then by the next.
         """
         if self.cells.keys() >= self.names and self.names:
             ranks = [{n: i for i, n in enumerate(column.ordered())} for column in self.columns]
@@ -125,14 +130,16 @@ class LevelsSeen:
 
 @dataclass(frozen=True)
 class Frame:
-    """Named columns of one length, with where they come from for messages.
+    """A table of named columns.
 
     Attributes:
-        columns: Arrow arrays; numpy arrays where a column holds an array per row.
-        untyped: whether the texts may stand for numbers, as in a CSV file.
-        missing: texts that stand for a missing level, none unless the user says so.
-        rows: where each row stood in the table it was kept from; None for all of them.
-        labels: what the rows of that table are called.
+        columns: name to Arrow array; a NumPy array (n, ...) for a column with an array per row.
+        n: number of rows.
+        source: description of the table for messages, such as a quoted path.
+        untyped: whether texts may stand for numbers, as in a CSV file.
+        missing: texts that stand for a missing level, as given by the user.
+        rows: (n,) position of each row in the original table; None if this is that table.
+        labels: the row labels of the original table.
     """
 
     columns: Mapping[str, Any]
@@ -145,6 +152,11 @@ class Frame:
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     def column(self, name: str) -> Any:
+        """The column as it is held.
+
+        Raises:
+            ColumnError: if there is no such column.
+        """
         if name not in self.columns:
             raise ColumnError(
                 f"column {name!r} is not in {self.source}; {suggestion(name, self.columns)}"
@@ -152,7 +164,7 @@ class Frame:
         return self.columns[name]
 
     def is_text(self, name: str) -> bool:
-        """Whether the column holds texts that are not all numbers, or categories."""
+        """Whether the column holds categories, or texts of which some are not numbers."""
         return self._remember(("is_text", name), lambda: self._is_text(name))
 
     def _is_text(self, name: str) -> bool:
@@ -162,23 +174,24 @@ class Frame:
         return not self.untyped or self.n == 0 or bool(_not_numbers(values).any())
 
     def is_boolean(self, name: str) -> bool:
-        """Whether the column holds true and false."""
+        """Whether the column holds Booleans."""
         values = self.column(name)
         return not isinstance(values, np.ndarray) and pa.types.is_boolean(values.type)
 
     def refuse_spoiled_numbers(self, name: str) -> None:
-        """Refuse to take numbers that are written as texts, such as "12.5%", for a factor.
+        """Refuse to use a column of numbers formatted as texts, such as "12.5%", as a factor.
 
-        That is a column of many levels, every one of which reads as a number with a sign of
-        per cent, a currency or separators, or with a fraction.
+        This applies to text columns with many levels, all of which are numbers with a per cent
+        sign, a currency sign, separators or a fraction. Whole numbers without these are
+        accepted, since ids are often written as texts.
 
         Raises:
-            DataError: naming the first of them and its row.
+            DataError: naming the first such text and its row.
         """
         values = self.column(name)
         if isinstance(values, np.ndarray) or not _holds_text(values.type):
             return
-        if pa.types.is_dictionary(values.type):  # somebody has made a factor of it
+        if pa.types.is_dictionary(values.type):  # the user has made it a factor
             return
         found = self.levels(name)
         present = [str(found.names[i]).strip() for i in found.present()]
@@ -187,7 +200,6 @@ class Frame:
             return
         if not all(_SPOILED.fullmatch(t) and any(c.isdigit() for c in t) for t in said):
             return
-        # Whole numbers as texts are what ids are written as.
         spoiled = next((text for text in said if not re.fullmatch(r"[+-]?\d+", text)), None)
         if spoiled is None:
             return
@@ -199,10 +211,10 @@ class Frame:
         )
 
     def refuse_stray_texts(self, name: str) -> None:
-        """Refuse to take a column of a file for a factor because of a few texts among numbers.
+        """Refuse to use a column of a file as a factor because of a few texts among its numbers.
 
         Raises:
-            DataError: naming the first of them and its row.
+            DataError: naming the first such text and its row.
         """
         values = self.column(name)
         if not self.untyped or isinstance(values, np.ndarray):
@@ -218,10 +230,10 @@ class Frame:
             )
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """The column as float64, (n,) or (n, ...), NaN where missing.
+        """The column as float64, (n,), or (n, ...) for an array per row; NaN for missing values.
 
         Raises:
-            DataError: for a text, naming the first one and its row.
+            DataError: for a text that is no number, naming the first one and its row.
         """
         return self._remember(("numbers", name), lambda: self._numbers(name))
 
@@ -250,12 +262,14 @@ class Frame:
         return _to_numpy(values)
 
     def levels(self, name: str) -> Levels:
-        """The column as levels, each a string as written; a point in time as `time_texts` does.
+        """The column as levels, whose names are the values as written.
 
-        The order of `names` is that of the column's categories where these are declared.
+        Points in time are written as by `time_texts`. If the column declares an order of its
+        categories, the names are in this order.
 
         Raises:
-            DataError: for a float that cannot be an id, being above 2**53.
+            DataError: for a column of arrays, a type that has no text, or floats of 2**53 or more,
+                which do not hold all digits of an id.
         """
         return self._remember(("levels", name), lambda: self._levels(name))
 
@@ -272,7 +286,7 @@ class Frame:
             raise _not_levels(name, values.type) from None
         names = _level_names(name, encoded.dictionary)
         codes = encoded.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
-        # An empty cell of a file is a gap; so is what the user listed.
+        # Missing levels are nulls, the texts listed by the user, and empty cells of a file.
         gaps = {None, *self.missing, *([""] if self.untyped else [])}
         keep = np.array([text not in gaps for text in names], dtype=bool)
         if not keep.all() or len(set(names)) < len(names):
@@ -286,10 +300,10 @@ class Frame:
         return replace(found, declared=bool(orders))
 
     def typed(self, name: str, levels: Iterable[str]) -> Any:
-        """Levels of a column as values of its type, (m,) Arrow: numbers, dates, true and false.
+        """Levels of a column converted back to the type of the column, as an Arrow array (m,).
 
-        Texts, of a column of texts, of one that is not here, and where a level is none of its
-        values.
+        They remain texts if the column holds texts, if there is no such column, or if a level
+        cannot be converted without loss.
         """
         texts = pa.chunked_array([pa.array([str(level) for level in levels], pa.string())])
         values = self.columns.get(name)
@@ -304,7 +318,7 @@ class Frame:
         return found if same else texts
 
     def is_missing(self, name: str) -> NDArray[np.bool_]:
-        """(n,) True where the column has no value, NaN included."""
+        """Whether each row's value is missing, NaN included, (n,)."""
         values = self.column(name)
         if isinstance(values, np.ndarray):
             return np.asarray(np.isnan(values).reshape(self.n, -1).any(axis=1))
@@ -317,7 +331,7 @@ class Frame:
         return _to_numpy(values.is_null(nan_is_null=True), bool)
 
     def is_no_level(self, name: str) -> NDArray[np.bool_]:
-        """(n,) True where the column, taken as levels, has none."""
+        """Whether each row's level is missing when the column is taken as levels, (n,)."""
         values = self.column(name)
         if self.untyped or self.missing or isinstance(values, np.ndarray):
             return self.levels(name).codes < 0
@@ -326,7 +340,7 @@ class Frame:
         return _to_numpy(values.is_null(nan_is_null=True), bool)
 
     def keep(self, mask: NDArray[np.bool_]) -> "Frame":
-        """The rows where `mask` is true."""
+        """The rows for which `mask` (n,) is true."""
         if mask.all():
             return self
         arrow = pa.array(mask)
@@ -338,7 +352,7 @@ class Frame:
         return replace(self, columns=columns, n=len(rows), rows=rows, _cache={})
 
     def where(self, name: str, texts: Sequence[str]) -> "Frame":
-        """The rows in which a column of text says one of `texts`."""
+        """The rows in which a text column has one of the given texts."""
         found = pc.is_in(self.column(name).cast(pa.string()), pa.array(texts, pa.string()))
         return self.keep(_to_numpy(found.fill_null(False), bool))
 
@@ -352,12 +366,12 @@ class Frame:
         return replace(self, columns=columns, n=len(places), rows=None, labels=labels, _cache={})
 
     def rename(self, names: Mapping[str, str]) -> "Frame":
-        """Columns under other names; one that is not in `names` keeps its own."""
+        """The frame with columns renamed by `names` (old to new); other columns are kept."""
         columns = {names.get(name, name): values for name, values in self.columns.items()}
         return replace(self, columns=columns, _cache={})
 
     def row_number(self, i: int) -> int:
-        """The number, from 1, that row `i` has in the user's table."""
+        """The number, from 1, of row `i` in the user's table."""
         return int(i if self.rows is None else self.rows[i]) + 1
 
     def _remember(self, key: tuple, compute: Any) -> Any:
@@ -367,6 +381,7 @@ class Frame:
 
 
 def _combined(values: Any) -> Any:
+    """An Arrow column as a single chunk."""
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
@@ -381,7 +396,7 @@ def _holds_text(kind: pa.DataType) -> bool:
 
 
 def _parse_numbers(values: Any) -> Any:
-    """Texts as numbers, null where they say that there is none."""
+    """Texts as numbers; null for a text that stands for a missing value."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
     blank = pc.is_in(texts, pa.array(NOT_A_NUMBER))
     texts = pc.if_else(blank, pa.scalar(None, pa.string()), texts)
@@ -389,14 +404,14 @@ def _parse_numbers(values: Any) -> Any:
 
 
 def _not_numbers(values: Any) -> NDArray[np.bool_]:
-    """(n,) True for a text that neither is a number nor says that there is none."""
+    """(n,) True for a text that is neither a number nor stands for a missing value."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
     number = pc.match_substring_regex(texts, _NUMBER).fill_null(False)
     return ~_to_numpy(number, bool) & ~_says_nothing(values)
 
 
 def _says_nothing(values: Any) -> NDArray[np.bool_]:
-    """(n,) True for a text that says there is no value."""
+    """(n,) True for null and for a text that stands for a missing value."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
     return _to_numpy(pc.is_in(texts, pa.array(NOT_A_NUMBER)).fill_null(True), bool) | _to_numpy(
         values.is_null(), bool
@@ -404,7 +419,7 @@ def _says_nothing(values: Any) -> NDArray[np.bool_]:
 
 
 def _declared_orders(name: str, values: Any) -> list[tuple[str, ...]]:
-    """The orders of levels that a column declares: of its categories, chunk by chunk."""
+    """The distinct orders of levels that the chunks of a column declare."""
     if not pa.types.is_dictionary(values.type) or not values.type.ordered:
         return []
     chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
@@ -416,9 +431,12 @@ def _declared_orders(name: str, values: Any) -> list[tuple[str, ...]]:
 
 
 def merged_order(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """One order in which each of several holds; None where they contradict each other.
+    """Merge several orders of levels into one by topological sorting (Kahn, 1962).
 
-    Of levels that no order tells apart the one that is named first comes first.
+    Levels whose order is not determined stand in the order of their first occurrence.
+
+    Returns:
+        An order that agrees with all the given ones; None if they contradict each other.
     """
     if len(orders) == 1:
         return orders[0]
@@ -445,7 +463,7 @@ def merged_order(orders: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
 
 
 def _reordered(found: Levels, order: Sequence[str] | None) -> Levels:
-    """The levels in another order of their names; undeclared for None."""
+    """The levels with their names in the given order; for None, with no declared order."""
     if order is None:
         return replace(found, declared=False)
     place = {name: i for i, name in enumerate(order)}
@@ -454,10 +472,10 @@ def _reordered(found: Levels, order: Sequence[str] | None) -> Levels:
 
 
 def time_texts(values: pa.Array) -> pa.Array:
-    """Points in time as text, the same in any unit and zone: "2024-01-01" for midnight, else
-    "2024-01-01 12:30:00", with a fraction of a second where there is one.
+    """Points in time as texts that do not depend on their unit and time zone.
 
-    Those of a zone are written in UTC.
+    Midnight is "2024-01-01", other times are "2024-01-01 12:30:00", followed by the fraction of a
+    second if it is not zero. Times with a zone are written in UTC.
     """
     if values.type.tz is not None:
         values = values.cast(pa.timestamp(values.type.unit))
@@ -468,7 +486,7 @@ def time_texts(values: pa.Array) -> pa.Array:
 
 
 def _as_one_time(texts: pa.Array) -> pa.Array:
-    """Texts of points in time as `time_texts` writes them."""
+    """Texts of points in time in any of several notations, rewritten as by `time_texts`."""
     texts = pc.replace_substring_regex(texts, r"(Z|\+00:?00)$", "")
     texts = pc.replace_substring_regex(texts, r"(\.\d*?)0+$", r"\1")
     texts = pc.replace_substring_regex(texts, r"\.$", "")
@@ -476,8 +494,11 @@ def _as_one_time(texts: pa.Array) -> pa.Array:
 
 
 def _level_names(column: str, values: pa.Array) -> list[str | None]:
-    """Distinct values as text. A whole float is written as the integer it stands for,
-    since pandas turns integers with gaps into floats."""
+    """Distinct values as texts, None for missing ones.
+
+    Whole floats are written as integers, since pandas turns integers into floats if some are
+    missing.
+    """
     kind = values.type
     if pa.types.is_floating(kind):
         numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
@@ -506,18 +527,22 @@ def _not_levels(column: str, kind: pa.DataType) -> DataError:
 
 
 class NameIndex:
-    """Names by their place, for many look-ups at once."""
+    """Positions of names in a list, for looking up many names at once.
+
+    Args:
+        names: the list, without repetitions.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = pa.array(list(names), pa.string())
         first = self._names[0].as_py() if len(self._names) else ""
-        # Files of before a point in time had one text have such names.
+        # In older saved fits, points in time can be written in other notations.
         self._of_times = bool(_TIME.fullmatch(first)) or bool(_DAY.fullmatch(first))
 
     def places(self, names: Iterable[str]) -> NDArray[np.int64]:
-        """Where each name stands, -1 for one that is not among them.
+        """Position of each name, -1 for a name that is not in the list, (m,).
 
-        A point in time is the same one however it is written.
+        Points in time are found in any notation.
         """
         wanted = pa.array(list(names), pa.string())
         found = pc.index_in(wanted, value_set=self._names)
@@ -527,9 +552,11 @@ class NameIndex:
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def codes(self, frame: "Frame", name: str) -> NDArray[np.int32] | None:
-        """The place of each row's level; None where a row has none, or one that is not here.
+        """Position of each row's level (n,), by a fast look-up of a text column.
 
-        A column of texts is looked up as it is, without listing its own levels first.
+        Returns:
+            None if the column is no plain text column, or if some row's level is missing or not
+            in the list.
         """
         values: Any = frame.column(name)
         if frame.untyped or frame.missing or isinstance(values, np.ndarray):
@@ -542,9 +569,9 @@ class NameIndex:
     def coded(
         self, frame: "Frame", names: Sequence[str]
     ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """The place of each row's level, as `crossed_levels` has them, and the new levels.
+        """Codes (n,) of the rows' levels, combined over the columns `names`, and the new levels.
 
-        These follow those that are here.
+        The code of a known level is its position in the list. The codes of new levels follow.
 
         Raises:
             DataError: for a row without a level.
@@ -568,10 +595,10 @@ class NameIndex:
 
 
 def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
-    """The levels of one grouping column, or those that several form together, as "a:b"."""
+    """The levels of one column, or the combined levels "a:b" of several columns."""
     columns = tuple(frame.levels(name) for name in names)
     first, *others = columns
-    # Which levels of the columns a pair stands for matters where these have an order.
+    # The levels that a combination consists of are kept only if their order matters.
     declared = bool(others) and any(column.declared for column in columns)
     cells = [(name,) for name in first.names] if declared else []
     for level, other in enumerate(others, start=1):
@@ -591,18 +618,18 @@ def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
 
 
 def _joinable(name: Any, joined: bool = False) -> str:
-    """A level as a part of "a:b"; one that holds a ":" of its own is put in backticks."""
+    """A level as a part of "a:b", in backticks if it contains a ":" itself."""
     return f"`{name}`" if ":" in name and not joined else str(name)
 
 
 def sorted_levels(names: Iterable[str]) -> list[str]:
-    """Levels in the order users expect: whole numbers by value, anything else by the alphabet.
+    """Levels in natural order: by value if all are whole numbers, else alphabetically.
 
-    Whether letters are small or capital tells only levels apart that are the same but for that,
-    the small ones first, as in R.
+    Upper and lower case matter only for levels that are otherwise the same; lower case comes first,
+    as in R.
     """
     listed = list(names)
-    # "007" is a text: only what an integer would be written as counts as one.
+    # Only texts in the notation of an integer count as whole numbers; "007" does not.
     if all(_INTEGER.fullmatch(name) for name in listed):
         return sorted(listed, key=int)
     return sorted(listed, key=lambda name: (name.casefold(), name.swapcase(), name))

@@ -1,4 +1,4 @@
-"""Means and spreads learned from rows: of the columns of a term, and of the response."""
+"""Means, sds and covariances of columns over the rows, computed batch by batch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,10 @@ class ColumnMoments:
     """Moments of the k columns of a term over the training rows.
 
     Attributes:
-        mean: (k,) of each column.
-        sd: (k,) of each column.
-        covariance: (k, k) mean product of the columns' distances from their means, weighted as
-            the rows are; None for a term that does not ask for it (`Term.needs_covariance`).
+        mean: (k,) means.
+        sd: (k,) sds.
+        covariance: (k, k) covariance with divisor n, or the weighted one for rows with weights;
+            None for a term that does not need it (`Term.needs_covariance`).
     """
 
     mean: NDArray[np.float64]
@@ -25,12 +25,16 @@ class ColumnMoments:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where a family parameter's predictor lies and how far it spreads, on its link scale.
+    """Location and scale of a family parameter's linear predictor, on its link scale.
+
+    Default priors are scaled by these numbers.
 
     Attributes:
-        location, spread: of which default priors are made.
-        away: from the location to where a search begins, which for one of several components
-            is another place than for the next.
+        location: centre of the predictor.
+        sd: scale of the predictor: the sd of the response for an identity link, and 1 for most
+            other links.
+        away: distance from `location` to the starting value of a search. It differs between the
+            components of a mixture, so that they do not start at the same point.
     """
 
     location: float
@@ -39,22 +43,27 @@ class Scale:
 
     @property
     def start(self) -> float:
-        """Where a search begins."""
+        """Starting value of a search."""
         return self.location + self.away
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Running mean and sum of squares of columns, merged without cancellation.
+    """Running mean and sum of squares of k columns (Chan, Golub and LeVeque, 1979).
 
-    Chan, Golub and LeVeque (1979).
+    Batches A and B with total weights W_A and W_B are merged without cancellation,
+
+        mean = mean_A + d W_B / W,    S = S_A + S_B + d^2 W_A W_B / W,
+
+    where d = mean_B - mean_A and W = W_A + W_B.
 
     Attributes:
-        crossed: whether sums of products of different columns are kept too.
-        n: rows.
-        weight: sum of the rows' weights; n where they have none.
-        mean: (k,) weighted mean.
-        squares: (k,) weighted sum of squares about the mean; (k, k) of products if `crossed`.
+        crossed: whether to compute the sums of products of all pairs of columns.
+        n: number of rows.
+        weight: sum of the rows' weights; n for rows without weights.
+        mean: (k,) weighted means.
+        squares: (k,) weighted sums of squares about the means; (k, k) sums of products if
+            `crossed`.
     """
 
     crossed: bool = False
@@ -66,7 +75,12 @@ class Moments:
     def add(
         self, columns: NDArray[np.float64], weights: NDArray[np.float64] | None = None
     ) -> "Moments":
-        """With further rows (m, k), and their weights (m,) if they have any."""
+        """The moments with further rows added.
+
+        Args:
+            columns: (m, k) the rows.
+            weights: (m,) their weights; None for rows without weights.
+        """
         m = len(columns)
         if m == 0:
             return self
@@ -87,7 +101,10 @@ class Moments:
         )
 
     def measures(self) -> ColumnMoments:
-        """Means, sds and covariances. Of rows without weights the sd has n - 1 for divisor."""
+        """The means, sds and covariances of all rows so far.
+
+        The sds have the divisor n - 1 for rows without weights, and otherwise the total weight.
+        """
         squares = np.diagonal(self.squares) if self.crossed else np.atleast_1d(self.squares)
         divisor = max(self.n - 1, 1) if self.weight == self.n else self.weight
         covariance = np.atleast_2d(self.squares) / self.weight if self.crossed else None

@@ -1,4 +1,9 @@
-"""The rows of Parquet files a part at a time: in order, or in windows of random pieces."""
+"""Batches of the rows of Parquet files, in order or in random windows.
+
+`Batches` reads the rows in order, batch by batch, any number of times. A window is a random set of
+pieces of the files (row groups, or slices of large ones) with its rows in random order; the
+windows of one seed hold every row once. Memory is bounded by the size of a batch.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,20 +22,24 @@ from ranef.data.tables import chosen, first_line, from_arrow, kind_of
 from ranef.errors import FileError
 from ranef.files.atomic_write import refuse_special
 
-# Rows of a batch at most, numbers in one, and rows at least, where it is not all of a file.
-BATCH, _CELLS, _LEAST = 1_000_000, 16_000_000, 20_000
+# Largest number of rows in a batch.
+BATCH = 1_000_000
+# Largest number of values (rows x values per row) in a batch.
+_CELLS = 16_000_000
+# Smallest number of rows in a batch, whatever the number of values per row.
+_LEAST = 20_000
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The rows of Parquet files in batches, as often as they are gone through.
+    """The rows of Parquet files in batches; every iteration reads the files anew.
 
     Attributes:
-        path: of the file or folder.
-        columns: that are read.
-        missing: texts that mean a missing level.
-        n: rows in all.
-        size: rows of a batch, at least.
+        path: path of the file or folder.
+        columns: names of the columns that are read.
+        missing: texts that stand for a missing level.
+        n: total number of rows.
+        size: smallest number of rows in a batch, except the last.
     """
 
     path: Path
@@ -41,6 +50,7 @@ class Batches:
 
     @property
     def source(self) -> str:
+        """The quoted path, for messages."""
         return repr(str(self.path))
 
     def __iter__(self) -> Iterator[Frame]:
@@ -66,13 +76,13 @@ class Batches:
             raise FileError(f"{self.source} cannot be read: {first_line(error)}") from None
 
     def _frame(self, parts: list[pa.RecordBatch], first: int, n: int) -> Frame:
-        """A batch whose rows know where they stand in the whole."""
+        """The frame of n rows, of which the first is row `first` of the whole table."""
         frame = from_arrow(pa.Table.from_batches(parts), self.source)
         return replace(frame, missing=self.missing, rows=np.arange(first, first + n))
 
     @cached_property
     def _pieces(self) -> list[tuple[Any, int, int, int]]:
-        """Row groups, large ones in slices: the fragment, its first row, and the slice of it."""
+        """Row groups, large ones in slices: (group, first row of the group, start, rows)."""
         out, first = [], 0
         stored: Any = dataset.dataset(self.path, format="parquet")
         for file in stored.get_fragments():
@@ -85,15 +95,15 @@ class Batches:
 
     @property
     def windows(self) -> int:
-        """How many windows the rows make."""
+        """Number of windows: about n / size, at most one for each piece."""
         return max(1, min(len(self._pieces), round(self.n / self.size)))
 
     def window(self, seed: int, number: int) -> Frame:
-        """Some of the rows in random order: pieces of the files, drawn without replacement.
+        """The rows of one window in random order.
 
         Args:
-            seed: of the order of the pieces. The windows of one seed hold every row once.
-            number: which of its `windows`.
+            seed: seed of the random order. The windows of one seed hold every row once.
+            number: number of the window, from 0 to `windows` - 1.
 
         Raises:
             FileError: for a file that cannot be read.
@@ -110,14 +120,14 @@ class Batches:
             raise FileError(f"{self.source} cannot be read: {first_line(error)}") from None
         shuffled = np.random.default_rng([seed, 1, number]).permutation(sum(map(len, rows)))
         whole = pa.concat_tables(tables)
-        # Some types cannot be taken from before they are in the usual ones.
+        # Arrow's `take` is not implemented for some of the types that `usual` converts.
         columns = {name: array_columns.usual(whole.column(name)) for name in whole.column_names}
         frame = from_arrow(pa.table(columns).take(pa.array(shuffled)), self.source)
         return replace(frame, missing=self.missing, rows=np.concatenate(rows)[shuffled])
 
 
 def _sliced(group: Any, columns: list[str], start: int, n: int) -> pa.Table:
-    """Rows of a row group, which is not held as a whole."""
+    """Some rows of a row group, read without holding the whole group in memory."""
     if start == 0 and n == group.row_groups[0].num_rows:
         return group.to_table(columns=columns)
     parts, before = [], 0
@@ -132,12 +142,15 @@ def _sliced(group: Any, columns: list[str], start: int, n: int) -> pa.Table:
 
 
 def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> Batches | None:
-    """The rows of a Parquet path in batches; None for other data, and where one batch is all.
+    """The rows of a Parquet file or folder in batches.
 
     Args:
-        data: as for `read`.
-        columns: to read.
-        missing: texts that mean a missing level.
+        data: as for `ranef.data.tables.read`.
+        columns: names of the columns to read.
+        missing: texts that stand for a missing level.
+
+    Returns:
+        None for other data, and if all rows fit into one batch.
 
     Raises:
         FileError, ColumnError: as `read`.
@@ -149,7 +162,7 @@ def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> B
     try:
         if not path.exists() or kind_of(path) != "parquet":
             return None
-    except OSError:  # `read` says what is wrong with the path
+    except OSError:  # `read` will report what is wrong with the path
         return None
     try:
         stored = dataset.dataset(path, format="parquet")
@@ -162,7 +175,7 @@ def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> B
 
 
 def _cells(stored: Any, columns: Sequence[str]) -> int:
-    """Numbers and texts of a row, those of its arrays by the first row that there is."""
+    """Number of values per row; the sizes of arrays in columns are those in the first row."""
     held = [name for name in columns if array_columns.holds_arrays(stored.schema.field(name).type)]
     first = stored.head(1, columns=held) if held else None
     sizes = (

@@ -1,8 +1,8 @@
-"""What the rows of a table are called, and answers about them as a table of the same kind.
+"""Row labels of a table, and results by row as a table of the same kind.
 
-pandas rows have an index, which goes back as it came, whatever it holds and however often. polars
-rows have none, and an answer is a polars table. The rows of everything else (Arrow tables, dicts,
-files) are numbered, and an answer is a pandas table.
+Results for a pandas table are pandas tables with its index, of whatever type and whether or not it
+repeats. Results for a polars table are polars tables, which have no index. Results for all other
+data (Arrow tables, dicts, files) are pandas tables with numbered rows.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Labels:
-    """What n rows are called.
+    """Labels of n rows.
 
     Attributes:
-        form: "pandas" or "polars", the kind of table they come from; "" for any other.
-        index: theirs in pandas; None for rows numbered from 0.
+        form: the kind of table the rows come from: "pandas", "polars", or "" for any other.
+        index: the pandas index; None for rows numbered from 0.
     """
 
     form: str = ""
@@ -30,7 +30,7 @@ class Labels:
 
     @classmethod
     def of(cls, table: Any) -> "Labels":
-        """Of a table, which may be lazy or wrapped by narwhals."""
+        """The row labels of a table, which may be lazy or wrapped by narwhals."""
         native = nw.to_native(table, pass_through=True)
         if isinstance(native, pd.DataFrame):
             index: Any = native.index
@@ -40,7 +40,7 @@ class Labels:
         return cls("polars" if type(native).__module__.split(".")[0] == "polars" else "")
 
     def at(self, places: NDArray[np.int64]) -> "Labels":
-        """Those of some rows, in that order."""
+        """The labels of the rows at `places`, in this order."""
         if self.form != "pandas":
             return self
         places = np.asarray(places, np.int64)
@@ -49,10 +49,13 @@ class Labels:
         return Labels(self.form, self.index.take(places))
 
     def table(self, columns: Mapping[str, Any]) -> Any:
-        """Columns with one value for each row, NumPy or Arrow, as a table.
+        """A table with one row for each of the n rows.
+
+        Args:
+            columns: name to NumPy or Arrow array, (n,) each.
 
         Returns:
-            A pandas DataFrame with the index, or a polars DataFrame.
+            A pandas DataFrame with the index of the rows, or a polars DataFrame.
         """
         polars = self._polars()
         if polars is not None:
@@ -62,7 +65,7 @@ class Labels:
         )
 
     def series(self, name: str, values: NDArray[np.float64]) -> Any:
-        """One number for each row, (n,): a pandas or polars Series, or the array itself."""
+        """One number for each row, (n,), as a pandas or polars Series, or as the array itself."""
         polars = self._polars()
         if polars is not None:
             return polars.Series(name, values)
@@ -71,12 +74,16 @@ class Labels:
         return values
 
     def by_level(self, name: str, levels: Any, columns: Mapping[str, Any]) -> Any:
-        """A table of levels: these are the index in pandas, a column first in polars.
+        """A table with one row for each level.
 
         Args:
-            name: of what they are levels of.
-            levels: (n,), Arrow.
-            columns: (n,) each, NumPy.
+            name: name of the grouping.
+            levels: the levels as an Arrow array, (n,).
+            columns: name to NumPy array, (n,) each.
+
+        Returns:
+            A pandas DataFrame with the levels as its index, or a polars DataFrame with the levels
+            in its first column.
         """
         polars = self._polars()
         if polars is not None:
@@ -84,10 +91,14 @@ class Labels:
         return pd.DataFrame(dict(columns), index=pd.Index(_of_pandas(levels), name=name))
 
     def _whole(self, n: int) -> pd.Index:
+        """The index of the n rows, numbered from 0 if there is none."""
         return pd.RangeIndex(n) if self.index is None else self.index
 
     def _polars(self) -> Any:
-        """The library, for rows that came from it; a saved fit may be read without it."""
+        """The module polars for rows of a polars table, or None if it is not installed.
+
+        A saved fit of a polars table can be loaded without polars.
+        """
         if self.form != "polars":
             return None
         try:

@@ -1,6 +1,7 @@
-"""Tables and files to `Frame`, and back to files; `parquet` reads a part at a time.
+"""Reads tables and files into a `Frame`, and writes columns to files.
 
-A CSV file is read as text, since only the formula knows whether 007 is a number.
+Columns of a CSV file are read as texts, since only the formula says whether 007 is a number.
+Parquet files too large for memory are read in batches by `ranef.data.parquet`.
 """
 
 import os
@@ -22,23 +23,25 @@ from ranef.data.row_labels import Labels
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError, suggestion
 from ranef.files.atomic_write import refuse_special, replacing
 
-# Arrow makes its functions when it is imported, out of sight of type checkers.
+# Arrow creates its functions at import, so type checkers do not see them.
 pc: Any = pyarrow.compute
 
 
 def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str] = ()) -> Frame:
-    """A table as a `Frame` of the named columns (all of them for None).
+    """Read a table into a `Frame`.
 
     Args:
-        data: a `Frame`, which is returned, a pandas, polars or pyarrow table, a dict of arrays,
-            or the path of a CSV or
-            Parquet file or of a folder of them.
-        columns: the columns to read; a file's other columns are not parsed.
-        missing: texts that mean a missing level.
+        data: a pandas, polars or pyarrow table, a dict of arrays, or the path of a CSV file, a
+            Parquet file or a folder of Parquet files. A `Frame` is returned as it is.
+        columns: names of the columns to read; None for all. Other columns of a file are not
+            parsed.
+        missing: texts that stand for a missing level.
 
     Raises:
-        FileError: for a path that cannot be read; ColumnError: for a column that is not
-            there; DataError: for columns of different lengths.
+        FileError: for a path that cannot be read.
+        ColumnError: for a column that does not exist.
+        DataError: for columns of different lengths, or values that cannot be read.
+        OptionError: if `data` is no table.
     """
     if isinstance(data, Frame):
         return data
@@ -52,9 +55,13 @@ def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str]
 
 
 def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str) -> dict[str, Any]:
-    """Name as text to the table's own name of each wanted column.
+    """Map the names of the wanted columns, as texts, to the table's own names for them.
 
-    Where none is wanted, one column is read all the same, for the number of rows.
+    If no column is wanted, the first one is chosen, so that the number of rows is known.
+
+    Raises:
+        ColumnError: for a column that does not exist.
+        DataError: for a column name that occurs twice.
     """
     own: dict[str, Any] = {}
     for name in available:
@@ -71,6 +78,7 @@ def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str)
 
 
 def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
+    """A pandas, polars, pyarrow or other table that narwhals knows, as a `Frame`."""
     data = _without_twins(data, columns)
     try:
         table = nw.from_native(data)
@@ -88,7 +96,7 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
             selected = selected.collect()
     except RanefError:
         raise
-    except Exception as error:  # a lazy table runs its whole plan here, and any part may fail
+    except Exception as error:  # a lazy table runs its whole query here, and any step may fail
         raise DataError(f"the table cannot be computed: {first_line(error)}") from None
     columns_ = {name: _arrow_column(name, selected[own]) for name, own in names.items()}
     if isinstance(data, pa.Table):
@@ -97,10 +105,10 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
 
 
 def _without_twins(data: Any, columns: Sequence[str] | None) -> Any:
-    """A pandas table without columns of one name, which no other table can have.
+    """A pandas table without its columns of the same name; other tables cannot have any.
 
     Raises:
-        DataError: for one that is wanted.
+        DataError: if a column that occurs twice is wanted.
     """
     if not isinstance(data, pd.DataFrame) or data.columns.is_unique:
         return data
@@ -109,7 +117,7 @@ def _without_twins(data: Any, columns: Sequence[str] | None) -> Any:
 
 
 def _with_orders(columns: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
-    """The columns, those with the order of their categories declared that pandas wrote so."""
+    """The columns, with the order of categories declared where the schema comes from pandas."""
     known = categoricals.by_schema(schema)
     return {
         name: categoricals.declared(values) if name in known else values
@@ -117,13 +125,14 @@ def _with_orders(columns: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
     }
 
 
+# Errors of Arrow and of conversions for columns with values that it cannot read.
 _UNREADABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
 def _arrow_column(name: str, series: nw.Series) -> Any:
-    """One column as Arrow, or as NumPy where it holds an array per row.
+    """One column as an Arrow array, or as a NumPy array if it holds an array per row.
 
-    A NumPy float of pandas has NaN and no empty cells.
+    NaN in a float column of pandas stays NaN and does not become null.
     """
     native = series.to_native()
     try:
@@ -156,7 +165,11 @@ def _arrow_column(name: str, series: nw.Series) -> Any:
 
 
 def _of_pandas(name: str, column: pd.Series) -> pd.Series:
-    """A column of pandas in types that Arrow has, without its index, which may be of any kind."""
+    """A pandas column in a type that Arrow has, and without its index.
+
+    Raises:
+        DataError: for complex numbers.
+    """
     column, kind = column.reset_index(drop=True), column.dtype
     if isinstance(kind, pd.SparseDtype):
         return column.sparse.to_dense()
@@ -175,11 +188,11 @@ def _of_pandas(name: str, column: pd.Series) -> pd.Series:
 
 
 def _of_128_bits(series: nw.Series) -> nw.Series:
-    """Integers of polars that Arrow does not have, in 64 bits where they fit."""
+    """128-bit integers of polars, which Arrow lacks, as 64-bit integers or 38-digit decimals."""
     for kind in (nw.Int64(), nw.Decimal(38, 0)):
         try:
             return series.cast(kind)
-        except Exception:  # polars has exceptions of its own, and need not be there
+        except Exception:  # an exception type of polars, which need not be installed
             continue
     raise DataError(
         f"column {series.name!r} holds integers of more than 38 digits; write them as text to use "
@@ -188,9 +201,9 @@ def _of_128_bits(series: nw.Series) -> nw.Series:
 
 
 def _without_128_bits(kind: Any) -> Any:
-    """A type of polars whose lists of 128-bit integers, which Arrow does not have, are of floats.
+    """A polars type with floats in place of 128-bit integers in lists and arrays.
 
-    The numbers of an array in each row are floats to this library in any case.
+    Arrow has no such integers, and arrays in rows are taken as floats in any case.
     """
     if isinstance(kind, nw.List):
         return nw.List(_float_for_128_bits(kind.inner))
@@ -204,12 +217,12 @@ def _float_for_128_bits(inner: Any) -> Any:
 
 
 def _is_gap(value: Any) -> bool:
-    """Whether a value among Python objects stands for none."""
+    """Whether a Python object stands for a missing value."""
     return value is None or value is pd.NA or value is pd.NaT or bool(value != value)
 
 
 def _mixed(name: str, values: Any, error: Exception) -> DataError:
-    """What to say of a column that Arrow could not read: of which types its values are."""
+    """The error for a column that Arrow could not read, naming the types of its values."""
     seen: dict[type, str] = {}
     for row, value in enumerate(values):
         if np.ndim(value) == 0 and not _is_gap(value):
@@ -228,6 +241,7 @@ def _mixed(name: str, values: Any, error: Exception) -> DataError:
 
 
 def from_arrow(table: pa.Table, source: str, untyped: bool = False) -> Frame:
+    """An Arrow table as a `Frame`."""
     columns = {
         name: array_columns.of_arrow(name, table.column(name)) for name in table.column_names
     }
@@ -235,14 +249,17 @@ def from_arrow(table: pa.Table, source: str, untyped: bool = False) -> Frame:
 
 
 def _booleans(frame: Frame) -> Frame:
-    """A whole file's frame with the columns of true and false, however capitalised, as such."""
+    """The frame of a whole file, with columns of the texts "true" and "false" as Booleans.
+
+    The texts may be in upper or lower case.
+    """
     columns = {name: _as_boolean(values) for name, values in frame.columns.items()}
     return replace(frame, columns=columns)
 
 
 def _as_boolean(values: Any) -> Any:
-    """A column of texts as true and false; as it is where it holds anything else."""
-    # Most columns say with their first texts that they are none.
+    """A text column of "true" and "false" as Booleans; any other column as it is."""
+    # The first rows suffice to exclude most columns.
     for part in (values[:1000], values):
         texts = pc.utf8_lower(pc.utf8_trim_whitespace(part))
         nothing = pc.is_in(texts, pa.array(["", *(text.lower() for text in NOT_A_NUMBER)]))
@@ -255,6 +272,7 @@ def _as_boolean(values: Any) -> Any:
 
 
 def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
+    """A dict of columns as a `Frame`."""
     names = chosen(list(data), columns, "the table")
     columns_ = {name: _dict_column(name, data[own]) for name, own in names.items()}
     lengths = {name: len(values) for name, values in columns_.items()}
@@ -265,7 +283,7 @@ def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
 
 
 def _dict_column(name: str, values: Any) -> Any:
-    """An array or list as Arrow; as float64 where it holds an array per row."""
+    """An array or list as an Arrow array; as float64 NumPy if it holds an array per row."""
     try:
         if isinstance(values, np.ma.MaskedArray):
             values = np.where(np.ma.getmaskarray(values), np.nan, np.ma.getdata(values))
@@ -291,7 +309,7 @@ def _dict_column(name: str, values: Any) -> Any:
             return pa.chunked_array([pa.array(values, from_pandas=False)])
         listed = [None if v is pd.NA or v is pd.NaT else v for v in values]
         if any(isinstance(value, str) for value in listed):
-            # Among texts a NaN is how pandas and NumPy write an empty cell.
+            # Among texts, pandas and NumPy write NaN for an empty cell.
             listed = [None if isinstance(v, float) and v != v else v for v in listed]
         return array_columns.of_arrow(name, pa.chunked_array([pa.array(listed, from_pandas=False)]))
     except RanefError:
@@ -301,7 +319,7 @@ def _dict_column(name: str, values: Any) -> Any:
 
 
 def _categories(values: Any) -> Any:
-    """Categories in a dict, of pandas, polars or Arrow, as Arrow; None for anything else."""
+    """Categories of pandas, polars or Arrow as an Arrow dictionary; None for anything else."""
     known = categoricals.of_pandas(values)
     if known is not None:
         return known
@@ -316,6 +334,7 @@ def _categories(values: Any) -> Any:
 
 
 def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
+    """A CSV file, a Parquet file or a folder of Parquet files as a `Frame`."""
     try:
         found = str(path) != "." and path.exists()
     except OSError as error:
@@ -340,10 +359,16 @@ def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type if there is none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def kind_of(path: Path) -> str:
+    """The format, "csv" or "parquet", by the suffix of a file or of the first file in a folder.
+
+    Raises:
+        FileError: for any other file, and an empty folder.
+    """
     inner = path
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
@@ -362,7 +387,7 @@ def kind_of(path: Path) -> str:
 
 
 def _csv_names(path: Path) -> list[str]:
-    """The header of a CSV file."""
+    """The column names in the header of a CSV file."""
     with pa.input_stream(path) as stream:
         reader = csv.open_csv(
             stream,
@@ -373,7 +398,7 @@ def _csv_names(path: Path) -> list[str]:
 
 
 def _csv_options(columns: list[str]) -> dict[str, Any]:
-    """Every column as text: what it means is the formula's business."""
+    """Options of Arrow's CSV reader to read every column as text."""
     return {
         "parse_options": csv.ParseOptions(newlines_in_values=True),
         "convert_options": csv.ConvertOptions(
@@ -385,10 +410,11 @@ def _csv_options(columns: list[str]) -> dict[str, Any]:
 
 
 def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> Iterator[Frame]:
-    """The rows of a CSV file in batches of constant memory, every column as text.
+    """Read a CSV file in batches of constant memory, every column as text.
 
     Raises:
-        FileError: for a file that cannot be read; ColumnError: for a missing column.
+        FileError: for a file that cannot be read.
+        ColumnError: for a column that does not exist.
     """
     place, source = Path(path), repr(str(path))
     refuse_special(place)
@@ -405,7 +431,7 @@ def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> I
 
 
 def from_arrays(table: Mapping[str, Any]) -> Frame:
-    """A frame of arrays of one length; a masked array has gaps."""
+    """A `Frame` of arrays of one length; masked elements of masked arrays are missing."""
     columns = {}
     for name, values in table.items():
         if np.ndim(values) > 1:
@@ -417,7 +443,7 @@ def from_arrays(table: Mapping[str, Any]) -> Frame:
 
 
 def concatenate(frames: Sequence[Frame]) -> Frame:
-    """The rows of all frames, which have the same columns, as one."""
+    """One frame with the rows of all the given frames, which have the same columns."""
     first = frames[0]
     columns = {name: _joined([frame.columns[name] for frame in frames]) for name in first.columns}
     n, labels = sum(frame.n for frame in frames), Labels(first.labels.form)
@@ -432,10 +458,10 @@ def _joined(parts: Sequence[Any]) -> Any:
 
 
 def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
-    """Write frames with the same columns one below the other, through a temporary file.
+    """Write the rows of several frames with the same columns to one CSV file.
 
     Raises:
-        FileError: where the place cannot be written to; nothing is left there then.
+        FileError: if the file cannot be written; an existing file is then left as it was.
     """
     options = csv.WriteOptions(include_header=False, quoting_style="needed")
     writer = None
@@ -451,11 +477,14 @@ def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
 
 
 def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
-    """Write columns, Arrow or NumPy, as CSV or Parquet by the file's suffix; returns its path.
+    """Write Arrow or NumPy columns to a CSV or Parquet file, depending on the suffix of its name.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        FileError: for another suffix, or where it cannot be written; DataError: for a column of
-            arrays, of which a CSV file has none.
+        FileError: for another suffix, or if the file cannot be written.
+        DataError: for a column with an array per row and a CSV file, which cannot hold it.
     """
     with replacing(path) as file:
         kind = kind_of(Path(path))
@@ -475,7 +504,7 @@ def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
 
 
 def _quoted(name: str) -> str:
-    """A column name as a cell of the header; Arrow would quote every one."""
+    """A column name as a cell of the CSV header, quoted only if needed; Arrow always quotes."""
     if any(char in name for char in ',"\n\r'):
         return '"' + name.replace('"', '""') + '"'
     return name

@@ -1,9 +1,9 @@
-"""Data sets: preparation of published ones and generators."""
+"""Data sets: preparation of published data, and generators."""
 
 from importlib import import_module
 from typing import Any
 
-# Modules by the names that they had before they were in folders.
+# Modules by their former names, which can still be imported.
 _EARLIER = {
     "beyond_tables": "ranef.datasets.beyond.tables",
     "zillow_generator": "ranef.datasets.zillow.generator",

@@ -1,1 +1,1 @@
-"""Response distributions, one a file."""
+"""Response distributions (families), one per file, and what they share."""

@@ -1,9 +1,13 @@
-"""What a response distribution is: `Family`, its `Parameter`s, links, and the response's design.
+"""Base class of response distributions: `Family`, its parameters and the design of the response.
 
-How to add one: a class with `parameters` and `distribution` in a file of its own under
-``families/``, and a line in ``registry.FAMILIES``. Where `distribution` of inverse-linked
-parameters loses digits, `given` is written too; where the derivatives of the log density are known
-in closed form, `natural` or `row_density` may give them.
+A family is the distribution of the response y_i given its parameters. Each parameter theta has a
+link function g and may have a linear predictor eta of its own: g(theta_i) = eta_i. The first
+parameter is the location; the first part of a formula is its predictor.
+
+To add a family, write a subclass in a file of its own under ``families/`` and register it in
+``registry.FAMILIES``. The subclass states its `parameters` and implements the abstract methods.
+It overrides `given` where the inverse-linked parameters lose digits, and `natural` or
+`row_density` where the derivatives of the log density are known in closed form.
 """
 
 from abc import ABC, abstractmethod
@@ -31,35 +35,41 @@ from ranef.formula.expression import Expression, Operation, Sum
 from ranef.formula.formula import ResponseCall
 from ranef.priors import Prior
 
-# A response below this loses its digits, or all of itself, when it is squared.
+# Smallest size of a response, max(|location|, sd), unless it is zero: the squares of smaller
+# numbers lose digits or underflow to zero.
 _LEAST_SQUARED = 1e-140
 
-# Numbers from 1 / this to this can be squared, and be divided by one another once.
+# Largest absolute value of a response or companion; its inverse is the smallest companion. Squares
+# and ratios of numbers between these limits stay within double precision.
 _FARTHEST = 1e151
-# Whole numbers beyond 2**53 are not told from their neighbours.
+
+# Largest count. Double precision cannot distinguish neighbouring whole numbers above 2**53.
 _MOST_COUNTED = 2.0**53
 
+# Symbols of parameters in printed equations.
 _GREEK = {
     **{"mu": "μ", "sigma": "σ", "nu": "ν"},
     **{"alpha": "α", "kappa": "κ", "psi": "ψ", "threshold": "τ"},
 }
 
-# The smallest working weight where the density is not concave: a row that says nothing of its
-# predictor must not make a step of the solver infinite.
+# Smallest working weight where the log density is not concave. It keeps the steps of the solver
+# finite for rows whose log density is flat in the predictor.
 _LEAST_WEIGHT = 1e-12
 
-# Newton steps and halvings of them; a level without a maximum takes as many as there are.
+# Largest number of iterations (Newton steps and step halvings) in `climbed`. Levels whose
+# likelihood has no maximum use all of them.
 _CLIMB = 100
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["value", "companion"], meta_fields=["form"])
 @dataclass(frozen=True)
 class ResponseDesign:
-    """The response on each row, and what the left side names beside it.
+    """The response of each row and its companion from the left side of the formula.
 
     Attributes:
-        value: (n,) the response; None where it is not known, as for new rows.
-        companion: (n,) standard errors, weights or trials, or None.
+        value: (n,) the response; None where it is unknown, as for new rows.
+        companion: (n,) standard errors, precision weights or numbers of trials; None for a plain
+            response, or where they are unknown.
         form: "plain", "se", "weights" or "trials".
     """
 
@@ -69,25 +79,29 @@ class ResponseDesign:
 
     @property
     def weights(self) -> NDArray[np.float64] | None:
-        """(n,) how many rows of weight one, or single trials, each stands for; None for one."""
+        """(n,) precision weights or numbers of trials; None if every row counts as one."""
         counted = self.form in ("weights", "trials") and self.companion is not None
         return np.asarray(self.companion, np.float64) if counted else None
 
 
 @dataclass(frozen=True)
 class FamilyParameter:
-    """A parameter of the distribution.
+    """A parameter of a response distribution.
 
     Attributes:
-        name: as in the formula, `sigma ~ x`.
-        link: name in `LINKS` of the link of its predictor.
-        support: where it lives when it is one number for all rows.
-        default: the prior of that number, given the scale of the response.
-        labels: of its elements, for one that is a vector; it has no predictor then, and its
-            elements are its last axis.
-        predicted: whether the formula's first part is about it; the location always is.
-        stem: the name under which a formula has it together with those of other components.
-        implied: whether it has a predictor, an intercept, where the formula has none.
+        name: name in formulas, as in `sigma ~ x`.
+        link: name of its link function, a key of `LINKS`.
+        support: "real", "positive", "unit" or "ordered"; the set of its values where it has no
+            predictor and is one number (or vector) for all rows.
+        default: its default prior without a predictor, a function of the response's scale; None
+            for a parameter that has none.
+        labels: labels of the elements of a vector-valued parameter, which are its last axis; such
+            a parameter has no predictor. Empty for a scalar.
+        predicted: whether the first part of the formula is its predictor; this is always so for
+            the location.
+        stem: in a mixture, the name that addresses this parameter of all components at once, as
+            "sigma" does for "sigma1" and "sigma2"; "" otherwise.
+        implied: whether it has a predictor with an intercept alone where the formula gives none.
     """
 
     name: str
@@ -101,18 +115,21 @@ class FamilyParameter:
 
     @property
     def symbol(self) -> str:
+        """Symbol in printed equations, such as "σ" for "sigma" and "σ1" for "sigma1"."""
         stem = self.stem or self.name
         return _GREEK.get(stem, stem) + self.name.removeprefix(stem)
 
 
 @dataclass(frozen=True)
 class Component:
-    """A component of a response of several kinds.
+    """A component of a mixture.
 
     Attributes:
-        kind: the name of its family.
-        parameters: its parameters, by stem.
-        share: the parameter that is its log odds against the first component; "" for that one.
+        kind: name of its family.
+        parameters: names of its free parameters in the mixture, by their name in the family, as
+            {"mu": "mu1", "sigma": "sigma1"}.
+        share: name of the parameter that is its log odds against the first component; "" for the
+            first component.
     """
 
     kind: str
@@ -122,14 +139,16 @@ class Component:
 
 @dataclass(frozen=True)
 class FamilyState:
-    """What was learned of the response.
+    """What a family learns from the responses of the training rows.
 
     Attributes:
-        learned: numbers of its transforms.
-        scale: where it lies and how far it spreads, or what stands for that in this family.
-        categories: in order, of a family that has them; of texts, the levels.
-        shares: of the rows that each category has.
-        weight: the mean precision weight of a row.
+        learned: numbers that the stateful transforms of the left side replay on new rows.
+        scale: location and sd of the response, or what replaces these in a family
+            (`Family.location_and_sd`).
+        categories: names of the categories in their order, or the two levels of a binary response
+            of texts; empty for numbers.
+        shares: proportion of the rows in each category, or in each component's part of a mixture.
+        weight: mean precision weight of a row.
     """
 
     learned: transforms.Learned
@@ -141,12 +160,12 @@ class FamilyState:
 
 @dataclass(frozen=True)
 class NormalResponse:
-    """A response that is normal around its predictor: y_i ~ N(eta_i, sigma^2 / w_i).
+    """A response that is normal given its predictor: y_i ~ N(eta_i, sigma^2 / w_i).
 
     Attributes:
-        value: (n,) the response.
-        weights: (n,) w, or None where they are all one.
-        sigma: the name of the residual sd; "" where it is known to be one.
+        value: (n,) the response y.
+        weights: (n,) precision weights w; None if all are one.
+        sigma: name of the parameter that is the residual sd; "" if sigma is known to be one.
     """
 
     value: NDArray[np.float64]
@@ -154,7 +173,7 @@ class NormalResponse:
     sigma: str
 
     def keep(self, places: NDArray[Any]) -> "NormalResponse":
-        """Some of the rows."""
+        """The response on the rows `places` alone, an array of row indices or a mask."""
         weights = None if self.weights is None else self.weights[places]
         return NormalResponse(self.value[places], weights, self.sigma)
 
@@ -165,33 +184,45 @@ def weighted_means(
     codes: NDArray[np.int32],
     levels: int,
 ) -> NDArray[np.float64]:
-    """(levels,) weighted mean of each level's rows, NaN for a level without any."""
+    """Weighted mean of the rows of each level.
+
+    Args:
+        values: (n,) the numbers.
+        weights: (n,) their weights.
+        codes: (n,) level of each row, 0 to `levels` - 1.
+        levels: number of levels.
+
+    Returns:
+        (levels,) the means; NaN for a level without rows.
+    """
     total = np.bincount(codes, weights, levels)
     sums = np.bincount(codes, weights * values, levels)
     return np.divide(sums, total, out=np.full(levels, np.nan), where=total > 0)
 
 
 class Family(ABC):
-    """A distribution of the response given its parameters, the first being the location.
+    """Distribution of the response given its parameters, the first of which is the location.
 
     Attributes:
-        name: in formulas and files.
-        parameters: of the distribution.
-        forms: of the left side that it takes.
-        curvature: what `working_weights` of the location are: "observed", where the log density
-            is concave in the predictor; "expected" (Fisher's information) or "em" (of the
-            complete data) where it is not everywhere.
-        text: whether the response may be texts.
-        discrete: whether it takes whole numbers only.
-        intercept: whether the location's predictor may have one.
+        name: registered name, as in `Model(..., family="gaussian")` and in files.
+        parameters: parameters of the distribution, the location first.
+        forms: forms of the left side that the family accepts, as in `ResponseDesign.form`.
+        curvature: what `working_weights` returns for the location: "observed" (minus the second
+            derivative of the log density, which is concave in the predictor), "expected" (Fisher
+            information) or "em" (information of the complete data), where the log density need
+            not be concave.
+        text: whether the response may be a column of texts.
+        discrete: whether the response takes whole numbers only.
+        intercept: whether the predictor of the location may have an intercept.
         categorised: whether the parameters depend on the categories of the response.
-        quadratic: whether the log density is quadratic in the location's predictor.
-        dispersion: the parameter at a limit of which the density collapses onto the location,
-            "" for none.
-        unbounded_at: the value that, in every row, the likelihood of no location is the largest
-            for; None for none.
-        on_scale: whether the response, or its logarithm, lies on the scale of the location's
-            predictor.
+        quadratic: whether the log density is quadratic in the predictor of the location.
+        dispersion: name of the parameter at a limit of which the density concentrates on the
+            location, such as sigma at 0; "" for none.
+        unbounded_at: a value such that the likelihood has no maximum if every response equals
+            it; None for none.
+        on_scale: whether the response or its logarithm is on the scale of the location's
+            predictor, so that a known part of that predictor, such as an offset, can be removed
+            from the response.
     """
 
     name: ClassVar[str]
@@ -219,36 +250,49 @@ class Family(ABC):
             raise OptionError(f"the family {self.name} has no response of the form {what}")
 
     def bind(self, state: FamilyState) -> "Family":
-        """The family once its response is known: its parameters may depend on categories."""
+        """The family with the parameters that follow from the categories of its response.
+
+        Families whose parameters do not depend on categories return themselves.
+        """
         return self
 
     def signature(self) -> Hashable:
-        """What its log density depends on; families with equal ones share compiled programs."""
+        """Key of the log density: families with equal signatures share compiled programs."""
         return type(self), tuple((p.name, p.link, p.labels) for p in self.parameters)
 
     def free_parameters(self) -> tuple[FamilyParameter, ...]:
-        """The parameters that are not known from the data."""
+        """The parameters that are not given by the data, as sigma is by se(y, s)."""
         return self.parameters
 
     def dispersions(self) -> tuple[str, ...]:
-        """The names of its free dispersions; a mixture may have several."""
+        """Names of the free dispersion parameters; a mixture may have several."""
         free = {parameter.name for parameter in self.free_parameters()}
         return (self.dispersion,) if self.dispersion in free else ()
 
     def located(self, response: ResponseDesign) -> NDArray[np.float64]:
-        """(n,) the response on the scale of the location's predictor.
+        """(n,) the response on the scale of the location's predictor, by the location's link.
 
-        Asked for only where the family has a dispersion.
+        Callers use it only for families with a dispersion parameter.
         """
         with jax.enable_x64(True):
             return np.asarray(LINKS[self.parameters[0].link](np.asarray(response.value)))
 
     def expressions(self) -> tuple[Expression, ...]:
+        """The expressions on the left side of the formula: the response and its companion."""
         both = (self.response.value, self.response.companion)
         return tuple(e for e in both if e is not None)
 
     def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, str]:
-        """Columns it reads: "response" or "category" for the response, "number" beside it."""
+        """Columns that the left side reads, and what each is used as.
+
+        Args:
+            response: whether to include the columns of the response.
+            companion: whether to include the columns of its companion.
+
+        Returns:
+            column to use: for the response "category" if the family accepts texts, else
+            "response"; for the companion "number".
+        """
         use = "category" if self.text else "response"
         out = dict.fromkeys(self.response.value.columns(), use) if response else {}
         if companion and self.response.companion is not None:
@@ -256,21 +300,29 @@ class Family(ABC):
         return out
 
     def scan(self, accumulator: Any, frame: Frame) -> Any:
+        """The accumulator with one more batch of rows; `accumulator` is None at first."""
         calls = transforms.stateful_calls(self.expressions())
         return transforms.accumulate(accumulator, calls, frame)
 
     def finish(self, accumulator: Any) -> FamilyState:
+        """The state after `scan` of all batches; its scale is only set by `measured`."""
         calls = transforms.stateful_calls(self.expressions())
         return FamilyState(transforms.finish(accumulator, calls), Scale(0.0, 1.0))
 
     def design(
         self, state: FamilyState, frame: Frame, *, known: bool = True, beside: bool = True
     ) -> ResponseDesign:
-        """The response on the rows of `frame`, its value if `known`, its companion if `beside`.
+        """The response on the rows of `frame`.
+
+        Args:
+            state: the learned state.
+            frame: the rows.
+            known: whether to compute the response itself.
+            beside: whether to compute its companion.
 
         Raises:
-            DataError: for a response that is not a finite number or outside the support, or a
-                companion that is not above zero.
+            DataError: for a response that is not a finite number or is outside the support, a
+                companion that is not above zero, and numbers too large or small to be squared.
         """
         value = self.evaluated(state, frame) if known else None
         if value is not None:
@@ -294,10 +346,10 @@ class Family(ABC):
     def _refuse_extreme(
         self, values: NDArray[np.float64], of: str, frame: Frame, *, least: float
     ) -> None:
-        """Refuse numbers that cannot be squared, and counts that have no neighbour.
+        """Refuse numbers whose squares overflow or underflow, and counts above 2**53.
 
         Raises:
-            DataError: naming the first of them and its row.
+            DataError: naming the first such number and its row.
         """
         size = np.abs(values)
         counted = self.discrete or self.response.form == "trials"
@@ -313,7 +365,7 @@ class Family(ABC):
             )
 
     def evaluated(self, state: FamilyState, frame: Frame) -> NDArray[np.float64]:
-        """(n,) the response as numbers."""
+        """(n,) the response as numbers; of categories, their numbers."""
         return transforms.evaluate_single(self.response.value, frame, state.learned)
 
     def refuse(  # noqa: B027, a family may take any number
@@ -321,35 +373,47 @@ class Family(ABC):
     ) -> None:
         """Refuse responses outside the support.
 
+        Args:
+            value: (n,) the response.
+            companion: (n,) its companion, or None.
+            frame: the rows.
+
         Raises:
-            DataError: naming the first of them, its row and what was expected.
+            DataError: naming the first such response, its row and what was expected.
         """
 
     def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
-        """The response less a known part of its predictor (n,), where it is `on_scale`."""
+        """The response minus a known part of its predictor, (n,); unchanged unless `on_scale`."""
         return replace(design, value=np.asarray(design.value) - known) if self.on_scale else design
 
     def beside(self, state: FamilyState, known: float) -> FamilyState:
-        """The state of a response whose predictor has a known part with this mean."""
+        """The state where the location's predictor has a known part (offset) of mean `known`."""
         return state
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
-        """Take in the responses of one batch; `accumulator` is None at first."""
+        """The accumulator with the responses of one more batch; `accumulator` is None at first."""
         with np.errstate(over="ignore", invalid="ignore"):
             value = np.asarray(design.value)[:, None]
             return (accumulator or Moments()).add(value, design.weights)
 
     def mean_weight(self, accumulator: Any) -> float:
-        """The mean precision weight of the rows."""
+        """Mean precision weight of the rows that `measure` has gathered."""
         return accumulator.weight / accumulator.n
 
     def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
-        """Mean and sd of the response, or what stands for them in this family."""
+        """Mean and sd of the response, or what replaces them in a family."""
         measures = accumulator.measures()
         return float(measures.mean[0]), float(measures.sd[0])
 
     def measured(self, state: FamilyState, accumulator: Any) -> FamilyState:
-        """The state with the response's scale. A constant response counts by its size."""
+        """The state with the location, sd and mean weight of the response.
+
+        For a response that is constant up to rounding, |location| takes the place of the sd, or 1
+        if the location is zero.
+
+        Raises:
+            DataError: for a response that is too large or too small to be squared.
+        """
         with np.errstate(over="ignore", invalid="ignore"):
             location, spread = self.location_and_sd(accumulator)
             weight = self.mean_weight(accumulator)
@@ -368,73 +432,89 @@ class Family(ABC):
         return replace(state, scale=Scale(location, spread), weight=weight)
 
     def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
-        """Where the predictor of a parameter lies, on its link's scale."""
+        """Location and sd for the default priors of a parameter's predictor, on the link scale."""
         if parameter.name == "sigma":
             return Scale(float(np.log(self._residual_scale(state))), 1.0)
         return state.scale if parameter.link == "identity" else Scale(0.0, 1.0)
 
     def default(self, state: FamilyState, parameter: FamilyParameter) -> Prior | None:
-        """The prior of a parameter without a predictor; None for one that must have one."""
+        """Default prior of a parameter without a predictor; None if it must have a predictor."""
         scale = state.scale
         if parameter.name == "sigma":
             scale = replace(scale, spread=self._residual_scale(state))
         return parameter.default and parameter.default(scale)
 
     def _residual_scale(self, state: FamilyState) -> float:
-        """The sd of a row of weight one that has the spread of the response."""
+        """Sd of the response times the root of the mean weight: the sd of a row of weight one."""
         return state.scale.sd * float(np.sqrt(state.weight))
 
     def row_scale(self, state: FamilyState) -> float:
-        """The spread of one row about its predictor, on the link's scale, roughly."""
+        """Rough sd of one row around its predictor, on the link scale."""
         return state.scale.sd
 
     def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
-        """Where a search for a parameter without a predictor begins; None leaves it open."""
+        """Starting value of a parameter without a predictor; None if the family has none."""
         return self._residual_scale(state) if parameter.name == "sigma" else None
 
     def on_own_scale(self, **predictors: Any) -> dict[str, Any]:
-        """Each parameter by the inverse of its link."""
+        """Parameters from predictors, by the inverse links."""
         links = {p.name: p.link for p in self.parameters}
         return {name: INVERSE_LINKS[links[name]](eta) for name, eta in predictors.items()}
 
     def on_link_scale(self, **parameters: Any) -> dict[str, Any]:
-        """Each parameter by its link."""
+        """Predictors from parameters, by the links."""
         links = {p.name: p.link for p in self.parameters}
         return {name: LINKS[links[name]](value) for name, value in parameters.items()}
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        """The distribution of each row's response given every parameter on its link's scale.
+        """Distribution of each row's response given all parameters on their link scales.
 
         Args:
             response: the rows.
-            predictors: eta of each parameter, (n,), or () for one number for all rows.
+            **predictors: eta of each parameter, (n,), or () for one number for all rows; the
+                elements of a vector-valued parameter are its last axis.
         """
         return self.distribution(response, **self.on_own_scale(**predictors))
 
     def log_density(self, response: ResponseDesign, **predictors: Any) -> Array:
-        """Log p(y_i | eta_i), (n,)."""
+        """Log density log p(y_i | eta_i) of each row, (n,), given `predictors` as in `given`."""
         law = self.given(response, **predictors)
         return jnp.asarray(law.log_prob(jnp.asarray(response.value)))
 
     def derivatives(
         self, response: ResponseDesign, name: str, **predictors: Any
     ) -> tuple[Array, Array]:
-        """D log p / d eta and d2 log p / d eta2 of the predictor of one parameter, both (n,)."""
+        """First and second derivatives of log p(y_i | eta_i) in the predictor of one parameter.
+
+        Args:
+            response: the rows.
+            name: the parameter.
+            **predictors: eta of each parameter, as in `given`.
+
+        Returns:
+            d log p / d eta and d2 log p / d eta2, (n,) each.
+        """
         value = jnp.asarray(response.value)
         eta = jnp.broadcast_to(jnp.asarray(predictors[name], float), value.shape)
 
         def total(eta: Array) -> Array:
             return self.log_density(response, **{**predictors, name: eta}).sum()
 
-        # Each row's density depends on its own predictor alone.
+        # The Hessian of the total is diagonal, since each row depends on its own predictor alone.
+        # Its product with a vector of ones is therefore its diagonal.
         return jax.jvp(jax.grad(total), (eta,), (jnp.ones_like(eta),))
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
-        """Weights w_i >= 0 such that eta + slope / w is a step towards the maximum, (n,).
+        """Working weights w_i >= 0 of one predictor, (n,), for which eta + slope / w ascends.
 
-        -d2 log p / d eta2 where the density is concave in eta. In a parameter other than the
-        location it need not be: where it is not, and where the squared slope is larger, that
-        stands in, whose mean is the same by the information equality.
+        For the location of a family with observed curvature, w = -d2 log p / d eta2. Otherwise
+        the log density need not be concave, and w is the larger of -d2 log p / d eta2 and
+        (d log p / d eta)^2. Both have the same expectation by the information equality.
+
+        Args:
+            response: the rows.
+            name: the parameter.
+            **predictors: eta of each parameter, as in `given`.
         """
         slope, second = self.derivatives(response, name, **predictors)
         if self.curvature != "observed" or name != self.parameters[0].name:
@@ -443,71 +523,87 @@ class Family(ABC):
 
     @abstractmethod
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
-        """The distribution of each row's response."""
+        """Distribution of each row's response, given parameters on their own scale.
+
+        Args:
+            response: the rows.
+            **parameters: each parameter, (n,) or ().
+        """
 
     def sample(
         self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
     ) -> NDArray:
-        """One response for each element of the parameters, which have one shape.
+        """One random response for each element of the parameters, which have a common shape.
 
-        A family whose distribution JAX samples slowly may draw with NumPy instead; the
-        contract test holds it to `distribution`.
+        Families whose distribution JAX samples slowly override this with NumPy; the contract test
+        compares them with `distribution`.
         """
         key = jax.random.key(int(rng.integers(2**32)))
         return np.asarray(self.distribution(response, **parameters).sample(key))
 
     def normal(self, response: ResponseDesign) -> NormalResponse | None:
-        """The response as a normal one, where the family is; None where it is not."""
+        """The response as a `NormalResponse`; None for families other than the normal."""
         return None
 
     def natural(self, response: ResponseDesign) -> ExponentialFamilyRows | None:
-        """The response in its natural parameter, where that is its only one and has the predictor.
+        """The rows in the natural parameter of an exponential family, whose predictor eta is.
 
-        None leaves the derivatives of the log density to automatic differentiation.
+        Only families with one parameter return rows. None leaves the derivatives of the log
+        density to `row_density` or automatic differentiation.
         """
         return None
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """The log density with derivatives in closed form, where these parameters have predictors.
+        """The log density with derivatives in closed form.
 
-        None leaves the derivatives of the log density to automatic differentiation.
+        Args:
+            response: the rows.
+            predictors: names of the parameters that have predictors, in order.
+
+        Returns:
+            the density, or None if there is no closed form for these predictors; derivatives are
+            then left to automatic differentiation.
         """
         return None
 
     def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
-        """Its mean (the location, for a family without one)."""
+        """Mean of the response of each row; the location where the mean need not exist."""
         return parameters[self.parameters[0].name]
 
     def shown(self, response: ResponseDesign) -> NDArray[np.float64]:
-        """(n,) the responses on the scale of a mean that knows no companion."""
+        """(n,) the responses on the scale of `mean` without a companion: successes / trials."""
         return np.asarray(response.value, np.float64)
 
     def probabilities(self, **parameters: Array) -> dict[str, Array]:
-        """The probability of each category by its name; none for other responses."""
+        """Probability of each category, by its name; empty for responses without categories."""
         return {}
 
     def responsibilities(self, response: ResponseDesign, **predictors: Any) -> dict[str, Array]:
-        """P(component | y_i) by the component's name, (n,); none for a family without any."""
+        """P(component | y_i), (n,), by the component's name; empty for families without any."""
         return {}
 
     def parts(self) -> tuple["Component", ...]:
-        """The components that a response may come from, in order; none for most families."""
+        """Components of a mixture, in order; empty for other families."""
         return ()
 
     @abstractmethod
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
-        """Its variance, infinite where it is."""
+        """Variance of the response of each row, which may be infinite."""
 
     @abstractmethod
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
-        """What follows "y_i ~" on paper; `symbols` holds each free parameter's."""
+        """The right side of "y_i ~ ..." in print.
+
+        Args:
+            symbols: the symbol of each free parameter, by its name.
+        """
 
     def notes(self, state: FamilyState) -> tuple[str, ...]:
-        """What a reader must know of how the response is coded, in a few words each."""
+        """Short notes for the reader on how the response is coded."""
         return ()
 
     def companion(self) -> Line:
-        """The standard error or weight of row i on paper."""
+        """The companion (standard error, weight or trials) of row i in print."""
         companion = self.response.companion
         joined = isinstance(companion, (Operation, Sum))
         return (f"({companion})" if joined else str(companion), Sub("i"))
@@ -519,23 +615,34 @@ class Family(ABC):
         levels: int,
         **predictors: NDArray[np.float64],
     ) -> NDArray[np.float64] | None:
-        """Maximum-likelihood shift of the location's predictor within each level.
+        """Maximum likelihood estimate of a shift of the location's predictor in each level.
+
+        The estimate for level j maximises sum_i log p(y_i | eta_i + shift_j) over the rows i of
+        the level, with all predictors known.
 
         Args:
             response: the rows.
             codes: (n,) level of each row.
-            levels: how many there are.
-            predictors: each parameter without the shift, on its link's scale, (n,) or ().
+            levels: number of levels.
+            **predictors: each parameter without the shift, on its link scale, (n,) or ().
 
         Returns:
-            (levels,), or None for a family that does not say; NaN for a level without rows, or
-            whose likelihood rises without end.
+            (levels,) the estimates, NaN for a level without rows or whose likelihood has no
+            maximum; None for families with several locations.
         """
         return climbed(self, response, codes, levels, predictors)
 
     @abstractmethod
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """The residual's variance by draw on the scale of the predictor, or None."""
+        """Residual variance on the scale of the location's predictor, as `share(g)` uses it.
+
+        Args:
+            state: the learned state.
+            values: draws of the parameters that are one number for all rows, by name.
+
+        Returns:
+            the variance, for each draw or for all; None where the family has none.
+        """
 
 
 def climbed(
@@ -545,7 +652,11 @@ def climbed(
     levels: int,
     predictors: Mapping[str, Any],
 ) -> NDArray[np.float64]:
-    """`Family.shifts` by damped Newton steps, all levels at once."""
+    """`Family.shifts` by Newton steps with working weights, for all levels at once.
+
+    A step that lowers the log likelihood of its level is halved until it does not. A level has
+    converged when its next step is below 1e-6 (1 + |shift|).
+    """
     name = family.parameters[0].name
     eta = np.asarray(predictors[name], np.float64)
     with jax.enable_x64(True):

@@ -1,4 +1,4 @@
-"""Responses that happen or do not: y ~ Bernoulli(p)."""
+"""Binary responses: y_i ~ Bernoulli(p_i)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +19,11 @@ from ranef.formula.expression import Column
 
 
 class Bernoulli(Family):
-    """y_i ~ Bernoulli(p_i), logit p_i = eta_i; y is 0 or 1, true or false, or one of two texts.
+    """Binary responses: y_i ~ Bernoulli(p_i).
 
-    Of texts the success is the second, in the order that the column declares, else sorted.
+    Support: 0 and 1, true and false, or two texts. The second text is the success (y = 1), in the
+    order that the column declares, or else in sorted order.
+    Link: logit for p. There are no other parameters.
     """
 
     name = "bernoulli"
@@ -30,6 +32,7 @@ class Bernoulli(Family):
     discrete = True
 
     def scan(self, accumulator: Any, frame: Frame) -> Any:
+        """The accumulator with one more batch: the base class's, and the texts seen so far."""
         calls, found = accumulator or (None, LevelsSeen())
         response = self.response.value
         if responses.is_text(response, frame) and isinstance(response, Column):
@@ -38,10 +41,10 @@ class Bernoulli(Family):
         return super().scan(calls, frame), found
 
     def finish(self, accumulator: Any) -> FamilyState:
-        """The state with the two texts, if it is texts.
+        """The state, whose categories are the two texts of a response of texts.
 
         Raises:
-            DataError: for texts of which there are not two.
+            DataError: for a response of texts that has more or fewer than two.
         """
         calls, found = accumulator
         if not found.names:
@@ -73,7 +76,7 @@ class Bernoulli(Family):
         return responses.logit_scale(state.scale.location)
 
     def row_scale(self, state: FamilyState) -> float:
-        """1 / sqrt(p (1 - p)) at p = 1/2."""
+        """Sd of the working response, 1 / sqrt(p (1 - p)), at p = 1/2."""
         return 2.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -99,12 +102,12 @@ class Bernoulli(Family):
         return ("Bernoulli(", *symbols["p"], ")")
 
     def notes(self, state: FamilyState) -> tuple[str, ...]:
-        """Which of two texts is the success."""
+        """Says which of two texts is the success."""
         if not state.categories:
             return ()
         other, success = map(repr, state.categories)
         return (f"success is {self.response.value} = {success}, and not {other}",)
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """pi^2 / 3, the variance of a logistic variable that would be observed by its sign."""
+        """pi^2 / 3, the variance of the latent logistic variable whose sign is the response."""
         return np.asarray(np.pi**2 / 3)

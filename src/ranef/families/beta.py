@@ -1,4 +1,4 @@
-"""Shares: y ~ Beta(mu kappa, (1 - mu) kappa)."""
+"""Beta responses, such as proportions: y_i ~ Beta(mu_i kappa, (1 - mu_i) kappa)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,9 +22,12 @@ from ranef.formula.equation import Line
 
 
 class Beta(Family):
-    """y_i ~ Beta(mu_i kappa, (1 - mu_i) kappa), logit mu_i = eta_i, 0 < y < 1.
+    """Beta responses: y_i ~ Beta(mu_i kappa, (1 - mu_i) kappa), for 0 < y < 1.
 
-    The variance is mu (1 - mu) / (1 + kappa); the default prior of kappa is HalfCauchy(1).
+    Links: logit for mu, log for kappa.
+    Default prior: kappa ~ HalfCauchy(1).
+
+    The mean is mu and the variance mu (1 - mu) / (1 + kappa); kappa is a precision.
     Source: Ferrari and Cribari-Neto (2004).
     """
 
@@ -49,12 +52,12 @@ class Beta(Family):
         return responses.logit_scale(state.scale.location)
 
     def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
-        """The kappa that gives the response its variance."""
+        """The kappa at which the variance is that of the response, between 0.1 and 1e4."""
         mean, sd = state.scale.location, state.scale.sd
         return float(np.clip(mean * (1 - mean) / sd**2 - 1, 0.1, 1e4))
 
     def row_scale(self, state: FamilyState) -> float:
-        """The sd on the logit's scale."""
+        """Sd of the response on the logit scale by the delta method, between 0.01 and 10."""
         mean = state.scale.location
         return float(np.clip(state.scale.sd / (mean * (1 - mean)), 0.01, 10.0))
 
@@ -66,21 +69,21 @@ class Beta(Family):
         return densities.RowDistribution(law, densities.beta, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
-        """Of mu Fisher's information, with a = mu kappa and b = (1 - mu) kappa.
+        """For mu the Fisher information, (a b / kappa)^2 (psi'(a) + psi'(b)).
 
-        (a b / kappa)^2 (psi'(a) + psi'(b)), psi' the trigamma function.
+        Here a = mu kappa, b = (1 - mu) kappa, and psi' is the trigamma function.
         """
         if name != "mu":
             return super().working_weights(response, name, **predictors)
         kappa = jnp.exp(predictors["kappa"])
         mu, rest = jax.nn.sigmoid(predictors["mu"]), jax.nn.sigmoid(-predictors["mu"])
         a, b = mu * kappa, rest * kappa
-        # psi'(a) = psi'(1 + a) + 1 / a^2, of which the latter is large near a = 0.
+        # psi'(a) = psi'(1 + a) + 1 / a^2, whose second summand would overflow near a = 0.
         within = (mu * rest * kappa) ** 2 * (polygamma(1, 1.0 + a) + polygamma(1, 1.0 + b))
         return within + rest**2 + mu**2
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """Where mu alone has a predictor."""
+        """Closed form where mu alone has a predictor."""
         return BetaDensity.of(response.value) if list(predictors) == ["mu"] else None
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
@@ -102,5 +105,5 @@ class Beta(Family):
         return ("Beta(", *mu, " ", *kappa, ", (1 - ", *mu, ") ", *kappa, ")")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """There is none: the variance of a row depends on its mean."""
+        """None: the variance of a row depends on its mean."""
         return None

@@ -1,4 +1,4 @@
-"""Numbers of successes among known numbers of trials: y ~ Binomial(n, p)."""
+"""Numbers of successes among known numbers of trials: y_i ~ Binomial(n_i, p_i)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,9 +19,12 @@ from ranef.formula.equation import Line
 
 
 class Binomial(Family):
-    """y_i ~ Binomial(n_i, p_i), logit p_i = eta_i, written y / n on the left side.
+    """Successes among trials: y_i ~ Binomial(n_i, p_i), for y = 0, 1, ..., n.
 
-    Its mean is n p where the trials are known, else p.
+    Link: logit for p. There are no other parameters.
+
+    The left side of the formula is `y / n`, or `cbind(successes, failures)`. The mean is n p, or
+    p for rows whose number of trials is unknown.
     """
 
     name = "binomial"
@@ -45,15 +48,16 @@ class Binomial(Family):
         responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+        """Moments of successes and trials."""
         both = np.stack([np.asarray(design.value), np.asarray(design.companion)], axis=1)
         return (accumulator or Moments()).add(both)
 
     def mean_weight(self, accumulator: Any) -> float:
-        """One: trials are no precision weights."""
+        """1, since trials are not precision weights."""
         return 1.0
 
     def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
-        """Successes by trials, and the sd that the mean number of trials leaves it at p = 1/2."""
+        """Total successes / total trials, and the sd of y / n at p = 1/2 and the mean of n."""
         successes, trials = accumulator.measures().mean
         return float(successes / trials), float(0.5 / np.sqrt(trials))
 
@@ -61,7 +65,7 @@ class Binomial(Family):
         return responses.logit_scale(state.scale.location)
 
     def row_scale(self, state: FamilyState) -> float:
-        """1 / sqrt(n p (1 - p)) at p = 1/2 and the mean number of trials."""
+        """Sd of the working response, 1 / sqrt(n p (1 - p)), at p = 1/2 and the mean of n."""
         return 4.0 * state.scale.sd
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -84,11 +88,13 @@ class Binomial(Family):
         return LogisticRows.of(np.asarray(response.value, np.float64), trials)
 
     def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """The mean n p, or p where the numbers of trials are unknown."""
         if response.companion is None:
             return parameters["p"]
         return parameters["p"] * jnp.asarray(response.companion)
 
     def shown(self, response: ResponseDesign) -> NDArray[np.float64]:
+        """(n,) successes / trials."""
         return np.asarray(response.value) / np.asarray(response.companion)
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
@@ -98,5 +104,5 @@ class Binomial(Family):
         return ("Binomial(", *self.companion(), ", ", *symbols["p"], ")")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """pi^2 / 3, of the logistic variable behind each trial."""
+        """pi^2 / 3, the variance of the latent logistic variable of each trial."""
         return np.asarray(np.pi**2 / 3)

@@ -1,4 +1,4 @@
-"""Responses of several kinds without an order: P(y = k) = softmax(0, mu_2, ..., mu_K)_k."""
+"""Unordered categories: P(y_i = k) = softmax(0, mu_i2, ..., mu_iK)_k."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +20,15 @@ from ranef.formula.equation import Line
 
 
 class Categorical(Categories):
-    """P(y_i = k) proportional to exp(mu_ik), mu_i1 = 0 for the first category in order.
+    """Unordered categories: P(y_i = k) = exp(mu_ik) / sum_j exp(mu_ij), with mu_i1 = 0.
 
-    Each other category c has a predictor of its own with the terms of the formula, its
-    coefficients named as in brms, `muc_Intercept`, `muc_x`, `1|g` being `muc_1|g`.
+    Support: whole numbers or texts, whose distinct values in the training rows are the categories.
+    Their order is the one that the column declares, or else the sorted order; the first category
+    is the reference.
+    Links: identity for mu_2, ..., mu_K. There are no other parameters.
+
+    Each category c but the reference has a predictor of its own with the terms of the formula. Its
+    coefficients are named as in brms: `muc_Intercept`, `muc_x`, and `muc_1|g` for `1|g`.
     """
 
     name = "categorical"
@@ -42,13 +47,13 @@ class Categorical(Categories):
         return out
 
     def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
-        """Around the log odds of the category against the first."""
+        """Location at the log odds of the category against the first, between -4 and 4; sd 1."""
         place = [p.name for p in self.parameters].index(parameter.name) + 1
         odds = state.shares[place] / state.shares[0] if state.shares else 1.0
         return Scale(float(np.clip(np.log(odds), -4.0, 4.0)), 1.0)
 
     def row_scale(self, state: FamilyState) -> float:
-        """1 / sqrt(p (1 - p)) at p = 1/2."""
+        """Sd of the working response, 1 / sqrt(p (1 - p)), at p = 1/2."""
         return 2.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -57,7 +62,7 @@ class Categorical(Categories):
         return densities.RowDistribution(law, densities.categorical, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """Where all predictors are in their order."""
+        """Closed form where `predictors` are those of all categories but the first, in order."""
         if list(predictors) != [p.name for p in self.parameters]:
             return None
         return CategoricalDensity.of(response.value, len(self.parameters))
@@ -66,6 +71,7 @@ class Categorical(Categories):
         return densities.NumberedCategories(self.shares_of(parameters))
 
     def shares_of(self, parameters: Mapping[str, Any]) -> Array:
+        """(..., K) the softmax of (0, mu_2, ..., mu_K)."""
         etas = jnp.broadcast_arrays(*(jnp.asarray(parameters[p.name]) for p in self.parameters))
         return jax.nn.softmax(jnp.stack([jnp.zeros_like(etas[0]), *etas], axis=-1), axis=-1)
 
@@ -76,7 +82,7 @@ class Categorical(Categories):
         levels: int,
         **predictors: NDArray[np.float64],
     ) -> None:
-        """There are as many locations as categories but one."""
+        """None: every category but the first has a location of its own."""
         return
 
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
@@ -86,5 +92,5 @@ class Categorical(Categories):
         return ("Categorical(softmax(", *inside, "))")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """There is none: each category has a predictor of its own."""
+        """None: the categories have different predictors, so there is no common residual."""
         return None

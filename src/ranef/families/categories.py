@@ -1,4 +1,4 @@
-"""What the families of several categories have in common; not a family itself."""
+"""Base class of the families whose response is a category."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -19,10 +19,12 @@ from ranef.formula.formula import ResponseCall
 
 
 class Categories(Family):
-    """A response of K categories, numbered 1, ..., K in the order the column declares, else sorted.
+    """A response of K categories, numbered 1, ..., K.
+
+    Their order is the one that the column declares, or else the sorted order.
 
     Attributes:
-        categories: their names, once the family is bound to its rows.
+        categories: names of the categories in order; empty before `bind`.
     """
 
     text = True
@@ -44,7 +46,11 @@ class Categories(Family):
         return self.response.value
 
     def scan(self, accumulator: Any, frame: Frame) -> tuple[dict[str, int], LevelsSeen]:
-        """Rows by category, and the categories."""
+        """The number of rows in each category so far, and the categories seen.
+
+        Raises:
+            DataError: for numbers that are not whole, and for more than 100 categories.
+        """
         known, seen = accumulator or ({}, LevelsSeen())
         counts = dict(known)
         name = self._column.name
@@ -68,10 +74,14 @@ class Categories(Family):
         return counts, seen.add(found)
 
     def counted(self, accumulator: Any, *, least: int) -> FamilyState:
-        """The state, from what `scan` has gathered.
+        """The state with the categories and their shares, after `scan` of all batches.
+
+        Args:
+            accumulator: the last value of `scan`.
+            least: smallest number of categories that the family accepts.
 
         Raises:
-            DataError: for fewer categories than the family needs.
+            DataError: for fewer categories than that.
         """
         counts, seen = accumulator
         names = seen.ordered()
@@ -85,11 +95,12 @@ class Categories(Family):
         return FamilyState({}, Scale(0.0, 1.0), names, shares)
 
     def evaluated(self, state: FamilyState, frame: Frame) -> NDArray[np.float64]:
+        """(n,) the number 1, ..., K of each row's category."""
         return 1.0 + responses.places(self._column, state.categories, frame, self.name)
 
     @abstractmethod
     def shares_of(self, parameters: Mapping[str, Any]) -> Array:
-        """(..., K) the probability of each category."""
+        """(..., K) probability of each category, given parameters on their own scale."""
 
     def probabilities(self, **parameters: Array) -> dict[str, Array]:
         each = self.shares_of(parameters)
@@ -98,16 +109,17 @@ class Categories(Family):
     def sample(
         self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
     ) -> NDArray:
-        """The number of the first category up to which the shares reach a uniform variate."""
+        """Categories by inversion of the cumulative probabilities at uniform variates."""
         reached = np.cumsum(np.asarray(self.shares_of(parameters), np.float64), axis=-1)[..., :-1]
         return 1.0 + (rng.random(reached.shape[:-1])[..., None] > reached).sum(axis=-1)
 
     def mean(self, response: ResponseDesign, **parameters: Array) -> Array:
-        """The mean number of the category."""
+        """Mean of the categories' numbers, sum_k k P(y = k)."""
         each = self.shares_of(parameters)
         return each @ jnp.arange(1.0, each.shape[-1] + 1)
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """Variance of the categories' numbers."""
         each = self.shares_of(parameters)
         numbers = jnp.arange(1.0, each.shape[-1] + 1)
         return each @ numbers**2 - (each @ numbers) ** 2

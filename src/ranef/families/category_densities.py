@@ -1,4 +1,7 @@
-"""Log densities of categories and their derivatives, as ``row_density`` has them."""
+"""Log probabilities of ordinal and categorical responses with derivatives in closed form.
+
+These are densities of ``row_density``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +15,17 @@ from ranef.families.row_density import Array, RowDensity, logistic
 
 @dataclass(frozen=True)
 class OrdinalDensity(RowDensity):
-    """log(F(t_k - eta) - F(t_{k-1} - eta)), F the logistic function (McCullagh, 1980).
+    """Ordinal responses (McCullagh, 1980): log P(y = k) = log(F(t_k - eta) - F(t_{k-1} - eta)).
 
-    With a = t_k - eta and b = eta - t_{k-1}, infinite at the ends, it is
-    log F(a) + log F(b) + log(1 - exp(t_{k-1} - t_k)), of which the last does not know eta.
+    F is the logistic function, t_0 = -inf and t_K = inf. With a = t_k - eta and
+    b = eta - t_{k-1},
+
+        log P(y = k) = log F(a) + log F(b) + log(1 - exp(t_{k-1} - t_k)),
+
+    where the last summand does not depend on eta.
 
     Attributes:
-        place: (n,) k - 1 for the category k of each row.
+        place: (n,) k - 1 for the category k = 1, ..., K of each row.
     """
 
     place: NDArray[np.int64]
@@ -28,12 +35,12 @@ class OrdinalDensity(RowDensity):
         a, b = upper - eta[..., 0], eta[..., 0] - lower
         exp_a, exp_b = np.exp(-np.abs(a)), np.exp(-np.abs(b))
         gap = np.maximum(upper - lower, np.finfo(float).tiny)
-        # Log F(a) + log F(b) with one logarithm, and log(1 - exp(t_{k-1} - t_k)).
+        # log F(a) + log F(b) by a single logarithm.
         logs = np.minimum(a, 0.0) + np.minimum(b, 0.0) - np.log1p(exp_a + exp_b + exp_a * exp_b)
         value = logs + np.log(-np.expm1(-gap))
         if order == 0:
             return (value,)
-        # F(|a|) and F(-|a|), of which F(-a) is one.
+        # F(|a|) and F(-|a|); F(-a) is one of them, depending on the sign of a.
         major_a, major_b = 1.0 / (1.0 + exp_a), 1.0 / (1.0 + exp_b)
         minor_a, minor_b = exp_a * major_a, exp_b * major_b
         above = np.where(a >= 0, minor_a, major_a)
@@ -54,7 +61,7 @@ class OrdinalDensity(RowDensity):
         above = logistic(upper - eta[..., 0])[1]
         below = logistic(eta[..., 0] - lower)[1]
         gap, tiny = upper - lower, np.finfo(float).tiny
-        # d log(1 - exp(-gap)) / d gap, where thresholds are not equal to the last digit.
+        # d log(1 - exp(-gap)) / d gap; zero where the thresholds are equal up to rounding.
         along = np.where(gap > tiny, 1.0 / np.expm1(np.maximum(gap, tiny)), 0.0)
         count = len(threshold)
         up = (weights * (above + along)).sum(axis=0)
@@ -64,27 +71,29 @@ class OrdinalDensity(RowDensity):
         return {"threshold": np.asarray(ended - begun, np.float64)}
 
     def _ends(self, threshold: Any) -> tuple[Array, Array]:
-        """(n,) t_k and t_{k-1}."""
+        """The thresholds t_k and t_{k-1} around each row's category, (n,) each."""
         each = np.concatenate([[-np.inf], threshold, [np.inf]])
         return each[self.place + 1], each[self.place]
 
 
 @dataclass(frozen=True)
 class CategoricalDensity(RowDensity):
-    """eta_k - log(1 + sum_j e^eta_j), with eta = 0 for the first category.
+    """Categorical responses: log P(y = k) = eta_k - log(1 + sum_j e^eta_j).
 
-    With p the softmax of (0, eta) without its first element: the gradient is 1(y = k) - p, the
-    Hessian p p' - diag(p), and the third derivative in a predictor p (1 - p) (2 p - 1).
+    The first category is the reference, with eta = 0; the other K categories have a predictor each.
+    With p the softmax of (0, eta) without its first element, the gradient is 1(y = k) - p, the
+    Hessian p p' - diag(p), and the third derivative in each predictor p (1 - p) (2 p - 1).
 
     Attributes:
-        chosen: (K, n) which predictor's category each row has; none of the first.
+        chosen: (K, n) 1 in the row of the predictor that belongs to the category of each response,
+            else 0; a column of zeros for the reference.
     """
 
     chosen: Array
 
     @classmethod
     def of(cls, value: Any, count: int) -> "CategoricalDensity":
-        """Of categories 1, ..., K + 1 (n,), of which there are K = `count` but the first."""
+        """The density of categories `value` (n,), numbered 1, ..., K + 1, with K = `count`."""
         k = np.asarray(value, np.int64)
         return cls((k == np.arange(2, count + 2)[:, None]).astype(np.float64))
 
@@ -105,7 +114,7 @@ class CategoricalDensity(RowDensity):
     def averaged(
         self, eta: Array, numbers: Mapping[str, Any], weights: Array, order: int
     ) -> tuple[Array, ...]:
-        """The outer products are summed as one product of matrices for each row."""
+        """As the base method, with the outer products p p' summed by one matrix product per row."""
         value, p = self._shares(eta)
         mean = np.einsum("m,mnk->nk", weights, p)
         out = [weights @ value]
@@ -125,7 +134,7 @@ class CategoricalDensity(RowDensity):
         return {}
 
     def _shares(self, eta: Array) -> tuple[Array, Array]:
-        """Log p (m, n), and the probabilities of all categories but the first, (m, n, K)."""
+        """Log P(y) (m, n), and the probabilities of all categories but the first, (m, n, K)."""
         largest = np.maximum(eta.max(axis=-1), 0.0)
         each = np.exp(eta - largest[..., None])
         total = each.sum(axis=-1) + np.exp(-largest)

@@ -1,7 +1,7 @@
-"""Log densities of variable and of zero-inflated counts and their derivatives.
+"""Log densities of overdispersed and zero-inflated counts with derivatives in closed form.
 
-As ``row_density`` has them, in eta = log mu; the shape a = alpha is a number. The logit of psi, of
-zero-inflated counts, is the second predictor, or psi is a number too.
+These are densities of ``row_density`` in eta = log mu. The shape a = alpha is one number for all
+rows. For zero-inflated counts the logit of psi is the second predictor, or psi is one number too.
 """
 
 from abc import abstractmethod
@@ -19,9 +19,11 @@ from ranef.families.row_density import Array, RowDensity, logistic
 
 @dataclass(frozen=True)
 class NegativeBinomialDensity(RowDensity):
-    """Log Gamma(y + a) / (Gamma(a) y!) + a log F(-h) + y log F(h), h = log mu - log a.
+    """Negative binomial counts with mean mu and shape a.
 
-    F is the logistic function.
+    log p(y) = log(Gamma(y + a) / (Gamma(a) y!)) + a log F(-h) + y log F(h)
+
+    with h = log mu - log a and F the logistic function.
 
     Attributes:
         value: (n,) y.
@@ -33,6 +35,7 @@ class NegativeBinomialDensity(RowDensity):
 
     @classmethod
     def of(cls, value: Any) -> "NegativeBinomialDensity":
+        """The density of the counts `value` (n,)."""
         y = np.asarray(value, np.float64)
         return cls(y, gammaln(y + 1.0))
 
@@ -48,11 +51,15 @@ class NegativeBinomialDensity(RowDensity):
 
 @dataclass(frozen=True)
 class ZeroInflatedDensity(RowDensity):
-    """A count with probability psi, else zero.
+    """Zero-inflated counts: a draw from the count distribution with probability psi, else zero.
 
-    With l the logit of psi, F the logistic function and z(eta) the log probability of a count of
-    zero, log p is log F(l) + log p(y | count) for y > 0 and log(F(-l) + F(l) e^z) for y = 0. Of
-    the latter, r = F(l + z) being the probability that the zero is a count,
+    Let l be the logit of psi, F the logistic function and z(eta) = log p(0 | count). Then
+
+        log p(y) = log F(l) + log p(y | count)    for y > 0,
+        log p(0) = log(F(-l) + F(l) e^z).
+
+    With r = F(l + z), the probability that a zero was drawn from the counts, the derivatives of
+    log p(0) are
 
         d/dl = r - F(l),   d/deta = r z',   d2/deta2 = r z'' + r (1 - r) z'^2,
         d2/dl deta = r (1 - r) z'.
@@ -71,6 +78,7 @@ class ZeroInflatedDensity(RowDensity):
 
     @classmethod
     def of(cls, value: Any, predicted: bool) -> "ZeroInflatedDensity":
+        """The density of the counts `value` (n,); `predicted` says if psi has a predictor."""
         y = np.asarray(value, np.float64)
         return cls(y, gammaln(y + 1.0), y == 0, predicted)
 
@@ -78,10 +86,19 @@ class ZeroInflatedDensity(RowDensity):
     def count_and_zero(
         self, eta: Array, numbers: Mapping[str, Any], order: int
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Log p(y | count) and z at eta (m, n), with derivatives up to `order`, (m, n) each."""
+        """Log p(y | count) and z = log p(0 | count), with derivatives in eta up to `order`.
+
+        Args:
+            eta: (m, n) log mu.
+            numbers: family parameters that are one number, by name.
+            order: highest derivative, 0 to 3.
+
+        Returns:
+            `order` + 1 arrays for each of the two, all (m, n).
+        """
 
     def in_shape(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[Array, Array] | None:
-        """The derivatives of log p(y | count) and of z in alpha, (m, n); None without one."""
+        """Derivatives of log p(y | count) and z in alpha, (m, n) each; None without an alpha."""
         return None
 
     def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
@@ -90,14 +107,15 @@ class ZeroInflatedDensity(RowDensity):
     def averaged(
         self, eta: Array, numbers: Mapping[str, Any], weights: Array, order: int
     ) -> tuple[Array, ...]:
-        """Averages are taken before the derivatives are put together, which has fewer numbers."""
+        """As the base method, but sums before it stacks the derivatives, for less memory."""
         apart = self._apart(eta, numbers, order)
         return self._joined([tuple(weights @ each for each in own) for own in apart])
 
     def _apart(self, eta: Array, numbers: Mapping[str, Any], order: int) -> list[tuple[Array, ...]]:
-        """By order the derivatives in eta and, where psi has a predictor, in l, (m, n) each.
+        """The derivatives of each order as separate arrays, (m, n) each.
 
-        Of the second order the mixed derivative stands between the two.
+        They are in eta and, if psi has a predictor, in l. Order 2 then has three: in eta twice,
+        in eta and l, in l twice.
         """
         logits = self._logit(eta, numbers)
         count, z = self.count_and_zero(eta[..., 0], numbers, order)
@@ -109,7 +127,7 @@ class ZeroInflatedDensity(RowDensity):
             return out
         r, other, _, _ = logistic(logits + z[0])
         mu, both = [np.where(zero, r * z[1], count[1])], r * other
-        # Multiplied from the left: r is zero where a power of z' overflows, and the product too.
+        # Products start with r or r (1 - r), which are zero where a power of z' would overflow.
         if order > 1:
             mu.append(np.where(zero, r * z[2] + both * z[1] * z[1], count[2]))
         if order > 2:
@@ -127,7 +145,7 @@ class ZeroInflatedDensity(RowDensity):
         return out
 
     def _joined(self, apart: list[tuple[Array, ...]]) -> tuple[Array, ...]:
-        """The derivatives with axes for the predictors."""
+        """The arrays of `_apart`, stacked along axes for the predictors."""
         if not self.predicted:
             return (apart[0][0], *_of_one([own[0] for own in apart[1:]]))
         out = [apart[0][0]]
@@ -155,11 +173,12 @@ class ZeroInflatedDensity(RowDensity):
         return out
 
     def _logit(self, eta: Array, numbers: Mapping[str, Any]) -> Any:
+        """The logit of psi: (m, n), or one number."""
         return eta[..., 1] if self.predicted else logit(numbers["psi"])
 
 
 class ZeroInflatedPoissonDensity(ZeroInflatedDensity):
-    """Of Poisson counts: z = -e^eta."""
+    """Zero-inflated Poisson counts: z = -e^eta."""
 
     def count_and_zero(
         self, eta: Array, numbers: Mapping[str, Any], order: int
@@ -170,7 +189,7 @@ class ZeroInflatedPoissonDensity(ZeroInflatedDensity):
 
 
 class ZeroInflatedNegativeBinomialDensity(ZeroInflatedDensity):
-    """Of negative binomial counts of shape a: z = a log F(-h), h = log mu - log a."""
+    """Zero-inflated negative binomial counts: z = a log F(-h) with h = log mu - log a."""
 
     def count_and_zero(
         self, eta: Array, numbers: Mapping[str, Any], order: int
@@ -185,14 +204,14 @@ class ZeroInflatedNegativeBinomialDensity(ZeroInflatedDensity):
 
 
 def _of_one(found: Sequence[Array]) -> tuple[Array, ...]:
-    """The derivatives in one predictor (m, n), with axes for it."""
+    """First to third derivatives (m, n) in a single predictor, with axes of length 1 for it."""
     return tuple(each[(..., *(None,) * k)] for each, k in zip(found, (1, 2, 1), strict=False))
 
 
 def _count_and_zero(
     y: Array, constant: Array, log_mean: Array, shape: float, order: int
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """A negative binomial's log p and its log p(0), with their derivatives in log mu."""
+    """Log p(y) and log p(0) of a negative binomial, with derivatives in log mu up to `order`."""
     above, below, log_above, log_below = logistic(log_mean - np.log(shape))
     zero, density = shape * log_below, above * below
     count = _log_rising(shape, y) - constant + zero + y * log_above
@@ -203,14 +222,14 @@ def _count_and_zero(
 
 
 def _in_log_shape(y: Array, log_mean: Array, shape: float) -> tuple[Array, Array]:
-    """The derivatives of a negative binomial's log p and log p(0) in log a."""
+    """Derivatives of log p(y) and log p(0) of a negative binomial in log a."""
     above, below, _, log_below = logistic(log_mean - np.log(shape))
     zero = shape * (log_below + above)
     return _log_rising_slope(shape, y) + zero - y * below, zero
 
 
 def _log_rising(shape: float, y: Array) -> Array:
-    """Log Gamma(a + y) - log Gamma(a), as `densities.log_rising` has it."""
+    """Log Gamma(a + y) - log Gamma(a), computed as in `densities.log_rising`."""
     if shape < LARGE_SHAPE:
         return gammaln(shape + y) - gammaln(shape)
     sizes = (shape + y - 0.5) * np.log1p(y / shape) + y * (np.log(shape) - 1.0)
@@ -218,7 +237,7 @@ def _log_rising(shape: float, y: Array) -> Array:
 
 
 def _log_rising_slope(shape: float, y: Array) -> Array:
-    """Its derivative in log a."""
+    """Derivative of `_log_rising` in log a."""
     if shape < LARGE_SHAPE:
         return shape * (digamma(shape + y) - digamma(shape))
     total = shape + y

@@ -1,8 +1,9 @@
-"""Log densities in the predictors themselves, where the parameters have lost the digits.
+"""Log densities as functions of the linear predictors, for JAX.
 
-A probability within 1e-16 of one is one, and the log of what is left of it minus infinity; its
-logit is any number. Each function takes a response and predictors of one shape and returns log
-p(y); all are smooth, so that JAX may take three derivatives of them anywhere.
+Computing a density from inverse-linked parameters loses digits: a probability within 1e-16 of one
+rounds to one, and log(1 - p) to minus infinity, although the logit of p is a moderate number. Each
+function here takes a response and predictors of a common shape and returns log p(y) of that shape.
+All are smooth, so that JAX can take three derivatives at any predictor.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +17,12 @@ from jax.scipy.special import gammaln
 
 
 class RowDistribution(dist.Distribution):
-    """A distribution whose log density is computed from predictors.
+    """A distribution whose log density is computed from linear predictors.
 
     Args:
-        law: the same distribution, from which samples, mean and variance come.
-        density: ``density(value, **arguments)``, one of the functions below.
-        arguments: predictors, and what is known of the rows.
+        law: the same distribution in its parameters; it gives samples, mean and variance.
+        density: the log density, ``density(value, **arguments)``, one of the functions below.
+        arguments: the predictors and known numbers of the rows, such as trials.
     """
 
     pytree_data_fields = ("law", "arguments")
@@ -56,23 +57,23 @@ class RowDistribution(dist.Distribution):
 
 
 def bernoulli(value: Any, logit: Any) -> Array:
-    """Log p: -y log(1 + e^-eta) - (1 - y) log(1 + e^eta)."""
+    """Log p(y) = -y log(1 + e^-eta) - (1 - y) log(1 + e^eta), with eta = logit p."""
     return -value * jax.nn.softplus(-logit) - (1.0 - value) * jax.nn.softplus(logit)
 
 
 def binomial(value: Any, logit: Any, trials: Any) -> Array:
-    """Log p: log C(n, y) - y log(1 + e^-eta) - (n - y) log(1 + e^eta)."""
+    """Log p(y) = log C(n, y) - y log(1 + e^-eta) - (n - y) log(1 + e^eta), eta = logit p."""
     failures = (trials - value) * jax.nn.softplus(logit)
     return log_choose(trials, value) - value * jax.nn.softplus(-logit) - failures
 
 
 def poisson(value: Any, log_mean: Any) -> Array:
-    """Density y eta - e^eta - log y!, of eta = log mu."""
+    """Log p(y) = y eta - e^eta - log y!, with eta = log mu."""
     return value * log_mean - jnp.exp(log_mean) - gammaln(value + 1.0)
 
 
 def student(value: Any, location: Any, log_scale: Any, log_nu: Any) -> Array:
-    """Log t_nu((y - mu) / sigma) - log sigma."""
+    """Log p(y) = log t_nu((y - mu) / sigma) - log sigma, with t_nu the density of Student's t."""
     nu = jnp.exp(log_nu)
     squared = (value - location) ** 2 * jnp.exp(-2 * log_scale - log_nu)
     tail = -0.5 * (nu + 1) * jnp.log1p(squared) - log_scale
@@ -80,16 +81,23 @@ def student(value: Any, location: Any, log_scale: Any, log_nu: Any) -> Array:
 
 
 def log_choose(n: Any, k: Any) -> Array:
-    """Log of the binomial coefficient."""
+    """Logarithm of the binomial coefficient C(n, k)."""
     return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
 
 
-# Above this shape the difference of two log gammas is taken from Stirling's series.
+# Shape a above which log Gamma(a + y) - log Gamma(a) is computed from Stirling's series, since the
+# difference of two large log gammas loses digits.
 LARGE_SHAPE = 1e5
 
 
 def log_rising(shape: Any, log_shape: Any, count: Any) -> Array:
-    """Log Gamma(a + y) - log Gamma(a), without cancellation where a is large."""
+    """Log Gamma(a + y) - log Gamma(a), without cancellation for large a.
+
+    Args:
+        shape: a.
+        log_shape: log a.
+        count: y >= 0.
+    """
     small = jnp.minimum(shape, LARGE_SHAPE)
     exact = gammaln(small + count) - gammaln(small)
     large = jnp.maximum(shape, LARGE_SHAPE)
@@ -102,14 +110,17 @@ def log_rising(shape: Any, log_shape: Any, count: Any) -> Array:
 
 
 def negative_binomial(value: Any, log_mean: Any, log_shape: Any) -> Array:
-    """Log Gamma(y + a) / (Gamma(a) y!) + a log(a / (a + mu)) + y log(mu / (a + mu))."""
+    """Log p(y) of a negative binomial count with mean mu and shape a.
+
+    log p(y) = log(Gamma(y + a) / (Gamma(a) y!)) + a log(a / (a + mu)) + y log(mu / (a + mu))
+    """
     shape, above = jnp.exp(log_shape), log_mean - log_shape
     rising = log_rising(shape, log_shape, value) - gammaln(value + 1.0)
     return rising - shape * jax.nn.softplus(above) - value * jax.nn.softplus(-above)
 
 
 def gamma(value: Any, log_mean: Any, log_shape: Any) -> Array:
-    """A log(a / mu) - log Gamma(a) + (a - 1) log y - a y / mu."""
+    """Log p(y) = a log(a / mu) - log Gamma(a) + (a - 1) log y - a y / mu, with shape a."""
     shape, log_rate = jnp.exp(log_shape), log_shape - log_mean
     return (
         shape * log_rate
@@ -120,16 +131,16 @@ def gamma(value: Any, log_mean: Any, log_shape: Any) -> Array:
 
 
 def exponential(value: Any, log_mean: Any) -> Array:
-    """-log mu - y / mu."""
+    """Log p(y) = -log mu - y / mu."""
     return -log_mean - value * jnp.exp(-log_mean)
 
 
 def beta(value: Any, logit_mean: Any, log_precision: Any) -> Array:
-    """Log Beta(y; mu kappa, (1 - mu) kappa)."""
+    """Log density of Beta(a, b) with a = mu kappa and b = (1 - mu) kappa."""
     log_a = jax.nn.log_sigmoid(logit_mean) + log_precision
     log_b = jax.nn.log_sigmoid(-logit_mean) + log_precision
     a, b = jnp.exp(log_a), jnp.exp(log_b)
-    # Gamma(a) = Gamma(1 + a) / a, whose log is smooth down to a = 0.
+    # log Gamma(a) = log Gamma(1 + a) - log a keeps its digits down to a = 0, since log a is known.
     return (
         gammaln(jnp.exp(log_precision))
         - (gammaln(1.0 + a) - log_a)
@@ -140,35 +151,41 @@ def beta(value: Any, logit_mean: Any, log_precision: Any) -> Array:
 
 
 def zero_inflated(value: Any, log_density: Any, log_zero: Any, logit: Any) -> Array:
-    """Of a count with probability psi, else of zero.
+    """Log p(y) = log(psi p_count(y) + (1 - psi) 1(y = 0)), a count with probability psi, else zero.
 
     Args:
-        value: the response.
-        log_density: of the count at the response.
-        log_zero: of the count at zero.
-        logit: of psi.
+        value: the response y.
+        log_density: log p_count(y).
+        log_zero: log p_count(0).
+        logit: logit of psi.
     """
     zero = jnp.logaddexp(jax.nn.log_sigmoid(-logit), jax.nn.log_sigmoid(logit) + log_zero)
     return jnp.where(value == 0, zero, jax.nn.log_sigmoid(logit) + log_density)
 
 
 def zero_inflated_poisson(value: Any, log_mean: Any, logit: Any) -> Array:
+    """`zero_inflated` with Poisson counts, for which log p_count(0) = -mu."""
     return zero_inflated(value, poisson(value, log_mean), -jnp.exp(log_mean), logit)
 
 
 def zero_inflated_negative_binomial(value: Any, log_mean: Any, log_shape: Any, logit: Any) -> Array:
+    """`zero_inflated` with negative binomial counts: log p_count(0) = -a log(1 + mu / a)."""
     count = negative_binomial(value, log_mean, log_shape)
     zero = -jnp.exp(log_shape) * jax.nn.softplus(log_mean - log_shape)
     return zero_inflated(value, count, zero, logit)
 
 
 def from_count(value: Any, log_zero: Any, logit: Any) -> Array:
-    """The probability that a response of `zero_inflated` is of the count, given the response."""
+    """P(count | y) under `zero_inflated`: the probability that y was drawn from the counts."""
     return jnp.where(value == 0, jax.nn.sigmoid(logit + log_zero), 1.0)
 
 
 class NumberedCategories(dist.Distribution):
-    """Categories 1, ..., K with these probabilities, (..., K)."""
+    """Categorical distribution on 1, ..., K.
+
+    Args:
+        shares: (..., K) the probabilities.
+    """
 
     pytree_data_fields = ("shares",)
 
@@ -193,10 +210,15 @@ class NumberedCategories(dist.Distribution):
 
 
 def ordinal(value: Any, location: Any, thresholds: Any) -> Array:
-    """log(F(t_k - eta) - F(t_{k-1} - eta)), F the logistic function, t_0 and t_K infinite.
+    """Log P(y = k) = log(F(t_k - eta) - F(t_{k-1} - eta)), with F the logistic function.
 
-    With a = t_k - eta and b = eta - t_{k-1} the difference of two thresholds is
-    F(a) F(b) (1 - exp(t_{k-1} - t_k)), every factor of which keeps its digits.
+    t_0 = -inf and t_K = inf. With a = t_k - eta and b = eta - t_{k-1} the difference is computed
+    as F(a) F(b) (1 - exp(t_{k-1} - t_k)), a product of factors without cancellation.
+
+    Args:
+        value: categories k = 1, ..., K.
+        location: eta.
+        thresholds: (..., K - 1) t_1 <= ... <= t_{K-1}.
     """
     count = jnp.shape(thresholds)[-1]
     k = jnp.asarray(value, int)
@@ -210,13 +232,18 @@ def ordinal(value: Any, location: Any, thresholds: Any) -> Array:
     above = jnp.where(first, 0.0, jax.nn.log_sigmoid(location - lower))
     inner = ~(first | last)
     gap = jnp.where(inner, upper - lower, 1.0)
-    # Draws of thresholds may be equal to the last digit.
+    # Thresholds may be equal up to rounding, and the logarithm needs a positive gap.
     width = jnp.log(-jnp.expm1(-jnp.maximum(gap, jnp.finfo(gap.dtype).tiny)))
     return below + above + jnp.where(inner, width, 0.0)
 
 
 def categorical(value: Any, **etas: Any) -> Array:
-    """eta_k - log(1 + sum_j e^eta_j), eta_1 = 0; the others in the order of their names."""
+    """Log P(y = k) = eta_k - log(1 + sum_{j > 1} e^eta_j), with eta_1 = 0.
+
+    Args:
+        value: categories k = 1, ..., K.
+        **etas: `eta0`, `eta1`, ..., the predictors of categories 2, 3, ..., K.
+    """
     k = jnp.asarray(value, int)
     listed = [etas[f"eta{i}"] for i in range(len(etas))]
     own = sum(jnp.where(k == i + 2, eta, 0.0) for i, eta in enumerate(listed))

@@ -1,4 +1,4 @@
-"""Waiting times without memory: y ~ Exponential(mean mu)."""
+"""Exponential responses, such as waiting times: y_i ~ Exponential(rate 1 / mu_i)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,12 @@ from ranef.formula.equation import Line
 
 
 class Exponential(Family):
-    """y_i ~ Exponential(rate 1 / mu_i), log mu_i = eta_i."""
+    """Exponential responses: y_i ~ Exponential(rate 1 / mu_i), for y >= 0.
+
+    Link: log for mu. There are no other parameters.
+
+    The mean is mu and the variance mu^2.
+    """
 
     name = "exponential"
     unbounded_at = 0.0
@@ -33,7 +38,7 @@ class Exponential(Family):
         return Scale(float(np.log(state.scale.location or 1.0)), 1.0)
 
     def row_scale(self, state: FamilyState) -> float:
-        """The coefficient of variation."""
+        """The coefficient of variation, which is 1."""
         return 1.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -56,7 +61,7 @@ class Exponential(Family):
         return ("Exponential(1 / ", *symbols["mu"], ")")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """Log 2, of the lognormal with the same mean and variance.
+        """Log 2: the variance of log y for a lognormal y of equal mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
         """

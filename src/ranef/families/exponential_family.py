@@ -1,10 +1,11 @@
-"""Families in their natural parameter, whose derivatives need no automatic differentiation.
+"""Exponential families in their natural parameter, with derivatives in closed form.
 
     log p(y_i | eta_i) = y_i eta_i - m_i A(eta_i) + c_i
 
-A is the cumulant function; the derivatives in eta are y - m A', -m A'' and so on (McCullagh and
-Nelder, 1989, section 2.2). One exponential serves A and all of its derivatives, by NumPy or by
-JAX. The contract of families holds them to the automatic ones.
+A is the cumulant function, so that the first two derivatives in eta are y - m A' and -m A''
+(McCullagh and Nelder, 1989, section 2.2). A and its derivatives share one exponential and are
+computed by NumPy or JAX. The contract test of families compares them with automatic
+differentiation.
 """
 
 from abc import ABC, abstractmethod
@@ -20,12 +21,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ExponentialFamilyRows(ABC):
-    """Some rows of a response.
+    """Rows of a response in the natural parameter of its family.
 
     Attributes:
         value: (n,) y.
         size: (n,) m.
-        constant: the sum over rows of c.
+        constant: sum of c over the rows.
     """
 
     value: Array
@@ -35,23 +36,39 @@ class ExponentialFamilyRows(ABC):
     @staticmethod
     @abstractmethod
     def cumulants(xp: Any, eta: Any, order: int) -> tuple[Any, ...]:
-        """A(eta) and its derivatives up to `order`, 3 at most, each of eta's shape.
+        """A(eta) and its derivatives up to `order`.
 
-        `xp` is NumPy or JAX's.
+        Args:
+            xp: `numpy` or `jax.numpy`.
+            eta: natural parameters of any shape.
+            order: highest derivative, 0 to 3.
+
+        Returns:
+            `order` + 1 arrays of the shape of `eta`.
         """
 
     @staticmethod
     def averaged(mean: Array, variance: Array, order: int) -> tuple[Array, ...] | None:
-        """The same on the average over eta ~ N(mean, variance); None leaves it to quadrature."""
+        """Expectations of `cumulants` over eta ~ N(mean, variance).
+
+        Args:
+            mean: means of eta, of any shape.
+            variance: variances of eta, of the same shape.
+            order: highest derivative, 0 to 3.
+
+        Returns:
+            `order` + 1 arrays, or None without a closed form; callers then use quadrature.
+        """
         return None
 
 
 @dataclass(frozen=True)
 class LogisticRows(ExponentialFamilyRows):
-    """Successes among trials: A = log(1 + e^eta), m the trials."""
+    """Binomial rows in eta = logit p: A = log(1 + e^eta), y successes among m trials."""
 
     @classmethod
     def of(cls, successes: Array, trials: Array | None) -> "LogisticRows":
+        """Rows of `successes` (n,) among `trials` (n,), or among one trial each if None."""
         if trials is None:
             return cls(successes, np.ones_like(successes), 0.0)
         choices = gammaln(trials + 1) - gammaln(successes + 1) - gammaln(trials - successes + 1)
@@ -74,10 +91,11 @@ class LogisticRows(ExponentialFamilyRows):
 
 @dataclass(frozen=True)
 class CountRows(ExponentialFamilyRows):
-    """Poisson counts: A = e^eta, m of one."""
+    """Poisson rows in eta = log mu: A = e^eta and m = 1."""
 
     @classmethod
     def of(cls, counts: Array) -> "CountRows":
+        """Rows of `counts` (n,)."""
         return cls(counts, np.ones_like(counts), -float(gammaln(counts + 1).sum()))
 
     @staticmethod
@@ -86,5 +104,5 @@ class CountRows(ExponentialFamilyRows):
 
     @staticmethod
     def averaged(mean: Array, variance: Array, order: int) -> tuple[Array, ...]:
-        """E e^eta = exp(mean + variance / 2)."""
+        """All are E e^eta = exp(mean + variance / 2)."""
         return (np.exp(mean + 0.5 * variance),) * (order + 1)

@@ -1,4 +1,4 @@
-"""Positive responses whose sd grows with the mean: y ~ Gamma(alpha, mean mu)."""
+"""Gamma responses, whose sd is proportional to the mean: y_i ~ Gamma(alpha, alpha / mu_i)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +20,13 @@ from ranef.formula.equation import Line
 
 
 class Gamma(Family):
-    """y_i ~ Gamma(shape alpha, rate alpha / mu_i), log mu_i = eta_i: variance mu^2 / alpha.
+    """Gamma responses: y_i ~ Gamma(shape alpha, rate alpha / mu_i), for y > 0.
 
-    The link is the log, as in brms; the canonical inverse lets means be negative. The default
-    prior of alpha is HalfCauchy(1).
+    Links: log for mu and alpha.
+    Default prior: alpha ~ HalfCauchy(1).
+
+    The mean is mu and the variance mu^2 / alpha. The link of mu is the logarithm, as in brms; the
+    canonical inverse link would allow negative means.
     """
 
     name = "gamma"
@@ -52,7 +55,7 @@ class Gamma(Family):
         return Scale(float(np.log(state.scale.location)), 1.0)
 
     def row_scale(self, state: FamilyState) -> float:
-        """The coefficient of variation, which is 1 / sqrt(alpha)."""
+        """The coefficient of variation of the response, an estimate of 1 / sqrt(alpha)."""
         return responses.log_noise((state.scale.sd / state.scale.location) ** 2)
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -61,14 +64,14 @@ class Gamma(Family):
         return densities.RowDistribution(law, densities.gamma, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
-        """Of mu Fisher's information, alpha."""
+        """For mu the Fisher information, alpha."""
         if name != "mu":
             return super().working_weights(response, name, **predictors)
         shape = jnp.exp(predictors["alpha"])
         return jnp.broadcast_to(shape, jnp.shape(response.value))
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """Where mu alone has a predictor."""
+        """Closed form where mu alone has a predictor."""
         return GammaDensity.of(response.value) if list(predictors) == ["mu"] else None
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
@@ -87,7 +90,7 @@ class Gamma(Family):
         return ("Gamma(", *alpha, ", ", *alpha, " / ", *mu, ")")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """log(1 + 1 / alpha), of the lognormal with the same mean and variance.
+        """log(1 + 1 / alpha): the variance of log y for a lognormal y of equal mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
         """

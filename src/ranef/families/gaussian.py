@@ -1,4 +1,4 @@
-"""Normal responses: y ~ N(mu, sigma^2)."""
+"""Normal responses: y_i ~ N(mu_i, sigma^2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +22,13 @@ from ranef.formula.equation import Line
 
 
 class Gaussian(Family):
-    """y_i ~ N(mu_i, sigma^2).
+    """Normal responses: y_i ~ N(mu_i, sigma^2), for any real y.
 
-    With weights(y, w) the variance is sigma^2 / w_i, as lme4 has it; with se(y, s) it is
-    s_i^2, known, and there is no sigma.
+    Links: identity for mu, log for sigma.
+    Default prior: sigma ~ HalfStudentT(4, s), with s the sd of the response.
+
+    With weights(y, w) the variance of row i is sigma^2 / w_i, as in lme4, and s is multiplied by
+    the root of the mean weight. With se(y, s) it is s_i^2, which is known, and there is no sigma.
     """
 
     name = "gaussian"
@@ -56,6 +59,7 @@ class Gaussian(Family):
         return self._sd(response, parameters) ** 2
 
     def _sd(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Any:
+        """Residual sd of each row, (n,) or ()."""
         if response.form == "se":
             return jnp.asarray(response.companion)
         if response.form == "weights":
@@ -78,7 +82,7 @@ class Gaussian(Family):
         levels: int,
         **predictors: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """sum_i w_i (y_i - mu_i) / sum_i w_i with weights 1 / sd_i^2."""
+        """In closed form: sum_i w_i (y_i - mu_i) / sum_i w_i with w_i = 1 / sd_i^2."""
         own = self.on_own_scale(**predictors)
         parameters = {name: np.asarray(value, np.float64) for name, value in own.items()}
         away = np.asarray(response.value) - parameters["mu"]
@@ -86,4 +90,5 @@ class Gaussian(Family):
         return weighted_means(away, 1.0 / sd**2, codes, levels)
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+        """sigma^2; None where sigma has a predictor or is absent."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

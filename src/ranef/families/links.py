@@ -1,8 +1,8 @@
-"""Links: a parameter of the distribution to its predictor eta, and back.
+"""Link functions and their inverses.
 
     eta = link(parameter)
 
-A predictor may be any real number, a parameter only what its support holds.
+A link maps the support of a parameter to the real line, on which the linear predictor eta lies.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+# Link functions by name: parameter to predictor eta.
 LINKS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda value: value,
     "log": jnp.log,
@@ -19,7 +20,7 @@ LINKS: dict[str, Callable[[Any], Any]] = {
     "cloglog": lambda value: jnp.log(-jnp.log1p(-value)),
 }
 
-# Link to its inverse: the predictor eta to the parameter.
+# Inverse link functions by name: predictor eta to parameter.
 INVERSE_LINKS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda eta: eta,
     "log": jnp.exp,

@@ -1,4 +1,4 @@
-"""Positive responses whose log is normal: log y ~ N(mu, sigma^2)."""
+"""Lognormal responses: log y_i ~ N(mu_i, sigma^2)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +19,13 @@ from ranef.formula.equation import Line
 
 
 class LogNormal(Family):
-    """log y_i ~ N(mu_i, sigma^2): the median is exp(mu), the mean exp(mu + sigma^2 / 2)."""
+    """Lognormal responses: log y_i ~ N(mu_i, sigma^2), for y > 0.
+
+    Links: identity for mu, log for sigma.
+    Default prior: sigma ~ HalfStudentT(4, s), with s the sd of log y.
+
+    The median of the response is exp(mu), its mean exp(mu + sigma^2 / 2).
+    """
 
     name = "lognormal"
     dispersion = "sigma"
@@ -45,14 +51,16 @@ class LogNormal(Family):
     on_scale = True
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
-        """The logs' mean and sd, on the scale of the predictor."""
+        """Moments of log y, which is on the scale of the predictor."""
         logs = np.log(np.asarray(design.value))[:, None]
         return (accumulator or Moments()).add(logs, design.weights)
 
     def located(self, response: ResponseDesign) -> NDArray[np.float64]:
+        """(n,) log y."""
         return np.log(np.asarray(response.value, np.float64))
 
     def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
+        """The response times exp(-known), so that log y is reduced by `known`."""
         return replace(design, value=np.asarray(design.value) * np.exp(-known))
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
@@ -81,10 +89,11 @@ class LogNormal(Family):
         levels: int,
         **predictors: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """Weighted means of log y - mu with weights 1 / sigma^2."""
+        """In closed form: weighted means of log y - mu with weights 1 / sigma^2."""
         away = np.log(np.asarray(response.value)) - np.asarray(predictors["mu"])
         precision = np.exp(-2 * np.broadcast_to(predictors["sigma"], away.shape))
         return weighted_means(away, precision, codes, levels)
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+        """sigma^2; None where sigma has a predictor."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

@@ -1,4 +1,7 @@
-"""Responses of several kinds: p(y) = sum_k w_k p_k(y), each kind with a family of its own."""
+"""Finite mixtures: p(y) = sum_k w_k p_k(y), where each component p_k has a family of its own.
+
+Source: McLachlan and Peel (2000).
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,25 +25,32 @@ from ranef.formula.equation import Line, joined
 from ranef.formula.formula import ResponseCall
 from ranef.priors import Prior
 
+# Stem of the parameters that are log odds of a component, as in "mix2".
 SHARE = "mix"
 
-# Of the default prior of a log odds Normal(0, 1.75), about as wide as that of a uniform share.
+# Scale of the log odds. It leads to the default prior Normal(0, 1.75) of their intercept, about as
+# wide as the distribution of the log odds of a uniform share, whose sd is pi / sqrt(3) = 1.81.
 _ODDS = Scale(0.0, 0.7)
 
-# Responses that the starts are learned from.
+# Largest number of responses kept for scales and starting values; more are thinned evenly.
 _MOST = 200_000
-# A part of the sorted responses from which a component may begin, as a share of an even one.
-_LEAST_PART, _ROUNDS = 0.1, 100
+# Smallest cluster that a component may start from, as a share of n / k.
+_LEAST_PART = 0.1
+# Largest number of rounds of k-means.
+_ROUNDS = 100
 
 
 @dataclass(frozen=True)
 class MixtureState(Learned):
-    """What was learned of the response.
+    """What a mixture learns from the responses of the training rows.
+
+    The inherited `shares` are the proportions of the rows in each part.
 
     Attributes:
-        whole: by component, what its family learns of all rows, of which priors are made.
-        part: what it learns of its part of the sorted responses, where a search begins;
-            `shares` are those of the parts.
+        whole: for each component, the state of its family learned from all rows; default priors
+            are made from it.
+        part: for each component, the state of its family learned from its cluster of the
+            responses; starting values are made from it.
     """
 
     whole: tuple[Learned, ...] = ()
@@ -48,14 +58,16 @@ class MixtureState(Learned):
 
 
 class Mixture(Family):
-    """p(y_i) = sum_k w_ik p_k(y_i), w_i = softmax(0, mix2_i, ..., mixK_i).
+    """p(y_i) = sum_k w_ik p_k(y_i) with weights w_i = softmax(0, mix2_i, ..., mixK_i).
 
-    `rf.Mixture` says which families. The parameters of component k have its number: mu1, sigma1,
-    mu2, ...; the first part of a formula is about the location of every component, `sigma ~ x`
-    about each sigma, `mix ~ x` about the log odds of each component against the first, and
-    `mu2 ~ z` about that one alone. Without a predictor the log odds have an intercept,
-    `mix2_Intercept`, whose default prior is Normal(0, 1.75). Where components begin is found
-    by k-means of the responses. Source: McLachlan and Peel (2000).
+    Support, links and default priors are those of the components, which `rf.Mixture` names.
+    mix2, ..., mixK are the log odds of each component against the first. Without a predictor
+    of its own each has an intercept, `mix2_Intercept`, with the default prior Normal(0, 1.75).
+
+    The parameters of component k carry its number: mu1, sigma1, mu2, ... In a formula the first
+    part predicts the location of every component, `sigma ~ x` every sigma, `mix ~ x` all log
+    odds, and `mu2 ~ z` that parameter alone. Starting values come from a k-means clustering of
+    the responses. Source: McLachlan and Peel (2000).
     """
 
     name = SHARE + "ture"
@@ -64,10 +76,11 @@ class Mixture(Family):
 
     @classmethod
     def of(cls, *members: type[Family]) -> type["Mixture"]:
-        """The mixture of these families.
+        """The class of mixtures of these families, one for each component.
 
         Raises:
-            OptionError: for a family that no component can have, naming it.
+            OptionError: for a family that cannot be a component, fewer than two components, and
+                families that do not accept the same kind or form of response.
         """
         return _mixture(members)
 
@@ -89,7 +102,7 @@ class Mixture(Family):
         return tuple(p for p in self.parameters if p.name not in known)
 
     def dispersions(self) -> tuple[str, ...]:
-        """Those of its components, where each has one that is free."""
+        """Dispersions of the components; none unless every component has a free one."""
         each = [component.dispersions() for component in self.components]
         numbered = (f"{own[0]}{k}" for k, own in enumerate(each, 1) if own)
         return tuple(numbered) if all(each) else ()
@@ -97,7 +110,7 @@ class Mixture(Family):
     def located(self, response: ResponseDesign) -> NDArray[np.float64]:
         return self.components[0].located(response)
 
-    # What is learned of the response
+    # State learned from the response
 
     def refuse(
         self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
@@ -109,7 +122,10 @@ class Mixture(Family):
         return self.components[0].without(design, known)
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
-        """Every response, or an even thinning of them where there are very many."""
+        """The responses so far with their companions, (m, 2), and the stride of their thinning.
+
+        Above `_MOST` responses, every second one is dropped and the stride doubles.
+        """
         beside = design.companion
         columns = [design.value, np.ones(len(design.value)) if beside is None else beside]
         seen, stride = accumulator or (np.zeros((0, 2)), 1)
@@ -119,8 +135,13 @@ class Mixture(Family):
         return seen, stride
 
     def measured(self, state: Learned, accumulator: Any) -> MixtureState:
+        """The state with each component's scales, from all rows and from its cluster.
+
+        Raises:
+            DataError: for a response that is too large or too small to be squared.
+        """
         seen, _ = accumulator
-        # Of what is too large to be squared the components say so.
+        # This comes first: the components refuse responses that are too large to be squared.
         whole = tuple(self._of_rows(state, seen))
         with np.errstate(over="ignore", invalid="ignore"):
             shown = self.components[0].shown(self._rows(seen))
@@ -140,20 +161,26 @@ class Mixture(Family):
         )
 
     def _of_rows(self, state: Learned, seen: NDArray[np.float64]) -> Iterator[Learned]:
+        """The state of each component's family, learned from all responses `seen`."""
         for component in self.components:
             yield component.measured(state, component.measure(None, self._rows(seen)))
 
     def _rows(self, seen: NDArray[np.float64]) -> ResponseDesign:
+        """The design of responses and companions as `measure` gathers them, (m, 2)."""
         form = self.response.form
         return ResponseDesign(seen[:, 0], None if form == "plain" else seen[:, 1], form)
 
     def _place(self, parameter: FamilyParameter) -> tuple[int, FamilyParameter]:
-        """The component that a parameter belongs to, and what it is there."""
+        """The component k, from 0, of a numbered parameter, and its parameter in that family."""
         k = int(parameter.name.removeprefix(parameter.stem)) - 1
         own = self.components[k].parameters
         return k, next(p for p in own if p.name == parameter.stem)
 
     def predictor_scale(self, state: Learned, parameter: FamilyParameter) -> Scale:
+        """The scale from all rows, with a start from the component's cluster.
+
+        For the log odds of a component the start is the log ratio of the clusters' shares.
+        """
         assert isinstance(state, MixtureState)
         if parameter.stem == SHARE:
             k = int(parameter.name.removeprefix(SHARE)) - 1
@@ -179,7 +206,7 @@ class Mixture(Family):
         return self.components[k].start(state.part[k], own)
 
     def row_scale(self, state: Learned) -> float:
-        """The mean of the components'."""
+        """The mean of the components' row scales, each learned from its cluster."""
         assert isinstance(state, MixtureState)
         each = zip(self.components, state.part, strict=True)
         return float(np.mean([component.row_scale(own) for component, own in each]))
@@ -187,12 +214,12 @@ class Mixture(Family):
     # The distribution
 
     def _own(self, values: Mapping[str, Any], k: int) -> dict[str, Any]:
-        """Those of component k by the names that its family has for them."""
+        """The values of component k, from 0, by the names of its family, such as "mu"."""
         own = {p.name: f"{p.name}{k + 1}" for p in self.components[k].parameters}
         return {name: values[numbered] for name, numbered in own.items() if numbered in values}
 
     def _odds(self, values: Mapping[str, Any]) -> Array:
-        """(K, ...) log shares."""
+        """(K, ...) log w, the log softmax of (0, mix2, ..., mixK)."""
         odds = [jnp.asarray(values[f"{SHARE}{k + 1}"]) for k in range(1, len(self.components))]
         return jax.nn.log_softmax(
             jnp.stack(jnp.broadcast_arrays(jnp.zeros_like(odds[0]), *odds)), axis=0
@@ -210,12 +237,12 @@ class Mixture(Family):
         return enumerate(self.components)
 
     def probabilities(self, **parameters: Array) -> dict[str, Array]:
-        """The share of each component, before its response is seen."""
+        """Prior probability w_k of each component, by its number; the response is not used."""
         shares = jnp.exp(self._odds(parameters))
         return {str(k + 1): share for k, share in enumerate(shares)}
 
     def responsibilities(self, response: ResponseDesign, **predictors: Any) -> dict[str, Array]:
-        """w_k p_k(y_i) / sum_j w_j p_j(y_i)."""
+        """Posterior probability w_k p_k(y_i) / sum_j w_j p_j(y_i) of each component, (n,)."""
         value, odds = jnp.asarray(response.value), self._odds(predictors)
         each = [
             c.log_density(response, **self._own(predictors, k)) + odds[k]
@@ -227,7 +254,7 @@ class Mixture(Family):
     def sample(
         self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
     ) -> NDArray:
-        """From each component, of which one is taken."""
+        """Draws from every component, of which one is chosen at random for each row."""
         reached = np.cumsum(np.exp(np.asarray(self._odds(parameters), np.float64)), axis=0)[:-1]
         drawn = [c.sample(rng, response, **self._own(parameters, k)) for k, c in self._numbered()]
         shape = np.broadcast_shapes(*(np.shape(each) for each in drawn), reached.shape[1:])
@@ -247,7 +274,7 @@ class Mixture(Family):
             own = self._own(parameters, k)
             away = c.mean(response, **own) - middle
             share = jnp.exp(self._odds(parameters)[k])
-            # A component without a variance counts where it has a share.
+            # Avoids 0 * inf for a component of zero weight whose variance is infinite.
             whole = share * (c.variance(response, **own) + away**2)
             out = out + jnp.where(share > 0, whole, 0.0)
         return out
@@ -278,19 +305,19 @@ class Mixture(Family):
         levels: int,
         **predictors: NDArray[np.float64],
     ) -> None:
-        """There are as many locations as components."""
+        """None: a mixture has several locations."""
         return
 
     def residual(self, state: Learned, values: Mapping[str, Any]) -> Any:
-        """There is none: each component has a predictor of its own."""
+        """None: the components have different predictors, so there is no common residual."""
         return None
 
 
 class MixtureDistribution(dist.Distribution):
-    """sum_k w_k p_k(y).
+    """The mixture sum_k w_k p_k(y) as a NumPyro distribution.
 
     Args:
-        each: the components.
+        each: the distributions p_k, K of them.
         log_shares: (K, ...) log w.
     """
 
@@ -322,9 +349,16 @@ class MixtureDistribution(dist.Distribution):
 
 
 def clusters(values: NDArray[np.float64], k: int) -> list[NDArray[np.int64]]:
-    """Places of the k clusters of numbers, in order, by Lloyd's k-means from even parts.
+    """Clusters of numbers by Lloyd's k-means, started from k equal parts of the sorted numbers.
 
-    Even parts where one of the clusters would be of few numbers.
+    Where a cluster would have fewer than max(2, 0.1 n / k) numbers, the equal parts are returned.
+
+    Args:
+        values: (n,) the numbers.
+        k: number of clusters.
+
+    Returns:
+        for each cluster, in increasing order, the indices of its numbers.
     """
     order = np.argsort(values, kind="stable")
     ranked = values[order]
@@ -339,12 +373,13 @@ def clusters(values: NDArray[np.float64], k: int) -> list[NDArray[np.int64]]:
         ends = moved
     if np.diff(ends).min() < max(2, _LEAST_PART * len(values) / k):
         ends = even
-    # Fewer numbers than components leave some to begin where all do.
+    # With fewer numbers than clusters some parts are empty; those get all numbers.
     return [order[a:b] if b > a else order for a, b in pairwise(ends)]
 
 
 @cache
 def _mixture(members: tuple[type[Family], ...]) -> type[Mixture]:
+    """`Mixture.of`, cached so that equal mixtures are one class."""
     for member in members:
         if member.text or member.categorised or issubclass(member, Mixture):
             raise OptionError(

@@ -1,28 +1,32 @@
-"""`Mixture`: which families a response is mixed of, in words, so that nothing heavy is loaded."""
+"""`Mixture`, which names the components of a mixture family without importing array libraries."""
 
 from dataclasses import dataclass
 
 from ranef import registry
 from ranef.errors import OptionError, suggestion
 
-# Components at most; what tells more of them apart is rarely in the rows.
+# Largest number of components; data rarely identify more.
 MOST = 20
 
 
 @dataclass(frozen=True, init=False)
 class Mixture:
-    """A response of several kinds: p(y_i) = sum_k w_ik p_k(y_i), w_i = softmax(0, mix2_i, ...).
+    """A finite mixture: p(y_i) = sum_k w_ik p_k(y_i), w_i = softmax(0, mix2_i, ..., mixK_i).
 
-    Mixture("gaussian", k=2) has two normal components, Mixture("gaussian", "student") one of
-    each. Parameters are numbered by component: mu1, sigma1, mu2, sigma2, and mix2 for the log odds
-    of the second component against the first.
+    Mixture("gaussian", k=2) has two normal components, Mixture("gaussian", "student") one of each
+    family. The parameters are numbered by component: mu1, sigma1, mu2, sigma2, ...; mix2 is the
+    log odds of the second component against the first. Links and default priors are those of the
+    components; the default prior of `mix2_Intercept` is Normal(0, 1.75).
 
     Args:
-        families: of the components, by name.
-        k: how many components there are, all of the one family that is given.
+        *families: names of the components' families.
+        k: number of components, if one family is given for all.
+
+    Attributes:
+        families: names of the components' families, one for each component.
 
     Raises:
-        OptionError: for fewer than two components, more than twenty, or what is no family.
+        OptionError: for fewer than two components, more than 20, or an unknown family.
     """
 
     families: tuple[str, ...]
@@ -48,5 +52,5 @@ class Mixture:
 
     @property
     def name(self) -> str:
-        """As the registry knows it, and a file."""
+        """Name in the registry and in files, as "mixture(gaussian, student)"."""
         return f"mixture({', '.join(self.families)})"

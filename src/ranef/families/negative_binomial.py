@@ -1,4 +1,4 @@
-"""Counts more variable than Poisson's: y ~ NegativeBinomial(mu, alpha)."""
+"""Overdispersed counts: y_i ~ NegativeBinomial(mu_i, alpha)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,9 +19,13 @@ from ranef.formula.equation import Line
 
 
 class NegativeBinomial(Family):
-    """y_i ~ NegativeBinomial(mu_i, alpha), log mu_i = eta_i: variance mu + mu^2 / alpha.
+    """Overdispersed counts: y_i ~ NegativeBinomial(mu_i, alpha), for y = 0, 1, 2, ...
 
-    alpha is what R calls theta, and brms shape; its default prior is HalfCauchy(1).
+    Links: log for mu and alpha.
+    Default prior: alpha ~ HalfCauchy(1).
+
+    The mean is mu and the variance mu + mu^2 / alpha. alpha is called theta in R's MASS and shape
+    in brms.
     """
 
     name = "negative_binomial"
@@ -45,7 +49,7 @@ class NegativeBinomial(Family):
         return responses.log_scale(state.scale.location)
 
     def row_scale(self, state: FamilyState) -> float:
-        """sqrt(1 / mu + 1 / alpha) at the mean and alpha = 1."""
+        """Sd of the working response, sqrt(1 / mu + 1 / alpha), at the mean and alpha = 1."""
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -54,13 +58,13 @@ class NegativeBinomial(Family):
         return densities.RowDistribution(law, densities.negative_binomial, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
-        """Of mu Fisher's information, mu / (1 + mu / alpha)."""
+        """For mu the Fisher information, mu / (1 + mu / alpha)."""
         if name != "mu":
             return super().working_weights(response, name, **predictors)
         return responses.count_information(predictors["mu"], predictors["alpha"])
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """Where mu alone has a predictor."""
+        """Closed form where mu alone has a predictor."""
         return NegativeBinomialDensity.of(response.value) if list(predictors) == ["mu"] else None
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
@@ -69,7 +73,7 @@ class NegativeBinomial(Family):
     def sample(
         self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
     ) -> NDArray:
-        """A Poisson variate whose mean is a gamma variate."""
+        """Poisson variates whose means are gamma variates of mean mu and shape alpha."""
         mean = responses.gamma_variates(rng, parameters["mu"], parameters["alpha"])
         return responses.poisson_variates(rng, mean)
 
@@ -80,8 +84,9 @@ class NegativeBinomial(Family):
         return ("NegativeBinomial(", *symbols["mu"], ", ", *symbols["alpha"], ")")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """log(1 + 1 / mean + 1 / alpha), of the lognormal with the same mean and variance.
+        """log(1 + 1 / mean + 1 / alpha).
 
+        This is the variance of log y for a lognormal y of equal mean and variance.
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
         """
         if "alpha" not in values:

@@ -1,4 +1,4 @@
-"""Responses in an order: P(y <= k) = logit^-1(threshold_k - mu)."""
+"""Ordinal responses by the cumulative logit model: P(y_i <= k) = logit^-1(threshold_k - mu_i)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,18 +20,21 @@ from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
 from ranef.priors import Prior
 
-# The prior sd of a threshold about the logit of the share of the rows below it.
+# Default prior sd of threshold k around the logit of the share of the rows up to category k.
 _WIDTH = 2.5
 
 
 class Ordinal(Categories):
-    """P(y_i <= k) = logit^-1(threshold_k - mu_i), mu_i = eta_i, for categories 1, ..., K.
+    """Ordinal responses: P(y_i <= k) = logit^-1(threshold_k - mu_i) for categories 1, ..., K.
 
-    Categories are whole numbers, or texts in the order that the column declares, else sorted, as
-    training has them. The predictor
-    has no intercept, which the thresholds are; they increase, and by default each has the prior
-    Normal(l_k, 2.5) at the means of the predictors, l_k being the logit of the share of the rows
-    in categories 1 to k. Source: McCullagh (1980).
+    Support: whole numbers or texts, whose distinct values in the training rows are the categories.
+    Their order is the one that the column declares, or else the sorted order.
+    Link: identity for mu.
+    Default prior: threshold_k ~ Normal(l_k, 2.5) under the constraint that thresholds increase,
+    with l_k the logit of the share of the rows in categories 1 to k. It holds at the means of the
+    columns of the predictor.
+
+    The predictor has no intercept; the K - 1 thresholds take its place. Source: McCullagh (1980).
     """
 
     name = "ordinal"
@@ -56,7 +59,7 @@ class Ordinal(Categories):
         return Scale(0.0, 1.0)
 
     def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
-        """The thresholds that give each category its share of the rows."""
+        """The thresholds at which each category has its share of the rows, (K - 1,)."""
         below = np.clip(np.cumsum(state.shares)[:-1], 1e-6, 1 - 1e-6)
         return state.scale.location + np.log(below / (1 - below))
 
@@ -67,10 +70,11 @@ class Ordinal(Categories):
         return priors.Normal(tuple(map(float, start)), _WIDTH)
 
     def beside(self, state: FamilyState, known: float) -> FamilyState:
+        """The state with thresholds moved by the mean of the known part of the predictor."""
         return replace(state, scale=Scale(known, 1.0))
 
     def row_scale(self, state: FamilyState) -> float:
-        """The sd of a logistic variable."""
+        """Sd of a standard logistic variable, pi / sqrt(3)."""
         return float(np.pi / np.sqrt(3))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -79,7 +83,7 @@ class Ordinal(Categories):
         return densities.RowDistribution(law, densities.ordinal, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """Where mu alone has a predictor, as thresholds never have."""
+        """Closed form where mu has a predictor; thresholds never have one."""
         if list(predictors) != ["mu"]:
             return None
         return OrdinalDensity(np.asarray(response.value).astype(np.int64) - 1)
@@ -96,12 +100,12 @@ class Ordinal(Categories):
         return ("Ordered(logit⁻¹(", *symbols["threshold"], " - ", *symbols["mu"], "))")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """pi^2 / 3, of the logistic variable that the thresholds cut."""
+        """pi^2 / 3, the variance of the latent logistic variable that the thresholds divide."""
         return np.asarray(np.pi**2 / 3)
 
 
 def _probabilities(mu: Any, threshold: Any) -> Array:
-    """(..., K) probabilities of the categories."""
+    """(..., K) probabilities of the categories; mu (...), thresholds (..., K - 1)."""
     below = jax.nn.sigmoid(threshold - jnp.asarray(mu)[..., None])
     ends = below[..., :1]
     whole = jnp.concatenate([jnp.zeros_like(ends), below, jnp.ones_like(ends)], axis=-1)

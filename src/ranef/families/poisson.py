@@ -1,4 +1,4 @@
-"""Counts: y ~ Poisson(mu)."""
+"""Poisson counts: y_i ~ Poisson(mu_i)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,13 @@ from ranef.formula.equation import Line
 
 
 class Poisson(Family):
-    """y_i ~ Poisson(mu_i), log mu_i = eta_i; offset(log(n)) makes it a rate per n."""
+    """Poisson counts: y_i ~ Poisson(mu_i), for y = 0, 1, 2, ...
+
+    Link: log for mu. There are no other parameters.
+
+    Mean and variance are mu. With a term offset(log(n)) the remaining predictor is the log rate
+    per unit of the exposure n.
+    """
 
     name = "poisson"
     parameters = (FamilyParameter("mu", "log", "positive"),)
@@ -34,7 +40,7 @@ class Poisson(Family):
         return responses.log_scale(state.scale.location)
 
     def row_scale(self, state: FamilyState) -> float:
-        """1 / sqrt(mu) at the mean."""
+        """Sd of the working response, 1 / sqrt(mu), at the mean of the response."""
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -59,7 +65,7 @@ class Poisson(Family):
         return ("Poisson(", *symbols["mu"], ")")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """log(1 + 1 / mean), of the lognormal with the same mean and variance.
+        """log(1 + 1 / mean): the variance of log y for a lognormal y of equal mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
         """

@@ -1,4 +1,7 @@
-"""Log densities of gamma and beta responses and their derivatives, as ``row_density`` has them."""
+"""Log densities of gamma and beta responses with derivatives in closed form.
+
+These are densities of ``row_density``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +15,9 @@ from ranef.families.row_density import Array, RowDensity, logistic
 
 @dataclass(frozen=True)
 class GammaDensity(RowDensity):
-    """A log(a / mu) - log Gamma(a) + (a - 1) log y - a y / mu, of eta = log mu.
+    """Gamma responses with mean mu and shape a, in eta = log mu.
+
+    log p(y) = a log(a / mu) - log Gamma(a) + (a - 1) log y - a y / mu
 
     Attributes:
         value: (n,) y.
@@ -24,6 +29,7 @@ class GammaDensity(RowDensity):
 
     @classmethod
     def of(cls, value: Any) -> "GammaDensity":
+        """The density of the responses `value` (n,)."""
         y = np.asarray(value, np.float64)
         return cls(y, np.log(y))
 
@@ -50,11 +56,11 @@ class GammaDensity(RowDensity):
 
 @dataclass(frozen=True)
 class BetaDensity(RowDensity):
-    """Log Beta(y; a, b), a = mu kappa, b = (1 - mu) kappa, of eta = logit mu.
+    """Beta(a, b) responses with a = mu kappa and b = (1 - mu) kappa, in eta = logit mu.
 
-    With q = da / deta = kappa mu (1 - mu) and u = psi(1 + b) - psi(1 + a) + logit y, psi the
-    digamma function, the derivative in eta is q u + 1 - 2 mu: Gamma(a) = Gamma(1 + a) / a keeps
-    its digits down to a = 0.
+    With q = da / deta = kappa mu (1 - mu) and u = psi(1 + b) - psi(1 + a) + logit y, where psi is
+    the digamma function, the derivative of log p in eta is q u + 1 - 2 mu. The formulas use
+    Gamma(a) = Gamma(1 + a) / a, which keeps its digits down to a = 0.
 
     Attributes:
         log_value: (n,) log y.
@@ -66,6 +72,7 @@ class BetaDensity(RowDensity):
 
     @classmethod
     def of(cls, value: Any) -> "BetaDensity":
+        """The density of the responses `value` (n,)."""
         y = np.asarray(value, np.float64)
         return cls(np.log(y), np.log1p(-y))
 
@@ -89,7 +96,7 @@ class BetaDensity(RowDensity):
         slope = (q * u + away)[..., None]
         if order == 1:
             return value, slope
-        # The derivative of psi at x is the Hurwitz zeta(2, x), the second -2 zeta(3, x).
+        # psi'(x) = zeta(2, x) and psi''(x) = -2 zeta(3, x), with Hurwitz's zeta function.
         trigamma = zeta(2, 1.0 + a) + zeta(2, 1.0 + b)
         q_slope, variance = q * away, mu * rest
         second = (q_slope * u - q * q * trigamma - 2.0 * variance)[..., None, None]

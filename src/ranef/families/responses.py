@@ -1,4 +1,4 @@
-"""What a family takes for a response: refused by name and row where it is something else."""
+"""Helpers that several families share: checks of responses, predictor scales and samplers."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from ranef.data.moments import Scale
 from ranef.errors import DataError
 from ranef.formula.expression import Column, Expression
 
-# Distinct values from which on a response is a measurement rather than a category.
+# Largest number of categories; a response with more distinct values is taken for a measurement.
 MOST_CATEGORIES = 100
 
 
@@ -25,10 +25,18 @@ def refuse_outside(
     family: str,
     expected: str,
 ) -> None:
-    """Refuse responses that a family gives no probability.
+    """Refuse responses outside the support of a family.
+
+    Args:
+        values: (n,) the responses.
+        inside: (n,) whether each response is in the support.
+        frame: the rows.
+        response: the response in the formula, for the message.
+        family: name of the family, for the message.
+        expected: what the family accepts, for the message.
 
     Raises:
-        DataError: naming the first of them and its row.
+        DataError: naming the first such response and its row.
     """
     if inside.all():
         return
@@ -57,10 +65,16 @@ def is_boolean(response: Expression, frame: Frame) -> bool:
 def places(
     response: Column, categories: tuple[str, ...], frame: Frame, family: str
 ) -> NDArray[np.float64]:
-    """The place 0, 1, ... of each row's category.
+    """(n,) index 0, 1, ... of each row's category.
+
+    Args:
+        response: the column of categories.
+        categories: their names in order.
+        frame: the rows.
+        family: name of the family, for the message.
 
     Raises:
-        DataError: for a category that training did not see, naming it and its row.
+        DataError: for a category that is not in the training rows, naming it and its row.
     """
     found = frame.levels(response.name)
     known = {name: place for place, name in enumerate(categories)}
@@ -78,34 +92,36 @@ def places(
     return out
 
 
-# What double precision holds to its last digit, and JAX does not take for zero.
+# Smallest positive response. JAX may treat smaller (subnormal) numbers as zero.
 LEAST_POSITIVE = float(np.finfo(np.float64).tiny)
-POSITIVE = "numbers above zero, the least of them 2.3e-308"
 
+# What families of positive responses and of counts accept, for `refuse_outside`.
+POSITIVE = "numbers above zero, the least of them 2.3e-308"
 COUNTS = "whole numbers from 0 on"
 
-# A Poisson variate of a larger mean than this is drawn as a normal one: NumPy takes no more.
+# Poisson variates with a larger mean are drawn from the normal distribution of the same mean and
+# variance, since NumPy's sampler does not accept means above 9.2e18.
 _LARGE_MEAN = 1e15
 
 
 def log_scale(mean: float) -> Scale:
-    """Where a predictor under a log link lies, around the log of the mean; spread 1."""
+    """Scale of a predictor with a log link: location log(mean), sd 1."""
     return Scale(float(np.log(max(mean, 1e-3))), 1.0)
 
 
 def logit_scale(mean: float) -> Scale:
-    """Where a predictor under a logit link lies, at most 4 away from zero; spread 1."""
+    """Scale of a predictor with a logit link: location logit(mean) between -4 and 4, sd 1."""
     inside = float(np.clip(mean, 0.018, 0.982))
     return Scale(float(np.log(inside / (1 - inside))), 1.0)
 
 
 def log_noise(variance: float) -> float:
-    """The spread of a row about its predictor on the log scale, within reason."""
+    """Sd of a row around its predictor on the log scale, sqrt(variance) between 0.01 and 10."""
     return float(np.clip(np.sqrt(variance), 0.01, 10.0))
 
 
 def poisson_variates(rng: np.random.Generator, mean: NDArray) -> NDArray[np.float64]:
-    """One Poisson variate for each mean."""
+    """One Poisson variate for each mean, of the shape of `mean`."""
     out = rng.poisson(np.minimum(mean, _LARGE_MEAN)).astype(np.float64)
     far = mean > _LARGE_MEAN
     if far.any():
@@ -114,12 +130,17 @@ def poisson_variates(rng: np.random.Generator, mean: NDArray) -> NDArray[np.floa
 
 
 def gamma_variates(rng: np.random.Generator, mean: Any, shape: Any) -> NDArray[np.float64]:
-    """One gamma variate for each mean and shape."""
+    """One gamma variate for each mean and shape, which are broadcast."""
     mean, shape = np.asarray(mean, np.float64), np.asarray(shape, np.float64)
     each = rng.standard_gamma(np.broadcast_to(shape, np.broadcast_shapes(mean.shape, shape.shape)))
     return mean / shape * each
 
 
 def count_information(log_mean: Any, log_shape: Any) -> Array:
-    """Information mu / (1 + mu / alpha) of a negative binomial count about the log of its mean."""
+    """Fisher information mu / (1 + mu / alpha) of a negative binomial count about log mu.
+
+    Args:
+        log_mean: log mu.
+        log_shape: log alpha.
+    """
     return jnp.exp(jnp.minimum(log_mean, log_shape) - jax.nn.softplus(-abs(log_mean - log_shape)))

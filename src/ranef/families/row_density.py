@@ -1,9 +1,11 @@
-"""Log densities of rows whose derivatives are written out, so that nothing is compiled for them.
+"""Base class of log densities with derivatives in closed form, in NumPy.
 
-    log p(y_i | eta_i, phi)       eta_i (K,) the row's predictors, phi numbers that all rows share
+    log p(y_i | eta_i, phi)
 
-with its gradient and Hessian in eta, its third derivative in each predictor, and its gradient in
-phi, in NumPy. They are those of ``densities``, to which the contract of families holds them.
+eta_i (K,) are the linear predictors of row i and phi the family parameters that are one number
+(or vector) for all rows. A density gives the gradient and the Hessian in eta, the third derivative
+in each predictor, and the gradient in phi. Nothing is compiled for these, in contrast to automatic
+differentiation of ``densities``. The contract test of families compares the two.
 """
 
 from abc import ABC, abstractmethod
@@ -18,48 +20,49 @@ Array = NDArray[np.float64]
 
 
 class RowDensity(ABC):
-    """Some rows of a response: a frozen dataclass whose arrays have the rows as their last axis.
+    """Log density of n rows at m values of their predictors.
 
-    Predictors are (m, n, K) at m points of the n rows. Overflow gives infinities or NaN, which
-    the caller must expect.
+    Subclasses are frozen dataclasses whose arrays have the rows as their last axis. Predictors are
+    (m, n, K). Overflow gives infinities or NaN, which callers must handle.
     """
 
     def take(self, rows: slice) -> "RowDensity":
-        """Those of the rows alone."""
+        """The density of some of the rows."""
         each = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         taken = {name: x[..., rows] for name, x in each.items() if isinstance(x, np.ndarray)}
         return replace(self, **taken)  # type: ignore[type-var]
 
     @abstractmethod
     def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
-        """Log p and its derivatives in eta up to `order`, 3 at most.
+        """Log p and its derivatives in eta up to `order`.
 
         Args:
-            eta: (m, n, K).
-            numbers: values of phi on their own scale.
-            order: how many derivatives.
+            eta: (m, n, K) the predictors.
+            numbers: phi on its own scale (not the link scale), by parameter name.
+            order: highest derivative, 0 to 3.
 
         Returns:
-            (m, n), (m, n, K), (m, n, K, K), and of the third each predictor's alone, (m, n, K).
+            `order` + 1 arrays: log p (m, n), gradient (m, n, K), Hessian (m, n, K, K), and the
+            third derivative in each predictor alone (m, n, K).
         """
 
     @abstractmethod
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
-        """The derivative of the weighted sum of log p over points and rows in each number.
+        """Gradient in phi of the weighted sum of log p over points and rows.
 
         Args:
-            eta: (m, n, K).
-            numbers: values of phi.
-            weights: (m, n), or (m, 1) for the same on all rows.
+            eta: (m, n, K) the predictors.
+            numbers: phi on its own scale, by parameter name.
+            weights: (m, n), or (m, 1) for the same weights on all rows.
 
         Returns:
-            of the shape of each number.
+            the derivative in each parameter, of the parameter's shape, by name.
         """
 
     def averaged(
         self, eta: Array, numbers: Mapping[str, Any], weights: Array, order: int
     ) -> tuple[Array, ...]:
-        """The `derivatives`, summed over the points with these weights (m,)."""
+        """The sums of `derivatives` over the m points, weighted by `weights` (m,)."""
         found = self.derivatives(eta, numbers, order)
         return tuple(
             (weights @ each.reshape(len(weights), -1)).reshape(each.shape[1:]) for each in found
@@ -67,7 +70,7 @@ class RowDensity(ABC):
 
 
 def logistic(x: Any) -> tuple[Any, Any, Any, Any]:
-    """F(x), F(-x), log F(x) and log F(-x) of the logistic function F, from one exponential."""
+    """F(x), F(-x), log F(x) and log F(-x), F the logistic function, from one exponential."""
     small = np.exp(-np.abs(x))
     larger = 1.0 / (1.0 + small)
     smaller = small * larger

@@ -1,4 +1,4 @@
-"""Heavy-tailed responses: y ~ mu + sigma t_nu."""
+"""Heavy-tailed responses: y_i = mu_i + sigma t_i, where t_i has Student's t distribution."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from ranef.families.row_density import RowDensity
 from ranef.families.student_density import StudentDensity
 from ranef.formula.equation import Line
 
-# EM gains a factor in the error with each step, the smaller the tails the larger.
+# Largest number of EM steps. EM converges linearly, more slowly the heavier the tails.
 _EM_STEPS = 500
 
-# Responses that the scale is learned from.
+# Largest number of responses kept for location and scale; more are thinned evenly.
 _MOST = 2_000_000
 
 
 def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
-    """The middle of the values at which half of the weight lies on either side."""
+    """Weighted median: the mean of the two values at which the weights reach one half."""
     order = np.argsort(values, kind="stable")
     share = np.cumsum(weights[order]) / weights.sum()
     low = int(np.searchsorted(share, 0.5 - 1e-12))
@@ -35,10 +35,15 @@ def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) 
 
 
 class Student(Family):
-    """y_i ~ StudentT(nu, mu_i, sigma); with weights(y, w) the scale is sigma / sqrt(w_i).
+    """Heavy-tailed responses: y_i ~ StudentT(nu, mu_i, sigma), for any real y.
 
-    mu is the location and, for nu > 1, the mean; the variance sigma^2 nu / (nu - 2) is
-    infinite for nu <= 2. The default prior of nu is Gamma(2, 0.1) (Juarez and Steel, 2010).
+    Links: identity for mu, log for sigma and nu.
+    Default priors: sigma ~ HalfStudentT(4, s), with s = 1.4826 times the median absolute deviation
+    of the response, and nu ~ Gamma(2, 0.1) (Juarez and Steel, 2010).
+
+    mu is the location and, for nu > 1, the mean. The variance is sigma^2 nu / (nu - 2), infinite
+    for nu <= 2. With weights(y, w) the scale of row i is sigma / sqrt(w_i), and s is multiplied by
+    the root of the mean weight.
     """
 
     name = "student"
@@ -55,7 +60,10 @@ class Student(Family):
     on_scale = True
 
     def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
-        """Every response with its weight, or an even thinning where there are very many."""
+        """The responses so far with their weights, (m, 2), and the stride of their thinning.
+
+        Above `_MOST` responses, every second one is dropped and the stride doubles.
+        """
         weights = np.ones(len(design.value)) if design.weights is None else design.weights
         both = np.stack([np.asarray(design.value), weights], axis=1)
         seen, stride = accumulator or (np.zeros((0, 2)), 1)
@@ -65,7 +73,10 @@ class Student(Family):
         return seen, stride
 
     def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
-        """Median and scaled median absolute deviation: an sd may not exist."""
+        """Median and 1.4826 times the median absolute deviation, since an sd may not exist.
+
+        The deviation is replaced by the sd where it is zero.
+        """
         values, weights = accumulator[0].T
         location = _weighted_median(values, weights)
         spread = 1.4826 * _weighted_median(np.abs(values - location), weights)
@@ -75,6 +86,7 @@ class Student(Family):
         return float(accumulator[0][:, 1].mean())
 
     def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
+        """As the base class; a predictor of log nu has location log 5 and sd 1."""
         if parameter.name == "nu":
             return Scale(math.log(5.0), 1.0)
         return super().predictor_scale(state, parameter)
@@ -88,7 +100,7 @@ class Student(Family):
         return densities.RowDistribution(law, densities.student, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """Where mu alone has a predictor."""
+        """Closed form where mu alone has a predictor."""
         if list(predictors) != ["mu"]:
             return None
         return StudentDensity.of(response.value, response.weights)
@@ -98,9 +110,10 @@ class Student(Family):
         return dist.StudentT(parameters["nu"], parameters["mu"], scale)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
-        """Of mu the precision of each row once its own scale is known to EM.
+        """For mu the weights of EM: (nu + 1) / (nu + r^2) / s^2, r = (y - mu) / s.
 
-        (nu + 1) / (nu + r^2) / sigma^2, r the scaled residual. Source: Lange, Little and Taylor
+        These are the expected precisions of the rows in the representation of Student's t as a
+        scale mixture of normals; s is the scale of the row. Source: Lange, Little and Taylor
         (1989), section 3.
         """
         if name != "mu":
@@ -113,7 +126,7 @@ class Student(Family):
     def sample(
         self, rng: np.random.Generator, response: ResponseDesign, **parameters: Array
     ) -> NDArray:
-        """Drawn with NumPy: JAX's gamma sampler takes thirty times as long on a CPU."""
+        """Draws with NumPy, since JAX's gamma sampler takes thirty times as long on a CPU."""
         nu = np.asarray(parameters["nu"], dtype=np.float64)
         scale = np.asarray(self._scale(response, parameters))
         noise = rng.standard_t(nu, size=np.broadcast_shapes(nu.shape, scale.shape))
@@ -126,6 +139,7 @@ class Student(Family):
         return self._scale(response, parameters) ** 2 * inflation
 
     def _scale(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Any:
+        """Scale of each row, (n,) or ()."""
         if response.form == "weights":
             return parameters["sigma"] / jnp.sqrt(jnp.asarray(response.companion))
         return parameters["sigma"]
@@ -143,10 +157,10 @@ class Student(Family):
         levels: int,
         **predictors: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        """By EM: a weighted mean with weights (nu + 1) / (nu + r_i^2), r the scaled residual.
+        """By EM: repeated weighted means of y - mu with the weights of `working_weights`.
 
-        Started at the medians, since the likelihood of few rows may have several maxima.
-        Source: Lange, Little and Taylor (1989), section 3.
+        EM starts at the medians of the levels, since the likelihood of few rows may have several
+        maxima. Source: Lange, Little and Taylor (1989), section 3.
         """
         own = self.on_own_scale(**predictors)
         parameters = {name: np.asarray(value, np.float64) for name, value in own.items()}
@@ -162,14 +176,14 @@ class Student(Family):
         return shift
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """sigma^2: the squared scale, since the variance may not exist."""
+        """sigma^2, the squared scale, since the variance may be infinite."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None
 
 
 def _medians(
     values: NDArray[np.float64], codes: NDArray[np.int32], levels: int
 ) -> NDArray[np.float64]:
-    """(levels,) the lower median of each level's rows, NaN for a level without any."""
+    """(levels,) lower median of the rows of each level, NaN for a level without rows."""
     order = np.lexsort((values, codes))
     counts = np.bincount(codes, minlength=levels)
     first = np.r_[0, np.cumsum(counts)[:-1]]

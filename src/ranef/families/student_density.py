@@ -1,4 +1,4 @@
-"""The log density of Student's t and its derivatives, as ``row_density`` has them."""
+"""Log density of Student's t with derivatives in closed form, a density of ``row_density``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,18 @@ from ranef.families.row_density import Array, RowDensity
 
 @dataclass(frozen=True)
 class StudentDensity(RowDensity):
-    """Log t_nu(e) - log s with e = (y - mu) / s, of eta = mu; s = sigma / sqrt(w) for a weight w.
+    """Student's t responses in eta = mu: log p(y) = log t_nu(e) - log s with e = (y - mu) / s.
 
-    With q = nu + e^2 the derivatives in eta are (nu + 1) e / q / s, (nu + 1) (e^2 - nu) / q^2 /
-    s^2 and 2 (nu + 1) e (e^2 - 3 nu) / q^3 / s^3.
+    The scale is s = sigma / sqrt(w) for a row of weight w. With q = nu + e^2 the first, second and
+    third derivatives in eta are
+
+        (nu + 1) e / (q s),
+        (nu + 1) (e^2 - nu) / (q s)^2,
+        2 (nu + 1) e (e^2 - 3 nu) / (q s)^3.
 
     Attributes:
         value: (n,) y.
-        root_weight: (n,) sqrt(w), one for rows without weights.
+        root_weight: (n,) sqrt(w); 1 for rows without weights.
     """
 
     value: Array
@@ -27,6 +31,7 @@ class StudentDensity(RowDensity):
 
     @classmethod
     def of(cls, value: Any, weights: Array | None) -> "StudentDensity":
+        """The density of the responses `value` (n,) with precision weights (n,) or None."""
         y = np.asarray(value, np.float64)
         return cls(y, np.ones_like(y) if weights is None else np.sqrt(weights))
 
@@ -61,6 +66,6 @@ class StudentDensity(RowDensity):
         }
 
     def _scaled(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[float, Array, Array]:
-        """Nu, the scaled residuals e (m, n) and their scales s (n,)."""
+        """The degrees of freedom nu, the scaled residuals e (m, n) and the scales s (n,)."""
         s = float(numbers["sigma"]) / self.root_weight
         return float(numbers["nu"]), (self.value - eta[..., 0]) / s, s

@@ -1,4 +1,4 @@
-"""Variable counts with zeros of their own: NegativeBinomial(mu, alpha) or 0."""
+"""Zero-inflated counts: y_i ~ NegativeBinomial(mu_i, alpha) with probability psi, else 0."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +21,14 @@ from ranef.formula.equation import Line
 
 
 class ZeroInflatedNegativeBinomial(Family):
-    """y_i ~ NegativeBinomial(mu_i, alpha) with probability psi, else 0.
+    """Zero-inflated counts: y_i ~ NegativeBinomial(mu_i, alpha) with probability psi, else 0.
 
-    log mu_i = eta_i; psi, the share of rows that are counts, has a logit link and the default
-    prior Beta(2, 2), alpha HalfCauchy(1). The mean is psi mu.
+    Support: y = 0, 1, 2, ...
+    Links: log for mu and alpha, logit for psi.
+    Default priors: alpha ~ HalfCauchy(1), psi ~ Beta(2, 2).
+
+    The mean is psi mu, and the variance of the counts mu + mu^2 / alpha. psi is the probability
+    that a row is a count, as in bambi; the zi of brms is 1 - psi.
     """
 
     name = "zero_inflated_negative_binomial"
@@ -49,7 +53,7 @@ class ZeroInflatedNegativeBinomial(Family):
         return responses.log_scale(state.scale.location)
 
     def row_scale(self, state: FamilyState) -> float:
-        """sqrt(1 / mu + 1 / alpha) at the mean and alpha = 1."""
+        """Sd of the working response, sqrt(1 / mu + 1 / alpha), at the mean and alpha = 1."""
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -62,9 +66,10 @@ class ZeroInflatedNegativeBinomial(Family):
         return densities.RowDistribution(law, densities.zero_inflated_negative_binomial, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
-        """Those of the complete data, which know whether a row is a count, averaged over that.
+        """Expected information of the complete data, as in EM.
 
-        Of mu P(count | y) mu / (1 + mu / alpha), of psi psi (1 - psi).
+        The complete data say in addition whether each row is a count. The weights are
+        P(count | y) mu / (1 + mu / alpha) for mu, and psi (1 - psi) for psi.
         """
         if name == "psi":
             psi = jax.nn.sigmoid(predictors["psi"])
@@ -77,7 +82,7 @@ class ZeroInflatedNegativeBinomial(Family):
         return count * responses.count_information(log_mean, log_shape)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """Where mu has a predictor, and psi has one or is a number."""
+        """Closed form where mu has a predictor, and psi either has one or is one number."""
         if list(predictors) not in (["mu"], ["mu", "psi"]):
             return None
         return ZeroInflatedNegativeBinomialDensity.of(response.value, "psi" in predictors)
@@ -97,6 +102,7 @@ class ZeroInflatedNegativeBinomial(Family):
         return parameters["psi"] * parameters["mu"]
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """The variance psi (mu + mu^2 / alpha + (1 - psi) mu^2)."""
         mu, psi = parameters["mu"], parameters["psi"]
         return psi * (mu + mu**2 / parameters["alpha"] + (1 - psi) * mu**2)
 
@@ -105,5 +111,5 @@ class ZeroInflatedNegativeBinomial(Family):
         return ("ZeroInflatedNegativeBinomial(", *inside, ")")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """There is none: zeros of their own have no place on the scale of the predictor."""
+        """None: the excess zeros have no variance on the scale of the predictor."""
         return None

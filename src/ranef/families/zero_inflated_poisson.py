@@ -1,4 +1,4 @@
-"""Counts with zeros of their own: y ~ Poisson(mu) with probability psi, else 0."""
+"""Zero-inflated Poisson counts: y_i ~ Poisson(mu_i) with probability psi, else 0."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,10 +21,14 @@ from ranef.formula.equation import Line
 
 
 class ZeroInflatedPoisson(Family):
-    """y_i ~ Poisson(mu_i) with probability psi, else 0; log mu_i = eta_i, psi has a logit link.
+    """Zero-inflated Poisson counts: y_i ~ Poisson(mu_i) with probability psi, else 0.
 
-    psi is the share of rows that are counts, as in bambi; brms' zi is 1 - psi. Its default prior
-    is Beta(2, 2). The mean is psi mu.
+    Support: y = 0, 1, 2, ...
+    Links: log for mu, logit for psi.
+    Default prior: psi ~ Beta(2, 2).
+
+    The mean is psi mu. psi is the probability that a row is a count, as in bambi; the zi of brms
+    is 1 - psi. Source: Lambert (1992).
     """
 
     name = "zero_inflated_poisson"
@@ -48,7 +52,7 @@ class ZeroInflatedPoisson(Family):
         return responses.log_scale(state.scale.location)
 
     def row_scale(self, state: FamilyState) -> float:
-        """1 / sqrt(mu) at the mean."""
+        """Sd of the working response, 1 / sqrt(mu), at the mean of the response."""
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
@@ -57,9 +61,10 @@ class ZeroInflatedPoisson(Family):
         return densities.RowDistribution(law, densities.zero_inflated_poisson, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
-        """Those of the complete data, which know whether a row is a count, averaged over that.
+        """Expected information of the complete data, as in EM.
 
-        Of mu P(count | y) mu, of psi psi (1 - psi). Source: Lambert (1992), section 3.
+        The complete data say in addition whether each row is a count. The weights are
+        P(count | y) mu for mu, and psi (1 - psi) for psi. Source: Lambert (1992), section 3.
         """
         shape = jnp.shape(response.value)
         if name == "psi":
@@ -69,13 +74,13 @@ class ZeroInflatedPoisson(Family):
         return densities.from_count(value, -mean, predictors["psi"]) * mean
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
-        """Where mu has a predictor, and psi has one or is a number."""
+        """Closed form where mu has a predictor, and psi either has one or is one number."""
         if list(predictors) not in (["mu"], ["mu", "psi"]):
             return None
         return ZeroInflatedPoissonDensity.of(response.value, "psi" in predictors)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
-        # A mean that has become zero is one of Poisson's, but not of NumPyro's.
+        # NumPyro does not accept a mean of zero, to which small means may underflow.
         mean = jnp.maximum(parameters["mu"], jnp.finfo(float).tiny)
         return dist.ZeroInflatedPoisson(1 - parameters["psi"], mean)
 
@@ -89,6 +94,7 @@ class ZeroInflatedPoisson(Family):
         return parameters["psi"] * parameters["mu"]
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
+        """The variance psi (mu + (1 - psi) mu^2)."""
         mu, psi = parameters["mu"], parameters["psi"]
         return psi * (mu + (1 - psi) * mu**2)
 
@@ -96,5 +102,5 @@ class ZeroInflatedPoisson(Family):
         return ("ZeroInflatedPoisson(", *symbols["psi"], ", ", *symbols["mu"], ")")
 
     def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
-        """There is none: zeros of their own have no place on the scale of the predictor."""
+        """None: the excess zeros have no variance on the scale of the predictor."""
         return None

@@ -1,1 +1,1 @@
-"""Files as such: archives, and writing whole files."""
+"""The archive format of saved fits, and atomic writing of files."""

@@ -1,7 +1,7 @@
-"""The file itself: a zip of `model.json` and `arrays.safetensors`, both as they are.
+"""The file format of a saved fit: a zip archive of `model.json` and `arrays.safetensors`.
 
-Neither is compressed, so that no size in the file can be larger than the file. What does not
-fit is refused before anything is allocated for it.
+Both parts are stored without compression, so that neither can be larger than the file. A file that
+claims otherwise is refused before memory is allocated for it.
 """
 
 import hashlib
@@ -22,22 +22,34 @@ from numpy.typing import NDArray
 from ranef.errors import FileError, OptionError
 from ranef.files.atomic_write import refuse_no_path, refuse_special, replacing
 
+# Packages whose versions are written to the file.
 _LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy")
-# Of the file; one that is newer is refused.
+# Version of the file format; files of a newer version are refused.
 FORMAT = 1
 
-_TEXT, _NUMBERS = "model.json", "arrays.safetensors"
-# Bytes of model.json that are parsed at most; levels and other long lists lie with the arrays.
+# Name of the part that holds the model as JSON.
+_TEXT = "model.json"
+# Name of the part that holds the arrays.
+_NUMBERS = "arrays.safetensors"
+# Largest accepted size of model.json in bytes. Long lists, such as levels, are among the arrays.
 _LONGEST = 64_000_000
-# The same fit gives the same bytes, so no date goes into the file.
+# Date of both parts in the archive: a constant, so that the same fit gives the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def write(path: Any, content: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Path:
-    """Write both parts; the file that was there stays until they are on the disk.
+    """Write a file; an existing file is replaced only once the new one is on the disk.
+
+    Args:
+        path: path of the file.
+        content: the model as JSON values.
+        arrays: name to array.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        FileError: where it cannot be written.
+        FileError: if the file cannot be written.
     """
     numbers = safetensors.numpy.save(dict(arrays))
     stamp = {"bytes": len(numbers), "sha256": hashlib.sha256(numbers).hexdigest()}
@@ -50,11 +62,15 @@ def write(path: Any, content: Mapping[str, Any], arrays: Mapping[str, NDArray]) 
 
 
 def read(path: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
-    """Both parts of a file.
+    """Read a file and check its integrity.
+
+    Returns:
+        The model as JSON values, and name to array.
 
     Raises:
-        FileError: for a file that is not there, not one of these, damaged, or newer, and for what
-            is no file.
+        FileError: if the file does not exist, is no regular file, is not a saved fit, is damaged,
+            or was written by a newer version.
+        OptionError: if `path` is no path.
     """
     refuse_no_path(path, "the path of a saved fit")
     refuse_special(path)
@@ -84,7 +100,7 @@ def read(path: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
 
 
 def damaged(path: Any, reason: str) -> FileError:
-    """What to raise for a file whose content cannot be."""
+    """The error for a file with invalid content."""
     return FileError(
         f"{str(path)!r} is damaged or was not written by fit.save ({reason[:200]}); save the fit "
         "again"
@@ -92,15 +108,16 @@ def damaged(path: Any, reason: str) -> FileError:
 
 
 def _is_archive(path: Any) -> bool:
+    """Whether a file begins like a zip archive."""
     try:
         with open(path, "rb") as file:
             return file.read(2) == b"PK"
-    except ValueError as error:  # a NUL or a character that no file name can have
+    except ValueError as error:  # a NUL, or a character that no file name can contain
         raise FileError(f"{str(path)!r} cannot be read: {error}; check the path") from None
 
 
 def _refuse_odd(path: Any, archive: zipfile.ZipFile, size: int) -> None:
-    """Refuse other parts than the two, and sizes that the file cannot hold."""
+    """Refuse parts other than the two, compressed parts, and sizes beyond that of the file."""
     for entry in archive.infolist():
         if entry.filename not in (_TEXT, _NUMBERS):
             raise damaged(path, f"it holds {entry.filename!r:.100}, which no saved fit does")
@@ -114,6 +131,8 @@ def _refuse_odd(path: Any, archive: zipfile.ZipFile, size: int) -> None:
 
 
 def _parsed(path: Any, text: bytes) -> dict[str, Any]:
+    """The JSON object in `text`; NaN and infinite constants are refused."""
+
     def refuse(constant: str) -> None:
         raise damaged(path, f"{constant} stands in {_TEXT}")
 
@@ -127,6 +146,7 @@ def _parsed(path: Any, text: bytes) -> dict[str, Any]:
 
 
 def _refuse_newer(path: Any, content: Mapping[str, Any]) -> None:
+    """Refuse a file of a newer format version."""
     version = content.get("format")
     if type(version) is not int or version < 1:
         raise damaged(path, f"{version!r:.40} is not a format")
@@ -140,7 +160,7 @@ def _refuse_newer(path: Any, content: Mapping[str, Any]) -> None:
 
 
 def _arrays(path: Any, numbers: bytes) -> dict[str, NDArray]:
-    """Every array; safetensors refuses a shape that its bytes do not fill."""
+    """All arrays by name; safetensors refuses shapes that do not match the number of bytes."""
     try:
         return dict(safetensors.numpy.load(numbers))
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, OverflowError) as error:
@@ -148,13 +168,17 @@ def _arrays(path: Any, numbers: bytes) -> dict[str, NDArray]:
 
 
 def ordered(array: NDArray) -> tuple[NDArray, list[int]]:
-    """The array with its axes in the order of memory, which is what safetensors stores.
+    """The array with its axes transposed into memory order, as safetensors stores it.
 
-    Sums go along memory, so an array that comes back in another order gives other last digits.
+    NumPy sums along memory, so an array that is read back in another memory order would give
+    sums with other last digits.
+
+    Returns:
+        The transposed array, which is C-contiguous, and the order of axes that it has.
     """
     if array.flags.c_contiguous:
         return array, list(range(array.ndim))
-    # The stride of an axis of one says nothing, and it stays where it is.
+    # The stride of an axis of length one has no meaning, so such an axis keeps its position.
     long = [i for i, n in enumerate(array.shape) if n > 1]
     in_memory = iter(sorted(long, key=lambda i: -abs(array.strides[i])))
     axes = [next(in_memory) if n > 1 else i for i, n in enumerate(array.shape)]
@@ -162,7 +186,7 @@ def ordered(array: NDArray) -> tuple[NDArray, list[int]]:
 
 
 def versions() -> dict[str, str]:
-    """Of this package and of those that its numbers depend on."""
+    """Versions of this package and of the packages that its results depend on."""
     out = {}
     for name in _LIBRARIES:
         try:

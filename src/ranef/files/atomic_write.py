@@ -1,4 +1,7 @@
-"""Files written whole or not at all, under a temporary name that nobody can foresee."""
+"""Atomic writing of files: a file is replaced as a whole or not at all.
+
+The content is written to a temporary file with an unpredictable name, which is then renamed.
+"""
 
 import os
 import secrets
@@ -10,22 +13,23 @@ from typing import Any, BinaryIO
 
 from ranef.errors import FileError, OptionError, RanefError
 
-# A temporary file must be new: O_EXCL refuses a name that is taken, a planted link's included.
-# O_NOFOLLOW and O_BINARY are not on every system.
+# Flags to create a temporary file. O_EXCL refuses a name that exists, even as a planted link.
+# O_NOFOLLOW and O_BINARY do not exist on every system.
 _NEW = (
     os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 )
-# What open() asks for; the umask of the process takes from it.
+# Permissions of a new file before the umask of the process is applied, as for open().
 _NEW_MODE = 0o666
-# While a file of known permissions is being replaced, only its owner sees the temporary one.
+# Permissions of the temporary file while it replaces a file with permissions of its own.
 _OWNER_ONLY = 0o600
 # Permissions of owner, group and others, without the set-user-ID, set-group-ID and sticky bits.
 _PERMISSIONS = 0o777
-# Bytes of randomness in a temporary name: nobody guesses 64 bits, and no two savers share them.
+# Random bytes in a temporary name. 64 bits cannot be guessed, and two processes do not collide.
 _TOKEN_BYTES = 8
-# Characters of the target's name in a temporary one; with the token, a name of 4-byte
+# Characters of the target's name in the temporary name. With the token, even a name of 4-byte
 # characters stays below the 255 bytes that file systems allow.
 _NAME_CHARACTERS = 40
+# Kinds of paths that are no regular files.
 _SPECIAL = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO (named pipe)"),
@@ -37,19 +41,22 @@ _SPECIAL = (
 
 @contextmanager
 def replacing(path: Any) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` when the block ends without an error.
+    """A context manager with a file to write to, which replaces `path` if no error occurs.
 
-    Until it is on the disk it lies beside `path` as `.NAME.TOKEN.partial` with a random token, and
-    is then renamed: whoever is killed on the way leaves what was there before, and the temporary
-    file. That file is created new, never through a link, and removed when something fails. It has
-    the permissions of the file that it replaces, or those that the umask leaves to a new one.
+    The content goes to a temporary file `.NAME.TOKEN.partial` in the folder of `path`, with a
+    random token. It is synced to the disk and then renamed to `path`. If the process is killed
+    before that, the previous file stays as it was, and the temporary file is left behind. The
+    temporary file is always newly created, never opened through a link, and is removed after an
+    error. It gets the permissions of the file that it replaces, or those of a new file.
 
-    Where `path` is a symbolic link, the file that it leads to is replaced in that file's own
-    folder, and the link stays.
+    If `path` is a symbolic link, the file that it leads to is replaced and the link stays.
+
+    Yields:
+        The temporary file, open for writing bytes.
 
     Raises:
-        FileError: where it cannot be written, or `path` is a folder, a device, a FIFO or a socket.
-        OptionError: where `path` is neither a text nor a Path.
+        FileError: if the file cannot be written, or `path` is a folder, device, FIFO or socket.
+        OptionError: if `path` is neither a text nor a Path.
     """
     refuse_no_path(path, "the path of a file")
     partial: Path | None = None
@@ -77,37 +84,37 @@ def replacing(path: Any) -> Iterator[BinaryIO]:
         raise _unwritable(path, reason) from None
     finally:
         if partial is not None:
-            # Its own failure would hide the error that left it behind.
+            # An error here would hide the error that is being handled.
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
 
 
 def refuse_no_path(path: Any, what: str) -> None:
-    """For anything but a text or a Path.
+    """Refuse a path that is neither a text nor a Path.
 
     Args:
-        path: what was given.
-        what: its name in the sentence, as in "the path of a file".
+        path: the path.
+        what: how the message names it, such as "the path of a file".
 
     Raises:
-        OptionError: saying so.
+        OptionError: if it is neither.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise OptionError(f"{what} must be a text or a Path, not {path!r:.60}")
 
 
 def refuse_special(path: Any) -> None:
-    """For a device, a FIFO or a socket, which have no end or make the reader wait for a writer.
+    """Refuse to read from a device, FIFO or socket, which may have no end or block the reader.
 
-    A file or a folder passes, and so does a path that leads nowhere.
+    Files, folders and paths that do not exist are accepted.
 
     Raises:
-        FileError: saying which of them it is.
+        FileError: naming the kind of the path.
     """
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
-        # Whoever opens it says what is wrong with the path.
+        # Opening the path will raise an error that says what is wrong with it.
         return
     kind = _special(mode)
     if kind is not None and not stat.S_ISDIR(mode):
@@ -115,10 +122,10 @@ def refuse_special(path: Any) -> None:
 
 
 def refuse_unwritable_folder(path: Path) -> None:
-    """Say before the work, not after it, that its results have no place.
+    """Check, before results are computed, that files can be created in a folder.
 
     Raises:
-        FileError: where no file can be made in the folder.
+        FileError: if they cannot.
     """
     probe = path / f".ranef-{secrets.token_hex(_TOKEN_BYTES)}"
     try:
@@ -132,10 +139,10 @@ def refuse_unwritable_folder(path: Path) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Say before the work, not after it, that its result has no place.
+    """Check, before a result is computed, that its file can be written.
 
     Raises:
-        FileError: where the folder is not there, or the path is of something else than a file.
+        FileError: if the folder does not exist, or the path is not that of a regular file.
     """
     try:
         place = Path(os.path.realpath(path))
@@ -150,14 +157,14 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def _mode_of(path: Any, place: Path) -> int | None:
-    """The permissions of the file that is to be replaced; None where there is none.
+    """The permissions of the file that is to be replaced; None if there is none.
 
     Args:
-        path: as the user has given it.
-        place: where that leads.
+        path: the path as given by the user, for messages.
+        place: the path with symbolic links resolved.
 
     Raises:
-        FileError: where something else than a file is in its place.
+        FileError: if it is not a regular file.
     """
     try:
         mode = os.lstat(place).st_mode
@@ -172,7 +179,7 @@ def _mode_of(path: Any, place: Path) -> int | None:
 
 
 def _special(mode: int) -> str | None:
-    """What it is, if not a file; None for a file."""
+    """The kind of a path that is no regular file; None for a regular file."""
     return next((what for is_one, what in _SPECIAL if is_one(mode)), None)
 
 
@@ -184,7 +191,7 @@ def _unwritable(path: Any, reason: Any) -> FileError:
 
 
 def _settle(folder: Path) -> None:
-    """Bring a rename to the disk, where the system can."""
+    """Sync a folder, and with it a rename, to the disk if the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -194,10 +201,17 @@ def _settle(folder: Path) -> None:
 
 
 def write_whole(path: Any, content: str | bytes) -> Path:
-    """Write a file that takes the place of `path` once it is complete; returns its path.
+    """Write a file, replacing an existing one only once the new one is complete.
+
+    Args:
+        path: path of the file.
+        content: texts (written as UTF-8) or bytes.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        FileError: where it cannot be written.
+        FileError: if the file cannot be written.
     """
     with replacing(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)

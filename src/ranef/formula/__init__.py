@@ -1,1 +1,1 @@
-"""From the text of a formula to terms, expressions and the model matrix."""
+"""Formulas: parsing of their text, evaluation of their expressions and model matrices."""

@@ -1,29 +1,34 @@
-"""Equations for people to read: text with subscripts, from what the model really is."""
+"""Equations in print: lines of text with subscripts."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Sub:
-    """A subscript."""
+    """Text set as a subscript."""
 
     text: str
 
 
-# Text and subscripts from left to right.
+# One line of an equation: text and subscripts from left to right.
 Line = tuple[str | Sub, ...]
 
 
 @dataclass(frozen=True)
 class Summand:
-    """What a term adds to the predictor of row i, and the laws of what stands in it."""
+    """A term in print.
+
+    Attributes:
+        text: what the term adds to the predictor of row i.
+        distributions: distributions of the quantities in `text`, one line each.
+    """
 
     text: Line
     distributions: tuple[Line, ...] = ()
 
 
 def joined(lines: list[Line], between: str) -> Line:
-    """The lines one after the other with a text between them."""
+    """One line of all `lines`, with the text `between` between them."""
     out: list[str | Sub] = []
     for i, line in enumerate(lines):
         out += [between, *line] if i else [*line]
@@ -31,5 +36,5 @@ def joined(lines: list[Line], between: str) -> Line:
 
 
 def plain(line: Line) -> str:
-    """The line without markup, a subscript as ``_{...}``."""
+    """The line as plain text, with subscripts written ``_{...}``."""
     return "".join(f"_{{{p.text}}}" if isinstance(p, Sub) else p for p in line)

@@ -1,36 +1,38 @@
-"""Expressions of columns, as the parser leaves them: names, numbers, functions, arithmetic.
+"""Syntax trees of expressions: columns, numbers, texts, functions and operations.
 
-`str(expression)` is its canonical text, which names coefficients; two expressions are
-equal when their texts are. What an expression evaluates to is ``ranef.formula.transforms``.
+`str(expression)` is the canonical text of an expression, by which coefficients are named.
+Expressions are equal if their trees are equal, whatever their positions in the formula.
+``ranef.formula.transforms`` evaluates them.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-# Between two sides of which one may be a text: 1 where it holds, else 0.
+# Comparison operators, which give 1 where they hold and 0 elsewhere. One side may be a text.
 COMPARISONS = ("==", "!=", "<=", ">=", "<", ">")
 
 
 @dataclass(frozen=True)
 class Expression:
-    """Base of the nodes; `position` is where in the formula's text it starts."""
+    """Base class of the nodes; `position` is the index at which a node starts in the formula."""
 
     def children(self) -> tuple["Expression", ...]:
+        """The nodes directly below this one."""
         return ()
 
     def walk(self) -> Iterator["Expression"]:
-        """This node and all below it."""
+        """This node and all nodes below it."""
         yield self
         for child in self.children():
             yield from child.walk()
 
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns it reads, each once, in order."""
+        """Names of the columns that the expression reads, each once, in order."""
         names = (node.name for node in self.walk() if isinstance(node, Column))
         return tuple(dict.fromkeys(names))
 
     def columns_by_use(self) -> tuple[set[str], set[str]]:
-        """The columns it reads as numbers, and those whose levels it compares with a text."""
+        """Names of the columns read as numbers, and of the columns compared with texts."""
         texts: set[str] = set()
         numbers: set[str] = set()
         waiting: list[Expression] = [self]
@@ -47,6 +49,8 @@ class Expression:
 
 @dataclass(frozen=True)
 class Column(Expression):
+    """A column of the table."""
+
     name: str
     position: int = field(default=0, compare=False)
 
@@ -56,6 +60,8 @@ class Column(Expression):
 
 @dataclass(frozen=True)
 class Number(Expression):
+    """A number."""
+
     value: float
     position: int = field(default=0, compare=False)
 
@@ -65,7 +71,7 @@ class Number(Expression):
 
 @dataclass(frozen=True)
 class Text(Expression):
-    """A text in quotes; `quote` is the sign that the formula has for them."""
+    """A text in quotes; `quote` is the quotation mark in the formula."""
 
     value: str
     position: int = field(default=0, compare=False)
@@ -77,6 +83,8 @@ class Text(Expression):
 
 @dataclass(frozen=True)
 class Sequence(Expression):
+    """A list in square brackets."""
+
     items: tuple[Expression, ...]
     position: int = field(default=0, compare=False)
 
@@ -89,7 +97,7 @@ class Sequence(Expression):
 
 @dataclass(frozen=True)
 class Sum(Expression):
-    """Signed operands, as in `a + b - 1`; a lone `-a` is a sum of one."""
+    """A sum of signed operands, as in `a + b - 1`; `-a` alone is a sum of one operand."""
 
     operands: tuple[Expression, ...]
     signs: tuple[str, ...]
@@ -107,7 +115,7 @@ class Sum(Expression):
 
 @dataclass(frozen=True)
 class Operation(Expression):
-    """`left operator right`; the operator is one of * / ** : | || or a comparison."""
+    """`left operator right`, where the operator is one of * / ** : | || or a comparison."""
 
     operator: str
     left: Expression
@@ -119,7 +127,7 @@ class Operation(Expression):
 
     @property
     def compares_text(self) -> bool:
-        """Whether it compares the levels of a column with a text."""
+        """Whether it is a comparison with a text."""
         either = isinstance(self.left, Text) or isinstance(self.right, Text)
         return self.operator in COMPARISONS and either
 
@@ -141,6 +149,8 @@ class Operation(Expression):
 
 @dataclass(frozen=True)
 class Function(Expression):
+    """A call `name(arguments, option=value)`."""
+
     name: str
     arguments: tuple[Expression, ...]
     options: tuple[tuple[str, Expression], ...] = ()
@@ -151,7 +161,7 @@ class Function(Expression):
 
     def __str__(self) -> str:
         shown = [str(a) for a in self.arguments]
-        if self.name == "C":  # how its levels are coded is no part of its name
+        if self.name == "C":  # coefficient names do not include the coding of the levels
             return f"C({', '.join(shown)})"
         shown += [f"{name}={value}" for name, value in self.options]
         return f"{self.name}({', '.join(shown)})"

@@ -1,9 +1,10 @@
-"""Text to `Formula`: Wilkinson notation, parsed by ``ranef.formula.grammar`` and expanded here.
+"""`Formula`: a model formula in Wilkinson notation (Wilkinson and Rogers, 1973).
 
     response ~ term + term + ...  [; parameter ~ term + ...]
 
-Names resolve to columns only. Wilkinson and Rogers (1973); `|` and `||` as lme4 writes
-group-specific effects.
+``ranef.formula.grammar`` parses the text to expressions; this module expands operators such as
+`*` to terms. Names refer to columns of the table only. Columns and their interactions are common
+effects (fixed effects); group effects (random effects) are written with `|` and `||` as in lme4.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,29 +28,33 @@ from ranef.formula.expression import (
 from ranef.formula.grammar import parse_parts, position_of
 from ranef.formula.imputation_models import ColumnModel, column_models, modelled
 
+# Largest number of terms of a formula.
 MAX_TERMS = 1_000
 
+# Functions of columns that a formula may call.
 COLUMN_FUNCTIONS = (
     *("log", "log10", "log2", "log1p", "exp", "expm1", "sqrt", "abs"),
     *("scale", "center", "poly", "I", "C"),
 )
 
-# Of C(): the level that the others are held against, and all levels in their order.
+# Options of C(): the reference level, and all levels in order.
 _CODING = ("ref", "levels")
 
-# A product of expressions whose columns are multiplied; () is the intercept.
+# Expressions whose columns are multiplied, as in an interaction; () is the intercept.
 Product = tuple[Expression, ...]
 
 
 @dataclass(frozen=True)
 class TermCall:
-    """One term as written: which plug-in, on what, with which options.
+    """A term as written in a formula.
 
     Attributes:
-        kind: the name in the registry of terms.
-        label: the canonical text, unique within a predictor.
-        arguments: the expressions (nn, offset) or products (common, group) it is called on.
-        options: literal values of keyword arguments; for group `factor` and `correlated`.
+        kind: name of the term in the registry, such as "common", "group" or "nn".
+        label: canonical text, unique within a predictor.
+        arguments: the products (kinds common and group) or expressions (all other kinds) that the
+            term is called on.
+        options: values of keyword arguments; for group effects `factor` and `correlated`.
+        position: index in the formula's text at which the term starts.
     """
 
     kind: str
@@ -59,25 +64,25 @@ class TermCall:
     position: int = field(default=0, compare=False)
 
     def expressions(self) -> tuple[Expression, ...]:
-        """Every expression it reads, whether it is called on them or on their products."""
+        """All expressions that the term reads, those in products included."""
         flat: list[Expression] = []
         for argument in self.arguments:
             flat.extend((argument,) if isinstance(argument, Expression) else argument)
         return tuple(flat)
 
 
-# One number for all rows.
+# The terms of a predictor that is an intercept alone.
 _CONSTANT = (TermCall("common", "common", ((),)),)
 
 
 @dataclass(frozen=True)
 class ResponseCall:
-    """The left side: the response and what the form beside it names.
+    """The left side of a formula: the response and its companion.
 
     Attributes:
-        value: the response itself.
-        form: "plain", "se", "weights" or "trials".
-        companion: the standard errors, weights or trials; None for a plain response.
+        value: the response.
+        form: "plain", or "se", "weights" or "trials" for se(y, s), weights(y, w) and y / n.
+        companion: standard errors, precision weights or numbers of trials; None if plain.
     """
 
     value: Expression
@@ -99,10 +104,11 @@ class Formula:
     """A parsed formula.
 
     Attributes:
-        text: as the user wrote it.
-        response: the left side of the first part.
-        predictors: family parameter ("" for the main one, the mean) to its terms in order.
-        columns: each column that stands in mi(), and its model.
+        text: the formula as the user wrote it.
+        response: left side of the first part.
+        predictors: terms of each family parameter in order; the key "" is the first part, which
+            predicts the location.
+        columns: model of each column in mi(), whose missing values are imputed.
     """
 
     text: str
@@ -115,8 +121,8 @@ class Formula:
         """Parse `text`.
 
         Raises:
-            FormulaError: with a caret under the place, for text that is not a formula, a
-                function or term that does not exist, or a formula over the size limits.
+            FormulaError: for a text that is not a formula, an unknown function or term, or a
+                formula above the size limits. A caret marks the place in the text.
         """
         if not isinstance(text, str):
             raise FormulaError(f"a formula is a text such as 'y ~ x', not {type(text).__name__}")
@@ -141,7 +147,7 @@ class Formula:
         return formula
 
     def calls(self) -> Iterator[TermCall]:
-        """Every term, those of the models of columns included."""
+        """All terms, including those of the models of columns."""
         for terms in self.predictors.values():
             yield from terms
         for model in self.columns.values():
@@ -149,7 +155,11 @@ class Formula:
 
 
 def _refuse_homonyms(formula: Formula) -> None:
-    """Refuse two expressions of one text, such as log(w) and a column named "log(w)"."""
+    """Refuse different expressions with equal texts, as log(w) and a column named "log(w)".
+
+    Raises:
+        FormulaError: naming the text.
+    """
     seen: dict[str, Expression] = {}
     for term in formula.calls():
         for expression in term.expressions():
@@ -173,6 +183,7 @@ def _fail(text: str, node: Any, message: str) -> FormulaError:
 
 
 def _response(left: Expression, text: str) -> ResponseCall:
+    """The left side of the first part."""
     if isinstance(left, Operation) and left.operator == "/":
         call = ResponseCall(left.left, "trials", left.right)
     elif isinstance(left, Function) and left.name == "cbind":
@@ -196,11 +207,11 @@ def _response(left: Expression, text: str) -> ResponseCall:
 
 
 def _successes_and_failures(left: Function, text: str) -> ResponseCall:
-    """`cbind(s, f)`, as R has it: s of s + f trials."""
+    """`cbind(s, f)` as in R: s successes among s + f trials."""
     if len(left.arguments) != 2 or left.options:
         raise _fail(text, left, "cbind() takes two columns, successes and failures")
     successes, failures = left.arguments
-    # cbind(s, n - s) is s of n trials.
+    # cbind(s, n - s) means s successes among n trials.
     if (
         isinstance(failures, Sum)
         and failures.signs == ("+", "-")
@@ -212,14 +223,14 @@ def _successes_and_failures(left: Function, text: str) -> ResponseCall:
 
 
 def _parameter_name(left: Expression, text: str) -> str:
-    """The family parameter a further part predicts, as in `sigma ~ x`."""
+    """The family parameter that a further part predicts, as in `sigma ~ x`."""
     if isinstance(left, Column):
         return left.name
     raise _fail(text, left, "a further part must be written 'parameter ~ terms'")
 
 
 def _predictor(right: Expression, text: str) -> tuple[TermCall, ...]:
-    """The terms of one right side, common effects gathered in one."""
+    """The terms of one right side, with all common effects gathered in one term."""
     expansion = _expand(right, text)
     products = [p for p in expansion.products if p]
     terms: list[TermCall] = []
@@ -241,9 +252,12 @@ def _predictor(right: Expression, text: str) -> tuple[TermCall, ...]:
 
 @dataclass
 class _Expansion:
-    """What an expression stands for: products of columns, whole terms, the intercept.
+    """Expansion of an expression in Wilkinson notation.
 
-    `intercept` is None where nothing was said about it.
+    Attributes:
+        products: products of columns, the common effects.
+        terms: other terms.
+        intercept: whether there is an intercept; None if the expression does not say.
     """
 
     products: list[Product] = field(default_factory=list)
@@ -251,6 +265,7 @@ class _Expansion:
     intercept: bool | None = None
 
     def add(self, other: "_Expansion") -> None:
+        """`+ other`: products that are present already are not repeated."""
         for product in other.products:
             if not any(_same(product, p) for p in self.products):
                 self.products.append(product)
@@ -259,6 +274,7 @@ class _Expansion:
             self.intercept = other.intercept
 
     def remove(self, other: "_Expansion") -> None:
+        """`- other`."""
         self.products = [p for p in self.products if not any(_same(p, o) for o in other.products)]
         removed = {term.label for term in other.terms}
         self.terms = [t for t in self.terms if t.label not in removed]
@@ -267,10 +283,12 @@ class _Expansion:
 
 
 def _same(a: Product, b: Product) -> bool:
+    """Whether two products have the same factors, in any order."""
     return set(a) == set(b)
 
 
 def _expand(node: Expression, text: str) -> _Expansion:
+    """The products, terms and intercept that an expression on the right side stands for."""
     if isinstance(node, Sum):
         out = _Expansion()
         for sign, operand in zip(node.signs, node.operands, strict=True):
@@ -297,6 +315,7 @@ def _expand(node: Expression, text: str) -> _Expansion:
 
 
 def _expand_function(node: Function, text: str) -> _Expansion:
+    """A call of a term, such as nn(x), or of a function of columns, such as log(x)."""
     if node.name in registry.NOTATION:
         raise _fail(text, node, f"{node.name}() cannot be called; write it with + and |")
     if node.name in registry.TERMS:
@@ -318,7 +337,12 @@ def _expand_function(node: Function, text: str) -> _Expansion:
 
 
 def _check_column_expression(node: Expression, text: str) -> None:
-    """Functions must be known and arithmetic complete; nothing else may stand in a column."""
+    """Refuse an expression that does not evaluate to a column of numbers or a factor.
+
+    Raises:
+        FormulaError: for unknown functions and options, for | || : inside an expression, for
+            comparisons outside I(), and for texts and lists outside a comparison.
+    """
     compared: list[Expression] = []
     for part in node.walk():
         if isinstance(part, Function):
@@ -344,10 +368,17 @@ def _check_column_expression(node: Expression, text: str) -> None:
 
 
 def coding_of(call: Function, text: str = "") -> tuple[str | None, tuple[str, ...]]:
-    """What C(f, ref=..., levels=[...]) says: the reference, and all levels in order.
+    """The options of C(f, ref=..., levels=[...]).
+
+    Args:
+        call: the call of C().
+        text: the formula, for the message.
+
+    Returns:
+        the reference level, or None; and all levels in order, or () if they are not given.
 
     Raises:
-        FormulaError: for another option, or values that name no levels.
+        FormulaError: for unknown options, and for values that are not levels.
     """
     unknown = next((name for name, _ in call.options if name not in _CODING), None)
     if unknown is not None:
@@ -368,11 +399,12 @@ def coding_of(call: Function, text: str = "") -> tuple[str | None, tuple[str, ..
 
 
 def _level(value: Any) -> str:
-    """A level as a table has it: whole numbers without a fraction, true and false as Python."""
+    """The name of a level in a table: "1" for the number 1, "True" for true."""
     return repr(value) if isinstance(value, float) else str(value)
 
 
 def _expand_operation(node: Operation, text: str) -> _Expansion:
+    """`a * b` is a + b + a:b; `(a + b) ** k` has all products of at most k factors."""
     left = _expand(node.left, text)
     if node.operator == "**":
         right = node.right
@@ -391,13 +423,14 @@ def _expand_operation(node: Operation, text: str) -> _Expansion:
     if node.operator == "*":
         out.add(_Expansion(right.products))
         out.add(_cross(left, right, node, text))
-    else:  # a / b is a + a:b, every variable of a in the interaction
+    else:  # a / b is a + a:b; with several products in a, the interaction joins all their columns
         whole = _Expansion([_merge(left.products)]) if left.products else left
         out.add(_cross(whole, right, node, text))
     return out
 
 
 def _merge(products: list[Product]) -> Product:
+    """The product of all products, with each expression once."""
     unique: dict[str, Expression] = {}
     for expression in (e for product in products for e in product):
         unique.setdefault(str(expression), expression)
@@ -405,6 +438,7 @@ def _merge(products: list[Product]) -> Product:
 
 
 def _cross(left: _Expansion, right: _Expansion, node: Operation, text: str) -> _Expansion:
+    """The interactions `left:right`: each product of the left with each of the right."""
     if left.terms or right.terms:
         term = (left.terms + right.terms)[0]
         raise _fail(text, node, f"{term.label} cannot be part of an interaction")
@@ -418,7 +452,7 @@ def _cross(left: _Expansion, right: _Expansion, node: Operation, text: str) -> _
 
 
 def _group_terms(node: Operation, text: str) -> list[TermCall]:
-    """`(1 + x | g)`: one term for each grouping factor on the right of the bar."""
+    """The group effects of `(1 + x | g)`: one term for each grouping right of the bar."""
     inner = _expand(node.left, text)
     if inner.terms:
         raise _fail(text, node.left, f"{inner.terms[0].label} cannot stand left of a bar")
@@ -444,7 +478,7 @@ def _group_terms(node: Operation, text: str) -> list[TermCall]:
 
 
 def _literal(node: Expression, text: str) -> Any:
-    """The Python value of an option: number, text, true/false/none, a bare name or a list."""
+    """The value of an option: a number, text, True, False, None, name without quotes, or list."""
     if isinstance(node, Number):
         return int(node.value) if node.value == int(node.value) else node.value
     if isinstance(node, Text):

@@ -1,6 +1,6 @@
-"""The grammar of formulas: text to expressions, with a caret under what does not parse.
+"""The grammar of formulas: parses a text to expressions by an LALR(1) parser.
 
-No text is ever evaluated: what comes out are names, numbers and the operators between them.
+No part of the text is evaluated as code. Errors mark the place that does not parse with a caret.
 """
 
 import functools
@@ -20,10 +20,13 @@ from ranef.formula.expression import (
     Text,
 )
 
-# As R writes C().
+# Names of C() in R.
 _FACTORS = ("factor", "as.factor")
 
+# Largest number of characters of a formula.
 MAX_LENGTH = 20_000
+
+# Largest depth of nested brackets, and of names joined by one chain of operators.
 MAX_DEPTH = 40
 
 _GRAMMAR = r"""
@@ -58,10 +61,10 @@ STRING: /"[^"\n]*"|'[^'\n]*'/
 
 
 def parse_parts(text: str) -> list[tuple[Expression, Expression]]:
-    """The two sides of every part of a formula.
+    """The left and right side of every part of a formula.
 
     Raises:
-        FormulaError: for a text that does not parse, or is over the limits of size.
+        FormulaError: for a text that does not parse or exceeds the size limits.
     """
     if len(text) > MAX_LENGTH:
         raise FormulaError(
@@ -84,10 +87,10 @@ def _parser() -> lark.Lark:
 
 
 def _separate(text: str) -> str:
-    """`text` with each newline that starts a new part as ";" and trailing ";" blanked.
+    """`text` with each newline that starts a new part replaced by ";", and final ";" by blanks.
 
-    A newline starts a part where a "~" follows on its line and no bracket or name is open, so
-    that a long formula may be broken anywhere else. Positions are kept.
+    A newline starts a new part if the line after it has a "~" and no bracket or quote is open.
+    Long formulas may thus be broken anywhere else. The positions of all other characters stay.
     """
     out = list(text)
     depth, quote = 0, ""
@@ -114,6 +117,7 @@ def _separate(text: str) -> str:
 
 
 def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaError:
+    """The error of the parser in words, with a caret and a hint for common mistakes."""
     if not text.strip():
         return FormulaError("the formula is empty; write one such as 'y ~ x + (1 | g)'")
     token = getattr(error, "token", None)
@@ -135,7 +139,7 @@ def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaE
 
 
 class _Nodes(lark.Transformer):
-    """The parse tree to expressions; parts to pairs of them."""
+    """Transforms the parse tree to expressions, and each part to the pair of its sides."""
 
     def formula(self, parts: list) -> list:
         return parts
@@ -205,7 +209,7 @@ class _Nodes(lark.Transformer):
 
 
 def _chain(items: list) -> Expression:
-    """Left-associative operations from operand, operator, operand, ..."""
+    """Left-associative operations from a list of operand, operator, operand, ..."""
     left, *rest = items
     if len(rest) > 2 * MAX_DEPTH:
         raise FormulaError(f"at most {MAX_DEPTH} names can be joined by ':', '*' or '/' at once")
@@ -219,5 +223,5 @@ def _token_start(token: Any) -> int:
 
 
 def position_of(node: Any) -> int:
-    """Where in the text a node or term starts."""
+    """Index in the formula's text at which a node or term starts."""
     return getattr(node, "position", 0)

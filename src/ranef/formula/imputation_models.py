@@ -1,4 +1,4 @@
-"""What a formula believes of columns with missing values: `mi(x) ~ z`, read off its parts."""
+"""Models of columns with missing values, from the terms mi(x) and parts mi(x) ~ z of a formula."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ranef.formula.grammar import position_of
 
 
 class Call(Protocol):
-    """A term of the formula."""
+    """A term of the formula, as `ranef.formula.formula.TermCall`."""
 
     @property
     def kind(self) -> str: ...
@@ -24,11 +24,11 @@ class Call(Protocol):
 
 @dataclass(frozen=True)
 class ColumnModel:
-    """What is believed of a column with missing values.
+    """Model of a column with missing values.
 
     Attributes:
-        family: of its values.
-        predictor: the terms of their location.
+        family: name of the family of its values.
+        predictor: terms of the predictor of their location.
     """
 
     family: str
@@ -36,7 +36,11 @@ class ColumnModel:
 
 
 def modelled(call: Function, text: str) -> str:
-    """The column of mi(x), or mi(x, family=...)."""
+    """Name of the column x in mi(x) or mi(x, family=...).
+
+    Raises:
+        FormulaError: for other arguments or options.
+    """
     if len(call.arguments) != 1 or not isinstance(call.arguments[0], Column):
         raise _fail(
             text,
@@ -56,17 +60,20 @@ def column_models(
     constant: tuple[Call, ...],
     text: str,
 ) -> Mapping[str, ColumnModel]:
-    """The model of every column in mi(), each after those that predict it.
+    """The model of every column in mi(), ordered so that each follows its predictors.
 
     Args:
-        predictors: of the parameters of the response.
-        models: column to the left side and the terms of its own part.
-        constant: the terms for a column that has none.
-        text: of the formula.
+        predictors: terms of each family parameter of the response.
+        models: for each column with a part of its own, the left side and the terms of that part.
+        constant: terms for columns without a part.
+        text: the formula, for messages.
+
+    Returns:
+        the models by name of the column; the family is gaussian unless the formula names another.
 
     Raises:
-        FormulaError: for a model of a column that is in no mi(), two families for one, and columns
-            that predict each other.
+        FormulaError: for a part of a column without a term mi(), two families for one column, and
+            columns that predict each other or themselves.
     """
     everywhere = [*predictors.values(), *(terms for _, terms in models.values())]
     families: dict[str, set[str]] = {}
@@ -88,10 +95,10 @@ def column_models(
 
 
 def _in_order(models: Mapping[str, ColumnModel]) -> list[str]:
-    """The columns, each after those that predict it.
+    """The columns in topological order, each after those that predict it.
 
     Raises:
-        FormulaError: for columns that predict each other.
+        FormulaError: for columns that predict each other or themselves.
     """
     needed = {
         column: {
@@ -113,7 +120,7 @@ def _in_order(models: Mapping[str, ColumnModel]) -> list[str]:
 
 
 def _name(value: Any) -> str:
-    """A family, whether it is quoted or not."""
+    """The name of a family, with or without quotes in the formula."""
     return value.value if isinstance(value, Text) else str(value)
 
 

@@ -1,10 +1,11 @@
-"""Products of expressions to the columns of a model matrix, replayed on new rows.
+"""Model matrix of common and group effects: products of expressions to columns.
 
-A factor enters with treatment contrasts (its first level is the reference), or with one column
-for each level where nothing else spans these. Which of them holds is decided product by product:
-each stands for all products of fewer of its factors, and gets the columns that those before it do
-not span, so that the matrix has full rank and the space is that of all the products together
-(Nathaniel Smith's algorithm in patsy).
+A factor is coded by treatment contrasts, with its first level as reference, or by one indicator
+column per level where no earlier product spans the missing column. The choice is made for each
+product in turn by the algorithm of patsy (Nathaniel Smith): a product of factors stands for the
+products of all subsets of them, and gets columns for those that earlier products do not span.
+Factors thus add no redundant columns, and the columns span the space of all products together. The
+coding is learned from training rows and replayed on new rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +21,21 @@ from ranef.formula import transforms
 from ranef.formula.expression import Column, Expression, Function
 from ranef.formula.formula import Product, coding_of
 
+# Largest number of columns of one product in a dense matrix.
 MAX_COLUMNS = 5_000
-# Factors of one product, which stands for two to this power of them.
+
+# Largest number of factors in one product, which stands for 2^12 products of subsets.
 _MAX_FACTORS = 12
 
 
 @dataclass
 class MatrixScan:
-    """What batches of rows have shown so far."""
+    """Statistics of the batches of rows scanned so far.
+
+    Attributes:
+        factors: levels of each factor, by the factor's text.
+        triangles: statistics of the stateful transforms (`transforms.accumulate`).
+    """
 
     factors: dict[str, LevelsSeen] = field(default_factory=dict)
     triangles: dict[str, NDArray] = field(default_factory=dict)
@@ -35,11 +43,13 @@ class MatrixScan:
 
 @dataclass(frozen=True)
 class CodedExpression:
-    """One expression of a product; `levels` is None for a number.
+    """An expression of a product with its coding.
 
     Attributes:
-        width: columns it contributes.
-        levels: all levels of a factor, the reference first where `reduced`.
+        expression: the expression.
+        width: number of its columns.
+        levels: all levels of a factor, the reference first; None for numbers.
+        reduced: whether the column of the reference is left out (treatment contrasts).
     """
 
     expression: Expression
@@ -49,12 +59,21 @@ class CodedExpression:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of its columns; "" for a single column of numbers."""
         if self.levels is not None:
             return self.levels[1:] if self.reduced else self.levels
         return ("",) if self.width == 1 else tuple(str(i + 1) for i in range(self.width))
 
     def columns(self, frame: Frame, learned: transforms.Learned) -> NDArray[np.float64]:
-        """(n, width)."""
+        """The columns on the rows of `frame`, (n, width).
+
+        Args:
+            frame: the rows.
+            learned: numbers of the stateful transforms.
+
+        Raises:
+            DataError: for a level that is not in the training rows, naming it and its row.
+        """
         if self.levels is None:
             several = is_poly(self.expression)
             single = transforms.evaluate if several else transforms.evaluate_single
@@ -76,36 +95,48 @@ class CodedExpression:
 
 @dataclass(frozen=True)
 class Coding:
-    """The columns of one product: a variable `name`, one coefficient for each of `names`."""
+    """The columns of one product, which are one named variable of the posterior.
+
+    Attributes:
+        name: name of the variable.
+        parts: the expressions of the product; () is the intercept.
+    """
 
     name: str
     parts: tuple[CodedExpression, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Labels of the coefficients; () where there is a single one that needs none."""
+        """Labels of the coefficients; () for a single coefficient that needs none."""
         combined = [""]
         for part in self.parts:
             combined = [f"{a}, {b}".strip(", ") for a in combined for b in part.names]
         return () if combined == [""] else tuple(combined)
 
     def columns(self, frame: Frame, learned: transforms.Learned) -> NDArray[np.float64]:
+        """The products of the columns of all parts on the rows of `frame`, (n, width)."""
         out = np.ones((frame.n, 1))
         for part in self.parts:
             values = part.columns(frame, learned)
-            # A product beyond the numbers is refused where it is used, by row.
+            # Callers refuse products that overflow and name their rows.
             with np.errstate(over="ignore"):
                 out = (out[:, :, None] * values[:, None, :]).reshape(frame.n, -1)
         return out
 
     @property
     def width(self) -> int:
+        """Number of columns."""
         return int(np.prod([part.width for part in self.parts], dtype=int))
 
 
 @dataclass(frozen=True)
 class ModelMatrix:
-    """What was learned: the coding of each product, and the numbers of its transforms."""
+    """The learned coding of all products.
+
+    Attributes:
+        codings: coding of each product, in the order of the columns.
+        learned: numbers of the stateful transforms.
+    """
 
     codings: tuple[Coding, ...]
     learned: transforms.Learned
@@ -117,20 +148,22 @@ class ModelMatrix:
 
 
 def is_poly(expression: Expression) -> bool:
+    """Whether the expression is poly(x, degree), which has several columns."""
     return isinstance(expression, Function) and expression.name == "poly"
 
 
 def is_factor(expression: Expression, frame: Frame, booleans: bool = True) -> bool:
-    """Whether the expression is C(column), or a column of text, categories or true and false.
+    """Whether an expression is a factor: C(column), or a column of texts, categories or booleans.
 
     Args:
-        expression: a part of a product.
+        expression: an expression of a product.
         frame: the rows.
-        booleans: whether true and false are two levels rather than 1 and 0.
+        booleans: whether true and false are two levels, rather than 1 and 0.
 
     Raises:
-        DataError: for a column of a file whose few texts look like errors among numbers, and for
-            numbers that are written as texts.
+        OptionError: for C() of anything but one column.
+        DataError: for a column of numbers with a few stray texts, and for numbers formatted as
+            texts, such as "12.5%".
     """
     if isinstance(expression, Function) and expression.name == "C":
         if len(expression.arguments) != 1 or not isinstance(expression.arguments[0], Column):
@@ -148,7 +181,11 @@ def is_factor(expression: Expression, frame: Frame, booleans: bool = True) -> bo
 
 
 def needs(products: Sequence[Product]) -> dict[str, str]:
-    """Columns that products read, as "level", "number", or "any" for what the table says."""
+    """The columns that products read, and the use of each.
+
+    Returns:
+        column to "level", "number", or "any" if the type of the column in the table decides.
+    """
     out: dict[str, str] = {}
     for expression in (e for product in products for e in product):
         coded = isinstance(expression, Function) and expression.name == "C"
@@ -156,7 +193,7 @@ def needs(products: Sequence[Product]) -> dict[str, str]:
         numbers, _ = expression.columns_by_use()
         for name in expression.columns():
             level = coded or name not in numbers
-            # What the table says of a column says it for other uses, too.
+            # "any" takes precedence over the other uses of the same column.
             if out.get(name) != "any":
                 out[name] = "level" if level else "any" if bare else "number"
     return out
@@ -165,7 +202,14 @@ def needs(products: Sequence[Product]) -> dict[str, str]:
 def scan(
     seen: MatrixScan | None, products: Sequence[Product], frame: Frame, booleans: bool = True
 ) -> MatrixScan:
-    """Learn from one batch of rows."""
+    """The statistics with one more batch of rows.
+
+    Args:
+        seen: statistics so far; None at first.
+        products: the products.
+        frame: the rows.
+        booleans: whether true and false are two levels of a factor, rather than 1 and 0.
+    """
     expressions = [e for product in products for e in product]
     seen = seen or MatrixScan()
     factors = dict(seen.factors)
@@ -178,10 +222,11 @@ def scan(
 
 
 def finish(seen: MatrixScan, products: Sequence[Product]) -> ModelMatrix:
-    """The coding of every product.
+    """The coding of every product, after `scan` of all batches.
 
     Raises:
-        DataError: for a factor with one level, or more columns than a dense matrix should have.
+        DataError: for a factor with one level, and a product of more than 5,000 columns.
+        ColumnError: for two variables of the same name.
     """
     expressions = [e for product in products for e in product]
     learned = transforms.finish(seen.triangles, transforms.stateful_calls(expressions))
@@ -215,10 +260,14 @@ def finish(seen: MatrixScan, products: Sequence[Product]) -> ModelMatrix:
 
 
 def levels_of(expression: Expression, seen: LevelsSeen) -> tuple[str, ...]:
-    """The levels of a factor in their order: those that training rows have.
+    """The levels of a factor that occur in the training rows, in order.
+
+    Args:
+        expression: the factor, a column or C(column, ...).
+        seen: levels of the column in the training rows.
 
     Raises:
-        DataError: where C() has another reference, or other levels, than the column.
+        DataError: if C() names a reference that is not a level, or leaves out a level.
     """
     found = seen.ordered()
     if not isinstance(expression, Function):
@@ -248,16 +297,23 @@ def _subproducts(
     levels: Mapping[str, tuple[str, ...]],
     spanned: dict[frozenset[str], set[frozenset[str]]],
 ) -> list[dict[str, bool]]:
-    """What of a product those before it do not span, as products that have full rank together.
+    """The part of a product that earlier products do not span, as products of full joint rank.
 
-    With f- for the contrasts of a factor f and 1 for the constant, f:h stands for
-    1 + f- + h- + f-:h-. Those that are `spanned` are left out, and 1 + f- is f in full.
+    Write f- for the contrasts of a factor f, and 1 for the constant. The space of f:h is spanned by
+    1 + f- + h- + f-:h-. Summands that earlier products span are left out; the others are merged by
+    1 + f- = f, the factor with a column for each level.
+
+    Args:
+        product: the product.
+        levels: levels of each factor, by its text; other expressions are numbers.
+        spanned: for each set of numbers, the sets of factors that earlier products span with them.
+            It is updated.
 
     Returns:
-        For each the factors in it, and whether these have a column for each level.
+        for each resulting product, its factors, and whether each has a column for every level.
 
     Raises:
-        DataError: for more factors in a product than can be written out.
+        DataError: for more than 12 factors in a product.
     """
     factors = [str(e) for e in product if str(e) in levels]
     if len(factors) > _MAX_FACTORS:
@@ -279,7 +335,7 @@ def _subproducts(
 
 
 def _merge(found: list[dict[str, bool]]) -> bool:
-    """Make one of the first product and one that has one factor more, in contrasts."""
+    """Merge the first pair p + p:f- to p:f, in place; False if there is no such pair."""
     for i, small in enumerate(found):
         for j, large in enumerate(found[i + 1 :], start=i + 1):
             more = [f for f in large if f not in small]
@@ -291,6 +347,7 @@ def _merge(found: list[dict[str, bool]]) -> bool:
 
 
 def _part(expression: Expression, levels: tuple[str, ...] | None, full: bool) -> CodedExpression:
+    """The coding of an expression; `levels` is None for numbers."""
     if levels is None:
         if isinstance(expression, Function) and is_poly(expression):
             return CodedExpression(expression, transforms.degree(expression))

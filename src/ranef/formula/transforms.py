@@ -1,7 +1,8 @@
-"""Functions of columns: what an expression evaluates to, and what it must learn first.
+"""Evaluation of expressions on the rows of a table.
 
-``scale``, ``center`` and ``poly`` are stateful: they learn from the training rows, batch
-by batch, and replay the same numbers on new data. Everything else is arithmetic.
+The functions ``scale``, ``center`` and ``poly`` are stateful: they learn numbers from the training
+rows, batch by batch, and apply the same numbers to new rows. Their statistics come from a QR
+factorisation that is updated with each batch. All other functions act on each row alone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from ranef.formula.expression import (
     Text,
 )
 
+# Functions that learn numbers from the training rows.
 STATEFUL = ("scale", "center", "poly")
 
 _SIMPLE = {
@@ -35,15 +37,15 @@ _COMPARED = {
     **{"<=": np.less_equal, ">=": np.greater_equal},
 }
 
-# Canonical text of a stateful call to the numbers it has learned.
+# The numbers that each stateful call has learned, by its canonical text.
 Learned = Mapping[str, tuple[float, ...]]
 
 
 def stateful_calls(expressions: Iterable[Expression]) -> dict[str, Function]:
-    """The stateful functions within the expressions, by canonical text.
+    """The calls of stateful functions in the expressions, by canonical text.
 
     Raises:
-        OptionError: for one inside another, which one pass over the rows cannot learn.
+        OptionError: for a stateful call inside another, which one pass over the rows cannot learn.
     """
     found: dict[str, Function] = {}
     for node in (n for e in expressions for n in e.walk()):
@@ -64,11 +66,17 @@ def stateful_calls(expressions: Iterable[Expression]) -> dict[str, Function]:
 def accumulate(
     triangle: dict[str, NDArray] | None, calls: Mapping[str, Function], frame: Frame
 ) -> dict[str, NDArray]:
-    """Update the sufficient numbers of each stateful call with one batch of rows.
+    """Update the statistics of each stateful call with one batch of rows.
 
-    They are the triangular factor R of the Vandermonde matrix [1, u, u^2, ...] of the
-    shifted and scaled argument u = (x - a) / b, which merges over batches by a QR of
-    stacked factors and loses no digits to cancellation. Row 0 keeps (a, b).
+    They are the triangular factor R in the QR factorisation of the Vandermonde matrix
+    [1, u, u^2, ...] with u = (x - a) / b. The numbers a and b come from the first batch. Another
+    batch is merged by a QR factorisation of R stacked on the new rows, which avoids cancellation.
+
+    Args:
+        triangle: statistics so far by canonical text, None at first. Row 0 of each array starts
+            with (a, b), the other rows are R; there are degree + 1 columns.
+        calls: the stateful calls, by canonical text.
+        frame: the rows.
     """
     triangle = dict(triangle or {})
     for key, call in calls.items():
@@ -90,10 +98,15 @@ def accumulate(
 
 
 def finish(triangle: Mapping[str, NDArray], calls: Mapping[str, Function]) -> Learned:
-    """The numbers that `evaluate` replays for each stateful call.
+    """The numbers that `evaluate` uses for each stateful call.
+
+    Returns:
+        by canonical text: (mean,) for center, (mean, sd) for scale with n - 1 in the sd, and
+        (a, b, *inverse of R) for poly, so that the columns of [1, u, u^2, ...] R^-1 are
+        orthonormal on the training rows.
 
     Raises:
-        DataError: where the column is constant, or has too few distinct values.
+        DataError: if the column is constant (scale) or has too few distinct values (poly).
     """
     learned: dict[str, tuple[float, ...]] = {}
     for key, call in calls.items():
@@ -119,7 +132,11 @@ def finish(triangle: Mapping[str, NDArray], calls: Mapping[str, Function]) -> Le
 
 
 def degree(call: Function) -> int:
-    """The degree of poly(x, degree); 1 for the other stateful functions."""
+    """The degree of poly(x, degree); 1 for the other stateful functions.
+
+    Raises:
+        OptionError: for a degree that is not a whole number from 1 to 8, or wrong arguments.
+    """
     if call.name != "poly":
         if len(call.arguments) != 1:
             raise OptionError(f"{call}: {call.name}() takes one column")
@@ -131,11 +148,19 @@ def degree(call: Function) -> int:
 
 
 def evaluate(expression: Expression, frame: Frame, learned: Learned) -> NDArray[np.float64]:
-    """The value of an expression on every row: (n,), or (n, k) for poly(x, k).
+    """The value of an expression on every row.
+
+    Args:
+        expression: the expression.
+        frame: the rows.
+        learned: numbers of the stateful calls.
+
+    Returns:
+        (n,); (n, k) for poly(x, k); (n, ...) for columns that hold an array in each row.
 
     Raises:
-        DataError: where the result is not a finite number, naming the expression and row, and
-            for columns that hold arrays of different shapes.
+        DataError: if a value is not a finite number, naming the expression and the first such
+            row, and if columns hold arrays of different shapes.
     """
     row_shape(expression, frame)
     with np.errstate(all="ignore"):
@@ -153,10 +178,10 @@ def evaluate(expression: Expression, frame: Frame, learned: Learned) -> NDArray[
 
 
 def row_shape(expression: Expression, frame: Frame) -> tuple[int, ...]:
-    """The shape of an expression's value on a row: () for a number, (k,) for poly(x, k).
+    """Shape of an expression's value in one row: () for a number, (k,) for poly(x, k).
 
     Raises:
-        DataError: where it joins columns whose rows differ in shape.
+        DataError: if the expression combines columns whose rows have different shapes.
     """
     if isinstance(expression, Function) and expression.name == "poly":
         return (degree(expression),)
@@ -173,10 +198,10 @@ def row_shape(expression: Expression, frame: Frame) -> tuple[int, ...]:
 
 
 def evaluate_single(expression: Expression, frame: Frame, learned: Learned) -> NDArray[np.float64]:
-    """`evaluate` where one number for each row is needed, (n,).
+    """`evaluate` for expressions that must have one number in each row, (n,).
 
     Raises:
-        DataError: for a column that holds an array for each row.
+        DataError: as `evaluate`, and for a column that holds an array in each row.
     """
     values = evaluate(expression, frame, learned)
     if values.ndim > 1:
@@ -213,7 +238,11 @@ def _evaluate(node: Expression, frame: Frame, learned: Learned) -> Any:
 
 
 def _compared_with_text(node: Operation, frame: Frame) -> NDArray[np.float64]:
-    """1 where a column's level is a text, or is not; NaN where it has none."""
+    """A comparison of a column's levels with a text, (n,): 1, 0, or NaN where the level is missing.
+
+    Raises:
+        OptionError: if the sides are not a column and a text, or the operator is not == or !=.
+    """
     column, text = node.left, node.right
     if isinstance(column, Text):
         column, text = text, column
@@ -222,7 +251,7 @@ def _compared_with_text(node: Operation, frame: Frame) -> NDArray[np.float64]:
     if node.operator not in ("==", "!="):
         raise OptionError(f"{node}: texts are compared by == and !=; convert {column} to numbers")
     found = frame.levels(column.name)
-    # True and false have one text each, whatever letters a file has them in.
+    # The levels of booleans are "True" and "False", whatever their letter case in a file.
     said = text.value.capitalize() if frame.is_boolean(column.name) else text.value
     holds = np.array([*(name == said for name in found.names), False])[found.codes]
     holds = holds if node.operator == "==" else ~holds
@@ -230,6 +259,7 @@ def _compared_with_text(node: Operation, frame: Frame) -> NDArray[np.float64]:
 
 
 def _call(call: Function, frame: Frame, learned: Learned) -> Any:
+    """The value of a function call on every row."""
     x = _evaluate(call.arguments[0], frame, learned)
     if call.name in _SIMPLE:
         if len(call.arguments) != 1:

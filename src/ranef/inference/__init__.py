@@ -1,1 +1,1 @@
-"""Methods of inference, one a file."""
+"""Methods of inference, one per file, and the algorithms that they use, one per folder."""

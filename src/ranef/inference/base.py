@@ -1,7 +1,8 @@
-"""What a method of inference is: `Method`, and the `Draws` that it returns.
+"""Base class of the methods of inference, `Method`, and their result, `Draws`.
 
-How to add one: a class with `run` in a file of its own under ``inference/``, and a line in
-``registry.METHODS``. A method looks at sites and linear blocks, never at a term's class.
+To add a method, write a subclass of `Method` with `run` in a file of its own under ``inference/``,
+and add a line to ``registry.METHODS``. A method uses the sites and linear blocks of a problem, and
+never the class of a term.
 """
 
 from abc import ABC, abstractmethod
@@ -19,41 +20,49 @@ from ranef.program.problem import Problem
 
 @runtime_checkable
 class LevelDraws(Protocol):
-    """Draws of sites that have one value for each level."""
+    """Draws of sites that have a value for each level, made for some levels at a time."""
 
     def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
-        """Of some levels (m,) of each site (chain, draw, m, ...), whichever others are asked for.
+        """Draws of the requested levels.
 
-        The sites of one term have the same levels.
+        The draws of a level do not depend on which other levels are requested.
+
+        Args:
+            levels: levels (m,) by site; all sites of a term must have the same.
+
+        Returns:
+            Draws (chain, draw, m, ...) by site.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What a method returns.
+    """The result of a method: the posterior, mostly as draws, and how the method ended.
 
     Attributes:
-        draw: makes the draws of every latent site, (chain, draw, ...); called when they are
-            first asked for, and always with the same answer.
+        draw: function that makes the draws of every latent site, (chain, draw, ...). It is called
+            on the first request, and always returns the same draws.
         points: point estimates by site.
-        carried: final state of what the program updates.
+        carried: final state that the program updates, by site.
         converged: whether the method's own criterion was met.
-        message: how it ended, in a sentence.
-        steps: how many it took.
+        message: how the method ended, as a sentence.
+        steps: number of steps or evaluations.
         elbo: the evidence lower bound in nats and its Monte Carlo standard error, or None.
-        moments: makes the mean and sd of sites whose posterior is known in closed form; those
-            of the others are those of their draws.
-        later: sites whose draws are large and made only when they are asked for.
-        by_level: makes what draws them for some levels alone, or None.
-        k_hat: the Pareto k-hat of the importance weights behind the draws, or None.
-        evidence: log p(y) by Laplace's approximation over what is not integrated, or None.
-        trace: per-step records, such as the ELBO.
-        statistics: of every draw, by ArviZ's names for them, (chain, draw).
-        resumed_from: the step at which a checkpoint was taken up, None without one.
-        interrupted: whether the user ended the search before it was done.
-        settings: options of the method by which its likelihood criterion is defined, and its guide.
-        seed: of the method, which tells what rows it held out; None where it is not known.
+        trace: records by step, such as the ELBO.
+        analytic_moments: function that returns mean and sd by site, for the sites whose posterior
+            moments are known in closed form. Moments of the others are those of their draws.
+        lazy_sites: sites whose draws are large and made on request only.
+        effect_sampler: function that returns a sampler of `lazy_sites` for some levels at a time,
+            or None.
+        k_hat: Pareto k-hat of the importance weights behind the draws, or None.
+        statistics: sampler statistics (chain, draw) by ArviZ's names.
+        evidence: log p(y) in nats, by Laplace's approximation over the parameters that are not
+            integrated out in closed form, or None.
+        resumed_from: step at which a checkpoint was taken up; None without one.
+        interrupted: whether the user ended the search early.
+        settings: options of the method that define its likelihood criterion, and its guide.
+        seed: seed of the method, which determines the held-out rows; None if not known.
     """
 
     draw: Callable[[], Mapping[str, NDArray]]
@@ -77,14 +86,14 @@ class Draws:
 
     @property
     def is_gaussian_guide(self) -> bool:
-        """Whether the draws are those of a guide, normal in its own coordinates.
+        """Whether the draws come from a guide, which is Gaussian in its own coordinates.
 
-        A closed form has a bound on the evidence too, and draws that are not.
+        Closed-form solutions can have an ELBO too, but their draws do not come from a guide.
         """
         return self.elbo is not None and self.evidence is None
 
     def thinned(self, most: int) -> "Draws":
-        """The same with at most so many draws of the posterior, evenly spaced, in one chain."""
+        """The same posterior with at most `most` draws, evenly spaced, in one chain."""
 
         def thin(value: NDArray) -> NDArray:
             flat = value.reshape(value.shape[0] * value.shape[1], *value.shape[2:])
@@ -96,15 +105,16 @@ class Draws:
         return replace(self, draw=lambda: _ThinnedSites(self.sites, thin), by_level=by_level)
 
     def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Draws of every latent site, of the sites in `levels` those of some levels alone.
+        """Draws of every latent site; of the sites in `levels`, for the requested levels only.
 
         Args:
-            levels: site to levels, (m,).
+            levels: levels (m,) by site.
 
         Returns:
-            Site to draws: (chain, draw, m, ...) of the sites in `levels`.
+            Draws by site, (chain, draw, m, ...) for the sites in `levels` and (chain, draw, ...)
+            for all others.
         """
-        # What all rows share is of one level, whose axis it does not have.
+        # Sites shared by all rows have one level, without an axis for it.
         effects, only = self.effects, np.zeros(1, np.int64)
         made = effects.at({n: levels.get(n, only) for n in self.lazy_sites}) if effects else {}
         whole = {name: self.sites[name] for name in self.sites if name not in made}
@@ -115,22 +125,22 @@ class Draws:
 
     @cached_property
     def sites(self) -> Mapping[str, NDArray]:
-        """Draws of every latent site, (chain, draw, ...); a mapping may make each when asked."""
+        """Draws of every latent site, (chain, draw, ...); the mapping may make each on request."""
         return self.draw()
 
     @cached_property
     def effects(self) -> "LevelDraws | None":
-        """Draws of the sites in `later` for some levels alone, where the method has them."""
+        """A sampler of `lazy_sites` for some levels at a time, or None."""
         return self.effect_sampler()
 
     @cached_property
     def known_moments(self) -> Mapping[str, tuple[NDArray, NDArray]]:
-        """Mean and sd by site, where they are known in closed form."""
+        """Mean and sd by site, for the sites whose moments are known in closed form."""
         return self.analytic_moments()
 
 
 class _ThinnedSites(Mapping[str, NDArray]):
-    """Draws by site, each thinned when it is asked for."""
+    """Draws by site, each thinned on request."""
 
     def __init__(self, sites: Mapping[str, NDArray], thin: Callable[[NDArray], NDArray]) -> None:
         self._sites, self._thin = sites, thin
@@ -147,7 +157,7 @@ class _ThinnedSites(Mapping[str, NDArray]):
 
 @dataclass(frozen=True)
 class _ThinnedLevelDraws:
-    """Draws by level, each thinned."""
+    """A sampler for some levels at a time, whose draws are thinned."""
 
     whole: LevelDraws
     thin: Callable[[NDArray], NDArray]
@@ -157,18 +167,29 @@ class _ThinnedLevelDraws:
 
 
 class Method(ABC):
-    """A way from a `Problem` to `Draws`. Options are the keywords of `Model.fit`."""
+    """A method of inference, which computes the `Draws` of a `Problem`.
+
+    Args:
+        **options: keywords of `Model.fit`, which replace the defaults in `options`.
+
+    Attributes:
+        name: name of the method in `Model.fit`.
+        options: default of each option by name.
+        streams: whether the method can read the rows in batches, without all rows in memory.
+
+    Raises:
+        OptionError: for an unknown option.
+    """
 
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
-    # Whether it goes through the rows by `Problem.parts` alone, so that they need not be held.
     streams: ClassVar[bool] = False
 
     def likelihood(self, problem: Problem) -> Any:
-        """The likelihood criterion of the problem, with `deviance` and `maximum`.
+        """The likelihood criterion of the problem, an object with `deviance` and `maximum`.
 
         Raises:
-            OptionError: for a method that has none.
+            OptionError: for a method without one.
         """
         raise OptionError(f"method {self.name!r} has no likelihood criterion; exact has")
 
@@ -181,11 +202,15 @@ class Method(ABC):
 
     @abstractmethod
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
-        """Fit, and say how it went.
+        """Computes the posterior of a problem.
 
         Args:
             problem: the model and its rows.
-            seed: the same seed gives the same bytes on the same machine and versions.
-            draws: how many of the posterior.
+            seed: seed of the random numbers. The same seed gives the same bytes on the same
+                machine with the same versions.
+            draws: number of posterior draws.
             progress: whether to show a bar on standard error.
+
+        Returns:
+            The posterior, and how the method ended.
         """

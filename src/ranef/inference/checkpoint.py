@@ -1,4 +1,4 @@
-"""A search that is killed and goes on from where it was: its state in a file, now and then."""
+"""Checkpoints: files from which an interrupted search resumes."""
 
 import hashlib
 import json
@@ -17,16 +17,18 @@ from ranef.files import archive
 from ranef.files.atomic_write import refuse_special
 from ranef.program.problem import Problem
 
-# Seconds between two writings, and how many times longer than a writing took, at least.
-_EVERY, _SHARE = 2.0, 20.0
+# Minimal seconds between two writes.
+_EVERY = 2.0
+# Minimal time between two writes, as a multiple of the time that the last write took.
+_SHARE = 20.0
 
 
 class Checkpoint:
-    """The file of one search; without a path nothing is written.
+    """The checkpoint file of one search.
 
     Args:
-        path: of the file, or None.
-        belongs: what tells this search from others.
+        path: path of the file. With None nothing is read or written.
+        belongs: fingerprint of the search, from `belongs_to`.
     """
 
     def __init__(self, path: Any, belongs: str) -> None:
@@ -35,10 +37,10 @@ class Checkpoint:
         self._next = 0.0
 
     def load(self) -> dict[str, NDArray] | None:
-        """The arrays that were offered last, None where there is no file.
+        """The arrays that were written last, by name; None if there is no file.
 
         Raises:
-            FileError: for a file that cannot be read, or is of another search.
+            FileError: for a file that cannot be read or belongs to another search.
         """
         if self.path is None or not os.path.exists(self.path):
             return None
@@ -58,10 +60,13 @@ class Checkpoint:
         return arrays
 
     def offer(self, arrays: Mapping[str, Any]) -> None:
-        """Write them, unless that was done a moment ago.
+        """Writes the arrays, unless the last write was a short time ago.
+
+        Args:
+            arrays: the state of the search, by name.
 
         Raises:
-            FileError: where the file cannot be written.
+            FileError: if the file cannot be written.
         """
         if self.path is None or time.monotonic() < self._next:
             return
@@ -73,20 +78,30 @@ class Checkpoint:
 
 
 def flat(prefix: str, tree: Any) -> dict[str, Any]:
-    """The leaves of a tree as arrays by name."""
+    """The leaves of a tree as arrays, named "prefix/0", "prefix/1", ..."""
     leaves = jax.tree.leaves(tree)
     return {f"{prefix}/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
 
 
 def filled(prefix: str, like: Any, arrays: Mapping[str, NDArray]) -> Any:
-    """A tree as `like` is, of the arrays that `flat` has named."""
+    """A tree with the structure of `like`, from arrays named by `flat`."""
     leaves, form = jax.tree.flatten(like)
     found = [jax.numpy.asarray(arrays[f"{prefix}/{i}"]) for i in range(len(leaves))]
     return jax.tree.unflatten(form, found)
 
 
 def belongs_to(problem: Problem, settings: Mapping[str, Any], seed: int, moments: Any) -> str:
-    """What tells a search from others: its rows, priors, options, seed and versions."""
+    """A fingerprint (SHA-256) of a search: its rows, terms, priors, options, seed and versions.
+
+    Args:
+        problem: the model and its rows.
+        settings: options of the method.
+        seed: seed of the search.
+        moments: state of the optimizer, whose structure identifies the optimizer.
+
+    Returns:
+        The fingerprint; "" if `settings` has no checkpoint.
+    """
     if settings["checkpoint"] is None:
         return ""
     told = hashlib.sha256()
@@ -110,10 +125,10 @@ def belongs_to(problem: Problem, settings: Mapping[str, Any], seed: int, moments
 
 
 def refuse_odd_path(path: Any) -> None:
-    """For what is no path.
+    """Checks that the option `checkpoint` is a path or None.
 
     Raises:
-        OptionError: saying so.
+        OptionError: for anything else.
     """
     if path is not None and not isinstance(path, (str, Path)):
         raise OptionError(f"checkpoint must be a path, not {path!r:.60}")

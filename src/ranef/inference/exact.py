@@ -1,9 +1,13 @@
-"""The exact posterior of a Gaussian mixed model: coefficients in closed form, scales by draws.
+"""The method `exact`: the posterior of a Gaussian mixed model, by integrating out coefficients.
 
-Given the scales and correlations theta, all coefficients have a normal posterior in closed
-form and integrate out of p(y | theta) p(theta), which has a handful of dimensions.
-``hyperparameters.sampler`` draws theta; the coefficients' means and variances are mixed over these
-draws, and draws of them come from their exact conditional.
+Given the hyperparameters theta (scales and correlations), the posterior of all coefficients is
+normal in closed form, so that they integrate out:
+
+    p(theta | y) ~ p(theta) int p(y | b, beta, theta) p(b, beta | theta) db dbeta.
+
+This density has few dimensions. ``hyperparameters.sampler`` draws theta from it. Means and
+variances of the coefficients are averaged over these draws; draws of the coefficients come from
+their exact conditional posterior given theta.
 """
 
 import numpy as np
@@ -34,12 +38,22 @@ Array = NDArray[np.float64]
 
 
 class Exact(Method):
-    """Gaussian responses and terms linear in their coefficients; it has no options."""
+    """Exact posterior for Gaussian responses and terms linear in their coefficients.
+
+    The method has no options.
+    """
 
     name = "exact"
     streams = True
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
+        """Computes the posterior; see `Method.run`.
+
+        Raises:
+            MethodError: for a model that is not of this form, or has too many crossed effects.
+            DataError: for linearly dependent common columns, or if the residual is so small that
+                rounding errors determine the scales.
+        """
         mixed = accumulate(problem, self.name)
         refuse_without_residual(mixed, problem)
         rng = np.random.default_rng(seed)
@@ -47,8 +61,8 @@ class Exact(Method):
         try:
             with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
                 marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
-                # Columns that cannot be told apart here never can; further out it may be the
-                # scales.
+                # Detect linearly dependent columns at the start. At extreme values of the scales
+                # the system can be singular for other reasons.
                 marginal.solve(marginal.start)
                 target, points = fix_point_estimates(marginal, bar.update)
                 starts, width = target.starts, target.width
@@ -96,10 +110,10 @@ class Exact(Method):
         )
 
     def likelihood(self, problem: Problem) -> ProfiledDeviance:
-        """As lme4 defines it.
+        """The profiled deviance, as lme4 defines it.
 
         Raises:
-            OptionError: where sigma is known, over which the criterion is profiled.
+            OptionError: if sigma is fixed, because the criterion is profiled over sigma.
         """
         mixed = accumulate(problem, self.name)
         if not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed):

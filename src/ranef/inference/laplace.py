@@ -1,10 +1,12 @@
-"""Posterior of a model that is linear in its predictors, for any family.
+"""The method `laplace`: the posterior of a model with linear predictors, for any family.
 
-The scales, correlations and the family's numbers theta have a handful of dimensions: as in
-``exact`` they are drawn from their density, all coefficients integrated out. Given theta the
-coefficients are normal: at first around their mode, by penalized iteratively reweighted least
-squares; then as close to the posterior as a normal distribution comes
-(``glmm.gaussian_approximation``), so that skewness does not shift them.
+The hyperparameters theta (scales, correlations and family parameters) have few dimensions. As in
+``exact``, they are drawn from their density with all coefficients integrated out. Given theta, the
+posterior of the coefficients is approximated by a normal distribution. The search for it starts at
+the mode of the coefficients, by penalized iteratively reweighted least squares (Laplace's
+approximation), and then maximises the variational bound over normal distributions
+(``glmm.gaussian_approximation``), so that skewness does not shift the means. For some models, the
+density of theta is corrected for what the normal approximation misses (``glmm.corrections``).
 """
 
 import math
@@ -40,20 +42,25 @@ from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
 from ranef.program.problem import Problem
 
-# Rows from which it is asked whether fewer nodes serve, or whether a refinement matters at all, and
-# nats by which it must move the density over one posterior sd.
-_MANY, _IDLE = 200_000, 0.02
-# Evaluations for draws that the density itself weights, where no surrogate of it serves.
+# With more rows than this, check whether fewer quadrature nodes suffice, and whether the
+# correction matters at all.
+_MANY = 200_000
+# The correction is dropped if the corrected density at the mode of the bound changes by less than
+# this per posterior sd, in nats.
+_IDLE = 0.02
+# Evaluations of the density for importance-weighted draws, if the surrogate fails.
 _SPARE = 400
-# Numbers of rows and their predictors up to which thousands of evaluations take minutes at most.
+# Chains are used up to this number of working weights (rows times squared number of predictors).
+# Thousands of evaluations then take minutes at most.
 _CHAINS = 20_000
-# How often the density is settled anew while its mode is looked for.
+# Maximal number of searches for the mode of the corrected density, each settled at the last mode.
 _SETTLINGS = 4
-# Nats by which each value may be off where a mode is looked for in many dimensions.
+# Error of a value of the density in the search for a mode in many dimensions, in nats.
 _SEARCHED = 1e-4
-# Nats by which each value may be off where weights, or steps of chains, are taken of thousands.
+# Error of a value of the density in sampling in many dimensions, where thousands of values are
+# needed, in nats.
 _SAMPLED = 1e-3
-# What a fit says whose coefficients no normal distribution is close to.
+# Message of a fit without a normal approximation of the coefficients.
 _NO_NORMAL = (
     "not converged: no normal distribution of the coefficients was found at the mode of the "
     "scales, as where components of a mixture can hardly be told apart; compare with method='nuts'"
@@ -61,7 +68,13 @@ _NO_NORMAL = (
 
 
 class Laplace(Method):
-    """Terms linear in their coefficients, for any family."""
+    """Normal approximation of coefficients for any family, with draws of the hyperparameters.
+
+    The option `quadrature` is the number of nodes of adaptive Gauss-Hermite quadrature over the
+    levels of a single grouping with one effect per level: 1 for no correction of the normal
+    approximation, None for the default number where it applies. With None other models have the
+    skewness correction if it applies.
+    """
 
     name = "laplace"
     options = {"quadrature": None}
@@ -73,10 +86,11 @@ class Laplace(Method):
             self.settings["quadrature"] = nodes
 
     def _refine(self, target: GLMMHyperposterior) -> None:
-        """Add to the target what a normal distribution misses.
+        """Adds a correction of the normal approximation to the target, if one applies.
 
         Raises:
-            OptionError: where quadrature was asked for, and there is not one scalar grouping.
+            OptionError: if `quadrature` is above 1 and the model is not one grouping with one
+                effect per level.
         """
         nodes = self.settings["quadrature"]
         scalar = AdaptiveQuadrature.applies(target.working)
@@ -105,9 +119,19 @@ class Laplace(Method):
         draws: int,
         tick: Callable[[], object],
     ) -> HyperDraws:
-        """Draws around one mode of the bound; None where there are no hyperparameters."""
+        """Draws of the hyperparameters around one mode of the bound.
+
+        Args:
+            target: the density, which is settled at the mode.
+            free: the density of the coordinates that are not point estimates.
+            bound: the same without the correction.
+            top: the mode of the bound; None if there are no hyperparameters.
+            rng: random number generator.
+            draws: number of draws.
+            tick: called at each evaluation.
+        """
         many = len(free.free) > FEW
-        # Around another mode it may have been set otherwise.
+        # Reset what the draws around another mode have set.
         target.left = _SEARCHED if many else None
         if top is not None:
             target.settle(free.whole(top.x[None])[0])
@@ -117,11 +141,11 @@ class Laplace(Method):
         elif top is not None and target.refinement is not None and target.has_normal:
             top = self._refined_peak(target, free, top, tick)
         if top is not None and not target.has_normal:
-            # The density is then rough: more evaluations of it, and longer searches for q, tell
-            # nothing.
+            # The search for q did not end at a maximum, so that values of the density have large
+            # errors. More evaluations would not help.
             target.refinement, target.left = None, math.inf
             return at_mode_alone(free, top, rng, draws)
-        # With a Quadrature the density's own gradient costs as little as that of the bound.
+        # With quadrature the gradient of the corrected density is as cheap as that of the bound.
         exact_gradient = isinstance(target.refinement, AdaptiveQuadrature) and not many
         same = target.refinement is None
         found = sample(
@@ -147,10 +171,10 @@ class Laplace(Method):
         top: Mode,
         tick: Callable[[], object],
     ) -> Mode:
-        """The mode of the density, from that of its bound.
+        """The mode of the corrected density, searched for from the mode of its bound.
 
-        Where it lies far from where the density was settled, it is settled there and looked for
-        again: from afar derivatives by differences are not exact enough for the last steps.
+        If the mode lies far from where the density was settled, the density is settled there and
+        the search repeated, because derivatives by differences are not exact enough far away.
         """
         evaluations, trial = top.evaluations, 0
         while True:
@@ -163,7 +187,7 @@ class Laplace(Method):
             target.settle(free.whole(here.x[None])[0])
 
     def _drop_if_idle(self, target: GLMMHyperposterior, free: RestrictedDensity, top: Mode) -> None:
-        """Of many rows, leave out a refinement that does not move the hyperparameters."""
+        """Drops the correction for many rows if it hardly changes the hyperposterior."""
         if self.settings["quadrature"] is not None or target.mixed.n <= _MANY:
             return
         slope = free.value_and_gradient(top.x)[1]
@@ -171,6 +195,13 @@ class Laplace(Method):
             target.refinement = None
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
+        """Computes the posterior; see `Method.run`.
+
+        Raises:
+            MethodError: for a model that is not linear and Gaussian in its predictors.
+            DataError: for linearly dependent common columns.
+            OptionError: for `quadrature` above 1 where it does not apply.
+        """
         rng = np.random.default_rng(seed)
         bar = tqdm(desc="laplace", unit="evaluation", disable=not progress, leave=False)
         target = GLMMHyperposterior.of(problem, self.name)
@@ -180,7 +211,7 @@ class Laplace(Method):
                 target.settle(target.start)
                 self._refine(target)
                 free, points = fix_point_estimates(target, bar.update)
-                # The bound's mode is next to the density's, and is found at a part of the cost.
+                # The mode of the bound is close to that of the corrected density, and cheaper.
                 bound = RestrictedBound(target, free.free, free.base)
                 target.left = _SEARCHED if len(free.free) > FEW else None
                 tops = modes(bound, bound.starts, bound.width, bar.update) if len(free.free) else []
@@ -216,5 +247,5 @@ class Laplace(Method):
         )
 
     def likelihood(self, problem: Problem) -> IntegratedLikelihood:
-        """As lme4 defines it for generalized models; `quadrature` as it was asked for."""
+        """The deviance of a generalized model as lme4 defines it, with `quadrature` nodes."""
         return IntegratedLikelihood(problem, self.settings["quadrature"] or 1)

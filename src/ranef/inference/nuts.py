@@ -1,10 +1,11 @@
-"""The No-U-Turn sampler, the reference that the other methods are held to.
+"""The method `nuts`: the No-U-Turn sampler (Hoffman and Gelman, 2014).
 
-Where the responses are normal and the terms linear the coefficients are integrated out, as
-the exact method does but through a likelihood of its own: the chains run over the few scales
-and correlations, and coefficients are drawn from their exact conditional. Elsewhere the chains
-run over everything, common effects whitened and group effects non-centred where their rows say
-little of them (``mcmc.partial_centering``).
+It is the reference for the other methods. For a normal response and linear terms, the coefficients
+are integrated out as in ``exact``, by an implementation of its own
+(``mcmc.marginal_likelihood``): the chains sample the few scales and correlations, and the
+coefficients are drawn from their exact conditional posterior. For all other models the chains
+sample all parameters, with whitened common effects and partially centered group effects
+(``mcmc.partial_centering``).
 """
 
 from collections.abc import Mapping
@@ -31,8 +32,12 @@ _COEFFICIENTS = ("integrated", "sampled")
 
 
 class NUTS(Method):
-    """Options: `chains`; `tune`, steps of each before its draws; `target_accept` (a higher one
-    takes smaller steps); `coefficients`: "integrated" where they can be, or "sampled"."""
+    """Sampling by parallel chains of the No-U-Turn sampler.
+
+    Options: `chains`, their number; `tune`, the steps of each chain before its draws;
+    `target_accept`, the mean acceptance probability, where a higher value gives smaller steps;
+    `coefficients`, "integrated" to integrate them out if possible, or "sampled".
+    """
 
     name = "nuts"
     options = {"chains": 4, "tune": 1000, "target_accept": 0.8, "coefficients": "integrated"}
@@ -51,10 +56,18 @@ class NUTS(Method):
             )
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
+        """Samples the posterior; see `Method.run`. `draws` is the number of each chain.
+
+        Raises:
+            OptionError: for a model with point estimates.
+            DataError: if the density is not finite at its start, or common columns are linearly
+                dependent.
+        """
         with jax.enable_x64(True):
             return self._run(problem, seed, draws, progress)
 
     def _run(self, problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
+        """`run` in double precision."""
         site_key, chain_key = jax.random.split(jax.random.key(seed))
         sites = sites_of(problem, site_key)
         if sites.points:
@@ -85,7 +98,7 @@ class NUTS(Method):
     def _integrated(
         self, problem: Problem, latents: Mapping[str, Latent]
     ) -> "MarginalTarget | None":
-        """None where there is no closed form, or it is not to be used."""
+        """The density with coefficients integrated out; None if not possible or not wanted."""
         if self.settings["coefficients"] == "sampled":
             return None
         try:
@@ -105,6 +118,7 @@ class NUTS(Method):
 
 
 def _point_estimate(problem: Problem, name: str) -> OptionError:
+    """The error for a model with a point estimate of this name."""
     network = next((label for label in problem.predicts if name.startswith(f"{label}/")), "")
     what = (
         f"the weights of {network} are point estimates"
@@ -121,6 +135,7 @@ def _point_estimate(problem: Problem, name: str) -> OptionError:
 def _message(
     how: Convergence, diverging: int, draws: int, settings: Mapping[str, Any], about: str
 ) -> str:
+    """How the chains ended, as a sentence."""
     text = (
         f"{settings['chains']} chains of {draws:,} draws after {settings['tune']:,} to tune, "
         f"{about}: "

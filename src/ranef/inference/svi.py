@@ -1,12 +1,17 @@
-"""Stochastic variational inference: maximise ELBO = E_q[log p(y, z) - log q(z)].
+"""The method `svi`: variational inference, which maximises ELBO = E_q[log p(y, z) - log q(z)].
 
-Under the structured guide only what is not linear is left to gradients. Networks beside linear
-blocks take ``block_ascent.networks``, where all but the networks has a closed form; a model that is
-linear throughout has nothing to be searched, and q(theta) q(b | theta) is that of exact or, for
-other families, of conjugate-computation updates (``glmm.gaussian_approximation``). What neither
-serves, and the mean-field guide, is black-box as KLqp of Edward (Ranganath et al., 2014; Kucukelbir
-et al., 2017): ``advi.elbo`` climbed by ``advi.stochastic_ascent`` over the numbers of an
-``advi.guide``.
+Under the structured guide, closed forms replace gradient steps where they exist:
+
+- Models with networks beside linear terms use ``block_ascent.networks``, with gradient steps for
+  the networks alone.
+- Models with matrix factorization terms use ``block_ascent.matrix_factorization``.
+- Linear models need no gradient steps: the result is that of the method ``exact`` or, for families
+  other than the Gaussian, ``laplace``, whose normal approximation is found by
+  conjugate-computation updates (``glmm.gaussian_approximation``).
+
+All other models, and all models under the mean-field guide, use black-box variational inference
+(Ranganath et al., 2014; Kucukelbir et al., 2017): ``advi.stochastic_ascent`` maximises the ELBO of
+``advi.elbo`` over the variational parameters of an ``advi.guide``.
 """
 
 import math
@@ -31,21 +36,34 @@ from ranef.inference.block_ascent.networks import BlockAscent, applies, closed, 
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
 from ranef.program.problem import Problem, sites_of
 
-# The largest value whose square a float holds with room to spare for a sum.
+# Largest absolute value of the data: sums of squares then stay finite in double precision.
 _LARGEST = 1e140
-# Rows above which a step sees a minibatch unless the user says otherwise.
+# Maximal number of rows for steps on all rows, by default; with more, steps use minibatches.
 FULL_BATCH = 500_000
-# At most, unless the user says otherwise.
+# Default of the maximal number of steps.
 STEPS = 20_000
+# Default rows of a minibatch.
 BATCH = 32_768
 
 
 class SVI(Method):
-    """Options: `guide`, `optimizer` (of optax, without a line search), `samples` per step,
-    `steps` at most (None: 20,000, or what the rows call for), `batch_size` (None: all rows up
-    to 500,000, else 32,768), `checkpoint` (a path, or None). For networks beside linear blocks
-    a step takes no samples, and `batch_size` is about the square root of the rows. Any of these
-    beside `guide` makes a linear model be searched like others."""
+    """Variational inference, with closed forms where they exist.
+
+    Options:
+        guide: "structured" or "meanfield".
+        optimizer: an optax optimizer without a line search; None for Adam.
+        samples: draws from the guide in each step.
+        steps: maximal number of steps; None for 20,000, or a number that depends on the number of
+            rows for networks beside linear terms.
+        batch_size: rows of a minibatch; None for all rows up to 500,000, else 32,768. For networks
+            beside linear terms, None is about the square root of the number of rows.
+        checkpoint: path of a file from which the search resumes, or None.
+
+    For networks beside linear terms, `samples` has no effect. For matrix factorization terms,
+    `steps` is the maximal number of sweeps over the factors, and `optimizer`, `batch_size` and
+    `checkpoint` do not apply. A linear model is solved in closed form unless an option other than
+    `guide` is given; then it is searched like other models.
+    """
 
     name = "svi"
     streams = True
@@ -61,7 +79,7 @@ class SVI(Method):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         chosen = self.settings
-        # Whoever says how to search wants a search.
+        # Options of the search ask for a search, even for a linear model.
         self._asked = set(options) - {"guide"}
         if chosen["guide"] not in ("structured", "meanfield"):
             raise OptionError(f"guide must be 'structured' or 'meanfield', not {chosen['guide']!r}")
@@ -77,6 +95,15 @@ class SVI(Method):
             )
 
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
+        """Computes the posterior; see `Method.run`.
+
+        Raises:
+            DataError: for values that are too large, or an objective that is not finite.
+            FileError: for a checkpoint that cannot be read or belongs to another fit.
+            MethodError: for crossed groupings that are too large, in rows that are streamed.
+            OptionError: for an option that does not apply to the model.
+            RowsNeededError: for a model that needs all rows in memory, in rows that are streamed.
+        """
         if self.settings["guide"] == "structured":
             if factorizes(problem) and not problem.windows:
                 factorization = MatrixFactorization(problem, self.settings, seed)
@@ -89,17 +116,19 @@ class SVI(Method):
                 if not self._asked and is_linear(problem):
                     return closed(problem, seed, draws, progress)
             except MethodError:
-                # Crossed groupings that no closed form serves, in rows that are held.
+                # Crossed groupings too large for a closed form: use gradient steps if all rows are
+                # in memory.
                 if problem.windows:
                     raise
         if problem.windows:
             raise RowsNeededError
-        # Single precision cannot tell the intercept of a column far from zero from its slope,
-        # and on a CPU double costs little more here.
+        # Single precision cannot separate the intercept from the slope of a column far from zero.
+        # Double precision costs little more on a CPU.
         with jax.enable_x64(True):
             return self._run(problem, seed, draws, progress)
 
     def _run(self, problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
+        """Black-box variational inference by stochastic ascent."""
         problem = replace(problem, data=_on_device(problem.data))
         key = jax.random.key(seed)
         start_key, loop_key, elbo_key, draw_key = jax.random.split(key, 4)
@@ -148,6 +177,7 @@ class SVI(Method):
         )
 
     def _batch_size(self, n: int) -> int:
+        """Rows of a minibatch, at most n."""
         asked = self.settings["batch_size"]
         if asked is None:
             return n if n <= FULL_BATCH else BATCH
@@ -155,10 +185,10 @@ class SVI(Method):
 
 
 def _on_device(data: Any) -> Any:
-    """The rows on the device.
+    """The rows as JAX arrays.
 
     Raises:
-        DataError: for values whose squares could overflow.
+        DataError: for values so large that sums of squares could overflow.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if np.size(leaf) and float(np.abs(leaf).max()) > _LARGEST:

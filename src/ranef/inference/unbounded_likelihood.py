@@ -1,9 +1,10 @@
-"""Refuses responses whose likelihood has no maximum, before any method runs.
+"""Checks for responses whose likelihood is unbounded, made before any method runs.
 
-As the dispersion of a family goes to its limit (sigma to 0, the alpha of a gamma or the kappa of a
-beta response to infinity) the density of a row that lies on its predictor grows without end. Where
-all rows can lie there at once, which is so for a constant response and for one that the common
-effects fit exactly, the posterior has no mode, and no method can find it.
+As the dispersion of a family goes to its limit (sigma to 0; alpha of a gamma response or kappa of a
+beta response to infinity), the density of a row whose response equals its location grows without
+bound. If this is possible for all rows at once, the likelihood is unbounded and the posterior has
+no mode. It is possible for a constant response, and for a response that the common effects (fixed
+effects) fit exactly.
 """
 
 import numpy as np
@@ -17,32 +18,34 @@ from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 
-# A spread below this share of the response's size is its rounding.
+# A range of the response below this share of its largest absolute value counts as rounding error.
 ROUNDING = 1e-11
-# A residual sum of squares below this share of the total is rounding.
+# A residual sum of squares below this share of the total sum of squares counts as rounding error.
 FITTED = 1e-13
-# Rows in which an exact fit is looked for first, for each common column: other responses show
-# themselves there, so that most tables are not gone through.
+# Rows for each common column (and one more) in the first check for an exact fit. Most responses
+# fail it, so that most tables need no check of all rows.
 _FIRST_ROWS = 20
-# What to do about a response on the line whose values are too close together for their size.
+# Advice for a response on the identity link whose values are too close together for their size.
 SUBTRACT = "subtract its mean, or another constant, first"
-# Numbers from 1 / this to this: the fourth derivative of a log density has their fourth power.
+# The size of a response must lie between 1 / _LARGEST and _LARGEST, because the fourth derivative
+# of a log density contains the fourth power of the size.
 _LARGEST = 1e70
-# The same where the log density is quadratic, so that its derivatives end with the second.
+# The same for a quadratic log density, whose derivatives end with the second.
 _LARGEST_QUADRATIC = 1e110
-# A count beyond this has no neighbour in double precision, and the log density of a smaller one
-# loses what tells one mean from the next: eps y log y is some 0.01 nats here.
+# Largest count. The rounding error of a log density, eps y log y, is about 0.01 nats here, and
+# larger counts lose the differences of log density between means.
 _LARGEST_COUNT = 1e12
 
 
 def refuse_degenerate(problem: Problem) -> None:
-    """Refuse a response that leaves nothing to tell the family's dispersion, or its mean.
+    """Refuses a response that does not determine the family's dispersion, or its mean.
 
     Args:
-        problem: the model on its training rows; where these are read in batches, nothing is asked.
+        problem: the model and its rows. Models with streamed rows, with missing values in columns
+            or without response values are not checked.
 
     Raises:
-        DataError: naming the response, what is wrong with it and what to do.
+        DataError: with the name of the response, its fault and the remedy.
     """
     law = problem.family
     response = problem.data[1]
@@ -83,10 +86,10 @@ def refuse_degenerate(problem: Problem) -> None:
 
 
 def _refuse_size(name: str, law: Family, located: Array) -> None:
-    """Refuse numbers whose powers the derivatives of a log density cannot hold.
+    """Refuses a response so large or small that derivatives of the log density would overflow.
 
     Raises:
-        DataError: saying so.
+        DataError: for such a response.
     """
     size = float(np.abs(located).max(initial=0.0))
     largest = _LARGEST_QUADRATIC if law.quadratic else _LARGEST
@@ -99,16 +102,16 @@ def _refuse_size(name: str, law: Family, located: Array) -> None:
 
 
 def refuse_constant(name: str, value: Array, unknown: tuple[str, ...], apart: str) -> None:
-    """Refuse a response that is the same in every row, but for rounding.
+    """Refuses a response that is constant up to rounding errors.
 
     Args:
-        name: of the response.
-        value: (n,) the response, or its smallest and largest.
-        unknown: the parameters that nothing tells then.
-        apart: what to do about values too close together.
+        name: name of the response.
+        value: (n,) the response, or its smallest and largest value.
+        unknown: names of the dispersions that such a response does not determine.
+        apart: advice for values that are too close together.
 
     Raises:
-        DataError: saying so.
+        DataError: for such a response.
     """
     low, high = float(np.min(value)), float(np.max(value))
     if low == high:
@@ -124,7 +127,13 @@ def refuse_constant(name: str, value: Array, unknown: tuple[str, ...], apart: st
 
 
 def fits_exactly(name: str, unknown: tuple[str, ...], advice: str) -> str:
-    """The sentence for a response that is a combination of common columns."""
+    """The message for a response that is a linear combination of common columns.
+
+    Args:
+        name: name of the response.
+        unknown: names of the dispersions that such a response does not determine.
+        advice: the remedy.
+    """
     return (
         f"the common effects fit the response {name} exactly, so nothing tells "
         f"{_listed(unknown)}; leave some out, or {advice}"
@@ -132,27 +141,28 @@ def fits_exactly(name: str, unknown: tuple[str, ...], advice: str) -> str:
 
 
 def how_to_fix(unknown: tuple[str, ...]) -> str:
-    """How to fix parameters, as the user writes it."""
+    """Advice to fix the parameters with these names, with the argument `priors` for it."""
     given = ", ".join(f"'{each}': 1.0" for each in unknown)
     return f"fix {_listed(unknown)}, as in priors={{{given}}}"
 
 
 def _listed(names: tuple[str, ...]) -> str:
+    """The names as a list in a sentence."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def _unknown(problem: Problem) -> tuple[str, ...]:
-    """The dispersions that are not fixed; empty where one of them is."""
+    """Names of the family's dispersions; empty if any of them is fixed."""
     names = problem.family.dispersions()
     fixed = any(isinstance(problem.priors.get(name), priors.Fixed) for name in names)
     return () if fixed else names
 
 
 def _predictor(problem: Problem) -> tuple[Array, Array | None]:
-    """What is known of the location's predictor (n,), and its common columns (n, p).
+    """The known part of the location's predictor (n,), and its common columns (n, p).
 
-    The columns are None where a term of it is not linear in its coefficients.
+    The columns are None if a term of the predictor is not linear in its coefficients.
     """
     n = len(problem.data[1].value)
     blocks = [
@@ -178,12 +188,12 @@ def _predictor(problem: Problem) -> tuple[Array, Array | None]:
 
 
 def _is_known(block: LinearBlock) -> bool:
-    """Whether its coefficients have a prior without any spread, as those of an offset."""
+    """Whether the coefficients of a block have prior sds of zero, as those of an offset."""
     return block.codes is None and not block.scales and not np.any(np.asarray(block.factor))
 
 
 def _fits(columns: Array, value: Array) -> bool:
-    """Whether some combination of the columns is the value, but for rounding."""
+    """Whether a linear combination of the columns (n, p) equals `value` (n,), up to rounding."""
     n, p = columns.shape
     few = np.linspace(0, n - 1, min(n, _FIRST_ROWS * (p + 1))).astype(int)
     return _residual_is_nothing(columns[few], value[few]) and (
@@ -192,10 +202,11 @@ def _fits(columns: Array, value: Array) -> bool:
 
 
 def _residual_is_nothing(columns: Array, value: Array) -> bool:
+    """Whether the centred `value` (n,) has a least-squares residual of rounding size."""
     size = np.abs(columns).max(axis=0, initial=0.0)
     if not columns.shape[1] or not np.isfinite(size).all():
         return False
-    # Least squares of numbers of one size loses none of their digits.
+    # Scale all columns to the same size, so that least squares loses no digits.
     away = (value - value.mean()) / (np.abs(value - value.mean()).max() or 1.0)
     scaled = columns / np.where(size > 0, size, 1.0)
     beta = np.linalg.lstsq(scaled, away, rcond=ROUNDING)[0]
@@ -203,7 +214,7 @@ def _residual_is_nothing(columns: Array, value: Array) -> bool:
 
 
 def not_finite(family: Family) -> DataError:
-    """The sentence for a search in which the density was not a finite number."""
+    """The error for a search in which the posterior density was not finite."""
     name = family.response.value
     return DataError(
         f"the posterior density under the family {family.name} is not a finite number near the "

@@ -1,1 +1,1 @@
-"""Numerical methods that know nothing of models."""
+"""Numerical methods that do not depend on models."""

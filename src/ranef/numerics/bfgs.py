@@ -1,4 +1,4 @@
-"""Minimisation of a smooth function of a few coordinates with an exact gradient."""
+"""Minimisation of a smooth function with an exact gradient, by BFGS (Nocedal and Wright, 2006)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,26 +9,37 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Objective = Callable[[Array], tuple[float, Array]]
 
-# Fractions of the expected decrease, and of the slope, that a step must bring (Nocedal and
-# Wright, 2006, eq. 3.7).
-_DECREASE, _SLOPE = 1e-4, 0.9
-_STEPS, _TRIALS = 200, 30
-# Steps in a row that lower the function by less than a tenth of what a search is to gain, after
-# which its own errors are all that is left of it.
-_IDLE, _NOTHING = 3, 0.1
-# How far a step may go along a coordinate: of a logarithm, a factor of e.
+# First Wolfe condition (Nocedal and Wright, 2006, eq. 3.6): a step brings at least this share of
+# the decrease that the initial slope predicts.
+_DECREASE = 1e-4
+# Second Wolfe condition: the slope at the end of the step is at least this multiple of the initial
+# slope, which is negative.
+_SLOPE = 0.9
+# Largest number of BFGS steps.
+_STEPS = 200
+# Largest number of evaluations in one line search.
+_TRIALS = 30
+# Number of successive idle steps after which the search ends, because rounding errors of the
+# function exceed what is left to gain.
+_IDLE = 3
+# A step is idle if it lowers the function by no more than this share of `gain`.
+_NOTHING = 0.1
+# Largest change of a coordinate in one step, if `width` is given. For a logarithm this is a factor
+# of e.
 _FAR = 1.0
 
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where the search ended.
+    """The end of a search.
 
     Attributes:
-        x, value, gradient: of the function there.
-        inverse: (d, d) about the inverse of its second derivatives.
-        converged: whether the gradient says that nothing is left to gain.
-        evaluations: of the function.
+        x: (d,) the point.
+        value: value of the function at x.
+        gradient: (d,) its gradient at x.
+        inverse: (d, d) approximation of the inverse Hessian at x.
+        converged: whether the gradient shows that nothing is left to gain.
+        evaluations: number of evaluations of the function.
     """
 
     x: Array
@@ -47,14 +58,21 @@ def minimise(
     width: Array | None = None,
     inverse: Array | None = None,
 ) -> Minimum:
-    """BFGS with a line search (Nocedal and Wright, 2006, algorithms 6.1 and 3.5).
+    """Minimise a function by BFGS (Nocedal and Wright, 2006, algorithm 6.1).
+
+    The line search finds a step that satisfies the Wolfe conditions by doubling and bisection.
 
     Args:
-        objective: value and gradient; a value that is not finite is a step too far.
-        start: where its value is finite.
-        gain: the search ends when a step would lower the function by less.
-        width: (d,) about how far each coordinate may go before the function rises by one.
-        inverse: (d, d) about the inverse of the second derivatives, where that is known.
+        objective: returns value and gradient (d,) at x (d,). Points where the value is not finite
+            are rejected by the line search.
+        start: (d,) a point with finite value.
+        gain: the search ends when the next step is predicted to lower the function by less.
+        width: (d,) approximate distance in each coordinate over which the function rises by one;
+            its square is the initial diagonal of the inverse Hessian.
+        inverse: (d, d) approximation of the inverse Hessian at the start, if one is known.
+
+    Returns:
+        The end of the search, converged or not.
     """
     x = np.array(start, dtype=np.float64)
     value, gradient = objective(x)
@@ -78,7 +96,8 @@ def minimise(
         if length == 0.0:
             if fresh:
                 break
-            # Rounding, or a curvature long past: start the approximation again.
+            # No step lowers the function, because of rounding errors or because the approximate
+            # Hessian is out of date. It is reset.
             last, fresh = inverse, True
             inverse = _steepest(gradient) if width is None else np.diag(width**2)
             continue
@@ -91,30 +110,38 @@ def minimise(
             left = np.eye(len(x)) - np.outer(moved, change) / curvature
             inverse = left @ inverse @ left.T + np.outer(moved, moved) / curvature
             fresh, last = False, None
-    # Where no step gains anything the rounding of the function has been reached. What a step would
-    # gain is measured by the curvature that the steps have seen, where they have seen one.
+    # The search ended without meeting its criterion, possibly because the function is not more
+    # exact. It has converged if the gain that the gradient predicts is small. The prediction uses
+    # the last approximation of the Hessian that was learned from steps, if there is one.
     metric = inverse if last is None else last
     flat = bool(float(gradient @ metric @ gradient) < max(2 * gain, 1e-10 * abs(value)))
     return Minimum(x, value, gradient, metric, flat, evaluations)
 
 
 def _steepest(gradient: Array) -> Array:
-    """An inverse by which a first step goes along the gradient, no further than one."""
+    """An inverse Hessian with which the first step follows the gradient, of length at most one."""
     return np.eye(len(gradient)) / max(1.0, float(np.linalg.norm(gradient)))
 
 
 def _shortened(step: Array) -> Array:
-    """So that a first guess of the curvature does not send a search where no minimum can be."""
+    """The step, shortened so that no coordinate changes by more than `_FAR`.
+
+    A wrong initial Hessian then cannot move the search far away from any minimum.
+    """
     return step * (_FAR / float(np.abs(step).max(initial=_FAR)))
 
 
 def _line(
     objective: Objective, x: Array, step: Array, value: float, slope: float, gain: float
 ) -> tuple[float, float, Array, int]:
-    """A length that satisfies the Wolfe conditions, by bisection and doubling; 0 for none.
+    """Line search by doubling and bisection for a length that satisfies the Wolfe conditions.
 
-    The bisection ends where the slope says that between its ends less than `gain` is to be had: a
-    function with errors of its own need not have the slope that it says.
+    The bisection ends when the slope predicts less than `gain` within its interval. A function
+    with rounding errors might otherwise never meet the condition on its slope.
+
+    Returns:
+        The length, value and gradient there, and the number of evaluations. If no length satisfies
+        both conditions, the longest found with sufficient decrease is returned, or a length of 0.
     """
     low, high, length = 0.0, np.inf, 1.0
     best: tuple[float, float, Array] | None = None

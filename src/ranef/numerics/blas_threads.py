@@ -1,9 +1,10 @@
-"""How many threads BLAS takes, and what goes side by side instead.
+"""Limits the threads of BLAS, and runs independent calls in parallel instead.
 
-NumPy and SciPy bring a pool of BLAS threads each, and a thread that has nothing to do waits in
-a loop. Where calls to the two alternate on few cores, or others are at work, they wait for each
-other: on two busy cores InstEval's likelihood took twenty times as long to maximise, and on
-two idle ones half as long again. Only large matrices are worth it.
+NumPy and SciPy each have a pool of BLAS threads, and idle threads wait in busy loops. If calls
+of the two alternate on few cores, or other processes use the cores, the pools slow each other
+down. Maximising the likelihood of the InstEval data took twenty times as long on two busy cores,
+and one and a half times as long on two idle ones. BLAS threads are therefore used for large
+matrices only.
 """
 
 import functools
@@ -18,9 +19,10 @@ from threadpoolctl import ThreadpoolController
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Columns of a matrix whose factorization takes seconds on one core.
+# Number of columns from which a matrix counts as large: its factorization takes seconds on one
+# core.
 _LARGE = 4_000
-# Not every system tells which cores a process may use.
+# Whether the operating system reports the cores that the process may use.
 _AFFINITY = hasattr(os, "sched_getaffinity")
 
 
@@ -31,7 +33,7 @@ def _pools() -> ThreadpoolController:
 
 @contextmanager
 def threads_for(columns: int) -> Iterator[None]:
-    """One BLAS thread for matrices of so many columns, unless they are large."""
+    """A context with a single BLAS thread, unless matrices have many `columns`."""
     if columns >= _LARGE:
         yield
         return
@@ -40,10 +42,18 @@ def threads_for(columns: int) -> Iterator[None]:
 
 
 def side_by_side(call: Callable[[T], R], items: Iterable[T], columns: int) -> list[R]:
-    """`call` of each item, in order, on as many threads as there are cores.
+    """Apply `call` to each item, on as many threads as there are cores.
 
-    For work on matrices of so many columns, under `threads_for` them: large ones go one after
-    the other, since each takes all the cores, and all the memory.
+    It is meant for use within `threads_for(columns)`.
+
+    Args:
+        call: the function.
+        items: its arguments.
+        columns: number of columns of the matrices that a call works on. For large matrices the
+            calls run in sequence, because each takes all cores and much memory.
+
+    Returns:
+        The results in the order of the items.
     """
     items = list(items)
     cores = min(len(items), len(os.sched_getaffinity(0)) if _AFFINITY else os.cpu_count() or 1)

@@ -1,6 +1,7 @@
-"""Whether chains have converged: R-hat, effective sample sizes and E-BFMI, from ArviZ.
+"""Convergence diagnostics of Markov chains: R-hat, effective sample size and E-BFMI.
 
-Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021).
+R-hat and the effective sample sizes of bulk and tails are those of Vehtari, Gelman, Simpson,
+Carpenter and Buerkner (2021), as computed by ArviZ.
 """
 
 from collections.abc import Mapping
@@ -10,18 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Largest R-hat, smallest effective sample size for each chain, smallest E-BFMI.
-R_HAT, ESS, E_BFMI = 1.01, 100, 0.3
+# Largest R-hat of chains that agree.
+R_HAT = 1.01
+# Smallest sufficient effective sample size, in draws for each chain.
+ESS = 100
+# Smallest acceptable E-BFMI of a chain.
+E_BFMI = 0.3
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """The worst over all variables, and which one it is.
+    """The worst diagnostics over all variables.
 
     Attributes:
-        r_hat: the largest, of `r_hat_of`; nan for one chain.
-        ess: the smallest of the bulk and the tails, of `ess_of`.
-        chains: how many there are.
+        r_hat: largest R-hat; nan for a single chain.
+        r_hat_of: name of the variable that has it.
+        ess: smallest effective sample size, of bulk or tails.
+        ess_of: name of the variable that has it.
+        chains: number of chains.
     """
 
     r_hat: float
@@ -32,17 +39,20 @@ class Convergence:
 
     @property
     def mixed(self) -> bool:
-        """Whether the chains agree."""
+        """Whether the chains agree: R-hat is at most `R_HAT`, or there is only one chain."""
         return not self.r_hat > R_HAT
 
     @property
     def enough(self) -> bool:
-        """Whether there are draws enough."""
+        """Whether the effective sample size is at least `ESS` for each chain."""
         return self.ess >= ESS * self.chains
 
 
 def convergence(values: Mapping[str, NDArray]) -> Convergence:
-    """Of variables by name, (chain, draw, ...). One that does not vary at all is passed over."""
+    """The worst diagnostics of variables by name, (chain, draw, ...).
+
+    Elements of variables that are constant over all draws are left out.
+    """
     stats = _statistics()
     worst_r, worst_ess, of = (-np.inf, ""), (np.inf, ""), {"chain_axis": 0, "draw_axis": 1}
     chains = 1
@@ -62,12 +72,12 @@ def convergence(values: Mapping[str, NDArray]) -> Convergence:
 
 
 def energy_fractions(energy: NDArray) -> NDArray[np.float64]:
-    """E-BFMI of each chain's energies (chain, draw) (Betancourt, 2016)."""
+    """E-BFMI (chain,) of each chain (Betancourt, 2016), from energies (chain, draw)."""
     return np.asarray(_statistics().bfmi(energy, chain_axis=0, draw_axis=1), dtype=np.float64)
 
 
 def _statistics() -> Any:
-    """Imported when it is needed: it takes longer to load than a small model to fit."""
+    """ArviZ's statistics, imported on first use because the import is slow."""
     from arviz_stats.base.array import array_stats
 
     return array_stats

@@ -1,7 +1,7 @@
-"""Standard normal numbers that belong to a level: the same whichever others are asked for.
+"""Standard normal numbers by level, by a counter-based random number generator.
 
-A counter-based generator (Salmon, Moraes, Dror and Shaw, 2011) starts anew for each level, the
-level's number in its counter.
+The numbers of a level do not depend on which other levels are requested: for each level the
+Philox generator (Salmon, Moraes, Dror and Shaw, 2011) restarts with the level in its counter.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class CounterRNG:
-    """The numbers of every level.
+    """A source of standard normal numbers for each level.
 
     Attributes:
-        seed: of them all.
-        stream: tells apart what has levels of the same number.
+        seed: seed of all streams.
+        stream: number of an independent stream, such as one for each factor.
     """
 
     seed: int
     stream: int
 
     def of(self, levels: NDArray, size: int) -> NDArray[np.float64]:
-        """(J, size), for levels (J,) that are whole numbers below 2^64."""
+        """Standard normal numbers (J, size) for levels (J,), integers from 0 to 2^64 - 1."""
         key = np.random.SeedSequence([self.seed, self.stream]).generate_state(2, np.uint64)
         bits = np.random.Philox(key=key)
         normal, state = np.random.Generator(bits), bits.state

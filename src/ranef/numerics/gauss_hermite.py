@@ -1,4 +1,4 @@
-"""Gauss and Hermite's quadrature: averages over normal variables."""
+"""Gauss-Hermite quadrature: expectations over standard normal variables."""
 
 import functools
 import itertools
@@ -9,29 +9,34 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Nodes for each predictor where rows may be uncertain; of more predictors the rule of degree three.
+# Nodes in each dimension by number of linear predictors; with more predictors than these, Stroud's
+# rule of degree three is used, as a product rule would have too many points.
 _NODES = {1: 7, 2: 5}
 
 
 @functools.cache
 def hermite(count: int) -> tuple[Array, Array]:
-    """Nodes and weights for integrals of f(x) exp(-x^2 / 2), (count,) each, made once.
+    """Nodes and weights, (count,) each, for integrals of f(x) exp(-x^2 / 2); they are cached.
 
-    With the weights divided by their sum it is the average of f over a standard normal x.
+    With the weights divided by their sum, the rule gives the expectation of f(x) for standard
+    normal x.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(count)
     return nodes, weights
 
 
 def nodes_of(k: int) -> int:
-    """How many nodes `rule` is to have for k predictors that may be uncertain."""
+    """The `count` of `rule` for the expectation over k uncertain linear predictors."""
     return _NODES.get(k, 0)
 
 
 def rule(k: int, count: int) -> tuple[Array, Array]:
-    """Points (m, k) and weights (m,) for averages over a standard normal vector.
+    """Points (m, k) and weights (m,) for expectations over a standard normal vector.
 
-    A product of rules of `count` nodes, or of degree three (Stroud, 1971) for a count of 0.
+    Args:
+        k: dimension.
+        count: nodes in each dimension of a product of Gauss-Hermite rules, m = count^k; 0 for the
+            rule of degree three of Stroud (1971), m = 2 k.
     """
     if count:
         nodes, weights = hermite(count)

@@ -1,27 +1,29 @@
-"""Cholesky factors of many matrices, (..., k, k), and what is solved with them.
+"""Batched Cholesky factorization and triangular solves in JAX, for matrices (..., k, k).
 
-Written out by columns, which compiles to one loop over the matrices. LAPACK, called for each of
-them, takes several times as long where k is one to three, as it is in most models.
+Small matrices are factorized by columns in unrolled code, which compiles to one loop over the
+matrices. For k from one to three, as in most models, calling LAPACK for each matrix takes several
+times as long.
 
-Nor is LAPACK called for larger ones: JAX shares what is solved with triangles out among the threads
-of its pool, and waits for these in a thread of the pool. Programs that do so as often at once as
-there are threads, which on a machine of two cores is twice, wait for ever. Loops over the columns
-take its place, whose derivatives are given (Murray, 2016), so that no step of a loop is kept; of
-many columns each half in turn, so that most of the work is in products of matrices.
+LAPACK is not used for larger matrices either, because it can deadlock: JAX distributes triangular
+solves over the threads of its pool and waits for them in a thread of the same pool. If as many
+programs do this at once as the pool has threads, which are two on a machine with two cores, none
+can proceed. Loops over the columns take its place. Their derivatives are defined explicitly
+(Murray, 2016), so that reverse mode does not store every step of a loop. Matrices with many columns
+are split into halves recursively, so that most of the work is in matrix products.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Columns above which writing them out would take long to compile.
+# Largest number of columns for unrolled code; with more it would take long to compile.
 _MOST = 6
-# Columns above which halves are taken in turn.
+# Largest number of columns for loops; larger matrices are split into halves.
 _MOST_IN_LOOPS = 64
 
 
 def cholesky(matrix: Array) -> Array:
-    """Lower L with L L' = A."""
+    """Lower triangular L with L L' = A, for symmetric positive definite A (..., k, k)."""
     k = matrix.shape[-1]
     if k > _MOST_IN_LOOPS:
         return _by_halves(matrix)
@@ -38,7 +40,7 @@ def cholesky(matrix: Array) -> Array:
 
 
 def solve(root: Array, right: Array, *, transposed: bool = False) -> Array:
-    """L^-1 a, or L'^-1 a, for each of the vectors a, (..., k)."""
+    """L^-1 a for vectors a (..., k), or L'^-1 a if `transposed`."""
     k = root.shape[-1]
     if k > _MOST_IN_LOOPS:
         h = k // 2
@@ -53,7 +55,7 @@ def solve(root: Array, right: Array, *, transposed: bool = False) -> Array:
         )
     if k > _MOST:
         if transposed:
-            # L' with both of its axes reversed is lower triangular.
+            # With both axes reversed, L' is lower triangular.
             turned = jnp.swapaxes(root, -1, -2)[..., ::-1, ::-1]
             return _substitute(turned, right[..., ::-1])[..., ::-1]
         return _substitute(root, right)
@@ -67,7 +69,7 @@ def solve(root: Array, right: Array, *, transposed: bool = False) -> Array:
 
 
 def solve_columns(root: Array, right: Array) -> Array:
-    """L^-1 A for matrices A, (..., k, m)."""
+    """L^-1 A for matrices A (..., k, m)."""
     k = root.shape[-1]
     if k > _MOST_IN_LOOPS:
         h = k // 2
@@ -79,17 +81,17 @@ def solve_columns(root: Array, right: Array) -> Array:
 
 
 def product(matrix: Array, right: Array) -> Array:
-    """A a for each of the vectors a, (..., k)."""
+    """A a for matrices A (..., k, k) and vectors a (..., k)."""
     return jnp.sum(matrix * right[..., None, :], axis=-1)
 
 
 def square(root: Array) -> Array:
-    """L L'."""
+    """L L' for L (..., k, k)."""
     return jnp.sum(root[..., :, None, :] * root[..., None, :, :], axis=-1)
 
 
 def _by_halves(matrix: Array) -> Array:
-    """Lower L with L L' = A: of the first half of the columns, then of what they leave."""
+    """Lower triangular L with L L' = A: first half of the columns, then its Schur complement."""
     h = matrix.shape[-1] // 2
     first = cholesky(matrix[..., :h, :h])
     turned = solve_columns(first, jnp.swapaxes(matrix[..., h:, :h], -1, -2))
@@ -101,7 +103,7 @@ def _by_halves(matrix: Array) -> Array:
 
 @jax.custom_jvp
 def _factor(matrix: Array) -> Array:
-    """Lower L with L L' = A, column by column."""
+    """Lower triangular L with L L' = A, by a loop over the columns."""
     places = jnp.arange(matrix.shape[-1])
 
     def column(root: Array, j: Array) -> tuple[Array, None]:
@@ -114,7 +116,8 @@ def _factor(matrix: Array) -> Array:
 
 @_factor.defjvp
 def _factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """Its differential dL = L P(L^-1 dA L'^-1), P the lower triangle with half of its diagonal."""
+    """The differential dL = L P(L^-1 dA L'^-1), where P takes the lower triangle, its diagonal
+    halved."""
     (matrix,), (moved,) = primals, tangents
     root = _factor(matrix)
     half = _substitute(root[..., None, :, :], jnp.swapaxes(moved, -1, -2))
@@ -125,7 +128,7 @@ def _factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
 
 @jax.custom_jvp
 def _substitute(root: Array, right: Array) -> Array:
-    """L^-1 a for each of the vectors a, (..., k), row by row."""
+    """L^-1 a for vectors a (..., k), by a loop over the rows."""
     return _rows(root, right)
 
 
@@ -133,14 +136,14 @@ def _substitute(root: Array, right: Array) -> Array:
 def _substitute_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """Its differential dx = L^-1 (da - dL x)."""
+    """The differential dx = L^-1 (da - dL x) of x = L^-1 a."""
     (root, right), (root_moved, right_moved) = primals, tangents
     found = _substitute(root, right)
     return found, _rows(root, right_moved - product(root_moved, found))
 
 
 def _rows(root: Array, right: Array) -> Array:
-    """L^-1 a, linear in a: a loop that JAX transposes."""
+    """L^-1 a by a loop that is linear in a, so that JAX can transpose it."""
     shape = jnp.broadcast_shapes(root.shape[:-1], right.shape)
 
     def row(found: Array, i: Array) -> tuple[Array, None]:

@@ -1,4 +1,4 @@
-"""Pareto-smoothed importance weights and their diagnostic k-hat (Vehtari et al., 2024)."""
+"""Pareto-smoothed importance sampling (PSIS) and its diagnostic k-hat (Vehtari et al., 2024)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,10 +7,18 @@ Array = NDArray[np.float64]
 
 
 def smoothed(log_ratios: Array) -> tuple[Array, float]:
-    """Normalised weights with a smoothed upper tail, (S,), and k-hat of the tail.
+    """Normalised importance weights with a smoothed upper tail.
 
-    The largest min(S / 5, 3 sqrt(S)) ratios are replaced by quantiles of a generalised
-    Pareto distribution fitted to them.
+    The largest min(S / 5, 3 sqrt(S)) ratios are replaced by quantiles of a generalised Pareto
+    distribution that is fitted to them.
+
+    Args:
+        log_ratios: (S,) logarithms of the unnormalised importance ratios.
+
+    Returns:
+        The weights (S,), which sum to one, and k-hat, the shape of the fitted distribution. It is
+        infinite if there are too few ratios to fit one, and -infinity if the ratios of the tail
+        are equal.
     """
     size = len(log_ratios)
     log_weights = log_ratios - log_ratios.max()
@@ -21,7 +29,7 @@ def smoothed(log_ratios: Array) -> tuple[Array, float]:
         places, cut = order[-tail:], np.exp(log_weights[order[-tail - 1]])
         excess = np.exp(log_weights[places]) - cut
         if excess[-1] <= 1e-12 * max(cut, np.finfo(np.float64).tiny):
-            k = -np.inf  # the weights are all alike
+            k = -np.inf  # All ratios of the tail are equal.
         elif excess[0] >= 0 and np.isfinite(excess).all():
             k, scale = fit(excess)
             if np.isfinite(k):
@@ -36,9 +44,15 @@ def smoothed(log_ratios: Array) -> tuple[Array, float]:
 
 
 def fit(excess: Array) -> tuple[float, float]:
-    """Shape and scale of a generalised Pareto distribution, `excess` (m,) in increasing order.
+    """Fit a generalised Pareto distribution by the method of Zhang and Stephens (2009).
 
-    Zhang and Stephens (2009), the shape drawn towards .5 by ten observations' worth.
+    The shape is shrunk towards 1/2 with the weight of ten observations.
+
+    Args:
+        excess: (m,) values above the threshold, in increasing order.
+
+    Returns:
+        Shape and scale.
     """
     x = np.maximum(excess, np.finfo(np.float64).tiny)
     n = len(x)
@@ -57,5 +71,5 @@ def fit(excess: Array) -> tuple[float, float]:
 
 
 def threshold(size: int) -> float:
-    """The largest k-hat under which the weights of `size` draws can be relied on."""
+    """The largest k-hat with which importance weights of `size` draws are reliable."""
     return min(1 - 1 / np.log10(size), 0.7)

@@ -1,8 +1,8 @@
-"""Figures of a fit: functions of anything with ``.idata``, each returning a matplotlib figure.
+"""Figures of a fit: functions that take a fit and return a matplotlib figure.
 
-Each draws from groups of the DataTree and knows nothing of the model that filled them; a
-group that is missing is asked for by ``fit.extend``. Groups of ArviZ's schema may come from
-any library.
+A fit is anything with an ArviZ DataTree as ``.idata``. The figures use only groups of that tree,
+so that groups of ArviZ's schema may come from any library. A missing group is added by calling
+``fit.extend``.
 """
 
 from ranef.plots.checks import group_check

@@ -1,4 +1,4 @@
-"""What all figures share: style, panels, and labels that cannot break a picture."""
+"""Style, panels and labels that all figures share."""
 
 import functools
 from collections.abc import Callable
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INK, BLUE, RED = "#333333", "#2166ac", "#c0392b"
+INK = "#333333"
+BLUE = "#2166ac"
+RED = "#c0392b"
 COLOURS = (BLUE, RED, "#2a8a57", "#8457a8", "#b8860b", "#4a4a4a")
 
-# Names come from the user's table: a "$" in one must not start a formula.
+# Math is not parsed: a "$" in a name of the user's table must not start a formula.
 _STYLE = {
     "text.parse_math": False,
     "font.size": 9,
@@ -31,12 +33,12 @@ _STYLE = {
     "legend.frameon": False,
 }
 
-# Artists whose points a page may name on hover have this gid.
+# The gid of artists whose points show a text on hover in a report.
 POINTS = "points"
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Run a function that draws in the style of all figures."""
+    """Decorator that runs a drawing function in the style of all figures."""
 
     @functools.wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -55,7 +57,16 @@ def panels(
     sharex: bool = False,
     sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, row by row, `height` inches each row."""
+    """A figure and its `count` panels, row by row.
+
+    Args:
+        count: number of panels.
+        columns: panels in a row.
+        width: of the figure, in inches.
+        height: of each row, in inches.
+        sharex: whether the panels have one x axis.
+        sharey: whether the panels have one y axis.
+    """
     columns = min(columns, count)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
@@ -74,8 +85,8 @@ def panels(
 
 
 def label(text: Any, most: int = 28) -> str:
-    """A name on one line as formulas write it, no longer than `most` characters."""
-    # A variable of the posterior cannot have the "/" of its formula.
+    """A name as formulas write it, on one line and no longer than `most` characters."""
+    # A DataTree allows no "/" in names, so that variables have "_over_" in its place.
     text = str(text).replace(" _over_ ", " / ")
     shown = "".join(c if c.isprintable() else " " for c in str(text))
     shown = " ".join(shown.split()) or "(blank)"
@@ -83,7 +94,10 @@ def label(text: Any, most: int = 28) -> str:
 
 
 def window(values: NDArray[np.float64], share: float = 0.98) -> tuple[float, float]:
-    """The central quantiles, a little apart where they are equal."""
+    """The limits of an axis: the central quantiles that hold `share` of the values.
+
+    If they are equal the limits are the extremes, or lie around the only value.
+    """
     low, high = np.quantile(values, [(1 - share) / 2, (1 + share) / 2])
     if low == high:
         low, high = values.min(), values.max()

@@ -1,4 +1,4 @@
-"""What the fit predicts for each level, held against what was observed there."""
+"""Posterior predictive check by level of a grouping: observed statistics and their replicates."""
 
 from typing import Any
 
@@ -10,16 +10,31 @@ from ranef.errors import ColumnError, OptionError, suggestion, whole_number
 from ranef.plots.canvas import BLUE, INK, POINTS, RED, label, panels, styled
 from ranef.plots.source import group
 
+# How axis labels call each statistic.
 _KINDS = {"mean": "mean", "zeros": "share of zeros"}
 
 
 def check_table(
     fit: Any, factor: str | None = None, statistic: str = "mean", most: int = 40
 ) -> pd.DataFrame:
-    """What `group_check` draws: level, size, observed, and ends of 50% and 90% intervals.
+    """The table that `group_check` draws.
 
-    The attributes `levels`, `outside` and `factor` say how many levels there are, how many
-    of all are outside of their 90% interval, and which grouping it is.
+    Args:
+        fit: an object with `.idata`.
+        factor: the grouping; by default the one with most levels.
+        statistic: "mean", or "zeros" for the share of zeros of counts.
+        most: largest number of rows of the table.
+
+    Returns:
+        One row for each level, ordered by the observed statistic: level, size, observed, the ends
+        and middle of the 50% and 90% intervals, and whether the observed statistic is outside of
+        the 90% interval. Of more than `most` levels so many are kept, evenly over the order. The
+        attributes `levels`, `outside` and `factor` hold the number of all levels, the number of
+        those outside, and the grouping.
+
+    Raises:
+        ColumnError: for a grouping that the model does not have.
+        OptionError: for a statistic that these responses do not have.
     """
     most = whole_number("most", most, least=2)
     found = group(fit, "predictive_by_group")
@@ -37,7 +52,8 @@ def check_table(
     observed, drawn = (found[f"{side}_{statistic}|{factor}"] for side in ("observed", "drawn"))
     size = found[f"size|{factor}"].to_numpy()
     has = size > 0
-    # A level that every draw gives the same, as one all of whose rows are zero may, is no miss.
+    # The comparisons with the ends of the interval are strict: a level for which all draws and the
+    # observed statistic are equal, such as one with zeros alone, is not outside.
     ends = np.quantile(drawn.to_numpy()[:, has], [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
     names = ("lower_90", "lower_50", "middle", "upper_50", "upper_90")
     table = pd.DataFrame(
@@ -66,18 +82,25 @@ def check_table(
 def group_check(
     fit: Any, factor: str | None = None, statistic: str = "mean", most: int = 40
 ) -> Figure:
-    """Each level's observed mean beside those of responses drawn from the fit.
+    """Draw each level's observed mean with those of responses drawn from the fit.
 
-    Bars hold 50% and 90% of the draws; levels are ordered by what was observed, and those
-    outside of their 90% are red: about one in ten by chance, fewer where the level's own rows
-    have taught its effect. Of more levels than `most` as many are drawn, evenly over the order;
-    the title counts all.
+    Bars are the central 50% and 90% of the draws, and levels are ordered by the observed mean.
+    Levels outside of their 90% interval are red. About one in ten is so by chance, and fewer if
+    each level's effect was estimated from the same rows. Of more than `most` levels so many are
+    shown, evenly over the order, while the title counts all of them.
 
     Args:
-        fit: what has `.idata`.
-        factor: the grouping; by default the one of most levels.
-        statistic: "mean", or "zeros" for the share of zeros where responses are counts.
-        most: levels that are drawn.
+        fit: an object with `.idata`.
+        factor: the grouping; by default the one with most levels.
+        statistic: "mean", or "zeros" for the share of zeros of counts.
+        most: largest number of levels that are shown.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ColumnError: for a grouping that the model does not have.
+        OptionError: for a statistic that these responses do not have.
     """
     table = check_table(fit, factor, statistic, most)
     levels, outside, factor = (table.attrs[name] for name in ("levels", "outside", "factor"))

@@ -1,4 +1,4 @@
-"""How the search went."""
+"""The trace of the search of variational inference."""
 
 from typing import Any
 
@@ -9,21 +9,29 @@ from ranef.errors import OptionError
 from ranef.plots.canvas import BLUE, INK, panels, styled
 from ranef.plots.source import group, tree_of
 
-# Steps whose mean makes the smooth line, as many as the method judges at once.
+# Steps over which the smooth line averages, the same number as in the method's own criterion.
 _WINDOW = 50
-# The first steps climb far and would flatten all that follows.
+# Share of the steps at the start that the limits of the axis ignore: the ELBO rises so far in them
+# that all later steps would look flat.
 _CLIMB = 0.2
 
 
 @styled
 def elbo(fit: Any) -> Figure:
-    """The evidence lower bound by step, with its mean over windows of 50.
+    """Draw the evidence lower bound by step, with its mean over windows of 50 steps.
 
-    For networks beside linear blocks it is log p(y, theta) at the mode of the scales theta by
-    round, coefficients integrated out. The axis leaves out most of the first climb.
+    If networks are trained in turns with linear terms, it is log p(y, theta) at the mode of the
+    hyperparameters theta after each round, coefficients integrated out. The axis leaves out most of
+    the rise at the start.
+
+    Args:
+        fit: an object with `.idata`.
+
+    Returns:
+        The figure.
 
     Raises:
-        OptionError: where the method left no trace.
+        OptionError: if the method left no trace.
     """
     if "optimization" not in tree_of(fit).children:
         raise OptionError("this fit has no ELBO trace: its method did not optimise one")
@@ -31,7 +39,7 @@ def elbo(fit: Any) -> Figure:
     trace = record.to_numpy()
     figure, (axes,) = panels(1)
     if "step" in record.coords:
-        # Taken between rounds of steps, without noise.
+        # Values between rounds have no Monte Carlo noise, so that no smooth line is needed.
         axes.plot(record["step"].to_numpy(), trace, color=INK, linewidth=1.4, label="each round")
         whole = 0
     else:

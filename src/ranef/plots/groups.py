@@ -1,4 +1,4 @@
-"""Effects of the levels of a grouping."""
+"""Figures of group effects: their shrinkage and their intervals."""
 
 from typing import Any
 
@@ -14,12 +14,17 @@ from ranef.errors import whole_number
 from ranef.plots.canvas import BLUE, INK, POINTS, label, panels, styled, window
 from ranef.plots.source import group, grouping, sizes, stacked
 
-# Clusters that a picture can tell apart; of more, as many evenly over the order of size.
+# Largest number of levels in the shrinkage figure. Of more levels so many are shown, evenly over
+# the order of size.
 _MOST = 5000
 
 
 def shrinkage_table(fit: Any, factor: str | None = None) -> pd.DataFrame:
-    """What `shrinkage` draws: level, size, unpooled and pooled location, the largest first."""
+    """The table that `shrinkage` draws: level, size, unpooled and pooled location.
+
+    Rows are ordered by size, the largest level first. The attributes `centre` and `levels` hold the
+    mean over all rows and the number of all levels.
+    """
     name = grouping(fit, factor)
     factor = name.partition("|")[2]
     effects = group(fit, "posterior")[name]
@@ -42,22 +47,28 @@ def shrinkage_table(fit: Any, factor: str | None = None) -> pd.DataFrame:
 
 @styled
 def shrinkage(fit: Any, factor: str | None = None) -> Figure:
-    """Each level's estimate from its rows alone, and the partially pooled one.
+    """Draw each level's estimate from its own rows alone, and the partially pooled one.
 
-    Levels are ordered and coloured by how many rows they have; a line joins the two
-    estimates of a level, and the horizontal one is the mean over all rows. Without other terms
-    the first estimate is the mean of the level's rows, for a gaussian response. Of more than
-    5,000 levels as many are drawn, evenly over the order.
+    Levels are ordered and coloured by their number of rows. A line joins the two estimates of a
+    level, and the horizontal line is the mean over all rows. For a Gaussian response without other
+    terms the estimate from the level's own rows is their mean. Of more than 5,000 levels so many
+    are shown, evenly over the order.
 
     Args:
-        fit: what has `.idata`.
+        fit: an object with `.idata`.
         factor: the grouping; by default the first.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ColumnError: for a grouping without intercepts in the posterior.
     """
     table = shrinkage_table(fit, factor)
     place = np.arange(len(table))
     alone, pooled, size = (table[name].to_numpy() for name in ("unpooled", "pooled", "size"))
     figure, (axes,) = panels(1, width=7.6, height=4.4)
-    # A level whose rows all went one way has no finite estimate of its own.
+    # The unpooled estimate is infinite for a level whose responses are, say, all zero.
     finite = np.isfinite(alone)
     low, high = window(alone[finite] if finite.any() else pooled, 0.99)
     margin = 0.06 * (high - low)
@@ -87,7 +98,14 @@ def shrinkage(fit: Any, factor: str | None = None) -> Figure:
 def effects_table(
     fit: Any, factor: str | None = None, largest: int = 30, term: str = "1"
 ) -> pd.DataFrame:
-    """What `group_effects` draws: level, size, mean, and ends of the 50% and 90% intervals."""
+    """The table that `group_effects` draws: level, size, mean, and ends of 50% and 90% intervals.
+
+    Args:
+        fit: an object with `.idata`.
+        factor: the grouping; by default the first.
+        largest: number of levels, those with the largest absolute mean.
+        term: "1" for intercepts, or the column of a slope.
+    """
     largest = whole_number("largest", largest, least=1)
     name = grouping(fit, factor, term)
     effects = group(fit, "posterior")[name]
@@ -110,13 +128,19 @@ def effects_table(
 def group_effects(
     fit: Any, factor: str | None = None, largest: int = 30, term: str = "1"
 ) -> Figure:
-    """The levels whose effects are largest either way: mean, 50% and 90% intervals.
+    """Draw mean, 50% and 90% interval of the effects with the largest absolute means.
 
     Args:
-        fit: what has `.idata`.
+        fit: an object with `.idata`.
         factor: the grouping; by default the first.
-        largest: how many levels.
+        largest: number of levels.
         term: "1" for intercepts, or the column of a slope.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ColumnError: for effects that the posterior does not have.
     """
     table = effects_table(fit, factor, largest, term)
     name = grouping(fit, factor, term)

@@ -1,4 +1,4 @@
-"""The posterior of each parameter."""
+"""The marginal posterior density of each parameter."""
 
 import warnings
 from typing import Any
@@ -11,36 +11,43 @@ from ranef.errors import OptionError
 from ranef.plots.canvas import label, styled
 from ranef.plots.source import LEVELS, group
 
-# Panels that one figure can hold and a reader can read.
+# Largest number of panels of the figure.
 _MOST = 24
 
+# Stands in for "/", which a DataTree does not allow in names.
 _SLASH = "\N{DIVISION SLASH}"
 
-# A spread below this share of the size is rounding, as on a correlation's diagonal.
+# Sd over largest absolute value up to which a number is constant: rounding, as on the diagonal of a
+# correlation matrix.
 _CONSTANT = 1e-12
 
 
 @styled
 def posterior(fit: Any) -> Figure:
-    """The marginal density of each parameter, with its mean and central interval.
+    """Draw the marginal density of each parameter, with its mean and central interval.
 
-    Effects of single levels are left out, and so is what does not vary. At most 24 are shown.
+    Effects of single levels and constants are left out. At most 24 parameters are shown.
+
+    Args:
+        fit: an object with `.idata`.
+
+    Returns:
+        The figure.
 
     Raises:
-        OptionError: where every parameter is a constant.
+        OptionError: if every parameter is a constant.
     """
-    # arviz_plots takes seconds to import, and no other figure needs it.
+    # The import is here because it takes seconds, and no other figure needs it.
     import arviz_plots
 
     found = elements(group(fit, "posterior"))
     if not found:
         raise OptionError("no parameter has a posterior to show")
-    # A DataTree takes no "/" in a name; another one stands in for it until the titles are set.
     shown = {name.replace("/", _SLASH): found[name] for name in list(found)[:_MOST]}
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     with warnings.catch_warnings():
-        # Its layout engine warns of what it then does right.
+        # The warning about the layout engine can be ignored: the layout is set below.
         warnings.filterwarnings("ignore", message=".*layout.*", category=UserWarning)
         collection = arviz_plots.plot_dist(
             xr.DataTree.from_dict({"posterior": xr.Dataset(shown)}),
@@ -60,9 +67,9 @@ def posterior(fit: Any) -> Figure:
 
 
 def elements(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Every number of the posterior that varies, (chain, draw), by its name in the summary.
+    """The scalar parameters of the posterior, (chain, draw), by their names in the summary.
 
-    Effects of single levels are left out, and the second half of a symmetric matrix.
+    Effects of single levels, constants and the lower halves of symmetric matrices are left out.
     """
     out: dict[str, xr.DataArray] = {}
     for name, values in dataset.data_vars.items():
@@ -84,7 +91,10 @@ def elements(dataset: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def _is_mirrored(values: xr.DataArray, own: list[str], index: tuple[int, ...]) -> bool:
-    """Below the diagonal of a correlation matrix, whose two dimensions have equal labels."""
+    """Whether an element lies below the diagonal of a symmetric matrix.
+
+    A matrix is taken as symmetric if its two dimensions have the same labels.
+    """
     if len(own) != 2 or values.sizes[own[0]] != values.sizes[own[1]]:
         return False
     labels = [values[d].to_numpy() for d in own]

@@ -1,4 +1,4 @@
-"""What the fit predicts, held against what was observed."""
+"""Figures that compare predictions with observed responses."""
 
 from typing import Any
 
@@ -9,17 +9,21 @@ from numpy.typing import NDArray
 from ranef.plots.canvas import BLUE, COLOURS, INK, label, panels, styled, window
 from ranef.plots.source import each, group, stacked, tree_of
 
+# Number of bins of a histogram.
 _BINS = 60
 
 
 @styled
 def residuals(fits: Any) -> Figure:
-    """Histogram of response minus posterior mean on the validation rows, a panel a fit.
+    """Draw histograms of response minus posterior mean on the validation rows, one for each fit.
 
-    The axis spans the central 98%; each title has the mean absolute error over all rows.
+    The axis spans the central 98%. Each title gives the mean absolute error over all rows.
 
     Args:
         fits: a fit, or fits by name, each with the group "validation".
+
+    Returns:
+        The figure.
     """
     found = {
         name: (rows["observed"] - rows["mean"]).to_numpy()
@@ -44,13 +48,16 @@ def residuals(fits: Any) -> Figure:
 
 @styled
 def calibration(fits: Any) -> Figure:
-    """Share of validation responses inside their central interval, by its probability.
+    """Draw the share of validation responses inside their central interval, by its probability.
 
-    On the right the same less the probability; the band is what chance alone leaves nine
-    times in ten at each point.
+    The left panel has the share, and the right panel the share minus the probability. The band is
+    the pointwise 90% interval of a calibrated fit.
 
     Args:
         fits: a fit, or fits by name, each with the group "validation".
+
+    Returns:
+        The figure.
     """
     figure, (whole, apart) = panels(2, 2, height=3.4)
     nominal = np.linspace(0.0, 1.0, 101)
@@ -75,10 +82,16 @@ def calibration(fits: Any) -> Figure:
 
 @styled
 def posterior_predictive(fit: Any) -> Figure:
-    """Histogram of the responses over those of responses drawn from the fit.
+    """Draw the histogram of the responses with those of responses drawn from the fit.
 
-    The band holds nine draws in ten. The axis spans the central 98% of what was observed;
-    the title says how much lies beyond it.
+    The band is the central 90% of the draws in each bin. The axis spans the central 98% of the
+    observed responses, and the title gives the shares beyond it.
+
+    Args:
+        fit: an object with `.idata`.
+
+    Returns:
+        The figure.
     """
     simulated = next(iter(group(fit, "posterior_predictive").data_vars.values()))
     observed = tree_of(fit)["observed_data"].to_dataset()[simulated.name]
@@ -106,7 +119,7 @@ def posterior_predictive(fit: Any) -> Figure:
 
 
 def _edges(y: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
-    """Bins of equal width; one for each whole number where the responses are whole."""
+    """Edges of bins of equal width, or of one bin for each integer if responses are integers."""
     if (y == np.round(y)).all() and high - low <= _BINS:
         return np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)
     return np.linspace(low, high, _BINS + 1)

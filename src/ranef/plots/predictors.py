@@ -1,4 +1,4 @@
-"""What the fit says along its predictors."""
+"""Figures of the location parameter as a function of the predictors."""
 
 from typing import Any
 
@@ -13,20 +13,23 @@ from ranef.errors import OptionError
 from ranef.plots.canvas import BLUE, INK, RED, label, panels, styled, window
 from ranef.plots.source import group
 
-# Rows drawn as points; more would hide each other.
+# Largest number of rows shown as points.
 _ROWS = 1500
 
 
 @styled
 def data_fit(fit: Any, under: str = "posterior") -> Figure:
-    """The location over the first two numeric predictors, draw by draw, with the rows.
+    """Draw the location over the first two numeric predictors, a surface for each draw.
 
-    Group effects are at zero and other predictors at their mean or most common level. With
-    one numeric predictor the planes are lines. Points are at most 1,500 rows.
+    Group effects are at zero, and other predictors at their mean or most common level. With one
+    numeric predictor the surfaces are lines. At most 1,500 rows are shown as points.
 
     Args:
-        fit: what has `.idata`.
+        fit: an object with `.idata`.
         under: "posterior" or "prior" draws.
+
+    Returns:
+        The figure.
 
     Raises:
         OptionError: for a model without a numeric predictor, or prior draws of flat priors.
@@ -83,16 +86,23 @@ def _planes(
 
 
 def _span(draws: NDArray[np.float64], rows: xr.Dataset) -> tuple[float, float]:
+    """Limits of the response's axis: all draws and the central 98% of the rows."""
     low, high = window(rows["row_response"].to_numpy())
     return min(low, float(draws.min())), max(high, float(draws.max()))
 
 
 @styled
 def partial_effects(fit: Any) -> Figure:
-    """The location along each predictor, its median and 90% band, the others held typical.
+    """Draw the location along each predictor, its median and 90% band.
 
-    Typical is the mean or the most common level, and group effects are zero; a network's
-    curve is drawn as any other.
+    The other predictors are at their mean or most common level, and group effects are zero. Curves
+    of networks are included.
+
+    Args:
+        fit: an object with `.idata`.
+
+    Returns:
+        The figure.
     """
     effects = group(fit, "partial_effects")
     names = [str(name) for name in effects.data_vars]
@@ -106,7 +116,7 @@ def partial_effects(fit: Any) -> Figure:
 
 
 def _effect(panel: Axes, values: xr.DataArray) -> None:
-    """Curve and band of a number, points and bars of a factor."""
+    """A curve with a band for a numeric predictor of many values, else points with error bars."""
     low, middle, high = np.quantile(values.to_numpy(), [0.05, 0.5, 0.95], axis=0)
     points = values[values.dims[1]].to_numpy()
     if points.dtype.kind == "f" and len(points) > 10:

@@ -1,4 +1,4 @@
-"""Where figures take their numbers from: the groups of a DataTree."""
+"""Access to the groups of a DataTree, from which figures take their numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, OptionError, suggestion
 
-# How ArviZ-minded libraries end the name of a dimension that runs over levels.
+# Suffix of the names of dimensions that run over levels, a convention shared with other libraries.
 LEVELS = "__factor_dim"
 
 
 def tree_of(fit: Any) -> xr.DataTree:
-    """The DataTree of a fit, or the tree itself.
+    """The DataTree of a fit, or the argument itself if it is one.
 
     Raises:
-        OptionError: for what has none.
+        OptionError: for an object without a DataTree.
     """
     tree = fit if isinstance(fit, xr.DataTree) else getattr(fit, "idata", None)
     if not isinstance(tree, xr.DataTree):
@@ -28,10 +28,10 @@ def tree_of(fit: Any) -> xr.DataTree:
 
 
 def group(fit: Any, name: str) -> xr.Dataset:
-    """A group of the tree, added by the fit itself where it is missing.
+    """A group of the tree; if it is missing, the fit is asked to add it.
 
     Raises:
-        OptionError: where it is missing and nothing can add it.
+        OptionError: if it is missing and cannot be added.
     """
     tree = tree_of(fit)
     if name not in tree.children:
@@ -50,19 +50,24 @@ def group(fit: Any, name: str) -> xr.Dataset:
 
 
 def each(fits: Any) -> dict[str, Any]:
-    """Fits by name; one alone has the name "" ."""
+    """Fits by name; a single fit has the empty name."""
     if isinstance(fits, Mapping) and not isinstance(fits, (xr.DataTree, xr.Dataset)):
         return {str(name): fit for name, fit in fits.items()}
     return {"": fits}
 
 
 def grouping(fit: Any, factor: str | None, term: str = "1") -> str:
-    """The variable ``term|factor`` of the posterior; of the first grouping for None.
+    """The name of the variable ``term|factor`` of the posterior.
+
+    Args:
+        fit: an object with `.idata`.
+        factor: the grouping; None for the first.
+        term: "1" for intercepts, or the column of a slope.
 
     Raises:
-        ColumnError: for one the posterior does not have.
+        ColumnError: for effects that the posterior does not have.
     """
-    # A variable of the posterior cannot have the "/" of its formula.
+    # A DataTree allows no "/" in names, so that variables have "_over_" in its place.
     term = term.replace("/", "_over_")
     factor = factor.replace("/", "_over_") if factor is not None else None
     names = {
@@ -82,7 +87,7 @@ def grouping(fit: Any, factor: str | None, term: str = "1") -> str:
 
 
 def sizes(fit: Any, name: str, levels: int) -> NDArray[np.float64]:
-    """Rows of each level of the grouping of ``name``, NaN where the tree does not know."""
+    """Number of rows of each level of the grouping in ``name``; NaN if the tree has none."""
     tree, factor = tree_of(fit), name.partition("|")[2]
     known = tree["constant_data"] if "constant_data" in tree.children else {}
     variable = f"size|{factor}"
@@ -92,6 +97,6 @@ def sizes(fit: Any, name: str, levels: int) -> NDArray[np.float64]:
 
 
 def stacked(values: xr.DataArray) -> NDArray[np.float64]:
-    """Draws as (chains times draws, ...)."""
+    """Draws of all chains in one dimension, (chains * draws, ...)."""
     array = values.transpose("chain", "draw", ...).to_numpy()
     return array.reshape(-1, *array.shape[2:])

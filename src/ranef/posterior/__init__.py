@@ -1,1 +1,1 @@
-"""From draws to named variables, predictions, LOO, imputations and groups."""
+"""What is computed from posterior draws: variables, predictions, LOO, imputations and checks."""

@@ -1,4 +1,4 @@
-"""Responses drawn from a fit beside the observed ones, level by level."""
+"""Posterior predictive checks by level: observed responses against responses drawn from the fit."""
 
 import jax
 import numpy as np
@@ -14,14 +14,17 @@ Array = NDArray[np.float64]
 
 
 def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
-    """Means, and shares of zeros, of each level: observed, and of responses drawn from the fit.
+    """Mean response, and share of zeros, of each level: observed, and drawn from the fit.
 
-    Variables ``observed_mean|g`` (level) and ``drawn_mean|g`` (draw, level) for every grouping
-    g, likewise ``observed_zeros|g`` and ``drawn_zeros|g`` where responses are counts, some of
-    them zero; and ``size|g``. On the rows, or evenly spaced ones where there are many.
+    The training rows are used, or evenly spaced ones of them if there are many.
+
+    Returns:
+        For every grouping g: ``observed_mean|g`` (level), ``drawn_mean|g`` (draw, level) and
+        ``size|g`` (level), the number of rows. For counts of which some are zero also
+        ``observed_zeros|g`` and ``drawn_zeros|g``. NaN for a level without rows.
 
     Raises:
-        OptionError: for a model without groups.
+        OptionError: for a model without groupings.
     """
     training = posterior.training
     rows = evenly(training.held)
@@ -60,6 +63,6 @@ def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
 
 
 def _means(values: Array, codes: NDArray[np.int64], size: Array) -> Array:
-    """Of each level, NaN for one without rows."""
+    """Mean of the values of each level; NaN for a level without rows."""
     total = np.bincount(codes, values, len(size))
     return np.divide(total, size, out=np.full(len(size), np.nan), where=size > 0)

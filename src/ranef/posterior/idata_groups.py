@@ -1,6 +1,7 @@
-"""What the figures show, computed from a fit: the groups that `Fit.extend` adds to `idata`.
+"""The groups that `Fit.extend` adds to `Fit.idata`, such as posterior predictive draws.
 
-The figures themselves take a DataTree and know nothing of the model.
+The figures of `ranef.plots` are drawn from these groups alone: they take a DataTree and need no
+access to the model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,34 +27,43 @@ from ranef.posterior.predictive import Predictive
 from ranef.program.training import evenly
 from ranef.terms.base import RunOptions, clean_name
 
-# Draws behind a band or a cloud of curves; a thousand would look the same.
+# Posterior draws behind a band or a set of curves; a thousand would look the same.
 _DRAWS = 200
+# Draws from the prior in the group "prior".
 _PRIOR_DRAWS = 1000
-# Planes in a picture of the fit, and points along each side of one.
-_PLANES, _SIDE = 20, 15
-# Points along a curve, and the most common levels of a factor that are shown.
-_POINTS, _MOST_LEVELS = 60, 30
-# The share of the rows that a curve's ends leave out on each side.
+# Largest number of surfaces (one per draw) in the group "surface".
+_PLANES = 20
+# Grid points along each side of a surface.
+_SIDE = 15
+# Grid points along a curve of "partial_effects".
+_POINTS = 60
+# Largest number of levels of a factor in "partial_effects"; the most common ones are kept.
+_MOST_LEVELS = 30
+# Share of the values of a column that lies beyond each end of its grid.
 _TAIL = 0.01
-# A level no table has: the effects of new levels are set to zero.
+# Name of a level that no table has. Its effects are new, and set to zero.
 _NO_LEVEL = "\x00"
 
 
-# What NumPyro's handler records of a run: site to what is known of it.
+# The record of NumPyro's trace handler: site name to the site's entries.
 Trace = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class IdataGroups:
-    """The groups by name; each method named as its group returns the group's Dataset."""
+    """Computes the groups of `Fit.extend`. The method named as a group returns its Dataset.
+
+    Attributes:
+        posterior: the posterior of the fit.
+    """
 
     posterior: Posterior
 
     def group(self, name: str, seed: int) -> xr.Dataset:
-        """One group.
+        """The group named `name`, with `seed` for whatever is sampled.
 
         Raises:
-            OptionError: for one there is not, or that the model cannot have.
+            OptionError: for an unknown name, or a group that is not defined for this model.
         """
         if not isinstance(name, str) or name not in GROUPS:
             raise OptionError(
@@ -66,11 +76,15 @@ class IdataGroups:
         return clean_name(str(self.posterior.program.formula.response))
 
     def observed(self) -> xr.Dataset:
+        """The observed response, (row,)."""
         value = np.asarray(self.posterior.training.response.value)
         return xr.Dataset({self._response: ("row", value)}, {"row": np.arange(len(value))})
 
     def sizes(self) -> xr.Dataset:
-        """Training rows of each level, ``size|g`` for every grouping g, where all are held."""
+        """Number of training rows of each level, ``size|g`` for every grouping g.
+
+        Empty for a fit that has read its rows in batches.
+        """
         training = self.posterior.training
         if training.stream is not None:
             return xr.Dataset()
@@ -84,7 +98,10 @@ class IdataGroups:
         return xr.Dataset(variables, coords)
 
     def posterior_predictive(self, seed: int) -> xr.Dataset:
-        """Draws of the response, (chain, draw, row), on the rows or evenly spaced ones."""
+        """Draws of the response, (chain, draw, row).
+
+        The training rows are used, or evenly spaced ones of them if there are many.
+        """
         training = self.posterior.training
         rows = evenly(training.held)
         designs, response = jax.tree.map(lambda a: a[rows], (training.designs, training.response))
@@ -95,7 +112,7 @@ class IdataGroups:
         )
 
     def log_likelihood(self, seed: int) -> xr.Dataset:
-        """Log p(y_i | draw), (chain, draw, row), for every draw and row."""
+        """Log p(y_i | draw) of every draw and row, (chain, draw, row)."""
         training, draws = self.posterior.training, self.posterior.draws
         predictive = self._predictive(seed, "sample", whole=True)
         each = predictive.log_likelihood(training.designs, training.response, training.held)
@@ -104,7 +121,7 @@ class IdataGroups:
         return xr.Dataset({self._response: (("chain", "draw", "row"), shaped)})
 
     def prior(self, seed: int) -> xr.Dataset:
-        """Draws of the variables from their priors, (chain, draw, ...)."""
+        """Draws of every variable from its prior, (chain, draw, ...)."""
 
         def sites(trace: Trace, location: Any) -> dict[str, Any]:
             return {n: site["value"] for n, site in trace.items() if site["type"] == "sample"}
@@ -120,9 +137,20 @@ class IdataGroups:
     def _prior_run(
         self, frame: Frame, seed: int, size: int, want: Callable[[Trace, Any], Any]
     ) -> Any:
-        """`want(trace, location on frame)` of `size` runs of the program on prior draws.
+        """Run the program on the rows of `frame` with `size` draws from the prior.
 
-        What is not wanted is not compiled either, and gamma variates take seconds to.
+        Args:
+            frame: the rows.
+            seed: seed of the draws.
+            size: number of draws.
+            want: maps the trace of one run and its means (n,) to what is returned of it. Whatever
+                it does not return is not compiled: a gamma variate alone takes seconds.
+
+        Returns:
+            What `want` returns, with a leading axis of `size` draws.
+
+        Raises:
+            OptionError: for a model with a flat prior, which cannot be drawn from.
         """
         program, state = self.posterior.program, self.posterior.training.state
         for name, prior in state.priors.items():
@@ -145,11 +173,17 @@ class IdataGroups:
             return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
 
     def surface(self, seed: int) -> xr.Dataset:
-        """The location over the first two numeric predictors, by prior and posterior draws.
+        """The response's mean as a function of the first two numeric predictors.
 
-        Variables `posterior` and, where the priors are proper, `prior`, (draw, first[, second]),
-        group effects at zero and other predictors as in `partial_effects`; and the rows'
-        own `row_first`, `row_second`, `row_response`.
+        Group effects are zero, and other predictors are held as in `partial_effects`.
+
+        Returns:
+            `posterior` and, if all priors are proper, `prior`, with one surface for each draw,
+            (draw, first[, second]); the coordinates are the grid of the predictors. The
+            variables `row_first`, `row_second` and `row_response` hold the training rows.
+
+        Raises:
+            OptionError: for a model without a numeric predictor.
         """
         names = [n for n, kind in self._predictors().items() if kind == "number"][:2]
         if not names:
@@ -180,9 +214,13 @@ class IdataGroups:
         return xr.Dataset(variables, coords, {"predictors": names, "response": self._response})
 
     def partial_effects(self, seed: int) -> xr.Dataset:
-        """The location along each predictor, one variable (draw, x_point) for each.
+        """The response's mean along each predictor x, one variable (draw, x_point) for each.
 
-        Other predictors are at their mean or most common level, group effects at zero.
+        The other predictors are held at their mean or most common level, and group effects are
+        zero.
+
+        Raises:
+            OptionError: for a model without predictors.
         """
         kinds = self._predictors()
         if not kinds:
@@ -212,12 +250,17 @@ class IdataGroups:
         )
 
     def shrinkage(self, seed: int) -> xr.Dataset:
-        """By level of each grouping with an intercept: the estimate without pooling.
+        """The estimate of each level without pooling, for every grouping with an intercept.
 
-        ``unpooled|g`` is the maximum-likelihood shift of the location's predictor within the
-        level, all else at its posterior mean, to be held against the posterior mean of ``1|g``;
-        NaN where the likelihood rises without end, as of a level of successes only.
-        The attribute ``centre`` is the predictor without these shifts, on average.
+        ``unpooled|g`` (level) is the maximum-likelihood shift of the linear predictor within a
+        level, with all other parameters at their posterior means. Compared with the posterior
+        mean of ``1|g`` it shows how far partial pooling shrinks the level. It is NaN where the
+        likelihood has no maximum, as in a level with successes only. The attribute ``centre|g``
+        is the mean over rows of the predictor without the effect of g.
+
+        Raises:
+            OptionError: for a fit that has read its rows in batches, for a model without a term
+                (1 | g), and for a family without such an estimate.
         """
         program, training = self.posterior.program, self.posterior.training
         family, values = program.family, self.posterior.values
@@ -258,14 +301,18 @@ class IdataGroups:
         return xr.Dataset(variables, coords, {"response": shown, **attributes})
 
     def predictive_by_group(self, seed: int) -> xr.Dataset:
-        """Means of each level's responses, observed and drawn from the fit; see `by_group`."""
+        """Observed and predicted mean response of each level; see `by_group`."""
         found = by_group(self.posterior, self._predictive(seed, "sample"))
         return found.assign_attrs(response=self._response)
 
     def imputed(self, seed: int) -> xr.Dataset:
-        """Of each column in mi(): draws of its missing values, and the observed ones beside them.
+        """Draws of the missing values of every column in mi(), and its observed values.
 
-        Variables ``x`` (draw, x_row), by place among the rows, and ``x_observed``.
+        For a column x these are ``x`` (draw, x_row), where x_row is the position among the
+        training rows, and ``x_observed`` (x_observed_row).
+
+        Raises:
+            OptionError: for a model without mi().
         """
         names = list(self.posterior.program.columns)
         if not names:
@@ -281,10 +328,10 @@ class IdataGroups:
             variables[f"{own}_observed"] = (f"{own}_observed_row", found.observed(name))
         return xr.Dataset(variables, coords)
 
-    # Rows that are typical but for what varies
+    # Rows in which one or two predictors vary and the others are typical
 
     def _predictors(self) -> dict[str, str]:
-        """Columns of the location's predictor, grouping columns apart: "number" or "level"."""
+        """Columns in the first parameter's predictor, without groupings: "number" or "level"."""
         program, sample = self.posterior.program, self.posterior.training.sample
         out = {}
         for term in program.terms.get(program.location, ()):
@@ -297,6 +344,7 @@ class IdataGroups:
         return out
 
     def _kind(self, name: str, uses: set[str]) -> str:
+        """Whether the model takes a column as numbers ("number") or as a factor ("level")."""
         sample = self.posterior.training.sample
         factor = sample.is_text(name) or sample.is_boolean(name)
         if "level" in uses or ("any" in uses and factor):
@@ -304,7 +352,11 @@ class IdataGroups:
         return "number"
 
     def _grid(self, varying: Sequence[Mapping[str, Any]]) -> Frame:
-        """One row for each value of what varies, part by part, the rest typical."""
+        """The rows of several grids, one below the other.
+
+        Each element of `varying` maps the columns of one grid to their values. All other
+        predictors are at their mean or most common level, and groupings at a new level.
+        """
         program, sample = self.posterior.program, self.posterior.training.sample
         needs = program.needs(response=False, companion=False)
         predictors = {
@@ -332,7 +384,7 @@ class IdataGroups:
         return from_arrays(columns)
 
     def _locations(self, frame: Frame, seed: int) -> NDArray[np.float64]:
-        """Posterior draws of the location on the rows of `frame`, (draw, n)."""
+        """Posterior draws of the response's mean on the rows of `frame`, (draw, n)."""
         program, state = self.posterior.program, self.posterior.training.state
         designs = program.designs(state, frame)
         response = program.family.design(state.family, frame, known=False, beside=False)
@@ -354,7 +406,7 @@ class IdataGroups:
 
 
 def _between(values: NDArray[np.float64], points: int) -> NDArray[np.float64]:
-    """Evenly spaced values between the column's far quantiles, whatever is missing left out."""
+    """Evenly spaced values between the outer quantiles of a column, missing values ignored."""
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
     if low == high:
@@ -363,7 +415,7 @@ def _between(values: NDArray[np.float64], points: int) -> NDArray[np.float64]:
 
 
 def _common_levels(sample: Frame, name: str) -> NDArray[np.object_]:
-    """Levels that occur, the most common first."""
+    """The levels that occur in the sample, the most common first."""
     found = sample.levels(name)
     counts = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
     order = np.argsort(-counts, kind="stable")
@@ -371,7 +423,7 @@ def _common_levels(sample: Frame, name: str) -> NDArray[np.object_]:
 
 
 def _in_order(sample: Frame, name: str, levels: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Levels of a column in the order that it declares, else sorted."""
+    """The given levels in the order that the column declares, or sorted if it declares none."""
     order = LevelsSeen().add(sample.levels(name)).ordered()
     kept = set(levels)
     return np.array([level for level in order if level in kept], dtype=object)

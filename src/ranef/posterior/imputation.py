@@ -1,4 +1,4 @@
-"""What the missing values of a column may have been: draws given all that was observed."""
+"""Multiple imputation: draws of the missing values of a column in mi(), given all observed data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,28 +15,36 @@ from ranef.errors import ColumnError, suggestion
 from ranef.posterior.posterior import Posterior, tails_of
 from ranef.terms.base import RunOptions
 
-# Draws of the posterior behind the values, and draws times rows held at once.
-_DRAWS, _CELLS = 1_000, 1_000_000
+# Largest number of posterior draws that are used; more draws are thinned to this number.
+_DRAWS = 1_000
+# Largest value of draws x rows that is held at once.
+_CELLS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Imputation:
-    """Missing values of the training rows.
+    """Posterior draws of the missing values of the training rows.
 
-        p(x_mis | y, x_obs) = E[p(x_mis,i | y_i, x_obs,i, theta) | y, x_obs]
+        p(x_mis | y, x_obs) = E[prod_i p(x_mis,i | y_i, x_obs,i, theta) | y, x_obs],
 
-    Each draw of theta draws the missing values of a row together, from their density given it.
+    where theta holds all parameters of the model. For every posterior draw of theta, the missing
+    values of a row are drawn jointly from their conditional density.
 
     Attributes:
-        posterior: of the fit.
-        seed: of what is drawn.
+        posterior: the posterior of the fit.
+        seed: seed of the draws.
     """
 
     posterior: Posterior
     seed: int
 
     def table(self, name: str, interval: float) -> Any:
-        """`Fit.imputed`."""
+        """The table of `Fit.imputed`.
+
+        Raises:
+            ColumnError: for a column that is in no mi().
+            OptionError: if `interval` is not a probability.
+        """
         tails = tails_of(interval)
         places, values = self.draws(name)
         lower, upper = np.quantile(values, tails, axis=0) if len(places) else np.zeros((2, 0))
@@ -51,7 +59,11 @@ class Imputation:
         )
 
     def draws(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Places among the training rows that are held, (m,), and draws of their values, (S, m).
+        """Draws of the m missing values of a column.
+
+        Returns:
+            Positions of the missing values among the training rows that are held, (m,), and
+            draws of the values, (draws, m).
 
         Raises:
             ColumnError: for a column that is in no mi().
@@ -75,11 +87,12 @@ class Imputation:
         return places, out
 
     def observed(self, name: str) -> NDArray[np.float64]:
-        """The values that are not missing, in the order of the rows."""
+        """The observed values of a column, in the order of the rows."""
         column = self._column(name)
         return np.asarray(column["value"])[~np.asarray(column["missing"])]
 
     def _column(self, name: str) -> Mapping[str, Any]:
+        """The design arrays `value` and `missing` of a column in mi()."""
         terms = (term for _, term in self.posterior.program.all_terms())
         label = next(term.label for term in terms if name in term.incomplete())
         return self.posterior.training.designs[label].arrays
@@ -90,7 +103,7 @@ class Imputation:
         return jax.tree.map(lambda a: jnp.asarray(a[places]), held)
 
     def _row(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where rows that are used stand in the table."""
+        """Positions in the fitted table of the training rows at `places`."""
         kept = self.posterior.training.rows.places
         return places if kept is None else np.asarray(kept)[places]
 

@@ -1,7 +1,7 @@
-"""Which levels occur in some rows, and rows in batches of which each meets few of them.
+"""Batches of rows in which only a limited number of levels of each grouping occur.
 
-Draws of every effect of a large grouping do not fit into memory; those of the levels in a batch
-do. A batch codes its rows among these levels alone.
+The posterior draws of all effects of a large grouping do not fit into memory. The draws of the
+levels that occur in one batch do. Within a batch, the rows are coded among these levels alone.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from ranef.terms.base import Design
 
 Codes = NDArray[np.int64]
 
-# Levels of a grouping for which there is room at least, known and new ones each: programs for
-# fewer would be compiled one by one, and take no less time.
+# Smallest number of levels, known and new ones each, for which a program is compiled. Programs
+# for fewer levels would each need a compilation of their own and run no faster.
 _LEAST_LEVELS = 16
 
 
 @dataclass(frozen=True)
 class LevelSubset:
-    """The levels of one grouping that occur in a batch.
+    """The levels of one grouping that occur in a batch of rows.
 
     Attributes:
-        known: (m,) those that training saw, in order.
-        new: (u,) those that it did not, by their place among the design's.
-        levels: how many training saw.
+        known: (m,) codes of the levels that occurred in training, in increasing order.
+        new: (u,) the other levels, each by its position in `Design.new`.
+        levels: number of levels in training.
     """
 
     known: Codes
@@ -37,48 +37,51 @@ class LevelSubset:
 
     @classmethod
     def of(cls, codes: NDArray, levels: int) -> "LevelSubset":
+        """The levels in `codes`, where codes of `levels` and more stand for new levels."""
         distinct = np.unique(codes).astype(np.int64)
         first = int(np.searchsorted(distinct, levels))
         return cls(distinct[:first], distinct[first:] - levels, levels)
 
     def padded(self, known: int, new: int) -> "LevelSubset":
-        """The same with some levels repeated, so that there are so many."""
+        """The subset padded to `known` and `new` levels by repeating the last of each."""
         return replace(self, known=_padded(self.known, known), new=_padded(self.new, new))
 
     def recoded(self, design: Design, codes: str = "codes", place: int = 0) -> Design:
-        """The rows of a batch, their codes among `known` and, after these, `new`.
+        """The design of the batch with its rows coded among `known`, followed by `new`.
 
         Args:
-            design: of the rows.
-            codes: its array of this grouping's codes.
-            place: of this grouping among the term's.
+            design: the term's design for the rows of the batch.
+            codes: name of the array in `design` that holds this grouping's codes.
+            place: position of this grouping among those of the term.
         """
         own = np.asarray(design.arrays[codes])
         unseen = own >= self.levels
         found = np.searchsorted(self.known, own)
         found[unseen] = len(self.known) + np.searchsorted(self.new, own[unseen] - self.levels)
-        # What a level is called no longer matters, and names would have to be compiled in.
+        # Names of levels are static for JAX, so each set of names would need a new compilation.
         new = (*design.new[:place], ("",) * len(self.new), *design.new[place + 1 :])
         return Design({**design.arrays, codes: found.astype(np.int32)}, new)
 
 
 def _padded(levels: Codes, size: int) -> Codes:
+    """`levels` padded to `size` with its last element, or zeros if there is none."""
     if not len(levels):
         return np.zeros(size, np.int64)
     return np.pad(levels, (0, size - len(levels)), mode="edge")
 
 
 def batches(codes: Sequence[NDArray], n: int, most: int) -> list[Codes]:
-    """The places of n rows in sets that meet at most `most` levels of each grouping.
+    """Split n rows into batches in which at most `most` levels of each grouping occur.
 
     Args:
-        codes: of each grouping, (n,).
-        n: rows.
-        most: levels.
+        codes: codes of each grouping, (n,) each.
+        n: number of rows.
+        most: largest number of levels of a grouping in one batch.
 
     Returns:
-        One set with all rows in their order where that does; otherwise rows of one level of the
-        grouping that has most of them lie side by side.
+        The positions of the rows of each batch. If one batch suffices, it holds all rows in their
+        order. Otherwise the rows are sorted by the grouping with the most levels, and split
+        again, recursively, where another grouping still has too many levels.
     """
     return _split(codes, np.arange(n), most)
 
@@ -97,15 +100,15 @@ def _split(codes: Sequence[NDArray], rows: Codes, most: int) -> list[Codes]:
 
 
 def stepped(count: int, least: int, most: int) -> int:
-    """The next of few sizes from `count` on, because each is compiled for.
+    """Round `count` up to one of few sizes, since every size needs a compilation of its own.
 
     Args:
-        count: what there must be room for.
-        least: the smallest size.
-        most: of all sizes but `count` itself.
+        count: number of elements that must fit.
+        least: smallest size.
+        most: largest size, unless `count` itself is larger.
 
     Returns:
-        A size at most a quarter larger than `count`, or `least`.
+        A size that is at most about a quarter larger than `count`, or `least`.
     """
     unit = 2 ** max(0, count.bit_length() - 3)
     return max(count, min(most, max(least, -(-count // unit) * unit)))
@@ -114,13 +117,15 @@ def stepped(count: int, least: int, most: int) -> int:
 def pad_subsets(
     batches: Sequence[Mapping[Any, LevelSubset]], most: int = _LEAST_LEVELS
 ) -> list[dict[Any, LevelSubset]]:
-    """What occurs in each batch, padded so that all have one shape, and most tables the same.
+    """The level subsets of all batches, padded to the same numbers of levels in every batch.
 
-    That is one known level at least: NumPyro's distributions have no batches of none.
+    The padded numbers are rounded by `stepped`, so that tables of similar size share a compiled
+    program. At least one known level is kept, because NumPyro's distributions do not take a batch
+    shape of zero.
 
     Args:
-        batches: by grouping.
-        most: levels for which there is room where no batch has more.
+        batches: for each batch, grouping to level subset.
+        most: upper bound of the padded numbers, unless a batch itself has more levels.
     """
     out = [dict(batch) for batch in batches]
     for name in out[0]:
@@ -134,6 +139,6 @@ def pad_subsets(
 
 
 def level_key(name: str) -> int:
-    """A number below 2^64 that stands for a level wherever it occurs."""
+    """A hash of a level's name, below 2^64: the same name has the same number everywhere."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big")

@@ -1,14 +1,19 @@
-"""The likelihood of each level of a grouping, its own effects integrated out, draw by draw.
+"""Marginal likelihood of each level of a grouping, for every posterior draw.
 
-    p(y_j | phi) = integral prod_i p(y_i | eta_i + z_i' b, ...) N(b; 0, Sigma(phi)) db
+For level j with group effects b and all other parameters phi (hyperparameters, common effects and
+the effects of other groupings), this module computes
 
-Where the response is normal and b in its mean, with r = y - eta without b, W the precisions,
-Sigma = R R' and M = I + R' Z'W Z R,
+    p(y_j | phi) = integral prod_(i in j) p(y_i | eta_i + z_i' b, ...) N(b; 0, Sigma(phi)) db,
+
+where eta_i is the linear predictor of row i without b.
+
+If the response is normal and b acts on its mean, the integral has a closed form. With r = y - eta,
+W the diagonal matrix of residual precisions, Sigma = R R' and M = I + R' Z'W Z R,
 
     log p = -1/2 [n_j log 2 pi - log|W| + log|M| + r'W r - (R'Z'W r)' M^-1 (R'Z'W r)].
 
-Else by importance sampling of b, at quasi-random points of a t distribution about the level's own
-posterior and of its prior given phi.
+Otherwise the integral is estimated by importance sampling of b at quasi-random points, half of
+them from a t distribution around the level's posterior and half from its prior N(0, Sigma(phi)).
 """
 
 from collections.abc import Mapping
@@ -31,24 +36,29 @@ from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 
-# Draws of phi, and of each level's effects where there is no closed form.
-_DRAWS, _EACH = 1_000, 128
-# Of the t distribution: degrees of freedom, and how much wider than the level's posterior.
-_NU, _WIDER = 5.0, 1.6
-# Draws times levels times squared effects at most.
+# Largest number of posterior draws of phi that are used; more draws are thinned to this number.
+_DRAWS = 1_000
+# Importance points of b from each of the two halves of the proposal.
+_EACH = 128
+# Degrees of freedom of the t proposal.
+_NU = 5.0
+# Scale of the t proposal, as a multiple of the posterior sd of the level's effects.
+_WIDER = 1.6
+# Largest accepted value of draws x levels x (effects per level)^2. An array of this many numbers
+# takes 1.6 GB.
 _CELLS = 200_000_000
 
 
 @dataclass(frozen=True)
 class LevelLikelihood:
-    """A grouping of a fit.
+    """Marginal likelihoods of the levels of one grouping of a fit.
 
     Attributes:
-        posterior: of the fit, with at most so many draws.
-        labels: of the terms that vary by the grouping.
-        blocks: these terms at unit scales, whose columns lie side by side; none for a model
-            without the grouping, whose likelihood needs no integral.
-        codes: (n,) the level of each row.
+        posterior: the fit's posterior, thinned to at most `_DRAWS` draws.
+        labels: labels of the terms that vary by the grouping.
+        blocks: linear blocks of these terms at unit scales. Their columns side by side form Z.
+            Empty for a model without the grouping, whose likelihood needs no integral.
+        codes: (n,) level of each row.
     """
 
     posterior: Posterior
@@ -58,10 +68,11 @@ class LevelLikelihood:
 
     @classmethod
     def of(cls, posterior: Posterior, group: str, codes: NDArray[np.int64]) -> "LevelLikelihood":
-        """Of the grouping of that name.
+        """The likelihood of the grouping named `group`, with the level of each row in `codes`.
 
         Raises:
-            OptionError: where it is too large for memory.
+            OptionError: if the arrays would be too large for memory, or if the model has columns
+                in mi(), whose missing values are integrated out row by row.
         """
         problem = posterior.program.problem(posterior.training)
         if problem.incomplete:
@@ -93,6 +104,7 @@ class LevelLikelihood:
 
     @property
     def levels(self) -> int:
+        """Number of levels J."""
         return self.blocks[0].levels if self.blocks else int(self.codes.max()) + 1
 
     @property
@@ -103,7 +115,11 @@ class LevelLikelihood:
         return located and program.family.normal(training.response) is not None
 
     def log_likelihood(self, seed: int) -> Array:
-        """Log p(y_j | draw), (draws, J)."""
+        """Log p(y_j | phi) of every draw and level, (draws, J).
+
+        Args:
+            seed: for the quasi-random importance points.
+        """
         with jax.enable_x64(True):
             if not self.blocks:
                 return self._rows(self._predictive())
@@ -112,7 +128,7 @@ class LevelLikelihood:
             return self._drawn(self._roots(), seed)
 
     def _roots(self) -> Array:
-        """R at every draw, (draws, k, k), the terms' one below the other."""
+        """R, the root of Sigma = R R', at every draw: (draws, k, k), block diagonal by term."""
         program, training = self.posterior.program, self.posterior.training
         given = {n: v for n, v in self.posterior.draws.points.items() if np.ndim(v) == 0}
         named = {n for block in self.blocks for n in (*block.scales, block.cholesky) if n}
@@ -139,7 +155,7 @@ class LevelLikelihood:
         return next((v.shape[0] * v.shape[1] for v in self._sites().values()), 1)
 
     def _with(self, effects: Array) -> Draws:
-        """The draws with the effects (J, k), or (S, J, k), in place of those of the grouping."""
+        """The draws with the grouping's effects replaced by `effects`, (J, k) or (S, J, k)."""
         sites = {name: _flat(self._sites()[name]) for name in self._sites()}
         start = 0
         for block in self.blocks:
@@ -153,7 +169,7 @@ class LevelLikelihood:
         return Draws(lambda: whole, draws.points, draws.carried, True, "")
 
     def _predictive(self) -> Predictive:
-        """With the grouping's effects at zero."""
+        """Predictions with the grouping's effects set to zero."""
         program, training = self.posterior.program, self.posterior.training
         width = sum(block.columns.shape[1] for block in self.blocks)
         none = self._with(np.zeros((self.levels, width)))
@@ -164,7 +180,7 @@ class LevelLikelihood:
         return predictive.over(training.designs, training.response, training.held)
 
     def _normal(self, roots: Array) -> Array:
-        """The closed form, from sums over the rows of each level."""
+        """The closed form of a normal response, from cross-products summed within each level."""
         program, (draws, k) = self.posterior.program, roots.shape[:2]
         columns, codes = self._columns, self.codes
         log_w, square = np.zeros((draws, self.levels)), np.zeros((draws, self.levels))
@@ -193,11 +209,13 @@ class LevelLikelihood:
         return -0.5 * (rows * np.log(2 * np.pi) - log_w + log_det + square - inside)
 
     def _drawn(self, roots: Array, seed: int) -> Array:
-        """Importance sampling of every level's effects, all levels at once.
+        """Estimate log p(y_j | phi) by importance sampling of b, for all levels at once.
 
-        Half of the points are of the level's own posterior, half of the prior at each phi: where
-        phi leaves the effects no room the first miss them, where it leaves them much the others
-        do. Both count by their mixture (Veach and Guibas, 1995).
+        The proposal is a half-and-half mixture: quasi-random points from a t distribution around
+        the level's posterior, and from its prior N(0, Sigma(phi)). The first half alone fails
+        when Sigma(phi) is much narrower than the posterior, the second when it is much wider.
+        Every point is weighted by the density of the mixture, which is the balance heuristic
+        (Veach and Guibas, 1995).
         """
         occurs = np.unique(self.codes)
         own = self._own()
@@ -220,7 +238,7 @@ class LevelLikelihood:
         return out - np.log(2 * len(normal))
 
     def _own(self) -> Array:
-        """Draws of the grouping's effects, (draws, J, k)."""
+        """Posterior draws of the grouping's effects, (draws, J, k)."""
         parts = [
             _flat(self._sites()[name]).reshape(self._count, self.levels, count)
             for block in self.blocks
@@ -229,7 +247,7 @@ class LevelLikelihood:
         return np.concatenate(parts, axis=-1)
 
     def _rows(self, predictive: Predictive) -> Array:
-        """Log likelihood of the rows of each level, (draws, J)."""
+        """Log likelihood of the rows of each level given its effects, (draws, J)."""
         out = np.zeros((self._count, self.levels))
         for part in self._chunks(predictive):
             out += _by_level(self.codes[part.places], self.levels)(predictive.log_density(part))
@@ -238,11 +256,11 @@ class LevelLikelihood:
 
 @dataclass(frozen=True)
 class _Proposal:
-    """A t distribution about each level's posterior.
+    """A multivariate t proposal around each level's posterior, with `_NU` degrees of freedom.
 
     Attributes:
-        mean: (J, k).
-        factor: (J, k, k), of its scale.
+        mean: (J, k) posterior means of the effects.
+        factor: (J, k, k) Cholesky factors of the scale matrices.
     """
 
     mean: Array
@@ -250,7 +268,10 @@ class _Proposal:
 
     @classmethod
     def of(cls, draws: Array, occurs: NDArray[np.int64]) -> "_Proposal":
-        """Of draws (S, J, k); levels without rows have a scale of one."""
+        """The proposal from posterior draws (S, J, k).
+
+        Levels that are not in `occurs` have no rows; their scale matrix is the identity.
+        """
         k = draws.shape[-1]
         mean = draws.mean(axis=0)
         away = np.moveaxis(draws[:, occurs] - mean[occurs], 0, -1)
@@ -261,11 +282,11 @@ class _Proposal:
         return cls(mean, factor)
 
     def at(self, step: Array) -> Array:
-        """A point of every level, (J, k)."""
+        """The point of every level, (J, k), for one standardized t vector `step` (k,)."""
         return self.mean + self.factor @ step
 
     def log_density(self, b: Array) -> Array:
-        """At b (..., J, k), (..., J)."""
+        """Log density at b (..., J, k), (..., J)."""
         k = b.shape[-1]
         z = np.linalg.solve(self.factor, (b - self.mean)[..., None])[..., 0]
         constant = gammaln((_NU + k) / 2) - gammaln(_NU / 2) - 0.5 * k * np.log(_NU * np.pi)
@@ -274,7 +295,7 @@ class _Proposal:
 
 
 def _points(k: int, seed: int) -> tuple[Array, Array]:
-    """Points evenly spread over a normal and over a t distribution of k dimensions, (m, k)."""
+    """Scrambled Sobol points of a k-dimensional normal and t distribution, (`_EACH`, k) each."""
     even = qmc.Sobol(k + 1, rng=np.random.default_rng([seed, 7])).random(_EACH)
     even = np.clip(even, 1e-9, 1 - 1e-9)
     normal = norm.ppf(even[:, :k])
@@ -282,12 +303,13 @@ def _points(k: int, seed: int) -> tuple[Array, Array]:
 
 
 def _flat(values: Any) -> Array:
+    """(chain, draw, ...) as (draws, ...)."""
     array = np.asarray(values, np.float64)
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
 def _by_level(codes: NDArray[np.int64], levels: int) -> Any:
-    """Sums (draws, J) of numbers (draws, rows) over the rows of each level."""
+    """A function that sums values (draws, rows) over the rows of each level, to (draws, J)."""
     order = np.argsort(codes, kind="stable")
     present, starts = np.unique(codes[order], return_index=True)
 

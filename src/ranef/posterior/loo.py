@@ -1,14 +1,18 @@
-"""Leave-one-out predictive densities, of rows and of whole groups, without refitting.
+"""Leave-one-out predictive densities of rows or of whole levels, without refitting.
 
-    elpd = sum_j log p(y_j | y_-j),     1 / p(y_j | y_-j) = E[1 / p(y_j | phi) | y]
+Computes PSIS-LOO (Vehtari, Gelman and Gabry, 2017) with ArviZ:
 
-j a row, or all rows of a level of a grouping, whose own effects b_j are integrated out:
+    elpd = sum_j log p(y_j | y_-j),     1 / p(y_j | y_-j) = E[1 / p(y_j | phi) | y].
 
-    p(y_j | phi) = integral p(y_j | b_j, phi) p(b_j | phi) db_j
+Here j is a row, or all rows of one level of a grouping. For a level, its own effects b_j are
+integrated out first (`level_likelihood`),
 
-so that phi, the scales, common effects and effects of everything else, is what importance
-weights carry from the posterior of all rows to that without them; conditional on b_j they could
-not. The weights are Pareto-smoothed (Vehtari, Gelman and Gabry, 2017), by ArviZ.
+    p(y_j | phi) = integral p(y_j | b_j, phi) p(b_j | phi) db_j,
+
+and phi holds the hyperparameters, the common effects and the effects of all other levels. The
+importance weights then only have to carry phi from the posterior given all rows to the posterior
+without level j. Weights conditional on b_j would fail, since nearly all information about b_j is
+in the rows that are left out.
 """
 
 import math
@@ -32,14 +36,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """What `Fit.loo` returns; it prints as a few lines.
+    """Leave-one-out cross-validation of a fit, as returned by `Fit.loo`. Prints as two lines.
 
     Attributes:
-        pointwise: by row or by level: elpd, p (effective parameters) and k, the Pareto k-hat. Rows
-            have the index of the fitted table, or their place in it, from 0; levels the type of
-            their column. A polars table, with these in a column, for a fit of one.
-        group: the grouping whose levels are left out; "" for rows.
-        limit: of k-hat, above which an elpd cannot be relied on.
+        pointwise: a table with one row for each row or level that is left out, and the columns
+            elpd, p (effective number of parameters) and k (Pareto k-hat). Rows have the index
+            of the fitted pandas table, or their position in the table, counted from 0. Levels
+            have the type of their column. If the fitted table was a polars table, this is one
+            too, with the rows or levels in its first column.
+        group: the grouping whose levels are left out; "" if rows are.
+        limit: the k-hat above which an elpd is not reliable, min(1 - 1 / log10(S), 0.7) for S
+            draws.
     """
 
     pointwise: Any
@@ -48,23 +55,23 @@ class LeaveOneOut:
 
     @property
     def elpd(self) -> float:
-        """The expected log pointwise predictive density, a sum."""
+        """Expected log pointwise predictive density, in nats, summed over rows or levels."""
         return float(np.sum(np.asarray(self.pointwise["elpd"])))
 
     @property
     def se(self) -> float:
-        """Its standard error, from how rows or levels differ."""
+        """Standard error of `elpd`: sqrt(J) times the sd of the J pointwise values."""
         each = np.asarray(self.pointwise["elpd"], np.float64)
         return math.sqrt(len(each)) * float(each.std(ddof=1))
 
     @property
     def p_loo(self) -> float:
-        """The effective number of parameters."""
+        """Effective number of parameters, summed over rows or levels."""
         return float(np.sum(np.asarray(self.pointwise["p"])))
 
     @property
     def bad(self) -> float:
-        """The share whose k-hat is over the limit."""
+        """Share of the rows or levels whose k-hat is above `limit`."""
         return float(np.mean(np.asarray(self.pointwise["k"]) > self.limit))
 
     def __str__(self) -> str:
@@ -80,11 +87,12 @@ class LeaveOneOut:
     __repr__ = __str__
 
 
+# The level of each row (n,), and the names of the levels.
 Levels = tuple[NDArray[np.int64], tuple[str, ...]]
 
 
 def levels_of(posterior: Posterior, group: str) -> Levels | None:
-    """The level of each row (n,), and the levels' names; None without such a grouping."""
+    """The level of each row (n,) and the names of the levels; None if there is no such grouping."""
     codes = posterior.program.codes(posterior.training.designs, posterior.training.state)
     for name, variable in posterior.variables.items():
         if variable.role == "group" and variable.factor == clean_name(str(group)):
@@ -95,17 +103,17 @@ def levels_of(posterior: Posterior, group: str) -> Levels | None:
 def leave_one_out(
     posterior: Posterior, group: str | None, seed: int, levels: Levels | None = None
 ) -> LeaveOneOut:
-    """Of rows, or of the levels of a grouping.
+    """PSIS-LOO of each row, or of each level of a grouping.
 
     Args:
-        posterior: of the fit.
-        group: the grouping, or None.
-        seed: of what is sampled.
-        levels: of the grouping, for a model that does not have it.
+        posterior: the posterior of the fit.
+        group: the grouping, or None to leave out rows.
+        seed: seed for the effects and importance points that are sampled.
+        levels: the levels of the grouping, for a model that does not have it.
 
     Raises:
-        ColumnError: for a grouping the model does not have.
-        OptionError: for a fit that has read its rows in batches.
+        ColumnError: if the model does not have the grouping and `levels` is None.
+        OptionError: if the fit has read its rows in batches, or the grouping has too many levels.
     """
     training = posterior.training
     if training.stream is not None:
@@ -157,13 +165,21 @@ def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | Non
 
 
 def smoothed_out(log_density: Array, efficiency: float) -> Mapping[str, Array]:
-    """Elpd, p and k of each column of log p(y_j | draw), (draws, m)."""
+    """PSIS-LOO of each column of log p(y_j | phi_s), (draws, m).
+
+    Args:
+        log_density: (draws, m).
+        efficiency: effective draws per draw, for the smoothing of the tail.
+
+    Returns:
+        elpd, p (effective number of parameters) and k (k-hat), (m,) each.
+    """
     elpd, k, p = _statistics().loo(log_density[None], chain_axis=0, draw_axis=1, r_eff=efficiency)
     return {"elpd": np.asarray(elpd), "p": np.asarray(p), "k": np.asarray(k)}
 
 
 def _efficiency(posterior: Posterior) -> float:
-    """Effective draws for each draw: 1 but for chains, whose draws depend on each other."""
+    """Effective draws per draw: the mean over parameters for chains, 1 for independent draws."""
     draws = posterior.draws
     if not draws.statistics:
         return 1.0
@@ -177,7 +193,7 @@ def _efficiency(posterior: Posterior) -> float:
 
 
 def _statistics() -> Any:
-    """Imported when it is needed: it takes longer to load than a small model to fit."""
+    """ArviZ's array functions, imported late: loading them takes longer than a small fit."""
     from arviz_stats.base.array import array_stats
 
     return array_stats

@@ -1,4 +1,4 @@
-"""Draws of every variable with its role, dimensions and labels, and the tables made of them."""
+"""Posterior draws of the model's named variables, and the summary tables computed from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,15 @@ from ranef.terms.base import CENTRED, Variable, clean_name
 
 @dataclass(frozen=True)
 class Posterior:
-    """What a method's draws say of the model's variables.
+    """The posterior of the variables of a model, from the draws of its sites.
+
+    A site is a named random variable of the NumPyro program. A variable is what users see: a site,
+    or a quantity computed from sites, with a role, dimensions and labels.
 
     Attributes:
         program: the model.
-        training: what it learned before the fit.
-        draws: of its sites.
+        training: the training rows, and what the model learned from them before the fit.
+        draws: posterior draws of the sites, as returned by the method.
     """
 
     program: Program
@@ -36,22 +39,22 @@ class Posterior:
 
     @cached_property
     def variables(self) -> dict[str, Variable]:
-        """Every variable of the model in the order of the formula."""
+        """Every variable of the model, in the order of the formula."""
         return self.program.variables(self.training.state)
 
     @cached_property
     def written(self) -> Training:
-        """The training rows with every parameter in the formula's own coordinates."""
+        """The training rows with every parameter in the coordinates of the formula as written."""
         return learning.as_written(self.program, self.training)
 
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:
-        """Draws of every variable with a posterior, (chain, draw, ...)."""
+        """Draws of every variable that has a posterior, (chain, draw, ...)."""
         return variable_values(self.program, self.training.state, self.draws.sites)
 
     @cached_property
     def _ready(self) -> dict[str, NDArray[np.float64]]:
-        """Those of them that take no draws which are made only when asked for."""
+        """The draws that are available without those sites whose draws are made on demand."""
         later = set(self.draws.lazy_sites)
         if not later:
             return self.values
@@ -60,20 +63,22 @@ class Posterior:
 
     @cached_property
     def moments(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Mean and sd of the variables for which the method knows them in closed form."""
+        """Mean and sd of the variables whose posterior moments the method has in closed form."""
         known = self.draws.known_moments
         state = self.training.state
-        # Coefficients are variables as they are, or parts of a site's array: so is their sd.
+        # A coefficient is a site, or a part of one, so its sd can be taken out of the site's sds
+        # in the same way as its mean.
         mean, sd = (
             variable_values(self.program, state, {name: both[i] for name, both in known.items()})
             for i in (0, 1)
         )
-        # Of sums of coefficients the method knows the sd, which is no sum of theirs.
+        # For sums of coefficients this would be wrong (sds do not add), so the sd that the method
+        # gives for the sum itself takes precedence.
         return {name: known.get(name, (mean[name], sd[name])) for name in mean}
 
     @cached_property
     def constants(self) -> dict[str, tuple[Any, str]]:
-        """Parameters without a posterior: value, and "point estimate" or "fixed"."""
+        """Parameters without a posterior: name to (value, "point estimate" or "fixed")."""
         out = {}
         for name, prior in self.training.state.priors.items():
             if isinstance(prior, priors.Fixed):
@@ -83,7 +88,7 @@ class Posterior:
         return out
 
     def site_labels(self, name: str, size: int) -> list[str]:
-        """What the elements of a site are called, the site's own name where nothing else is."""
+        """Labels of the `size` elements of a site; the site's name for each if it has none."""
         variable = self.variables.get(name)
         if variable is not None:
             labels = [label for label, _ in variable.elements(name)]
@@ -92,15 +97,16 @@ class Posterior:
         return labels if len(labels) == size else [name] * size
 
     def sd_draws(self, name: str) -> NDArray[np.float64]:
-        """Draws of the sd of some group effects, where the other columns are at their means.
+        """Draws of an sd of group effects in the coordinates of its default prior.
 
-        For effects that are held in such coordinates; of all others it is the variable itself.
+        For terms that are parametrized with centred columns, this is the sd of the effect when
+        the term's other columns are at their means. For all other terms it is the variable itself.
         """
         site = f"{name}{CENTRED}"
         return np.asarray(self.draws.sites[site]) if site in self.draws.sites else self._ready[name]
 
     def dataset(self, values: Mapping[str, NDArray], **attributes: Any) -> xr.Dataset:
-        """Values of variables, (chain, draw, ...), with their dimensions and labels."""
+        """An xarray Dataset of variables (chain, draw, ...) with their dimensions and labels."""
         dims = {name: list(self.variables[name].dims) for name in values}
         coords = {
             dim: list(coord)
@@ -115,7 +121,11 @@ class Posterior:
         return tree["values"].to_dataset()
 
     def summary(self, interval: float) -> pd.DataFrame:
-        """`Fit.summary`."""
+        """The table of `Fit.summary`: mean, sd, lower, upper and kind by parameter.
+
+        Raises:
+            OptionError: if `interval` is not a probability.
+        """
         tails = tails_of(interval)
         rows = []
         for name, variable in self.variables.items():
@@ -136,7 +146,7 @@ class Posterior:
         return pd.DataFrame(rows, columns=columns).set_index("parameter")
 
     def table(self, *roles: str) -> pd.DataFrame:
-        """Mean and sd of the variables of some roles."""
+        """Mean and sd of the variables with one of the given roles, by parameter."""
         rows = []
         for name, variable in self.variables.items():
             if variable.role not in roles:
@@ -150,7 +160,11 @@ class Posterior:
         return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
 
     def effects(self, factor: str) -> Any:
-        """`Fit.ranef`."""
+        """The table of `Fit.ranef`.
+
+        Raises:
+            ColumnError: if the model does not have the grouping.
+        """
         names = {
             name: v
             for name, v in self.variables.items()
@@ -169,7 +183,8 @@ class Posterior:
                 flat = self._flat(name)
                 mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
             term = name.removesuffix(f"|{variable.factor}")
-            if clean_name(variable.title) == name:  # as the formula writes it
+            # The title, if it is that of this variable, is in the notation of the formula.
+            if clean_name(variable.title) == name:
                 term = variable.title.rpartition("|")[0] if "/" in variable.title else term
             terms += [term] * len(levels)
             means.append(mean)
@@ -178,12 +193,15 @@ class Posterior:
         return self.by_level(factor, list(levels) * len(names), columns)
 
     def by_level(self, factor: str, levels: Sequence[str], columns: Mapping[str, Any]) -> Any:
-        """A table of levels, which have the type of their column, as the training table was."""
+        """A table with one row for each level, of the kind of the training table.
+
+        The levels are converted to the type of their column.
+        """
         typed = self.training.sample.typed(str(factor), levels)
         return self.training.rows.labels.by_level(str(factor), typed, columns)
 
     def _mean_and_sd(self, name: str, place: int) -> tuple[float, float]:
-        """Of one element of a variable, in closed form where that is known."""
+        """Mean and sd of one element of a variable, in closed form if available."""
         if name in self.moments:
             mean, sd = (np.ravel(each)[place] for each in self.moments[name])
             return float(mean), float(sd)
@@ -191,14 +209,18 @@ class Posterior:
         return float(flat.mean()), float(flat.std(ddof=1))
 
     def _flat(self, name: str) -> NDArray[np.float64]:
-        """Draws of a variable as (chains times draws, elements)."""
+        """Draws of a variable, (chains x draws, elements)."""
         values = self._ready[name] if name in self._ready else self.values[name]
         return values.reshape(values.shape[0] * values.shape[1], -1)
 
     def _shares(self) -> dict[str, NDArray[np.float64]]:
-        """Share of variance that each grouping explains, by draw: Var(its part of eta_i) over rows,
+        """Share of variance of each grouping, for every draw:
 
-        of the sum of that of all groupings and of the common effects, and of the residual's mean.
+            share(g) = V_g / (V_common + sum_h V_h + V_residual),
+
+        where V_g is the variance that grouping g contributes to the linear predictor, V_common
+        that of the common effects, and V_residual the mean residual variance over rows. Empty for
+        a family without a residual variance, and for a model without groupings.
         """
         known: dict[str, Any] = {
             name: values.reshape(-1, *values.shape[2:]) for name, values in self._ready.items()
@@ -217,7 +239,7 @@ class Posterior:
             return {}
         response = self.training.response
         if response.form == "weights":
-            # The variance of row i is sigma^2 / w_i, whatever the unit of w.
+            # The residual variance of row i is sigma^2 / w_i.
             residual = residual * np.mean(1.0 / np.asarray(response.companion, np.float64))
         total = residual + sum(parts.values())
         return {factor: variance / total for factor, variance in parts.items() if factor}
@@ -226,17 +248,17 @@ class Posterior:
 def variable_values(
     program: Program, state: TrainingState, sites: Mapping[str, Any]
 ) -> dict[str, NDArray[np.float64]]:
-    """The variables of the model from draws of its sites, in the order of the formula."""
+    """The variables computed from draws of sites, in the order of the formula."""
     known = {name: np.asarray(value, dtype=np.float64) for name, value in sites.items()}
     known |= program.derived(state, known)
     return {name: known[name] for name in program.variables(state) if name in known}
 
 
 def tails_of(interval: float) -> tuple[float, float]:
-    """Lower and upper probability of a central interval.
+    """Lower and upper tail probabilities of a central interval.
 
     Raises:
-        OptionError: for what is no probability.
+        OptionError: if `interval` is not a number between 0 and 1.
     """
     if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < 1:
         raise OptionError(f"interval must be a probability between 0 and 1, not {interval!r}")
@@ -244,11 +266,12 @@ def tails_of(interval: float) -> tuple[float, float]:
 
 
 def _element(value: Any, place: int) -> float:
-    """One element of a constant, which may be one number for all of them."""
+    """One element of a constant, which may be a single number for all elements."""
     flat = np.ravel(value)
     return float(flat[place] if len(flat) > 1 else flat[0])
 
 
 def _describe(values: NDArray[np.float64], tails: tuple[float, float]) -> tuple[float, ...]:
+    """Mean, sd, and lower and upper quantile of draws (S,)."""
     lower, upper = np.quantile(values, tails)
     return float(values.mean()), float(values.std(ddof=1)), float(lower), float(upper)

@@ -1,4 +1,9 @@
-"""The program replayed on new rows with draws of its sites: never a second implementation."""
+"""Posterior predictions on any rows, by running the model's own NumPyro program.
+
+The program is run once for every posterior draw, with its sites set to the values of the draw. It
+returns the linear predictor of every family parameter; means, responses and log densities follow
+from the family. Predictions thus never use a second implementation of the model.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -24,30 +29,34 @@ from ranef.program.program import Program, Varying
 from ranef.program.training import Designs, TrainingState
 from ranef.terms.base import LevelSites, RunOptions
 
-# Draws times rows held at once, and draws of group effects.
-_CELLS, _EFFECTS = 4_000_000, 10_000_000
-# The squares of means beyond this cannot be added up over a million draws in double precision.
+# Largest value of draws x rows that is held at once.
+_CELLS = 4_000_000
+# Largest number of draws of group effects that is held at once.
+_EFFECTS = 10_000_000
+# Largest absolute value of a predictor or mean. The sum of a million squares of larger numbers
+# would overflow double precision.
 _FARTHEST = 1e151
-# The exponential of numbers up to this, of either sign, is neither zero nor infinite.
+# exp(x) is neither zero nor infinite for |x| up to this.
 _LARGEST_EXPONENT = 700.0
-# Rows that a program is compiled for at least: fewer take it no less time.
+# Smallest number of rows for which a program is compiled; with fewer rows it runs no faster.
 _LEAST_ROWS = 64
-# Rows whose quantiles are sought at once, on each core.
+# Rows whose quantiles one core computes at a time.
 _STRIPE = 500
 
 
 @dataclass(frozen=True)
 class RowChunk:
-    """A chunk of rows.
+    """The linear predictors of a chunk of rows, padded to a fixed number of rows.
 
     Attributes:
-        family: of the model.
-        response: its response design.
-        predictors: each family parameter on its link's scale, (draws, rows); a vector of k
-            numbers is (draws, 1, k).
-        places: of the rows among all; those after them are padding.
-        integrated: makes log p(response) (draws, rows), where missing values of columns are to be
-            integrated over; None where the predictors say it.
+        family: the family of the model.
+        response: the response design of the chunk.
+        predictors: family parameter to its predictor on the link's scale, (draws, rows); a
+            parameter that is a vector of k numbers is (draws, 1, k).
+        places: positions of the rows among all rows. Rows of the chunk beyond these are padding.
+        integrated: for a model with columns in mi(), computes log p(y_i | draw) with the missing
+            values integrated out, (draws, rows). None for other models, whose log density
+            follows from the predictors.
     """
 
     family: Family
@@ -58,25 +67,25 @@ class RowChunk:
 
     @cached_property
     def values(self) -> dict[str, Array]:
-        """Each family parameter on its own scale."""
+        """Each family parameter on its own scale: the inverse link of its predictor."""
         return self.family.on_own_scale(**self.predictors)
 
     @property
     def count(self) -> int:
-        """Rows that count."""
+        """Number of rows without the padding."""
         return len(self.places)
 
     def own(self, values: Any) -> NDArray[np.float64]:
-        """`values`, which broadcast to (draws, rows), without the padding."""
+        """`values` broadcast to (draws, rows), without the padding."""
         shape = self.predictors[self.family.parameters[0].name].shape
         return np.broadcast_to(np.asarray(values, dtype=np.float64), shape)[:, : self.count]
 
 
 class OutOfReachError(DataError):
-    """A row whose predictor or mean is not a finite number, or too large to be squared.
+    """A row whose predictor or mean is not finite, or too large to be squared.
 
     Attributes:
-        place: of the row, from 0.
+        place: position of the row, from 0.
     """
 
     def __init__(self, place: int) -> None:
@@ -90,12 +99,12 @@ class OutOfReachError(DataError):
 def _refuse_out_of_reach(
     values: NDArray[np.float64], places: NDArray[np.int64], most: float = _FARTHEST
 ) -> None:
-    """Refuse numbers by draw and row, (draws, rows), beyond `most`, by default what can be squared.
+    """Refuse values (draws, rows) that are not finite or exceed `most` in absolute value.
 
     Raises:
-        OutOfReachError: for the first row that has one.
+        OutOfReachError: for the first row with such a value.
     """
-    # In the precision of a network's output the limit itself would be infinite.
+    # In the single precision of a network's output, the limit itself would be infinite.
     beyond = ~(np.abs(values.astype(np.float64, copy=False)) <= most)
     if beyond.any():
         raise OutOfReachError(int(places[np.argmax(beyond.any(axis=0))]))
@@ -103,13 +112,14 @@ def _refuse_out_of_reach(
 
 @dataclass(frozen=True)
 class Predictive:
-    """Parameters of the response on any rows, one set for each draw.
+    """Predictions of a fitted model on any rows, for every posterior draw.
 
     Attributes:
-        program, state: the model and what it learned.
-        draws: of its sites.
-        replay: how new levels are treated.
-        seed: for coefficients of new levels and for response noise.
+        program: the model.
+        state: what the model learned from the training rows before the fit.
+        draws: posterior draws of its sites.
+        replay: how the program runs, in particular how new levels are treated.
+        seed: seed for the effects of new levels and for sampled responses.
     """
 
     program: Program
@@ -124,32 +134,37 @@ class Predictive:
 
     @cached_property
     def _count(self) -> int:
-        """Draws."""
+        """Number of draws."""
         none = {site: np.zeros(0, np.int64) for g in self._grouped.values() for site in g.sites}
         return next((v.shape[0] * v.shape[1] for v in self.draws.at(none).values()), 1)
 
     def given(self, draws: Draws) -> "Predictive":
-        """The same with other draws, of as many: the program stays compiled."""
+        """The same predictions with other draws, of equal number; keeps the compiled program."""
         out = replace(self, draws=draws)
         out.__dict__["_compiled"] = self._compiled
         return out
 
     def seeded(self, seed: int) -> "Predictive":
-        """The same with another seed: the programs stay compiled, and draws of effects made."""
+        """The same with another seed; keeps the compiled programs and the draws of effects."""
         out = replace(self, seed=seed)
         for kept in ("_compiled", "_compiled_density", "_latest"):
             out.__dict__[kept] = getattr(self, kept)
         return out
 
     def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[RowChunk]":
-        """The rows in chunks, each row once.
+        """Predictors of all rows, chunk by chunk. Every row occurs in exactly one chunk.
 
-        Every chunk has the same number of rows, the last padded with its last row, and knows
-        as many levels as any, so that one compiled program serves all. These numbers are of few
-        sizes: a row that is predicted alone goes through the program of a short table, which is
-        compiled once, and has the same digits there. Rows are taken in their
-        order where memory holds the effects of all levels in them; else those of a level follow
-        each other, and effects are drawn for as many levels at a time as it does hold.
+        All chunks have the same number of rows (the last is padded with its last row) and the
+        same number of levels, so that one compiled program serves all. The numbers are rounded to
+        few sizes: a row that is predicted alone uses the program of a short table, and gets the
+        same digits as in that table. The rows keep their order if memory holds the effects of
+        all their levels. Otherwise rows are sorted by level, and effects are drawn for as many
+        levels at a time as memory holds.
+
+        Args:
+            designs: the designs of the rows.
+            response: their response design.
+            n: number of rows.
         """
         held = max(1, _CELLS // self._count)
         size = min(held, stepped(n, _LEAST_ROWS, held))
@@ -180,7 +195,7 @@ class Predictive:
         size: int,
         met: Mapping[Varying, LevelSubset],
     ) -> "Iterator[RowChunk]":
-        """The rows of one batch, in which the levels `met` occur."""
+        """The rows of one batch, in chunks; `met` holds the levels that occur in the batch."""
         sites = self._sites(met, designs)
         for start in range(0, len(rows), size):
             places = rows[start : start + size]
@@ -200,7 +215,7 @@ class Predictive:
             yield RowChunk(self.program.family, beside, predictors, places, integrated)
 
     def _sites(self, met: Mapping[Varying, LevelSubset], designs: Designs) -> dict[str, Array]:
-        """Draws in one leading axis, of effects those of the levels at hand."""
+        """Draws by site, (draws, ...); effects are those of the levels in `met` alone."""
         levels = {s: met[key].known for key, g in self._grouped.items() for s in g.sites}
         out = dict(self._at(levels))
         for key, grouped in self._grouped.items():
@@ -211,10 +226,10 @@ class Predictive:
         return out
 
     def _at(self, levels: Mapping[str, NDArray[np.int64]]) -> dict[str, Array]:
-        """Draws of effects of some levels and of all else, those of the latest batch kept."""
+        """Draws of all sites, effects for `levels` alone; the draws of the last call are kept."""
         latest = self._latest
         if not latest or not all(np.array_equal(latest[0][n], own) for n, own in levels.items()):
-            # Those before make room first.
+            # Free the previous draws before new ones are made.
             latest.clear()
             made = {
                 name: jnp.asarray(value.reshape(self._count, *value.shape[2:]))
@@ -225,11 +240,14 @@ class Predictive:
 
     @cached_property
     def _latest(self) -> list[Any]:
-        """The levels of the latest batch and their draws, once there are some."""
+        """Levels and draws of the latest batch; empty before the first."""
         return []
 
     def _unseen(self, key: Varying, grouped: LevelSites, names: list[str]) -> NDArray[np.float64]:
-        """Standard normal numbers behind the effects of new levels, (draws, u, k)."""
+        """Standard normal numbers for the effects of u new levels, (draws, u, k).
+
+        They depend on the seed and on the level's name, not on which other levels occur.
+        """
         levels = np.array([level_key(name) for name in names], np.uint64)
         stream = level_key(key[0]) + key[1]
         each = CounterRNG(self.seed, stream).of(levels, self._count * grouped.width)
@@ -248,13 +266,13 @@ class Predictive:
         response: ResponseDesign,
         met: Mapping[Varying, LevelSubset],
     ) -> Array:
-        """Log p(response), (draws, rows), missing values of columns integrated over."""
+        """Log p(y_i | draw), (draws, rows), with missing values of columns integrated out."""
         key = jax.random.key(self.seed)
         return self._compiled_density(sites, designs, key, _known(met), response)
 
     @cached_property
     def _compiled_density(self) -> Any:
-        """As `_compiled`, and a response, to its log density."""
+        """The compiled function behind `_density`."""
 
         def run(
             state: TrainingState, designs: Designs, replay: RunOptions, response: ResponseDesign
@@ -273,20 +291,20 @@ class Predictive:
             def one(sites: Mapping[str, Array], key: Array) -> Array:
                 return self._given(run, sites, key)(state, designs, self.replay, response)
 
-            # One draw after the other: quadrature takes room for each row.
+            # Sequentially over draws: quadrature over missing values takes memory for every row.
             return jax.lax.map(lambda own: one(*own), (sites, jax.random.split(key, self._count)))
 
         return jax.jit(every, static_argnums=3)
 
     def _given(self, run: Callable, sites: Mapping[str, Array], key: Array) -> Any:
-        """A NumPyro program with its sites known."""
+        """A NumPyro program with its sites set to one draw and to the point estimates."""
         carried = {name: dict(value) for name, value in self.draws.carried.items()}
         data = {**sites, **self.draws.points, **carried}
         return numpyro.handlers.substitute(numpyro.handlers.seed(run, key), data=data)
 
     @cached_property
     def _compiled(self) -> Any:
-        """Draws, designs, a key and how many levels they know to each family parameter."""
+        """The compiled function from (draws, designs, key, numbers of levels) to predictors."""
         vectors = {p.name for p in self.program.family.free_parameters() if p.labels}
 
         def every(
@@ -315,9 +333,21 @@ class Predictive:
     def summaries(
         self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
     ) -> dict[str, NDArray[np.float64]]:
-        """mean, sd, lower and upper of each row, of the mean or of a response.
+        """Posterior mean, sd and central interval of each row's mean or response.
 
-        And ``p[c]``, the mean probability of each category c, for a family that has them.
+        The sd of a response is the root of Var(mean) + E[Var(response | draw)] over draws; its
+        interval is that of sampled responses.
+
+        Args:
+            designs: the designs of the rows.
+            response: their response design.
+            n: number of rows.
+            kind: "mean" or "response".
+            interval: probability of the central interval.
+
+        Returns:
+            mean, sd, lower and upper, (n,) each. For a family with categories also ``p[c]``,
+            the posterior mean of the probability of category c.
         """
         family = self.program.family
         tails = [(1 - interval) / 2, (1 + interval) / 2]
@@ -343,7 +373,10 @@ class Predictive:
         return self._by_row(designs, response, n, describe)
 
     def components(self, designs: Designs, response: ResponseDesign, n: int) -> dict[str, NDArray]:
-        """The most probable component of each row, and P(component c | y_i) as ``p[c]``."""
+        """`component`, the number of each row's most probable component, from 1, and ``p[c]``.
+
+        ``p[c]`` is the posterior mean of P(component c | y_i), (n,).
+        """
         family = self.program.family
 
         def judge(part: RowChunk) -> dict[str, NDArray]:
@@ -355,7 +388,7 @@ class Predictive:
         return {"component": 1 + largest, **shares}
 
     def log_scores(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
-        """Log mean_s p(y_i | draw s), (n,)."""
+        """Log predictive density of each row, log mean_s p(y_i | draw s), (n,)."""
 
         def score(part: RowChunk) -> dict[str, NDArray]:
             return {"score": _log_mean(self.log_density(part))}
@@ -363,10 +396,14 @@ class Predictive:
         return self._by_row(designs, response, n, score)["score"]
 
     def validation(self, designs: Designs, response: ResponseDesign, n: int) -> xr.Dataset:
-        """By row: observed, mean, pit = P(response <= observed), log_score.
+        """Observed response, mean, PIT and log score of each row.
 
-        The PIT is a mean over draws of responses with ties, of which there are none in a
-        continuous family, broken at random (Czado, Gneiting and Held, 2009).
+        The probability integral transform P(response <= observed) is estimated from one sampled
+        response per draw. Ties, which occur in discrete families, are broken at random (Czado,
+        Gneiting and Held, 2009).
+
+        Returns:
+            Variables observed, mean, pit and log_score, (row,) each.
         """
         family = self.program.family
         rng = np.random.default_rng(self.seed)
@@ -388,7 +425,7 @@ class Predictive:
         return xr.Dataset({name: ("row", values) for name, values in columns.items()})
 
     def centre(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
-        """Posterior mean of the location, (n,)."""
+        """Posterior mean of the response's mean, (n,)."""
 
         def mean(part: RowChunk) -> dict[str, NDArray]:
             return {"mean": self._location(part).mean(axis=0)}
@@ -396,12 +433,12 @@ class Predictive:
         return self._by_row(designs, response, n, mean)["mean"]
 
     def locations(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
-        """Draws of the location, (draws, n)."""
+        """Draws of the response's mean, (draws, n)."""
         each = self._by_row(designs, response, n, lambda part: {"a": self._location(part).T})
         return each["a"].T
 
     def responses(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
-        """Draws of the response, (draws, n)."""
+        """One sampled response for every draw and row, (draws, n)."""
         rng = np.random.default_rng(self.seed)
 
         def draw(part: RowChunk) -> dict[str, NDArray]:
@@ -424,7 +461,11 @@ class Predictive:
         n: int,
         describe: Callable[[NDArray[np.float64]], Mapping[str, NDArray]],
     ) -> dict[str, NDArray]:
-        """What `describe` says of log p(y_i | draw s), (draws, m), by row, chunk by chunk."""
+        """Apply `describe` to log p(y_i | draw s), (draws, m), of each chunk of m rows.
+
+        Returns:
+            The arrays of `describe`, rows first, joined over chunks in the order of the rows.
+        """
         return self._by_row(
             designs, response, n, lambda part: dict(describe(self.log_density(part)))
         )
@@ -432,7 +473,7 @@ class Predictive:
     def means(
         self, designs: Designs, response: ResponseDesign, n: int
     ) -> dict[str, NDArray[np.float64]]:
-        """Posterior mean of each family parameter on its link's scale, (n,), or (n, k)."""
+        """Posterior mean of each family parameter's predictor, (n,), or (n, k) for a vector."""
 
         def mean(part: RowChunk) -> dict[str, NDArray]:
             return {
@@ -451,7 +492,7 @@ class Predictive:
         n: int,
         describe: Callable[["RowChunk"], dict[str, NDArray]],
     ) -> dict[str, NDArray]:
-        """What `describe` says of each chunk of rows, rows leading, in the order of the rows."""
+        """Apply `describe` to each chunk and join its arrays, rows first, in the rows' order."""
         out: dict[str, NDArray] = {}
         with jax.enable_x64(True):
             for part in self.over(designs, response, n):
@@ -461,6 +502,7 @@ class Predictive:
         return out
 
     def _location(self, part: "RowChunk") -> NDArray[np.float64]:
+        """Draws of the response's mean (its location if it has no mean), (draws, rows)."""
         location = part.own(self.program.family.mean(part.response, **part.values))
         _refuse_out_of_reach(location, part.places)
         return location
@@ -469,7 +511,8 @@ class Predictive:
         """Log p(y_i | draw s) of a chunk, (draws, rows).
 
         Raises:
-            OutOfReachError: for a row of which a parameter is at the end of what it may be.
+            OutOfReachError: for a row with a parameter that has underflowed or overflowed to the
+                boundary of its range.
         """
         if part.integrated is not None:
             return part.own(part.integrated())
@@ -478,32 +521,37 @@ class Predictive:
 
 
 def _refuse_limits(part: "RowChunk") -> None:
-    """Refuse rows with a positive number that has become zero or infinite, or a share one of both.
+    """Refuse rows with a family parameter at the boundary of its range.
+
+    These are parameters with a log link that have become zero or infinite, and, in continuous
+    families, parameters with a logit link that have become 0 or 1.
 
     Raises:
-        OutOfReachError: for the first of them.
+        OutOfReachError: for the first such row.
     """
     for parameter in part.family.parameters:
         eta = part.predictors.get(parameter.name)
-        # The density of what is not discrete is taken of the share itself, not of its logit.
+        # Continuous families compute their density from the share itself, discrete ones from its
+        # logit, which does not overflow.
         shared = parameter.link == "logit" and not part.family.discrete
         if eta is not None and eta.ndim == 2 and (parameter.link == "log" or shared):
-            # A count whose mean has become zero is zero.
+            # A mean that has underflowed to zero is no error for a count: the count is zero.
             own = np.maximum(part.own(eta), 0.0) if part.family.discrete else part.own(eta)
             _refuse_out_of_reach(own, part.places, _LARGEST_EXPONENT)
 
 
 def _known(met: Mapping[Varying, LevelSubset]) -> tuple[tuple[Varying, int], ...]:
-    """How many levels of each term training saw, of those that are at hand."""
+    """Number of known levels by term, as a hashable argument of the compiled programs."""
     return tuple((name, len(levels.known)) for name, levels in met.items())
 
 
 def _log_mean(log_density: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the mean of exp(log_density) over draws, the first axis."""
     return logsumexp(log_density, axis=0) - np.log(len(log_density))
 
 
 def _quantiles(values: NDArray[np.float64], tails: list[float]) -> NDArray[np.float64]:
-    """Quantiles of each column, which take most of the time of a prediction."""
+    """Quantiles of each column, in parallel: they take most of the time of a prediction."""
     stripes = [values[:, start : start + _STRIPE] for start in range(0, values.shape[1], _STRIPE)]
     found = side_by_side(lambda stripe: np.quantile(stripe, tails, axis=0), stripes, _STRIPE)
     return np.concatenate(found, axis=1)

@@ -1,4 +1,8 @@
-"""The best levels of one side of mf() for those of the other: top-n prediction."""
+"""Top-n recommendation from a matrix factorization term mf(a, b).
+
+For each given level of one column, the levels of the other column are ranked by the posterior mean
+of the response's mean.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,13 +24,13 @@ from ranef.program.program import Program
 from ranef.program.training import Designs, TrainingState
 from ranef.terms.base import Term
 
-# Pairs that are gone through at once.
+# Largest number of pairs (given level, candidate) that are scored at once.
 _PAIRS = 1_000_000
 
 
 @dataclass(frozen=True)
 class RecommendationQuery:
-    """What is asked for, as `Fit.recommend` has it."""
+    """The arguments of `Fit.recommend` of the same names."""
 
     n: int
     candidates: Any
@@ -41,14 +45,19 @@ def recommend(
     data: Any,
     wanted: RecommendationQuery,
 ) -> Any:
-    """`Fit.recommend`.
+    """The table of `Fit.recommend`.
 
     Args:
-        known: what the fit knows.
-        predictive: of its draws.
-        designs: of rows.
-        data: levels, or a table.
-        wanted: what is asked for.
+        known: the posterior of the fit.
+        predictive: predictions from its draws.
+        designs: makes the designs of a table of rows.
+        data: levels, or a table, as for `Fit.recommend`.
+        wanted: the other arguments of `Fit.recommend`.
+
+    Raises:
+        OptionError: for a model without mf(), for a table that has both or neither of the
+            term's columns, and for a missing column.
+        DataError: if there are no rows or no candidates, or nothing is left to recommend.
     """
     n = whole_number("n", wanted.n, least=1)
     program, state = known.program, known.training.state
@@ -103,16 +112,16 @@ def _response(program: Program, state: TrainingState, rows: Frame) -> ResponseDe
 
 
 def _sides(term: Term) -> tuple[str, str]:
-    """The two columns of mf()."""
+    """The names of the two columns of mf()."""
     first, second = map(str, term.call.arguments)
     return first, second
 
 
 def _as_table(data: Any, term: Term) -> Any:
-    """A level, or a list of them, stands for a table of the first column of mf()."""
+    """`data` as a table: a level, or a list of levels, becomes the first column of mf()."""
     first = _sides(term)[0]
     if isinstance(data, (str, int, float, np.generic, date)):
-        # A path to a file is a text too; levels are asked for more often.
+        # A text is taken as a level and not as the path of a file, which is asked for less often.
         return {first: [data]}
     if isinstance(data, (Sequence, np.ndarray, pd.Index)) or is_into_series(data):
         listed = list(data)
@@ -122,10 +131,10 @@ def _as_table(data: Any, term: Term) -> Any:
 
 
 def _side(terms: Sequence[Term], given: Frame) -> tuple[Term, int]:
-    """The term of which the table has one side, and which.
+    """The mf() term of which the table has exactly one column, and that column's position.
 
     Raises:
-        OptionError: where there is none.
+        OptionError: if there is no such term.
     """
     for term in terms:
         having = [side in given.columns for side in _sides(term)]
@@ -140,6 +149,7 @@ def _side(terms: Sequence[Term], given: Frame) -> tuple[Term, int]:
 
 
 def _refuse_gaps(program: Program, given: Frame, others: Frame, other: str) -> None:
+    """Refuse tables without a column that the formula needs, and tables without rows."""
     for name in program.needs(response=False, companion=False):
         if name not in given.columns and name not in others.columns:
             raise OptionError(
@@ -153,14 +163,14 @@ def _refuse_gaps(program: Program, given: Frame, others: Frame, other: str) -> N
 def _pairs(
     given: Frame, others: Frame, rows: NDArray[np.int64], places: NDArray[np.int64]
 ) -> Frame:
-    """Some rows of the table, each beside a candidate, whose columns come first."""
+    """Rows of the table paired with candidates; a column of both is taken from the candidate."""
     first, second = given.take(rows), others.take(places)
     columns = {**first.columns, **second.columns}
     return Frame(columns, len(rows), given.source, given.untyped, given.missing)
 
 
 def _seen(training: Any, new: Any) -> NDArray[np.bool_]:
-    """(n,) Whether training had the pair."""
+    """Whether each pair of levels occurs in the training rows, (n,)."""
     keys = [
         np.asarray(d.arrays["left"], np.int64) << 32 | np.asarray(d.arrays["right"], np.int64)
         for d in (new, training)
@@ -171,7 +181,7 @@ def _seen(training: Any, new: Any) -> NDArray[np.bool_]:
 def _best(
     rows: NDArray[np.int64], mean: NDArray[np.float64], n: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Row, candidate and rank of the n best of each row, those of minus infinity left out."""
+    """Row, candidate and rank (from 1) of the n largest means of each row, -inf excluded."""
     order = np.argsort(-mean, axis=1, kind="stable")[:, :n]
     kept = np.isfinite(np.take_along_axis(mean, order, axis=1))
     at, rank = np.nonzero(kept)
@@ -179,5 +189,6 @@ def _best(
 
 
 def _levels(frame: Frame, name: str) -> NDArray[np.object_]:
+    """The level of each row as text, (n,)."""
     found = frame.levels(name)
     return found.names[found.codes]

@@ -1,4 +1,4 @@
-"""The table of `Fit.summary`, which prints the verdict on its fit below itself."""
+"""The table of `Fit.summary`: a pandas DataFrame that prints the fit's verdict below itself."""
 
 import html
 from collections.abc import Callable
@@ -8,9 +8,10 @@ import pandas as pd
 
 
 class Summary(pd.DataFrame):
-    """A pandas table like any other but for the line below it; what is made of it is plain.
+    """A pandas DataFrame that prints a line below itself, which `Fit.summary` uses for the verdict.
 
-    The verdict is sought when the table is printed, and not before: it may take a second.
+    The line is computed when the table is printed, not before, since it may take a second. Tables
+    derived from this one are ordinary DataFrames.
     """
 
     _metadata = ["_line"]
@@ -18,6 +19,7 @@ class Summary(pd.DataFrame):
 
     @classmethod
     def of(cls, table: pd.DataFrame, line: Callable[[], str]) -> "Summary":
+        """A summary of `table`, with a function that returns the line to print below it."""
         out = cls(table)
         out._line = line
         return out

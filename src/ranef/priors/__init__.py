@@ -1,4 +1,4 @@
-"""Priors: their kinds, as values, their densities, and their NumPyro sites."""
+"""Prior distributions: their kinds as plain values, their log densities and NumPyro sites."""
 
 from ranef.priors.kinds import (
     LKJ,

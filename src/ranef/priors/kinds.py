@@ -1,7 +1,8 @@
-"""Prior distributions as plain values: a kind and its numbers, no array library.
+"""Prior distributions as plain values, defined without an array library.
 
-A prior says what it is; ``ranef.priors.sites`` turns it into a NumPyro site. A number in
-place of a prior fixes the parameter, `PointEstimate` estimates it without a posterior.
+A prior is a frozen dataclass of a kind and its numbers. ``ranef.priors.sites`` turns it into a
+NumPyro site, ``ranef.priors.log_density`` computes its log density. In place of a prior, a number
+fixes the parameter, and `PointEstimate` estimates it without a posterior.
 """
 
 import math
@@ -13,13 +14,22 @@ from typing import Any, ClassVar
 
 from ranef.errors import OptionError
 
-# Arguments that must be above zero, whatever the kind.
+# Arguments that must be above zero in every kind of prior.
 _POSITIVE = {"sigma", "nu", "rate", "alpha", "beta", "eta"}
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Base of the kinds below. `support` is where the density lives."""
+    """Base class of priors.
+
+    Attributes:
+        support: set of the values with positive density: "real", "positive", "interval",
+            "correlation", or "any" for kinds that take the support of the parameter.
+
+    Raises:
+        OptionError: for an argument that is not a finite number (or, where the kind allows it, a
+            tuple of them), and for a scale, rate or shape that is not above zero.
+    """
 
     support: ClassVar[str] = "real"
 
@@ -33,7 +43,7 @@ class Prior:
                 _check(type(self).__name__, field.name, number)
 
     def length(self) -> int | None:
-        """Of its tuple arguments; None where all are numbers."""
+        """Length of the tuple arguments; None if all arguments are numbers."""
         lengths = {len(v) for f in fields(self) if isinstance(v := getattr(self, f.name), tuple)}
         return max(lengths) if lengths else None
 
@@ -56,6 +66,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
+    """An argument in print, with four digits and at most three elements of a tuple."""
     if isinstance(value, tuple):
         shown = ", ".join(f"{v:.4g}" for v in value[:3])
         return f"[{shown}{', ...' if len(value) > 3 else ''}]"
@@ -64,15 +75,21 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Flat(Prior):
-    """p(x) constant: on the real line, or on x > 0 for a scale."""
+    """Constant density on the support of the parameter: p(x) = const. Improper."""
 
     support: ClassVar[str] = "any"
 
 
 @dataclass(frozen=True)
 class Normal(Prior):
-    """p(x) = exp(-((x - mu) / sigma)^2 / 2) / (sigma sqrt(2 pi)). A tuple gives one value
-    for each coefficient of a vector-valued term."""
+    """Normal distribution: p(x) = exp(-((x - mu) / sigma)^2 / 2) / (sigma sqrt(2 pi)), x real.
+
+    Tuples give one value for each element of a vector-valued parameter.
+
+    Attributes:
+        mu: mean.
+        sigma: sd.
+    """
 
     mu: float | tuple[float, ...] = 0.0
     sigma: float | tuple[float, ...] = 1.0
@@ -80,7 +97,15 @@ class Normal(Prior):
 
 @dataclass(frozen=True)
 class StudentT(Prior):
-    """Student's t with nu degrees of freedom, location mu and scale sigma."""
+    """Student's t: p(x) proportional to (1 + ((x - mu) / sigma)^2 / nu)^(-(nu + 1) / 2), x real.
+
+    Tuples give one value for each element of a vector-valued parameter.
+
+    Attributes:
+        nu: degrees of freedom.
+        mu: location.
+        sigma: scale.
+    """
 
     nu: float = 3.0
     mu: float | tuple[float, ...] = 0.0
@@ -89,7 +114,14 @@ class StudentT(Prior):
 
 @dataclass(frozen=True)
 class Cauchy(Prior):
-    """Cauchy with location mu and scale sigma."""
+    """Cauchy distribution: p(x) = 1 / (pi sigma (1 + ((x - mu) / sigma)^2)), x real.
+
+    Tuples give one value for each element of a vector-valued parameter.
+
+    Attributes:
+        mu: location.
+        sigma: scale.
+    """
 
     mu: float | tuple[float, ...] = 0.0
     sigma: float | tuple[float, ...] = 1.0
@@ -97,7 +129,11 @@ class Cauchy(Prior):
 
 @dataclass(frozen=True)
 class HalfNormal(Prior):
-    """Normal(0, sigma) restricted to x > 0."""
+    """Normal(0, sigma) restricted to x > 0: p(x) proportional to exp(-(x / sigma)^2 / 2).
+
+    Attributes:
+        sigma: scale; the sd is 0.60 sigma.
+    """
 
     support: ClassVar[str] = "positive"
     sigma: float = 1.0
@@ -105,7 +141,14 @@ class HalfNormal(Prior):
 
 @dataclass(frozen=True)
 class HalfStudentT(Prior):
-    """StudentT(nu, 0, sigma) restricted to x > 0."""
+    """StudentT(nu, 0, sigma) restricted to x > 0.
+
+    p(x) is proportional to (1 + (x / sigma)^2 / nu)^(-(nu + 1) / 2).
+
+    Attributes:
+        nu: degrees of freedom.
+        sigma: scale.
+    """
 
     support: ClassVar[str] = "positive"
     nu: float = 3.0
@@ -114,7 +157,11 @@ class HalfStudentT(Prior):
 
 @dataclass(frozen=True)
 class HalfCauchy(Prior):
-    """Cauchy(0, sigma) restricted to x > 0."""
+    """Cauchy(0, sigma) restricted to x > 0: p(x) = 2 / (pi sigma (1 + (x / sigma)^2)).
+
+    Attributes:
+        sigma: scale, which is the median.
+    """
 
     support: ClassVar[str] = "positive"
     sigma: float = 1.0
@@ -122,7 +169,7 @@ class HalfCauchy(Prior):
 
 @dataclass(frozen=True)
 class Exponential(Prior):
-    """p(x) = rate exp(-rate x), x > 0; mean 1 / rate."""
+    """Exponential distribution: p(x) = rate exp(-rate x), x > 0; the mean is 1 / rate."""
 
     support: ClassVar[str] = "positive"
     rate: float = 1.0
@@ -130,7 +177,12 @@ class Exponential(Prior):
 
 @dataclass(frozen=True)
 class Gamma(Prior):
-    """p(x) proportional to x^(alpha - 1) exp(-beta x), x > 0; mean alpha / beta."""
+    """Gamma distribution: p(x) proportional to x^(alpha - 1) exp(-beta x), x > 0.
+
+    Attributes:
+        alpha: shape.
+        beta: rate; the mean is alpha / beta.
+    """
 
     support: ClassVar[str] = "positive"
     alpha: float = 1.0
@@ -139,7 +191,12 @@ class Gamma(Prior):
 
 @dataclass(frozen=True)
 class InverseGamma(Prior):
-    """p(x) proportional to x^(-alpha - 1) exp(-beta / x), x > 0."""
+    """Inverse gamma distribution: p(x) proportional to x^(-alpha - 1) exp(-beta / x), x > 0.
+
+    Attributes:
+        alpha: shape.
+        beta: scale; the mean is beta / (alpha - 1) for alpha > 1.
+    """
 
     support: ClassVar[str] = "positive"
     alpha: float = 1.0
@@ -148,7 +205,12 @@ class InverseGamma(Prior):
 
 @dataclass(frozen=True)
 class LogNormal(Prior):
-    """log x is Normal(mu, sigma), x > 0."""
+    """Lognormal distribution, x > 0: log x is Normal(mu, sigma).
+
+    Attributes:
+        mu: mean of log x.
+        sigma: sd of log x.
+    """
 
     support: ClassVar[str] = "positive"
     mu: float = 0.0
@@ -157,7 +219,11 @@ class LogNormal(Prior):
 
 @dataclass(frozen=True)
 class Uniform(Prior):
-    """p(x) = 1 / (upper - lower) for lower < x < upper."""
+    """Uniform distribution: p(x) = 1 / (upper - lower) for lower < x < upper.
+
+    Raises:
+        OptionError: if lower is not below upper.
+    """
 
     support: ClassVar[str] = "interval"
     lower: float = 0.0
@@ -173,7 +239,10 @@ class Uniform(Prior):
 
 @dataclass(frozen=True)
 class Beta(Prior):
-    """p(x) proportional to x^(alpha - 1) (1 - x)^(beta - 1), 0 < x < 1."""
+    """Beta distribution: p(x) proportional to x^(alpha - 1) (1 - x)^(beta - 1), 0 < x < 1.
+
+    The mean is alpha / (alpha + beta).
+    """
 
     support: ClassVar[str] = "interval"
     alpha: float = 1.0
@@ -182,10 +251,16 @@ class Beta(Prior):
 
 @dataclass(frozen=True)
 class PowerPrior(Prior):
-    """t^k has the density p of `prior`: p(t) = p_prior(t^k) |k| t^(k - 1), t > 0.
+    """Prior of t > 0 stated for its power t^k: p(t) = p_prior(t^k) |k| t^(k - 1).
+
+    Base class of `Variance` (k = 2) and `Precision` (k = -2).
+
+    Attributes:
+        power: the exponent k.
+        prior: prior of t^k.
 
     Raises:
-        OptionError: for what is not a proper prior of a positive number.
+        OptionError: if `prior` is not a proper prior of a positive number.
     """
 
     support: ClassVar[str] = "positive"
@@ -205,16 +280,17 @@ class PowerPrior(Prior):
 
     @property
     def lower(self) -> float:
-        """The least t of positive density."""
+        """Smallest t of positive density."""
         return self._ends[0]
 
     @property
     def upper(self) -> float:
-        """The largest t of positive density, which may be infinite."""
+        """Largest t of positive density, which may be infinite."""
         return self._ends[1]
 
     @property
     def _ends(self) -> tuple[float, float]:
+        """Ends of the support of t."""
         low = getattr(self.prior, "lower", 0.0)
         high = getattr(self.prior, "upper", 1.0 if isinstance(self.prior, Beta) else math.inf)
         root = abs(1 / self.power)
@@ -228,9 +304,12 @@ class PowerPrior(Prior):
 
 @dataclass(frozen=True)
 class Variance(PowerPrior):
-    """The square of the parameter has the inner prior: p(t) = p_prior(t^2) 2 t, t > 0.
+    """Prior of an sd t > 0 stated for the variance t^2: p(t) = p_prior(t^2) 2 t.
 
-    A prior of a sd by way of its variance, as in Variance(InverseGamma(2, 1)).
+    Example: Variance(InverseGamma(2, 1)).
+
+    Attributes:
+        prior: prior of the variance.
     """
 
     power: ClassVar[int] = 2
@@ -238,10 +317,12 @@ class Variance(PowerPrior):
 
 @dataclass(frozen=True)
 class Precision(PowerPrior):
-    """1 / t^2 has the inner prior: p(t) = p_prior(1 / t^2) 2 / t^3, t > 0.
+    """Prior of an sd t > 0 stated for the precision 1 / t^2: p(t) = p_prior(1 / t^2) 2 / t^3.
 
-    A prior of a sd by way of its precision, as in Precision(Gamma(2, 1)), which is the same as
-    Variance(InverseGamma(2, 1)).
+    Example: Precision(Gamma(2, 1)), which equals Variance(InverseGamma(2, 1)).
+
+    Attributes:
+        prior: prior of the precision.
     """
 
     power: ClassVar[int] = -2
@@ -249,13 +330,16 @@ class Precision(PowerPrior):
 
 @dataclass(frozen=True)
 class LogOdds(Prior):
-    """The probability s(x) = 1 / (1 + exp(-x)) is Beta: p(x) = p_prior(s) s (1 - s).
+    """Prior of log odds x, real, stated for the probability s = 1 / (1 + exp(-x)).
 
-    A prior of log odds by way of their probability, as of the share of the second of two
-    components of a mixture: {"mix2_Intercept": LogOdds(Beta(2, 2))}.
+    p(x) = p_prior(s) s (1 - s). Example: {"mix2_Intercept": LogOdds(Beta(2, 2))} is a prior of the
+    share of the second of two components of a mixture.
+
+    Attributes:
+        prior: prior of the probability s.
 
     Raises:
-        OptionError: for an inner prior that is not a Beta.
+        OptionError: if `prior` is not a Beta.
     """
 
     prior: Beta
@@ -273,18 +357,20 @@ class LogOdds(Prior):
 
 @dataclass(frozen=True)
 class RescaledDefault(Prior):
-    """What a default prior in other coordinates says of one parameter.
+    """Marginal prior of one parameter whose default prior is stated in other coordinates.
+
+    It describes the default, for tables. Passed in `priors`, it stands for `prior`.
 
     Attributes:
-        prior: the marginal prior of the parameter.
-        about: words that follow it: of what it is the prior.
+        prior: marginal prior of the parameter.
+        about: words printed after it, which say what it is the prior of.
     """
 
     prior: Prior
     about: str = ""
 
     def __post_init__(self) -> None:
-        """Its prior is checked already."""
+        """Checks nothing, since `prior` has been checked."""
 
     def __str__(self) -> str:
         return f"{self.prior}, {self.about}"
@@ -292,9 +378,12 @@ class RescaledDefault(Prior):
 
 @dataclass(frozen=True)
 class LKJ(Prior):
-    """p(R) proportional to det(R)^(eta - 1) over correlation matrices R.
+    """Correlation matrices R: p(R) proportional to det(R)^(eta - 1).
 
-    Lewandowski, Kurowicka and Joe (2009). eta = 1 is uniform.
+    Source: Lewandowski, Kurowicka and Joe (2009).
+
+    Attributes:
+        eta: concentration; 1 is uniform, larger values favour smaller correlations.
     """
 
     support: ClassVar[str] = "correlation"
@@ -303,7 +392,7 @@ class LKJ(Prior):
 
 @dataclass(frozen=True)
 class Fixed(Prior):
-    """The parameter is known to be `value`; what a plain number in `priors` stands for."""
+    """A parameter known to be `value`; a plain number in `priors` has the same meaning."""
 
     support: ClassVar[str] = "any"
     value: float = 0.0
@@ -311,9 +400,10 @@ class Fixed(Prior):
 
 @dataclass(frozen=True)
 class PointEstimate(Prior):
-    """The parameter is estimated by maximising the objective and gets no posterior.
+    """A parameter that is estimated by maximising the method's objective, without a posterior.
 
-    `start` is where the search begins; None leaves it to the term.
+    Attributes:
+        start: starting value of the search; None for the default of the term or family.
     """
 
     support: ClassVar[str] = "any"
@@ -328,10 +418,11 @@ class PointEstimate(Prior):
 
 
 def checked(priors: Mapping[str, Any] | None) -> dict[str, Prior]:
-    """What the user passed as `priors`, numbers turned into `Fixed`.
+    """The user's `priors` by parameter name, with numbers turned into `Fixed`.
 
     Raises:
-        OptionError: for a value that is neither a prior nor a number.
+        OptionError: for `priors` that are not a mapping, and a value that is neither a prior nor
+            a number.
     """
     if priors is None:
         return {}
@@ -356,10 +447,21 @@ def _as_prior(name: str, value: Any) -> Prior:
 
 
 def allowed(name: str, prior: Prior, support: str, size: int = 1) -> Prior:
-    """`prior` if it can be that of a parameter with `size` elements that lives on `support`.
+    """Check that `prior` suits a parameter.
+
+    Args:
+        name: name of the parameter, for the message.
+        prior: the prior.
+        support: support of the parameter: "real", "positive", "unit" (between 0 and 1), "ordered"
+            (increasing elements) or "correlation".
+        size: number of elements of the parameter.
+
+    Returns:
+        `prior`.
 
     Raises:
-        OptionError: naming the parameter and what would fit.
+        OptionError: if the prior has another support or length, naming the parameter and the
+            priors that would be accepted.
     """
     advice = {
         "real": "Normal, StudentT, Cauchy, Uniform or Flat",
@@ -381,7 +483,7 @@ def allowed(name: str, prior: Prior, support: str, size: int = 1) -> Prior:
         start = getattr(prior, "start", None)
         inside &= start is None or 0 < start < 1
     if support == "ordered":
-        # A number or one start for all of them would not be in order.
+        # `Fixed` or `PointEstimate` would give all elements one value, which is not increasing.
         inside = isinstance(prior, (Normal, StudentT, Cauchy, Flat))
     if support == "positive" and prior.support == "interval":
         inside = getattr(prior, "lower", 0.0) >= 0

@@ -1,4 +1,4 @@
-"""Log densities of priors and their derivatives, in NumPy, for methods that compile nothing."""
+"""Log densities of priors and their derivatives in NumPy, for methods that compile nothing."""
 
 import math
 from typing import Any
@@ -13,10 +13,19 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 def log_density(prior: Prior, x: Any) -> tuple[Any, Any]:
-    """Log p(x) and its derivative at each x > 0, normalised; a flat prior's is 0.
+    """Normalised log density of a prior of a positive number, and its derivative.
+
+    A flat prior has log density 0.
+
+    Args:
+        prior: the prior.
+        x: positive numbers inside the support of the prior, which is not checked.
+
+    Returns:
+        log p(x) and d log p / dx, of the shape of x.
 
     Raises:
-        TypeError: for a kind that is no prior of a positive number.
+        TypeError: for a prior that is not one of a positive number.
     """
     p: Any = prior
     zero = np.zeros_like(x)
@@ -63,10 +72,10 @@ def log_density(prior: Prior, x: Any) -> tuple[Any, Any]:
 
 
 def log_density_of_real(prior: Prior, x: Any) -> tuple[Any, Any]:
-    """As `log_density`, at any x.
+    """Normalised log density of a prior of a real number and its derivative, as `log_density`.
 
     Raises:
-        TypeError: for a kind that is no prior of any real number.
+        TypeError: for a prior other than Flat, Normal, StudentT and Cauchy.
     """
     p: Any = prior
     match prior:
@@ -85,6 +94,7 @@ def log_density_of_real(prior: Prior, x: Any) -> tuple[Any, Any]:
 
 
 def _half_student(x: Any, nu: Any, sigma: Any) -> tuple[Any, Any]:
+    """Log density and derivative of HalfStudentT(nu, sigma) at x > 0."""
     z = x / sigma
     constant = (
         math.log(2 / sigma)
@@ -96,7 +106,7 @@ def _half_student(x: Any, nu: Any, sigma: Any) -> tuple[Any, Any]:
 
 
 def is_finite_at_zero(prior: Prior) -> bool:
-    """Whether the density at zero is neither zero nor infinite."""
+    """Whether a prior of a positive number has a positive and finite density at zero."""
     kinds = (priors.Flat, priors.HalfNormal, priors.HalfCauchy, priors.HalfStudentT)
     return isinstance(prior, (*kinds, priors.Exponential, priors.PointEstimate)) or (
         isinstance(prior, priors.Gamma) and prior.alpha == 1

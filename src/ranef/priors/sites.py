@@ -1,8 +1,8 @@
-"""A named parameter and its prior as a NumPyro site.
+"""Parameters and their priors as NumPyro sites.
 
-A prior becomes a sample site, a fixed number a constant, a point estimate a param site.
-Each site carries `start` and `unit`, where a search for it begins and how large a step
-is natural, which any method may read.
+A prior becomes a sample site, a fixed number a constant, and a point estimate a param site. Each
+site carries `start`, the starting value of a search, and `unit`, a natural step size. Every
+inference method may read them.
 """
 
 import math
@@ -20,6 +20,7 @@ from ranef import priors
 from ranef.numerics.jax_cholesky import solve
 from ranef.priors import Prior
 
+# NumPyro constraint of each support of a parameter.
 CONSTRAINTS = {
     "real": constraints.real,
     "positive": constraints.positive,
@@ -28,15 +29,19 @@ CONSTRAINTS = {
 }
 
 
-# Rounds of Gibbs steps, each over all elements, that forget where they began.
+# Number of Gibbs sweeps over all elements in `OrderedVector.sample`, after which the starting point
+# no longer matters.
 _GIBBS = 60
 
 
 class OrderedVector(dist.Distribution):
-    """Independent elements given that they stand in increasing order.
+    """Independent elements conditioned to be in increasing order.
 
-    p(x) = k! p_1(x_1) ... p_k(x_k) on x_1 < ... < x_k, up to a constant where the elements have
-    different laws.
+    p(x) = k! p_1(x_1) ... p_k(x_k) on x_1 < ... < x_k. This is normalised if the elements have
+    one distribution, and otherwise holds up to a constant.
+
+    Args:
+        each: distribution of the vector of independent elements.
     """
 
     pytree_data_fields = ("each",)
@@ -50,10 +55,11 @@ class OrderedVector(dist.Distribution):
         return constraints.ordered_vector
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Sorted draws where the elements have one law; else Gibbs steps from there.
+        """Sorted independent draws, followed by Gibbs sweeps for normals of different means.
 
-        For normal elements with means of their own: each in turn from its normal distribution
-        between its neighbours.
+        Sorting is exact if the elements have one distribution. A Gibbs sweep draws the elements of
+        even index, then those of odd index, from their normal distributions truncated to the
+        interval between their neighbours.
         """
         first, *keys = jax.random.split(key, _GIBBS + 1)
         x = jnp.sort(jnp.asarray(self.each.sample(first, sample_shape)), axis=-1)
@@ -82,9 +88,7 @@ class OrderedVector(dist.Distribution):
 
 
 class BatchedNormal(dist.MultivariateNormal):
-    """Vectors x ~ N(m, L L'), whose density calls no LAPACK (see
-    ``ranef.numerics.jax_cholesky``).
-    """
+    """Vectors x ~ N(m, L L') whose log density calls no LAPACK (``numerics.jax_cholesky``)."""
 
     def log_prob(self, value: Any) -> Array:
         root = jnp.asarray(self.scale_tril)
@@ -95,7 +99,13 @@ class BatchedNormal(dist.MultivariateNormal):
 
 
 class PowerDistribution(dist.Distribution):
-    """x^k has the law `base`, x > 0: p(x) = p_base(x^k) |k| x^(k - 1)."""
+    """Distribution of x > 0 whose power x^k follows `base`: p(x) = p_base(x^k) |k| x^(k - 1).
+
+    Args:
+        base: distribution of x^k.
+        power: the exponent k.
+        ends: ends of the support of x; the upper one may be infinite.
+    """
 
     arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
     pytree_data_fields = ("base",)
@@ -122,7 +132,7 @@ class PowerDistribution(dist.Distribution):
 
 
 class LogOddsDistribution(dist.Distribution):
-    """1 / (1 + exp(-x)) is Beta(alpha, beta), elementwise."""
+    """Distribution of log odds x for which 1 / (1 + exp(-x)) is Beta(alpha, beta)."""
 
     arg_constraints: ClassVar[dict] = {}  # pyright: ignore[reportIncompatibleVariableOverride]
     pytree_aux_fields = ("alpha", "beta")
@@ -154,19 +164,24 @@ def parameter(
     start: Any = None,
     unit: Any = 1.0,
 ) -> Array:
-    """The value of the parameter in the running NumPyro program.
+    """Value of a parameter in the running NumPyro program, for which it makes a site.
 
     Args:
-        name: of the site.
-        prior: what is believed about each element.
-        shape: of the value; elements are independent.
+        name: name of the site.
+        prior: prior of each element.
+        shape: shape of the value; elements are independent.
         support: "real", "positive", "unit" (between 0 and 1) or "ordered" (increasing).
-        start: where a search begins, an array that broadcasts to `shape`.
+        start: starting value of a search, broadcast to `shape`; None for 1 if `support` is
+            "positive", 0.5 if it is "unit", and 0 otherwise. Where the support of the prior is
+            narrower than `support`, the starting value is moved inside.
         unit: natural step of each element, in the units of the parameter.
+
+    Returns:
+        the value, of shape `shape`.
     """
     default = {"positive": 1.0, "unit": 0.5}.get(support, 0.0)
     if isinstance(prior, (priors.Uniform, priors.Beta)):
-        start = distribution(prior).mean  # a start of the term's choosing may lie outside
+        start = distribution(prior).mean  # the caller's start may be outside the support
     elif isinstance(prior, priors.PowerPrior):
         start = _inside(prior, default if start is None else start)
     elif prior.support == "positive" and support == "real":
@@ -186,23 +201,31 @@ def parameter(
 
 
 def _inside(prior: priors.PowerPrior, start: Any) -> Any:
-    """`start` where the density is positive."""
+    """A starting value of positive density: the midpoint of a bounded support, else `start`.
+
+    `start` is added to the lower end of the support.
+    """
     if prior.upper < math.inf:
         return (prior.lower + prior.upper) / 2
     return prior.lower + jnp.asarray(start)
 
 
 def _batched(density: dist.Distribution, shape: tuple[int, ...]) -> dist.Distribution:
-    """`density` for an array of independent elements, one event."""
+    """The distribution of an array of independent elements, as a single event."""
     if isinstance(density, dist.ImproperUniform):
         return dist.ImproperUniform(density.support, (), event_shape=shape)
     return density.expand(shape).to_event(len(shape))
 
 
 def distribution(prior: Prior, support: str = "real") -> dist.Distribution:
-    """The prior as a NumPyro distribution; a tuple argument makes it a vector.
+    """The prior as a NumPyro distribution; tuple arguments make it a vector.
 
-    `support` matters for `Flat` alone, which is improper on either.
+    Args:
+        prior: the prior.
+        support: support of the parameter, which only `Flat` uses.
+
+    Raises:
+        TypeError: for kinds that are not priors of numbers, such as `LKJ`.
     """
     p: Any = prior
     number = jnp.asarray

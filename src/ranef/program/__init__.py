@@ -1,1 +1,1 @@
-"""Terms, family and priors as one NumPyro program, and what it learns from rows."""
+"""The model as one NumPyro program, and its preprocessing of the training rows."""

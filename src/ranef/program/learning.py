@@ -1,4 +1,9 @@
-"""What a program learns of the training rows before a fit: states, scales, priors."""
+"""Preprocessing of the training rows before a fit: states of terms, scales and default priors.
+
+Two passes over the rows suffice. The first learns levels, categories and transforms, the second
+means, sds and covariances of the columns and of the response, less the offsets. The scales of the
+predictors and the default priors follow from these.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +25,15 @@ from ranef.terms.base import Constant, Parameter
 
 
 def prepare(model: Program, frame: Frame) -> Training:
-    """Everything the training rows say before the fit: states, default priors, designs.
+    """Prepare a table that is held in memory for a fit.
+
+    Args:
+        model: the program.
+        frame: the table. Rows with a missing value in a needed column are dropped, except missing
+            values of mi() columns.
+
+    Returns:
+        The states of terms and family, the priors and the designs of the rows that are used.
 
     Raises:
         DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
@@ -37,7 +50,11 @@ def prepare(model: Program, frame: Frame) -> Training:
 
 
 def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
-    """What batches of complete rows say; they are gone through twice.
+    """Learn states, scales and default priors from batches of complete rows.
+
+    Args:
+        model: the program.
+        frames: batches of complete rows, iterated over twice.
 
     Raises:
         DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
@@ -79,7 +96,7 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
             columns, own = term.columns(states[term.label], frame), weights.get(term.label)
             if columns.size:
                 known = ~np.isnan(columns).any(axis=1)
-                # What overflows here is refused by name where it is used.
+                # Columns that overflow are refused with their names where they are used.
                 with np.errstate(over="ignore", invalid="ignore"):
                     moments[term.label] = moments[term.label].add(
                         columns[known], None if own is None else own[known]
@@ -99,7 +116,9 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
     }
     links = {parameter.name: parameter.link for parameter, _ in model.all_terms()}
     for name, known in offsets.locations().items():
-        # An intercept beside log(exposure) is a log rate, and lies where the rates do.
+        # The default prior refers to the predictor less its offset: beside log(exposure), for
+        # instance, the intercept is a log rate. Where the response is on the scale of the
+        # predictor, the offset has been subtracted from it above.
         if not (model.family.on_scale and links[name] == "identity"):
             scales[name] = replace(scales[name], location=scales[name].location - known)
     laws = [
@@ -108,7 +127,8 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
     ]
     for parameter, constant in _constants(model, states).items():
         if constant is Constant.NOTHING:
-            # Through the origin, sizes are those about zero.
+            # A predictor without a constant goes through the origin, so its size is measured
+            # about zero: the root mean square in place of the sd.
             scale = scales[parameter]
             spread = float(np.hypot(scale.location, scale.sd))
             scales[parameter] = Scale(0.0, spread, scale.start)
@@ -122,7 +142,7 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
 
 
 def _constants(model: Program, states: Mapping[str, Any]) -> dict[str, Constant]:
-    """What carries the constant of each predictor."""
+    """What carries the constant of each predictor, by family parameter."""
     out: dict[str, Constant] = {}
     for program in model.programs:
         for parameter in program.family.parameters:
@@ -140,7 +160,7 @@ def _constants(model: Program, states: Mapping[str, Any]) -> dict[str, Constant]
 
 
 def _given(model: Program, name: str, alias: str) -> bool:
-    """Whether the user says what the prior of a parameter is, or the family does."""
+    """Whether the prior of a parameter is given, by the user or by a family that fixes it at 0."""
     pinned = name == INTERCEPT and not model.family.intercept
     return pinned or name in model.user_priors or bool(alias) and alias in model.user_priors
 
@@ -148,7 +168,12 @@ def _given(model: Program, name: str, alias: str) -> bool:
 def _priors(
     model: Program, states: Mapping[str, Any], laws: Sequence[Any], scales: Mapping[str, Scale]
 ) -> dict[str, Prior]:
-    """The user's prior of every parameter, else the default."""
+    """The prior of every parameter: the user's, or the default one.
+
+    Raises:
+        ColumnError: if two parameters have the same name.
+        OptionError: for a prior of a parameter that does not exist, or one that does not suit it.
+    """
     slots: dict[str, Parameter] = {}
     names: dict[str, None] = {}
     for parameter, term in model.all_terms():
@@ -188,7 +213,8 @@ def _priors(
 def as_written(model: Program, training: Training) -> Training:
     """The training rows with every parameter in the formula's own coordinates.
 
-    For what is not about priors: the likelihood, and the columns as the formula has them.
+    Default priors may be set on centred or orthogonal coordinates. What concerns the likelihood or
+    the columns of the formula alone uses this form.
     """
     state = training.state
     states, designs = dict(state.terms), dict(training.designs)

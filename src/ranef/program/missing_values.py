@@ -1,19 +1,22 @@
-"""Rows with missing values, which are integrated over, row by row.
+"""The likelihood of rows with missing values, which are integrated out row by row.
 
-A row's missing values u have, given all parameters theta, the density
+Let u be the missing values of row i, and theta all parameters. Given theta, the log density of the
+row as a function of u is
 
-    exp f_i(u),   f_i(u) = log p(y_i | u, theta) + sum_k log p(x_ik | u, theta)
+    f_i(u) = log p(y_i | u, theta) + sum_k log p(x_ik | u, theta)
 
-up to its integral, which is what row i adds to the likelihood of theta. Each u belongs to one row
-alone, so the integrals are of few dimensions, whatever the number of rows:
+where k runs over the incomplete columns. The row contributes log of the integral of exp f_i(u) du
+to the log likelihood, and the missing values have the density exp f_i(u) up to this integral. Each
+u belongs to one row, so the dimension of an integral is the number of values that one row lacks,
+however many rows there are. It is computed
 
-- where f_i is quadratic (normal responses and columns) in closed form;
-- else by Gauss-Hermite quadrature about the mode (Liu and Pierce, 1994), a product rule over the
-  columns that are missing;
-- over a binary column or a count by summing.
+- in closed form where f_i is quadratic (normal response and normal columns),
+- otherwise by adaptive Gauss-Hermite quadrature about the mode (Liu and Pierce, 1994), as a product
+  rule over the real-valued columns,
+- by summing over all values of a binary or count column.
 
-So no method meets a latent for every missing value, minibatches need no state for them, and
-values are drawn afterwards from their conditional given y_i and theta.
+Inference methods therefore see no latent variable per missing value, and minibatches need no state
+for them. Missing values are drawn after the fit from their conditional density given y_i and theta.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,19 +36,27 @@ from ranef.families.base import Family, ResponseDesign
 from ranef.numerics.gauss_hermite import rule
 from ranef.numerics.jax_cholesky import cholesky, solve
 
-# Nodes along each of so many columns without an enumerated support.
+# Gauss-Hermite nodes along each axis, by the number of real-valued columns with missing values. The
+# product rules have 15, 81, 216, 256, 243 and 729 points.
 _NODES = {1: 15, 2: 9, 3: 6, 4: 4, 5: 3, 6: 3}
+# The largest number of real-valued columns with missing values that quadrature covers.
 _MOST = max(_NODES)
-# Newton steps to the mode, and how far one may go in sds of the column.
-_STEPS, _FARTHEST = 8, 2.0
-# The least precision of a proposal, in sds of the column: wider than this a column is not.
+# Newton steps towards the mode of f.
+_STEPS = 8
+# Largest change of one value in one Newton step, in sds of its column.
+_FARTHEST = 2.0
+# Lower bound on the eigenvalues of the negative Hessian in units of 1 / sd^2 of the columns. The
+# value .25 lets the Gaussian approximation of u be at most two column sds wide.
 _LEAST = 0.25
-# Candidates of which a value is drawn, and how much wider than the mode's curvature they lie.
-_CANDIDATES, _WIDER = 64, 1.2
+# Proposals per row of sampling importance resampling.
+_CANDIDATES = 64
+# Factor on the sds of the Gaussian approximation at the mode, to widen the proposal.
+_WIDER = 1.2
 
-# What a column with missing values may be: any number, 0 or 1, or a count.
+# Families of a column with missing values: real-valued, binary, or a count.
 FAMILIES = ("gaussian", "student", "bernoulli", "poisson", "negative_binomial")
-# The largest count that may be observed: a missing one is summed up to twice that, and some.
+# The largest observed count that is allowed. The sum over a missing count runs from 0 to twice the
+# largest observed one plus 10.
 _LARGEST_COUNT = 500
 
 
@@ -54,9 +65,9 @@ class IncompleteColumn:
     """A column with missing values.
 
     Attributes:
-        name: of the column.
-        unit: its sd over the training rows.
-        support: the values that it may have, (S,); None for any number.
+        name: name of the column.
+        unit: sd of its observed values over the training rows.
+        support: (S,) the values that it can take; None for a real-valued column.
     """
 
     name: str
@@ -65,10 +76,21 @@ class IncompleteColumn:
 
 
 def column(name: str, family: str, unit: float, largest: float) -> IncompleteColumn:
-    """The column of a family, `largest` being the largest value observed.
+    """Describe a column with missing values by its family.
+
+    Args:
+        name: name of the column.
+        family: one of `FAMILIES`.
+        unit: sd of the observed values over the training rows.
+        largest: the largest observed value.
+
+    Returns:
+        The column. Its support is {0, 1} for a Bernoulli column and 0, 1, ..., 2 `largest` + 10
+        for a count.
 
     Raises:
-        DataError: for counts too large to be summed over.
+        DataError: if the largest count is above 500, so that the sum over a missing count would
+            be too long.
     """
     if family in ("gaussian", "student"):
         return IncompleteColumn(name, unit)
@@ -85,14 +107,15 @@ def column(name: str, family: str, unit: float, largest: float) -> IncompleteCol
 
 @dataclass(frozen=True)
 class ConditionalDensity:
-    """What the response, or a column, is distributed as.
+    """The conditional density of the response, or of an incomplete column, given the other columns.
 
     Attributes:
-        family: of it.
-        at: columns, by name and without gaps, (m,), and the places of these rows, to each
-            parameter on its link's scale.
-        straight: whether only the location depends on columns with missing values.
-        response: the rows of the response; None for a column, whose values are among the columns.
+        family: its family.
+        at: function of the completed columns, (m,) by name, and the places of these m rows among
+            all rows. It returns each family parameter on the scale of its link.
+        straight: whether incomplete columns enter the predictor of the location alone.
+        response: design of the response on all rows; None for the density of a column, whose
+            values are taken from the completed columns.
     """
 
     family: Family
@@ -101,7 +124,7 @@ class ConditionalDensity:
     response: ResponseDesign | None = None
 
     def log_density(self, name: str, completed: Mapping[str, Array], rows: Any) -> Array:
-        """(m,) of the column of that name, or of the response."""
+        """Log density of column `name`, or of the response, at the rows `rows`, (m,)."""
         own: ResponseDesign = (
             ResponseDesign(completed[name])
             if self.response is None
@@ -111,19 +134,20 @@ class ConditionalDensity:
 
     @property
     def is_quadratic(self) -> bool:
-        """Whether the log density is quadratic in the columns."""
+        """Whether the log density is quadratic in the incomplete columns."""
         return self.straight and self.family.quadratic
 
 
 @dataclass(frozen=True)
 class MissingDataLikelihood:
-    """Rows of which some have missing values.
+    """The likelihood of n rows, some of which have missing values.
 
     Attributes:
-        columns: with missing values.
-        value: of each column, by name, (n,); anything where it is missing.
-        missing: of each column, by name, (n,).
-        densities: of each column, by name, and of the response, by "".
+        columns: the incomplete columns.
+        value: column name to its values, (n,); the entries of missing values are arbitrary.
+        missing: column name to (n,) booleans, True where the value is missing.
+        densities: column name to the conditional density of the column; "" to that of the
+            response.
     """
 
     columns: tuple[IncompleteColumn, ...]
@@ -133,26 +157,28 @@ class MissingDataLikelihood:
 
     @property
     def n(self) -> int:
+        """Number of rows."""
         return len(next(iter(self.value.values())))
 
     def without_response(self) -> "MissingDataLikelihood":
-        """The same rows, as far as their columns say."""
+        """The joint density of the incomplete columns alone."""
         return replace(
             self, densities={name: density for name, density in self.densities.items() if name}
         )
 
     def density(self, completed: Mapping[str, Array], rows: Any) -> Array:
-        """F of some rows, (m,), with these values of the columns."""
+        """Values f_i of the rows `rows`, (m,), at completed columns (m,)."""
         each = [
             density.log_density(name, completed, rows) for name, density in self.densities.items()
         ]
         return jnp.sum(jnp.stack(each), axis=0)
 
     def log_likelihood(self, most: int) -> Array:
-        """Sum over the rows of log p(y_i, x_i observed | theta), the missing integrated out.
+        """Log likelihood sum_i log p(y_i, x_i observed | theta), missing values integrated out.
 
         Args:
-            most: how many rows with a gap there are at most.
+            most: upper bound on the number of rows with a missing value. It fixes array shapes, so
+                that only these rows are integrated within a compiled function.
         """
         gap = jnp.stack([self.missing[c.name] for c in self.columns]).any(axis=0)
         total = jnp.where(gap, 0.0, self.density(self.value, slice(None))).sum()
@@ -164,13 +190,13 @@ class MissingDataLikelihood:
         return total + jnp.where(jnp.arange(size) < gap.sum(), integral, 0.0).sum()
 
     def log_density(self) -> Array:
-        """Log p(y_i | x_i observed, theta), (n,)."""
+        """Log p(y_i | x_i observed, theta) of every row, (n,)."""
         whole = slice(None)
         alone = self.without_response().at(whole).log_integral()
         return self.at(whole).log_integral() - alone
 
     def at(self, rows: Any) -> "MissingRows":
-        """Some of the rows, whose missing values can be integrated over or drawn."""
+        """The rows `rows`, ready to integrate over or draw their missing values."""
         return MissingRows(
             self.columns,
             {name: own[rows] for name, own in self.value.items()},
@@ -182,10 +208,14 @@ class MissingDataLikelihood:
 
 @dataclass(frozen=True)
 class MissingRows:
-    """Rows at hand, (m,): as `MissingDataLikelihood`, f being a function of the values alone.
+    """A selection of m rows whose missing values are integrated out or drawn.
 
     Attributes:
-        quadratic: whether f is quadratic in all columns.
+        columns: the incomplete columns.
+        value: column name to its values, (m,); the entries of missing values are arbitrary.
+        missing: column name to (m,) booleans, True where the value is missing.
+        density: function of the completed columns that returns f_i of each row, (m,).
+        quadratic: whether f is quadratic in all incomplete columns.
     """
 
     columns: tuple[IncompleteColumn, ...]
@@ -196,20 +226,29 @@ class MissingRows:
 
     @cached_property
     def _numbers(self) -> tuple[IncompleteColumn, ...]:
+        """The D real-valued columns."""
         return tuple(c for c in self.columns if c.support is None)
 
     @cached_property
     def _listed(self) -> tuple[tuple[IncompleteColumn, NDArray[np.float64]], ...]:
+        """The binary and count columns, each with its support."""
         return tuple((c, c.support) for c in self.columns if c.support is not None)
 
     def log_integral(self) -> Array:
-        """Log of the integral of exp f over what is missing, (m,)."""
+        """Log of the integral of exp f over the missing values of each row, (m,)."""
         if not self._listed:
             return self._over_numbers(self.value)
         return jax.scipy.special.logsumexp(self._by_choice(), axis=0)
 
     def drawn(self, key: Any) -> dict[str, Array]:
-        """All columns, what is missing drawn from its density given the rest of the row."""
+        """Draw the missing values given the rest of each row.
+
+        Draws are exact where f is quadratic, or where only binary and count columns have missing
+        values. Other real-valued columns are drawn by sampling importance resampling.
+
+        Returns:
+            Column name to its completed values, (m,).
+        """
         choose, place, pick = jax.random.split(key, 3)
         value = dict(self.value)
         if self._listed:
@@ -218,17 +257,18 @@ class MissingRows:
                 value[column.name] = self._filled(column.name, jnp.asarray(own)[chosen])
         return self._drawn_numbers(value, place, pick) if self._numbers else value
 
-    # Columns whose values are listed
+    # Binary and count columns: sums over their support
 
     @cached_property
     def _choices(self) -> NDArray[np.float64]:
-        """(C, D) every combination of their values."""
+        """All C combinations of values of the binary and count columns, (C, number of columns)."""
         return np.array(list(product(*(support for _, support in self._listed))))
 
     def _by_choice(self) -> Array:
-        """Log integral over the numbers at each combination, (C, m).
+        """Log integral over the real-valued columns at each combination of the others, (C, m).
 
-        A column that is observed has its own value in all of them, and counts once.
+        Where a binary or count column is observed, all values of its support yield the same
+        integral, so log S is subtracted for a support of S values: it then counts once in the sum.
         """
 
         def at(choice: Array) -> Array:
@@ -244,21 +284,23 @@ class MissingRows:
         return jax.vmap(at)(jnp.asarray(self._choices)) - repeated
 
     def _filled(self, name: str, value: Array) -> Array:
+        """Column `name` with its missing entries taken from `value`, (m,)."""
         return jnp.where(self.missing[name], value, self.value[name])
 
-    # Numbers
+    # Real-valued columns: closed form or quadrature
 
     @property
     def _free(self) -> Array:
-        """(m, D) whether each is missing."""
+        """Whether each real-valued column is missing, (m, D)."""
         return jnp.stack([self.missing[c.name] for c in self._numbers], axis=-1)
 
     @property
     def _unit(self) -> Array:
+        """Sds of the real-valued columns, (D,)."""
         return jnp.asarray([c.unit for c in self._numbers])
 
     def _function(self, value: Mapping[str, Array]) -> tuple[Callable[[Array], Array], Array]:
-        """F of the numbers (m, D), and where they are."""
+        """Return f as a function of the real-valued columns (m, D), and their values in `value`."""
 
         def f(u: Array) -> Array:
             own = {c.name: u[:, k] for k, c in enumerate(self._numbers)}
@@ -267,7 +309,10 @@ class MissingRows:
         return f, jnp.stack([jnp.asarray(value[c.name]) for c in self._numbers], axis=-1)
 
     def _slopes(self, f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
-        """Gradient (m, D) and negative Hessian (m, D, D) in what is missing; 0 and 1 elsewhere."""
+        """Gradient (m, D) and negative Hessian (m, D, D) of f in the missing values.
+
+        Observed values have gradient zero and the rows and columns of an identity matrix.
+        """
         gradient = jax.grad(lambda u: f(u).sum())
         along = [jnp.zeros_like(u).at[:, k].set(1.0) for k in range(u.shape[1])]
         slopes, seconds = zip(*(jax.jvp(gradient, (u,), (a,)) for a in along), strict=True)
@@ -277,6 +322,11 @@ class MissingRows:
         return jnp.where(free, slopes[0], 0.0), jnp.where(both, second, jnp.eye(u.shape[1]))
 
     def _over_numbers(self, value: Mapping[str, Array]) -> Array:
+        """Log integral of exp f over the real-valued missing values, (m,).
+
+        With gradient g and negative Hessian H = L L' at any u, a quadratic f has the integral
+        exp(f(u) + g' H^-1 g / 2) (2 pi)^(d/2) / det L, d being the number of missing values.
+        """
         if not self._numbers:
             return self.density(value)
         f, u = self._function(value)
@@ -287,8 +337,8 @@ class MissingRows:
             half = solve(root, slope)
             log_det = self._log_det(root)
             return f(u) + 0.5 * (half**2).sum(axis=-1) - log_det + constant
-        # The nodes are a choice, on which the integral does not depend: no derivative goes
-        # through them.
+        # The integral does not depend on where the nodes are, up to quadrature error, so its
+        # derivatives in theta leave out those of the mode and the curvature.
         if len(self._numbers) > _MOST:
             names = ", ".join(f"mi({c.name})" for c in self._numbers)
             raise DataError(
@@ -308,18 +358,23 @@ class MissingRows:
         return jax.scipy.special.logsumexp(values, axis=0) - log_det + constant
 
     def _log_det(self, root: Array) -> Array:
+        """Log determinant of the Cholesky factors over the missing values, (m,)."""
         diagonal = jnp.diagonal(root, axis1=-2, axis2=-1)
         return jnp.where(self._free, jnp.log(diagonal), 0.0).sum(axis=-1)
 
     def _mode(self, f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
-        """The mode (m, D) by damped Newton steps, and the root (m, D, D) of the curvature there.
+        """The mode of f by damped Newton steps, and the curvature there.
 
-        A curvature that is negative, as it may be away from the mode and where f is not concave,
-        is taken for a small positive one.
+        Eigenvalues of the negative Hessian are raised to at least `_LEAST`, because f need not be
+        concave.
+
+        Returns:
+            The mode (m, D), and the Cholesky factor of the negative Hessian there (m, D, D).
         """
         unit = self._unit
 
         def positive(curvature: Array) -> Array:
+            """Cholesky factor of the curvature with its eigenvalues bounded from below."""
             scaled = curvature * unit * unit[:, None]
             if len(unit) == 1:
                 scaled = jnp.maximum(scaled, _LEAST)
@@ -339,6 +394,11 @@ class MissingRows:
         return u, positive(self._slopes(f, u)[1])
 
     def _drawn_numbers(self, value: Mapping[str, Array], place: Any, pick: Any) -> dict[str, Array]:
+        """The columns with real-valued missing entries drawn from exp f.
+
+        Draws are exact where f is quadratic. Otherwise one of `_CANDIDATES` draws of the widened
+        Gaussian approximation is chosen with its importance weight (Rubin, 1987).
+        """
         f, u = self._function(value)
         if self.quadratic:
             slope, curvature = self._slopes(f, u)
@@ -359,6 +419,6 @@ class MissingRows:
 
 
 def _rule(d: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes (Q, d) and log weights (Q,) of E[g(z)], z standard normal: a product of d rules."""
+    """Nodes (Q, d) and log weights (Q,) of a product rule for E[g(z)], z ~ N(0, I_d)."""
     nodes, weights = rule(d, _NODES[d])
     return nodes, np.log(weights)

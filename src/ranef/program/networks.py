@@ -1,4 +1,4 @@
-"""What networks make of rows at known point estimates: columns, computed in batches."""
+"""Outputs and features of networks at known point estimates, computed in batches of rows."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,19 +15,21 @@ from numpy.typing import NDArray
 from ranef.program.training import Designs, length
 from ranef.terms.base import RunOptions
 
-# Rows that networks take at once where nothing is trained.
+# Largest number of rows in one forward pass outside of training.
 _FORWARD = 65_536
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks of a program, their estimates known or not.
+    """The networks of a program, with or without known point estimates.
 
     Attributes:
-        shape: designs and how to run to the columns by term label, a NumPyro program.
-        points: estimates by site; empty while they are not known.
-        carried: what the program has updated, such as batch-norm statistics.
-        inner: as `shape`, to the features before the last layer of each network that has some.
+        shape: NumPyro program that takes designs and run options and returns the columns (n, k)
+            that depend on point estimates, by term label.
+        points: point estimates by site; empty while they are unknown.
+        carried: state that the program updates as it runs, such as batch-norm statistics, by site.
+        inner: as `shape`, for the inputs of the last layer of each network that ends with a linear
+            one; None for no such program.
     """
 
     shape: Callable[[Designs, RunOptions], dict[str, Array]]
@@ -36,14 +38,14 @@ class Networks:
     inner: Callable[[Designs, RunOptions], dict[str, Array]] | None = None
 
     def at(self, points: Mapping[str, Any], carried: Mapping[str, Any]) -> "Networks":
-        """The same at other estimates, without being compiled again."""
+        """The networks at other point estimates; compiled functions are kept."""
         out = Networks(self.shape, points, carried, self.inner)
         out.__dict__["_compiled"] = self._compiled
         out.__dict__["_compiled_inner"] = self._compiled_inner
         return out
 
     def within(self, program: Callable[[], Any]) -> Callable[[], Any]:
-        """The NumPyro program in which what is known is no site any more."""
+        """The program with known estimates and state substituted and hidden from its trace."""
         data = {**self.points, **{name: dict(v) for name, v in self.carried.items()}}
         if not data:
             return program
@@ -51,14 +53,15 @@ class Networks:
         return numpyro.handlers.block(given, hide=list(data))
 
     def bases(self, designs: Designs) -> dict[str, NDArray[np.float64]]:
-        """By term label, (n, k) in inference mode; none while the estimates are not known."""
+        """Columns (n, k) in inference mode, by term label; empty while estimates are unknown."""
         return self._by_label(self._compiled, designs)
 
     def features(self, designs: Designs) -> dict[str, NDArray[np.float64]]:
-        """By term label, (n, k) what the last layer of a network gets, in inference mode."""
+        """Inputs (n, k) of the last layers in inference mode, by term label."""
         return {} if self.inner is None else self._by_label(self._compiled_inner, designs)
 
     def _by_label(self, compiled: Any, designs: Designs) -> dict[str, NDArray[np.float64]]:
+        """Run a compiled program over all rows in batches of equal size, the last one padded."""
         if not self.points:
             return {}
         n, parts = length(designs), []
@@ -91,7 +94,7 @@ class Networks:
 
 
 def _share(n: int) -> int:
-    """Rows to take at once: even shares, of few sizes, since each size is compiled for."""
+    """Rows per batch: equal shares of n, rounded up to few sizes, as each size is compiled."""
     even = -(-n // max(1, -(-n // _FORWARD)))
     unit = 2 ** max(0, even.bit_length() - 4)
     return -(-even // unit) * unit

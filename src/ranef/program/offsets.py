@@ -1,4 +1,4 @@
-"""What offset() terms add to each predictor, so that default priors are about what is left."""
+"""Sums of the offset() terms of each predictor; default priors refer to the predictor without."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +15,11 @@ Array = NDArray[np.float64]
 
 
 class Offsets:
-    """The known parts of every predictor, summed over the training rows batch by batch.
+    """Running moments of the offsets of every predictor over batches of training rows.
 
     Args:
-        terms: the offset terms with the family parameters that they predict.
-        states: of the terms, by label.
+        terms: the offset terms, each with the family parameter that it predicts.
+        states: states of the terms, by label.
     """
 
     def __init__(
@@ -32,18 +32,18 @@ class Offsets:
             self._terms.setdefault(parameter.name, []).append(term)
             self._links[parameter.name] = parameter.link
         self._moments = {name: Moments() for name in self._terms}
-        # log sum_i w_i exp(o_i), of predictors under a log link.
+        # log sum_i w_i exp(o_i) of each predictor; used under a log link.
         self._logs = dict.fromkeys(self._terms, -np.inf)
 
     def rows(self, name: str, frame: Frame) -> Array:
-        """(n,) what is known of a family parameter's predictor on the rows of `frame`."""
+        """Sum of the offsets of a family parameter's predictor on the rows of `frame`, (n,)."""
         out = np.zeros(frame.n)
         for term in self._terms.get(name, ()):
             out += term.columns(self._states[term.label], frame)[:, 0]
         return out
 
     def add(self, frame: Frame, weights: Array | None) -> None:
-        """Take in one batch of rows."""
+        """Add a batch of rows, with weights (n,) or None."""
         with np.errstate(over="ignore", invalid="ignore"):
             for name in self._terms:
                 known = self.rows(name, frame)
@@ -52,14 +52,14 @@ class Offsets:
                 self._logs[name] = float(np.logaddexp.reduce([self._logs[name], *logs]))
 
     def mean(self, name: str) -> float:
-        """The mean of what is known of a predictor; 0 for one without an offset."""
+        """Mean of the offsets of a predictor; 0 for one without an offset."""
         return float(np.ravel(self._moments[name].mean)[0]) if name in self._moments else 0.0
 
     def locations(self) -> dict[str, float]:
-        """By predictor, the one number that stands for its offsets.
+        """The typical offset of each predictor with offsets, by family parameter.
 
-        Under a log link it is the logarithm of the mean of their exponentials: sums of counts
-        by sums of exposures are the rate.
+        It is the mean of the offsets, and under a log link the logarithm of the mean of their
+        exponentials: the rate of counts is the sum of the counts over the sum of the exposures.
         """
         out = {}
         for name, moments in self._moments.items():

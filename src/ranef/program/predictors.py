@@ -1,4 +1,4 @@
-"""Which part of a formula predicts which parameter of the family."""
+"""Assignment of the parts of a formula to the parameters of the family."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,18 +9,19 @@ from ranef.formula.formula import TermCall
 
 Calls = tuple[TermCall, ...]
 
-# What a parameter that must have a predictor has where the formula says nothing of it.
+# The predictor, an intercept, of a parameter that must have one and is not in the formula.
 _INTERCEPT: Calls = (TermCall("common", "common", ((),)),)
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """The terms of one parameter.
+    """The predictor of one family parameter.
 
     Attributes:
-        calls: as written.
-        prefix: what stands before the names of their coefficients.
-        main: whether the parameter is what the formula's first part predicts, or one of several.
+        calls: its terms, as the formula writes them.
+        prefix: stands before the names of their coefficients.
+        main: whether the first part of the formula is about this parameter. For a mixture it is
+            about several.
     """
 
     calls: Calls
@@ -29,17 +30,20 @@ class Predictor:
 
 
 def predictors(family: Family, written: Mapping[str, Calls]) -> dict[str, Predictor]:
-    """By family parameter; those that are one number for all rows have none.
+    """The predictor of each family parameter that has one.
 
-    A parameter has the part of its own name, else that of its stem, such as sigma for sigma2,
-    else, if the first part is about it, that.
+    A parameter takes the part of the formula with its own name; without one it takes the part of
+    its stem, such as sigma for sigma2; without that it takes the first part, if that is about it.
 
     Args:
-        family: of the response.
-        written: the parts of the formula, the first under "".
+        family: family of the response.
+        written: parts of the formula by parameter, the first one under "".
+
+    Returns:
+        Parameter name to predictor. Parameters that are one number for all rows are left out.
 
     Raises:
-        FormulaError: for a part that no parameter of the family has.
+        FormulaError: for a part that belongs to no parameter of the family.
     """
     parameters = family.free_parameters()
     several = any(p.predicted for p in parameters)
@@ -77,9 +81,10 @@ def predictors(family: Family, written: Mapping[str, Calls]) -> dict[str, Predic
 
 
 def _spanning(calls: Calls) -> Calls:
-    """The terms beside thresholds, which span the constant whether or not the formula has 0.
+    """The terms of a predictor beside thresholds, with an intercept among them.
 
-    The intercept among them, pinned at zero, is what factors take their contrasts from.
+    Thresholds span the constant, whether or not the formula has a 0. The intercept is fixed at
+    zero; with it in the formula, factors are coded by contrasts.
     """
     return tuple(
         replace(call, arguments=((), *call.arguments))

@@ -1,6 +1,7 @@
-"""What a method gets of a model: `Problem`, a NumPyro program on the training rows.
+"""The interface between models and inference methods: `Problem`, a program on its training rows.
 
-It has sites with supports, starts and units, and linear blocks, and knows no term's class.
+A method sees a NumPyro program, its sites with supports, starting values and step sizes, and the
+linear blocks of its predictors. It does not see the classes of terms.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,53 +25,59 @@ from ranef.terms.blocks import Bilinear, LinearBlock
 
 @dataclass(frozen=True)
 class Problem:
-    """A model on its training rows.
+    """A model on its training rows, as inference methods take it.
+
+    Where the rows do not fit in memory, `data`, `normal` and `unit_blocks` cover a sample of them;
+    `batches` reads all rows, and `window` those that are not in the sample.
 
     Attributes:
-        run: the NumPyro program, ``run(data, rows)``; `rows` is how many rows the minibatch
-            `data` stands for.
+        run: the NumPyro program, ``run(data, rows)``; `rows` is the number of rows that the
+            minibatch `data` stands for.
         data: a pytree whose every leaf has the rows as its leading axis.
         n: number of rows.
-        blocks: values of the hyperparameter sites to the linear blocks on `data`.
-        spread: of a row about its predictor, roughly, on the link's scale.
-        family: its name.
-        normal: the response as a normal one, None where the family is not.
-        structure: the linear blocks at unit scales, in NumPy, None for a term that is not
-            linear.
-        parts: goes through all rows in batches; `data`, `normal` and `structure` have only some
-            of them where there are too many to be held.
+        blocks: function of the values of the hyperparameter sites that returns the linear blocks
+            on `data`, by term label.
+        residual_scale: approximate sd of a row about its predictor, on the link's scale.
+        family_name: registered name of the family.
+        normal: returns the response as a normal one; None where the family is not normal.
+        unit_blocks: returns the linear blocks at unit scales, in NumPy, by term label; None for a
+            term that is not linear.
+        batches: iterates over all rows, batch by batch.
         predicts: label of each term to the family parameter that it predicts.
-        location: the family parameter that is the mean.
-        priors: of every parameter that takes one.
-        shape: ``shape(designs, training)``, a NumPyro program: the columns that point estimates
-            of networks shape, by the label of their term.
-        part: makes a `Part` of such rows as `data` holds.
-        windows: how many windows all rows make, 0 where `data` holds them all.
-        window: ``window(seed, number)``, rows in random order, none of those in `data`; the
-            windows of a seed hold all others once.
-        settled: ``settled(points, carried, data)``, what the program carries once the search is
-            over, from some rows.
-        law: the family, with what it learned of the response.
-        scales: where the predictor of each family parameter lies, on its link's scale.
-        starts: where a search for a family parameter without a predictor begins, or None.
-        given: the problem with these point estimates, and what the program updates, known:
-            each of its terms is linear then.
-        relabelled: draws of all sites, (chain, draw, ...), in one numbering of the components of
-            the response, and which draws were in another; None where there is but one.
-        spreads: `spread` of the response, and of each column that the program is a model of, by
-            the parameter that is the location.
+        location: name of the family's location parameter.
+        priors: priors of all parameters, by name.
+        network_columns: ``network_columns(designs, training)``, a NumPyro program that returns the
+            columns (n, k) that depend on point estimates of networks, by term label.
+        batch: makes a `Batch` of rows such as `data`.
+        windows: number of windows of the rows; 0 where `data` holds all rows.
+        window: ``window(seed, number)`` returns rows in random order, without those in `data`.
+            The windows of one seed hold every other row once.
+        final_state: ``final_state(points, carried, data)`` returns the state that the program
+            carries, by site, once the search for point estimates has ended, computed on `data`.
+        family: the family, bound to what was learned from the response.
+        predictor_scales: location and sd of the predictor of each family parameter, on the scale
+            of its link.
+        parameter_starts: starting value of each family parameter without a predictor; None leaves
+            it to the method.
+        conditioned_on: ``conditioned_on(points, carried)`` returns the problem with point estimates
+            and carried state known. All terms of networks are linear then.
+        relabel: function of draws of all sites, (chain, draw, ...). It returns the draws in one
+            numbering of the mixture components, and (chain, draw) booleans of the draws that had
+            another one; None for models without exchangeable components.
+        residual_scales: `residual_scale` of the response and of each incomplete column, by the
+            name of its location parameter.
         incomplete: labels of the terms of columns whose missing values the program integrates
-            over, so that no other closed form holds.
+            out. Closed forms for complete rows do not hold for such a model.
         bilinear: terms that are products of two sets of coefficients, by label.
-        carriable: by the label of a term that varies by level, those columns of its block that
-            are functions of what a network in the same predictor has: what their effects have in
-            common is the network's to carry.
-        without: what the program carries, by site, where its networks add nothing.
-        features: designs of some rows to what the last layer of each network gets, (n, k) by the
-            label of its term; none while the estimates are not known.
-        moved: ``moved(points, changes)``, the point estimates with which networks add changes to
-            what they added. A change is coefficients (k,) of the features and a constant, by the
-            label of the term.
+        carriable: label of a term with group effects to those columns of its block that a network
+            in the same predictor could represent, so that the network can take up the mean of
+            their effects.
+        idle_networks: carried state, by site, in which networks add nothing to predictors.
+        features: function of designs that returns the inputs (n, k) of the last layer of each
+            network, by term label; empty while the point estimates are unknown.
+        shifted_networks: ``shifted_networks(points, changes)`` returns the point estimates with
+            which the outputs of networks change by `changes`: term label to coefficients (k,) of
+            the features and a constant.
     """
 
     run: Callable[..., Any]
@@ -106,13 +113,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of rows: the response as a normal one, or None, and the blocks at unit scales."""
+    """A batch of rows.
+
+    Attributes:
+        normal: the response as a normal one; None where the family is not normal.
+        blocks: term label to the linear block at unit scales; None for a term that is not linear.
+    """
 
     normal: NormalResponse | None
     blocks: Mapping[str, LinearBlock | None]
 
     def keep(self, places: NDArray) -> "Batch":
-        """Some of the rows."""
+        """The rows at `places`."""
         return Batch(
             self.normal and self.normal.keep(places),
             {label: block and block.keep(places) for label, block in self.blocks.items()},
@@ -124,9 +136,9 @@ class Latent:
     """An unobserved site in unconstrained coordinates.
 
     Attributes:
-        transform: from unconstrained to the site's support.
-        start: unconstrained value where a search begins.
-        unit: natural step in unconstrained coordinates, of the shape of `start`.
+        transform: bijection from unconstrained values to the site's support.
+        start: unconstrained starting value of a search.
+        unit: typical step in unconstrained coordinates, of the shape of `start`.
     """
 
     transform: Any
@@ -139,8 +151,8 @@ class Sites:
     """The sites of a problem by kind.
 
     Attributes:
-        latents: what gets a posterior.
-        points: what is estimated as a point, in unconstrained coordinates.
+        latents: sites that have a posterior.
+        points: sites that are estimated as points, in unconstrained coordinates.
         carried: state that the program updates as it runs, such as batch-norm statistics.
     """
 
@@ -150,15 +162,21 @@ class Sites:
 
 
 def sites_of(problem: Problem, key: Array) -> Sites:
-    """The sites of the problem's program."""
+    """The sites of the problem's program; `key` seeds starting values that are drawn."""
     return sites_in(lambda data: problem.run(data, problem.n), problem.data, key)
 
 
 def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
-    """Run a NumPyro program once on its first row and read off its sites.
+    """Run a NumPyro program once, on the first row of its data, and collect its sites.
 
-    It runs compiled, which costs one compilation where running it step by step costs one
-    for each of its operations; what is read off are arrays and supports, both pytrees.
+    The program runs compiled as a whole, because running it operation by operation would compile
+    each operation. The collected arrays and supports are pytrees, which a compiled function can
+    return.
+
+    Args:
+        run: the program as a function of the data.
+        data: pytree whose leaves have the rows as their leading axis.
+        key: PRNG key of starting values that are drawn.
     """
     first = jax.tree.map(lambda a: jnp.asarray(a[:1]), data)
 
@@ -189,7 +207,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
     latents, points, carried = jax.jit(read_off)(key)
 
     def in_order(found: dict) -> dict[str, Latent]:
-        """The program's order, which the compiled function's dicts have lost."""
+        """The sites in the order of the program; a compiled function returns dicts sorted."""
         return {
             name: Latent(biject_to(found[name][0]), *found[name][1:])
             for name in order
@@ -200,7 +218,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
 
 
 class _MutableRecorder(Messenger):
-    """Records what mutable sites hold before the program updates them."""
+    """Records the values of mutable sites before the program updates them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,8 +230,8 @@ class _MutableRecorder(Messenger):
 
 
 def _read(support: Any, value: Array, unit: Any) -> tuple[Any, Array, Array]:
-    """Support, start and unit of a site, the latter two in unconstrained coordinates."""
+    """Support of a site, and its start and unit in unconstrained coordinates."""
     start = biject_to(support).inv(value)
-    # On the scale of a logarithm or a logit a step of one is natural.
+    # Constrained sites get a unit of one in the transformed coordinates, such as logs or logits.
     plain = isinstance(getattr(support, "base_constraint", support), type(constraints.real))
     return support, start, jnp.broadcast_to(jnp.asarray(unit if plain else 1.0), start.shape)

@@ -1,8 +1,11 @@
-"""Terms, family and priors as one NumPyro program.
+"""A model as one NumPyro program: terms, response distribution and priors.
 
-    eta_p = sum of the terms of parameter p,   y ~ Family(link^-1(eta_p), ...)
+Each family parameter p has a linear predictor, the sum of its terms, or is one number for all rows:
 
-`Program` is what the formula says; `State` is what the training rows add to it.
+    eta_ip = sum_t f_t(x_i),   y_i ~ Family(link_1^-1(eta_i1), link_2^-1(eta_i2), ...)
+
+`Program` holds what follows from the formula alone. `TrainingState` holds what is learned from the
+training rows before the fit, such as levels, scales and default priors.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,32 +37,47 @@ from ranef.terms.blocks import Bilinear, LinearBlock
 
 _RESERVED = ("chain", "draw")
 
-# A grouping by which a term varies: the label of the term, and its place among those of the term.
+# A grouping by which a term varies: the label of the term, and the place of the grouping among the
+# groupings of that term (a matrix factorization has two).
 Varying = tuple[str, int]
 
-# Of the location. A family with thresholds has it pinned at zero, so that factors keep their
-# coding.
+# Name of the intercept of the location. For a family with thresholds it is fixed at zero rather
+# than left out, so that factors keep their treatment coding.
 INTERCEPT = "Intercept"
 
-# Of the observed response: no column can have this name, "/" being stored otherwise.
+# Site of the observed response. No column can clash with it, because `clean_name` replaces "/" in
+# column names.
 RESPONSE_SITE = "/response"
 
 
 class Program:
     """The model that a formula and a family describe.
 
+    A column inside mi() has a model of its own, of which it is the response. It is a second
+    `Program`, held in `columns`.
+
     Args:
-        formula: parsed.
-        family: the family's registered name.
-        priors: the user's, by parameter name; "common" stands for all common effects but
-            the intercept.
+        formula: the parsed formula.
+        family: registered name of the family.
+        priors: the user's priors by parameter name; "common" stands for all common (fixed)
+            effects but the intercept.
         networks: Keras models by name.
         missing: texts that mean a missing level.
-        column: whose missing values the program is the model of; "" for that of the response.
+        column: the incomplete column that is the response of this program; "" for the response
+            of the formula.
+
+    Attributes:
+        family: the response distribution.
+        prefix: stands before the names of the program's parameters; "" for the main program.
+        user_priors: the user's priors, by the names of the posterior's variables.
+        terms: family parameter to the terms of its predictor.
+        columns: incomplete column to the program that models it.
+        networks: the Keras models that terms use, by name.
 
     Raises:
-        FormulaError, OptionError: for a predictor of what the family does not have, and for
-            terms or families that do not exist.
+        FormulaError, OptionError: for a predictor of a parameter that the family does not have,
+            and for unknown terms or families.
+        ColumnError: for a column named like a dimension of the posterior.
     """
 
     def __init__(
@@ -75,7 +93,7 @@ class Program:
         self.column = column
         self.prefix = f"{clean_name(column)}_" if column else ""
         self.family: Family = registry.load("family", family)(formula.response)
-        # Names as tables show them, such as I(x / 2), are taken as well as those of the posterior.
+        # Users may write names as tables show them, such as I(x / 2), or as the posterior does.
         self.user_priors = {clean_name(name): prior for name, prior in priors.items()}
         self.missing = tuple(missing)
         self._given_networks = networks
@@ -93,23 +111,23 @@ class Program:
 
     @property
     def location(self) -> str:
-        """The family parameter that the formula's first part predicts."""
+        """Name of the family's first parameter, which the first part of the formula predicts."""
         return self.family.parameters[0].name
 
     @property
     def programs(self) -> "tuple[Program, ...]":
-        """This one, and those of columns with missing values."""
+        """This program, followed by those of the incomplete columns."""
         return (self, *self.columns.values())
 
     def family_state(self, state: TrainingState) -> Any:
-        """The state of its family."""
+        """The state of this program's family."""
         return state.columns[self.column] if self.column else state.family
 
     def _predicting(self, name: str, model: ColumnModel, networks: Mapping[str, Any]) -> "Program":
-        """The model of a column: the same kind of program, with the column for its response.
+        """The program that models an incomplete column as its response.
 
         Raises:
-            FormulaError: for a family whose missing values cannot be integrated over.
+            FormulaError: for a family over whose missing values no integral is implemented.
         """
         if model.family not in FAMILIES:
             raise FormulaError(
@@ -120,9 +138,9 @@ class Program:
         return Program(formula, model.family, {}, networks, self.missing, name)
 
     def with_inferred_family(self, frame: Frame) -> "Program":
-        """The program for such rows.
+        """The program with the family that the type of the response implies.
 
-        A response of texts, or of true and false, is Bernoulli unless the user says else.
+        A response of texts or booleans makes the default family "gaussian" a "bernoulli" one.
         """
         value = self.formula.response.value
         of_two = is_text(value, frame) or is_boolean(value, frame)
@@ -131,7 +149,10 @@ class Program:
         return self._with("bernoulli") if plain and of_two and default else self
 
     def with_categories(self, frames: Iterable[Frame]) -> "Program":
-        """`bound`, for complete rows that have not been gone through; most families need not."""
+        """The program bound to the categories of the response, from batches of complete rows.
+
+        Families without categories return the program unchanged and read no rows.
+        """
         if not self.family.categorised:
             return self
         seen: Any = None
@@ -140,7 +161,7 @@ class Program:
         return self.bind(self.family.finish(seen))
 
     def bind(self, state: Any) -> "Program":
-        """The program once it is known what the response is, by the family's state."""
+        """The program with its family bound to the state that was learned from the response."""
         family = self.family.bind(state)
         if family is self.family:
             return self
@@ -154,6 +175,7 @@ class Program:
         return Program(self.formula, family, self.user_priors, self._given_networks, self.missing)
 
     def _terms(self, networks: Mapping[str, Any]) -> dict[str, tuple[Term, ...]]:
+        """The terms of every predictor, by family parameter."""
         assigned = assignment.predictors(self.family, self.formula.predictors)
         return {
             name: tuple(
@@ -166,7 +188,11 @@ class Program:
         }
 
     def _named_networks(self) -> dict[str, Any]:
-        """The Keras networks of the formula, by the names it has for them."""
+        """The Keras networks that terms use, by their names in the formula.
+
+        Raises:
+            OptionError: for one network in two terms that are not written alike.
+        """
         out: dict[str, Any] = {}
         users: dict[int, list[Term]] = {}
         for _, term in self.all_terms():
@@ -189,7 +215,10 @@ class Program:
         return out
 
     def all_terms(self) -> Iterator[tuple[FamilyParameter, Term]]:
-        """Every term, and the parameter that it predicts, by its name in the whole model."""
+        """Every term, those of incomplete columns included, with the parameter that it predicts.
+
+        The parameter's name has the prefix of its program, so that it is unique in the model.
+        """
         for parameter in self.family.parameters:
             for term in self.terms.get(parameter.name, ()):
                 yield replace(parameter, name=self.prefix + parameter.name), term
@@ -197,7 +226,12 @@ class Program:
             yield from program.all_terms()
 
     def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, set[str]]:
-        """Column to the ways it is used; the response and what is beside it if asked for."""
+        """Columns that the program reads, each with the ways in which it is used.
+
+        Args:
+            response: whether to include the columns of the response.
+            companion: whether to include the columns of its standard errors, weights or trials.
+        """
         out: dict[str, set[str]] = {}
         sources = [term.needs() for _, term in self.all_terms()]
         sources.append(self.family.needs(response=response, companion=companion))
@@ -206,19 +240,24 @@ class Program:
         return out
 
     def terms_of(self, parameter: str) -> list[Term]:
-        """The terms of a family parameter, by its name in the whole model."""
+        """The terms of a family parameter; its name has the prefix of its program."""
         return [term for own, term in self.all_terms() if own.name == parameter]
 
     def observed(self, frame: Frame) -> Frame:
-        """The rows that say something of what it is the model of."""
+        """The rows in which the response of this program is observed."""
         return frame.keep(~frame.is_missing(self.column)) if self.column else frame
 
     def designs(self, state: TrainingState, frame: Frame) -> Designs:
-        """What each term needs of the rows of `frame`, training or new."""
+        """The design of every term on the rows of `frame`, training or new, by label."""
         return {t.label: t.design(state.terms[t.label], frame) for _, t in self.all_terms()}
 
     def problem(self, training: Training, networks: Networks | None = None) -> Problem:
-        """The program on the training rows, as methods take it; networks as far as known."""
+        """The program on the training rows, in the form that inference methods take.
+
+        Args:
+            training: the training rows.
+            networks: networks with known point estimates; None while these are unknown.
+        """
         state = training.state
         known = networks or Networks(
             lambda designs, how: self.bases(state, designs, how),
@@ -295,7 +334,7 @@ class Program:
         )
 
     def _bilinear(self, state: TrainingState, designs: Designs) -> dict[str, Bilinear]:
-        """The terms that are products of coefficients, by label."""
+        """The bilinear terms, by label."""
         found = {
             term.label: term.bilinear(state.terms[term.label], designs[term.label])
             for _, term in self.all_terms()
@@ -303,7 +342,7 @@ class Program:
         return {label: term for label, term in found.items() if term is not None}
 
     def trained(self, training: Training, draws: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
-        """Networks and the values of their variables after a fit, by the labels of their terms."""
+        """Each network with the values of its variables after a fit, by the label of its term."""
         state, out = training.state, {}
         scales = {term.label: state.scales[own.name] for own, term in self.all_terms()}
         for _, term in self.all_terms():
@@ -313,7 +352,7 @@ class Program:
         return out
 
     def left_out(self, draws: Any) -> list[str]:
-        """Labels of the terms that a search has left out, since they predicted no better."""
+        """Labels of the terms that a search left out because they did not improve predictions."""
         return [
             term.label
             for _, term in self.all_terms()
@@ -324,7 +363,7 @@ class Program:
     def _moved(
         self, state: TrainingState, points: Mapping[str, Any], changes: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Point estimates with which networks add `changes` to what they added."""
+        """Point estimates with which the networks' outputs change by `changes`."""
         out = dict(points)
         for parameter, term in self.all_terms():
             if term.label in changes:
@@ -333,7 +372,11 @@ class Program:
         return out
 
     def _carriable(self, state: TrainingState) -> dict[str, tuple[int, ...]]:
-        """Columns that vary by level and are functions of what a network beside them has."""
+        """By term label, the places of group-effect columns that a network could represent.
+
+        A network in the same predictor represents a column whose table columns are all among the
+        network's inputs.
+        """
         out: dict[str, tuple[int, ...]] = {}
         for parameter, term in self.all_terms():
             having = [other.free_function_of() for other in self.terms_of(parameter.name)]
@@ -347,6 +390,7 @@ class Program:
         return out
 
     def _settled(self, state: TrainingState, designs: Designs, known: Networks) -> dict[str, Any]:
+        """State that the program carries once the search for point estimates has ended, by site."""
         out: dict[str, Any] = {}
         for parameter, term in self.all_terms():
             label, scale = term.label, state.scales[parameter.name]
@@ -354,7 +398,7 @@ class Program:
         return out
 
     def bases(self, state: TrainingState, designs: Designs, replay: RunOptions) -> dict[str, Array]:
-        """Within a NumPyro handler: the columns that point estimates shape, by term label."""
+        """Columns (n, k) that depend on point estimates, by term label; runs within a handler."""
         out, replay = {}, replace(replay, made={})
         for parameter, term in self.all_terms():
             label, scale = term.label, state.scales[parameter.name]
@@ -366,7 +410,7 @@ class Program:
     def features(
         self, state: TrainingState, designs: Designs, replay: RunOptions
     ) -> dict[str, Array]:
-        """Within a NumPyro handler: what the last layers of networks get, by term label."""
+        """Inputs (n, k) of the networks' last layers, by term label; runs within a handler."""
         out, replay = {}, replace(replay, made={})
         for _, term in self.all_terms():
             found = term.features(state.terms[term.label], designs[term.label], replay)
@@ -383,22 +427,24 @@ class Program:
         rows: int | None = None,
         replay: RunOptions | None = None,
     ) -> dict[str, Array]:
-        """Run within a NumPyro handler; returns each family parameter, (n,) or ().
-
-        Where values of columns are missing and the response is given there is one likelihood of
-        both, all that is missing integrated out, and no parameter by row to return.
+        """Run the program within a NumPyro handler.
 
         Args:
-            state: what `learn` returned.
-            designs: the rows, or a minibatch of them.
-            response: on the same rows; None to predict.
-            rows: how many rows the minibatch stands for.
+            state: what was learned from the training rows.
+            designs: designs of the rows, or of a minibatch of them.
+            response: the response on the same rows; None to predict.
+            rows: the number of rows that the minibatch stands for.
             replay: how to run; training by default.
+
+        Returns:
+            Each family parameter on its own scale, (n,), or () for one number for all rows. The
+            dict is empty for a model with incomplete columns whose response is given: its
+            likelihood integrates missing values out, so no parameter has one value per row.
         """
         replay = replay or RunOptions(rows=rows or length(designs))
         if self.columns and response is not None:
             found = self.incomplete(state, designs, response, replay)
-            # A part of the rows may by chance hold all that have gaps.
+            # The bound counts the incomplete rows of all batches: a minibatch may hold them all.
             with numpyro.handlers.scale(scale=replay.rows / found.n):
                 numpyro.factor(RESPONSE_SITE, found.log_likelihood(state.gaps))
             return {}
@@ -415,10 +461,13 @@ class Program:
     def predictors(
         self, state: TrainingState, designs: Designs, replay: RunOptions
     ) -> dict[str, Array]:
-        """Within a NumPyro handler: each family parameter on its link's scale.
+        """Each family parameter on the scale of its link; runs within a NumPyro handler.
 
-        (n,) where it has a predictor, () for one number for all rows, and (k,) for a vector.
         Missing values of a row are drawn given its other columns.
+
+        Returns:
+            Arrays (n,) for parameters with a predictor, () for one number for all rows, and (k,)
+            for a vector.
         """
         at = self._curves(state, designs, replay)
         if not self.columns:
@@ -429,7 +478,7 @@ class Program:
     def incomplete(
         self, state: TrainingState, designs: Designs, response: ResponseDesign, replay: RunOptions
     ) -> MissingDataLikelihood:
-        """Within a NumPyro handler: the rows, as what is missing of them is integrated over."""
+        """The likelihood with missing values integrated out; runs within a NumPyro handler."""
         at = self._curves(state, designs, replay)
         own = ConditionalDensity(self.family, at, self._is_straight, response)
         rows = self._incomplete(state, designs, replay)
@@ -438,14 +487,14 @@ class Program:
     def _incomplete(
         self, state: TrainingState, designs: Designs, replay: RunOptions
     ) -> MissingDataLikelihood:
-        """The rows without their response."""
+        """The joint density of the incomplete columns, without that of the response."""
         densities = {
             name: ConditionalDensity(
                 program.family, program._curves(state, designs, replay), program._is_straight
             )
             for name, program in self.columns.items()
         }
-        # Several terms may be of one column; each has it.
+        # Several terms may hold the same column; any of them supplies its values.
         of = {name: term for _, term in self.all_terms() for name in term.incomplete()}
         arrays = {name: designs[term.label].arrays for name, term in of.items()}
         known = {name: state.terms[term.label] for name, term in of.items()}
@@ -461,19 +510,26 @@ class Program:
 
     @property
     def _is_straight(self) -> bool:
-        """Whether only its location depends on columns with missing values."""
+        """Whether incomplete columns enter the predictor of the location alone."""
         others = [terms for name, terms in self.terms.items() if name != self.location]
         return not any(term.incomplete() for terms in others for term in terms)
 
     def imputed(
         self, state: TrainingState, designs: Designs, response: ResponseDesign, replay: RunOptions
     ) -> dict[str, Array]:
-        """Within a NumPyro handler: columns with their missing values drawn given the response."""
+        """Incomplete columns, (n,) by name, with missing values drawn given the response.
+
+        It runs within a NumPyro handler with a PRNG key.
+        """
         rows = self.incomplete(state, designs, response, replay)
         return rows.at(slice(None)).drawn(numpyro.prng_key())
 
     def _curves(self, state: TrainingState, designs: Designs, replay: RunOptions) -> Any:
-        """Within a NumPyro handler: `predictors` as a function of columns and places of rows."""
+        """Sample all sites and return predictors as a function of completed columns.
+
+        It runs within a NumPyro handler. The function takes the completed columns of m rows and
+        their places among all rows, and returns each family parameter on the scale of its link.
+        """
         replay = replace(replay, made={})
         curves: dict[str, list[Curve]] = {}
         constants: dict[str, Array] = {}
@@ -511,11 +567,11 @@ class Program:
     def blocks(
         self, state: TrainingState, designs: Designs, hyperparameters: Mapping[str, Any]
     ) -> dict[str, LinearBlock]:
-        """The linear blocks of every predictor, by term label.
+        """The linear blocks of every predictor at given hyperparameters, by term label.
 
         Args:
-            state: what `learn` returned.
-            designs: the rows.
+            state: what was learned from the training rows.
+            designs: designs of the rows.
             hyperparameters: values of the scale and correlation sites.
         """
         substituted = numpyro.handlers.substitute(self._blocks, data=dict(hyperparameters))
@@ -523,6 +579,7 @@ class Program:
         return run(state, designs)
 
     def _blocks(self, state: TrainingState, designs: Designs) -> dict[str, LinearBlock]:
+        """`blocks` within a NumPyro handler that supplies the hyperparameters."""
         out = {}
         for parameter, term in self.all_terms():
             block = term.linear_block(
@@ -536,13 +593,15 @@ class Program:
         return out
 
     def equations(self, state: TrainingState) -> list[Line]:
-        """The model on paper: distribution of the response, predictors, priors of what is in them.
+        """The model in mathematical notation, one equation per line.
 
-        Then the same of every column with missing values.
+        The lines are the distribution of the response, the predictors, the distributions of their
+        effects and notes on the coding; then the same for every incomplete column.
         """
         return [line for program in self.programs for line in program._equations(state)]
 
     def _equations(self, state: TrainingState) -> list[Line]:
+        """`equations` of this program alone."""
         symbols: dict[str, Line] = {}
         predictors: list[Line] = []
         distributions: list[Line] = []
@@ -566,7 +625,11 @@ class Program:
         ]
 
     def variables(self, state: TrainingState) -> dict[str, Variable]:
-        """The variables of the posterior in the order of the formula."""
+        """The variables of the posterior, in the order of the formula.
+
+        Raises:
+            ColumnError: if two variables, or a variable and a dimension, have the same name.
+        """
         out: dict[str, Variable] = {}
         for _, term in self.all_terms():
             for name, variable in term.variables(state.terms[term.label]).items():
@@ -589,7 +652,7 @@ class Program:
         return out
 
     def codes(self, designs: Designs, state: TrainingState) -> dict[str, Any]:
-        """The level of each row, (n,), for every variable with one value per level."""
+        """Level codes of the rows, (n,), for every variable with one value per level."""
         return {
             name: designs[term.label].arrays["codes"]
             for _, term in self.all_terms()
@@ -598,7 +661,7 @@ class Program:
         }
 
     def level_sites(self, state: TrainingState) -> dict[Varying, LevelSites]:
-        """What varies by level, by term and the grouping's place among those of the term."""
+        """The sites that vary by level, by term label and place of the grouping in the term."""
         return {
             (term.label, place): grouped
             for _, term in self.all_terms()
@@ -606,7 +669,7 @@ class Program:
         }
 
     def narrowed(self, state: TrainingState, levels: Mapping[Varying, int]) -> TrainingState:
-        """The state of a program that has so many levels of each grouping, and no others."""
+        """The state cut to the first levels of each grouping; `levels` says how many."""
         terms = dict(state.terms)
         for _, term in self.all_terms():
             own = tuple(size for (label, _), size in levels.items() if label == term.label)
@@ -615,7 +678,11 @@ class Program:
         return replace(state, terms=terms)
 
     def derived(self, state: TrainingState, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Variables that are functions of the sites, by draw."""
+        """Variables of the posterior that are computed from the sites, with a leading draw axis.
+
+        Terms and default priors may use centred columns. The constants that centring moves into the
+        intercept or into thresholds are moved back here.
+        """
         out: dict[str, Any] = {}
         for _, term in self.all_terms():
             out.update(term.derived(state.terms[term.label], values))
@@ -636,14 +703,18 @@ class Program:
         return out
 
     def site_labels(self, state: TrainingState) -> dict[str, tuple[str, ...]]:
-        """What messages call the elements of sites that are no variables of the posterior."""
+        """Labels of the elements of sites that are no variables of the posterior, for messages."""
         out: dict[str, tuple[str, ...]] = {}
         for _, term in self.all_terms():
             out |= term.site_labels(state.terms[term.label])
         return out
 
     def stated(self, state: TrainingState) -> dict[str, Prior]:
-        """The prior of every parameter as the formula has it, those of coordinates in words."""
+        """The prior of every parameter of the formula, by its title.
+
+        A default prior that is set on other coordinates appears as the marginal prior that it
+        implies, followed by words that say to what it refers.
+        """
         out: dict[str, Prior] = {}
         for _, term in self.all_terms():
             out |= term.stated(state.terms[term.label], state.priors)
@@ -659,6 +730,7 @@ class Program:
 
 
 def name_clash(name: str) -> ColumnError:
+    """The error for two parts of the model with the same name."""
     return ColumnError(
         f"two parts of the model are named {name.removesuffix(CENTRED)!r}; rename the column, or "
         "merge the terms"

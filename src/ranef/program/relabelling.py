@@ -1,10 +1,12 @@
-"""One numbering of the components of a mixture for all draws.
+"""Relabelling of mixture components, so that all draws have one numbering.
 
-Components of one family, with the same terms and priors, may change places and the density stays
-what it is. Chains that change them, or sit in different orders, are of one posterior, read off in
-different numberings. Every draw gets the numbering that is nearest to the mean of all, found in
-turns (after Stephens, 2000), and the components are then numbered by their mean intercept. Of three
-and more components the prior of `mix`, which refers to the first, becomes its average over orders.
+The posterior density of a mixture is invariant to permutations of components that have the same
+family, terms and priors. Chains may therefore switch labels, or differ in them. As in Stephens
+(2000), the algorithm alternates two steps until the labels stay the same: it permutes the
+components of each draw to minimize the squared distance of their standardized parameters from the
+current means, which is a linear assignment problem, and it recomputes the means. The components are
+then numbered by increasing mean intercept. With three or more components, the prior of `mix`, which
+refers to the first of them, is thereby replaced by its average over all orders.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -19,19 +21,22 @@ from ranef.priors import Prior
 
 Array = NDArray[np.float64]
 
+# Largest number of alternations between labels and means.
 _ROUNDS = 20
-# Numbers that tell components from each other; sites with more, as of levels, only follow.
+# Sites with more elements per component, such as group effects, are permuted with the others but do
+# not enter the distance.
 _MOST = 50
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Components that may change places.
+    """A set of exchangeable mixture components.
 
     Attributes:
-        places: theirs among all components.
-        sites: by role, such as "mu_x", the site of each of them.
-        odds: by role the sites of the log odds of all components but the first.
+        places: their places among all components.
+        sites: role, such as "mu_x", to the site of each of these components.
+        odds: role to the sites of the log odds of all components against the first, that one
+            excluded.
     """
 
     places: tuple[int, ...]
@@ -39,7 +44,12 @@ class Exchange:
     odds: Mapping[str, tuple[str, ...]]
 
     def permuted(self, order: NDArray[np.int64], values: Mapping[str, Array]) -> dict[str, Array]:
-        """The sites of each draw with component `order[..., k]` in place k."""
+        """The sites of each draw with component `order[..., k]` moved to place k.
+
+        Args:
+            order: (chain, draw, components) permutation of each draw.
+            values: draws of the sites, (chain, draw, ...).
+        """
         out: dict[str, Array] = {}
         for names in self.sites.values():
             moved = _taken(np.stack([values[name] for name in names], axis=2), order)
@@ -56,11 +66,16 @@ class Exchange:
 def relabelled(
     family: Family, priors: Mapping[str, Prior], values: Mapping[str, Array]
 ) -> tuple[dict[str, Array], NDArray[np.bool_] | None]:
-    """Draws of sites, (chain, draw, ...), in one numbering.
+    """Draws of the sites in one numbering of the components.
+
+    Args:
+        family: the family, with its components.
+        priors: priors by parameter name.
+        values: draws of the sites, (chain, draw, ...).
 
     Returns:
-        The draws, and (chain, draw) True where a draw was in another numbering than most;
-        None where no components may change places.
+        The relabelled draws, and (chain, draw) booleans, True where a draw had another numbering
+        than the most frequent one; None where no components are exchangeable.
     """
     out, moved = dict(values), None
     for exchange in exchanges(family, priors, values):
@@ -76,7 +91,7 @@ def relabelled(
 def exchanges(
     family: Family, priors: Mapping[str, Prior], names: Collection[str]
 ) -> Iterator[Exchange]:
-    """The sets of components whose numbers say nothing: families, terms and priors are the same."""
+    """The sets of components that are exchangeable: same family, terms and priors."""
     components = family.parts()
     shares = [_roles({"mix": c.share}, names) for c in components[1:]]
     if not shares or any(set(own) != set(shares[0]) for own in shares):
@@ -84,7 +99,8 @@ def exchanges(
     odds = {role: tuple(own[role] for own in shares) for role in shares[0]}
     for name in (name for own in odds.values() for name in own):
         prior = priors.get(name)
-        # Against another component, log odds are differences: of scales there are none.
+        # Against another reference component, log odds are differences of the present ones. The
+        # density is invariant only for a prior of mean zero on the real line.
         if prior is None or prior.support not in ("real", "any") or getattr(prior, "mu", 0.0):
             return
     sets: dict[tuple, list[int]] = {}
@@ -99,7 +115,7 @@ def exchanges(
 
 
 def _roles(parameters: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
-    """The sites of some parameters, by what they would be called without the number."""
+    """The sites of a component's parameters, by their names without the component's number."""
     return {
         stem + name.removeprefix(numbered): name
         for stem, numbered in parameters.items()
@@ -109,19 +125,19 @@ def _roles(parameters: Mapping[str, str], names: Collection[str]) -> dict[str, s
 
 
 def _taken(values: Array, order: NDArray[np.int64]) -> Array:
-    """Along the third axis."""
+    """Permute the third axis of `values`, the components, as `order` says."""
     index = order.reshape(*order.shape, *(1,) * (values.ndim - 3))
     return np.take_along_axis(values, index, axis=2)
 
 
 def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int64]:
-    """(chain, draw, k) the order in which each draw is nearest to the mean of all."""
+    """The order of components closest to the means over all draws, (chain, draw, components)."""
     features = []
     for names in exchange.sites.values():
         each = np.stack([values[name] for name in names], axis=2)
         each = each.reshape(*each.shape[:3], -1)
         if each.shape[-1] <= _MOST:
-            # Scales spread by factors.
+            # Distances between positive parameters are taken on the log scale.
             features.append(np.log(each) if (each > 0).all() and each.ndim == 4 else each)
     found = np.concatenate(features, axis=-1)
     flat = found.reshape(-1, *found.shape[2:])
@@ -139,8 +155,8 @@ def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int6
 
 
 def _by_intercept(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int64]:
-    """The same for every draw: by increasing mean of the location's intercept, if there is one."""
-    ends = ("_Intercept", "_/common")  # the first coordinate of common effects is their level
+    """Order by increasing mean of the location's intercept, the same for every draw."""
+    ends = ("_Intercept", "_/common")  # the first coordinate of common effects is the constant
     role = next((r for r in exchange.sites if r.endswith(ends)), None)
     shape = next(iter(values.values())).shape[:2]
     names = exchange.sites[role] if role else ()

@@ -1,8 +1,8 @@
-"""A model learned from batches of rows that are never held together.
+"""Training on batches of rows that are never held in memory together.
 
-The batches are gone through twice for what the program learns, levels and transforms first,
-means and sds then, and as often as the method asks after that: once for the cross-products of
-the exact method. A sample of the rows stays, for pictures.
+Preprocessing reads the batches twice: first for levels and transforms, then for means and sds. A
+method reads them as often as it needs to after that, the exact method once, for its cross-products.
+A sample of the rows is kept, for plots and for typical values of columns.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,9 +23,9 @@ from ranef.program.training import Designs, Training, TrainingState, evenly
 
 
 class _CompleteBatches:
-    """The rows without a gap, batch by batch, as often as they are gone through.
+    """Batches of complete cases, which can be iterated over repeatedly.
 
-    The first time counts them and the second takes the sample.
+    The first iteration counts the complete rows; the second one keeps an evenly spaced sample.
     """
 
     def __init__(self, program: Program, batches: Batches, progress: bool) -> None:
@@ -68,15 +68,24 @@ class _CompleteBatches:
 
 
 def complete_rows(program: Program, batches: Batches, *, progress: bool) -> Iterable[Frame]:
-    """The rows without a gap, batch by batch, as often as they are gone through."""
+    """Batches of the complete cases, which can be iterated over repeatedly."""
     return _CompleteBatches(program, batches, progress)
 
 
 def learn(program: Program, batches: Batches, *, progress: bool) -> Training:
-    """What `Program.learn` says, from batches.
+    """Prepare a table that is read in batches for a fit, as `learning.prepare` does in memory.
+
+    Args:
+        program: the program.
+        batches: batches of rows of the table.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The training rows, with a stream of all rows; `designs` and `response` are those of the
+        sample.
 
     Raises:
-        DataError, ColumnError, OptionError: as it does.
+        DataError, ColumnError, OptionError: as `learning.prepare`.
     """
     complete = _CompleteBatches(program, batches, progress)
     state = learning.fit_preprocessing(program, complete)
@@ -93,7 +102,7 @@ def learn(program: Program, batches: Batches, *, progress: bool) -> Training:
 
 @dataclass(frozen=True)
 class _Stream:
-    """The rows of a program, batch by batch in their order or window by window in none."""
+    """The rows of a program: batches in the order of the table, or windows in random order."""
 
     program: Program
     state: TrainingState
@@ -101,22 +110,26 @@ class _Stream:
 
     @property
     def windows(self) -> int:
+        """Number of windows that the rows are divided into."""
         return self.complete.batches.windows
 
     def of(self, state: TrainingState) -> "_Stream":
-        """The rows as a program with another state takes them."""
+        """The stream with designs made by another state."""
         return replace(self, state=state)
 
     def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
+        """Designs and responses of all complete rows, batch by batch."""
         for frame in self.complete:
             yield self._rows(frame)
 
     def window(self, seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+        """The complete rows of a window that are not in the sample."""
         frame = self.complete.batches.window(seed, number)
         whole, _ = gaps(frame, self.complete.needs)
         sampled = np.concatenate(self.complete.sampled)
         return self._rows(frame.keep(whole & ~np.isin(np.asarray(frame.rows), sampled)))
 
     def _rows(self, frame: Frame) -> tuple[Designs, ResponseDesign]:
+        """Designs and response of the rows of `frame`."""
         program, state = self.program, self.state
         return program.designs(state, frame), program.family.design(state.family, frame)

@@ -1,4 +1,4 @@
-"""What a program learns from its training rows, and those rows as it takes them."""
+"""The training rows of a program: their designs, and the state that was learned from them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,24 +15,24 @@ from ranef.families.base import ResponseDesign
 from ranef.priors import Prior
 from ranef.terms.base import Design
 
-# Term label to the term's design; a minibatch indexes every leaf.
+# Term label to the term's design. A minibatch is a selection of rows of every array in it.
 Designs = Mapping[str, Design]
 
-# Rows of the training table that are kept as they were read.
+# Largest number of rows in the sample that is kept as read from the table.
 SAMPLE = 20_000
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What was learned from the training rows.
+    """What is learned from the training rows before the fit.
 
     Attributes:
-        terms: term label to the term's state.
-        family: the family's state.
-        priors: every parameter that takes a prior, the user's or the default.
-        scales: family parameter to the scale of its predictor.
-        columns: each column whose missing values are parameters to the state of its family.
-        gaps: how many rows have such a value.
+        terms: term label to the state of the term.
+        family: state of the response's family.
+        priors: parameter name to its prior, the user's or the default one.
+        scales: family parameter to location and sd of its predictor, on the scale of its link.
+        columns: incomplete column to the state of its family.
+        gaps: number of training rows with a missing value in at least one incomplete column.
     """
 
     terms: Mapping[str, Any]
@@ -45,37 +45,42 @@ class TrainingState:
 
 @runtime_checkable
 class Stream(Protocol):
-    """Rows that are too many to be held."""
+    """Training rows that are read in batches because they do not fit in memory."""
 
     @property
     def windows(self) -> int:
-        """How many windows there are."""
+        """Number of windows that the rows are divided into."""
         ...
 
     def of(self, state: "TrainingState") -> "Stream":
-        """The rows as a program with another state takes them."""
+        """The stream with designs made by another state."""
         ...
 
     def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
-        """Every row that is used, in batches, in order."""
+        """Designs and responses of all rows used, in batches, in the order of the table."""
         ...
 
     def window(self, seed: int, number: int) -> tuple[Designs, ResponseDesign]:
-        """Rows in random order, none of the sample's; all windows of a seed hold each once."""
+        """Rows in random order, without those of the sample.
+
+        The windows of one seed together hold every other row once.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Training:
-    """The training rows as the program takes them.
+    """The training rows in the form that the program takes.
 
     Attributes:
-        state, designs, response: what was learned, and every row that is used.
-        rows: what became of the rows of the table.
-        sample: the used rows as they were read, or evenly spaced ones where there are many:
-            for pictures, and for what is typical of a column.
-        stream: where the rows are too many to be held, what goes through all of them;
-            `designs` and `response` are then those of `sample`.
+        state: what was learned from the rows.
+        designs: designs of the rows used, by term label.
+        response: response of the rows used.
+        rows: how many rows of the table are used and why others were dropped.
+        sample: the rows used, as read from the table, or `SAMPLE` evenly spaced ones where there
+            are more. Plots and typical values of columns are based on it.
+        stream: reads all rows where they do not fit in memory; `designs` and `response` are then
+            those of `sample`. None otherwise.
     """
 
     state: TrainingState
@@ -87,11 +92,11 @@ class Training:
 
     @property
     def held(self) -> int:
-        """How many rows `designs` and `response` have."""
+        """Number of rows in `designs` and `response`."""
         return len(self.response.value)
 
     def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
-        """Every row that is used, in batches."""
+        """Designs and responses of all rows used, in batches."""
         if self.stream is None:
             yield self.designs, self.response
         else:
@@ -99,10 +104,10 @@ class Training:
 
 
 def evenly(n: int) -> NDArray[np.int64]:
-    """Places of the rows of the sample among n."""
+    """Places of at most `SAMPLE` evenly spaced rows among n."""
     return np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
 
 
 def length(designs: Designs) -> int:
-    """The number of rows."""
+    """Number of rows of the designs."""
     return len(next(iter(jax.tree.leaves(designs))))

@@ -9,6 +9,6 @@ from ranef.report.sections import of_fit
 
 
 def write(fit: Any, path: Any) -> Path:
-    """Write the page of a fit and return where it lies; see `Fit.report`."""
+    """Write the page of a fit and return its path; see `Fit.report`."""
     response = label(fit.program.formula.response, 60)
     return Page(f"{response}: a fitted model", "", tuple(of_fit(fit))).write(path)

@@ -1,4 +1,4 @@
-"""The page as one file: nothing remote, nothing unescaped, written whole or not at all."""
+"""Renders a report as one HTML file without remote resources, with all text escaped."""
 
 import base64
 import hashlib
@@ -18,10 +18,13 @@ from ranef.report.parts import Picture, Section
 
 @dataclass(frozen=True)
 class Page:
-    """A page; `lead` stands under its title.
+    """A report page.
 
     Attributes:
-        beside: other pages in its folder, their titles by file name.
+        title: its title.
+        lead: a paragraph under the title; "" for none.
+        sections: its contents.
+        beside: titles of other pages in the same folder, by file name.
     """
 
     title: str
@@ -30,13 +33,14 @@ class Page:
     beside: Mapping[str, str] = field(default_factory=dict)
 
     def pictures(self) -> list[Picture]:
+        """All pictures of the page, in order."""
         return [picture for section in self.sections for picture in section.pictures()]
 
     def html(self) -> str:
-        """The page.
+        """The HTML text of the page.
 
-        The content-security policy allows the page's own style and script, by their hashes,
-        and images that are part of it; no address is ever asked for anything.
+        The content-security policy allows only the page's own style and script, by their hashes,
+        and embedded images, so that a browser loads nothing from elsewhere.
         """
         style, script = _resource("page.css"), _resource("page.js")
         policy = (
@@ -50,12 +54,12 @@ class Page:
         )
 
     def write(self, path: Any) -> Path:
-        """Write the page.
+        """Write the page and return its path; the file is written whole or not at all.
 
         Raises:
-            FileError: where it cannot be written.
+            FileError: if it cannot be written.
         """
-        # A lone surrogate, which Python's strings may hold, has no UTF-8.
+        # Lone surrogates, which Python's strings may hold, cannot be encoded and are replaced.
         return write_whole(path, self.html().encode("utf-8", "replace"))
 
 
@@ -64,6 +68,7 @@ def _resource(name: str) -> str:
 
 
 def _hash(text: str) -> str:
+    """The hash of a style or script as a content-security policy writes it."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
 
@@ -83,9 +88,10 @@ def _environment() -> jinja2.Environment:
 
 
 def _address(picture: Picture) -> str:
+    """The picture as a data URL."""
     return f"data:image/png;base64,{base64.b64encode(picture.png).decode('ascii')}"
 
 
 def _points(picture: Picture) -> str:
-    """For an attribute: the template escapes it as it escapes all text."""
+    """The picture's points as JSON, for an attribute that the template escapes."""
     return json.dumps([[p.x, p.y, p.text] for p in picture.points], ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a page is made of. A part names the template's block that shows it."""
+"""The parts of a report page. `kind` names the block of the template that shows a part."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Code:
-    """Something typed, such as a formula."""
+    """Text in a monospaced font, such as a formula."""
 
     text: str
     kind: ClassVar[str] = "code"
@@ -25,13 +25,13 @@ class Code:
 
 @dataclass(frozen=True)
 class Equations:
-    """The model on paper."""
+    """The equations of a model, one a line."""
 
     lines: Sequence[Line]
     kind: ClassVar[str] = "equations"
 
     def pieces(self) -> list[list[tuple[str, bool]]]:
-        """Each line as texts, and whether each is a subscript."""
+        """Each line as pieces of text, with whether each piece is a subscript."""
         return [
             [(p.text, True) if isinstance(p, Sub) else (p, False) for p in line]
             for line in self.lines
@@ -40,7 +40,15 @@ class Equations:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column, and all where they hold words, to the left."""
+    """A table of texts.
+
+    Attributes:
+        head: names of the columns.
+        rows: the cells, row by row.
+        caption: a sentence above the table.
+        words: whether cells hold words. All columns are then aligned to the left, and otherwise
+            only the first.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -51,11 +59,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a picture that says what it is.
+    """A point of a picture that shows a text on hover.
 
     Attributes:
-        x, y: from the left and the top, in shares of the picture's size.
-        text: what it says on hover.
+        x: distance from the left edge, as a share of the picture's width.
+        y: distance from the top edge, as a share of the picture's height.
+        text: the text.
     """
 
     x: float
@@ -65,14 +74,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with how to read it.
+    """A figure with a sentence on how to read it.
 
     Attributes:
-        name: of its file, without ending.
-        title, reading: what it shows, and a sentence on how to read it.
-        png: the file.
-        width, height: in pixels.
-        points: those that answer on hover.
+        name: of its file, without suffix.
+        title: what it shows.
+        reading: how to read it.
+        png: the contents of the file.
+        width: in pixels.
+        height: in pixels.
+        points: the points that show a text on hover.
     """
 
     name: str
@@ -90,15 +101,16 @@ Part = Text | Code | Equations | Table | Picture
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what follows it."""
+    """A heading and the parts below it."""
 
     title: str
     parts: Sequence[Part]
 
     def pictures(self) -> list[Picture]:
+        """The pictures of the section, in order."""
         return [part for part in self.parts if isinstance(part, Picture)]
 
 
 def cells(values: Sequence[Any]) -> tuple[str, ...]:
-    """Numbers to four significant digits, the rest as it is."""
+    """Values as texts, floating-point numbers with four significant digits."""
     return tuple(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in values)

@@ -1,4 +1,4 @@
-"""From a matplotlib figure to a picture of the page, its points found where they were drawn."""
+"""Converts matplotlib figures to pictures of a page, with the positions of their points."""
 
 import io
 import warnings
@@ -13,20 +13,21 @@ from ranef.errors import ColumnError, OptionError
 from ranef.plots.canvas import POINTS
 from ranef.report.parts import Picture, Point, Text
 
+# Pixels per inch.
 _DPI = 120
 
 
 def picture(
     draw: Callable[[], Figure], name: str, title: str, reading: str, texts: Sequence[str] = ()
 ) -> Picture | Text:
-    """The picture, or the reason why this model has none.
+    """Draw a figure and return it as a picture, or the reason why this model has none.
 
     Args:
         draw: makes the figure.
-        name: as of `Picture`, and so are `title` and `reading`.
-        title: see there.
-        reading: see there.
-        texts: what each point says, in the order the figure drew them.
+        name: as in `Picture`.
+        title: as in `Picture`.
+        reading: as in `Picture`.
+        texts: the text of each point, in the order in which the figure draws them.
     """
     try:
         figure = draw()
@@ -41,7 +42,7 @@ def picture(
 def _saved(figure: Figure, name: str, title: str, reading: str, texts: Sequence[str]) -> Picture:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # A level in a script the font lacks shows as boxes; hover and tables have its text.
+        # Characters that the font lacks are drawn as boxes. Hover texts and tables have them.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     width, height = (round(inches * _DPI) for inches in figure.get_size_inches())
@@ -50,7 +51,7 @@ def _saved(figure: Figure, name: str, title: str, reading: str, texts: Sequence[
 
 
 def _points(figure: Figure, texts: Sequence[str]) -> tuple[Point, ...]:
-    """Where the figure's marked artists drew each point."""
+    """The points of the artists with the gid `POINTS`, with their positions in the picture."""
     places: list[Any] = []
     for artist in figure.findobj(Collection):
         if artist.get_gid() == POINTS:

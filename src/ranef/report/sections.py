@@ -1,4 +1,4 @@
-"""What a page says of one fit."""
+"""The sections of a page about one fit."""
 
 import platform
 from collections.abc import Sequence
@@ -17,17 +17,18 @@ from ranef.plots.source import LEVELS, tree_of
 from ranef.report.parts import Code, Equations, Part, Picture, Section, Table, Text, cells
 from ranef.report.pictures import picture
 
-# Rows of a table that a reader will look through.
+# Largest number of rows of a table.
 _ROWS = 200
-# Characters of a level that a point says.
+# Largest number of characters of a level's name in a hover text.
 _SAID = 160
+# Libraries whose versions the page lists.
 _LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy", "arviz-base")
 
 Found = Picture | Text
 
 
 def of_fit(fit: Any) -> list[Section]:
-    """All sections, in reading order."""
+    """All sections of the page, in reading order."""
     groups = groupings(fit)
     response = label(fit.program.formula.response, 60)
     about = (
@@ -61,7 +62,7 @@ def of_fit(fit: Any) -> list[Section]:
 
 
 def groupings(fit: Any) -> list[str]:
-    """Groupings of the fit, those with random intercepts first."""
+    """Groupings of the fit, those with varying intercepts first."""
     names = {
         str(name).rpartition("|")[2]: str(name)
         for name, values in fit.posterior.data_vars.items()
@@ -71,7 +72,7 @@ def groupings(fit: Any) -> list[str]:
 
 
 def data(fit: Any) -> list[Part]:
-    """Rows read, used and dropped."""
+    """How many rows were read, used and dropped."""
     rows = fit.rows
     told = f"{rows.read:,} rows were read and {rows.used:,} used."
     if not rows.dropped:
@@ -92,6 +93,7 @@ def model(fit: Any) -> list[Part]:
 
 
 def priors(fit: Any) -> Table:
+    """The prior of each parameter."""
     rows = [(label(name, 80), str(prior)) for name, prior in fit.priors.items()]
     return _capped(("parameter", "prior"), rows, "Priors, given or default.", words=True)
 
@@ -103,14 +105,14 @@ def convergence(fit: Any) -> str:
 
 
 def verdict(fit: Any) -> list[Part]:
-    """What speaks against the fit, and the word it comes to."""
+    """The verdict of `fit.check` and its reasons."""
     found = fit.check(quick=True)
     reasons = [Text(f"{label(reason, 400)}.") for reason in found.reasons]
     return [Text(f"Verdict: {found.verdict}."), *reasons]
 
 
 def parameters(fit: Any, interval: float = 0.9) -> list[Part]:
-    """The posterior as a table, what has none, and the shares of variance."""
+    """Tables of the posterior, of point estimates and fixed values, and of shares of variance."""
     table = fit.summary(interval)
     known = table[table["kind"] == "posterior"]
     constants = table[table["kind"].isin(("point estimate", "fixed"))]
@@ -143,7 +145,7 @@ def parameters(fit: Any, interval: float = 0.9) -> list[Part]:
 
 
 def _networks(fit: Any) -> str:
-    """Which networks are points, in a sentence; none is the empty text."""
+    """A sentence on the networks whose weights are point estimates; "" if there are none."""
     names = [
         label(term.label, 80)
         for terms in fit.program.terms.values()
@@ -162,7 +164,7 @@ def _networks(fit: Any) -> str:
 
 
 def elbo(fit: Any, name: str = "") -> list[Found]:
-    """The trace of the search; none for a method that did not optimise."""
+    """The trace of the search; empty for a method that did not optimise an ELBO."""
     if "optimization" not in tree_of(fit).children:
         return []
     return [
@@ -176,6 +178,7 @@ def elbo(fit: Any, name: str = "") -> list[Found]:
 
 
 def posterior(fit: Any, name: str = "") -> Found:
+    """The marginal posterior of each parameter."""
     return picture(
         lambda: plots.posterior(fit),
         _file(name, "posterior"),
@@ -188,7 +191,7 @@ def posterior(fit: Any, name: str = "") -> Found:
 def data_fit(
     fit: Any, name: str = "", under: Sequence[str] = ("prior", "posterior")
 ) -> list[Found]:
-    """Under prior draws and under posterior draws, or one of them."""
+    """The data with the location under prior draws, under posterior draws, or both."""
     read = {
         "prior": "What the model holds possible before it sees a row: one sheet or line a draw.",
         "posterior": "What it holds possible afterwards. The closer the draws lie together, the "
@@ -206,6 +209,7 @@ def data_fit(
 
 
 def partial_effects(fit: Any, name: str = "") -> Found:
+    """The location along each predictor."""
     return picture(
         lambda: plots.partial_effects(fit),
         _file(name, "partial_effects"),
@@ -216,6 +220,7 @@ def partial_effects(fit: Any, name: str = "") -> Found:
 
 
 def posterior_predictive(fit: Any, name: str = "") -> Found:
+    """Responses with those drawn from the fit."""
     return picture(
         lambda: plots.posterior_predictive(fit),
         _file(name, "posterior_predictive"),
@@ -226,7 +231,7 @@ def posterior_predictive(fit: Any, name: str = "") -> Found:
 
 
 def group_checks(fit: Any, name: str = "") -> list[Found]:
-    """The grouping of most levels: means, and shares of zeros where responses are counts."""
+    """Checks by level of the grouping with most levels: means, and shares of zeros of counts."""
     found: list[Found] = []
     for statistic, said in (("mean", "Means"), ("zeros", "Shares of zeros")):
         try:
@@ -252,7 +257,7 @@ def group_checks(fit: Any, name: str = "") -> list[Found]:
 
 
 def shrinkage(fit: Any, factor: str, name: str = "") -> Found:
-    """The picture, its points naming level, size and both estimates."""
+    """The shrinkage picture. Hover texts give the level, its size and both estimates."""
     if f"1|{factor}" not in fit.posterior:
         return Text(
             f"{label(factor, 60)} has varying slopes only, which no estimate stands beside."
@@ -274,7 +279,7 @@ def shrinkage(fit: Any, factor: str, name: str = "") -> Found:
 
 
 def effects(fit: Any, factor: str, name: str = "") -> list[Found]:
-    """A picture for each coefficient that varies over the grouping's levels."""
+    """A picture of each coefficient that varies by the levels of a grouping."""
     found: list[Found] = []
     for variable in fit.posterior.data_vars:
         term, _, own = str(variable).rpartition("|")
@@ -301,17 +306,19 @@ def effects(fit: Any, factor: str, name: str = "") -> list[Found]:
 
 
 def made_with(fit: Any) -> str:
+    """Versions of the libraries and of Python."""
     known = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
     return f"{known}; Python {platform.python_version()}."
 
 
 def _file(name: str, figure: str) -> str:
-    """A file's stem that any system takes."""
+    """The stem of a file name in ASCII letters, digits, "_" and "-"."""
     text = f"{name}_{figure}" if name else figure
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in text)[:80]
 
 
 def _said(level: Any) -> str:
+    """A level's name as hover texts have it, cut off if it is long."""
     text = str(level)
     return text if len(text) <= _SAID else f"{text[:_SAID]}…"
 
@@ -332,7 +339,7 @@ def _rows(table: pd.DataFrame) -> list[tuple[str, ...]]:
 def _capped(
     head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, words: bool = False
 ) -> Table:
-    """The table, or its first rows, said so."""
+    """A table of at most `_ROWS` rows; the caption says if some are left out."""
     if len(rows) > _ROWS:
         caption = f"{caption} The first {_ROWS} of {len(rows):,}."
     return Table(head, rows[:_ROWS], caption, words)

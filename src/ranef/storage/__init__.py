@@ -1,1 +1,1 @@
-"""Fits as files."""
+"""Saving fits to files and loading them."""

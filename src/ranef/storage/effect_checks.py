@@ -1,4 +1,8 @@
-"""What draws effects and factors level by level, as a file holds it: its parts belong together."""
+"""Checks that samplers of group effects and factors read from a file are consistent.
+
+The samplers index arrays by positions that come from the file. A damaged or forged file is refused
+here, before such a position is used.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,15 +20,15 @@ from ranef.terms.base import LevelSites
 
 
 def refuse_unsound(found: LevelDraws | None, grouped: Mapping[Any, LevelSites], draws: int) -> None:
-    """Refuse what does not fit together, the model or the other draws.
+    """Refuse a sampler whose parts do not match each other, the model or the other draws.
 
     Args:
-        found: what draws by level.
-        grouped: what is drawn from it.
-        draws: how many there are of all else.
+        found: the sampler of group effects, or None if the file has none.
+        grouped: the sites of group effects that are drawn by it, by term and grouping.
+        draws: number of draws of all other sites.
 
     Raises:
-        FileError: saying so.
+        FileError: if they do not match.
     """
     if isinstance(found, CombinedDraws):
         factors, own = found.factors, set(found.factors.sites)
@@ -51,6 +55,7 @@ def refuse_unsound(found: LevelDraws | None, grouped: Mapping[Any, LevelSites], 
 
 
 def _fits(factors: FactorDraws, grouped: LevelSites) -> bool:
+    """Whether the means and roots of factors have the shapes of their sites."""
     shape = (grouped.levels, grouped.width)
     return all(
         mean.shape == shape and root.shape == (*shape, grouped.width)
@@ -59,6 +64,7 @@ def _fits(factors: FactorDraws, grouped: LevelSites) -> bool:
 
 
 def _fits_model(found: EffectSampler, grouped: Mapping[Any, LevelSites]) -> bool:
+    """Whether every site has a place within the columns of a factor with its number of levels."""
     places = {place.site: place for place in found.places}
     inside = all(
         0 <= p.factor < len(found.levels)
@@ -74,18 +80,19 @@ def _fits_model(found: EffectSampler, grouped: Mapping[Any, LevelSites]) -> bool
 
 
 def _is_whole(places: NDArray) -> bool:
-    """Whether they are 0, 1, ... in some order."""
+    """Whether `places` is a permutation of 0, 1, ..., as integers."""
     whole = np.array_equal(np.sort(places), np.arange(len(places)))
     return places.dtype.kind == "i" and bool(whole)
 
 
 def _within(places: NDArray, size: int) -> bool:
+    """Whether all of `places` are integers from 0 to size - 1."""
     inside = not len(places) or 0 <= int(places.min()) <= int(places.max()) < size
     return places.dtype.kind == "i" and inside
 
 
 def _system(found: EffectSampler) -> bool:
-    """Whether the eliminated factors, their parents and what they meet are those there are."""
+    """Whether the eliminated and remaining factors make up all factors, with valid indices."""
     system, layout = found.system, found.system.remainder
     kept = [part.factor for part in layout.parts]
     parts = all(
@@ -117,6 +124,7 @@ def _system(found: EffectSampler) -> bool:
 
 
 def _met(system: crossed_elimination.CrossedElimination, levels: int, width: int) -> bool:
+    """Whether the sparse cross-products of the eliminated factor have valid indices and shapes."""
     met = system.meetings
     return (
         met.r == system.remainder.random
@@ -131,6 +139,7 @@ def _met(system: crossed_elimination.CrossedElimination, levels: int, width: int
 
 
 def _drift(found: EffectSampler) -> bool:
+    """Whether the drift of effects with the hyperparameters has the shapes of draws and factors."""
     drift = found.drift
     if drift is None:
         return True
@@ -140,6 +149,7 @@ def _drift(found: EffectSampler) -> bool:
 
 
 def _cell(found: EffectSampler, cell: SharedFactorization) -> bool:
+    """Whether the arrays of one shared factorization have the shapes of the system."""
     given, count = cell.given, len(cell.members)
     system, size = found.system, found.system.remainder.size
     if isinstance(system, crossed_elimination.CrossedElimination):

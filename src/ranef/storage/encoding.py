@@ -1,9 +1,9 @@
-"""Values as JSON, arrays beside it: explicit kinds in, the same kinds out, nothing else.
+"""Encodes Python values as JSON with separate arrays, and decodes them.
 
-A number, a text, true, false and null stand for themselves. Everything else is an object with
-one key that says what it is: a tuple, a mapping, an array or list of texts among the arrays, a
-dataclass from the register with its fields by name, an expression of the formula, a table, a
-pandas index, a network. What is not on this list is neither written nor read.
+Numbers, texts, Booleans and null stand for themselves. Every other value is a JSON object whose
+first key names its kind: a tuple, list or mapping, an array or list of texts among the arrays, a
+registered dataclass with its fields by name, an expression of the formula, a table, a pandas index,
+or a network. No other kinds are written or read, so reading a file never runs code from it.
 """
 
 import types
@@ -25,12 +25,13 @@ from ranef.files import archive
 from ranef.formula.expression import Expression
 from ranef.storage import frame_encoding
 
+# Floats that JSON lacks, as they are written.
 _FRACTIONS = ("nan", "inf", "-inf")
-# Texts in a tuple from which on they lie with the arrays.
+# Smallest length of a tuple of texts that is stored with the arrays and not in the JSON.
 _MANY = 8
 
-# The dataclasses that may stand in a file, by the name that they have there for ever, and where
-# they are now. Who moves or renames one changes its place and never its name, which files have.
+# The dataclasses that a file may hold: their name in files to their current place. The names
+# never change, since saved files use them; to move or rename a class, change its place alone.
 CLASSES = {
     "matrix.Matrix": "ranef.formula.model_matrix:ModelMatrix",
     "matrix.Coding": "ranef.formula.model_matrix:Coding",
@@ -92,15 +93,16 @@ CLASSES = {
     "families.mixture.State": "ranef.families.mixture:MixtureState",
 }
 
-# Fields of these whose name in a file is another than theirs.
+# Fields of these classes that have another name in files: name in files to current name.
 FIELDS = {"moments.Scale": {"spread": "sd"}}
 
 
 @cache
 def register() -> dict[str, type]:
-    """The dataclasses that may stand in a file, by the name that they have there.
+    """The dataclasses that a file may hold, by their name in files.
 
-    Beside `CLASSES`, the `State` of each registered term and family that is not among them.
+    These are `CLASSES`, and the class `State` of the module of each registered term and family, if
+    there is one and it is not among `CLASSES`.
     """
     known = {}
     for name, place in CLASSES.items():
@@ -114,7 +116,12 @@ def register() -> dict[str, type]:
 
 
 class Writer:
-    """Values to JSON; `arrays` and `networks` gather what lies beside it."""
+    """Encodes values as JSON.
+
+    Attributes:
+        arrays: name to array, for all arrays and long lists of texts encoded so far.
+        networks: the networks encountered so far; the JSON holds their position in this list.
+    """
 
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray] = {}
@@ -126,7 +133,7 @@ class Writer:
         """The JSON of a value.
 
         Raises:
-            OptionError: for one of a kind that no file holds.
+            OptionError: for a value of a kind that cannot be saved.
         """
         if isinstance(value, np.generic):
             return {"scalar": [value.dtype.str, self.value(value.item())]}
@@ -172,14 +179,18 @@ class Writer:
         return out if axes == list(range(array.ndim)) else {**out, "axes": axes}
 
     def _texts(self, texts: Any) -> str:
-        """One after the other in UTF-8, and how many bytes each has."""
+        """Add texts to the arrays, as their lengths in bytes and their joined UTF-8 bytes.
+
+        Returns:
+            The name of the array of lengths; the bytes have this name with ".texts" appended.
+        """
         encoded = [str(text).encode("utf-8", "surrogatepass") for text in texts]
         lengths = self._add(np.array([len(text) for text in encoded], np.int64))
         self.arrays[f"{lengths}.texts"] = np.frombuffer(b"".join(encoded), np.uint8)
         return lengths
 
     def _add(self, array: NDArray) -> str:
-        """One array that stands in several places is kept once."""
+        """Add an array and return its name; an array that occurs several times is stored once."""
         if id(array) in self._places:
             return self._places[id(array)]
         name = str(len(self.arrays))
@@ -202,12 +213,12 @@ def _key(key: Any) -> str:
 
 
 class Reader:
-    """JSON to values.
+    """Decodes values from JSON.
 
     Args:
-        arrays: beside it.
-        expressions: of the formula, by their text.
-        network: the network of a number.
+        arrays: name to array, as in `Writer.arrays`.
+        expressions: the expressions of the formula by their text.
+        network: returns the network at a position in `Writer.networks`.
     """
 
     def __init__(
@@ -219,10 +230,10 @@ class Reader:
         self.arrays, self.expressions, self.network = arrays, expressions, network
 
     def value(self, kept: Any) -> Any:
-        """The value that `Writer.value` was given.
+        """The value that `Writer.value` has encoded as `kept`.
 
         Raises:
-            ValueError, TypeError, KeyError: for what it never gives.
+            ValueError, TypeError, KeyError: for JSON that `Writer.value` does not produce.
         """
         if not isinstance(kept, dict):
             if kept is None or isinstance(kept, (bool, int, float, str)):
@@ -317,7 +328,7 @@ _READERS: dict[str, Callable[[Reader, dict], Any]] = {
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what the annotation of its field says, as far as that goes."""
+    """Whether a value has the annotated type of its field; element types are not all checked."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True

@@ -1,9 +1,10 @@
-"""Fits as files: what is kept, and a fit made of it again.
+"""Writes a fit to a file and reads it back.
 
-A fit is kept whole: formula, family, priors, what was learned before the fit, the rows it used
-(of the columns it used), draws, and how it went. So a loaded fit does what the fit did, to the
-last bit. Two things a file does not have: rows that were read in batches (their sample is kept),
-and draws of group effects too large to be made, of which it has what draws them level by level.
+The file holds the formula, family, priors, everything learned from the rows before the fit, the
+training rows (of the columns that the model uses), the draws, and the record of the fit. A loaded
+fit therefore gives the same results as the saved one, bit for bit. Two things are not stored: rows
+that were read in batches, of which the file holds a sample; and draws of group effects that do not
+fit into memory, for which the file holds the sampler that draws them level by level.
 """
 
 import math
@@ -28,9 +29,9 @@ from ranef.storage.effect_checks import refuse_unsound
 from ranef.storage.encoding import Reader, Writer
 from ranef.terms.nn import serialization, variables
 
-# Of `Draws`, what makes something rather than is it.
+# Fields of `Draws` that are functions; the file holds their results.
 _MADE = ("draw", "moments", "by_level")
-# Of a damaged or forged file, whatever it makes the library stumble over.
+# Exceptions that the content of a damaged or forged file can cause while it is read.
 _STUMBLES = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError),
     *(TypeError, ValueError),
@@ -38,7 +39,13 @@ _STUMBLES = (
 
 
 class StoredSites(Mapping[str, NDArray]):
-    """Draws by site; asking for those that could not be made says why."""
+    """Draws by site.
+
+    Args:
+        ready: site to draws.
+        refused: site whose draws could not be made to the reason, which is raised as an
+            `OptionError` when the site is asked for.
+    """
 
     def __init__(self, ready: Mapping[str, NDArray], refused: Mapping[str, str]) -> None:
         self.ready, self.refused = dict(ready), dict(refused)
@@ -59,18 +66,21 @@ class StoredSites(Mapping[str, NDArray]):
 def write(
     path: Any, program: Program, training: Training, draws: Draws, record: Mapping[str, Any]
 ) -> Path:
-    """Write a fit.
+    """Write a fit to a file.
 
     Args:
-        path: of the file.
-        program: of the fit.
-        training: its training rows.
-        draws: what its method returned.
-        record: what else it says of itself, plain values by name.
+        path: path of the file.
+        program: the model.
+        training: the training rows, and what was learned from them.
+        draws: the result of the method.
+        record: the other fields of the fit by name, plain values.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        OptionError: for a network with a layer that no file holds, by its name.
-        FileError: where it cannot be written.
+        OptionError: for a network with a layer of a kind that cannot be saved, naming the layer.
+        FileError: if the file cannot be written.
     """
     writer = Writer()
     content = {
@@ -104,11 +114,12 @@ def write(
 
 
 def read(path: Any) -> dict[str, Any]:
-    """What `write` was given, by name, the record unpacked.
+    """Read the fields of a fit from a file, by name.
 
     Raises:
-        FileError: for a file that is not there, not a fit's, damaged, newer, or has what no
-            fit has.
+        FileError: if the file does not exist, is not a saved fit, is damaged or inconsistent, or
+            was written by a newer version.
+        BackendError: for a fit with networks, if Keras runs on a backend other than JAX.
     """
     content, arrays = archive.read(path)
     try:
@@ -123,6 +134,7 @@ def read(path: Any) -> dict[str, Any]:
 
 
 def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> dict[str, Any]:
+    """The fields of a fit from the two parts of a file."""
     formula = Formula.parse(content["formula"])
     made: dict[int, Any] = {}
 
@@ -171,7 +183,7 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
 
 
 def _draws(draws: Draws) -> dict[str, Any]:
-    """The draws as they are once made, group effects included where memory holds them."""
+    """The draws as plain values; group effects too large for memory as their sampler."""
     ready, refused = {}, {}
     for name in draws.sites:
         try:
@@ -189,11 +201,12 @@ def _draws(draws: Draws) -> dict[str, Any]:
 
 
 def _trained(program: Program, training: Training, draws: Draws) -> dict[int, Mapping[str, Any]]:
-    """What the variables of each network hold after the fit, by the network's `id`."""
+    """Values of each network's variables after the fit, by the network's `id`."""
     return {id(network): held for network, held in program.trained(training, draws).values()}
 
 
 def _network(writer: Writer, network: Any, held: Mapping[str, Any], name: str) -> Any:
+    """A network as its configuration and the values of its variables."""
     config = serialization.configuration(network, name)
     values = [writer.value((path, held[path])) for path in variables.names(network).values()]
     return {"configuration": config, "variables": values}
@@ -205,28 +218,30 @@ def _rebuilt(reader: Reader, kept: Mapping[str, Any]) -> Any:
 
 
 def _expressions(formula: Formula) -> dict[str, Expression]:
-    """Every expression of the formula by its text, of which it has one each."""
+    """Every expression of the formula by its text, which determines it."""
     return {str(e): e for call in formula.calls() for e in call.expressions()}
 
 
 @dataclass(frozen=True)
 class _AbsentRows:
-    """Stands for the rows of a fit that has read them in batches."""
+    """Placeholder for rows that were read in batches; refuses whatever needs them."""
 
     path: Any
     windows: int = 0
 
     def of(self, state: TrainingState) -> "_AbsentRows":
-        """They are gone for a program with another state too."""
+        """The same placeholder, since the rows are absent for any program."""
         return self
 
     def parts(self) -> Iterator[Any]:
+        """Refuses, since the rows are absent."""
         raise OptionError(
             f"the fit in {str(self.path)!r} has read its rows in batches and keeps a sample of "
             "them; fit again for what needs every row"
         )
 
     def window(self, seed: int, number: int) -> Any:
+        """Refuses, since the rows are absent."""
         return next(self.parts())
 
 
@@ -236,10 +251,10 @@ def _refuse_inconsistent(
     sites: StoredSites,
     moments: Mapping[str, tuple[NDArray, NDArray]],
 ) -> None:
-    """Refuse parts that do not belong together.
+    """Refuse a file whose parts do not fit together.
 
     Raises:
-        FileError: saying which.
+        FileError: saying which parts.
     """
     state, n = training.state, training.held
     labels = {term.label for _, term in program.all_terms()}

@@ -1,4 +1,4 @@
-"""Columns of a `Frame`, and a pandas index, as arrays and texts, and back."""
+"""Converts a `Frame` and a pandas index to NumPy arrays and texts, and back."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ import pyarrow as pa
 
 from ranef.data.frame import Frame
 
-# What a column is kept as: by what it holds.
+# A column or table as plain values by name.
 Plain = dict[str, Any]
 
-# Digits of the largest decimal in 128 bits.
+# Largest precision, in digits, of a 128-bit decimal.
 _DECIMAL128 = 38
-# Dates and times by what they are kept as, and what makes their type.
+# Name of each Arrow type of dates and times, and the function that makes the type.
 _TIMES: dict[str, Any] = {
     "timestamp": lambda unit, zone: pa.timestamp(unit, zone or None),
     "duration": pa.duration,
@@ -25,7 +25,7 @@ _TIMES: dict[str, Any] = {
 
 
 def plain(frame: Frame) -> Plain:
-    """The frame in arrays, texts and numbers."""
+    """The frame as arrays, texts and numbers; its row labels are not included."""
     return {
         "n": frame.n,
         "source": frame.source,
@@ -37,10 +37,10 @@ def plain(frame: Frame) -> Plain:
 
 
 def restored(kept: Plain) -> Frame:
-    """The frame again.
+    """The frame that `plain` has converted.
 
     Raises:
-        ValueError, TypeError, KeyError: for what `plain` does not give.
+        ValueError, TypeError, KeyError: for values that `plain` does not produce.
     """
     columns = {name: _restored(column) for name, column in kept["columns"].items()}
     if any(len(values) != kept["n"] for values in columns.values()):
@@ -49,6 +49,7 @@ def restored(kept: Plain) -> Frame:
 
 
 def _column(values: Any) -> Plain:
+    """A column as plain values, under keys that depend on its type."""
     if isinstance(values, np.ndarray):
         return {"arrays": values}
     if isinstance(values, pa.ChunkedArray):
@@ -74,12 +75,13 @@ def _column(values: Any) -> Plain:
 
 
 def _restored(kept: Plain) -> Any:
+    """The column that `_column` has converted."""
     if "arrays" in kept:
         return kept["arrays"]
     if "codes" in kept:
         names = _restored(kept["names"]).combine_chunks()
         codes = pa.array(kept["codes"], pa.int32(), mask=kept["codes"] < 0)
-        # Files of before the order of categories counted do not say whether it was declared.
+        # Older files do not say whether the order of categories was declared.
         ordered = bool(kept.get("ordered", False))
         return pa.chunked_array([pa.DictionaryArray.from_arrays(codes, names, ordered=ordered)])
     if "numbers" in kept:
@@ -97,7 +99,7 @@ def _restored(kept: Plain) -> Any:
 
 
 def _time(kind: pa.DataType) -> tuple[str, ...]:
-    """A type of dates or times in texts."""
+    """The name of a date or time type, and the arguments that make it."""
     unit = str(getattr(kind, "unit", ""))
     if pa.types.is_timestamp(kind):
         return "timestamp", unit, kind.tz or ""
@@ -105,7 +107,7 @@ def _time(kind: pa.DataType) -> tuple[str, ...]:
 
 
 def plain_index(index: pd.Index) -> Plain:
-    """A pandas index in arrays, texts and numbers; what has no Arrow type is kept as text."""
+    """A pandas index as arrays, texts and numbers; values without an Arrow type become texts."""
     levels = [index.get_level_values(i) for i in range(index.nlevels)]
     names = [n if isinstance(n, (str, int)) or n is None else str(n) for n in index.names]
     return {
@@ -116,6 +118,7 @@ def plain_index(index: pd.Index) -> Plain:
 
 
 def _level(level: pd.Index) -> Plain:
+    """One level of an index as plain values."""
     try:
         values = pa.array(level, from_pandas=True)
         if isinstance(values.type, pa.ExtensionType):
@@ -126,10 +129,10 @@ def _level(level: pd.Index) -> Plain:
 
 
 def restored_index(kept: Plain) -> pd.Index:
-    """The index again.
+    """The index that `plain_index` has converted.
 
     Raises:
-        ValueError, TypeError, KeyError: for what `plain_index` does not give.
+        ValueError, TypeError, KeyError: for values that `plain_index` does not produce.
     """
     levels = [_restored(level).to_pandas() for level in kept["levels"]]
     names = list(kept["names"])

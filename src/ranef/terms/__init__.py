@@ -1,1 +1,1 @@
-"""Terms of the predictor, one a file."""
+"""Terms of the predictor, one per file, and the blocks that inference methods see."""

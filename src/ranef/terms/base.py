@@ -1,8 +1,8 @@
-"""What a term of the predictor is: `Term`, its `Design`, and `LinearTerm`.
+"""Base classes of the terms of a predictor: `Term`, its `Design`, and `LinearTerm`.
 
-How to add one: a class with the methods below in a file of its own under ``terms/``, and
-a line in ``registry.TERMS``. A term that is linear in coefficients with a Gaussian prior
-derives from `LinearTerm` and is then understood by every method.
+To add a term, write a class with the methods below in a file of its own under ``terms/``, and add a
+line to ``registry.TERMS``. A term that is linear in coefficients with a Gaussian prior derives from
+`LinearTerm`; every inference method supports it then.
 """
 
 from abc import ABC, abstractmethod
@@ -24,34 +24,42 @@ from ranef.formula.formula import TermCall
 from ranef.priors import Prior
 from ranef.terms.blocks import Bilinear, LinearBlock
 
-# Columns without gaps, (m,) by name, and places of their rows among all, to eta (m,).
+# A term's eta (m,) as a function of completed columns, (m,) by name, and the places of these m rows
+# among all rows.
 Curve = Callable[[Mapping[str, Array], Any], Array]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["new"])
 @dataclass(frozen=True)
 class Design:
-    """What a term needs of each row.
+    """The data of a term on some rows.
 
     Attributes:
-        arrays: every array has the rows as its leading axis, so a minibatch is
+        arrays: arrays by name. Each has the rows as its leading axis, so that a minibatch is
             ``jax.tree.map(lambda a: a[rows], design)``.
-        new: levels that training did not see, of each grouping in the order of `Term.grouped`;
-            their codes follow the known ones.
+        new: for each grouping, in the order of `Term.level_sites`, the levels that are not in the
+            training rows. Their codes follow those of the known levels.
     """
 
     arrays: Mapping[str, Any]
     new: tuple[tuple[str, ...], ...] = ()
 
     def unseen(self, place: int = 0) -> int:
-        """How many levels of a grouping training did not see."""
+        """Number of levels of a grouping that are not in the training rows."""
         return len(self.new[place]) if self.new else 0
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter that takes a prior: its default one, where it lives, and under which
-    further name (such as "common") users may set it together with others."""
+    """A parameter that takes a prior.
+
+    Attributes:
+        prior: its default prior.
+        support: its support: "real", "positive", "unit", "ordered" or "correlation".
+        alias: a further name, such as "common", under which users may set its prior together with
+            others; "" for none.
+        size: its number of elements.
+    """
 
     prior: Prior
     support: str = "real"
@@ -64,15 +72,14 @@ class Variable:
     """A variable of the posterior.
 
     Attributes:
-        role: "common" (a common effect), "group" (one value per level, the design's array
-            ``codes`` saying which level a row has), "sd", "correlation", "family" (a
-            parameter of the response distribution), "scale" (that of a network's weights), or
-            "weight" (these, which like single levels no summary lists).
+        role: "common" (a common or fixed effect), "group" (one value per level, the level of a row
+            being in the array ``codes`` of the design), "sd", "correlation", "family" (a parameter
+            of the response distribution), "scale" (a scale of weights, or a length scale) or
+            "weight" (weights of a network or basis, which summaries leave out as they do levels).
         dims: names of its dimensions beyond chain and draw.
-        coords: the coordinates of each.
-        factor: the grouping it belongs to.
-        title: its name in tables where that is another, as the formula writes it; "" where it
-            is not.
+        coords: coordinates along each dimension.
+        factor: the grouping it belongs to; "" for none.
+        title: its name in tables, as the formula writes it; "" where that is its own name.
     """
 
     role: str = "common"
@@ -82,9 +89,9 @@ class Variable:
     title: str = ""
 
     def elements(self, name: str) -> list[tuple[str, int]]:
-        """Name and flat place of each element that says something, such as `f[b]`.
+        """Label, such as `f[b]`, and flat index of each element.
 
-        Of a correlation matrix those are the ones above the diagonal.
+        Of a correlation matrix only the elements above the diagonal are listed.
         """
         name = self.title or name
         if not self.coords:
@@ -100,14 +107,15 @@ class Variable:
 
 @dataclass(frozen=True)
 class LevelSites:
-    """What of a term varies by the levels of one grouping.
+    """The sites of a term that vary by the levels of one grouping.
 
     Attributes:
-        sites: that have one value for each known level.
-        levels: how many those are.
-        new: the site of standard normal numbers, (u, width), behind the effects of u new levels.
-        width: effects of a level.
-        codes: the design's array that says the level of each row.
+        sites: the sites with one value for each known level.
+        levels: number of known levels.
+        new: site of the standard normal variables, (u, width), from which the effects of u new
+            levels are computed.
+        width: number of effects of a level.
+        codes: name of the array of the design that holds the level of each row.
     """
 
     sites: tuple[str, ...]
@@ -119,14 +127,15 @@ class LevelSites:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the program runs.
+    """Options of one run of the program.
 
     Attributes:
-        training: whether networks update what they learn from batches.
-        new_levels: "sample" draws a new level's coefficients from their prior, "zero" sets
-            them to zero. ("error" is dealt with before the program runs.)
-        rows: how many rows the minibatch at hand stands for.
-        made: what terms that share a network have made of it in this run, by its name.
+        training: whether networks run in training mode, with dropout and updates of batch-norm
+            statistics.
+        new_levels: "sample" draws the coefficients of a new level from their prior, "zero" sets
+            them to zero. (The option "error" is handled before the program runs.)
+        rows: number of rows that the minibatch stands for.
+        made: outputs of networks that several terms share, by site, cached for this run.
     """
 
     training: bool = True
@@ -135,16 +144,20 @@ class RunOptions:
     made: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
-# Follows the name of an sd or correlation in the coordinates that its default prior is stated in.
+# Suffix of the sds and correlations of group effects in centred coordinates, on which their default
+# priors are set.
 CENTRED = "/centred"
 
 
 class Constant(Enum):
-    """What carries the part of a predictor that all rows have in common.
+    """What carries the constant of a predictor, its part that is the same in all rows.
 
-    PREDICTOR: a term of it, such as an intercept. OUTSIDE: a parameter beside it whose default
-    prior is about the training rows' mean, as thresholds are. FIXED: such a parameter with a prior
-    of the user's, about zero of the predictor. NOTHING: the predictor goes through the origin.
+    Attributes:
+        PREDICTOR: a term, such as an intercept.
+        OUTSIDE: parameters outside the predictor, such as thresholds, whose default prior refers
+            to the means of the columns.
+        FIXED: such parameters with a prior by the user, which refers to a predictor of zero.
+        NOTHING: nothing; the predictor goes through the origin.
     """
 
     PREDICTOR = "predictor"
@@ -156,19 +169,20 @@ class Constant(Enum):
 class Term(ABC):
     """One summand of a predictor.
 
-    The order of calls: `scan` each batch of training rows, `finish`, `columns` of each batch
-    to be measured, `measured`, `placed`; then `parameters` for the default
-    priors, and `sample` within the NumPyro program. `state` is what `finish` learned;
-    the term itself keeps none.
+    Before a fit its methods are called in this order: `scan` on each batch of training rows,
+    `finish`, `renamed`, `columns` on each batch, `measured` with the moments of these columns,
+    `placed`, and `parameters` for the default priors. `sample` then runs within the NumPyro
+    program. What is learned is passed around as `state`; the term itself is not changed by it.
 
     Args:
-        call: the term as the formula has it.
-        prefix: of its names: "" for the mean, "sigma_" for sigma.
+        call: the term as parsed from the formula.
+        prefix: prefix of its names, "" for the location and "sigma_" for sigma.
         networks: Keras models by name.
-        main: whether it is of what the formula's first part predicts, or of one of several.
+        main: whether the first part of the formula is about the parameter that the term predicts.
 
     Attributes:
-        needs_covariance: whether `measured` needs the covariances of the columns.
+        needs_covariance: whether `measured` needs the covariance matrix of the columns.
+        label: unique name of the term, its prefix followed by the text of the formula.
     """
 
     needs_covariance: ClassVar[bool] = False
@@ -188,87 +202,102 @@ class Term(ABC):
         self.label = prefix + call.label
 
     def shared(self, users: tuple[str, ...]) -> None:  # noqa: B027 for terms with a network
-        """Its network is that of several terms, `users` by their labels, this one among them."""
+        """Tell a term that its network is shared by the terms labelled `users`, itself included."""
 
     @abstractmethod
     def needs(self) -> dict[str, str]:
-        """Columns it reads, with "number", "level", or "any" for what the table says."""
+        """Columns that it reads, each with its use.
+
+        A use is "number", "level", "any" (as the type of the column says), or "gaps" (a number
+        whose missing values are kept).
+        """
 
     @abstractmethod
     def scan(self, accumulator: Any, frame: Frame) -> Any:
-        """Take in one batch of training rows; `accumulator` is None at first."""
+        """Accumulate one batch of training rows; `accumulator` is None for the first."""
 
     @abstractmethod
     def finish(self, accumulator: Any) -> Any:
-        """The state: all that is learned from the training rows before the fit."""
+        """The state that the term has learned from all batches that were scanned."""
 
     @abstractmethod
     def design(self, state: Any, frame: Frame) -> Design:
-        """What the program needs of the rows of `frame`, training or new."""
+        """The data of the term on the rows of `frame`, training or new."""
 
     def columns(self, state: Any, frame: Frame) -> NDArray[np.float64]:
-        """(n, k) columns whose mean and sd the state should know; NaN where a row has none."""
+        """Columns (n, k) whose moments `measured` takes; rows with NaN are left out of these."""
         return np.zeros((0, 0))
 
     def measured(self, state: Any, measures: ColumnMoments) -> Any:
-        """The state with the measures of its columns."""
+        """The state once the moments of `columns` over the training rows are known."""
         return state
 
     def renamed(self, state: Any, taken: Collection[str]) -> Any:
-        """The state with names of its own for those that several terms would have.
+        """The state with distinct names for variables that clash with those of other terms.
 
         Args:
-            state: as finished.
-            taken: names of variables that more than one term has.
+            state: as returned by `finish`.
+            taken: names that variables of more than one term have.
         """
         return state
 
     def carries_constant(self, state: Any) -> bool:
-        """Whether the term can add one number to the predictor of every row."""
+        """Whether the term can add the same number to the predictor of every row."""
         return False
 
     def placed(self, state: Any, given: Callable[[str, str], bool], constant: Constant) -> Any:
-        """The state once it is known which of its parameters have a prior by the user.
+        """The state once it is known which parameters have a prior by the user.
 
-        A parameter with a default prior may be held in other coordinates than the formula's.
+        Parameters with default priors may be held in other coordinates than those of the formula.
 
         Args:
-            state: as measured.
-            given: whether the user has given a prior to a parameter, by its name and its alias.
+            state: as returned by `measured`.
+            given: function of a parameter's name and alias: whether the user set its prior.
             constant: what carries the constant of the predictor.
         """
         return state
 
     def as_written(self, state: Any) -> Any:
-        """The state with all parameters in the formula's own coordinates."""
+        """The state with all parameters in the coordinates of the formula."""
         return state
 
     def design_as_written(self, state: Any, design: Design) -> Design:
-        """The design of `as_written`, from that of the state."""
+        """The design that belongs to `as_written(state)`, from the design of `state`."""
         return design
 
     def parameters(self, state: Any, scale: Scale) -> dict[str, Parameter]:
-        """Names that take a prior, with the weakly informative default for this scale."""
+        """Parameters that take a prior, with weakly informative defaults.
+
+        Args:
+            state: state of the term.
+            scale: location and sd of the predictor.
+        """
         return {}
 
     def stated(self, state: Any, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
-        """What the priors say of the parameters as the formula has them, where those are others."""
+        """Priors of the formula's parameters that are implied by priors on other coordinates."""
         return {}
 
     def taken_off(self, state: Any, sites: Mapping[str, Any]) -> Any:
-        """What the term leaves to the constant of the predictor, by draw, or None."""
+        """What centring in the term has added to the constant of its predictor, by draw, or None.
+
+        It has to be subtracted from the intercept, as `put_back` does.
+        """
         return None
 
     def put_back(self, state: Any, variables: Mapping[str, Any], known: Any) -> dict[str, Any]:
-        """Those of its variables that carry the constant, less what other terms leave to it."""
+        """The variables that carry the constant, less `known`, the sum of all `taken_off`."""
         return {}
 
     def site_labels(self, state: Any) -> dict[str, tuple[str, ...]]:
-        """What messages call the elements of sites that are no variables of the posterior."""
+        """Labels of the elements of sites that are no variables of the posterior, for messages."""
         return {}
 
     def shift(self, state: Any, sites: Mapping[str, Any]) -> Any:
-        """What its coordinates leave to the constant outside of the predictor, by draw, or None."""
+        """What centring moves to a constant outside the predictor, by draw, or None.
+
+        It has to be added to thresholds.
+        """
         return None
 
     @abstractmethod
@@ -280,12 +309,20 @@ class Term(ABC):
         scale: Scale,
         replay: RunOptions,
     ) -> Array:
-        """Eta (n,), within a NumPyro program."""
+        """Sample the sites of the term within a NumPyro program and return its eta, (n,).
+
+        Args:
+            state: state of the term.
+            design: the rows.
+            priors_: prior of every parameter, by name.
+            scale: location and sd of the predictor, for starting values and step sizes.
+            replay: options of the run.
+        """
 
     def incomplete(self) -> tuple[str, ...]:
-        """Columns whose missing values are integrated over; eta is linear in them.
+        """Columns whose missing values are integrated out; eta is linear in them.
 
-        Its design holds, for the first of them, `value` and `missing`, both (n,).
+        The design holds `value` and `missing` of the first one, both (n,).
         """
         return ()
 
@@ -297,55 +334,63 @@ class Term(ABC):
         scale: Scale,
         replay: RunOptions,
     ) -> Curve:
-        """Its sites, within a NumPyro program; then eta as a function of those columns."""
+        """Sample the sites within a NumPyro program; return eta as a function of `incomplete`."""
         eta = self.sample(state, design, priors_, scale, replay)
         return lambda completed, rows: eta[rows]
 
     def linear_block(
         self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale
     ) -> LinearBlock | None:
-        """The term as a block, within a NumPyro program; None where it is not linear."""
+        """The term as a linear block, within a NumPyro program; None if it is not linear."""
         return None
 
     def basis(self, state: Any, design: Design, scale: Scale, replay: RunOptions) -> Array | None:
-        """(n, k) columns that point estimates shape, within a NumPyro program.
+        """Columns (n, k) that depend on point estimates, within a NumPyro program.
 
-        Given them the term is linear in its coefficients, as `structure` says. None for a
-        term that needs no point estimates to be linear.
+        Given these columns the term is linear in its coefficients, and `structure` returns its
+        block. None for a term without point estimates.
         """
         return None
 
     def settled(
         self, state: Any, design: Design, scale: Scale, given: Callable[[Callable], Callable]
     ) -> dict[str, Any]:
-        """What the program carries from the end of a search on, by site.
+        """State that the program carries once the search for point estimates has ended, by site.
 
-        `given` makes a NumPyro program one in which point estimates are known.
+        Args:
+            state: state of the term.
+            design: some training rows.
+            scale: location and sd of the predictor.
+            given: returns a NumPyro program with the point estimates substituted.
         """
         return {}
 
     def structure(
         self, state: Any, design: Design, priors_: Mapping[str, Prior], basis: Any = None
     ) -> LinearBlock | None:
-        """The block at scales of one and without correlations, in NumPy: nothing is compiled.
+        """The linear block at unit scales and without correlations, in NumPy, so uncompiled.
 
-        A known part of the predictor is a column whose coefficient has no variance. `basis`
-        holds the columns of that name where they are known; without them a term that has
-        them is not linear, and returns None.
+        A known part of the predictor is a column whose coefficient has variance zero.
+
+        Args:
+            state: state of the term.
+            design: the rows.
+            priors_: prior of every parameter, by name.
+            basis: the columns of `basis`, where point estimates are known.
+
+        Returns:
+            The block, or None for a term that is not linear, or only given its `basis`.
         """
         return None
 
     def bilinear(self, state: Any, design: Design) -> Bilinear | None:
-        """The term as products of two sets of coefficients, each linear given the other.
-
-        None for a term that is not.
-        """
+        """The term as a bilinear block, or None if it is not bilinear."""
         return None
 
     def features(self, state: Any, design: Design, replay: RunOptions) -> Array | None:
-        """(n, k) what the last layer of its network gets, within a NumPyro program.
+        """Inputs (n, k) of the last layer of its network, within a NumPyro program.
 
-        None for a term without a network, and for one that does not end with a linear layer.
+        None for a term without a network, or whose network does not end with a linear layer.
         """
         return None
 
@@ -356,56 +401,61 @@ class Term(ABC):
         points: Mapping[str, Any],
         change: tuple[NDArray[np.float64], float],
     ) -> dict[str, Any]:
-        """Point estimates with which a network with `features` adds something more, by site.
+        """Point estimates, by site, with which the output of the network changes by `change`.
 
         Args:
-            state: of the term.
-            scale: of its predictor.
-            points: all estimates as they are.
-            change: coefficients (k,) of the features, and a constant.
+            state: state of the term.
+            scale: location and sd of its predictor.
+            points: all current point estimates.
+            change: coefficients (k,) of `features`, and a constant.
         """
         return {}
 
     def free_function_of(self) -> frozenset[str] | None:
-        """Columns of the table of which it can be any function, a constant too; None for none."""
+        """Columns of the table of which the term can be any function; None for other terms."""
         return None
 
     def varying_columns(self, state: Any) -> tuple[frozenset[str], ...]:
-        """Of each column of its block that varies by level, the table's columns it is made of."""
+        """The table's columns behind each column of a block that varies by level."""
         return ()
 
     def without(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the program carries, by site, where the term is left out; empty where it cannot."""
+        """State that the program carries, by site, if the term is left out; empty if impossible."""
         return {}
 
     def trained(
         self, state: Any, draws: Any, scales: Mapping[str, Scale]
     ) -> tuple[Any, dict[str, NDArray]] | None:
-        """The term's Keras network and the values that a fit's draws give its variables.
+        """The term's Keras network and the values of its variables after a fit.
 
-        Weights with a posterior are at their mean. None for a term without a network. `scales`
-        are those of the predictors, by the labels of their terms.
+        Args:
+            state: state of the term.
+            draws: draws of the fit. Weights with a posterior are set to its mean.
+            scales: location and sd of each term's predictor, by label.
+
+        Returns:
+            The network and its values by variable name; None for a term without a network.
         """
         return None
 
     def level_sites(self, state: Any) -> tuple[LevelSites, ...]:
-        """What of it varies by level, grouping by grouping."""
+        """The sites that vary by level, one entry per grouping."""
         return ()
 
     def narrowed(self, state: Any, levels: tuple[int, ...]) -> Any:
-        """The state of a program that has so many levels of each grouping, and no others."""
+        """The state cut to the first `levels` levels of each grouping."""
         return state
 
     def equation(self, state: Any) -> Summand:
-        """The term as its users write it on paper."""
+        """The term in mathematical notation, with the distributions of its effects."""
         return Summand((self.call.label,))
 
     def variables(self, state: Any) -> dict[str, Variable]:
-        """Variables it contributes to the posterior."""
+        """Variables that the term contributes to the posterior, by name."""
         return {}
 
     def derived(self, state: Any, sites: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of those variables that are not sites themselves, from draws of the sites.
+        """Variables of the posterior that are computed from the sites.
 
         Arrays have a leading axis of draws.
         """
@@ -414,30 +464,35 @@ class Term(ABC):
     def diagnostics(
         self, state: Any, sites: Mapping[str, Any]
     ) -> Iterable[tuple[str, str, str, str]]:
-        """What speaks against its approximations, from draws of the sites.
+        """Signs, in draws of the sites, that approximations of the term are inadequate.
 
-        Sign, meaning, remedy and weight of each symptom, as `check.Symptom` has them.
+        Returns:
+            Sign, meaning, remedy and verdict of each symptom, as in `check.Symptom`.
         """
         return ()
 
     def variances(
         self, state: Any, design: Design, values: Mapping[str, Any]
     ) -> dict[str, NDArray[np.float64]]:
-        """Variance of eta over rows that each grouping contributes, by grouping, one per draw.
+        """Variance of eta over rows that each grouping contributes, one value per draw.
 
-        What all rows share stands under "".
+        The variance of common effects is under "".
         """
         return {}
 
 
 class LinearTerm(Term):
-    """A term linear in its coefficients: write `hyperparameters`, `block`, `coefficients`."""
+    """A term that is linear in its coefficients, with a Gaussian prior given hyperparameters.
+
+    A subclass implements `hyperparameters`, `block` and `coefficients`; the other methods of the
+    term follow from these.
+    """
 
     @abstractmethod
     def hyperparameters(
         self, state: Any, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
-        """Sites of the scales and correlations, within a NumPyro program."""
+        """Sample the scales and correlations within a NumPyro program, by name."""
 
     @abstractmethod
     def block(
@@ -447,7 +502,7 @@ class LinearTerm(Term):
         priors_: Mapping[str, Prior],
         hyperparameters: Mapping[str, Array],
     ) -> LinearBlock:
-        """The columns and the Gaussian prior given the hyperparameters."""
+        """The columns, and the prior of the coefficients given the hyperparameters."""
 
     @abstractmethod
     def coefficients(
@@ -459,7 +514,7 @@ class LinearTerm(Term):
         design: Design,
         replay: RunOptions,
     ) -> Array:
-        """Sites of the coefficients, (k,) or (levels, k), within a NumPyro program."""
+        """Sample the coefficients, (k,) or (levels, k), within a NumPyro program."""
 
     def structure(
         self, state: Any, design: Design, priors_: Mapping[str, Prior], basis: Any = None
@@ -485,5 +540,5 @@ class LinearTerm(Term):
 
 
 def clean_name(text: str) -> str:
-    """`text` as a variable of the posterior: a DataTree refuses "/" in a name."""
+    """`text` as the name of a variable; a "/" is replaced, because a DataTree does not allow it."""
     return text.replace("/", "_over_")

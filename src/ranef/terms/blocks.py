@@ -1,4 +1,4 @@
-"""Linear and bilinear blocks of a predictor: all that inference knows of terms."""
+"""Linear and bilinear blocks of a predictor: the form in which inference methods see terms."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,32 +13,33 @@ from jax import Array
 
 
 class Spectrum(ABC):
-    """sd = f(scales): how the scales of a `LinearBlock` make the sds of its k columns.
+    """The prior sds of the k coefficients of a `LinearBlock` as a function of its scales.
 
-    It is compared and hashed, so that programs compiled with it are found again: a frozen
-    dataclass of plain numbers.
+    Subclasses are frozen dataclasses of plain numbers and texts, because compiled programs are
+    cached by their hash.
     """
 
     @property
     @abstractmethod
     def starts(self) -> Mapping[str, float]:
-        """Scales that are never zero, such as length scales, with where a search begins.
+        """Scales that must be positive, such as length scales, with their starting values.
 
-        The others are sds: all columns vanish where one does, and its sign says nothing.
+        The remaining scales are sds that multiply all columns. They may be zero, and their sign is
+        not identified.
         """
 
     @abstractmethod
     def sds(self, values: Mapping[str, Any], xp: Any = np) -> Any:
-        """(..., k) from values (...) of the scales by site.
+        """The sds (..., k) at values (...) of the scales.
 
         Args:
-            values: of the scales.
-            xp: NumPy, or the module of JAX that stands for it.
+            values: values of the scales, by site.
+            xp: `numpy` or `jax.numpy`.
         """
 
     @abstractmethod
     def slopes(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The derivative of each sd in each scale, (..., k) by site, in NumPy."""
+        """Derivatives of the sds with respect to each scale, (..., k) by site, in NumPy."""
 
 
 @partial(
@@ -53,33 +54,35 @@ class Spectrum(ABC):
 )
 @dataclass(frozen=True)
 class LinearBlock:
-    """eta_i = columns_i . b[codes_i], with b[j] ~ N(mean, factor factor') for each level j.
+    """A block of the linear predictor, linear in coefficients b with a Gaussian prior.
+
+        eta_i = x_i . b_{j(i)} + known_i,   b_j ~ N(mean, F F')  for each level j
 
     Attributes:
-        columns: (n, k).
-        codes: (n,) int32, or None where all rows share one vector of coefficients.
-        levels: number of vectors b[j].
+        columns: (n, k) the rows x_i.
+        codes: (n,) int32, the level j(i) of each row; None where all rows share one vector b.
+        levels: number of vectors b_j.
         mean: (k,) prior mean.
-        factor: (k, k) lower triangular prior scale factor, or (k,) for a diagonal one;
-            infinite for a flat prior.
-        gaussian: whether the prior is Gaussian (or flat), so that b can be integrated out.
-        sites: the sites that hold the columns of b in order, with how many each holds.
-        shapes: the shape of each of these sites, for one level.
-        scales: the sites that hold the sd of each column, where it is a parameter; or those of
-            which `spectrum` makes the sds.
-        grouping: the name of the grouping, where codes is not None.
-        cholesky: the site that holds the Cholesky factor of their correlations; "" for none.
-            factor = diag(scales) cholesky.
-        correlation: the parameter that takes the prior of the correlations.
-        spectrum: how the scales make the sds of the columns, None where each is one.
-        known: (n,) added to eta, or None.
-        variance: (n,) of what is added, where `known` is the mean of it; or None.
-        carry: (m, k) the matrix that makes of b the coefficients of the columns as the formula
-            has them, where b is of other ones; or None.
-        carried: the names of these coefficients in order, with how many each has, and the shape
-            of each for one level.
-        freedom: (k,) the degrees of freedom of independent t priors with these means and scales,
-            infinite for normal ones; None where all are normal, or one is neither.
+        factor: F, (k, k) lower triangular, or (k,) for a diagonal one; infinite for a flat prior.
+        gaussian: whether the prior is Gaussian or flat, so that b can be integrated out.
+        sites: sites that hold the coefficients, in the order of the columns, with the number of
+            columns of each.
+        shapes: shape of each of these sites for one level.
+        scales: sites of the prior sds, one for each column; with a `spectrum`, the sites from
+            which it computes the sds; empty for known sds.
+        grouping: name of the grouping; "" where `codes` is None.
+        cholesky: site of the Cholesky factor L of the correlations, F = diag(scales) L; "" for
+            independent coefficients.
+        correlation: name of the parameter that takes the prior of the correlations.
+        spectrum: computes the sds from the scales; None where each scale is an sd.
+        known: (n,) known part of eta, or None.
+        variance: (n,) variance of a random part of eta whose mean is `known`, or None.
+        carry: (m, k) matrix that maps b to the m coefficients of the formula's own columns, where
+            b refers to other coordinates; None where it does not.
+        carried: for each coefficient of the formula's columns, in order, its name, its number of
+            columns and its shape for one level.
+        freedom: (k,) degrees of freedom of independent t priors with scales `factor`, infinite
+            for normal ones; None where all priors are normal, or where one is neither.
     """
 
     columns: Any
@@ -102,7 +105,7 @@ class LinearBlock:
     freedom: Any = None
 
     def keep(self, places: Any) -> "LinearBlock":
-        """Some of the rows."""
+        """The block on the rows at `places`."""
         codes = None if self.codes is None else self.codes[places]
         known = None if self.known is None else self.known[places]
         variance = None if self.variance is None else self.variance[places]
@@ -110,7 +113,7 @@ class LinearBlock:
         return replace(self, columns=columns, codes=codes, known=known, variance=variance)
 
     def predict(self, coefficients: Array) -> Array:
-        """Eta (n,) for coefficients (levels, k), or (k,) where codes is None."""
+        """Products x_i . b_{j(i)}, (n,), for b (levels, k), or (k,) where `codes` is None."""
         if self.codes is None:
             return self.columns @ coefficients
         return jnp.sum(self.columns * coefficients[self.codes], axis=-1)
@@ -118,14 +121,16 @@ class LinearBlock:
 
 @dataclass(frozen=True)
 class Bilinear:
-    """eta_i = sum_k u[left_i, k] v[right_i, k], u_jk ~ N(0, tau_k^2), v_mk ~ N(0, 1).
+    """A block of the predictor that is bilinear in two sets of effects.
+
+        eta_i = sum_k u[j(i), k] v[m(i), k],   u_jk ~ N(0, tau_k^2),   v_mk ~ N(0, 1)
 
     Attributes:
-        codes: (n,) levels j and m of each row.
-        levels: J and M.
-        rank: K.
-        sites: of u (J, K) and of v (M, K).
-        scale: site of tau (K,), which is also its name among the priors.
+        codes: two arrays (n,), the levels j(i) and m(i) of each row.
+        levels: the numbers of levels J and M.
+        rank: the number of components K.
+        sites: the sites of u (J, K) and of v (M, K).
+        scale: the site of tau (K,), which is also the name of the parameter that takes its prior.
     """
 
     codes: tuple[Any, Any]

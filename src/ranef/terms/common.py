@@ -1,4 +1,4 @@
-"""Common effects: eta = Intercept + x_1 beta_1 + ... + x_p beta_p."""
+"""Common (fixed) effects: eta_i = Intercept + x_i1 beta_1 + ... + x_ip beta_p."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -30,20 +30,22 @@ from ranef.terms.orthogonal import OrthogonalCoordinates, coordinates, spans_con
 
 INTERCEPT = "Intercept"
 
-# The prior sd of what a direction of the columns adds to the predictor, in units of its spread.
+# Default prior sd of the contribution of one orthogonal direction of the columns, in sds of the
+# predictor.
 _WIDTH = 2.5
 
 
 @dataclass(frozen=True)
 class CommonState:
-    """The coding of the columns, and what the training rows say of them.
+    """The coding of the columns and their moments over the training rows.
 
     Attributes:
-        matrix: the coding.
-        mean, sd: (k,) of the columns; the mean of an intercept counts as zero.
-        coordinates: of the columns whose coefficients have the default prior; None where it is
-            not known yet which these are, and where there are none.
-        covariance: (k, k) of the columns, until the coordinates are known.
+        matrix: the coding of the columns.
+        mean: (k,) means of the columns; that of an intercept is set to zero.
+        sd: (k,) sds of the columns.
+        coordinates: orthogonal coordinates of the coefficients with default priors; None before
+            these are known, and if there are none.
+        covariance: (k, k) covariance matrix of the columns; None once `coordinates` are known.
     """
 
     matrix: model_matrix.ModelMatrix
@@ -54,7 +56,7 @@ class CommonState:
 
     @property
     def slices(self) -> dict[str, slice]:
-        """Variable name to its columns."""
+        """The columns of each variable, by name."""
         out, start = {}, 0
         for coding in self.matrix.codings:
             out[coding.name] = slice(start, start + coding.width)
@@ -63,13 +65,13 @@ class CommonState:
 
     @cached_property
     def own(self) -> dict[str, slice]:
-        """`slices` of the variables that the coordinates leave out."""
+        """`slices` of the variables that are not in `coordinates`."""
         held = set(self.coordinates.places) if self.coordinates else set()
         return {name: place for name, place in self.slices.items() if place.start not in held}
 
     @property
     def true_mean(self) -> NDArray[np.float64]:
-        """(k,) of the columns, that of an intercept being one."""
+        """Means of the columns (k,), that of an intercept being one."""
         out = self.mean.copy()
         if self.matrix.codings and self.matrix.codings[0].name == INTERCEPT:
             out[0] = 1.0
@@ -77,12 +79,12 @@ class CommonState:
 
 
 class Common(LinearTerm):
-    """Effects shared by all rows.
+    """Common (fixed) effects, the coefficients beta that all rows share.
 
-    Columns are held centred by their training means m, which adds m . beta back to the
-    predictor: the same model, with less cancellation. A variable with a prior by the user is a
-    site of its own. All others are one site, their coordinates gamma (`orthogonal`), which are
-    independent under the default prior.
+    The design holds columns centred at their training means m, and m . beta is added back to the
+    predictor; this loses fewer digits to cancellation. A variable with a prior by the user is a
+    site of its own. All others share one site, their orthogonal coordinates gamma (see
+    `orthogonal`), which are independent under the default prior.
     """
 
     needs_covariance = True
@@ -125,7 +127,7 @@ class Common(LinearTerm):
         names = [n for n in state.slices if not given(self._site(n), self._alias(n))]
         places = [c for n in names for c in range(*state.slices[n].indices(len(state.mean)))]
         if not places or covariance is None or not np.isfinite(covariance).all():
-            return state  # columns that are too large are refused by name where they are used
+            return state  # columns that overflow are refused with their names where they are used
         found = coordinates(
             tuple(places),
             state.true_mean[places],
@@ -139,11 +141,18 @@ class Common(LinearTerm):
         return replace(state, coordinates=None)
 
     def parameters(self, state: CommonState, scale: Scale) -> dict[str, Parameter]:
+        """Normal priors with the sd of 2.5 sds of the predictor, per sd of a column.
+
+        The coordinates gamma have one joint prior. A variable with a prior by the user is listed
+        with the default that this prior replaces.
+        """
         slopes = _WIDTH * scale.sd / _spread(state)
         out = {}
         for name, columns in state.own.items():
             if name == INTERCEPT:
-                # What a prior of the same width at the columns' means implies at x = 0.
+                # The intercept refers to x = 0. Its sd is what independent priors imply there: 2.5
+                # for the level at the means m, and 2.5 |m_j| / sd_j for each slope, in sds of the
+                # predictor.
                 away = state.mean / _spread(state)
                 width = _WIDTH * scale.sd * float(np.sqrt(1.0 + np.sum(away**2)))
                 prior: Prior = priors.Normal(scale.location, width)
@@ -156,7 +165,8 @@ class Common(LinearTerm):
             size = state.coordinates.size
             mean, width = np.zeros(size), np.full(size, _WIDTH * scale.sd)
             if state.coordinates.constant:
-                # The other columns' priors are the user's, about zero of these columns.
+                # The constant refers to zero of the columns with a prior by the user, so its sd is
+                # widened as that of an intercept.
                 others = [place for name, place in state.own.items() if name != INTERCEPT]
                 away = [(state.mean / _spread(state))[place] for place in others]
                 mean[0] = scale.location
@@ -166,7 +176,7 @@ class Common(LinearTerm):
         return out
 
     def stated(self, state: CommonState, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
-        """The marginal prior of each coefficient, whose joint one is in the coordinates."""
+        """The marginal prior of each coefficient in `coordinates`: beta = T gamma is normal."""
         if state.coordinates is None:
             return {}
         prior = priors_[self._joint_site]
@@ -191,7 +201,7 @@ class Common(LinearTerm):
         return out
 
     def _placed(self, state: CommonState) -> dict[str, slice]:
-        """The variables that the coordinates are of, with their places among these."""
+        """The variables in `coordinates`, with the places of their columns among these."""
         out, start = {}, 0
         for name, columns in state.slices.items():
             if name not in state.own:
@@ -208,7 +218,7 @@ class Common(LinearTerm):
 
     @property
     def _joint_site(self) -> str:
-        """Of gamma; a column cannot have this name."""
+        """The site of gamma; its "/" keeps it from clashing with a column."""
         return f"{self.prefix}/common"
 
     def _alias(self, name: str) -> str:
@@ -226,7 +236,7 @@ class Common(LinearTerm):
         priors_: Mapping[str, Prior],
         hyperparameters: Mapping[str, Array],
     ) -> LinearBlock:
-        """One vector for all rows: the variables with a site of their own, then gamma."""
+        """One block for all rows: the variables with a site of their own, then gamma."""
         columns = design.arrays["columns"]
         xp: Any = np if isinstance(columns, np.ndarray) else jnp
         parts, means, sds, freedom = [], [], [], []
@@ -271,7 +281,7 @@ class Common(LinearTerm):
         )
 
     def _coordinate_columns(self, state: CommonState, columns: Any, xp: Any) -> Any:
-        """U (n, K), from the design's columns (n, k) less their means."""
+        """The columns (n, K) of gamma, from the design's centred columns (n, k)."""
         assert state.coordinates is not None
         places = np.array(state.coordinates.places)
         own = columns[:, places]
@@ -280,7 +290,7 @@ class Common(LinearTerm):
         return state.coordinates.columns(own, xp)
 
     def _shape(self, state: CommonState, name: str) -> tuple[int, ...]:
-        """Of the coefficients of one variable."""
+        """Shape of the coefficients of one variable."""
         columns = state.slices[name]
         return (columns.stop - columns.start,) if self._is_vector(state, name) else ()
 
@@ -335,7 +345,7 @@ class Common(LinearTerm):
         return out
 
     def site_labels(self, state: CommonState) -> dict[str, tuple[str, ...]]:
-        """A coordinate is called as the column that it adds to those before it."""
+        """Labels of gamma: each coordinate has that of the column that it adds to those before."""
         if state.coordinates is None:
             return {}
         variables = self.variables(state)
@@ -348,7 +358,7 @@ class Common(LinearTerm):
         return {self._joint_site: (*first, *(labels[i] for i in state.coordinates.order))}
 
     def shift(self, state: CommonState, sites: Mapping[str, Any]) -> Any:
-        """What m . beta adds, which the coordinates of centred columns leave to the thresholds."""
+        """The product m . beta by draw, to be added to thresholds as the columns are centred."""
         found = state.coordinates
         if found is None or not found.elsewhere or self._joint_site not in sites:
             return None
@@ -368,7 +378,7 @@ class Common(LinearTerm):
         return out
 
     def derived(self, state: CommonState, sites: Mapping[str, Any]) -> dict[str, Any]:
-        """Beta = T gamma."""
+        """The coefficients beta = T gamma, by draw."""
         if state.coordinates is None or self._joint_site not in sites:
             return {}
         beta = np.asarray(sites[self._joint_site]) @ state.coordinates.matrix.T
@@ -380,7 +390,11 @@ class Common(LinearTerm):
         }
 
     def equation(self, state: CommonState) -> Summand:
-        """A factor's coefficient is indexed by the level of row i, a number's multiplies it."""
+        """The term in mathematical notation.
+
+        The coefficient of a factor is indexed by the level of row i; that of a numeric column
+        multiplies it.
+        """
         parts: list[Line] = []
         for coding in state.matrix.codings:
             if coding.name == INTERCEPT:
@@ -404,7 +418,7 @@ class Common(LinearTerm):
     def variances(
         self, state: CommonState, design: Design, values: Mapping[str, Any]
     ) -> dict[str, NDArray[np.float64]]:
-        """Var_i(x_i' beta) = beta' Cov(x) beta, by draw."""
+        """Variance of the linear combination over rows, beta' Cov(x) beta, by draw."""
         columns = np.asarray(design.arrays["columns"], np.float64)
         away = columns - columns.mean(axis=0)
         varying = {name: own for name, own in state.slices.items() if name != INTERCEPT}
@@ -416,15 +430,16 @@ class Common(LinearTerm):
 
 
 def _spread(state: CommonState) -> NDArray[np.float64]:
-    """The sd of each column; a constant column (the intercept) counts by its size."""
+    """The sd of each column (k,); for a constant column its absolute value, or 1 if that is 0."""
     size = np.where(np.abs(state.mean) > 0, np.abs(state.mean), 1.0)
     return np.where(state.sd > 1e-12 * size, state.sd, size)
 
 
 def _moments(prior: Prior) -> tuple[Any, Any, float]:
-    """Location, scale and degrees of freedom of a t prior.
+    """Location, scale and degrees of freedom of a prior as a t distribution.
 
-    A normal one has infinitely many, a flat one is normal with an infinite sd; nan for others.
+    A normal prior has infinite degrees of freedom, and a flat one an infinite sd as well. Degrees
+    of freedom are NaN for a prior that is no t distribution.
     """
     match prior:
         case priors.Normal():

@@ -1,6 +1,7 @@
-"""Group-specific effects: eta_i = z_i . b_{g(i)}, b_j ~ N(0, Sigma), Sigma = D R D.
+"""Group (random) effects: eta_i = z_i . b_{g(i)}, b_j ~ N(0, Sigma), Sigma = D R D.
 
-D holds the sds of the columns of z, R their correlations (identity under `||`).
+g(i) is the level of row i, D the diagonal matrix of the sds of the effects, and R their correlation
+matrix, which is the identity under `||`.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -40,7 +41,12 @@ from ranef.terms.group_coordinates import coordinates
 
 @dataclass(frozen=True)
 class GroupScan:
-    """The slopes' scan, and the levels seen."""
+    """What has been learned from the batches so far.
+
+    Attributes:
+        matrix: factor levels and transforms of the columns of z.
+        levels: levels of the grouping.
+    """
 
     matrix: model_matrix.MatrixScan
     levels: LevelsSeen
@@ -48,19 +54,19 @@ class GroupScan:
 
 @dataclass(frozen=True)
 class GroupState:
-    """Coding of the columns, the levels in order, and what the rows say of the columns.
+    """The coding of the columns, their moments over the training rows, and the levels.
 
     Attributes:
-        matrix: the coding.
-        levels: in order.
-        mean, sd: (k,) of the columns.
-        carry: (k, k) T of `group_coordinates`; None where effects are held as the formula has
-            them.
-        sizes: (k,) of the columns of Z T.
-        labels: (k,) what the coordinates are called.
-        covariance: (k, k) of the columns, until the coordinates are known.
-        apart: whether other effects of the same grouping have correlations of their own, so that
-            these are named after their columns too.
+        matrix: the coding of the columns of z.
+        levels: levels of the grouping, in the order of their codes.
+        mean: (k,) means of the columns.
+        sd: (k,) sds of the columns.
+        carry: (k, k) T of `group_coordinates`; None if effects refer to the formula's columns.
+        sizes: (k,) sizes of the columns of Z T; None without coordinates.
+        labels: (k,) names of the coordinates; empty without coordinates.
+        covariance: (k, k) covariance matrix of the columns; None once the coordinates are known.
+        apart: whether the correlations are named after their columns too, because the grouping
+            has several sets of correlated effects.
     """
 
     matrix: model_matrix.ModelMatrix
@@ -75,12 +81,12 @@ class GroupState:
 
     @cached_property
     def index(self) -> NameIndex:
-        """The levels, to be looked up."""
+        """Look-up table of the levels."""
         return NameIndex(self.levels)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Name of each column in the posterior, as in `1|g`."""
+        """Name of each column in the posterior, such as the 1 of `1|g`."""
         return tuple(clean_name(name) for name in self.titles)
 
     @property
@@ -94,25 +100,26 @@ class GroupState:
 
 
 class Group(LinearTerm):
-    """Coefficients that vary by the levels of one grouping factor.
+    """Coefficients that vary by the levels of one grouping.
 
-    Correlated ones without a prior by the user are held in the coordinates of
-    `group_coordinates`, whose sds and correlations have sites of their own; those of the formula's
-    columns are made of them.
+    Correlated effects with default priors are held in the coordinates of `group_coordinates`, whose
+    sds and correlations are the sites. Those of the formula's columns are computed from these.
     """
 
     needs_covariance = True
 
     @property
     def factor(self) -> str:
+        """The grouping, as it names variables."""
         return clean_name(":".join(self.call.options["factor"]))
 
     @property
     def grouping(self) -> str:
-        """The factor as the formula writes it."""
+        """The grouping as the formula writes it."""
         return ":".join(self.call.options["factor"])
 
     def correlated(self, state: GroupState) -> bool:
+        """Whether the effects of a level are correlated under their prior."""
         return self.call.options["correlated"] and len(state.columns) > 1
 
     def needs(self) -> dict[str, str]:
@@ -157,6 +164,7 @@ class Group(LinearTerm):
         return replace(state, mean=measures.mean, sd=measures.sd, covariance=measures.covariance)
 
     def renamed(self, state: GroupState, taken: Collection[str]) -> GroupState:
+        """The state with correlations named after their columns, if another term has the name."""
         apart = self.correlated(state) and self._corr_name(state) in taken
         return replace(state, apart=True) if apart else state
 
@@ -170,7 +178,7 @@ class Group(LinearTerm):
         if held or not self.correlated(state) or covariance is None:
             return state
         if not np.isfinite(covariance).all():
-            return state  # columns that are too large are refused by name where they are used
+            return state  # columns that overflow are refused with their names where they are used
         carry, sizes, labels = coordinates(state.matrix.codings, state.mean, covariance)
         return replace(state, carry=carry, sizes=sizes, labels=labels)
 
@@ -184,21 +192,21 @@ class Group(LinearTerm):
         return replace(design, arrays={**design.arrays, "columns": columns})
 
     def _sizes(self, state: GroupState) -> NDArray[np.float64]:
-        """(k,) of the columns that effects are held for; a constant one counts by its size."""
+        """Sizes (k,) of the columns that the effects refer to: sds, or the size of a constant."""
         if state.sizes is not None:
             return state.sizes
         size = np.where(state.mean != 0, np.abs(state.mean), 1.0)
         return np.where(state.sd > 1e-12 * size, state.sd, size)
 
     def _unit(self, state: GroupState, scale: Scale) -> NDArray[np.float64]:
-        """(k,) the effect that adds one spread of the predictor, for each column."""
+        """The effect of each column that adds one sd of the predictor, (k,)."""
         return scale.sd / self._sizes(state)
 
     def _sd_name(self, column: str) -> str:
         return f"{self.prefix}{column}|{self.factor}_sigma"
 
     def _correlated(self, state: GroupState) -> str:
-        """Whose correlations they are, as the formula writes it: g, or x|g."""
+        """What the correlations are named after, as the formula writes it: g, or x|g."""
         if not state.apart:
             return self.grouping
         return f"{self.call.label.rsplit(' | ', 1)[0]}|{self.grouping}"
@@ -207,13 +215,13 @@ class Group(LinearTerm):
         return f"{self.prefix}{clean_name(self._correlated(state))}_corr"
 
     def _sd_sites(self, state: GroupState) -> list[str]:
-        """Of the sds of the effects as they are held."""
+        """The sites of the sds of the effects, in the coordinates in which they are held."""
         if state.carry is None:
             return [self._sd_name(column) for column in state.columns]
         return [self._sd_name(clean_name(label)) + CENTRED for label in state.labels]
 
     def _corr_site(self, state: GroupState) -> str:
-        """The parameter that takes the prior of the correlations of the effects as held."""
+        """The parameter that takes the prior of the correlations in these coordinates."""
         return self._corr_name(state) + ("" if state.carry is None else CENTRED)
 
     def _cholesky_site(self) -> str:
@@ -229,11 +237,16 @@ class Group(LinearTerm):
         return f"({self.label})/effects_new"
 
     def parameters(self, state: GroupState, scale: Scale) -> dict[str, Parameter]:
+        """Half-normal sds and LKJ(1) correlations.
+
+        The scale of the half-normal prior lets a column add 2.5 sds of the predictor.
+        """
         out: dict[str, Parameter] = {}
         width = 2.5 * self._unit(state, scale)
         constant = [column == "1" for column in state.columns]
         if state.carry is None and self.correlated(state) and any(constant):
-            # A prior that the user gave is about x = 0, and the intercepts' sd is that there.
+            # A prior by the user keeps the formula's columns, and the sd of the intercepts is that
+            # at x = 0. It is widened by what the slopes contribute between x = 0 and the means.
             size = self._sizes(state)
             away = np.where(constant, 0.0, state.mean / size)
             width = np.where(constant, width * np.sqrt(1.0 + np.sum(away**2)), width)
@@ -244,7 +257,7 @@ class Group(LinearTerm):
         return out
 
     def stated(self, state: GroupState, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
-        """The priors of the sds and correlations as held, in words."""
+        """Priors of sds and correlations in the coordinates, with words on what they refer to."""
         if state.carry is None:
             return {}
         out: dict[str, Prior] = {}
@@ -339,7 +352,7 @@ class Group(LinearTerm):
         return jnp.concatenate([effects, unseen])
 
     def _draw(self, state: GroupState, block: LinearBlock, unit: Array) -> Array:
-        """(levels, k) coefficients from their prior."""
+        """Sample the effects of the known levels, (levels, k), from their prior."""
         levels = block.levels
         if block.factor.ndim == 2:
             mean = jnp.zeros((levels, block.factor.shape[0]))
@@ -357,7 +370,7 @@ class Group(LinearTerm):
         return jnp.stack(columns, axis=-1)
 
     def _unseen(self, block: LinearBlock, new: int) -> Array:
-        """(new, k) coefficients of new levels from their prior."""
+        """Sample the effects of new levels, (new, k), from their prior."""
         plain = dist.Normal(jnp.zeros((new, len(block.mean))), 1.0).to_event(2)
         noise = jnp.asarray(numpyro.sample(self._new_site(), plain))
         return noise @ block.factor.T if block.factor.ndim == 2 else noise * block.factor
@@ -433,6 +446,11 @@ class Group(LinearTerm):
         return {site: (site.removesuffix(CENTRED),) for site in self._sd_sites(state)}
 
     def derived(self, state: GroupState, sites: Mapping[str, Any]) -> dict[str, Any]:
+        """Correlations, sds and effects of the formula's columns, by draw.
+
+        With sds D and Cholesky factor L of the correlations in the coordinates, the covariance of
+        the effects is A A' with A = T D L, and the effects are b = T c.
+        """
         if not self.correlated(state):
             return {}
         out: dict[str, Any] = {}
@@ -462,7 +480,7 @@ class Group(LinearTerm):
     def variances(
         self, state: GroupState, design: Design, values: Mapping[str, Any]
     ) -> dict[str, NDArray[np.float64]]:
-        """E_i[z_i' Sigma z_i] = trace(Sigma E[z z']), by draw."""
+        """Mean over rows of z_i' Sigma z_i = trace(Sigma E[z z']), by draw."""
         z = np.asarray(design.arrays["columns"], dtype=np.float64)
         if state.carry is not None:
             z = z @ np.linalg.inv(state.carry)

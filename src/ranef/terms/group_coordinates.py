@@ -1,13 +1,13 @@
-"""Coordinates of group effects in which the default prior of their covariance is stated.
+"""Coordinates of group effects, on which the default prior of their covariance is set.
 
-Of correlated effects b_j with covariance Sigma, such as those of (1 + x | g), the sd of the
-intercepts is that at x = 0, which may be far from all rows. So the prior is stated for
+The sd of the intercepts in (1 + x | g) is the one at x = 0, which may be far from all rows. The
+default prior of correlated effects b_j with covariance Sigma is therefore set on coordinates c_j,
 
     b_j = T c_j,    z_ij . b_j = (T'z_ij) . c_j,    Sigma = T D R D T'
 
-with sds D and correlations R of c_j: the intercept at the means of the columns and, for a factor,
-the effect in each of its levels. The model is the same, and its prior is whatever origin a column
-has and whichever level of the factor is the reference.
+where D holds the sds and R the correlations of c_j. Its elements are the intercept at the means of
+the columns, slopes, and for a factor the effect in each of its levels. The likelihood is the same,
+and the prior does not depend on the origin of a column or the reference level of a factor.
 """
 
 from collections.abc import Sequence
@@ -21,23 +21,28 @@ from ranef.formula.model_matrix import CodedExpression, Coding
 
 Array = NDArray[np.float64]
 
-# The share of a column's variance, given those of lower degree, below which it is none.
+# Relative cutoff of singular values in the regressions on columns of lower degree: combinations of
+# these below it count as zero.
 _DEPENDENT = 1e-10
 
 
 def coordinates(
     codings: Sequence[Coding], mean: Array, covariance: Array
 ) -> tuple[Array, Array, tuple[str, ...]]:
-    """T (k, k), the size of each column of Z T (k,), and what each coordinate is called.
+    """The matrix T, and the sizes and names of the coordinates.
 
-    A column of degree d (1 for x, 2 for x:z or I(x**2), 0 for an intercept or a factor) becomes its
-    residual on all columns of lower degree: a shift of x changes it by nothing but such columns.
-    Factors that span all their cells become one column for each cell.
+    A column of degree d (1 for x, 2 for x:z or I(x**2), 0 for an intercept or a factor) is replaced
+    by its residual from a regression on all columns of lower degree. A shift of x adds to a column
+    only columns of lower degree, so the residual does not depend on the origin of x. Factors that
+    span all their cells are replaced by one column for each cell.
 
     Args:
-        codings: of the k columns.
-        mean: (k,) of the columns over the rows.
-        covariance: (k, k) of the columns over the rows.
+        codings: codings of the k columns.
+        mean: (k,) means of the columns over the rows.
+        covariance: (k, k) covariance matrix of the columns over the rows.
+
+    Returns:
+        T (k, k), the size of each column of Z T (k,), and the name of each coordinate.
     """
     labels = _labels(codings)
     degree = np.concatenate([_degrees(coding) for coding in codings])
@@ -62,7 +67,8 @@ def coordinates(
         for place, name in zip(at, cell_names, strict=True):
             names[place] = ":".join([*([name] if name else []), *numeric]) or "1"
     constant = [i for i, coding in enumerate(labels) if coding == "1"]
-    # Products about the mean, where an intercept takes the mean up, lose no digits.
+    # Second moments about the means lose no digits to cancellation. They suffice if an intercept
+    # takes up the means and all other columns are numeric.
     about_mean = bool(constant) and (degree > 0).sum() == len(mean) - 1
     second = covariance if about_mean else covariance + np.outer(mean, mean)
     second = to_cells.T @ second @ to_cells
@@ -72,7 +78,8 @@ def coordinates(
         t[constant[0]] -= np.where(degree > 0, means, 0.0)
         second[constant[0]] = second[:, constant[0]] = 0.0
         second[constant[0], constant[0]] = 1.0
-    # Additive factors do not span cells; their contrasts are taken about the constant.
+    # Additive factors do not span their cells. Their contrasts are regressed on the constant, and
+    # come before columns of degree one.
     is_constant = np.array([label == "1" for label in labels])
     grade = degree * 2.0 + ((degree == 0) & ~cells & ~is_constant)
     for level in sorted(set(grade))[1:]:
@@ -90,7 +97,7 @@ def coordinates(
 
 
 def _sizes(squares: Array, cells: NDArray[np.bool_], names: Sequence[str], degree: Array) -> Array:
-    """(k,) the root mean square of each column over the rows in which it is not zero."""
+    """Root mean square of each column over the rows of its cell, (k,); 1 for a cell's indicator."""
     out = np.sqrt(np.maximum(squares, 0.0))
     share = {n: squares[i] for i, n in enumerate(names) if degree[i] == 0 and cells[i]}
     for i, name in enumerate(names):
@@ -103,7 +110,7 @@ def _sizes(squares: Array, cells: NDArray[np.bool_], names: Sequence[str], degre
 
 
 def _labels(codings: Sequence[Coding]) -> list[str]:
-    """What each column is called, such as 1, x or f[b]."""
+    """The name of each column, such as 1, x or f[b]."""
     out: list[str] = []
     for coding in codings:
         base = "1" if coding.name == "Intercept" else coding.name
@@ -112,7 +119,7 @@ def _labels(codings: Sequence[Coding]) -> list[str]:
 
 
 def _degrees(coding: Coding) -> Array:
-    """(width,) the degree of each column in the numbers that it is made of."""
+    """The degree of each column of a coding in the numeric columns of the table, (width,)."""
     out = np.zeros(1)
     for part in coding.parts:
         out = (out[:, None] + _part_degrees(part)[None]).ravel()
@@ -120,6 +127,7 @@ def _degrees(coding: Coding) -> Array:
 
 
 def _part_degrees(part: CodedExpression) -> Array:
+    """The degree of each column of one expression."""
     if part.levels is not None:
         return np.zeros(len(part.names))
     expression = part.expression
@@ -129,7 +137,7 @@ def _part_degrees(part: CodedExpression) -> Array:
 
 
 def _degree(expression: Expression) -> float:
-    """The highest power of columns in an expression; 1 for a function that is no polynomial."""
+    """The degree of an expression as a polynomial; functions have that of their arguments."""
     if isinstance(expression, Number):
         return 0.0
     if isinstance(expression, Column):
@@ -146,9 +154,11 @@ def _degree(expression: Expression) -> float:
 
 
 def _cells(codings: Sequence[Coding]) -> tuple[Array, list[str]] | None:
-    """The columns' values in every cell of their factors, (k, k), and the cells' names.
+    """The values of the columns in every cell of their factors.
 
-    None where the columns do not span the cells.
+    Returns:
+        The values, (k, k) by cell and column, and the names of the cells; None if the columns do
+        not span the cells.
     """
     levels: dict[str, tuple[str, ...]] = {}
     for part in (p for coding in codings for p in coding.parts):

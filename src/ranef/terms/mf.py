@@ -2,12 +2,14 @@
 
     u_jk ~ N(0, tau_k^2),   v_mk ~ N(0, 1)
 
-for the levels j of one grouping and m of another, users and items (Salakhutdinov and Mnih, 2008).
-A component that the rows do not need has a tau_k near zero, as in Bayesian principal components
-(Bishop, 1999), so that the rank only has to be large enough.
+for the levels j of one grouping and m of another, such as users and items (Salakhutdinov and Mnih,
+2008); a_i and b_i are the levels of row i. The posterior of tau_k is near zero for a component that
+the data do not support, as in Bayesian principal components (Bishop, 1999), so that the rank only
+has to be large enough.
 
-What the rows tell is u v': the components may be rotated, and their signs turned, together in u and
-in v. The scales single out axes unless two of them are alike; signs stay free.
+The likelihood depends on u and v through the product u v' alone, which rotations of the components
+and flips of their signs leave unchanged. The priors with tau_k identify the axes, unless two scales
+are equal; signs are not identified.
 """
 
 import zlib
@@ -36,25 +38,34 @@ from ranef.terms.base import Design, LevelSites, Parameter, RunOptions, Term, Va
 from ranef.terms.blocks import Bilinear
 
 _OPTIONS = {"rank": 8}
+# Largest rank.
 _MOST = 64
-# A component counts as not needed once its scale is below this share of the largest.
+# A component counts as unused if the median of its scale is below this share of the largest.
 _UNUSED = 0.05
 
 
 @dataclass(frozen=True)
 class FactorizationState:
-    """The levels of both groupings, in order."""
+    """The levels of both groupings.
+
+    Attributes:
+        levels: the levels of each grouping, in the order of their codes.
+    """
 
     levels: tuple[tuple[str, ...], tuple[str, ...]]
 
     @cached_property
     def index(self) -> tuple[NameIndex, NameIndex]:
-        """They, to be looked up."""
+        """Look-up tables of the levels."""
         return NameIndex(self.levels[0]), NameIndex(self.levels[1])
 
 
 class Factorization(Term):
-    """mf(user, item, rank=8)."""
+    """The term mf(user, item, rank=8).
+
+    Attributes:
+        rank: the number of components K.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -83,7 +94,7 @@ class Factorization(Term):
 
     @property
     def short(self) -> str:
-        """The term without its rank, as it names variables."""
+        """The term without its rank, which names its variables."""
         return clean_name(f"{self.prefix}mf({', '.join(self.sides)})")
 
     @property
@@ -152,9 +163,10 @@ class Factorization(Term):
         new: int,
         replay: RunOptions,
     ) -> Array:
-        """(levels, K) factors of one side, those of new levels after the known ones."""
+        """Sample the factors of one side, (levels, K), those of new levels last."""
         site, shape = self._sites[side], (len(state.levels[side]), self.rank)
-        # At zero nothing would tell u from v: each is only learned where the other is not zero.
+        # u = v = 0 is a stationary point of the likelihood, so a search starts at random values,
+        # which depend on the site's name alone.
         away = jax.random.normal(jax.random.key(zlib.crc32(site.encode())), shape)
         law = dist.Normal(jnp.zeros(shape), sds).to_event(2)
         infer = {"start": 0.3 * size * away, "unit": jnp.full(shape, 0.3 * size)}
@@ -195,7 +207,7 @@ class Factorization(Term):
     def variances(
         self, state: FactorizationState, design: Design, values: Mapping[str, Any]
     ) -> dict[str, NDArray[np.float64]]:
-        """Sum_k tau_k^2, by draw."""
+        """Variance of u_j . v_m under the prior, sum_k tau_k^2, by draw."""
         if self._scale not in values:
             return {}
         tau = np.asarray(values[self._scale], np.float64)
@@ -205,7 +217,7 @@ class Factorization(Term):
     def diagnostics(
         self, state: FactorizationState, sites: Mapping[str, Any]
     ) -> Iterator[tuple[str, str, str, str]]:
-        """A rank that leaves no component without use."""
+        """Report a rank at which all components are in use, as more may be needed."""
         if self._scale not in sites or self.rank == min(map(len, state.levels)):
             return
         tau = np.median(np.asarray(sites[self._scale]).reshape(-1, self.rank), axis=0)

@@ -1,11 +1,13 @@
-"""A column with missing values: eta_i = beta x_i, where a missing x_i is a parameter.
+"""A column with missing values: eta_i = beta x_i, where a missing x_i is integrated out.
 
-    x_i ~ N(nu_i, sigma_x^2)   for every row, observed or not
+The column has a distribution of its own in every row, observed or missing, by default
 
-What x_i is believed to be, the predictor model, is a further part of the formula,
-``mi(x) ~ z + (1 | g)``; without one nu is one number for all rows. The term itself is beta; the
-program integrates over what is missing (``program.missing_values``), as both the predictor model
-and the response have a say in it.
+    x_i ~ N(nu_i, sigma_x^2).
+
+Its predictor nu_i is a further part of the formula, ``mi(x) ~ z + (1 | g)``; without one, nu is one
+number for all rows. This term holds the coefficient beta. The program integrates over missing
+values, whose density combines this model of the column and that of the response
+(``program.missing_values``).
 """
 
 from collections.abc import Callable, Mapping
@@ -38,13 +40,14 @@ from ranef.terms.blocks import LinearBlock
 
 @dataclass(frozen=True)
 class MissingState:
-    """What the training rows say of the column.
+    """Moments of the column over the training rows.
 
     Attributes:
-        mean, sd: of the observed values.
-        largest: of them.
-        centre: taken off the column in the predictor, where an intercept with a default prior
-            takes it up.
+        mean: mean of the observed values.
+        sd: sd of the observed values; for a constant column its absolute value, or 1 if that is 0.
+        largest: the largest observed value.
+        centre: value that is subtracted from the column in the predictor: the mean if an intercept
+            with a default prior absorbs it, and 0 otherwise.
     """
 
     mean: float
@@ -54,10 +57,11 @@ class MissingState:
 
 
 class MissingColumn(Term):
-    """mi(x) for a numeric column x; the formula has refused anything else."""
+    """The term mi(x) for a numeric column x, which the parser of formulas has checked."""
 
     @property
     def column(self) -> str:
+        """Name of the incomplete column."""
         return self.call.arguments[0].columns()[0]
 
     @property
@@ -71,7 +75,7 @@ class MissingColumn(Term):
         return {self.column: "gaps"}
 
     def scan(self, accumulator: float | None, frame: Frame) -> float:
-        """The largest observed value, minus infinity where there is none."""
+        """The largest observed value so far, minus infinity where there is none."""
         values = self._numbers(frame)
         seen = float(np.nanmax(values, initial=-np.inf)) if frame.n else -np.inf
         return seen if accumulator is None else max(accumulator, seen)
@@ -85,7 +89,7 @@ class MissingColumn(Term):
         return MissingState(0.0, 1.0, accumulator)
 
     def _numbers(self, frame: Frame) -> NDArray[np.float64]:
-        """(n,), NaN where missing.
+        """The values of the column, (n,), NaN where missing.
 
         Raises:
             DataError: for infinite values, and for cells that hold arrays.
@@ -117,6 +121,8 @@ class MissingColumn(Term):
     def placed(
         self, state: MissingState, given: Callable[[str, str], bool], constant: Constant
     ) -> MissingState:
+        # Centring moves beta times the mean into the intercept. A prior by the user refers to
+        # x = 0, so it rules centring out.
         named = given(self._site, self._alias) or given(f"{self.prefix}Intercept", "")
         centred = constant is Constant.PREDICTOR and not named
         return replace(state, centre=state.mean) if centred else state
@@ -150,7 +156,7 @@ class MissingColumn(Term):
         scale: Scale,
         replay: RunOptions,
     ) -> Array:
-        """With the mean of the column for what is missing."""
+        """Sample beta and return eta (n,), with missing values at the mean of the column."""
         return self._coefficient(state, priors_, scale) * (design.arrays["value"] - state.centre)
 
     def sample_given(
@@ -167,7 +173,10 @@ class MissingColumn(Term):
     def linear_block(
         self, state: MissingState, design: Design, priors_: Mapping[str, Prior], scale: Scale
     ) -> LinearBlock:
-        """What `sample` is; no method takes it for the model (`structure`), but as a measure."""
+        """The block of `sample`, in which missing values are at the mean of the column.
+
+        It is an approximation, so `structure` does not return it as part of the model.
+        """
         prior = priors_[self._site]
         normal = isinstance(prior, priors.Normal)
         return LinearBlock(

@@ -1,4 +1,4 @@
-"""A known part of the predictor: eta_i = o_i, no coefficient."""
+"""An offset, a known part of the predictor without a coefficient: eta_i = o_i."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from ranef.terms.blocks import LinearBlock
 
 
 class Offset(Term):
-    """offset(o) for a numeric expression o."""
+    """The term offset(o) for a numeric expression o."""
 
     def needs(self) -> dict[str, str]:
         if len(self.call.arguments) != 1 or self.call.options:

@@ -1,13 +1,15 @@
-"""Centred, orthogonal coordinates of common effects, in which their default prior is stated.
+"""Centred, orthogonal coordinates of common effects, on which their default prior is set.
 
-Let x_i be the k columns of row i, with training means m and covariances S. The coefficients are
+Let x_i be the k columns of row i, with training means m and covariance matrix S. The coefficients
+beta are written as
 
     beta = T gamma,    x_i . beta = u_i . gamma,    u_i = [1, (x_i - m)' V, 0],
 
-where V'SV = I: the columns of u are uncorrelated and have variance one. A prior with independent
-gamma_j ~ N(0, tau^2) is the same prior of the fitted values whatever origin, unit, reference level
-or order the columns have, since it depends on them only by the space that they span; it is
-Zellner's (1986) g-prior. Under it the sd of beta_j is tau over the sd of column j given the others.
+where V'SV = I, so that the columns of u are uncorrelated and have variance one. Independent priors
+gamma_j ~ N(0, tau^2) are a g-prior (Zellner, 1986). The prior that they imply for the fitted values
+depends on the columns only through the space that they span, hence not on their origin, unit,
+order or reference level. Under it beta_j has the sd tau / s_j, where s_j is the sd of column j
+given the other columns.
 """
 
 from dataclasses import dataclass
@@ -18,34 +20,34 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# The share of a column's variance, given the columns before it, below which it is a combination
-# of them: cross-products in double precision say no more.
+# A column is a linear combination of those before it if they leave less than this share of its
+# variance. Smaller shares are rounding error of cross-products in double precision.
 _DEPENDENT = 1e-11
-# The size of a column's constant part, as a share of the sizes it is added up from, below which
-# it is rounding.
+# The mean of a combination of columns counts as zero if it is below this share of the sum of the
+# absolute values that it is added up from, as it is then rounding error.
 _NO_CONSTANT = 1e-9
 
 
 @dataclass(frozen=True)
 class OrthogonalCoordinates:
-    """The map between k coefficients beta and their coordinates gamma.
+    """The map between k coefficients beta and their K coordinates gamma.
 
-    Coordinates are in three groups: one for the constant, if the columns span it and it is not
-    `elsewhere`; one for each direction in which rows differ; one for each combination of columns
-    that is zero in every row, of which only the prior speaks.
+    The coordinates come in three groups: one for the constant, if the columns span it; one for
+    each of the r directions in which rows differ; and one for each combination of columns that is
+    zero in every row, whose coordinate only the prior determines.
 
     Attributes:
-        places: the columns of the term's design that these coordinates are of.
-        mean: (k,) of those columns.
+        places: places of the columns in the term's design.
+        mean: (k,) means of the columns.
         matrix: (k, K) T.
         slopes: (k, r) V.
         constant: whether the first coordinate is that of the constant.
-        centred: whether u has x - m; where the columns do not span the constant and nothing else
-            in the predictor does, u has x, and V'(S + mm')V = I.
-        elsewhere: whether m . beta is part of what carries the constant outside of the term, such
-            as the thresholds of an ordinal response.
-        order: the column, among `places`, that each direction adds to those before it, and then
-            those of the combinations that are zero.
+        centred: whether u is made of x - m. It is made of x, with V'(S + mm')V = I, if neither
+            the columns nor anything else in the predictor span the constant.
+        elsewhere: whether centring adds m . beta to a constant outside the predictor, such as the
+            thresholds of an ordinal response.
+        order: for each direction, the column (among `places`) that it adds to the columns before
+            it; then the columns of the combinations that are zero.
     """
 
     places: tuple[int, ...]
@@ -63,14 +65,14 @@ class OrthogonalCoordinates:
         return self.matrix.shape[1]
 
     def columns(self, x: Any, xp: Any = np) -> Any:
-        """U (n, K) of columns x (n, k) less their means, or x itself where not `centred`."""
+        """The columns u, (n, K), from x - m, (n, k), or from x where not `centred`."""
         ones = [xp.ones((x.shape[0], 1))] if self.constant else []
         idle = self.size - len(ones) - self.slopes.shape[1]
         return xp.concatenate([*ones, x @ self.slopes, xp.zeros((x.shape[0], idle))], axis=1)
 
 
 def spans_constant(mean: Array, covariance: Array) -> bool:
-    """Whether some combination of the columns is one in every row."""
+    """Whether some linear combination of the columns equals one in every row."""
     return _decomposed(mean, covariance)[2] is not None
 
 
@@ -82,18 +84,18 @@ def coordinates(
     anchored: bool,
     elsewhere: bool,
 ) -> OrthogonalCoordinates:
-    """The coordinates of columns with these moments.
+    """The coordinates of columns with given moments.
 
     Args:
-        places: of the columns in the design.
-        mean: (k,) of the columns.
-        covariance: (k, k) of the columns.
-        anchored: whether something in the predictor carries the constant.
-        elsewhere: whether what does is outside of the predictor, as thresholds are.
+        places: places of the columns in the term's design.
+        mean: (k,) means of the columns.
+        covariance: (k, k) covariance matrix of the columns.
+        anchored: whether the model has a constant for this predictor, in a term or outside.
+        elsewhere: whether the constant is outside the predictor, as thresholds are.
     """
     slopes, order, constant, idle = _decomposed(mean, covariance)
     if constant is None and not anchored:
-        # A regression through the origin: sizes are those about zero.
+        # A regression through the origin uses second moments about zero.
         raw = covariance + np.outer(mean, mean)
         slopes, idle, order = _whitened(raw)
         whole = np.concatenate([slopes, idle], axis=1)
@@ -103,7 +105,7 @@ def coordinates(
         return OrthogonalCoordinates(
             places, mean, whole, slopes, False, elsewhere, elsewhere, order
         )
-    # x . (c g0 + (v - c m'v) g1) = g0 + (x - m) . v g1, where x . c = 1 in every row.
+    # With x . c = 1 in every row, x . (c g_0 + (v - c m'v) g_1) = g_0 + (x - m) . v g_1.
     carried = slopes - np.outer(constant, mean @ slopes)
     whole = np.concatenate([constant[:, None], carried, idle], axis=1)
     return OrthogonalCoordinates(places, mean, whole, slopes, True, True, False, order)
@@ -112,7 +114,12 @@ def coordinates(
 def _decomposed(
     mean: Array, covariance: Array
 ) -> tuple[Array, tuple[int, ...], Array | None, Array]:
-    """V and its order; c with x . c = 1 in every row, or None; directions in which x is zero."""
+    """Split the column space by the moments of the columns.
+
+    Returns:
+        V (k, r); the order of the columns; c (k,) with x . c = 1 in every row, or None if there is
+        no such combination; and a basis of the combinations that are zero in every row.
+    """
     slopes, null, order = _whitened(covariance)
     parts = mean[:, None] * null
     size = np.abs(parts).sum(axis=0)
@@ -121,18 +128,20 @@ def _decomposed(
     total = float(value @ value)
     if total == 0:
         return slopes, order, None, null
-    # Within the null space: the one direction with a constant, and those orthogonal to it.
+    # Combinations in the null space of S are constant over rows, with the means `value`. One
+    # direction carries them all; those orthogonal to it have the constant zero.
     basis = np.linalg.qr(np.column_stack([value, np.eye(len(value))]))[0][:, : len(value)]
     return slopes, order[: len(order) - 1], null @ value / total, null @ basis[:, 1:]
 
 
 def _whitened(moments: Array) -> tuple[Array, Array, tuple[int, ...]]:
-    """V (k, r) with V' M V = I, and N (k, k - r) with M N = 0, of moments M (k, k).
+    """Whiten moments M (k, k) by Gram-Schmidt orthogonalization in the inner product of M.
 
-    And the column that each of them is made for, those of V first.
+    It takes the columns in order, so that each coordinate is what a column adds to those before it.
 
-    Gram and Schmidt's way, column after column, so that coordinate j is what column j adds to
-    those before it.
+    Returns:
+        V (k, r) with V'MV = I; N (k, k - r) with MN = 0; and the column of each coordinate, those
+        of V first.
     """
     k = len(moments)
     size = np.sqrt(np.maximum(np.diagonal(moments), 0.0))
@@ -146,7 +155,7 @@ def _whitened(moments: Array) -> tuple[Array, Array, tuple[int, ...]]:
         v, mv = slopes[:, :r], products[:, :r]
         own, times = np.zeros(k), unit[j].copy()
         own[j] = 1.0
-        # Twice is enough (Kahan; Parlett, 1980).
+        # Orthogonalizing twice suffices in floating point (Kahan, in Parlett, 1980).
         for _ in range(2):
             shadow = v.T @ times
             own, times = own - v @ shadow, times - mv @ shadow

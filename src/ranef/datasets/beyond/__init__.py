@@ -1,1 +1,1 @@
-"""The second page of the Zillow study: small generated tables."""
+"""The second page of the Zillow study: models of small simulated tables."""

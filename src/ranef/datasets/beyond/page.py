@@ -1,4 +1,4 @@
-"""The page "beyond the post": what it left to others, each on a small table of known truth."""
+"""The page "beyond the post": what the post left as future work, on small simulated tables."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,17 +27,18 @@ _LEAD = (
 
 @dataclass(frozen=True)
 class Example:
-    """One of what the post left to others.
+    """A kind of model that the post left as future work.
 
     Attributes:
-        name: of its picture.
+        name: of its picture's file.
         title: of its section.
-        about: what the post says of it, and how it is written here.
-        formula, family: the model.
-        known: table and truth.
-        draw: the picture, of the fit and what is known.
-        reading: how to read the picture.
-        found: further parts, of the same.
+        about: what the post says about it, and how it is written here.
+        formula: of the model.
+        known: the table and the parameters that generated it.
+        draw: makes the figure from the fit and the simulated table.
+        reading: how to read the figure.
+        family: of the response.
+        found: makes further parts of the section from the same arguments.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Example:
     found: Callable[[Fit, SimulatedTable], list[Part]] = lambda fit, known: []
 
     def section(self, seed: int, progress: bool) -> Section:
-        """Fit the model and tell what came of it."""
+        """Fit the model and return the section about it."""
         fit = Model(self.formula, self.family).fit(self.known.rows, seed=seed, progress=progress)
         parts: list[Part] = [
             Text(self.about),
@@ -65,7 +66,7 @@ class Example:
 
 
 def examples(seed: int = 0) -> tuple[Example, ...]:
-    """In the order in which the post names them."""
+    """All examples, in the order in which the post names them."""
     return (
         Example(
             "missing",
@@ -144,7 +145,13 @@ def examples(seed: int = 0) -> tuple[Example, ...]:
 
 
 def page(seed: int = 0, progress: bool = False, say: Callable[[str], None] = print) -> Page:
-    """Fit every example and draw the page; `say` is told of each before it is fitted."""
+    """Fit all examples and return the page.
+
+    Args:
+        seed: of the tables and fits.
+        progress: whether to show progress bars.
+        say: is called with a line of text before each fit.
+    """
     found = []
     for example in examples(seed):
         say(f"fitting {example.title.lower()}: {example.formula}")
@@ -164,6 +171,7 @@ def _imputed(fit: Fit, known: SimulatedTable) -> Figure:
 
 
 def _dropped(fit: Fit, known: SimulatedTable) -> list[Part]:
+    """The slope of the area if rows with a gap are dropped, beside the truth and `mi(area)`."""
     without = Model("price ~ area + age").fit(known.rows, progress=False)
     rows = fit.imputed("area")
     truth = known.truth["areas"][rows["row"]]
@@ -246,6 +254,7 @@ def _kinds(fit: Fit, known: SimulatedTable) -> Figure:
 
 
 def _assigned(fit: Fit, known: SimulatedTable) -> list[Part]:
+    """The share of sales whose component is found."""
     guessed = fit.predict(known.rows, kind="component")["component"] == 2
     right = np.mean(guessed == known.truth["second"])
     return [Text(f"Of the sales {right:.0%} are given to the kind that they are of.")]
@@ -268,11 +277,13 @@ def _ratings(fit: Fit, known: SimulatedTable) -> Figure:
 
 
 def _band(axes: Axes, x: Any, found: Any, text: str) -> None:
+    """A mean curve with its interval."""
     axes.fill_between(x, found["lower"], found["upper"], color=BLUE, alpha=0.25, label=text)
     axes.plot(x, found["mean"], color=BLUE, label="mean")
 
 
 def _intervals(axes: Axes, truth: Any, rows: Any) -> None:
+    """Means with their intervals over the true values."""
     below, above = rows["mean"] - rows["lower"], rows["upper"] - rows["mean"]
     axes.errorbar(
         truth, rows["mean"], [below, above], fmt="o", color=BLUE, markersize=2, elinewidth=0.4
@@ -280,5 +291,6 @@ def _intervals(axes: Axes, truth: Any, rows: Any) -> None:
 
 
 def _diagonal(axes: Axes, values: Any) -> None:
+    """The line on which estimates equal the truth."""
     ends = [float(np.min(values)), float(np.max(values))]
     axes.plot(ends, ends, color=RED, linewidth=1)

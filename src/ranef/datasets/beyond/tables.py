@@ -1,4 +1,4 @@
-"""Small tables for what the post left to others, each with the truth that made it."""
+"""Simulates small tables for the models that the post left as future work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class SimulatedTable:
-    """A table and what generated it.
+    """A simulated table with the values that generated it.
 
     Attributes:
-        rows: the table, to fit.
-        truth: arrays by name, one of a single number having no axis; each function says which.
-        more: rows that are to be predicted.
+        rows: the columns of the table to fit, by name.
+        truth: the true values, arrays by name. The function that makes the table lists them.
+        more: columns of rows to predict, by name.
     """
 
     rows: dict[str, NDArray]
@@ -23,10 +23,10 @@ class SimulatedTable:
 
 
 def houses(rows: int = 1_000, seed: int = 0) -> SimulatedTable:
-    """Prices by area and age; the area is missing in some 30%, mostly of dear houses.
+    """Prices by area and age; about 30% of the areas are missing, mostly of expensive houses.
 
-    price = 1 + 1.5 area - .5 age + N(0, 1), area = .5 - .6 age + N(0, 1). Truth: the slope of
-    "area" in the price, and "areas", (rows,).
+    price = 1 + 1.5 area - .5 age + N(0, 1), area = .5 - .6 age + N(0, 1). The log odds that an area
+    is missing are price - 3. True values: the slope "area", and all areas, "areas" (rows,).
     """
     rng = np.random.default_rng([seed, 0])
     age = rng.normal(size=rows)
@@ -38,10 +38,11 @@ def houses(rows: int = 1_000, seed: int = 0) -> SimulatedTable:
 
 
 def slopes(districts: int = 12, seed: int = 0) -> SimulatedTable:
-    """Prices by area in districts of 3 to 30 houses, each with a slope of its own.
+    """Prices by area in districts of 3 to 30 houses, with varying intercepts and slopes.
 
-    price = 2 + a_j + (1 + b_j) area + N(0, .5), sds .6 of a and .5 of b, correlation .5. Truth:
-    "slope" and "intercept", (districts,), in the order of the districts' names.
+    price = 2 + a_j + (1 + b_j) area + noise of sd .5. The effects a and b have sds .6 and .5 and
+    correlation .5. True values: "intercept", 2 + a_j, and "slope", 1 + b_j, (districts,) each, in
+    the order d0, d1 and so on.
     """
     rng = np.random.default_rng([seed, 1])
     lower = np.linalg.cholesky([[0.36, 0.15], [0.15, 0.25]])
@@ -54,9 +55,10 @@ def slopes(districts: int = 12, seed: int = 0) -> SimulatedTable:
 
 
 def gap(rows: int = 300, seed: int = 0) -> SimulatedTable:
-    """Rows of y = sin(3 x) + x / 2 + N(0, .15), x from -2 to 2 but for a gap between -.6 and .6.
+    """A function of x from -2 to 2 without rows between -.6 and .6.
 
-    More: a grid of x from -3 to 3. Truth: "f" there.
+    y = sin(3 x) + x / 2 + noise of sd .15. Rows to predict: a grid of x from -3 to 3. True values:
+    the function "f" on the grid.
     """
     rng = np.random.default_rng([seed, 2])
     x = rng.uniform(0.6, 2, rows) * np.where(np.arange(rows) % 2, 1, -1)
@@ -66,10 +68,10 @@ def gap(rows: int = 300, seed: int = 0) -> SimulatedTable:
 
 
 def market(rows: int = 300, seed: int = 0) -> SimulatedTable:
-    """An index by day, whose level and whose noise both move.
+    """An index by day whose mean and sd both vary.
 
-    index ~ N(8 exp(-((day - 4) / 1.5)^2) - 3 exp(-((day - 7)/1)^2), exp(-1.5 + .25 day)).
-    More: a grid of days. Truth: "mean" and "sd" there.
+    The mean is 8 exp(-((day - 4) / 1.5)^2) - 3 exp(-(day - 7)^2), and the sd exp(-1.5 + .25 day).
+    Rows to predict: a grid of days. True values: "mean" and "sd" on the grid.
     """
     rng = np.random.default_rng([seed, 3])
 
@@ -83,10 +85,10 @@ def market(rows: int = 300, seed: int = 0) -> SimulatedTable:
 
 
 def offers(rows: int = 600, seed: int = 0) -> SimulatedTable:
-    """Days until a house is sold, of two kinds of sale; how common the second is depends on price.
+    """Days until a house is sold: a mixture of two kinds of sale.
 
-    The kinds have means 25 + 2 price and 50 - 2 price, sds 5 and 9; the log odds of the second
-    are -.5 + price. Truth: "second", (rows,), whether a sale is of the second kind.
+    The kinds have means 25 + 2 price and 50 - 2 price and sds 5 and 9. The log odds of the second
+    kind are -.5 + price. True values: "second", (rows,), whether a sale is of the second kind.
     """
     rng = np.random.default_rng([seed, 4])
     price = rng.normal(size=rows)
@@ -99,10 +101,11 @@ def offers(rows: int = 600, seed: int = 0) -> SimulatedTable:
 def ratings(
     users: int = 300, items: int = 200, each: int = 40, rank: int = 2, seed: int = 0
 ) -> SimulatedTable:
-    """Ratings 3 + u_i + v_j + p_i . q_j + N(0, .5) of `each` items by each user.
+    """Ratings of `each` items by each user, from intercepts and factors.
 
-    The intercepts have sd .5, the factors p sd 1 and .7 and so on, q sd 1. More: ten further
-    pairs of each user. Truth: their "mean".
+    The rating of item j by user i is 3 + u_i + v_j + p_i . q_j + noise of sd .5. The intercepts u
+    and v have sd .5. The k-th component of p has sd .7^(k - 1), and that of q has sd 1. Rows to
+    predict: ten further items of each user. True values: the "mean" of these.
     """
     rng = np.random.default_rng([seed, 5])
     own, other = rng.normal(0, 0.5, users), rng.normal(0, 0.5, items)

@@ -1,4 +1,4 @@
-"""The Zillow study: its data, models and page."""
+"""The Zillow study of the 2017 post: its data, models and page."""
 
 from ranef.datasets.zillow.generator import generate
 from ranef.datasets.zillow.preparation import Sales, prepare

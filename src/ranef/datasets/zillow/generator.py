@@ -1,9 +1,9 @@
-"""Two CSV files in Kaggle's schema with a known truth, for trying things without Kaggle's.
+"""Generates two CSV files in Kaggle's schema from a model with known parameters.
 
     logerror = linear(area, bath, year) + bend(area, year) + zip effect + sigma t_nu
 
-The bend is orthogonal to the linear part over the sales, so that the coefficients of a
-linear fit have a true value too.
+The bend is nonlinear and orthogonal to the linear part over the houses sold. So the coefficients of
+a model without it have true values too.
 """
 
 import os
@@ -19,27 +19,41 @@ from ranef.data.tables import from_arrays, write_csv
 from ranef.datasets.zillow.preparation import PREDICTORS
 from ranef.datasets.zillow.schema import COLUMNS
 
+# Number of zip codes.
 ZIPS = 380
-CITIES, COUNTIES = 170, (3101, 1286, 2061)
-SIGMA_ZIP, SIGMA, NU = 0.02, 0.05, 2.5
+# Number of cities.
+CITIES = 170
+# Ids of the counties.
+COUNTIES = (3101, 1286, 2061)
+# Sd of the zip effects, in units of logerror.
+SIGMA_ZIP = 0.02
+# Scale of the Student-t noise, in units of logerror.
+SIGMA = 0.05
+# Its degrees of freedom.
+NU = 2.5
+# Linear part of logerror at the population means of the predictors.
 INTERCEPT = 0.01
-# Per population sd of area, bathrooms and year.
+# Slopes of area, bathrooms and year, for each population sd.
 SLOPES = (0.012, -0.006, 0.005)
+# Sd of the nonlinear part, in units of logerror.
 BEND = 0.015
-# Mean and sd of the same in the population.
+# Mean and sd in the population of area in square feet, number of bathrooms and year.
 POPULATION = ((1800.0, 850.0), (2.4, 0.9), (1968.0, 23.0))
+# Parcels that are written at once.
 _BATCH = 100_000
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What generated the sales.
+    """The parameters that generated the sales.
 
     Attributes:
-        intercept: at zero of the raw predictors.
-        slopes: by predictor, per raw unit.
-        zips: zip to its effect; their sd is `sigma_zip`.
-        sigma, nu: scale and degrees of freedom of the noise.
+        intercept: where the unscaled predictors are zero.
+        slopes: by predictor, for each unit of the unscaled predictor.
+        zips: effects by zip code.
+        sigma_zip: sd of the distribution of these effects.
+        sigma: scale of the noise.
+        nu: degrees of freedom of the noise.
     """
 
     intercept: float
@@ -50,7 +64,7 @@ class Truth:
     nu: float
 
     def scaled(self, scales: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-        """Coefficients of predictors scaled by these means and sds."""
+        """Intercept and slopes for predictors that are scaled by these means and sds."""
         out = {"Intercept": self.intercept}
         for name, (mean, sd) in scales.items():
             out[name] = self.slopes[name] * sd
@@ -65,14 +79,14 @@ def generate(
     seed: int = 0,
     parcels: int | None = None,
 ) -> Truth:
-    """Write the two files and return what generated them.
+    """Write the two files and return the parameters that generated them.
 
     Args:
         properties: where to write the parcels; an existing file is replaced.
         transactions: where to write the sales.
-        sales: rows of the second file; one parcel in two hundred is sold twice.
-        seed: of everything.
-        parcels: rows of the first file; by default a tenth more than there are sales.
+        sales: number of sales; one in two hundred is of a parcel already sold.
+        seed: of all random numbers.
+        parcels: number of parcels; by default a tenth more than were sold.
     """
     rng = np.random.default_rng(seed)
     sold = max(2, sales - sales // 200)
@@ -120,13 +134,13 @@ def generate(
 
 
 def _linear() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Means and slopes of the predictors, per raw unit."""
+    """Population means of the predictors, and slopes for each unit of them."""
     mean, sd = np.array(POPULATION).T
     return mean, np.array(SLOPES) / sd
 
 
 def _houses(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], ...]:
-    """Area, bathrooms and year of n houses, correlated as houses are."""
+    """Area, bathrooms and year of n houses: larger and newer houses have more bathrooms."""
     size, age = rng.normal(size=n), rng.normal(size=n)
     (area_mean, area_sd), _, (year_mean, year_sd) = POPULATION
     log_sd = np.sqrt(np.log1p((area_sd / area_mean) ** 2))
@@ -139,7 +153,10 @@ def _houses(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], ...]
 
 
 def _bend(houses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A smooth nonlinear part of sd BEND, orthogonal to the predictors and the mean."""
+    """A smooth nonlinear function of area and year, (n,).
+
+    Its sd is BEND, and it is orthogonal to a constant and to the predictors.
+    """
     mean, sd = np.array(POPULATION).T
     z = (houses - mean) / sd
     bent = np.tanh(1.5 * z[:, 0]) * np.tanh(1.5 * z[:, 2]) + np.exp(-((z[:, 2] - 0.5) ** 2))
@@ -151,7 +168,7 @@ def _bend(houses: NDArray[np.float64]) -> NDArray[np.float64]:
 def _all_zips_once(
     rng: np.random.Generator, weights: NDArray[np.float64], n: int
 ) -> NDArray[np.int64]:
-    """A zip for each house, skewed; each zip has one house at least where there are enough."""
+    """The zip of each house, drawn by weight; all zips occur if there are enough houses."""
     zips = rng.choice(ZIPS, n, p=weights)
     if n > 4 * ZIPS:
         zips[rng.permutation(n)[:ZIPS]] = np.arange(ZIPS)
@@ -159,6 +176,7 @@ def _all_zips_once(
 
 
 def _zip_names() -> NDArray[np.int64]:
+    """The zip codes."""
     return 95_982 + 2 * np.arange(ZIPS)
 
 
@@ -168,7 +186,7 @@ def _properties(
     houses: NDArray[np.float64],
     zips: NDArray[np.int64],
 ) -> Frame:
-    """One batch of the properties file: what matters as given, the rest plausible."""
+    """A batch of the properties file, with plausible values in the columns that models ignore."""
     n = len(ids)
     area, bath, year = houses.T
     city = (zips * 7) % CITIES

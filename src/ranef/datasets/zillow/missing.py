@@ -1,8 +1,9 @@
-"""The sales with gaps that the post drops, kept: their missing values are parameters.
+"""Fits the Zillow sales with gaps, which the post drops, with missing values as parameters.
 
     logerror ~ mi(x) + ... + (1 | zip);   mi(x) ~ predictors without gaps + (1 | zip)
 
-The post writes this model, N(nu, sigma_N) for a missing predictor, and says it failed to build it.
+The post writes down such a model, N(nu, sigma_N) for a missing predictor, and says that its author
+failed to build it.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ _COLUMNS = (RESPONSE, *PREDICTORS, "zip")
 
 
 def formula(missing: tuple[str, ...]) -> str:
-    """The post's random intercepts, with a model of each predictor in `missing`."""
+    """The formula of the post's random intercepts, with a model of each predictor in `missing`."""
     known = [name for name in PREDICTORS if name not in missing]
     terms = [f"mi({name})" if name in missing else name for name in PREDICTORS]
     model = " + ".join([*known, "(1 | zip)"])
@@ -29,11 +30,20 @@ def formula(missing: tuple[str, ...]) -> str:
 
 
 def study(sales: Sales, family: str, *, seed: int, progress: bool) -> dict[str, Any]:
-    """The random intercepts of the post, fitted to the sales without gaps and to all of them.
+    """Fit the post's random intercepts to the sales without gaps, and to those with gaps too.
 
     Half of the sales with gaps are fitted, as half of the others are. Both fits are scored on the
-    same sales without gaps, and the second on the other half of those with gaps too, which the
-    first cannot predict.
+    same sales without gaps. The second fit is also scored on the other half of the sales with gaps,
+    which the first cannot predict.
+
+    Args:
+        sales: the prepared table.
+        family: of the response.
+        seed: of the split of the sales with gaps and of the fits.
+        progress: whether to show progress bars.
+
+    Returns:
+        The formula, numbers of sales, scores and coefficients, as JSON has them.
     """
     n = len(sales.gaps[RESPONSE])
     fitted = np.zeros(n, dtype=bool)
@@ -62,10 +72,12 @@ def study(sales: Sales, family: str, *, seed: int, progress: bool) -> dict[str, 
 
 
 def _rows(table: Any, rows: NDArray[np.bool_]) -> Table:
+    """Some rows of the columns that the models use."""
     return {name: table[name][rows] for name in _COLUMNS}
 
 
 def _scored(name: str, fit: Fit, table: Table, scored_on: str, seed: int) -> dict[str, Any]:
+    """The scores of a fit on a table."""
     tree = fit.extend("validation", data=table, new_levels="sample", seed=seed)
     rows = tree["validation"].to_dataset()
     return {
@@ -82,7 +94,7 @@ def _scored(name: str, fit: Fit, table: Table, scored_on: str, seed: int) -> dic
 
 
 def _coefficients(dropped: Fit, kept: Fit, missing: tuple[str, ...]) -> dict[str, list[float]]:
-    """Mean and sd of each effect without the sales with gaps, and with them."""
+    """Mean and sd of each parameter without the sales with gaps, then with them."""
     before, after = dropped.summary(), kept.summary()
     names = {name: f"mi({name})" if name in missing else name for name in PREDICTORS}
     return {

@@ -1,8 +1,8 @@
-"""The Zillow Prize data as the 2017 post prepared it, from Kaggle's two files.
+"""Prepares the Zillow Prize data from Kaggle's two files as the 2017 post did.
 
-Sales are joined to their parcels; columns with a quarter of nulls or more are dropped,
-then rows with a null in any column kept; three predictors and the zip code are chosen,
-half the rows are for training, and predictors are scaled by the training rows.
+Sales are joined to their parcels. Columns with a quarter of nulls or more are dropped, and then
+rows with a null in any of the other columns. Three predictors and the region ids are chosen. Half
+of the rows are for training, and predictors are scaled to mean 0 and sd 1 over these.
 """
 
 import os
@@ -20,21 +20,25 @@ from ranef.errors import ColumnError, DataError
 RESPONSE = "logerror"
 PREDICTORS = ("area_live_finished", "num_bathroom", "build_year")
 REGIONS = ("zip", "city", "county")
+# Share of nulls from which a column is dropped.
 NULL_LIMIT = 0.25
 
 
 @dataclass(frozen=True)
 class Sales:
-    """The prepared table and how it came about.
+    """The prepared table and how it was made.
 
     Attributes:
-        columns: logerror, the scaled predictors, and zip, city and county as texts, (n,).
-        train: (n,) True for the rows to fit on; the others are for validation.
-        read: sales read; joined: those whose parcel was found.
-        kept: readable names of the columns with few nulls; dropped: the others' null shares.
-        correlations: Pearson correlation with logerror, by decreasing size.
+        columns: logerror, the scaled predictors, and zip, city and county as texts, each (n,).
+        train: (n,) True for the rows to fit; the others are for validation.
+        read: number of sales in the file.
+        joined: number of sales whose parcel was found.
+        kept: readable names of the columns with few nulls.
+        dropped: shares of nulls of the other columns, by readable name.
+        correlations: Pearson correlation of each numeric column with logerror, in order of
+            decreasing absolute value.
         scales: mean and sd of each predictor over the training rows.
-        gaps: the sales that were dropped for a gap in some column, but have their zip code:
+        gaps: the sales that were dropped because of a null in some column but have a zip code:
             logerror, the scaled predictors, NaN where missing, and zip.
     """
 
@@ -50,6 +54,7 @@ class Sales:
 
     @property
     def n(self) -> int:
+        """The number of complete sales."""
         return len(self.train)
 
     def part(self, training: bool) -> dict[str, NDArray]:
@@ -64,16 +69,18 @@ def prepare(
     rows: int | None = None,
     seed: int = 0,
 ) -> Sales:
-    """Read and prepare the two files, the properties file in constant memory.
+    """Read and prepare the two files; the properties file is read in batches.
 
     Args:
         properties: Kaggle's properties_2016.csv.
         transactions: Kaggle's train_2016_v2.csv.
-        rows: use the first so many sales only.
-        seed: of the split in halves.
+        rows: number of sales to use, from the first; None for all.
+        seed: of the split into training and validation rows.
 
     Raises:
-        FileError, ColumnError, DataError: naming the file or column and what is wrong.
+        FileError: if a file cannot be read.
+        ColumnError: if a column is not in its file.
+        DataError: if the values cannot be used.
     """
     sales = read(transactions, ["parcelid", RESPONSE])
     if sales.n == 0:
@@ -98,7 +105,7 @@ def prepare(
     train = np.zeros(table.n, dtype=bool)
     train[np.random.default_rng(seed).permutation(table.n)[: table.n // 2]] = True
     columns: dict[str, NDArray] = {RESPONSE: response}
-    # Of the regions the models of sales with gaps have the zip code alone.
+    # The models of sales with gaps use only the zip code of the regions.
     left_out = ~whole & ~joined.is_missing("zip")
     others = joined.keep(left_out)
     gaps: dict[str, NDArray] = {RESPONSE: logerror[left_out]}
@@ -121,7 +128,7 @@ def prepare(
 
 
 def _parcels_sold(properties: str | os.PathLike, sales: Frame) -> Frame:
-    """The rows of the properties file whose parcel was sold, columns by readable name."""
+    """The parcels that were sold, with the readable names of their columns."""
     sold = list(sales.levels("parcelid").names)
     parts = [batch.where("parcelid", sold) for batch in scan_csv(properties)]
     if not parts:
@@ -136,7 +143,7 @@ def _parcels_sold(properties: str | os.PathLike, sales: Frame) -> Frame:
 
 
 def _join(sales: Frame, parcels: Frame) -> tuple[Frame, NDArray[np.float64]]:
-    """The parcel of every sale that has one, and the sale's logerror."""
+    """The parcel of each sale whose parcel is known, and the sale's logerror."""
     logerror = sales.numbers(RESPONSE)
     bad = ~np.isfinite(logerror)
     if bad.any():
@@ -157,6 +164,7 @@ def _join(sales: Frame, parcels: Frame) -> tuple[Frame, NDArray[np.float64]]:
 
 
 def _columns_with_few_nulls(joined: Frame) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Names of the columns to keep, and the shares of nulls of the others."""
     shares = {name: float(joined.is_missing(name).mean()) for name in joined.columns}
     kept = tuple(name for name, share in shares.items() if share < NULL_LIMIT)
     return kept, {name: share for name, share in shares.items() if share >= NULL_LIMIT}
@@ -176,6 +184,6 @@ def _correlations(
 
 
 def _whole_ids(table: Frame, name: str) -> NDArray[np.object_]:
-    """Region ids as texts; Kaggle writes 96370 as "96370.0"."""
+    """Region ids as texts without the decimals that Kaggle gives them, as in "96370.0"."""
     found = table.levels(name)
     return np.array([n.removesuffix(".0") for n in found.names], dtype=object)[found.codes]

@@ -1,4 +1,4 @@
-"""The page of `ranef zillow`: the post's story, with what its evaluation lacked."""
+"""The page of `ranef zillow`: the models of the post, with scores on held-out sales."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ _LEAD = (
     "does it differ between zip codes?"
 )
 
-# What each model adds, for its heading.
+# What each model adds to those before it; the first sentence of its section.
 _ABOUT = {
     "linear": "A Bayesian linear regression on the house's area, bathrooms and year.",
     "random_intercepts": "The same, and an intercept of its own for each zip code.",
@@ -28,7 +28,8 @@ _ABOUT = {
     "varying_slope": "Not the intercept alone but also the slope of the area varies by zip code.",
 }
 
-# Before the data the planes of the models with a linear part are the same.
+# Which draws each model's section shows. All models with a linear part have the same prior draws of
+# it, so that only the first of them shows these.
 _UNDER = {name: ("prior", "posterior") for name in ("linear", "network")} | {
     name: ("posterior",) for name in ("random_intercepts", "several_effects", "varying_slope")
 }
@@ -40,13 +41,13 @@ def page(
     result: dict[str, Any],
     beside: Mapping[str, str],
 ) -> Page:
-    """The page.
+    """Compose the page.
 
     Args:
         sales: the prepared table.
-        entries: every model of `study.FORMULAS`, fitted.
+        entries: the fitted models of `study.FORMULAS`, by name.
         result: what `ranef zillow --json` prints.
-        beside: as `Page` has it.
+        beside: titles of other pages in the same folder, by file name.
     """
     fits = {name: entry.fit for name, entry in entries.items()}
     return Page(

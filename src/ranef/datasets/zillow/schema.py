@@ -1,12 +1,20 @@
-"""Columns of the Zillow Prize's properties file: Kaggle's name, a readable one, share of nulls.
+"""Columns of the Zillow Prize's properties file: Kaggle's name, a readable name, share of nulls.
 
-The shares are those among 10,000 sales of 2016; they drive the generator alone.
+The shares of nulls are those among 10,000 sales of 2016. Only the generator uses them.
 """
 
 from typing import NamedTuple
 
 
 class PropertyColumn(NamedTuple):
+    """A column of the properties file.
+
+    Attributes:
+        kaggle: its name in the file.
+        readable: its name in the prepared table.
+        null_share: its share of nulls.
+    """
+
     kaggle: str
     readable: str
     null_share: float
@@ -76,4 +84,5 @@ COLUMNS = tuple(
     )
 )
 
+# Readable names by Kaggle's names.
 READABLE = {column.kaggle: column.readable for column in COLUMNS}

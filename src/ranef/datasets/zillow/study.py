@@ -1,7 +1,7 @@
-"""The post's three models on the prepared sales, and two it says its formulation makes easy.
+"""Fits and scores the post's three models, and two that it says its formulation makes easy.
 
-Beside them the constants that they must beat, and intercepts alone, of which the post draws
-how far pooling shrinks them.
+Beside them are constant predictions, which models must beat, and a model of intercepts alone, whose
+shrinkage the post shows.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from ranef.priors import Normal, PointEstimate
 _SUM = " + ".join(PREDICTORS)
 _NETWORK = f"nn({', '.join(PREDICTORS)}, hidden=[5], activation='tanh', l2=0.001)"
 
-# Of this one only the shrinkage of its intercepts is drawn.
+# The model whose shrinkage is shown. It is not scored.
 INTERCEPTS = "intercepts"
 
 FORMULAS = {
@@ -35,6 +35,7 @@ FORMULAS = {
 }
 SCORED = tuple(name for name in FORMULAS if name != INTERCEPTS)
 
+# The scales of the group effects of each model.
 _GROUP_SDS = {
     "linear": (),
     "random_intercepts": ("1|zip_sigma",),
@@ -50,8 +51,10 @@ class Entry:
     """One model's fit and its scores on the validation rows.
 
     Attributes:
+        name: of the model, a key of `FORMULAS`.
+        fit: on the training rows.
         mae: mean absolute error of the posterior mean of the location.
-        log_score: mean log predictive density per row.
+        log_score: mean log predictive density of a row.
         coverage_90: share of responses within their central 90% interval.
     """
 
@@ -62,6 +65,7 @@ class Entry:
     coverage_90: float
 
     def as_json(self) -> dict[str, Any]:
+        """Formula, scores and method as one object; the ELBO is None unless it was optimised."""
         return {
             "name": self.name,
             "formula": FORMULAS[self.name],
@@ -77,9 +81,10 @@ class Entry:
 
 
 def constants(sales: Sales) -> dict[str, dict[str, float]]:
-    """What predicting one number for every sale scores on the validation rows.
+    """Scores of constant predictions on the validation rows.
 
-    The number and the spread about it are the maximum-likelihood ones of the training rows.
+    The predictive distributions are normal and Student-t, with maximum-likelihood estimates from
+    the training rows. The median has a mean absolute error only.
     """
     train, valid = sales.part(True)[RESPONSE], sales.part(False)[RESPONSE]
     mean, sd = float(train.mean()), float(train.std())
@@ -98,7 +103,7 @@ def constants(sales: Sales) -> dict[str, dict[str, float]]:
 
 
 def _student(y: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Maximum-likelihood degrees of freedom, location and scale of a Student-t."""
+    """Maximum-likelihood degrees of freedom, location and scale of a Student-t distribution."""
     middle = float(np.median(y))
     spread = float(np.abs(y - middle).mean()) or 1.0
 
@@ -112,7 +117,11 @@ def _student(y: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def posted_priors(name: str) -> dict[str, Any]:
-    """The post's: N(0, 1) on common effects, noise of sd 1, group sds point estimates."""
+    """The post's priors.
+
+    They are N(0, 1) for common effects, a residual sd of 1, and point estimates of the scales of
+    group effects.
+    """
     out: dict[str, Any] = {"Intercept": Normal(0.0, 1.0), "sigma": 1.0}
     if name not in ("network", INTERCEPTS):
         out["common"] = Normal(0.0, 1.0)
@@ -141,13 +150,13 @@ def fit_model(
 
 
 def truth_table(sales: Sales, truth: Truth, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """The known truth beside each estimate and its 90% interval.
+    """The true parameters of generated sales beside their estimates and 90% intervals.
 
-    The zip effects, of which there are hundreds, are one row: the share whose interval
-    holds the truth, beside the .9 it should be.
+    The hundreds of zip effects make up one row for each model: the share whose interval contains
+    the true effect, which should be .9.
     """
     known = truth.scaled(sales.scales)
-    # Without zip effects in the model, the intercept takes up their mean over the sales.
+    # In a model without zip effects the intercept includes their mean over the sales.
     zips = np.mean([truth.zips[name] for name in sales.part(True)["zip"]])
     rows = []
     for name in ("linear", "random_intercepts", "several_effects", "varying_slope"):
@@ -181,10 +190,9 @@ def _truth_row(model: str, parameter: str, truth: float, row: Any) -> dict[str, 
 
 
 def _zip_coverage(fit: Fit, truth: Truth) -> float:
-    """Share of zips whose true effect, the mean of all included, lies in its 90% interval.
+    """Share of zips whose true effect lies in its 90% interval, both about the mean of all zips.
 
-    The level of the effects and the intercept are only known together, so each is compared
-    after the mean over the zips is taken off.
+    The mean is subtracted because the data determine only its sum with the intercept well.
     """
     draws = fit.posterior["1|zip"].to_numpy().reshape(-1, fit.posterior.sizes["zip__factor_dim"])
     names = fit.posterior["zip__factor_dim"].to_numpy()

@@ -1,4 +1,4 @@
-"""The results of `ranef zillow` as rows of texts, for the terminal and for the page."""
+"""Tables of the results of `ranef zillow`, as rows of texts, for the terminal and the page."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ Rows = list[tuple[str, ...]]
 
 
 def scores(result: dict[str, Any]) -> Rows:
-    """The constants and the models with their scores, under a head."""
+    """Scores of the constants and of the models; the first row is the head."""
     rows: Rows = [("model", "MAE", "log score", "90% covers", "method", "ELBO", "seconds")]
     for name, values in result["constants"].items():
         score = f"{values['log_score']:.4f}" if "log_score" in values else ""
@@ -27,7 +27,7 @@ def scores(result: dict[str, Any]) -> Rows:
 
 
 def missing(result: dict[str, Any]) -> Rows:
-    """The fit that keeps sales with gaps beside the one that drops them, under a head."""
+    """Scores of the fits that drop and keep sales with gaps; the first row is the head."""
     head = ("fit", "sales fitted", "scored on", "sales", "MAE", "log score", "method", "seconds")
     return [
         head,
@@ -48,7 +48,7 @@ def missing(result: dict[str, Any]) -> Rows:
 
 
 def kept(result: dict[str, Any]) -> str:
-    """A sentence about how many sales are kept, and of what was missing."""
+    """A sentence on how many sales are kept and what they lack."""
     found = result["missing"]
     gaps = ", ".join(f"{name} in {count:,}" for name, count in found["missing"].items())
     return (
@@ -58,7 +58,7 @@ def kept(result: dict[str, Any]) -> str:
 
 
 def truths(result: dict[str, Any]) -> Rows:
-    """What generated the sales beside what each model found, under a head."""
+    """True parameters of generated sales beside estimates; the first row is the head."""
     head = ("model", "parameter", "truth", "mean", "90% interval", "")
     return [
         head,

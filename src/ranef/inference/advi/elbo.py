@@ -1,9 +1,11 @@
-"""The evidence lower bound of a problem, and its gradient's samples.
+"""Monte Carlo estimates of the evidence lower bound (ELBO) of a problem.
 
     ELBO = E_q[log p(y, z) - log q(z)]
 
-Reparameterised (Kucukelbir et al., 2017), with the path derivative alone of log q, whose noise
-vanishes as q comes near the posterior (Roeder, Wu and Duvenaud, 2017).
+The samples are reparameterised (Kucukelbir et al., 2017), so that they can be differentiated in the
+variational parameters. The gradient omits the direct derivative of log q in these parameters, whose
+expectation is zero; what is left, the path derivative, has a variance that vanishes as q approaches
+the posterior (Roeder, Wu and Duvenaud, 2017).
 """
 
 from collections.abc import Mapping
@@ -22,18 +24,26 @@ from ranef.program.problem import Problem, Sites
 
 
 class Objective:
-    """The ELBO of a problem as a function of the variational parameters."""
+    """The ELBO of a problem as a function of the variational parameters.
+
+    Args:
+        problem: the model and its rows.
+        sites: its sites.
+        guide: the variational family.
+        samples: number of draws from the guide in each estimate.
+    """
 
     def __init__(self, problem: Problem, sites: Sites, guide: guides.Guide, samples: int) -> None:
         self.problem, self.sites, self.guide, self.samples = problem, sites, guide, samples
         self.data = problem.data
 
     def init(self) -> dict[str, Any]:
+        """The parameters where a search begins: "guide", and "points" for the point estimates."""
         zeros = {name: jnp.zeros_like(p.start) for name, p in self.sites.points.items()}
         return {"guide": self.guide.init(), "points": zeros}
 
     def points(self, params: Mapping[str, Any]) -> dict[str, Array]:
-        """Values of the point estimates."""
+        """Values of the point estimates by site."""
         return {
             name: p.transform(p.start + p.unit * params["points"][name])
             for name, p in self.sites.points.items()
@@ -42,13 +52,24 @@ class Objective:
     def samples_of(
         self, params: Mapping[str, Any], carried: Any, key: Array, data: Any
     ) -> tuple[Array, Any]:
-        """Log p(y, z) - log q(z) for each of `samples` draws, and what the program updated."""
+        """Unbiased samples of the ELBO, on all rows or a minibatch.
+
+        Args:
+            params: variational parameters and point estimates.
+            carried: state that the program updates, by site.
+            key: key of the random numbers.
+            data: the rows.
+
+        Returns:
+            log p(y, z) - log q(z) for each draw of z, (samples,) in nats, and the updated state.
+        """
         noise = jax.random.normal(key, (self.samples, self.guide.size))
         points = self.points(params)
         fixed = jax.lax.stop_gradient(params["guide"])
 
         def one(eps: Array, own: Array) -> tuple[Array, Any]:
-            # What has a state may draw, as dropout does: each sample on its own.
+            # A network with a state may draw random numbers, as for dropout. Each sample gets its
+            # own key.
             run = numpyro.handlers.seed(self.problem.run, own) if carried else self.problem.run
             u = self.guide.sample(params["guide"], eps)
             values, log_det = self.guide.constrain(self.guide.place(u))
@@ -62,7 +83,13 @@ class Objective:
         return values, jax.tree.map(lambda a: a[0], updated)
 
     def draw(self, params: Mapping[str, Any], key: Array, draws: int) -> dict[str, NDArray]:
-        """Draws of every latent site, (1, draws, ...)."""
+        """Draws of every latent site from the guide, (1, draws, ...) by site.
+
+        Args:
+            params: variational parameters.
+            key: key of the random numbers.
+            draws: number of draws.
+        """
 
         @jax.jit
         def all_draws(params: Any, noise: Array) -> dict[str, Array]:

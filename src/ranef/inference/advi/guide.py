@@ -1,17 +1,19 @@
-"""Gaussian guides over the unconstrained latents z = place(u).
+"""Gaussian guides (variational families) over the unconstrained latents z = place(u).
 
 "meanfield" is fully factorised: u ~ N(m, diag(s^2)).
 
-"structured" is q(theta) q(beta) q(b | theta, beta). The scales and other parameters theta have
-a full covariance, and so have the common effects beta of a predictor, in coordinates
-whitened by their cross-products. The coefficients of level j of a grouping have the posterior
-that their prior N(0, Sigma(theta)) makes of a normal likelihood with precision A_j,
+"structured" is q(theta) q(beta) q(b | theta, beta), with hyperparameters theta, common effects
+(fixed effects) beta and group effects (random effects) b. theta has a full covariance, and so have
+the common effects of each predictor, in coordinates whitened by their cross-products. The effects
+b_j of level j of a grouping have the posterior that results from their prior N(0, Sigma(theta)) and
+a normal likelihood with precision A_j:
 
     b_j = V_j (A_j + Pbar) (m_j + C_j (beta - E beta)) + V_j^1/2 noise,  V_j = (A_j + P)^-1,
 
-with P = Sigma^-1 at theta and Pbar at E theta. For a Gaussian response with known variance that
-is exact. Coefficients that did not follow their scales and correlations would make the sds of
-these several times too small: they would seem to be known as if b had been observed.
+where P is Sigma^-1 at theta, and Pbar is Sigma^-1 at E theta. A_j, m_j and C_j are variational
+parameters. For a Gaussian response with known variance this form contains the exact conditional
+posterior. If b did not depend on the scales and correlations, the sds of these in the guide would
+be several times too small, because the guide would treat b as observed.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -32,23 +34,28 @@ from ranef.program.problem import Latent, Problem
 from ranef.terms.blocks import LinearBlock
 
 _LOG_2PI = float(np.log(2 * np.pi))
+# Maximal number of entries of all C_j together; with more, group effects do not depend on beta.
 _MOST_TIES = 2_000_000
+# Maximal number of hyperparameters that get a full covariance.
 _MOST_FULL = 200
-# Below this part of its length outside the span of the others, a column is collinear.
+# A column counts as collinear if the part of it outside the span of the columns before it has less
+# than this share of its norm.
 _COLLINEAR = 1e-11
-# A column whose mean is fifty times its sd, beside an intercept.
+# Maximal condition number of the columns of a grouping, scaled to norm one. A column beside an
+# intercept reaches it if its mean is fifty times its sd.
 _WORST_CONDITION = 100.0
 
 
 @dataclass(frozen=True)
 class JointFactor:
-    """Parameters whose covariance is full: common effects of one predictor, or all scales.
+    """Parameters with a joint full covariance: common effects of a predictor, or hyperparameters.
 
     Attributes:
-        index: (1, p) places in z.
-        matrix: (p, p) upper triangular, z[index] = start[index] + unit[index] matrix u[index].
-        common: whether they are common effects, which the group effects follow linearly. Beside
-            columns with missing values scales are among them: what is missing ties all together.
+        index: (1, p) positions in z.
+        matrix: (p, p) upper triangular; z[index] = start[index] + unit[index] * (matrix u[index]).
+        common: whether the means of group effects depend linearly on these parameters, as on
+            common effects. In a model of columns with missing values all common effects and
+            hyperparameters are one such part, because the missing values make them dependent.
     """
 
     index: Array
@@ -58,11 +65,12 @@ class JointFactor:
 
 @dataclass(frozen=True)
 class LevelFactor:
-    """Coefficients of the levels of a grouping, (m, k), each level's covariance full.
+    """Effects of the m levels of a grouping, with a full covariance (k, k) within each level.
 
     Attributes:
-        index: (m, k) places in z.
-        label: of their linear block, whose prior they follow; "" where they follow none.
+        index: (m, k) positions in z.
+        label: label of the linear block whose prior covariance they depend on; "" if they depend
+            on none.
     """
 
     index: Array
@@ -71,18 +79,19 @@ class LevelFactor:
 
 @dataclass(frozen=True)
 class Guide:
-    """The form of q; its numbers are the variational parameters of `init`.
+    """The variational family q; the numbers that define a member are those of `init`.
 
     Attributes:
         size: length of z and of u.
         start: (size,) z at u = 0.
         unit: (size,) step of z for a step of one in u.
         width: (size,) sd of u where the search begins.
-        shared, grouped: the parts that are not factorised; none under "meanfield".
-        following: whether group effects follow their prior's parameters and common effects.
-        split: a flat z to a dict by site.
+        shared: parts with a joint full covariance; none under "meanfield".
+        grouped: group effects with a full covariance within levels; none under "meanfield".
+        following: whether group effects depend on hyperparameters and common effects.
+        split: function from a flat z to a dict by site.
         latents: the sites.
-        blocks: values of the sites to the linear blocks.
+        blocks: function from the values of the sites to the linear blocks.
     """
 
     size: int
@@ -97,10 +106,16 @@ class Guide:
     blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
 
     def init(self) -> dict[str, Any]:
-        """Variational parameters, in units of the coordinates."""
+        """The variational parameters where a search begins.
+
+        Returns:
+            "loc" (size,), the means of u; "rho" (size,), whose softplus are the scales; "lower",
+            the strictly lower triangles of the Cholesky factors of each part, in units of the
+            scales; "ties", the C_j of each grouping, (m, k, p), with p = 0 if group effects do not
+            depend on beta.
+        """
         kind = self.start.dtype
         common = sum(part.index.size for part in self.shared if part.common)
-        # C takes as many numbers as there are coefficients times common effects.
         ties = common * sum(part.index.size for part in self.grouped)
         tied = self.following and ties <= _MOST_TIES
         return {
@@ -116,7 +131,7 @@ class Guide:
         }
 
     def _factors(self, params: Mapping[str, Any]) -> list[Array]:
-        """L of every shared part, (1, p, p): the diagonal the scale, rows in proportion to it."""
+        """Cholesky factors diag(scale) (I + lower) of the shared parts' covariances, (1, p, p)."""
         scale = jax.nn.softplus(params["rho"])
         return [
             _unit_lower(lower) * scale[part.index][..., None]
@@ -124,8 +139,8 @@ class Guide:
         ]
 
     def _given(self, params: Mapping[str, Any], u: Array) -> Iterator[tuple[Array, Array]]:
-        """Mean (m, k) of each grouping's coefficients given the rest of u, and the Cholesky
-        factor (m, k, k) of their precision."""
+        """Mean (m, k) and Cholesky factor (m, k, k) of the precision of the effects of each
+        grouping, given the rest of u."""
         scale = jax.nn.softplus(params["rho"])
         away = u - params["loc"]
         common = [away[part.index[0]] for part in self.shared if part.common]
@@ -145,7 +160,7 @@ class Guide:
             yield mean, root
 
     def _precisions(self, u: Array) -> dict[str, Array]:
-        """Prior precision (k, k) of the coefficients of each grouping that follows its prior."""
+        """P = Sigma^-1 (k, k) by label, in units of u, of groupings that depend on their prior."""
         followed = {part.label: part.index[0] for part in self.grouped if part.label}
         if not (followed and self.following):
             return {}
@@ -157,7 +172,7 @@ class Guide:
         return out
 
     def sample(self, params: Mapping[str, Any], noise: Array) -> Array:
-        """U from standard normal noise (size,): softplus scales, reparameterised."""
+        """A draw of u, (size,), as a differentiable function of standard normal noise (size,)."""
         u = params["loc"] + jax.nn.softplus(params["rho"]) * noise
         for part, factor in zip(self.shared, self._factors(params), strict=True):
             step = product(factor, noise[part.index])
@@ -167,7 +182,7 @@ class Guide:
         return u
 
     def place(self, u: Array) -> Array:
-        """Z at u."""
+        """The unconstrained latents z (size,) at u (size,)."""
         z = self.start + self.unit * u
         for part in self.shared:
             moved = self.unit[part.index] * (u[part.index] @ part.matrix.T)
@@ -175,7 +190,7 @@ class Guide:
         return z
 
     def log_density(self, params: Mapping[str, Any], u: Array) -> Array:
-        """Log q(z(u)), in nats per unit of z."""
+        """Log density of z = place(u) under q, at u (size,), in nats."""
         scale = jax.nn.softplus(params["rho"])
         away = u - params["loc"]
         noise, log_det = away / scale, jnp.log(scale * self.unit)
@@ -190,7 +205,7 @@ class Guide:
         return jnp.sum(-0.5 * noise**2 - 0.5 * _LOG_2PI - log_det)
 
     def constrain(self, z: Array) -> tuple[dict[str, Array], Array]:
-        """The sites at z, and log |d site / d z|."""
+        """The values of the sites at z (size,), and log |d site / d z|."""
         values, log_det = {}, jnp.zeros(())
         for name, u in self.split(z).items():
             transform = self.latents[name].transform
@@ -200,7 +215,7 @@ class Guide:
 
 
 def _unit_lower(lower: Array) -> Array:
-    """Lower triangular with ones on the diagonal."""
+    """The strictly lower triangle of a matrix plus the identity."""
     return jnp.tril(lower, -1) + jnp.eye(lower.shape[-1])
 
 
@@ -212,15 +227,23 @@ def build(
     points: Collection[str] = (),
     following: bool = True,
 ) -> Guide:
-    """The guide of that kind: "meanfield" or "structured".
+    """Builds the guide of a problem.
 
-    A grouping whose scales are among the point estimates, `points`, does not follow its prior.
+    Args:
+        kind: "meanfield" or "structured".
+        latents: the sites.
+        problem: the model and its rows.
+        points: names of the point estimates. A grouping with a scale among them does not depend
+            on its prior covariance.
+        following: whether group effects depend on hyperparameters and common effects. Under
+            minibatches this should be off: the signal that determines the dependence is then weak
+            beside the noise, and a wrong dependence makes the scales far too certain.
 
-    Under minibatches, `following` should be off: what says how group effects follow the scales
-    is so faint beside the noise that a wrong following makes the scales far too certain.
+    Raises:
+        DataError: for a grouping with nearly collinear columns, under "structured".
     """
-    # In the program's order: where coefficients then lie side by side as their columns do, a
-    # step compiles to a plain product and runs several times as fast.
+    # z has the order of the program. Coefficients are then adjacent if their columns are, and a
+    # step compiles to a plain matrix product, which is several times as fast.
     start, separate = ravel_pytree([latent.start for latent in latents.values()])
     unit, _ = ravel_pytree([latent.unit for latent in latents.values()])
 
@@ -228,8 +251,9 @@ def build(
         return dict(zip(latents, separate(z), strict=True))
 
     shared, grouped = _parts(latents, problem, points) if kind == "structured" else ([], [])
-    # About as narrow as n rows, or the rows of one level, will make it. From too narrow a scale
-    # grows at once; from too wide, the noise of a minibatch drowns what would shrink it.
+    # About the posterior sd given n rows, or given the rows of one level. A scale that begins too
+    # narrow grows quickly. One that begins too wide shrinks slowly, because of the noise of
+    # minibatches.
     width = np.concatenate(
         [
             np.zeros(0),
@@ -256,8 +280,11 @@ def build(
 def _parts(
     latents: Mapping[str, Latent], problem: Problem, points: Collection[str]
 ) -> tuple[list[JointFactor], list[LevelFactor]]:
-    """The linear blocks as parts of the guide. One that all rows share is whitened by s R^-1
-    with R'R = X'X / n: a step of one in u moves the predictor by the response's spread s."""
+    """The joint and the level parts of a "structured" guide, from the linear blocks.
+
+    Common effects are whitened by s R^-1 with R'R = X'X / n, where s is the residual scale: a step
+    of one in u changes the predictor by s, in root mean square over the rows.
+    """
     places = _places(latents)
 
     @jax.jit
@@ -266,7 +293,7 @@ def _parts(
 
     shared: list[JointFactor] = []
     grouped: list[LevelFactor] = []
-    # The common effects of one predictor, whichever terms they are of.
+    # Common effects by predictor, over all of its terms.
     together: dict[str, list[tuple[NDArray, NDArray, NDArray]]] = {}
     rest = set(latents)
     for label, block in blocks().items():
@@ -285,7 +312,8 @@ def _parts(
         unit = np.concatenate([np.ravel(latents[name].unit) for name in names])
         columns = np.asarray(block.columns, dtype=np.float64)[:, used]
         together.setdefault(problem.predicts[label], []).append((index, unit, columns))
-    # Where values of columns are missing, all that the rows share is known through each other.
+    # In a model of columns with missing values all predictors and hyperparameters are dependent,
+    # and make one part with the key "".
     joint: dict[str, list[tuple[NDArray, NDArray]]] = {}
     for parameter, parts in together.items():
         index, unit = (np.concatenate([p[i] for p in parts], axis=-1) for i in (0, 1))
@@ -307,7 +335,7 @@ def _parts(
 
 
 def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
-    """Where each site lies in the flat z."""
+    """Positions of each site in the flat z."""
     out, first = {}, 0
     for name, latent in latents.items():
         size = int(np.size(latent.start))
@@ -317,7 +345,10 @@ def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
 
 
 def _whitening(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R^-1 of the QR of x / sqrt(n). A column that the others make up counts by its own size."""
+    """R^-1 (k, k) from the QR decomposition of x / sqrt(n), x (n, k).
+
+    For a column that is a combination of those before it, the row of R is that of the identity.
+    """
     n, k = x.shape
     size = np.linalg.norm(x, axis=0) / np.sqrt(n)
     size[size == 0] = 1.0
@@ -329,10 +360,10 @@ def _whitening(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _refuse_collinear(label: str, block: LinearBlock) -> None:
-    """Coefficients of one level that the columns cannot tell apart would not be found.
+    """Refuses a grouping with nearly collinear columns, for which the search would not converge.
 
     Raises:
-        DataError: naming the term, with the remedy.
+        DataError: for such a grouping, with the name of the term and the remedy.
     """
     x = np.asarray(block.columns, dtype=np.float64)
     size = np.linalg.norm(x, axis=0)

@@ -1,4 +1,9 @@
-"""Stochastic ascent of an ELBO, in windows of steps and stages of shrinking ones."""
+"""Stochastic gradient ascent of an ELBO, with a step size that shrinks in stages.
+
+Steps are taken in windows of fixed length. A stage ends when the mean ELBO of a window no longer
+rises beyond its Monte Carlo noise; the next stage multiplies the step size by `DECAY`. The result
+is the average of the parameters over the last stage (Polyak and Juditsky, 1992).
+"""
 
 import math
 from collections.abc import Mapping
@@ -17,18 +22,35 @@ from ranef.errors import DataError, OptionError
 from ranef.inference.advi.elbo import Objective
 from ranef.inference.checkpoint import Checkpoint, filled, flat
 
-# Steps between two looks at the ELBO; the compiled loop runs this many at a time.
+# Steps in a window, which is one call of the compiled loop.
 WINDOW = 50
-# How far the step size falls, and how many times, before the search ends.
-DECAY, STAGES = 0.2, 4
-# Passes over the rows that the average of the last stage spans, under minibatches.
+# Factor of the step size from one stage to the next.
+DECAY = 0.2
+# Number of stages.
+STAGES = 4
+# Minimal length of the last stage under minibatches, in passes over the rows. The average over so
+# many passes is off by about a tenth of a posterior sd.
 PASSES = 100
-# Steps of an earlier stage at least, under minibatches.
+# Minimal length of any stage under minibatches, in steps. Before that the ELBO is too noisy to tell
+# whether a stage is over.
 LEAST = 600
 
 
 @dataclass(frozen=True)
 class AscentResult:
+    """Result of a search.
+
+    Attributes:
+        params: variational parameters and point estimates, averaged over the last stage.
+        carried: state that the program updates, by site.
+        converged: whether all stages ended by themselves.
+        message: how the search ended, as a sentence.
+        steps: number of steps.
+        trace: (steps,) the ELBO estimate of each step in nats, NaN for a rejected one.
+        resumed_from: step at which a checkpoint was taken up; None without one.
+        interrupted: whether the user ended the search.
+    """
+
     params: Any
     carried: Any
     converged: bool
@@ -40,24 +62,28 @@ class AscentResult:
 
 
 class Search:
-    """Stochastic ascent in windows of steps.
+    """Stochastic gradient ascent of one objective.
 
-    A stage ends when the mean ELBO of two windows in a row has stopped rising beyond its
-    noise; the next takes smaller steps. The answer is the average over the last stage.
+    A stage ends when two windows in a row have no higher mean ELBO than the window before them,
+    beyond the noise. The result is the average of the parameters over the last stage.
+
+    Args:
+        objective: the ELBO.
+        optimizer: any optax optimizer that takes gradients alone.
+        batch: rows of a minibatch; the number of rows for steps on all of them.
     """
 
     def __init__(
         self, objective: Objective, optimizer: optax.GradientTransformation, batch: int
     ) -> None:
         self.objective, self.optimizer, self.batch = objective, optimizer, batch
-        # Under minibatches the ELBO is too noisy to say when a stage is over before so many
-        # steps. An average over PASSES passes is off by about a tenth of a posterior sd.
         n = objective.problem.n
         last = math.ceil(PASSES * n / batch)
         self.least = [*[LEAST] * (STAGES - 1), max(LEAST, last)] if batch < n else [0] * STAGES
         self.window = jax.jit(self._window)
 
     def _step(self, carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, tuple]:
+        """One step, rejected if it is idle or not finite; the new carry, and a record of it."""
         params, moments, carried, total = carry
         key, active, factor = inputs
         pick, noise = jax.random.split(key)
@@ -87,13 +113,22 @@ class Search:
     def _window(
         self, carry: Any, key: Array, number: Array, size: Array, factor: Array
     ) -> tuple[Any, tuple]:
-        """`size` steps of the window of that number, the rest of it idle."""
+        """The window of this `number`: `size` steps, and idle ones up to its fixed length."""
         keys = jax.random.split(jax.random.fold_in(key, number), WINDOW)
         active = jnp.arange(WINDOW) < size
         return jax.lax.scan(self._step, carry, (keys, active, jnp.full(WINDOW, factor)))
 
     def estimate(self, found: AscentResult, key: Array, windows: int = 2) -> tuple[float, float]:
-        """The ELBO at what was found and its standard error, from windows of idle steps."""
+        """The ELBO at the result of a search, from windows of idle steps.
+
+        Args:
+            found: the result.
+            key: key of the random numbers.
+            windows: number of windows.
+
+        Returns:
+            The estimate in nats, and its Monte Carlo standard error.
+        """
         carry = self._start(found.params, found.carried)
         still = np.float32(0.0)
         records = [
@@ -101,18 +136,25 @@ class Search:
         ]
         values = np.concatenate([np.asarray(r, dtype=np.float64) for r in records])
         finite = values[np.isfinite(values)]
-        # Now and then a draw from far out may fail; if half of them do, the answer has.
+        # A rare draw from the tails may be not finite and is left out. If more than half are not
+        # finite, the estimate is not finite either.
         values = finite if len(finite) >= len(values) / 2 else values
         with np.errstate(over="ignore"):
             return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
 
     def _start(self, params: Any, carried: Any) -> Any:
-        # One type throughout, so that the loop is compiled once.
+        """The carry of the loop at these parameters, with a new optimizer state."""
+        # Arrays with explicit types, so that the loop is compiled once.
         params, carried = jax.tree.map(lambda a: jnp.asarray(a, a.dtype), (params, carried))
         zeros = jax.tree.map(jnp.zeros_like, params)
         return (params, self.optimizer.init(params), dict(carried), zeros)
 
     def begin(self) -> "Progress":
+        """The progress of a search before its first step.
+
+        Raises:
+            OptionError: for an optimizer that needs more than gradients.
+        """
         params = self.objective.init()
         try:
             jax.eval_shape(self.optimizer.update, params, self.optimizer.init(params), params)
@@ -124,6 +166,19 @@ class Search:
         return Progress(self._start(params, self.objective.sites.carried))
 
     def run(self, key: Array, steps: int, checkpoint: Checkpoint, progress: bool) -> AscentResult:
+        """Runs the search until its last stage ends; an interrupt by the user ends it early.
+
+        Args:
+            key: key of the random numbers.
+            steps: maximal number of steps.
+            checkpoint: file from which the search resumes, and to which it writes its progress.
+            progress: whether to show a bar on standard error.
+
+        Raises:
+            DataError: if no step of a window has a finite ELBO and gradient.
+            FileError: for a checkpoint that cannot be read or belongs to another fit.
+            OptionError: for an optimizer that needs more than gradients.
+        """
         at, kept = self.begin(), checkpoint.load()
         resumed = None
         if kept is not None:
@@ -163,7 +218,7 @@ class Search:
         )
 
     def _advance(self, at: "Progress", key: Array, size: int) -> None:
-        """One window of `size` steps, and whether a stage is over."""
+        """Runs a window of `size` steps, and begins the next stage if this one is over."""
         factor, number = np.float32(DECAY**at.stage), np.int32(at.windows)
         carry, record = self.window(at.carry, key, number, np.int32(size), factor)
         elbo, finite, taken = (np.asarray(r)[:size] for r in record)
@@ -177,7 +232,7 @@ class Search:
         at.averaged += int(taken.sum())
         at.trace = np.append(at.trace, np.where(finite, elbo, np.nan))
         good = elbo[finite].astype(np.float64)
-        # The noise of numbers whose squares overflow is infinite.
+        # Squares of very large numbers overflow, and make the noise infinite.
         with np.errstate(over="ignore"):
             now = [float(good.mean()), float(good.std()) / math.sqrt(len(good))]
         at.means = np.vstack([at.means, now])
@@ -191,16 +246,19 @@ class Search:
 
 @dataclass
 class Progress:
-    """Where the search is, between windows.
+    """State of a search between windows.
 
     Attributes:
-        carry: parameters, the optimizer's moments, what the program updates, and the sum of
+        carry: parameters, state of the optimizer, state that the program updates, and the sum of
             the parameters over the stage.
-        done, skipped, averaged: steps in all, of those not finite, and those in the sum.
-        windows, stage, quiet: how many windows there were, the stage, and how many windows in
-            a row have not risen.
-        means: (windows of the stage, 2) mean ELBO and its noise.
-        trace: (done,) the ELBO of every step.
+        done: number of steps.
+        skipped: number of steps rejected because they were not finite.
+        averaged: number of steps in the sum of parameters.
+        windows: number of windows.
+        stage: number of finished stages.
+        quiet: number of windows in a row whose mean ELBO has not risen.
+        means: (windows of the stage, 2) mean ELBO and its standard error, in nats.
+        trace: (done,) the ELBO estimate of each step in nats.
     """
 
     carry: Any
@@ -214,7 +272,7 @@ class Progress:
     trace: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def arrays(self) -> dict[str, Any]:
-        """As a checkpoint holds them."""
+        """The progress as named arrays, for a checkpoint."""
         counts = [self.done, self.skipped, self.averaged, self.windows, self.stage, self.quiet]
         return {
             **flat("carry", self.carry),
@@ -224,16 +282,16 @@ class Progress:
         }
 
     def at(self, arrays: Mapping[str, NDArray]) -> "Progress":
-        """The progress of which a checkpoint holds these, whose trees are as this one's."""
+        """The progress that a checkpoint holds; its trees have the structure of this one's."""
         counts = [int(count) for count in arrays["counts"]]
         carry = filled("carry", self.carry, arrays)
         return Progress(carry, *counts, means=arrays["means"], trace=arrays["trace"])
 
 
 def _has_stopped(means: NDArray[np.float64]) -> bool:
-    """Whether the last window is no better than the one before, beyond their noise."""
+    """Whether the mean ELBO of the last window has not risen by two standard errors."""
     if len(means) < 2:
         return False
     (before, noise_before), (now, noise) = means[-2:]
-    # Of noise that is infinite nothing is known.
+    # With infinite noise the ELBO cannot be compared.
     return bool(now - before < 2 * math.hypot(noise, noise_before) < math.inf)

@@ -1,1 +1,1 @@
-"""Block coordinate ascent: networks by minibatches, the linear rest in closed form."""
+"""Block coordinate ascent: networks and matrix factors, with the linear terms in closed form."""

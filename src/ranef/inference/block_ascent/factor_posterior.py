@@ -1,17 +1,21 @@
-"""q of the factors of a table: normal by level, each side in closed form given the other.
+"""Variational Bayesian matrix factorization by coordinate ascent (Lim and Teh, 2007).
 
-With r_i what is left of the response of row i, w_i its weight and beta = 1 / sigma^2,
+A term u_j' v_m has factors u_j ~ N(0, diag(tau^2)) and v_m ~ N(0, I) of rank K for the J levels of
+one grouping and the M levels of another. The approximation is q(u) q(v) q(tau), normal for each
+level. Let r_i be the residual of row i after all other terms, w_i the weight of the row and
+beta = 1 / sigma^2. The optimum of each part given the others is
 
     q(u_j) = N(m_j, C_j),   C_j^-1 = E diag(tau^-2) + beta sum_(i of j) w_i E v v',
                             C_j^-1 m_j = beta sum_(i of j) w_i r_i E v,
 
-v being that of row i's level on the other side; likewise q(v), whose prior is N(0, I); and
+where v is the factor of row i's level in the other grouping; q(v) follows in the same way with
+prior precision I; and
 
-    q(tau_k) ~ p(tau_k) tau_k^-J exp(-sum_j E u_jk^2 / (2 tau_k^2)),
+    q(tau_k) ~ p(tau_k) tau_k^-J exp(-sum_j E u_jk^2 / (2 tau_k^2)).
 
-each the optimum given the others (Lim and Teh, 2007). Turning u to A u and v to A'^-1 v leaves what
-the rows say as it is and moves the priors' part of the bound: the best A is known in closed form
-(Luttinen and Ilin, 2010), and without it the sweeps would take hundreds of steps to get there.
+Replacing u by A u and v by A'^-1 v leaves the likelihood unchanged and changes only the part of the
+bound (ELBO) that comes from the priors. The best A is known in closed form (Luttinen and Ilin,
+2010). Without this rotation, the sweeps would take hundreds of steps to reach it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,21 +35,25 @@ from ranef.terms.blocks import Bilinear
 
 Array = NDArray[np.float64]
 
-# Products of the table with itself that lead to where the search begins.
+# Steps of subspace iteration towards the singular vectors where the search begins.
 _POWERS = 8
-# Points of log tau, coarse and fine, and how far the coarse ones reach from their middle.
-_COARSE, _FINE, _REACH = 801, 801, 12.0
-# Draws that memory is taken for at once: 3.2 GB of them.
+# Number of points of the coarse grid of log tau, which finds the mode.
+_COARSE = 801
+# Number of points of the fine grid of log tau, which represents q(tau).
+_FINE = 801
+# Half the width of the coarse grid, in units of log tau.
+_REACH = 12.0
+# Maximal size of an array of draws, in numbers of 8 bytes: 3.2 GB.
 _REALISED = 400_000_000
 
 
 @dataclass(frozen=True)
 class FactorPosterior:
-    """The factors of the levels of one grouping.
+    """Normal approximation of the factors of one grouping, independent between levels.
 
     Attributes:
-        mean: (J, K).
-        covariance: (J, K, K).
+        mean: (J, K) mean for each level.
+        covariance: (J, K, K) covariance for each level.
     """
 
     mean: Array
@@ -53,26 +61,28 @@ class FactorPosterior:
 
     @property
     def second(self) -> Array:
-        """E u u' of each level, (J, K, K)."""
+        """E u u' for each level, (J, K, K)."""
         return self.mean[:, :, None] * self.mean[:, None] + self.covariance
 
     def turned(self, a: Array) -> "FactorPosterior":
-        """Of A u."""
+        """The distribution of A u, for a matrix A (K, K)."""
         return FactorPosterior(self.mean @ a.T, a @ self.covariance @ a.T)
 
     def entropy(self) -> float:
-        """Of q in nats, less K / 2 log(2 pi) for each level."""
+        """Entropy of q in nats, without the constant K / 2 log(2 pi) for each level."""
         log_det = np.linalg.slogdet(self.covariance)[1].sum()
         return 0.5 * (float(log_det) + self.mean.size)
 
 
 @dataclass(frozen=True)
 class ScalePosterior:
-    """q(tau), component by component.
+    """q(tau) on a grid, independent between the K components.
 
     Attributes:
-        log_tau, mass: (K, G) points of log tau and their probabilities.
-        bound: what tau and the prior of u add to the bound, u's entropy aside and 2 pi left out.
+        log_tau: (K, G) points of log tau.
+        mass: (K, G) their probabilities.
+        bound: the part of the ELBO that comes from tau and the prior of u, without the entropy of u
+            and without the constant J K / 2 log(2 pi), in nats.
     """
 
     log_tau: Array
@@ -81,7 +91,14 @@ class ScalePosterior:
 
     @classmethod
     def of(cls, prior: Prior, squares: Array, levels: int) -> "ScalePosterior":
-        """From sum_j E u_jk^2 (K,) and J."""
+        """The optimal q(tau) given q(u).
+
+        Args:
+            prior: prior of each tau_k. A fixed value or a point estimate gives a grid of one
+                point, for a point estimate the maximum likelihood value.
+            squares: (K,) sum_j E u_jk^2.
+            levels: J.
+        """
         squares = np.maximum(squares, np.finfo(np.float64).tiny)
         if isinstance(prior, priors.Fixed):
             at = np.full((len(squares), 1), np.log(prior.value))
@@ -94,11 +111,12 @@ class ScalePosterior:
 
     @classmethod
     def _free(cls, prior: Prior, squares: Array, levels: int) -> "ScalePosterior":
+        """`of` for a prior that is a distribution."""
         low = getattr(prior, "lower", 0.0)
         high = 1.0 if isinstance(prior, priors.Beta) else getattr(prior, "upper", np.inf)
 
         def density(log_tau: Array) -> Array:
-            """Of log tau, not normalised."""
+            """Unnormalised log density of log tau, (K, G)."""
             tau = np.exp(log_tau)
             with np.errstate(all="ignore"):
                 own = log_density(prior, tau)[0] + log_tau
@@ -121,20 +139,22 @@ class ScalePosterior:
 
     @property
     def precision(self) -> Array:
-        """E tau^-2, (K,)."""
+        """E tau^-2 of each component, (K,)."""
         return (self.mass * np.exp(-2 * self.log_tau)).sum(axis=1)
 
     @property
     def mean(self) -> Array:
+        """E tau of each component, (K,)."""
         return (self.mass * np.exp(self.log_tau)).sum(axis=1)
 
     @property
     def sd(self) -> Array:
+        """Posterior sd of the tau of each component, (K,)."""
         square = (self.mass * np.exp(2 * self.log_tau)).sum(axis=1)
         return np.sqrt(np.maximum(square - self.mean**2, 0.0))
 
     def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """(size, K)."""
+        """Draws of tau by inversion of the distribution on the grid, (size, K)."""
         uniform = rng.random((len(self.mass), size))
         columns = [
             log_tau[np.searchsorted(np.cumsum(mass), own).clip(max=len(mass) - 1)]
@@ -144,11 +164,11 @@ class ScalePosterior:
 
 
 class RatingsTable:
-    """The rows of one term, gathered to the pairs of levels that occur.
+    """The rows of one term, summed over the pairs of levels that occur.
 
     Args:
-        term: whose rows they are.
-        weights: (n,) of the rows, or None.
+        term: the term, with the levels of each row.
+        weights: (n,) weights of the rows, or None for weights of one.
     """
 
     def __init__(self, term: Bilinear, weights: Array | None) -> None:
@@ -160,14 +180,22 @@ class RatingsTable:
         self._sums = self._matrix(self.weights)
 
     def _matrix(self, values: Array) -> Any:
-        """Sums of numbers of the rows, (J, M) sparse."""
+        """Sums of `values` (n,) over the rows of each pair of levels, sparse (J, M)."""
         data = np.bincount(self._place, values, len(self._pairs))
         starts = np.searchsorted(self._pairs, np.arange(self.levels[0] + 1) * self.levels[1])
         columns = self._pairs % self.levels[1]
         return sparse.csr_array((data, columns, starts), shape=self.levels)
 
     def begin(self, residual: Array, rng: np.random.Generator) -> FactorPosterior:
-        """V near the strongest right singular vectors of the table, unobserved cells zero."""
+        """The v that a search begins with: leading right singular vectors of the table.
+
+        The table has the weighted sums of residuals, and zero for pairs that do not occur. The
+        vectors are approximate (`_POWERS` steps of subspace iteration), scaled to mean square one.
+
+        Args:
+            residual: (n,) residual of each row without this term.
+            rng: generator of the random start of the iteration.
+        """
         table = self._matrix(self.weights * residual)
         v = rng.normal(size=(self.levels[1], self.rank))
         for _ in range(_POWERS):
@@ -178,12 +206,19 @@ class RatingsTable:
     def sweep(
         self, q: "TermPosterior", residual: Array, beta: float, *, held: bool = False
     ) -> "TermPosterior":
-        """U, v and, unless it is held, tau once each, given the residual of every row, (n,)."""
+        """Updates q(u), q(v) and, unless `held`, q(tau) once.
+
+        Args:
+            q: the approximation so far.
+            residual: (n,) residual of each row without this term.
+            beta: 1 / sigma^2.
+            held: whether q(tau) stays as it is.
+        """
         table = self._matrix(self.weights * residual)
         u = _side(self._sums, table, q.v, q.scales.precision, beta)
         v = _side(self._sums.T.tocsr(), table.T.tocsr(), u, np.ones(self.rank), beta)
         if not isinstance(q.prior, priors.Fixed):
-            # A tau that is integrated over a flat prior counts as one level less.
+            # With tau integrated over a flat prior, the optimal rotation has M - 1 in place of M.
             u, v = _turned(u, v, self.levels[1] - (not isinstance(q.prior, priors.PointEstimate)))
         if held:
             return replace(q, u=u, v=v)
@@ -192,7 +227,11 @@ class RatingsTable:
         return replace(q, u=u, v=v, scales=ScalePosterior.of(q.prior, squares, self.levels[0]))
 
     def moments(self, q: "TermPosterior") -> tuple[Array, Array]:
-        """Mean and variance of u'v in each row, (n,)."""
+        """Posterior mean and variance of u'v in each row, (n,) each.
+
+        For independent u and v the variance is
+        E v' C_u E v + E u' C_v E u + tr(C_u C_v).
+        """
         left, right = self._pairs // self.levels[1], self._pairs % self.levels[1]
         u, v = q.u.mean[left], q.v.mean[right]
         mean = np.einsum("pk,pk->p", u, v)
@@ -212,6 +251,15 @@ class RatingsTable:
 def _side(
     sums: Any, table: Any, other: FactorPosterior, precision: Array, beta: float
 ) -> FactorPosterior:
+    """The optimal q of one grouping's factors, given the other's.
+
+    Args:
+        sums: sparse (J, M) sums of weights.
+        table: sparse (J, M) weighted sums of residuals.
+        other: q of the other factors, M levels.
+        precision: (K,) expected prior precision.
+        beta: 1 / sigma^2.
+    """
     k = len(precision)
     gathered = (sums @ other.second.reshape(-1, k * k)).reshape(-1, k, k)
     covariance = np.linalg.inv(beta * gathered + np.diag(precision))
@@ -223,7 +271,11 @@ def _side(
 def _turned(
     u: FactorPosterior, v: FactorPosterior, size: int
 ) -> tuple[FactorPosterior, FactorPosterior]:
-    """The bound's best A: E v v' sums to `size` I, and sum_j E u u' is diagonal and falling."""
+    """The q of u and v after the rotation that maximises the bound (Luttinen and Ilin, 2010).
+
+    Afterwards sum_m E v v' = `size` I, and sum_j E u u' is diagonal with falling entries. The sign
+    of each component makes the third moment of the means of v positive.
+    """
     root = np.linalg.cholesky(v.second.sum(axis=0) / size)
     inner = root.T @ u.second.sum(axis=0) @ root
     axes = np.linalg.eigh(0.5 * (inner + inner.T))[1][:, ::-1]
@@ -234,11 +286,13 @@ def _turned(
 
 @dataclass(frozen=True)
 class TermPosterior:
-    """q of one term.
+    """q(u) q(v) q(tau) of one term.
 
     Attributes:
-        u, v, scales: its parts.
-        prior: of tau.
+        u: q of the factors of the first grouping.
+        v: q of the factors of the second grouping.
+        scales: q(tau).
+        prior: prior of tau.
     """
 
     u: FactorPosterior
@@ -250,7 +304,14 @@ class TermPosterior:
     def begin(
         cls, table: RatingsTable, prior: Prior, residual: Array, seed: list[int]
     ) -> "TermPosterior":
-        """Where a search begins: u is unknown, v near singular vectors."""
+        """The q that a search begins with: v near singular vectors, u with mean zero.
+
+        Args:
+            table: the rows.
+            prior: prior of tau.
+            residual: (n,) residual of each row without this term.
+            seed: seed of the random start of the singular vectors.
+        """
         v = table.begin(residual, np.random.default_rng(seed))
         size = np.sqrt(np.average(residual**2, weights=table.weights))
         levels, k = table.levels[0], table.rank
@@ -261,7 +322,7 @@ class TermPosterior:
 
     @property
     def bound(self) -> float:
-        """-KL(q || prior) of u, v and tau, in nats."""
+        """-KL(q || prior) of u, v and tau in nats; the constants in 2 pi cancel."""
         squares = np.einsum("mk,mk->", self.v.mean, self.v.mean)
         squares += np.einsum("mkk->", self.v.covariance)
         return self.scales.bound + self.u.entropy() + self.v.entropy() - 0.5 * float(squares)
@@ -269,13 +330,13 @@ class TermPosterior:
 
 @dataclass(frozen=True)
 class FactorDraws:
-    """Draws of factors of the levels that are asked for alone, as `LevelDraws`.
+    """Draws of the factors of requested levels only, as `LevelDraws`.
 
     Attributes:
-        sides: mean (J, K) and root of the covariance (J, K, K) of each level, by site.
-        draws: how many.
-        seed: of the noise, which belongs to the level.
-        chains: that the draws lie in, one after the other.
+        sides: by site, mean (J, K) and square root of the covariance (J, K, K) for each level.
+        draws: number of draws, all chains together.
+        seed: seed of the noise. The noise of a level depends on this and the level only.
+        chains: number of chains that the draws are divided into.
     """
 
     sides: Mapping[str, tuple[Array, Array]]
@@ -287,22 +348,24 @@ class FactorDraws:
     def of(
         cls, sides: Mapping[str, FactorPosterior], draws: int, seed: int, chains: int = 1
     ) -> "FactorDraws":
+        """Draws from the posterior `sides` of the factors, by site."""
         roots = {name: _root(side.covariance) for name, side in sides.items()}
         both = {name: (side.mean, roots[name]) for name, side in sides.items()}
         return cls(both, draws, seed, chains)
 
     @property
     def sites(self) -> tuple[str, ...]:
+        """Names of the sites."""
         return tuple(self.sides)
 
     def at(self, levels: Mapping[str, NDArray]) -> dict[str, Array]:
-        """Of some levels of each site, (chain, draw, m, K)."""
+        """Draws of the levels (m,) of each site in `levels`, (chain, draw, m, K)."""
         out, each = {}, self.draws // self.chains
         for stream, (name, (mean, root)) in enumerate(self.sides.items()):
             if name in levels:
                 own = np.asarray(levels[name], np.int64)
                 k = mean.shape[1]
-                # Apart from the streams of the exact method's factors.
+                # The offset keeps these streams apart from those of the exact method's factors.
                 noise = CounterRNG(self.seed, 1_000_000 + stream).of(own, self.draws * k)
                 z = noise.reshape(len(own), self.draws, k)
                 drawn = mean[own][None] + np.einsum("jkl,jsl->sjk", root[own], z)
@@ -311,20 +374,20 @@ class FactorDraws:
 
 
 def _root(covariance: Array) -> Array:
-    """Symmetric roots: a component without use has next to no variance."""
+    """Symmetric square roots (J, K, K), which exist for nearly singular covariances too."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0.0))[:, None]) @ vectors.transpose(0, 2, 1)
 
 
 class LazyFactorDraws(Mapping[str, Array]):
-    """Draws by site, those of the factors of every level made when they are asked for.
+    """Draws by site; those of the factors of all levels are made on request.
 
     Args:
-        drawn: the factors.
-        beside: draws of all other sites.
+        drawn: draws of the factors.
+        beside: mappings with draws of all other sites.
 
     Raises:
-        OptionError: for more of them than memory is taken for.
+        OptionError: on request of a site whose draws would take more than 3.2 GB.
     """
 
     def __init__(self, drawn: FactorDraws, beside: Sequence[Mapping[str, Any]]) -> None:

@@ -1,12 +1,13 @@
-"""What the linear blocks of any family say while its networks are held.
+"""Closed-form step of block ascent for any family: the linear blocks given the networks.
 
-As ``lmm_step`` for a Gaussian model: hyperparameters at the mode of their posterior, the
-coefficients' posterior given these the nearest normal one (``glmm.gaussian_approximation``). The
-networks then take steps on
+The step computes the mode of the posterior of the hyperparameters theta (scales, correlations,
+family parameters) and, at this mode, the variational Gaussian approximation q of the coefficients
+(``glmm.gaussian_approximation``). The networks then take gradient steps on
 
     -mean_i E log p(y_i | f(x_i; w) + r_i),     r_i ~ N(m_i, C_i)
 
-r_i being what the linear blocks add to the predictors of row i.
+where r_i is the contribution of the linear blocks to the predictors of row i under q.
+``lmm_step`` is the same step for a Gaussian response.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,34 +35,42 @@ from ranef.program.problem import Batch, Problem
 
 Array = NDArray[np.float64]
 
-# Nodes of the averages behind a step.
+# Gauss-Hermite nodes of the loss of a gradient step for one predictor. Several predictors use a
+# rule of degree three.
 _NODES = 3
-# What a round hands to the next beside its scales: what the blocks add to each predictor, on the
-# mean; how many rounds there were; coefficients, those of factors by their number. No site has
-# such a name.
-_STARTS, _HELD, _COMMON, _EFFECTS = "/starts", "/rounds", "/common", "/effects"
-# Nats that a round may leave to gain: the networks move it by more.
+# Keys under which a round hands starting values to the next, beside the hyperparameters by site.
+# No site has a name that begins with "/".
+# Mean contribution of the linear blocks to each predictor.
+_STARTS = "/starts"
+# Number of rounds so far.
+_HELD = "/rounds"
+# Posterior mean of the common effects.
+_COMMON = "/common"
+# Posterior means of the effects of a factor, followed by "/" and the number of the factor.
+_EFFECTS = "/effects"
+# The search for q may stop with this many nats left to gain. The next steps of the networks change
+# the bound by more.
 _LEFT = 0.003
-# Rounds in which the components of a response stay where they began: before the networks tell
-# rows apart, the closed form would make most of them empty.
+# Rounds in which the components of a mixture stay where they began. Before the networks have
+# learned to distinguish rows, the closed form would make most components empty.
 _FIRST = 6
-# The most rows whose linear blocks are gone through in every round.
+# Maximal number of rows: every round goes through all of them.
 MOST = 2_000_000
 
 
 @dataclass(frozen=True)
 class GLMMUpdate:
-    """The linear blocks given the networks.
+    """Result of the closed-form step for any family, given the networks.
 
     Attributes:
-        density: of the hyperparameters.
-        sites: these at their mode, by site.
-        begin: where the search for q in the next round begins.
-        q: the normal posterior of the coefficients there.
-        evidence: log p(theta, y | w) there, by the bound that q gives.
-        places: of each term, the place of its predictor.
-        parts: what group effects have in common.
-        changes: what `parts.changes` says of the rows.
+        density: posterior density of the hyperparameters.
+        sites: the hyperparameters at their mode, by site.
+        begin: further starting values for the next round, by keys that begin with "/".
+        q: the Gaussian approximation of the coefficients at the mode.
+        evidence: log p(theta, y | w) at the mode in nats, approximated by the bound that q gives.
+        places: index of the predictor of each term, by label.
+        parts: common parts of group effects, and changes of last layers.
+        changes: columns of the changes of last layers in the rows, by label.
     """
 
     density: GLMMHyperposterior
@@ -75,21 +84,32 @@ class GLMMUpdate:
 
     @property
     def mixed(self) -> Any:
+        """The mixed model of the linear blocks."""
         return self.density.mixed
 
     @property
     def _effects(self) -> tuple[Array, ...]:
+        """Posterior means of the effects by factor, (J, k)."""
         return tuple(b[0] for b in self.q.solution.effects)
 
     @property
     def _numbers(self) -> dict[str, Any]:
+        """The family parameters without a predictor, at the mode."""
         return {name: self.sites[name] for name in self.density.numbers}
 
     def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
-        """Minus the mean log density of any rows, at the coefficients' means.
+        """Minus the mean log density of rows, at the posterior means of the coefficients.
 
-        The effects of levels that are `unseen` are integrated over their prior, by the bound that
-        the nearest normal gives.
+        The effects of unseen levels are integrated over their prior, by the bound of a Gaussian
+        approximation.
+
+        Args:
+            known: the problem with known networks.
+            rows: any rows.
+            unseen: (J,) whether no training row has a level, by grouping.
+
+        Returns:
+            The error in nats per row.
         """
         part = known.batch(rows)
         n = len(rows[1].value)
@@ -120,9 +140,18 @@ class GLMMUpdate:
         eta: Array,
         unseen: Mapping[str, NDArray[np.bool_]],
     ) -> float | None:
-        """The log density of rows that all have an unseen level, `eta` being all else.
+        """Log density of rows that all have an unseen level, its effects integrated out.
 
-        None where there are no such rows, or no normal posterior of their effects is found.
+        Args:
+            known: the problem with known networks.
+            rows: the rows.
+            part: the same rows as a batch.
+            eta: (n, K) predictors without the effects of unseen levels.
+            unseen: (J,) whether no training row has a level, by grouping.
+
+        Returns:
+            The sum over the rows in nats. None if there are no rows, or the search for the
+            Gaussian approximation fails.
         """
         blocks = of_unseen(part, unseen) if len(eta) else None
         if blocks is None:
@@ -138,14 +167,25 @@ class GLMMUpdate:
         return None if q is None else q.value
 
     def moves(self) -> dict[str, tuple[Array, float]]:
-        """Changes of last layers, as `CommonParts.moves` has them."""
+        """Changes of last layers by label, as from `CommonParts.moves`."""
         return self.parts.moves(self._effects)
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
-        """As of a Gaussian model."""
+        """The arrays that the gradient steps of the networks hold fixed.
+
+        Args:
+            known: the problem with known networks.
+            rows: the rows of the steps.
+            labels: labels of the terms that have networks.
+
+        Returns:
+            Arrays by row: "rest" (n, K), the mean predictors without networks; "root" (n, K, K), a
+            root of the predictors' covariance; "response". And numbers for all rows:
+            "coefficients" of the networks' columns by label, and "numbers", the family parameters.
+        """
         part = known.batch(rows)
         rest = self.q.mean.copy()
-        # What group effects have in common is left to the networks.
+        # Leave the common parts of group effects to the networks.
         names = list(dict.fromkeys(known.predicts[label] for label in part.blocks))
         common, changes = self.q.solution.common[0], self.changes
         for name, added in self.parts.eta(part, changes, common, self._effects, {}).items():
@@ -163,7 +203,16 @@ class GLMMUpdate:
 
 
 class GLMMStep:
-    """How networks in the predictors of any family are trained."""
+    """Closed-form step and loss for networks in the predictors of any family.
+
+    Args:
+        problem: the model and its rows.
+        one_window: whether every round has all rows. Only then may last layers change in closed
+            form.
+
+    Attributes:
+        finish: name of the method that computes the posterior at the end.
+    """
 
     finish = "laplace"
 
@@ -185,10 +234,19 @@ class GLMMStep:
         patient: bool,
         silent: bool,
     ) -> GLMMUpdate:
-        """The linear blocks given the networks that `known` knows, from such rows.
+        """The linear blocks given the networks.
 
-        Without patience scales that are dear to search for stay as they were. Networks that are
-        `silent` are not to be changed either.
+        Args:
+            known: the problem with known networks.
+            rows: the rows of the round.
+            before: `sites` and `begin` of the round before; empty in the first.
+            earlier: not used.
+            patient: whether to search for the mode of the hyperparameters; otherwise they stay at
+                `before`.
+            silent: whether the networks add nothing, so that their last layers do not change.
+
+        Raises:
+            DataError: if the linear terms have no finite posterior.
         """
         part = known.batch(rows)
         features = {} if silent else self.parts.features(known, rows[0])
@@ -212,7 +270,7 @@ class GLMMStep:
                     old = len(factors) - len(changes)
                     effects = (
                         *(before[f"{_EFFECTS}/{f}"] for f in range(old)),
-                        # Those of changes would be along the directions of the round before.
+                        # Changes start at zero, because their directions differ in each round.
                         *(np.zeros((1, own.shape[1])) for own in changes.values()),
                     )
                     density.working = density.working.warm_started(before[_COMMON], effects)
@@ -237,10 +295,10 @@ class GLMMStep:
         return GLMMUpdate(density, density.sites(x), begin, q, value, self._places, parts, changes)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
-        """The problem whose search begins where a round ended.
+        """The problem with its predictors starting where a round ended.
 
-        Where the log density is not concave a search from elsewhere may end in another mode, which
-        the networks are not of.
+        If the log density is not concave, a search from another start may end in another mode, to
+        which the networks were not trained.
         """
         if _STARTS not in before:
             return known
@@ -250,7 +308,13 @@ class GLMMStep:
         return replace(known, scales=scales)
 
     def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
-        """Mean over a minibatch of -E log p."""
+        """Mean over a minibatch of -E log p(y_i | eta_i) in nats, by quadrature.
+
+        Args:
+            bases: columns of the networks by label.
+            rows: arrays by row from `held`.
+            fixed: numbers for all rows from `held`.
+        """
         eta = rows["rest"]
         for label, c in fixed["coefficients"].items():
             eta = eta.at[:, self._places[label]].add(bases[label] @ c)

@@ -1,9 +1,9 @@
-"""What the linear blocks of a Gaussian model say while its networks are held.
+"""Closed-form step of block ascent for a Gaussian response: the linear blocks given the networks.
 
-With f(x; w) known, y - f is a Gaussian mixed model: its scales are taken at the mode of their
-posterior, coefficients integrated out, and the coefficients at their mean given these. What group
-effects have in common is a common effect of its own (``parameter_expansion``), which the networks
-take over.
+Given the networks f(x; w), y - f follows a Gaussian mixed model. The step computes the mode of the
+posterior of its hyperparameters theta (scales and correlations), with all coefficients integrated
+out, and the posterior mean of the coefficients at this mode. The mean of the group effects is a
+common effect of its own (``parameter_expansion``), which the networks take over.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,26 +28,29 @@ from ranef.program.problem import Batch, Problem
 
 Array = NDArray[np.float64]
 
-# Nats that a further step of the search for the mode should gain.
+# The search for the mode of theta ends when a further step would gain less than this, in nats.
 _GAIN = 1e-3
-# A scale near zero, where its posterior is flat, begins again at this share of the default.
+# The search starts no scale below this share of its default start, because the posterior is flat
+# near zero.
 _AGAIN = 0.3
-# Columns of a dense matrix from which a search for the scales costs more than steps do.
+# Size of the largest dense matrix of the solver above which the search for the scales costs more
+# than the gradient steps of a round.
 _DEAR = 300
 
 
 @dataclass(frozen=True)
 class LMMUpdate:
-    """The linear blocks given the networks.
+    """Result of the closed-form step for a Gaussian response, given the networks.
 
     Attributes:
-        mixed: the model of y - f.
+        mixed: the mixed model of y - f, with its cross-products.
         sites: scales and correlations at their mode, by site.
-        sigma: of the residual.
-        evidence: log p(theta, y - f) there, coefficients integrated out.
-        common: (p,) posterior mean of the common effects, those of common parts the last.
-        effects: by factor, (J, k).
-        parts: what group effects have in common.
+        sigma: residual sd.
+        evidence: log p(theta, y - f) at the mode in nats, coefficients integrated out.
+        common: (p,) posterior mean of the common effects, those of common parts at the end.
+        effects: posterior means of the effects by factor, (J, k).
+        parts: common parts of group effects, and changes of last layers.
+        begin: further starting values for the next round: none.
     """
 
     mixed: LinearMixedModel
@@ -57,7 +60,6 @@ class LMMUpdate:
     common: Array
     effects: tuple[Array, ...]
     parts: CommonParts
-    # A round's closed form needs nothing of the one before.
     begin: ClassVar[Mapping[str, Array]] = {}
 
     @classmethod
@@ -70,22 +72,28 @@ class LMMUpdate:
         patient: bool = True,
         parts: CommonParts | None = None,
     ) -> "LMMUpdate":
-        """Given the networks that `problem` knows, from scales that were `before`, if any.
+        """The linear blocks of a problem with known networks.
 
-        `parts` are among the terms of the problem. `earlier` is of rows that count in addition to
-        those of the problem. Without patience scales that are dear to search for stay as they were.
+        Args:
+            problem: the model and its rows.
+            before: hyperparameters of an earlier round by site, the warm start; may be empty.
+            earlier: cross-products of further rows, added to those of the problem.
+            patient: whether to search for the mode even if that is expensive. Otherwise
+                expensive hyperparameters stay at `before`.
+            parts: the common parts, which are among the terms of the problem.
 
         Raises:
             MethodError: for a model that is not of this form.
-            DataError: where there is nothing left for sigma.
+            DataError: if the common effects fit the response exactly, so that no residual is left.
         """
         mixed = accumulate(problem, "svi", earlier)
         refuse_without_residual(mixed, problem)
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
             start = marginal.start
-            # Changes of networks first have a scale in the second round, in which those of effects
-            # that stood in for the networks are no place to begin.
+            # Changes of last layers have a scale from the second closed form on. The scales
+            # before that belong to effects that absorbed what the networks should learn, and are
+            # no warm start.
             known = before if set(before) >= set(marginal.sites(start)) else {}
             if known:
                 start = away_from_zero(marginal.coordinates.inverse(known), marginal)
@@ -106,9 +114,17 @@ class LMMUpdate:
         )
 
     def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
-        """Minus the mean log density of any rows, at the coefficients' means.
+        """Minus the mean log density of rows, at the posterior means of the coefficients.
 
-        The effects of levels that are `unseen` are integrated over their prior.
+        The effects of unseen levels are integrated over their prior.
+
+        Args:
+            known: the problem with known networks.
+            rows: any rows.
+            unseen: (J,) whether no training row has a level, by grouping.
+
+        Returns:
+            The error in nats per row.
         """
         part = known.batch(rows)
         assert part.normal is not None
@@ -133,16 +149,20 @@ class LMMUpdate:
             return -marginal.log_likelihood(marginal.coordinates.inverse(self.sites)) / len(away)
 
     def moves(self) -> dict[str, tuple[Array, float]]:
-        """Changes of last layers, as `CommonParts.moves` has them."""
+        """Changes of last layers by label, as from `CommonParts.moves`."""
         return self.parts.moves(self.effects)
 
     def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
-        """What steps of the networks hold on to: arrays by row, and numbers for all of them.
+        """The arrays that the gradient steps of the networks hold fixed.
 
         Args:
-            known: the problem with the networks at hand.
-            rows: that the steps are over.
-            labels: of the terms that have networks.
+            known: the problem with known networks.
+            rows: the rows of the steps.
+            labels: labels of the terms that have networks.
+
+        Returns:
+            Arrays by row: "target" (n,), the response less all other terms, and "weights" (n,),
+            v / sigma^2. And numbers for all rows: "coefficients" of the networks' columns by label.
         """
         part = known.batch(rows)
         target, v = self.residuals(part, known)
@@ -153,7 +173,10 @@ class LMMUpdate:
         return {"target": target, "weights": v / self.sigma**2}, {"coefficients": coefficients}
 
     def residuals(self, part: Batch, problem: Problem) -> tuple[Array, Array]:
-        """Y - eta of any rows, (n,), common parts apart, and the weight of each."""
+        """Residuals y - eta of the rows of a batch (n,), and their weights v (n,).
+
+        Common parts and changes of last layers are not part of eta.
+        """
         *_, rows = batch_to_rows(part, problem, "svi")
         away = rows.response - rows.common @ self.common[: rows.common.shape[1]]
         own = self.effects[: len(rows.factors)]
@@ -163,12 +186,22 @@ class LMMUpdate:
 
 
 class LMMStep:
-    """How networks in the mean of a Gaussian model are trained."""
+    """Closed-form step and loss for networks in the mean of a Gaussian response.
+
+    Args:
+        problem: the model and its rows.
+        one_window: whether every round has all rows. Only then may last layers change in closed
+            form.
+
+    Attributes:
+        finish: name of the method that computes the posterior at the end.
+    """
 
     finish = "exact"
 
     def __init__(self, problem: Problem, *, one_window: bool) -> None:
-        # Cross-products of several windows add up, and features change in between.
+        # With several windows, cross-products are accumulated over rounds between which the
+        # features of the networks change.
         self.problem, self.parts = problem, CommonParts.of(problem, features=one_window)
 
     def given(
@@ -181,10 +214,18 @@ class LMMStep:
         patient: bool,
         silent: bool,
     ) -> LMMUpdate:
-        """The linear blocks given the networks that `known` knows, from such rows.
+        """The linear blocks given the networks.
 
-        Without patience scales that are dear to search for stay as they were. Networks that are
-        `silent` are not to be changed either.
+        Args:
+            known: the problem with known networks.
+            rows: the rows of the round.
+            before: hyperparameters of the round before by site; empty in the first.
+            earlier: cross-products of earlier windows, or None.
+            patient: whether to search for the mode even if that is expensive.
+            silent: whether the networks add nothing, so that their last layers do not change.
+
+        Raises:
+            DataError: if the common effects fit the response exactly.
         """
         part = known.batch(rows)
         n = len(part.normal.value) if part.normal else 0
@@ -195,11 +236,17 @@ class LMMStep:
         return LMMUpdate.of(own, before, earlier, patient=patient, parts=parts)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
-        """The problem itself: its posterior has one mode."""
+        """The problem itself, because the posterior of the coefficients has one mode."""
         return known
 
     def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
-        """Mean over a minibatch of v (y - eta)^2 / (2 sigma^2)."""
+        """Mean over a minibatch of v (y - eta)^2 / (2 sigma^2).
+
+        Args:
+            bases: columns of the networks by label.
+            rows: arrays by row from `held`.
+            fixed: numbers for all rows from `held`.
+        """
         eta = sum(bases[label] @ c for label, c in fixed["coefficients"].items())
         return 0.5 * jnp.mean(rows["weights"] * (rows["target"] - eta) ** 2)
 
@@ -207,7 +254,16 @@ class LMMStep:
 def shared(
     part: Batch, label: str, mixed: LinearMixedModel, effects: Sequence[Array]
 ) -> tuple[Array, Array]:
-    """Columns (n, k) of a block that all rows share, and their coefficients (k,)."""
+    """Columns (n, k) of a block without levels, and their coefficients (k,).
+
+    The coefficients are posterior means if the model infers them, else prior means.
+
+    Args:
+        part: the rows.
+        label: label of the term.
+        mixed: the mixed model of the linear blocks.
+        effects: (J, k) effects by factor.
+    """
     block = part.blocks[label]
     assert block is not None
     coefficients = np.asarray(block.mean, dtype=np.float64)
@@ -218,9 +274,10 @@ def shared(
 
 
 def away_from_zero(x: Array, density: Any) -> Array:
-    """Where a search begins that was at x (d,): at a scale of zero the density is flat.
+    """A warm start x (d,) with its scales moved away from zero.
 
-    A search that ended there in a round whose networks had not learned much would stay.
+    The density of a scale is flat at zero. A scale that was zero in a round in which the networks
+    had not learned much would otherwise stay there.
     """
     again = density.coordinates.folded
     out = x.copy()
@@ -229,7 +286,15 @@ def away_from_zero(x: Array, density: Any) -> Array:
 
 
 def mode(marginal: HyperDensity, start: Array) -> tuple[Array, float]:
-    """Of the scales, and their log density there."""
+    """The mode of a hyperposterior by BFGS.
+
+    Args:
+        marginal: log density of theta and its gradient.
+        start: (d,) where the search begins.
+
+    Returns:
+        The mode (d,), and the log density there.
+    """
 
     def negative(x: Array) -> tuple[float, Array]:
         value, gradient = marginal.value_and_gradient(x)

@@ -1,12 +1,13 @@
-"""Products of coefficients beside linear blocks: matrix factorization, all in closed form.
+"""Variational matrix factorization beside linear terms, by block coordinate ascent.
 
     y_i = u[a_i]' v[b_i] + x_i' beta + sum_f z_fi' b_f[j] + e_i,   e_i ~ N(0, sigma^2 / w_i)
 
-under q(u) q(v) q(tau) q(all else), each part the optimum given the others, so that the bound climbs
-with every one (``factor_posterior``). Given q(u) and q(v) all else is a Gaussian mixed model of
-y - E u'v, to whose residual sum of squares the variance of u'v adds: that is the exact method's.
-Its scales are at their mode while the search goes on (``lmm_step``), and have their posterior at
-its end.
+The approximation is q(u) q(v) q(tau) q(rest), where tau are the sds of u, and the rest are the
+common effects beta, the group effects b and their hyperparameters theta. Each part is updated to
+its optimum given the others, which raises the ELBO. ``factor_posterior`` has the updates of u, v
+and tau. Given q(u) and q(v), the rest is a Gaussian mixed model of y - E u'v, whose residual sum
+of squares grows by the variance of u'v. During the search theta is at its mode (``lmm_step``); at
+the end the method ``exact`` computes the posterior of the rest.
 """
 
 import math
@@ -34,29 +35,39 @@ from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 
-# Sweeps over u, v and tau in a round, and rounds at most.
-_SWEEPS, _ROUNDS = 4, 200
-# Rounds in which tau stays large. Under the residual that is left before anything is learned a
-# weak component looks like noise, and from a tau near zero it would hardly come back.
+# Sweeps over u, v and tau in a round.
+_SWEEPS = 4
+# Maximal number of rounds.
+_ROUNDS = 200
+# Rounds in which tau stays at its large start. While the residual is large, a weak component looks
+# like noise; tau would go to zero and recover slowly.
 _HELD = 3
-# Rounds in which the scales of all else are looked for however dear they are.
+# Rounds that search for the mode of theta even if that is expensive.
 _PATIENT = (*range(6), 8, 16, 32, 64, 128)
-# How far E u'v still moves in the last round, as a share of its sd.
+# The search ends when the root mean square change of E u'v in a round is below this share of the
+# root mean square posterior sd of u'v.
 _MOVED = 0.003
 
 
 @dataclass(frozen=True)
 class CombinedDraws:
-    """Draws by level from two sources, each with sites of its own."""
+    """Draws of requested levels, as `LevelDraws`, from two sources with different sites.
+
+    Attributes:
+        factors: draws of u and v.
+        others: draws of the group effects, or None if there are none by level.
+    """
 
     factors: FactorDraws
     others: LevelDraws | None
 
     @property
     def draws(self) -> int:
+        """Number of draws, all chains together."""
         return self.factors.draws
 
     def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Draws of the levels (m,) of each site in `levels`, (chain, draw, m, ...)."""
         own = set(self.factors.sites)
         rest = {name: places for name, places in levels.items() if name not in own}
         found = dict(self.others.at(rest)) if self.others is not None and rest else {}
@@ -64,15 +75,15 @@ class CombinedDraws:
 
 
 class MatrixFactorization:
-    """The search of one problem.
+    """Block ascent for one problem with matrix factorization terms.
 
     Args:
-        problem: normal, with products of coefficients beside linear terms.
-        settings: of svi.
-        seed: of all that is drawn.
+        problem: a model for which `applies` holds.
+        settings: options of the method ``svi``.
+        seed: seed of the start and of the draws.
 
     Raises:
-        OptionError: for an option that it has no use for.
+        OptionError: for an option that applies to stochastic gradient steps only.
     """
 
     def __init__(self, problem: Problem, settings: Mapping[str, Any], seed: int) -> None:
@@ -99,7 +110,11 @@ class MatrixFactorization:
         self.interrupted = self.settled = False
 
     def run(self, progress: bool) -> None:
-        """Climb until the factors rest."""
+        """Runs rounds until E u'v hardly changes, `_ROUNDS` are done or the user interrupts.
+
+        Args:
+            progress: whether to show a bar on standard error.
+        """
         n = len(self.normal.value)
         moments = {label: (np.zeros(n), np.zeros(n)) for label in self.tables}
         sites: Mapping[str, Any] = {}
@@ -109,7 +124,8 @@ class MatrixFactorization:
             try:
                 for number in range(self.rounds):
                     known = self._given(moments)
-                    # The scales settle early; dear ones are looked for now and then.
+                    # The scales converge early, so that expensive ones are searched for in some
+                    # rounds only.
                     patient = number in _PATIENT or nearly
                     rest = LMMUpdate.of(known, sites, patient=patient)
                     sites = rest.sites
@@ -119,7 +135,7 @@ class MatrixFactorization:
                     held = number < min(_HELD, self.rounds - 1)
                     nearly = self._sweep(rest, known, moments, held=held) < _MOVED and not held
                     bar.update(1)
-                    # Where the scales have been waited with they may still have something to say.
+                    # Without a search for the scales in this round, confirm in one with a search.
                     if nearly and patient:
                         self.settled = True
                         return
@@ -136,7 +152,18 @@ class MatrixFactorization:
         *,
         held: bool,
     ) -> float:
-        """By how much E u'v has moved, as a share of its sd, root mean squares of both."""
+        """Updates the factors of all terms, and `moments` in place.
+
+        Args:
+            rest: the linear terms given the factors.
+            known: the problem with known factors.
+            moments: mean and variance of u'v in each row, (n,), by label.
+            held: whether tau stays as it is.
+
+        Returns:
+            The root mean square change of E u'v over the root mean square sd of u'v, the largest
+            of all terms.
+        """
         moved = 0.0
         residual = rest.residuals(next(known.batches()), known)[0]
         beta = 1 / rest.sigma**2
@@ -157,7 +184,7 @@ class MatrixFactorization:
         return moved
 
     def _given(self, moments: Mapping[str, tuple[Array, Array]]) -> Problem:
-        """The problem of all else."""
+        """The problem of the linear terms, with E u'v known and the variance of u'v added."""
         n, none = len(self.normal.value), np.zeros(0)
         blocks = dict(self.blocks)
         for label, (mean, variance) in moments.items():
@@ -173,7 +200,7 @@ class MatrixFactorization:
         )
 
     def _without_factors(self) -> Any:
-        """The program of all else: what is known is no site any more."""
+        """The NumPyro program with the factors and their scales known and hidden."""
         data = {}
         for label, q in self.q.items():
             term = self.problem.bilinear[label]
@@ -186,12 +213,22 @@ class MatrixFactorization:
         return run
 
     def finish(self, draws: int, progress: bool) -> Draws:
-        """The exact posterior of all else, and draws of the factors."""
+        """The posterior of the linear terms given q(u) q(v), and draws of the factors.
+
+        Args:
+            draws: number of posterior draws.
+            progress: whether to show a bar on standard error.
+
+        Returns:
+            Draws of all sites. The ELBO is the log evidence of the linear terms given q(u) q(v),
+            or its density at the mode of theta if the evidence is not known, less the KL
+            divergence of the factors; its standard error is stated as 0.
+        """
         moments = {label: table.moments(self.q[label]) for label, table in self.tables.items()}
         last: Method = registry.load("method", "exact")()
         known = self._given(moments)
         found = last.run(known, seed=self.seed, draws=draws, progress=progress)
-        # Where exact gives way to nuts it has several chains.
+        # The method "exact" can fall back on nuts, which has several chains.
         ready = (found.sites[name] for name in found.sites if name not in found.lazy_sites)
         chains, size = next((np.shape(value)[:2] for value in ready), (1, draws))
         sides, scales, points, closed = {}, {}, {}, {}
@@ -210,7 +247,7 @@ class MatrixFactorization:
         bound = sum(q.bound for q in self.q.values())
         at_mode = self.trace[-1][0] if self.trace else -math.inf
         whole = at_mode if found.evidence is None else found.evidence + bound
-        # Of a search of one round there is no other.
+        # A search of one round has no trace.
         bounds, steps = np.array(self.trace or [(whole, self.steps)]).T
         return replace(
             found,
@@ -229,6 +266,7 @@ class MatrixFactorization:
         )
 
     def _message(self, rest: str) -> str:
+        """How the search ended, as a sentence."""
         text = f"{self.steps:,} sweeps over the factors"
         if self.interrupted:
             text = f"interrupted after {text}"
@@ -238,7 +276,10 @@ class MatrixFactorization:
 
 
 def applies(problem: Problem) -> bool:
-    """Whether there are products of coefficients, and all else is linear and Gaussian."""
+    """Whether the model has matrix factorization terms, and the others are linear and Gaussian.
+
+    The response must be normal, with its mean the only parameter that has a predictor.
+    """
     blocks = problem.unit_blocks()
     others = [block for label, block in blocks.items() if label not in problem.bilinear]
     return (

@@ -1,8 +1,8 @@
-"""Minibatches: rows in random order, some held out, and how long a network is trained.
+"""Minibatches, held-out rows and the learning rate schedule for training networks.
 
-What is held out are single rows, whose levels others are of, and whole levels of groupings. Group
-effects can stand in for a mean that the networks have not learned in the rows of known levels; in
-those of new ones they cannot.
+Two kinds of rows are held out: single rows, whose levels also have training rows, and all rows of
+some levels of groupings. In rows of known levels, group effects can make up for a mean that the
+networks have not learned; in rows of unseen levels they cannot.
 """
 
 import math
@@ -17,58 +17,78 @@ from numpy.typing import NDArray
 
 from ranef.program.problem import Problem
 
-# Rounds where every one has all rows.
+# Minimal number of rounds if every round has all rows.
 ROUNDS = 30
-# Passes over a hundred thousand rows; of fewer rows more, of more fewer.
-_PASSES, _MOST_PASSES, _LEAST_PASSES = 30.0, 300.0, 3.0
-# Of Adam at its highest; shares of the rounds where it rises, and of the last part.
-RATE, _RISE, LAST = 0.005, 0.05, 0.25
+# Passes over 100,000 rows; for n rows the number is this times sqrt(100,000 / n), within bounds.
+_PASSES = 30.0
+# Maximal number of passes.
+_MOST_PASSES = 300.0
+# Minimal number of passes.
+_LEAST_PASSES = 3.0
+# Highest learning rate of Adam.
+RATE = 0.005
+# Share of the schedule over which the learning rate rises linearly.
+_RISE = 0.05
+# Share of the schedule that is its last part, to which a search skips once its held-out error no
+# longer falls.
+LAST = 0.25
 
 
 def batch_size(n: int) -> int:
-    """Rows of a minibatch: about the square root of all, a power of two."""
+    """Rows of a minibatch: the power of two nearest to 1.8 sqrt(n), from 32 to 4,096."""
     return int(2 ** np.clip(round(math.log2(1.8 * math.sqrt(n))), 5, 12))
 
 
 def passes(n: int, predicted: int = 1) -> float:
-    """Over n rows, where networks predict so many parameters of the response.
+    """Number of passes over the rows for training.
 
-    What one of them is to learn depends on the others, as the share of a component on its mean.
+    The number grows with the number of parameters predicted by networks, because what one of them
+    should learn depends on the others: the share of a mixture component, for example, on its mean.
+
+    Args:
+        n: number of rows.
+        predicted: number of family parameters that networks predict.
     """
     alone = float(np.clip(_PASSES * math.sqrt(1e5 / n), _LEAST_PASSES, _MOST_PASSES))
     return alone * predicted
 
 
 def rate(done: float) -> float:
-    """Share of the highest learning rate when a share `done` of the rounds is done."""
+    """Learning rate as a share of the highest: a linear rise times a cosine decay to zero.
+
+    Args:
+        done: share of the schedule that is done, from 0 to 1.
+    """
     return min(1.0, (done + 1e-9) / _RISE) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-# Share of the rows in memory that is held out.
+# Share of the rows that is held out, if the rows are in memory.
 _HELD_OUT = 0.1
-# The most rows that are held out: more would only make a round slower.
+# Maximal number of held-out rows. More would only make a round slower.
 _MOST_HELD_OUT = 200_000
-# Rows from which on some are held out; of fewer each is needed.
+# With fewer rows than this, none are held out, because all are needed for training.
 _LEAST_ROWS = 50
-# Share of the held-out rows that are whole levels of groupings, all groupings together.
+# Maximal share of the held-out rows that belong to whole held-out levels, all groupings together.
 _BY_LEVEL = 0.5
-# Levels of a grouping from which on some are held out; of fewer each tells much of its sd.
+# A grouping with fewer levels than this has none held out, because each level carries much of the
+# information about its sd.
 _LEAST_LEVELS = 20
-# Rows of a window, where rows in memory make several; fewer than twice as many make one.
+# Approximate rows of a window, if there are at least twice as many rows; otherwise one window has
+# all rows.
 _WINDOW = 1_000_000
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The rows of a problem.
+    """The training rows of a problem in windows, and its held-out rows.
 
     Attributes:
-        count: how many windows make one pass.
-        n: rows of a pass.
-        held: rows that no window has, None where all are needed.
-        unseen: which levels (J,) of each grouping no window has, by its name; empty where the
-            rows are read in batches.
-        at: the rows of any window by its number, counted over all passes.
+        count: number of windows that make one pass.
+        n: number of training rows.
+        held: the held-out rows, None if there are none.
+        unseen: (J,) whether no training row has a level, by grouping; empty if the rows are read
+            in batches.
+        at: function from the number of a window, counted over all passes, to its rows.
     """
 
     count: int
@@ -79,17 +99,19 @@ class Windows:
 
     @classmethod
     def of(cls, problem: Problem, seed: int) -> "Windows":
+        """The windows of a problem; the seed determines their order and the held-out rows."""
         return _streamed(problem, seed) if problem.windows else _in_memory(problem, seed)
 
 
 def _in_memory(problem: Problem, seed: int) -> Windows:
+    """Windows of rows in memory, shuffled anew in each pass."""
     n = problem.n
     held = min(int(_HELD_OUT * n), _MOST_HELD_OUT) if n >= _LEAST_ROWS else 0
     rng = np.random.default_rng([seed, 0])
     order = rng.permutation(n)
     codes = _codes(problem)
     whole_levels = _whole_levels(codes, n, int(_BY_LEVEL * held), rng)
-    # Rows of the levels first, then single ones until there are enough.
+    # Hold out rows of whole levels first, then single rows up to the number wanted.
     order = np.concatenate([order[whole_levels[order]], order[~whole_levels[order]]])
     rows, out = np.sort(order[held:]), np.sort(order[:held])
     count = round(len(rows) / _WINDOW) if len(rows) >= 2 * _WINDOW else 1
@@ -108,7 +130,7 @@ def _in_memory(problem: Problem, seed: int) -> Windows:
 
 
 def _codes(problem: Problem) -> dict[str, tuple[NDArray[np.int64], int]]:
-    """The level of each row and the number of levels, by the name of the grouping."""
+    """The level of each row (n,) and the number of levels, by grouping."""
     return {
         block.grouping: (np.asarray(block.codes, np.int64), block.levels)
         for block in problem.unit_blocks().values()
@@ -119,10 +141,16 @@ def _codes(problem: Problem) -> dict[str, tuple[NDArray[np.int64], int]]:
 def _whole_levels(
     codes: Mapping[str, tuple[NDArray[np.int64], int]], n: int, most: int, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Which rows are of levels that are held out as a whole.
+    """(n,) whether a row belongs to a level that is held out as a whole.
 
-    Of each grouping levels are drawn until its share of the rows is full; a level with more rows
-    than that stays.
+    Each grouping with enough levels gets an equal share of `most` rows. Its levels are drawn at
+    random while their rows stay within this share; a level with more rows than that is not drawn.
+
+    Args:
+        codes: level of each row and number of levels, by grouping.
+        n: number of rows.
+        most: maximal number of rows.
+        rng: random number generator.
     """
     able = [name for name, (_, levels) in codes.items() if levels >= _LEAST_LEVELS]
     held = np.zeros(n, bool)
@@ -137,7 +165,7 @@ def _whole_levels(
 
 
 def _streamed(problem: Problem, seed: int) -> Windows:
-    """One window ahead is read while the one before it is used."""
+    """Windows read from a stream; a thread reads the next one while a round uses the current."""
     count, reader = problem.windows, ThreadPoolExecutor(1)
     ahead: dict[int, Future] = {}
 
@@ -155,5 +183,5 @@ def _streamed(problem: Problem, seed: int) -> Windows:
 
 
 def kept(data: Any, rows: Any) -> Any:
-    """Some of the rows."""
+    """The rows of a tree of arrays at the indices `rows`."""
     return jax.tree.map(lambda a: np.asarray(a)[rows], data)

@@ -1,20 +1,28 @@
-"""Networks beside linear blocks: the networks by gradient, all else in closed form.
+"""Block coordinate ascent for models with neural networks beside linear terms.
+
+In the Gaussian case the model is
 
     y_i = f(x_i; w) + x_i' beta + sum_f z_fi' b_f[j] + e_i,   e_i ~ N(0, sigma^2 / v_i)
 
-A round takes the linear blocks given w in closed form (``lmm_step``), and then steps of w on
+with network weights w, common effects (fixed effects) beta, and group effects (random effects)
+b_f[j] of the level j of factor f. A round has two parts:
 
-    mean_i v_i (y_i - f(x_i; w) - x_i' E beta - z_i' E b)^2 / (2 sigma^2) + penalties
+1. Given w, find the posterior of beta and b in closed form, with the scales at their mode
+   (``lmm_step``; ``glmm_step`` for other families).
+2. Given that posterior, take stochastic gradient steps of w over minibatches on
 
-over minibatches. Its gradient at the start of the round is that of log p(y, theta | w), all
-coefficients integrated out (Fisher's identity), so that the two climb one objective. What group
-effects have in common is left to the steps where the networks can carry it
-(``parameter_expansion``).
+       mean_i v_i (y_i - f(x_i; w) - x_i' E beta - z_i' E b)^2 / (2 sigma^2) + penalties.
 
-Single rows and whole levels of groupings are held out. The first round is the model without its
-networks, and the weights that predict what is held out best are kept; where none predict it better
-than that model, the networks are left out. The posterior of all else given these is that of the
-exact method on all rows.
+By Fisher's identity the gradient at the start of part 2 is, apart from the penalties, the sign and
+a factor 1 / n, that of log p(y, theta | w) with all coefficients integrated out. Both parts
+therefore climb the same objective. If a network can represent the mean of the group effects, that
+mean is left to the network (``parameter_expansion``).
+
+Some single rows and some whole levels of groupings are held out. The first round fits the model
+without its networks. The search keeps the weights that predict the held-out rows best; if none
+predict them better than the model without networks, the networks are left out. At the end, the
+posterior of all other parameters given the weights is computed on all rows by the method ``exact``
+(Gaussian) or ``laplace`` (other families).
 """
 
 import math
@@ -51,31 +59,44 @@ from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.program.problem import Problem, sites_in
 from ranef.terms.blocks import LinearBlock
 
-# Share of the rounds without a better prediction after which the last part begins.
+# If the held-out error has not improved for this share of all rounds, skip to the last part of
+# the learning rate schedule.
 _PATIENCE = 0.25
-# Rounds in which dear scales stay those of the model without networks.
+# Rounds in which expensive scales are not searched for: they stay where round 0 ended, because
+# the networks have not learned much yet.
 _HELD = (1, 2)
-# Rows by which what networks carry is settled at the end.
+# Rows from which the final state of the networks (such as batch norm averages) is computed, and
+# their penalty estimated.
 _SOME = 2_000
-# Batches over which averages follow the weights after a round, and how often that before any.
-_FOLLOWING, _FIRST_FOLLOWING = 50, 6
+# Minibatches over which the running averages of the networks are updated before each round.
+_FOLLOWING = 50
+# Times that this is repeated before the first round, in which the averages start from nothing.
+_FIRST_FOLLOWING = 6
 
 
 @dataclass
 class _AscentState:
-    """Where the search is, between rounds.
+    """State of the search between rounds.
 
     Attributes:
-        points, carried, moments: of the networks and their optimizer.
-        done: share of the schedule.
-        rounds, steps, skipped: how many there were.
-        best: points and carried of the least error on the held-out rows, networks included.
-        least, since: that error, and the round it was at.
-        without: the error of the model without its networks.
-        trace: (rounds, 3), the evidence, the held-out error and the steps before each.
-        sites: of the scales, where the next round's search for their mode begins, and what
-            else it begins from; `best_sites` those of the best round.
-        products: of the rows of earlier windows, None where every window has all rows.
+        points: network weights by site.
+        carried: state that the networks update as they run, such as batch norm averages, by site.
+        moments: state of the optimizer.
+        done: share of the schedule that is done, from 0 to 1.
+        rounds: number of finished rounds.
+        steps: number of gradient steps taken, skipped ones included.
+        skipped: number of steps rejected because the loss or the gradient was not finite.
+        best: `points` and `carried` of the round with the least held-out error, among the rounds
+            with networks.
+        least: the held-out error of `best`, in nats per row.
+        since: the round of `best`.
+        trace: (rounds, 3) log evidence, held-out error and number of steps at each round.
+        sites: hyperparameters by site, the warm start of the next round. Names that begin with
+            "/" hold further starting values (see ``glmm_step``).
+        best_sites: `sites` of the round of `best`.
+        products: cross-products accumulated over earlier windows; None if one window has all
+            rows.
+        without: held-out error of the model without its networks.
     """
 
     points: Any
@@ -95,7 +116,7 @@ class _AscentState:
     without: float = math.inf
 
     def arrays(self) -> dict[str, Any]:
-        """As a checkpoint holds them."""
+        """The state as named arrays, for a checkpoint."""
         numbers = [self.done, self.rounds, self.steps, self.skipped, self.least, self.since]
         numbers.append(self.without)
         return {
@@ -109,7 +130,7 @@ class _AscentState:
         }
 
     def at(self, arrays: Mapping[str, NDArray]) -> "_AscentState":
-        """The state of which a checkpoint holds these, whose trees are as this one's."""
+        """The state that a checkpoint holds; its trees have the structure of this state's."""
         points, carried, moments = filled(
             "network", (self.points, self.carried, self.moments), arrays
         )
@@ -134,17 +155,17 @@ class _AscentState:
 
 
 def _beginning(start: str, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Those whose names begin so, without that."""
+    """The arrays whose names begin with `start`, by the rest of their name."""
     return {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
 
 
 class BlockAscent:
-    """The search of one problem.
+    """Block ascent for one problem: closed-form linear blocks, gradient steps for the networks.
 
     Args:
-        problem: whose terms are linear once its networks are known.
-        settings: of svi.
-        seed: of all that is drawn.
+        problem: a model whose other terms are linear with Gaussian coefficients.
+        settings: options of the method ``svi``.
+        seed: seed of the held-out rows, the minibatches, the networks and the draws.
     """
 
     def __init__(self, problem: Problem, settings: Mapping[str, Any], seed: int) -> None:
@@ -155,7 +176,8 @@ class BlockAscent:
         kind = LMMStep if is_gaussian(problem) else GLMMStep
         self.kind = kind(problem, one_window=windows.count == 1)
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
-        # Several windows are one for each round; one is all rows in each of them.
+        # With several windows each round reads the next one. With one window every round has all
+        # rows.
         several = windows.count > 1
         structure = problem.unit_blocks()
         self.labels = [label for label, block in structure.items() if block is None]
@@ -174,7 +196,7 @@ class BlockAscent:
         self._following = jax.jit(self._followed)
 
     def _designs(self, data: Any) -> dict[str, Any]:
-        """What the networks see of the rows."""
+        """The designs of all terms, with arrays only for those that have networks."""
         return {
             label: design if label in self.labels else replace(design, arrays={})
             for label, design in data[0].items()
@@ -182,10 +204,11 @@ class BlockAscent:
 
     @staticmethod
     def _leaves_out(state: _AscentState) -> bool:
-        """Whether what is held out is predicted no better with the networks than without."""
+        """Whether the networks have not improved the prediction of the held-out rows."""
         return bool(state.without <= state.least)
 
     def begin(self) -> _AscentState:
+        """The state before the first round."""
         points = {
             name: jnp.asarray(site.start, jnp.result_type(float))
             for name, site in self.sites.points.items()
@@ -199,7 +222,19 @@ class BlockAscent:
         )
 
     def run(self, progress: bool) -> _AscentState:
-        """The state at the end, or where it was interrupted."""
+        """Runs the rounds; an interrupt by the user ends them early.
+
+        Args:
+            progress: whether to show a bar on standard error.
+
+        Returns:
+            The last state.
+
+        Raises:
+            DataError: if the predictions of the networks are not finite, or no step of a round
+                has a finite loss.
+            FileError: for a checkpoint that cannot be read or belongs to another fit.
+        """
         state = self.begin()
         checkpoint = Checkpoint(
             self.settings["checkpoint"],
@@ -229,9 +264,10 @@ class BlockAscent:
                 return state
 
     def _follow(self, state: _AscentState, rows: Any) -> None:
-        """Bring averages over batches, such as batch norm's, to where the weights are.
+        """Updates running averages, such as those of batch norm, at the current weights.
 
-        They lag behind the steps, and what predicts best would be judged by those of the past.
+        The averages lag behind the steps. Without the update the held-out error would be that of
+        the weights with averages of earlier weights.
         """
         floats = (jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(state.carried))
         if not any(floats):
@@ -245,6 +281,8 @@ class BlockAscent:
             state.carried = self._following(state.points, state.carried, batches, keys)
 
     def _followed(self, points: Any, carried: Any, batches: Any, keys: Array) -> Any:
+        """The state of the networks after they have run on these batches at fixed weights."""
+
         def step(carried: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
             designs, key = inputs
             return self._shaped(points, carried, designs, key)[1], None
@@ -252,16 +290,19 @@ class BlockAscent:
         return jax.lax.scan(step, carried, (batches, keys))[0]
 
     def _closed_form(self, state: _AscentState, rows: Any) -> tuple[float, tuple[Any, Any]]:
-        """The linear blocks given the networks: their error, and what the steps hold on to."""
-        # The first closed form is that of the model without networks, which are noise before they
-        # have learned anything.
+        """Solves for the linear blocks given the networks.
+
+        Returns:
+            The held-out error, and the arrays that the steps hold fixed: by row, and for all rows.
+        """
+        # The first round is the model without networks, because untrained networks add only noise.
         first = {} if state.rounds else self.problem.idle_networks
         known = self.problem.conditioned_on(state.points, {**state.carried, **first})
         earlier = None
         if state.products is not None:
             earlier = state.products.scaled(1 - 1 / self.windows.count)
-        # The scales settle early. Dear ones are those of the model without networks until these
-        # have learned something, and are then looked for in rounds 4, 8, 16, ...
+        # The scales converge early. If their search is expensive, it runs in rounds 0, 4, 8, 16,
+        # ... only.
         patient = state.rounds not in _HELD and state.rounds & (state.rounds - 1) == 0
         given = self.kind.given(
             known, rows, state.sites, earlier, patient=patient, silent=not state.rounds
@@ -276,7 +317,9 @@ class BlockAscent:
         if state.rounds == 0:
             self._judge(state, given, error)
             if self.kind.parts.networks:
-                # Effects that stand in for networks would be no place for these to begin beside.
+                # Without networks the group effects have absorbed what the networks should learn.
+                # Solve again with the untrained networks and closed-form changes of their last
+                # layers, from the default start of the scales.
                 known = self.problem.conditioned_on(state.points, state.carried)
                 given = self.kind.given(known, rows, {}, None, patient=True, silent=False)
                 state.sites = {**given.sites, **given.begin}
@@ -288,6 +331,7 @@ class BlockAscent:
         return error, given.held(known, rows, self.labels)
 
     def _judge(self, state: _AscentState, given: LMMUpdate | GLMMUpdate, error: float) -> None:
+        """Records a round in `state`, and skips to the last part if the error no longer falls."""
         whole = self.problem.n / given.mixed.n
         now = [whole * given.evidence, error, state.steps]
         state.trace, state.sites = np.vstack([state.trace, now]), {**given.sites, **given.begin}
@@ -299,13 +343,18 @@ class BlockAscent:
             state.best, state.best_sites = (state.points, state.carried), state.sites
             state.least, state.since = error, state.rounds
         elif state.rounds - state.since >= _PATIENCE * self.rounds and state.done < 1 - LAST:
-            # It has stopped getting better at this rate: the last part, from where it was best.
+            # The error no longer falls at this learning rate. Return to the best weights and begin
+            # the last part of the schedule, with lower rates.
             (state.points, state.carried), state.sites = state.best, state.best_sites
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - LAST
 
     def _descend(self, state: _AscentState, rows: Any, arrays: tuple[Any, Any]) -> None:
-        """The steps of a round."""
+        """The gradient steps of a round, over random minibatches of its rows.
+
+        Raises:
+            DataError: if no step has a finite loss.
+        """
         rng = np.random.default_rng([self.seed, 1, state.rounds])
         wanted, n = self.steps * self.batch, len(rows[1].value)
         order = np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
@@ -338,6 +387,8 @@ class BlockAscent:
     def _round(
         self, carry: Any, fixed: Any, batches: Any, rates: Array, keys: Array
     ) -> tuple[Any, Array]:
+        """The compiled loop of steps: the new carry, and the number of rejected steps."""
+
         def step(carry: Any, inputs: tuple[Any, Array, Array]) -> tuple[Any, Array]:
             points, carried, moments = carry
             (designs, own), factor, key = inputs
@@ -364,7 +415,10 @@ class BlockAscent:
     def _shaped(
         self, points: Any, carried: Any, designs: Any, key: Array
     ) -> tuple[dict[str, Array], Any, Array]:
-        """Columns of the networks, what they updated, and the penalty of these rows."""
+        """The networks' columns by label, their updated state, and their penalty on these rows.
+
+        The penalty, in nats, is minus the log density of the observed sites of the program.
+        """
         given = {**points, **{name: dict(v) for name, v in carried.items()}}
         seeded = numpyro.handlers.seed(self.problem.network_columns, key)
         program = numpyro.handlers.trace(numpyro.handlers.substitute(seeded, data=given))
@@ -378,7 +432,18 @@ class BlockAscent:
         return bases, {name: sites[name]["value"] for name in carried}, jnp.asarray(penalty)
 
     def finish(self, state: _AscentState, draws: int, progress: bool) -> Draws:
-        """The exact posterior of all else on all rows, given the best networks."""
+        """The posterior of all other parameters given the best networks.
+
+        Args:
+            state: the last state of the search.
+            draws: number of posterior draws.
+            progress: whether to show a bar on standard error.
+
+        Returns:
+            Draws of the method ``exact`` or ``laplace`` with the networks as point estimates. The
+            ELBO is the log evidence given the networks less their penalty; its standard error is
+            stated as 0.
+        """
         points, carried = state.best
         points = jax.tree.map(np.asarray, points)
         carried = jax.tree.map(np.asarray, carried)
@@ -409,6 +474,7 @@ class BlockAscent:
         )
 
     def _message(self, state: _AscentState, rest: str) -> str:
+        """How the search ended, as a sentence."""
         text = f"{state.steps:,} steps of {self.batch:,} rows"
         if self.interrupted:
             text = f"interrupted after {text}"
@@ -426,7 +492,16 @@ class BlockAscent:
 
 
 def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
-    """The posterior of a linear model: what a search ends with, where there is none to be made.
+    """The posterior of a linear model without networks, in closed form.
+
+    Args:
+        problem: a model for which `is_linear` holds.
+        seed: seed of the draws.
+        draws: number of posterior draws.
+        progress: whether to show a bar on standard error.
+
+    Returns:
+        Draws of the method ``exact`` or ``laplace``. The ELBO is the log evidence, if known.
 
     Raises:
         MethodError: for crossed groupings that are too large.
@@ -443,7 +518,7 @@ def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
 
 
 def applies(problem: Problem) -> bool:
-    """Whether there are networks, and all else is linear and Gaussian in the predictors."""
+    """Whether the model has networks, and all other terms are linear with Gaussian coefficients."""
     structure = problem.unit_blocks()
     if all(block is not None for block in structure.values()):
         return False
@@ -451,13 +526,16 @@ def applies(problem: Problem) -> bool:
 
 
 def is_linear(problem: Problem) -> bool:
-    """Whether all is linear and Gaussian in the predictors."""
+    """Whether all terms are linear in coefficients with Gaussian priors."""
     structure = problem.unit_blocks()
     return None not in structure.values() and _is_closed(problem, structure)
 
 
 def _is_closed(problem: Problem, structure: Mapping[str, LinearBlock | None]) -> bool:
-    """Whether the linear blocks have a closed form, and their rows serve it."""
+    """Whether the linear blocks have Gaussian coefficients, and the rows are not too many.
+
+    Families other than the Gaussian need all rows in memory, at most `MOST`.
+    """
     if problem.incomplete or problem.bilinear:
         return False
     if not all(block.gaussian for block in structure.values() if block is not None):
@@ -466,7 +544,7 @@ def _is_closed(problem: Problem, structure: Mapping[str, LinearBlock | None]) ->
 
 
 def is_gaussian(problem: Problem) -> bool:
-    """Whether the response is normal around its one predictor."""
+    """Whether the response is normal and its mean is the only parameter with a predictor."""
     if problem.normal() is None:
         return False
     return all(problem.predicts[label] == problem.location for label in problem.predicts)

@@ -1,18 +1,23 @@
-"""What the effects of a grouping have in common, as common effects beside a network.
+"""Parameter expansion for group effects beside a network (Liu, Rubin and Wu, 1998).
 
     eta_i = f(x_i; w) + z_i . (a + b_{g(i)}),   b_j ~ N(0, Sigma)
 
-A network that has the columns z can carry z . a, and so can the effects b_j, at a mean that is not
-zero. While the network is held the effects would take it, and while they are held the network
-would not learn it. So a is a common effect of its own in the closed form, and what it explains is
-left to the network's next steps: at their end a is zero. This is the parameter expansion of Liu,
-Rubin and Wu (1998) for the means of random effects.
+If a network f has the columns z among its inputs, it can represent z . a for any vector a. The
+group effects b_j can represent it too, by a mean other than zero. Block ascent is then slow: while
+the network is held fixed, the effects absorb a, and while the effects are held fixed, the network
+does not learn a. The closed-form step therefore has a as a common effect (fixed effect) of its own.
+The network's next steps leave a out of the held-fixed part, so that the network learns it. The
+columns z whose effects have such a common part are listed in `CommonParts`.
 
-Where what a network has varies between the levels of a grouping, its effects can stand in for any
-function of it, as those of towns can for one of latitude. There the closed form has a change of the
-network's last layer as well, h(x; w) . c with c ~ N(0, tau^2) on the features h that it gets, in
-their principal directions, and the layer is moved by it: a step in closed form of what the gradient
-would take long for.
+If an input of a network varies between the levels of a grouping, the group effects can represent
+any function of that input: effects of towns, for example, can represent a function of latitude. In
+this case the closed-form step also has a change of the network's last layer,
+
+    h(x; w) . V c,   c ~ N(0, tau^2 I),
+
+where h are the features that the layer receives and V their principal directions. The layer is then
+changed by V c. This is a step in closed form along directions that gradient steps would follow
+slowly.
 """
 
 from collections.abc import Mapping
@@ -29,37 +34,43 @@ from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 
-# The prior sd of what a common part adds to the predictor, in units of its spread: it only keeps
-# columns that are nearly collinear from being undetermined.
+# Prior sd of the contribution of a common part to the predictor, in units of the predictor's sd.
+# It is wide, and only keeps nearly collinear columns determined.
 _WIDTH = 100.0
-# The least share of a column's size that others may leave of it; of less they span it.
+# A column counts as spanned by others if its least-squares residual has less than this share of
+# its norm.
 _LEFT = 1e-6
-# Rows by which it is told what they span.
+# Maximal number of rows, evenly spaced, on which columns are compared.
 _ROWS = 20_000
-# The share of the variance of a network's input between the levels of a grouping, less what chance
-# puts there, from which on their effects could stand in for functions of it.
+# A change of a network's last layer is added if, for some input, more than this share of the
+# variance is between the levels of a grouping (adjusted for the share expected by chance).
 _BETWEEN = 0.05
-# Principal directions of the features of a network: of more a round would take long.
+# Maximal number of principal directions of a network's features. More would make a round slow.
 _DIRECTIONS = 16
-# The scale of the prior of how much a change of a last layer adds, in spreads of the predictor.
+# Scale of the half-normal prior of tau, in sds of the predictor. The first principal direction has
+# sd one, so that tau is about the sd of what a change adds to the predictor.
 _CHANGE = 2.0
-# The most columns of one block: those of a basis of many functions would cost more than they help.
+# Maximal number of candidate columns in one block. Bases with many functions would cost more time
+# than they save.
 _MOST = 64
 
 
 @dataclass(frozen=True)
 class CommonParts:
-    """The columns whose effects' means are common effects.
+    """The columns whose group effects have a common part, and the networks whose layers change.
+
+    All mappings are by the label of the term.
 
     Attributes:
-        places: columns of the block of each term, by its label.
-        sds: prior sds of their effects.
-        middles: what is taken off these columns: their means, where something else carries the
-            constant, so that what is left to a network has no other mean than it had.
-        predicts: the family parameter that each of these terms and networks predicts.
-        networks: labels of the terms whose last layer may change beside the effects.
-        spreads: of the predictors of these networks, by label.
-        directions: of the features of these networks, by label; empty until they are known.
+        places: columns of the term's block whose effects have a common part.
+        sds: prior sds of the common parts, one for each of `places`.
+        middles: constants subtracted from these columns: their means if other common columns span
+            the constant, else zero. The part left to a network then has mean zero.
+        predicts: family parameter that each of these terms and networks predicts.
+        networks: labels of the networks whose last layer may change in closed form.
+        predictor_sds: sd of the predictor that each of these networks is in.
+        directions: principal directions of the features of these networks; empty until the
+            features are known.
     """
 
     places: Mapping[str, tuple[int, ...]]
@@ -72,11 +83,14 @@ class CommonParts:
 
     @classmethod
     def of(cls, problem: Problem, *, features: bool) -> "CommonParts":
-        """Those of a problem that no common effect of its formula spans.
+        """The common parts of a problem.
+
+        A column has a common part if a network can represent it and neither the common effects
+        of the formula nor earlier common parts span it.
 
         Args:
-            problem: the problem.
-            features: whether changes of the networks' last layers may be among them.
+            problem: the model and its rows.
+            features: whether the last layers of networks may change in closed form.
         """
         whole = problem.unit_blocks()
         n = len(problem.data[1].value)
@@ -121,27 +135,32 @@ class CommonParts:
         return cls(places, sds, middles, predicts, networks, spreads)
 
     def along(self, features: Mapping[str, Array]) -> "CommonParts":
-        """The same with the directions of the features of some rows, by the label of their term."""
+        """These common parts with principal directions of `features`, (n, k) by label."""
         own = {
             label: Directions.of(features[label]) for label in self.networks if label in features
         }
         return replace(self, directions=own)
 
     def features(self, known: Problem, designs: Any) -> dict[str, Array]:
-        """What the last layers of networks that may change get, (n, k), by their label."""
+        """Features that the last layers of networks receive, (n, k) by label.
+
+        Args:
+            known: the problem with known networks.
+            designs: designs of the rows, by label.
+        """
         return known.features(designs) if self.networks else {}
 
     @property
     def size(self) -> int:
-        """How many columns there are."""
+        """Number of columns with a common part."""
         return sum(map(len, self.places.values()))
 
     def beside(self, part: Batch, changes: Mapping[str, Array]) -> Batch:
-        """The rows with the common parts as further effects of all rows, the last.
+        """The batch with common parts and changes of last layers as further blocks, at the end.
 
         Args:
             part: the rows.
-            changes: what `changes` says of them.
+            changes: columns of the changes of last layers, from `changes`.
         """
         own = {
             _label(label): LinearBlock(
@@ -170,7 +189,10 @@ class CommonParts:
         return Batch(part.normal, {**part.blocks, **own})
 
     def problem(self, known: Problem) -> Problem:
-        """The problem whose terms the common parts are among, rows apart."""
+        """The problem with the common parts and changes of last layers among its terms.
+
+        Its rows and blocks are those of `known`; the caller replaces them.
+        """
         predicts = {_label(label): name for label, name in self.predicts.items()}
         scales: dict[str, Prior] = {
             _scale(label): priors.HalfNormal(_CHANGE * spread)
@@ -183,13 +205,17 @@ class CommonParts:
         )
 
     def changes(self, features: Mapping[str, Array]) -> dict[str, Array]:
-        """Features of any rows along the directions, (n, m), by the label of their network."""
+        """Columns of the changes of last layers: features along the directions, (n, m) by label."""
         return {label: own.columns(features[label]) for label, own in self.directions.items()}
 
     def moves(self, effects: tuple[Array, ...]) -> dict[str, tuple[Array, float]]:
-        """The changes as coefficients of the features and a constant, by label of the network.
+        """Changes of last layers, for `Problem.shifted_networks`.
 
-        `effects` are those of all factors, the changes' the last.
+        Args:
+            effects: (levels, k) posterior means by factor, those of the changes at the end.
+
+        Returns:
+            By label, coefficients (k,) of the features and a constant.
         """
         last = effects[len(effects) - len(self.directions) :]
         out = {}
@@ -199,7 +225,7 @@ class CommonParts:
         return out
 
     def columns(self, part: Batch) -> dict[str, Array]:
-        """Columns (n, k) of some rows, by the label of their term."""
+        """Columns with a common part, less their `middles`, (n, k) by label."""
         out = {}
         for label, places in self.places.items():
             block = part.blocks[label]
@@ -216,16 +242,20 @@ class CommonParts:
         effects: tuple[Array, ...],
         unseen: Mapping[str, NDArray[np.bool_]],
     ) -> dict[str, Array]:
-        """What common parts add to each predictor, (n,).
+        """The contribution of common parts and changes of last layers to each predictor.
 
-        In rows of levels that are not known those that a network is yet to learn add nothing.
+        Rows of unseen levels get no common part of the effects of that grouping, because the
+        networks have not learned it yet.
 
         Args:
             part: the rows.
-            changes: what `changes` says of them.
-            common: (p,) all common effects, these the last.
-            effects: by factor, those of the changes the last.
-            unseen: which levels of each grouping are not known.
+            changes: columns of the changes of last layers, from `changes`.
+            common: (p,) all common effects, those of common parts at the end.
+            effects: (levels, k) effects by factor, those of the changes at the end.
+            unseen: (J,) whether no training row has a level, by grouping.
+
+        Returns:
+            (n,) by family parameter.
         """
         out: dict[str, Array] = {}
         start = len(common) - self.size
@@ -247,14 +277,15 @@ class CommonParts:
 
 @dataclass(frozen=True)
 class Directions:
-    """Principal directions of features, the first of sd one.
+    """Principal directions of a network's features, in one common unit.
 
-    The others keep their smaller sds: a change along a direction in which features hardly vary
-    would take weights without bounds.
+    The unit is the sd along the first direction. Features along the other directions keep their
+    smaller sds, because scaling them to sd one would allow very large weights in directions in
+    which the features hardly vary.
 
     Attributes:
-        mean: (k,) of the features.
-        matrix: (k, m).
+        mean: (k,) mean of the features.
+        matrix: (k, m) directions, divided by the sd along the first.
     """
 
     mean: Array
@@ -262,7 +293,7 @@ class Directions:
 
     @classmethod
     def of(cls, features: Array) -> "Directions":
-        """Of the features (n, k) of some rows."""
+        """The directions of the features (n, k) of some rows."""
         mean = features.mean(axis=0)
         away = features - mean
         values, vectors = np.linalg.eigh(away.T @ away / len(away))
@@ -271,14 +302,14 @@ class Directions:
         return cls(mean, vectors / largest if largest > 0 else 0.0 * vectors)
 
     def columns(self, features: Array) -> Array:
-        """(n, m) of any rows."""
+        """Features (n, k) of any rows along the directions, (n, m)."""
         return (features - self.mean) @ self.matrix
 
 
 def _between(
     problem: Problem, blocks: Mapping[str, LinearBlock | None], some: NDArray[np.int64]
 ) -> tuple[str, ...]:
-    """Labels of networks some input of which varies between the levels of a grouping."""
+    """Labels of networks with an input that varies between the levels of a grouping."""
     groups = {
         label: np.unique(np.asarray(block.codes), return_inverse=True)[1]
         for label, block in blocks.items()
@@ -289,7 +320,7 @@ def _between(
         same = problem.predicts[label]
         codes = [own for name, own in groups.items() if problem.predicts[name] == same]
         arrays = [np.asarray(a) for a in problem.data[0][label].arrays.values()]
-        # Images and the like are too many numbers to be gone through one by one.
+        # Arrays with more axes, such as images, have too many numbers to look at.
         inputs = [a[some].reshape(len(some), -1).astype(np.float64) for a in arrays if a.ndim <= 2]
         if any(_share_between(x, own) > _BETWEEN for x in inputs for own in codes):
             found.append(label)
@@ -297,7 +328,11 @@ def _between(
 
 
 def _share_between(x: Array, codes: NDArray[np.int64]) -> float:
-    """The largest share of a column's variance (n, k) that is between levels, chance taken off."""
+    """The largest between-level share of a variance among the columns of x (n, k).
+
+    The share is 1 - (within mean square) / (total mean square), which is zero on average for a
+    column unrelated to the levels.
+    """
     n, levels = len(codes), int(codes.max(initial=0)) + 1
     if n <= levels:
         return 0.0
@@ -314,9 +349,15 @@ def _share_between(x: Array, codes: NDArray[np.int64]) -> float:
 def of_unseen(
     part: Batch, unseen: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, LinearBlock] | None:
-    """The blocks of effects that no row has told, at the rows of their levels.
+    """Blocks in which only the effects of unseen levels are unknown.
 
-    All else counts as known, and is a block without columns. None where there are no such rows.
+    Args:
+        part: the rows.
+        unseen: (J,) whether no training row has a level, by grouping.
+
+    Returns:
+        Blocks by label. Terms without unseen levels have a block without columns. None if no row
+        has an unseen level.
     """
     out: dict[str, LinearBlock] = {}
     n_unseen = 0
@@ -329,7 +370,7 @@ def of_unseen(
         codes = np.asarray(block.codes, np.int64)
         new = unseen[block.grouping][codes]
         n_unseen += int(new.sum())
-        # Rows of known levels have columns of zeros, whichever level they are given.
+        # Rows of seen levels have columns of zeros, so that their code, zero, has no effect.
         levels, own = np.unique(codes[new], return_inverse=True)
         placed = np.zeros(n, np.int32)
         placed[new] = own
@@ -339,7 +380,7 @@ def of_unseen(
 
 
 def rows_of_unseen(part: Batch, unseen: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """(n,) which rows have a level that is not known."""
+    """(n,) whether a row has an unseen level in some grouping."""
     out: NDArray[np.bool_] | None = None
     for block in part.blocks.values():
         if block is None:
@@ -353,6 +394,7 @@ def rows_of_unseen(part: Batch, unseen: Mapping[str, NDArray[np.bool_]]) -> NDAr
 
 
 def _is_spanned(column: Array, others: list[Array]) -> bool:
+    """Whether a column (n, 1) is a linear combination of the others, within `_LEFT`."""
     if not others:
         return False
     x = np.concatenate(others, axis=1)
@@ -363,10 +405,10 @@ def _is_spanned(column: Array, others: list[Array]) -> bool:
 
 
 def _label(label: str) -> str:
-    """Of a common part; no term has such a label."""
+    """Label of a common part or change; no label of a term has this form."""
     return f"{label}/in common"
 
 
 def _scale(label: str) -> str:
-    """The site of how much a change of a network's last layer adds."""
+    """Site of tau, the sd of the coefficients of a change of a last layer."""
     return f"{label}/in common_sigma"

@@ -1,1 +1,1 @@
-"""Generalized linear mixed models: Gaussian approximations of the effects."""
+"""Generalized linear mixed models: Gaussian approximation of the coefficients."""

@@ -1,17 +1,18 @@
-"""What the nearest normal distribution misses of log p(y | theta), and of one scalar grouping.
+"""Corrections of the bound T(theta) to log p(y | theta): what a normal posterior misses.
 
-With q the normal of ``gaussian_approximation`` and r the log ratio of the posterior to it, log
-p(y | theta) exceeds T by log E_q exp(r - E r). Gradient and curvature of r vanish under q, so that
-its first term is the third-order one,
+With q the normal approximation of ``gaussian_approximation`` and r the log ratio of the posterior
+to q, log p(y | theta) exceeds T by log E_q exp(r - E_q r). Gradient and curvature of r have mean
+zero under q, so that the leading term is of third order. It is the sum over the levels j of every
+grouping of
 
-    s = 1/12 sum_j |E_q d3 log p / d b_j^3|^2        in the metric of cov(b_j | all others)
+    s_j = 1/12 |E_q d3 log p / d b_j^3|^2        in the metric of cov(b_j | all others)
 
-over the levels of every grouping (`SkewnessCorrection`). It is the first of a series, and too much
-where it is large, as of a level of zeros whose effect has no end below: a level's share is taken as
-s / (1 + 2.5 s), which follows the integrals of levels of counts and of answers yes or no. Where a
-single grouping has one effect for each level, the integrals over them are one-dimensional, and
-adaptive Gauss-Hermite quadrature gives each (`AdaptiveQuadrature`; Liu and Pierce, 1994): the
-common effects alone are then taken as normal.
+(`SkewnessCorrection`). Large terms overestimate the correction, as for a level with zeros only,
+whose effect has no lower bound. A level's term is therefore damped to s_j / (1 + 2.5 s_j), which
+follows the exact integrals of levels of counts and of binary responses. With a single grouping and
+one effect per level the integrals over the effects are one-dimensional, and are taken by adaptive
+Gauss-Hermite quadrature (`AdaptiveQuadrature`; Liu and Pierce, 1994). Only the common effects are
+then taken as normal.
 """
 
 import math
@@ -29,65 +30,80 @@ from ranef.inference.pwls.solver import PWLS, Solution
 
 Array = NDArray[np.float64]
 
-# Nodes unless the user says otherwise.
+# Quadrature nodes, unless the user asks for another number.
 NODES = 15
-# Fewer, where levels have many rows, and the nats by which they may be off in all.
-_FEWER, _SAME = (5, 7), 0.003
-# Newton steps of the common effects, and the gain in nats at which they end.
-_STEPS, _GAIN = 6, 1e-4
-# Columns of a factor beyond which nothing is added: of the many of a basis the rows say little
-# each, and where they leave a function open the third-order term has no bound.
+# Smaller numbers of nodes, tried where levels have many rows.
+_FEWER = (5, 7)
+# A smaller number is taken if it changes the log density, and its change over one posterior sd of
+# the scale, by less than this many nats.
+_SAME = 0.003
+# Largest number of Newton steps of the common effects.
+_STEPS = 6
+# The steps end when twice the gain of the next one is below this many nats.
+_GAIN = 1e-4
+# Factors with more columns get no third-order term. The rows say little of each of the many columns
+# of a basis, and where they leave a function open the term has no bound.
 _WIDE = 12
-# How the gain of a skewed level falls behind the first term of its series.
+# Damping c of the third-order term of a level, s / (1 + c s).
 _BENT = 2.5
-# A scale below which effects say nothing.
+# Smallest sd of the effects, to keep their digits: smaller effects change nothing.
 _NOTHING = 1e-6
 
 
 @runtime_checkable
 class Correction(Protocol):
-    """What is to be added to T, and the posterior of the coefficients that goes with it."""
+    """A correction that is added to T, and the posterior of the coefficients that goes with it.
+
+    The methods take q, the roots (k, k) of the factors' covariances, and the values of the family
+    parameters that all rows share.
+    """
 
     def correction(
         self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> float:
-        """In nats."""
+        """The correction of T, in nats."""
         ...
 
     def solution(
         self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> Solution:
-        """The coefficients' posterior."""
+        """The coefficients' posterior under the correction."""
         ...
 
     def slopes(
         self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> tuple[float, dict[int, Array], Mapping[str, Any]] | None:
-        """The density, its derivatives by factor in its root, and those by number or scale.
+        """The corrected log p(y | theta) and its derivatives at fixed log |X' V^-1 X + P|.
 
-        They are those at the given log |X' V^-1 X + P|. None where only T has them.
+        Returns:
+            the value, derivatives in the root of each factor, and derivatives by family parameter
+            or scale; None if derivatives are known for T alone.
         """
         ...
 
     def settled(
         self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> "Correction":
-        """The same, to be asked for hyperparameters near those of q."""
+        """The correction with settings that suit hyperparameters near those of q."""
         ...
 
     def of(self, working: GaussianApproximator) -> "Correction":
-        """The same for these rows with other priors of the common effects."""
+        """The same correction for the same rows with other priors of the common effects."""
         ...
 
 
 @dataclass(frozen=True)
 class SkewnessCorrection:
-    """The third-order term, for any groupings of few columns."""
+    """The third-order term, for groupings of few columns.
+
+    Third derivatives are taken within each predictor; mixed ones across predictors are left out.
+    """
 
     working: GaussianApproximator
 
     @classmethod
     def applies(cls, working: GaussianApproximator) -> bool:
+        """Whether any factor has few enough columns."""
         return any(factor.columns.shape[1] <= _WIDE for factor in working.layout.factors)
 
     def correction(
@@ -99,7 +115,7 @@ class SkewnessCorrection:
         out = 0.0
         for factor, root, own in zip(layout.factors, roots, owns, strict=True):
             if factor.levels == 1 or factor.columns.shape[1] > _WIDE:
-                # Of coefficients that all rows share each is told by all: the term vanishes.
+                # All rows inform the coefficients of a single level: the term is negligible.
                 continue
             covariance = _alone(root, own)
             place = predictors_of(factor)
@@ -137,22 +153,26 @@ class SkewnessCorrection:
 
 
 def _alone(root: Array, own: Array) -> Array:
-    """(k, k, J) covariance of each level's effects given all other coefficients.
+    """Covariance (k, k, J) of each level's effects given all other coefficients.
 
-    What the rows leave open of all levels alike is no predictor's, and takes no part.
+    A shift of all levels that the common effects offset changes no predictor, and takes no part.
     """
     precision = np.eye(len(root)) + root.T @ own.transpose(2, 0, 1) @ root
     values, vectors = np.linalg.eigh(precision)
-    # Of negative weights the prior is what is left.
+    # Directions in which the weights are negative get the prior's variance.
     scaled = root @ vectors / np.sqrt(np.maximum(values, 1.0))[:, None]
     return np.einsum("jab,jcb->acj", scaled, scaled)
 
 
 @dataclass(frozen=True)
 class _ModeQuadrature:
-    """Log p(y | beta, theta) by quadrature at beta's mode, and the moments of each level's u.
+    """Log p(y | beta, theta) by quadrature, at the mode of beta.
 
-    `by_number` holds the derivatives in the family's numbers.
+    Attributes:
+        beta: (p,) the mode.
+        value: log p(y | beta, theta), with the gain of a Newton step that was not taken.
+        mean, variance: (J,) posterior moments of the standardised effects u.
+        by_number: derivatives in the family parameters.
     """
 
     beta: Array
@@ -169,10 +189,14 @@ class _ModeQuadrature:
 
 @dataclass(frozen=True)
 class AdaptiveQuadrature:
-    """One grouping with one effect for each level, by `nodes` of adaptive quadrature.
+    """Adaptive quadrature for one grouping with one effect per level.
 
-    If it `may_save`, fewer nodes are taken once they are seen to give the same.
-    `away` is how far from q's the common effects' mode was where it was settled, (p,).
+    Attributes:
+        working: the rows.
+        nodes: number of quadrature nodes.
+        may_save: whether fewer nodes may be taken if they give the same result.
+        away: (p,) the common effects' mode less that of q, where the correction was settled; None
+            before.
     """
 
     working: GaussianApproximator
@@ -182,6 +206,7 @@ class AdaptiveQuadrature:
 
     @classmethod
     def applies(cls, working: GaussianApproximator) -> bool:
+        """Whether there is exactly one grouping, with one effect per level."""
         factors, groupings = working.layout.factors, working.layout.groupings
         return len(factors) == 1 and factors[0].columns.shape[1] == 1 and not groupings[0].shared
 
@@ -193,7 +218,8 @@ class AdaptiveQuadrature:
         for fewer in _FEWER if self.may_save else ():
             less = replace(settled, nodes=fewer)
             other = less._integrated(q, roots, numbers)
-            # Of the derivative along a posterior sd of the scale, which is this at least.
+            # Difference in the slope along log sd, times the least posterior sd of log sd, 1 /
+            # sqrt(2 J).
             along = (other.squares - found.squares) / np.sqrt(2 * len(found.mean))
             if max(abs(other.value - found.value), abs(along)) < _SAME:
                 return less
@@ -208,7 +234,7 @@ class AdaptiveQuadrature:
         return self._density(q, self._integrated(q, roots, numbers)) - q.value
 
     def _density(self, q: GaussianPosterior, found: _ModeQuadrature) -> float:
-        """Log p(y | theta), common effects integrated as normal ones."""
+        """Log p(y | theta), with the common effects integrated as normal."""
         layout = self.working.layout
         return (
             found.value
@@ -220,7 +246,10 @@ class AdaptiveQuadrature:
     def slopes(
         self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> tuple[float, dict[int, Array], Mapping[str, Any]]:
-        """By Fisher's identity the derivative in the sd is sum_j E (u_j^2 - 1) / sd."""
+        """As `Correction.slopes`; the derivative in the sd is sum_j E (u_j^2 - 1) / sd.
+
+        This is Fisher's identity, u_j being the standardised effect of level j.
+        """
         found = self._integrated(q, roots, numbers)
         along = np.full((1, 1), (found.squares - len(found.mean)) / _sd(roots))
         layout = self.working.layout
@@ -230,10 +259,10 @@ class AdaptiveQuadrature:
     def solution(
         self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> Solution:
-        """Of the working model with the moments that quadrature gives.
+        """The posterior of a working model with the moments that quadrature gives.
 
-        Its cross-products are such that common effects are around their mode, and those of
-        each level have the mean and variance that they have there.
+        Its cross-products are changed so that the common effects lie around their mode, and each
+        level's effect has there the mean and variance found by quadrature.
         """
         root = float(roots[0][0, 0])
         if abs(root) < 1e-3:
@@ -245,7 +274,7 @@ class AdaptiveQuadrature:
         effects, prior = root * found.mean, 1 / root**2
         own = np.maximum(1 / (root**2 * found.variance) - prior, 0.0)
         beta = products.centre.transform(products.predictor)[0] @ found.beta
-        # So that the regression of the effects on beta, and beta's covariance, stay as they are.
+        # Keeps the regression of the effects on beta, and beta's covariance, as they are.
         ratio = (own + prior) / (products.own[0][0, 0] + prior)
         before = products.cross[0][0, :p]
         between = ratio * before
@@ -261,7 +290,7 @@ class AdaptiveQuadrature:
     def _integrated(
         self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
     ) -> _ModeQuadrature:
-        """At the beta that maximises p(beta | y, theta), by Newton's steps from that of q."""
+        """Integrals at the mode of p(beta | y, theta), by Newton steps from the mode under q."""
         layout, solution, root = self.working.layout, q.solution, _sd(roots)
         factor, own = layout.factors[0], solution.solver.products.own[0][0, 0]
         over = LevelQuadrature(
@@ -290,7 +319,7 @@ class AdaptiveQuadrature:
             best = found.value - penalty
             step = covariance @ gradient
             gain = float(gradient @ step)
-            # Half the slope along a step is what it brings, where it is as short as the last.
+            # The gain of a step is half of the slope along it; the last step is not taken.
             left = 0.5 * gain if gain < _GAIN else 0.0
             moments = found.mean, found.variance, found.by_number
             out = _ModeQuadrature(beta, found.value + left, *moments)
@@ -303,6 +332,6 @@ class AdaptiveQuadrature:
 
 
 def _sd(roots: list[Array]) -> float:
-    """The sd of the effects; below what says nothing, the least that keeps its digits."""
+    """The sd of the effects with its sign, not smaller than the least sd that keeps digits."""
     root = float(roots[0][0, 0])
     return math.copysign(max(abs(root), _NOTHING), root)

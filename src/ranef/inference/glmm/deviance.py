@@ -1,10 +1,11 @@
-"""The likelihood of a generalized linear mixed model as lme4 defines it; no priors.
+"""The likelihood of a generalized linear mixed model as lme4 defines it; priors play no part.
 
     -2 log int p(y | beta, b) p(b | theta) db
 
-by Laplace's approximation at the mode of b, or by adaptive Gauss-Hermite quadrature. Only the
-random effects are integrated: beta, and the family's numbers, are maximised over beside theta
-(Bates et al., 2015; `glmer` with its default nAGQ=1).
+The integral is by Laplace's approximation at the mode of b, or by adaptive Gauss-Hermite
+quadrature. Only the group effects b are integrated: the likelihood is maximised over the common
+effects beta and the family parameters as well as over theta (Bates et al., 2015; `glmer` with its
+default nAGQ=1).
 """
 
 import math
@@ -29,23 +30,25 @@ from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 
-# Steps of the differences behind a gradient, in standard errors; rounds of the search, each
-# from where the one before ended.
-_STEP, _ROUNDS = 0.02, 4
-# The same behind second derivatives.
+# Step of the central differences behind a gradient, in the units of `_ScaledCriterion`: standard
+# errors for the common effects.
+_STEP = 0.02
+# Largest number of searches, each from where the one before ended and in new units.
+_ROUNDS = 4
+# Step of the central differences of gradients behind second derivatives, in the same units.
 _WIDE_STEP = 0.05
-# The unit of theta and of the numbers' coordinates.
+# Unit of theta and of the family parameters' coordinates in `_ScaledCriterion`.
 _UNIT = 0.1
 
 
 class IntegratedLikelihood:
-    """The criterion of one problem as a function of theta.
+    """The criterion -2 log likelihood of one problem.
 
     theta holds the Cholesky factors of the groupings' covariances in lme4's order.
 
     Args:
         problem: linear in its predictors.
-        nodes: of quadrature; 1 is Laplace's approximation.
+        nodes: number of quadrature nodes; 1 for Laplace's approximation.
     """
 
     def __init__(self, problem: Problem, nodes: int) -> None:
@@ -53,8 +56,8 @@ class IntegratedLikelihood:
         self.nodes = nodes
         self.layout = ProfiledDeviance(self.density.mixed)
         working = self.density.working.without_priors()
-        # Thresholds stand in for an intercept. About the means of the columns they do not move with
-        # the common effects, however far from zero the columns are.
+        # Thresholds take the place of an intercept. If columns are centred, thresholds hardly
+        # change with the common effects, however far from zero the columns are.
         self._shifted = tuple(each.name for each in self.density.coordinates.ordered)
         self._middle = working.layout.columns.mean(axis=0) * bool(self._shifted)
         self._working = working.about(self._middle)
@@ -62,16 +65,16 @@ class IntegratedLikelihood:
 
     @property
     def mixed(self) -> LinearMixedModel:
-        """The model."""
+        """The Gaussian model behind the density."""
         return self.density.mixed
 
     @property
     def columns(self) -> Array:
-        """(n, p) of the common effects, about their means where there are thresholds."""
+        """Columns (n, p) of the common effects, centred if the family has thresholds."""
         return self._working.layout.columns
 
     def number_values(self, z: Array) -> dict[str, Any]:
-        """The family's numbers at their coordinates."""
+        """The family parameters at their coordinates z, by name."""
         density = self.density
         x = density.start.copy()
         x[density.number_places] = z
@@ -85,9 +88,13 @@ class IntegratedLikelihood:
         numbers: Mapping[str, Any],
         start: GaussianPosterior | None = None,
     ) -> float:
-        """-2 log likelihood at theta, the common effects (p,) and the family's numbers.
+        """-2 log likelihood at given parameters; infinity where the arithmetic fails.
 
-        The search for the mode of the random effects begins at `start`, if there is one.
+        Args:
+            theta: covariance parameters of the group effects.
+            common: (p,) common effects.
+            numbers: values of the family parameters.
+            start: warm start of the search for the mode of the group effects.
         """
         working = self._working.given(common)
         roots = self.layout.roots(theta)
@@ -104,9 +111,13 @@ class IntegratedLikelihood:
     def gradient(
         self, theta: Array, common: Array, numbers: Mapping[str, Any], start: GaussianPosterior
     ) -> tuple[float, LaplaceGradient] | None:
-        """The criterion, and what its derivatives come from; None where it is not finite.
+        """The criterion and the derivatives of Laplace's approximation of log p(y | theta).
 
-        Only of Laplace's approximation with one predictor.
+        It applies where `has_gradient` is True.
+
+        Returns:
+            -2 log likelihood, and the derivatives of the log likelihood; None where the arithmetic
+            fails.
         """
         working = self._working.given(common)
         roots = self.layout.roots(theta)
@@ -118,14 +129,19 @@ class IntegratedLikelihood:
 
     @property
     def has_gradient(self) -> bool:
-        """Whether `gradient` serves."""
+        """Whether `gradient` applies: Laplace's approximation with a single predictor."""
         return self.nodes == 1 and len(self._working.layout.predictors) == 1
 
     def deviance(self, theta: Any, reml: bool = False) -> float:
-        """The criterion at theta, at its minimum over all else.
+        """The criterion at theta, minimised over the common effects and family parameters.
+
+        Args:
+            theta: as many finite numbers as the Cholesky factors have.
+            reml: refused if True.
 
         Raises:
-            OptionError: for reml, or a theta that is not as many finite numbers as there are.
+            OptionError: for reml, or a theta of another length or with values that are not finite.
+            DataError: if the likelihood has no maximum that can be found.
         """
         _refuse(reml)
         values = self.layout.checked(theta)
@@ -133,14 +149,21 @@ class IntegratedLikelihood:
             return self._least(values, free=False).value
 
     def maximum(self, reml: bool = False) -> dict[str, Any]:
-        """The theta that maximises the likelihood, and the estimates there.
+        """Maximum-likelihood estimates of theta and everything else.
 
-        Standard errors are from the second derivatives of the criterion in all that is estimated,
-        as glmer's are; a scale at zero is held there.
+        Standard errors come from the second derivatives of the criterion in all estimated
+        parameters, as in glmer; scales estimated as zero are held there.
+
+        Args:
+            reml: refused if True.
 
         Returns:
-            theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate),
-            sigma (of families that have it, else 1), and the family's other numbers by name.
+            theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate), sigma
+            (1 here), and the family parameters by name.
+
+        Raises:
+            OptionError: for reml.
+            DataError: if the likelihood has no maximum that can be found.
         """
         _refuse(reml)
         with np.errstate(all="ignore"), threads_for(self.density.mixed.solver.largest):
@@ -161,10 +184,10 @@ class IntegratedLikelihood:
         }
 
     def joint(self, theta: Array, numbers: Mapping[str, Any]) -> GaussianPosterior:
-        """Common and random effects at their joint mode.
+        """The joint mode of common and group effects.
 
         Raises:
-            DataError: where there is none.
+            DataError: if none is found.
         """
         try:
             return self._working.fit(self.layout.roots(theta), numbers)
@@ -177,7 +200,7 @@ class IntegratedLikelihood:
             ) from None
 
     def _best(self) -> "_SearchEnd":
-        """The least criterion over all thetas, from several starts and off the boundary."""
+        """The minimum over theta, from the best of several starts, restarted off the boundary."""
         start = self.layout.start
         z = self.density.start[self.density.number_places]
         first = min((scale * start for scale in STARTS), key=lambda at: self._at_joint(at, z))
@@ -196,7 +219,7 @@ class IntegratedLikelihood:
         return found
 
     def _at_joint(self, theta: Array, z: Array) -> float:
-        """The criterion where the common effects are at their joint mode with the random ones."""
+        """The criterion at the common effects of the joint mode of common and group effects."""
         numbers = self.number_values(z)
         q = self.joint(theta, numbers)
         return self.criterion(theta, q.solution.common[0], numbers, q)
@@ -209,7 +232,7 @@ class IntegratedLikelihood:
         z: Array | None = None,
         common: Array | None = None,
     ) -> "_SearchEnd":
-        """The least criterion near a place, theta held there if it is not `free`."""
+        """A local minimum of the criterion; theta is held at its start if not `free`."""
         z = self.density.start[self.density.number_places] if z is None else z
         trial = 0
         while True:
@@ -227,9 +250,9 @@ class IntegratedLikelihood:
                 return _SearchEnd(found.value, place, self.number_values(z), round_, found.x)
 
     def _covariance(self, found: "_SearchEnd") -> Array:
-        """(p, p) of the common effects, all else that is estimated being uncertain too.
+        """Covariance (p, p) of the common effects, with theta and family parameters uncertain.
 
-        Where the second derivatives have no inverse it is that at theta known.
+        If the second derivatives are not positive definite, it is the covariance at known theta.
         """
         theta, _, _ = found.place
         held = self.layout.on_boundary(theta)
@@ -245,13 +268,14 @@ class IntegratedLikelihood:
 
 @dataclass(frozen=True)
 class _SearchEnd:
-    """Where a search ended.
+    """The end of a search.
 
     Attributes:
         value: of the criterion.
-        place: theta, the numbers' coordinates, the common effects.
-        numbers: the family's numbers there.
-        round: the last of the search, and x where that ended.
+        place: theta, the coordinates of the family parameters, and the common effects.
+        numbers: the family parameters there.
+        round: the scaled criterion of the last search.
+        x: where that search ended, in scaled coordinates.
     """
 
     value: float
@@ -263,14 +287,15 @@ class _SearchEnd:
 
 @dataclass(frozen=True)
 class _ScaledCriterion:
-    """The criterion around a place, all coordinates in about the same unit.
+    """The criterion around a point, in coordinates v of about the same unit.
 
     Attributes:
         whole: the likelihood.
-        start: where every search for the mode of the random effects begins.
-        theta, z, common: the place: theta, the numbers' coordinates, the common effects.
-        root: of the common effects' covariance.
-        free: how many elements theta has, 0 where it is held.
+        start: warm start of every search for the mode of the group effects.
+        theta, z, common: the point: theta, the coordinates of the family parameters, and the common
+            effects.
+        root: Cholesky factor of the common effects' covariance, (p, p).
+        free: number of elements of theta; 0 if theta is held.
     """
 
     whole: IntegratedLikelihood
@@ -286,7 +311,7 @@ class _ScaledCriterion:
         return self.free + len(self.z) + len(self.common)
 
     def place(self, v: Array) -> tuple[Array, Array, Array]:
-        """Theta, the numbers' coordinates and the common effects at v."""
+        """Theta, the coordinates of the family parameters, and the common effects at v."""
         free, m = self.free, self.free + len(self.z)
         theta = self.theta + _UNIT * v[:free] if free else self.theta
         return theta, self.z + _UNIT * v[free:m], self.common + self.root @ v[m:]
@@ -296,7 +321,7 @@ class _ScaledCriterion:
         return self.whole.criterion(theta, common, self.whole.number_values(z), self.start)
 
     def objective(self, v: Array) -> tuple[float, Array]:
-        """The criterion and its derivative."""
+        """The criterion and its gradient in v."""
         if not self.whole.has_gradient:
             return self._differences(v)
         theta, z, common = self.place(v)
@@ -317,7 +342,7 @@ class _ScaledCriterion:
         return value, -2.0 * np.concatenate(whole)
 
     def _differences(self, v: Array) -> tuple[float, Array]:
-        """The criterion and its derivative by differences on both sides."""
+        """The criterion and its gradient by central differences."""
         here, slope = self.value(v), np.zeros(len(v))
         for i in range(len(v) if np.isfinite(here) else 0):
             step = np.zeros(len(v))
@@ -326,7 +351,7 @@ class _ScaledCriterion:
         return here, slope
 
     def curvature(self, v: Array) -> Array:
-        """The second derivatives of the criterion, by differences of the first on both sides."""
+        """Second derivatives of the criterion, by central differences of the gradient."""
         out = np.zeros((len(v), len(v)))
         for i in range(len(v)):
             step = np.zeros(len(v))

@@ -1,9 +1,9 @@
-"""A log density and its derivatives, averaged over a normal distribution of the predictors.
+"""A log density and its derivatives, averaged over a normal distribution of the linear predictors.
 
     E log p(y_i | eta_i),   E d log p / d eta,   E d2 log p / d eta2      eta_i ~ N(m_i, C_i)
 
-by quadrature: Gauss and Hermite's for one or two predictors, of degree three (Stroud, 1971)
-for more. The derivatives are automatic ones of the family's log density.
+Averages are by quadrature: Gauss-Hermite for one or two predictors, and a rule of degree three
+(Stroud, 1971) for more. Derivatives are by automatic differentiation of the family's log density.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -26,26 +26,27 @@ from ranef.inference.glmm.expected_log_density_natural import NaturalExpectedLog
 from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
 from ranef.numerics.gauss_hermite import nodes_of, rule
 
-# Nodes for each predictor where all are nearly known.
+# Nodes per predictor where all predictors have small variances.
 _FEW = 3
-# The largest variance of a predictor of which few nodes give its averages.
+# The largest variance of a predictor for which `_FEW` nodes suffice.
 _NEARLY_KNOWN = 0.05
-# Rows from which it is worth a second compiled program to take few nodes.
+# Number of rows from which fewer nodes are worth compiling a second program.
 _MANY = 100_000
-# Rows from which a program of several threads saves more than the seconds that it takes to compile.
+# Number of rows from which a compiled program with several threads saves more than the seconds that
+# its compilation takes.
 _COMPILED = 50_000
 
 
 @dataclass(frozen=True)
 class ResponseDensity:
-    """Log p of each row of any response, in the predictors that rows have.
+    """Log p of each row of a response, as a function of the row's linear predictors.
 
-    Two are equal where they compute the same, so that a program compiled for one serves in all
+    Two instances are equal if they compute the same, so that a program compiled for one serves all
     fits of the process.
 
     Attributes:
         law: the family.
-        predictors: names of those that rows have, in order.
+        predictors: names of the predicted parameters, in order.
         signature: of the family.
     """
 
@@ -55,10 +56,11 @@ class ResponseDensity:
 
     @classmethod
     def of(cls, law: Family, predictors: Sequence[str]) -> "ResponseDensity":
+        """The density of a family with these predicted parameters."""
         return cls(law, tuple(predictors), law.signature())
 
     def rows(self, response: Any, numbers: Mapping[str, Any], eta: Array) -> Array:
-        """Log p of each row, (n,), at predictors eta (n, K)."""
+        """Log p of each row, (n,), at predictors eta (n, K) and shared family parameters."""
         each = {name: eta[:, k] for k, name in enumerate(self.predictors)}
         return self.law.log_density(response, **each, **self.law.on_link_scale(**numbers))
 
@@ -66,7 +68,18 @@ class ResponseDensity:
 def averages_of(
     law: Family, response: Any, predictors: Sequence[str]
 ) -> "ExpectedLogDensity | NaturalExpectedLogDensity | AnalyticExpectedLogDensity":
-    """Of the rows of one response: in closed form where the family has one."""
+    """The fastest class of averages for the rows of a response.
+
+    Args:
+        law: the family.
+        response: the rows.
+        predictors: names of the predicted parameters, in order.
+
+    Returns:
+        averages in the natural parameter of an exponential family; else by derivatives that are
+        written out, for families that have them and fewer than 50,000 rows; else by automatic
+        differentiation.
+    """
     natural = law.natural(response)
     if natural is not None:
         return NaturalExpectedLogDensity(natural)
@@ -79,12 +92,12 @@ def averages_of(
 
 
 class ExpectedLogDensity:
-    """Of the rows of one response.
+    """Averages over the rows of one response, by automatic differentiation in JAX.
 
     Args:
         law: the family.
         response: the rows.
-        predictors: names of those that rows have, in order.
+        predictors: names of the predicted parameters, in order.
     """
 
     def __init__(self, law: Family, response: Any, predictors: Sequence[str]) -> None:
@@ -95,15 +108,16 @@ class ExpectedLogDensity:
     def of(
         self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray
     ) -> tuple[float, NDArray, NDArray]:
-        """Sum over rows of E log p; E of the first and of minus the second derivatives.
+        """The sum over rows of E log p, and averages of its derivatives in eta.
 
         Args:
-            numbers: values of the parameters that are the same for all rows.
-            mean: (n, K) m.
-            spread: (n, K, K) C.
+            numbers: values of the family parameters that all rows share.
+            mean: (n, K) means m of the predictors.
+            spread: (n, K, K) covariances C of the predictors.
 
         Returns:
-            (), (n, K) and (n, K, K).
+            the sum, (n, K) averages of the first derivatives, and (n, K, K) averages of minus the
+            second derivatives.
         """
         with jax.enable_x64(True):
             found = _averages(*self._at(numbers, mean, spread))
@@ -111,10 +125,10 @@ class ExpectedLogDensity:
         return float(total), slope, curvature
 
     def settle(self, spread: NDArray) -> None:
-        """Take as many nodes as predictors of such variances (n, K, K) ask for: these always do."""
+        """Does nothing: here the number of nodes is chosen at each call."""
 
     def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
-        """Sum over rows of log p at predictors that are known, (n, K)."""
+        """The sum over rows of log p at known predictors (n, K)."""
         with jax.enable_x64(True):
             given = {name: jnp.asarray(value, jnp.float64) for name, value in numbers.items()}
             rows = self.density.rows(self.response, given, jnp.asarray(eta, jnp.float64))
@@ -123,7 +137,7 @@ class ExpectedLogDensity:
     def by_number(
         self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray
     ) -> dict[str, NDArray]:
-        """The derivative of the sum of E log p in each number."""
+        """Derivatives of the sum of E log p in each shared family parameter, by name."""
         if not numbers:
             return {}
         with jax.enable_x64(True):
@@ -131,7 +145,7 @@ class ExpectedLogDensity:
             return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
     def third(self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray) -> NDArray:
-        """(n, K) E of the third derivative in each predictor."""
+        """E of the third derivative in each predictor, (n, K)."""
         with jax.enable_x64(True):
             return np.asarray(_thirds(*self._at(numbers, mean, spread)), np.float64)
 
@@ -141,10 +155,14 @@ class ExpectedLogDensity:
         """Log integrals over the effects of levels, by quadrature.
 
         Args:
-            over: the levels.
+            over: levels and quadrature nodes.
             base: (n, K) predictors without the effects.
             root: the sd of the effects.
-            numbers: values of the parameters that are the same for all rows.
+            numbers: values of the family parameters that all rows share.
+
+        Returns:
+            the sum of the log integrals over levels, with its derivatives and the moments of the
+            effects.
         """
         with jax.enable_x64(True):
             given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
@@ -161,13 +179,14 @@ class ExpectedLogDensity:
         return self.density, self._count(spread), self.response, given, mean, spread
 
     def _count(self, spread: NDArray) -> int:
+        """Nodes per predictor, for predictors with these covariances."""
         k = len(self.density.predictors)
         few = len(spread) >= _MANY and spread.max(initial=0.0) < _NEARLY_KNOWN
         return _FEW if few and nodes_of(k) else nodes_of(k)
 
 
 def _points(count: int, mean: Array, spread: Array) -> tuple[Array, NDArray]:
-    """Where the predictors are looked at, (m, n, K), and the weights (m,)."""
+    """Quadrature points of the predictors, (m, n, K), and their weights (m,)."""
     points, weights = rule(mean.shape[1], count)
     return mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points), weights
 
@@ -176,6 +195,7 @@ def _points(count: int, mean: Array, spread: Array) -> tuple[Array, NDArray]:
 def _by_number(
     density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> dict[str, Array]:
+    """Derivatives in the shared family parameters of the sum of E log p."""
     etas, weights = _points(count, mean, spread)
 
     def total(numbers: Any) -> Array:
@@ -188,6 +208,7 @@ def _by_number(
 def _averages(
     density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> tuple[Array, Array, Array]:
+    """The sum of E log p, and averages of slope (n, K) and of minus the Hessian (n, K, K)."""
     k = mean.shape[1]
     etas, weights = _points(count, mean, spread)
 
@@ -196,7 +217,8 @@ def _averages(
 
     def each(eta: Array) -> tuple[Array, Array, Array]:
         slope, along = jax.linearize(slopes, eta)
-        # All directions as one: a program of their number takes seconds to compile.
+        # One vectorised product for all directions: a program that grows with their number takes
+        # seconds to compile.
         each_way = jnp.broadcast_to(jnp.eye(k)[:, None, :], (k, *eta.shape))
         second = -jnp.moveaxis(jax.vmap(along)(each_way), 0, -1)
         return density.rows(response, numbers, eta), slope, second
@@ -213,6 +235,7 @@ def _averages(
 def _thirds(
     density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> Array:
+    """E of the third derivative in each predictor, (n, K)."""
     etas, weights = _points(count, mean, spread)
 
     def each(eta: Array) -> Array:
@@ -248,7 +271,7 @@ def _log_marginal(
     u: Any,
     log_weights: Any,
 ) -> tuple[Any, tuple[Any, Any]]:
-    """Sum over levels of log of the integral over u, and the mean and variance of u."""
+    """The sum over levels of the log integral over u, and the mean and variance of u by level."""
 
     def level(u: Any) -> Any:
         eta = base.at[:, place].add(root * column * u[codes])
@@ -264,10 +287,10 @@ def _log_marginal(
 
 
 def root_of(spread: Array) -> Array:
-    """L (n, K, K) lower triangular with L L' = spread, which may be singular.
+    """Cholesky factors L (n, K, K) with L L' = spread, which may be singular.
 
-    Column by column, as ``expected_log_density_analytic.root_of``, in a loop whose program does not
-    grow with K.
+    Computed column by column like ``expected_log_density_analytic.root_of``, in a loop whose
+    program does not grow with K.
     """
     each = jnp.arange(spread.shape[-1])
 

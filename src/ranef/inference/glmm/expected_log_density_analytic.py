@@ -1,8 +1,8 @@
 """Averages of a log density whose derivatives are written out, and integrals over levels.
 
-They are those of ``expected_log_density``, by the same rule of quadrature, in NumPy: nothing is
-compiled. A compiled program takes seconds to make, and each of its calls some tenths of a
-millisecond beyond the arithmetic, which is what some hundred rows take here in all.
+They are the averages of ``expected_log_density``, by the same quadrature rule, in NumPy. A compiled
+program takes seconds to make, and each of its calls takes some tenths of a millisecond besides its
+arithmetic. That is as long as the whole computation takes here for some hundred rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,20 +17,20 @@ from ranef.numerics.gauss_hermite import nodes_of, rule
 
 Array = NDArray[np.float64]
 
-# Predictors at quadrature points that are worked on at once: 128 KB each of some ten intermediate
-# arrays, which stay in a processor's cache.
+# Number of predictors at quadrature points that are handled at a time: 128 KB for each of about ten
+# intermediate arrays, which then stay in a processor's cache.
 _CHUNK = 16_384
-# The sd of a predictor given those before it below which it is a combination of them.
+# A predictor whose sd given the earlier ones is below this is a combination of them.
 LEAST_PIVOT = 1e-12
 
 
 class AnalyticExpectedLogDensity:
-    """Of the rows of one response.
+    """Averages over the rows of one response, by written-out derivatives in NumPy.
 
     Args:
         density: the rows.
-        n: how many.
-        k: their predictors.
+        n: number of rows.
+        k: number of predictors.
     """
 
     def __init__(self, density: RowDensity, n: int, k: int) -> None:
@@ -42,20 +42,20 @@ class AnalyticExpectedLogDensity:
     def of(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array
     ) -> tuple[float, Array, Array]:
-        """As of any family: the sum of E log p, and averages of slope and curvature."""
+        """As `ExpectedLogDensity.of`: the sum of E log p, and averages of slope and curvature."""
         total, slope, second = self._averaged(numbers, mean, spread, 2)
         return float(total.sum()), slope, -second
 
     def settle(self, spread: Array) -> None:
-        """As many points are always taken."""
+        """Does nothing: here the number of nodes is fixed."""
 
     def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
-        """Sum over rows of log p at predictors that are known, (n, K)."""
+        """The sum over rows of log p at known predictors (n, K)."""
         with np.errstate(all="ignore"):
             return float(self.density.derivatives(eta[None], numbers, 0)[0].sum())
 
     def by_number(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> dict[str, Array]:
-        """The derivative of the sum of E log p in each number."""
+        """Derivatives of the sum of E log p in each shared family parameter, by name."""
         out: dict[str, Array] = {}
         if not numbers:
             return out
@@ -65,13 +65,13 @@ class AnalyticExpectedLogDensity:
         return out
 
     def third(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> Array:
-        """(n, K) E of the third derivative in each predictor."""
+        """E of the third derivative in each predictor, (n, K)."""
         return self._averaged(numbers, mean, spread, 3)[3]
 
     def integrals(
         self, over: LevelQuadrature, base: Array, root: float, numbers: Mapping[str, Any]
     ) -> LevelIntegrals:
-        """As of any family: log integrals over the effects of levels."""
+        """As `ExpectedLogDensity.integrals`: log integrals over the effects of levels."""
         codes, levels, u = over.codes, len(over.centre), over.u
         z = root * over.column
         values, slopes = np.empty((len(u), len(base))), np.empty((len(u), *base.shape))
@@ -100,7 +100,7 @@ class AnalyticExpectedLogDensity:
     def _averaged(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array, order: int
     ) -> list[Array]:
-        """Averages of log p of each row and of its derivatives up to `order`, 3 at most."""
+        """Averages of each row's log p and of its derivatives up to `order`, 3 at most."""
         found = []
         with np.errstate(all="ignore"):
             for etas, weights, density in self._by_part(mean, spread):
@@ -110,7 +110,7 @@ class AnalyticExpectedLogDensity:
         return [np.concatenate(each) for each in zip(*found, strict=True)]
 
     def _by_part(self, mean: Array, spread: Array) -> Iterator[tuple[Array, Array, RowDensity]]:
-        """By part of the rows, predictors at the points (m, n, K), weights (m,), and density."""
+        """By batch of rows: predictors at the points (m, n, K), weights (m,), and density."""
         known = not spread.any()
         points, weights = self._points, self._weights
         if known:
@@ -125,26 +125,26 @@ class AnalyticExpectedLogDensity:
 
 
 def _slices(n: int, each: int) -> list[slice]:
-    """Rows of which so many numbers each are worked on at once."""
+    """Batches of the n rows, with `each` numbers per row."""
     step = max(1, _CHUNK // each)
     return [slice(at, at + step) for at in range(0, max(n, 1), step)]
 
 
 def _add(sums: dict[str, Array], found: Mapping[str, Array]) -> None:
-    """Add to the sums, by name, what one part of the rows gives."""
+    """Adds what one batch of rows gives to the sums, by name."""
     for name, each in found.items():
         sums[name] = np.asarray(sums.get(name, 0.0) + each)
 
 
 def _moved(base: Array, place: int, by: Array) -> Array:
-    """Predictors (n, K), one of them moved by (m, n): (m, n, K)."""
+    """The predictors (n, K) with the one at `place` shifted by (m, n): (m, n, K)."""
     out = np.repeat(base[None], len(by), axis=0)
     out[:, :, place] += by
     return out
 
 
 def root_of(spread: Array) -> Array:
-    """L (n, K, K) lower triangular with L L' = spread, which may be singular."""
+    """Cholesky factors L (n, K, K) with L L' = spread, which may be singular."""
     if spread.shape[1] == 1:
         return np.sqrt(np.maximum(spread, 0.0))
     left, out = spread.copy(), np.zeros_like(spread)

@@ -1,12 +1,13 @@
-"""Averages of a log density in its natural parameter, and integrals over levels.
+"""Averages of the log density of exponential families, and integrals over levels.
 
-As ``expected_log_density`` has them of any family. With A the cumulant function,
+They are the averages of ``expected_log_density`` for families in their natural parameter. With the
+cumulant function A and the size m_i of row i, such as its number of trials,
 
-    E log p(y_i | eta_i) = y_i E eta_i - m_i E A(eta_i) + c_i       eta_i ~ N(m_i, v_i)
+    E log p(y_i | eta_i) = y_i E eta_i - m_i E A(eta_i) + c_i       eta_i ~ N(mu_i, v_i)
 
-where E A is known or a sum over Gauss and Hermite's nodes, as many as the largest v asks for. Few
-rows take NumPy, which need not compile anything; many take JAX, whose exponential is ten times as
-fast.
+E A is in closed form or by Gauss-Hermite quadrature with as many nodes as the largest variance v
+requires. Few rows are handled by NumPy, without compilation; many by JAX, whose exponential is ten
+times as fast.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,16 +26,17 @@ from ranef.numerics.gauss_hermite import hermite
 
 Array = NDArray[np.float64]
 
-# Rows from which it is worth the tenth of a second that a program takes to compile, and rows that
-# NumPy goes through at once, so that they stay in a processor's cache.
-_MANY, _CHUNK = 50_000, 8_192
-# Up to which variance so many nodes are taken. The average of log(1 + e^eta) is off by 2e-6, 3e-6
-# and 6e-5 at most at the first three, and by 3e-4 at a variance of 6.
+# Number of rows from which compiling a program, which takes a tenth of a second, pays off.
+_MANY = 50_000
+# Rows that NumPy handles at a time, so that they stay in a processor's cache.
+_CHUNK = 8_192
+# Pairs of a variance and the number of nodes up to it. The average of log(1 + e^eta) is off by at
+# most 2e-6, 3e-6 and 6e-5 in the first three, and by 3e-4 at a variance of 6.
 _NODES = ((0.1, 3), (0.5, 5), (2.0, 7), (np.inf, 11))
 
 
 class NaturalExpectedLogDensity:
-    """Of the rows of one response.
+    """Averages over the rows of one response, in the natural parameter.
 
     Args:
         natural: the rows.
@@ -47,38 +49,38 @@ class NaturalExpectedLogDensity:
     def of(
         self, numbers: Mapping[str, Any], mean: Array, spread: Array
     ) -> tuple[float, Array, Array]:
-        """As of any family: the sum of E log p, and averages of slope and curvature."""
+        """As `ExpectedLogDensity.of`: the sum of E log p, and averages of slope and curvature."""
         y, m = self.natural.value, self.natural.size
         a, first, second = self._averaged(mean[:, 0], spread[:, 0, 0], 2)
         total = float(y @ mean[:, 0] - m @ a) + self.natural.constant
         return total, (y - m * first)[:, None], (m * second)[:, None, None]
 
     def settle(self, spread: Array) -> None:
-        """From now on take at least as many nodes as variances (n, 1, 1) such as these ask for.
+        """Raises the least number of nodes to what twice the variances (n, 1, 1) require.
 
-        And as twice these do: where another number of nodes is taken the average jumps a little.
+        With a fixed number the average is smooth: it jumps a little where the number changes.
         """
         self._least = max(self._least, _needed(2 * float(spread.max(initial=0.0))))
 
     def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
-        """Sum over rows of log p at predictors that are known, (n, 1)."""
+        """The sum over rows of log p at known predictors (n, 1)."""
         a = self._cumulants(eta[:, 0], 0)[0]
         y, m = self.natural.value, self.natural.size
         return float(y @ eta[:, 0] - m @ a) + self.natural.constant
 
     def by_number(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> dict[str, Array]:
-        """Nothing: the family has no other parameter."""
+        """An empty mapping: the family has no other parameter."""
         return {}
 
     def third(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> Array:
-        """(n, 1) E of the third derivative."""
+        """E of the third derivative, (n, 1)."""
         third = self._averaged(mean[:, 0], spread[:, 0, 0], 3)[3]
         return -(self.natural.size * third)[:, None]
 
     def integrals(
         self, over: LevelQuadrature, base: Array, root: float, numbers: Mapping[str, Any]
     ) -> LevelIntegrals:
-        """As of any family: log integrals over the effects of levels."""
+        """As `ExpectedLogDensity.integrals`: log integrals over the effects of levels."""
         codes, levels, u = over.codes, len(over.centre), over.u
         eta, z = base[:, 0], root * over.column
         y, m = self.natural.value, self.natural.size
@@ -98,7 +100,7 @@ class NaturalExpectedLogDensity:
         return LevelIntegrals(value, mean, variance, (y - m * expected)[:, None], {})
 
     def _averaged(self, mean: Array, variance: Array, order: int) -> tuple[Array, ...]:
-        """E A and E of its derivatives."""
+        """E A and the averages of its derivatives up to `order`, each (n,)."""
         largest = float(variance.max(initial=0.0))
         if not largest > 0:
             return self._cumulants(mean, order)
@@ -124,6 +126,7 @@ class NaturalExpectedLogDensity:
         return out
 
     def _cumulants(self, eta: Array, order: int) -> tuple[Array, ...]:
+        """A and its derivatives up to `order` at eta, each (n,)."""
         if len(eta) < _MANY:
             return self.natural.cumulants(np, eta, order)
         with jax.enable_x64(True):
@@ -148,7 +151,7 @@ def _compiled(cumulants: Cumulants, order: int, eta: Any) -> tuple[Any, ...]:
 def _added(
     cumulants: Cumulants, order: int, sums: Any, node: Any, mean: Any, variance: Any
 ) -> tuple[Any, ...]:
-    """The sums with one node's terms; a sum over nodes at once would not run in parallel."""
+    """The sums with one node's terms added; one sum over all nodes would not run in parallel."""
     place, weight = node
     found = cumulants(jnp, mean + place * jnp.sqrt(variance), order)
     return tuple(total + weight * each for total, each in zip(sums, found, strict=True))

@@ -1,8 +1,11 @@
-"""The working model at new hyperparameters, foretold from those at hyperparameters near by.
+"""Extrapolation of a GLMM's working model to new hyperparameters, from those at nearby ones.
 
-Weights W(x) and right sides W(x) z(x) of a converged working model are smooth in x. A combination
-sum_r c_r W(x_r), whose coefficients make constants, x and its squares come out right at x, is off
-by third differences only, so that a search for the normal q begins next to where it ends.
+The weights W(x) and right sides W(x) z(x) of a converged working model are smooth functions of the
+hyperparameters x. A stored working model r, at x_r, has an interpolation weight c_r such that
+constants, coordinates and their squares at x are reproduced exactly (only constants and coordinates
+if there are too few points). The combination sum_r c_r W(x_r) then has errors of third order along
+each coordinate, and of second order in products of coordinates. A search for the normal
+approximation q that starts there is almost at its end.
 """
 
 from dataclasses import dataclass, field
@@ -12,19 +15,21 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Numbers that are kept of earlier working models.
+# Limit of the numbers that stored working models may have in all.
 _NUMBERS = 60_000_000
-# Where coefficients are larger than this in all, what is foretold is far from what is known.
+# Reject the extrapolation when the interpolation weights are large: sum_r |c_r| > 25 means that x
+# lies outside the region spanned by the stored points.
 _FAR = 25.0
-# And where they change by more than this in all within a posterior sd, its errors are what shows.
+# Reject differences when the interpolation weights change by more than this in all per posterior
+# sd: they would mostly measure the errors of the stored working models.
 _STEEP = 6.0
-# By how much a combination may miss constants, coordinates and squares at x.
+# Relative error by which a combination may miss constants, coordinates and squares at x.
 _MISSED = 1e-6
 
 
 @dataclass
 class WorkingModelExtrapolator:
-    """What is kept of earlier working models.
+    """Stored working models, and their extrapolation.
 
     Attributes:
         width: (d,) about one posterior sd of each coordinate.
@@ -32,36 +37,37 @@ class WorkingModelExtrapolator:
 
     width: Array
     _known: list[tuple[Array, Array, Array]] = field(default_factory=list)
-    # Of what is kept: the bases at its places and their inverses, from which coefficients follow.
+    # For the stored points: the bases and their pseudoinverses, which give interpolation weights.
     _inverses: list[tuple[Array, Array]] = field(default_factory=list)
     _centre: Array = field(default_factory=lambda: np.zeros(0))
 
     @property
     def _most(self) -> int:
-        """As many as the places of the last search for a mode and its sides."""
+        """Number of stored models: those of the last mode and the points beside it."""
         return 2 * len(self.width) + 4
 
     def add(self, x: Array, weights: Array, right: Array) -> None:
-        """Keep the working model at x (d,), and forget the oldest."""
+        """Stores the working model at x (d,), and drops the oldest if there are too many."""
         if self._most * (weights.size + right.size) <= _NUMBERS:
             self._known = [*self._known[1 - self._most :], (x.copy(), weights, right)]
             self._inverses = []
 
     def copy(self) -> "WorkingModelExtrapolator":
-        """What is kept now, to which nothing is added."""
+        """A copy with the models stored now."""
         out = WorkingModelExtrapolator(self.width)
         out._known = list(self._known)
         return out
 
     def at(self, x: Array) -> tuple[Array, Array] | None:
-        """Weights and right side at x (d,); None where too little is known about it."""
+        """Extrapolated weights and right side at x (d,); None if x is too far away."""
         c = self._coefficients(x)
         return None if c is None else self._combined(c)
 
     def around(self, x: Array, steps: Array) -> list[tuple[Array, Array]] | None:
-        """The same at x (d,), then at a step along each coordinate, for differences of them.
+        """Extrapolated models at x (d,), and at a step along each coordinate from it.
 
-        None where what is known lies so close together that they would be of its errors.
+        Returns None if a point is too far from the stored ones, or if these lie so close together
+        that differences would measure their errors.
         """
         places = [x, *(x + step for step in np.diag(steps))]
         found = [c for place in places if (c := self._coefficients(place)) is not None]
@@ -71,7 +77,7 @@ class WorkingModelExtrapolator:
         return None if (slopes > _STEEP).any() else [self._combined(c) for c in found]
 
     def _coefficients(self, x: Array) -> Array | None:
-        """C_r of each working model that is kept."""
+        """The interpolation weight c_r of each stored model, or None if they cannot be trusted."""
         if not self._known:
             return None
         if not self._inverses:
@@ -90,11 +96,12 @@ class WorkingModelExtrapolator:
         return None
 
     def _basis(self, x: Array, squares: bool) -> Array:
-        """(m, 1 + d) or (m, 1 + 2 d): one, the coordinates and their squares at places (m, d)."""
+        """The constant, coordinates and squares at points (m, d): (m, 1 + d) or (m, 1 + 2 d)."""
         z = (x - self._centre) / self.width
         return np.concatenate([np.ones((len(z), 1)), z, *([z**2] if squares else [])], axis=1)
 
     def _combined(self, c: Array) -> tuple[Array, Array]:
+        """The combination of the stored models with weights c."""
         parts = list(zip(c, self._known, strict=True))
         weights = sum(each * known[1] for each, known in parts)
         return np.asarray(weights), np.asarray(sum(each * known[2] for each, known in parts))

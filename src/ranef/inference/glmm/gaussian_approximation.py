@@ -1,13 +1,16 @@
-"""The marginal density of the hyperparameters where coefficients do not integrate in closed form.
+"""Gaussian variational approximation of the coefficients of a GLMM, given the hyperparameters.
 
-Given theta, p(b, beta | y, theta) is approached by the normal q that maximises
+Given theta, the posterior p(b, beta | y, theta) of the group effects b and the common effects beta
+(the fixed effects) is approximated by the normal distribution q that maximises the evidence lower
+bound
 
     T(theta) = E_q[log p(y | eta)] - KL(q || p(b, beta | theta))  <=  log p(y | theta)
 
-At the maximum q is the posterior of a Gaussian model, y being replaced by working responses
-with working weights W_i = -E_q[d2 log p / d eta2] (Khan and Lin, 2017; Opper and Archambeau,
-2009). So each step is one of penalized weighted least squares, as in PIRLS, whose weights are
-those at the mode. By Fisher's identity the derivative of T in theta is that at a fixed q.
+At the maximum q is the posterior of a Gaussian model in which y is replaced by working responses
+with working weights W_i = -E_q[d2 log p / d eta2] (Khan and Lin, 2017; Opper and Archambeau, 2009).
+Each step therefore solves one problem of penalized weighted least squares. PIRLS is the special
+case with weights taken at the mode, in which T is Laplace's approximation. By Fisher's identity the
+derivative of T in theta is the derivative at a fixed q.
 """
 
 import copy
@@ -32,48 +35,62 @@ from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 
-# Steps at most, halvings of one, and the gain in nats at which they end: a step leaves about a
-# tenth of what it gains, or a hundredth.
-_STEPS, _HALVINGS = 100, 30
-_GAIN, _GAIN_AT_MODE = 1e-4, 1e-11
-# By how much a step may fall for the rounding of a sum, and the share of it to which what is left
-# must fall where a step does not climb.
-_ROUNDING, _FALLS = 1e-7, 0.97
-# Where T falls by more than this share of what it fell by over twice the way, it falls at once, and
-# no shorter step raises it: where its slope is positive the share is at most a quarter. That is so
-# of a parabola, as which T passes where it falls by no more than so many nats.
-_FALLS_AT_ONCE, _PARABOLIC = 0.35, 0.1
-# Nats that the next step is estimated to gain below which it is not taken. Searches from different
-# places then end within about as much of each other, which is far below what moves a posterior
-# and what the gradient is off by.
+# Largest number of steps of a search for q.
+_STEPS = 100
+# Largest number of times that one step is halved.
+_HALVINGS = 30
+# A search for q ends when a step raises T by less than this many nats. What is left to gain after a
+# step is about a tenth to a hundredth of what the step gained.
+_GAIN = 1e-4
+# The same at the mode, for log p(y, b, beta | theta), in nats.
+_GAIN_AT_MODE = 1e-11
+# T may fall by this many nats in a step, because the sum over rows has rounding errors.
+_ROUNDING = 1e-7
+# A search goes on after a step that does not raise T if the estimate of what is left to gain falls
+# at least to this share of its value before the step.
+_FALLS = 0.97
+# Halving a step stops when T falls, over half of the way, by more than this share of its fall over
+# the whole way. On a parabola the share is at most 1/4 if T rises at the start of the step, and
+# larger if T falls from the start, so that no shorter step can raise it.
+_FALLS_AT_ONCE = 0.35
+# T counts as a parabola along a step over which it falls by less than this many nats.
+_PARABOLIC = 0.1
+# Default end of a search: the next step is estimated to gain less than this many nats. Searches
+# from different starts then end within about as much of each other, which is far less than what
+# moves a posterior and than the errors of the gradient.
 LEFT = 1e-6
-# Below which a step is judged by what is left to gain after it.
+# Once less than this many nats is left to gain, a step is also accepted if it reduces what is left,
+# even if T falls.
 _NEAR_THE_END = 0.01
-# And below which what is foretold is near enough to begin from.
+# An extrapolated working model is a good enough start if less than this many nats is left to gain.
 NEXT_TO = 0.1
-# Shares of its own step that a row takes.
+# Bounds of the secant factor by which each row's step is multiplied.
 _SHARES = 0.4, 1.3
-# How much less than a predictor spreads a row says of it where coefficients are to stay put.
+# Pseudo-observations that pin eta at its starting value have precision (100 / sd of the
+# predictor)^2.
 _NEARLY = 100.0
-# The least working weight where negative ones leave the system without a solution, as a share
-# of the largest.
+# Least size of working weights that have been made positive, as a share of the largest.
 _LEAST = 1e-10
 
 
 @dataclass(frozen=True)
 class GaussianPosterior:
-    """The normal q of all coefficients at some theta.
+    """The normal approximation q of all coefficients at one value of theta.
 
     Attributes:
-        value: T(theta).
-        climbed: what the steps raise: T, or at the mode log p(y, b, beta | theta) itself.
-        mean, spread: of each row's predictors under q, (n, K) and (n, K, K).
-        weights, right: working weights W (n, K, K), and W times the working response (n, K),
-            of the predictors less what is known of them.
-        slope, curvature: averages of the first and of minus the second derivatives.
-        numbers: of the family that they were taken at.
-        solution: of the working model.
-        left: about how many nats the next step gains; infinite where that is not known.
+        value: T(theta), in nats.
+        climbed: the objective that the steps raise: T, or log p(y, b, beta | theta) where q is the
+            normal at the mode.
+        mean, covariance: of each row's linear predictors eta under q, (n, K) and (n, K, K).
+        weights, right: the working model that q is the posterior of: working weights W (n, K, K),
+            and W times the working response (n, K), from which the known part of eta has been
+            subtracted.
+        slope, curvature: averages under q of the first derivatives of log p in eta (n, K), and of
+            minus the second derivatives (n, K, K).
+        numbers: values of the family parameters shared by all rows, at which `slope` and
+            `curvature` were taken.
+        solution: of the working model, by penalized least squares.
+        left: estimate of the gain in T by the next step, in nats; infinite where there is none.
     """
 
     value: float
@@ -89,18 +106,19 @@ class GaussianPosterior:
     left: float
 
     def at(self, numbers: Mapping[str, Any]) -> bool:
-        """Whether the averages hold for these numbers."""
+        """Whether `slope` and `curvature` hold for these values of the family parameters."""
         return all(np.array_equal(self.numbers[name], value) for name, value in numbers.items())
 
 
 class GaussianApproximator:
-    """A problem's rows, for q at any hyperparameters.
+    """Finds q for the rows of one problem, at any hyperparameters.
 
-    Not `averaged` it is the normal at the mode, and T is Laplace's approximation.
+    With `averaged` False, derivatives are taken at the mode instead of averaged over q: q is the
+    normal approximation at the mode, and T is Laplace's approximation.
 
     Raises:
-        MethodError: naming what is not linear and Gaussian in the predictors, and for crossed
-            groupings that are too large.
+        MethodError: if the predictors are not linear and Gaussian in the coefficients, naming the
+            term; or if crossed groupings are too large.
     """
 
     def __init__(
@@ -124,33 +142,36 @@ class GaussianApproximator:
         self.constant = self._with(self.layout).constant
 
     def initial_system(self, numbers: Mapping[str, Any]) -> PWLS:
-        """The working model where nothing is known, from which structure and units come."""
+        """The least-squares system of the working model at the starting value of eta.
+
+        It has the structure of every later working model, and sets the units of the scales.
+        """
         _, slope, curvature = self.averages.of(numbers, self._begin, self._nothing)
         weights = _positive(curvature)
         return self._solver(weights, self._right(weights, self._begin, slope))
 
     def warm_started(self, common: Array, effects: tuple[Array, ...]) -> "GaussianApproximator":
-        """The same with searches that begin at these common (p,) and group effects (J, k)."""
+        """A copy whose searches start at these common effects (p,) and group effects (J, k)."""
         out = copy.copy(self)
         centred = common @ self.rows.centre.transform(self.layout.predictor)[0].T
         out._begin = self.rows.predictors(centred, effects)
         return out
 
     def without_priors(self) -> "GaussianApproximator":
-        """The same with flat priors of the common effects."""
+        """A copy with flat priors on the common effects."""
         flat = np.zeros_like(self.layout.precision)
         return self._with(replace(self.layout, precision=flat, tails=()))
 
     def about(self, middle: Array) -> "GaussianApproximator":
-        """The same with the columns of the common effects less these numbers (p,)."""
+        """A copy with constants (p,) subtracted from the columns of the common effects."""
         return self._with(replace(self.layout, columns=self.layout.columns - middle))
 
     def at_scales(self, values: Mapping[str, Any]) -> "GaussianApproximator":
-        """The same at these values of the scales of t priors."""
+        """A copy with t priors replaced by normal ones of these scales, by site."""
         return self._with(self.layout.at_scales(values)) if self.layout.tails else self
 
     def given(self, common: Array) -> "GaussianApproximator":
-        """The same with the common effects (p,) known."""
+        """A copy in which the common effects (p,) are known, and part of the known eta."""
         layout = self.layout
         known = layout.known.copy()
         for c, k in enumerate(layout.predictor):
@@ -171,19 +192,22 @@ class GaussianApproximator:
         )
 
     def _with(self, layout: DesignLayout) -> "GaussianApproximator":
+        """A copy with another layout of the same rows."""
         out = copy.copy(self)
         out.layout, out.rows = layout, self.rows.of(layout)
         precision = layout.precision
         log_precision = float(np.log(precision[precision > 0]).sum())
-        # Of the normal priors of the common effects, and of the flat ones' integrals.
+        # Normalising constant of the normal priors. Integrating an effect with a flat prior gives a
+        # factor (2 pi)^(1/2).
         out.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
         return out
 
     def next(self, q: GaussianPosterior) -> tuple[Array, Array]:
-        """Weights and right side of the working model that q's averages make."""
+        """The next working model: weights (n, K, K) and right side (n, K) from q's averages."""
         return q.curvature, self._right(q.curvature, q.mean, q.slope)
 
     def _right(self, weights: Array, mean: Array, slope: Any) -> Array:
+        """W times the working response: W (m - known) + slope at the mean m of eta, (n, K)."""
         return np.einsum("nkl,nl->nk", weights, mean - self.layout.known) + slope
 
     def _solver(self, weights: Array, right: Array) -> PWLS:
@@ -206,17 +230,23 @@ class GaussianApproximator:
         foretold: tuple[Array, Array] | None = None,
         left: float = LEFT,
     ) -> GaussianPosterior:
-        """The q at given roots of the factors' covariances and numbers of the family.
+        """Finds q at given roots of the covariances and given family parameters.
 
         Args:
-            roots: by factor, (k, k).
-            numbers: values of the family's parameters that all rows share.
-            start: q at other hyperparameters, from which to begin.
-            foretold: weights and right side of the working model, if they can be guessed better.
-            left: about how many nats a next step may gain where the search ends.
+            roots: by factor, the root Lambda (k, k) of the effects' covariance Lambda Lambda'.
+            numbers: values of the family parameters shared by all rows.
+            start: q at other hyperparameters, as a warm start.
+            foretold: extrapolated weights (n, K, K) and right side (n, K) of the working model.
+                They are preferred to `start` if little is left to gain from them.
+            left: the search ends when the next step is estimated to gain less than this many nats.
+
+        Returns:
+            q, with the estimated gain of the next step added to its `value` where that is small.
 
         Raises:
-            ArithmeticError: where no step raises T, and it is not at its maximum.
+            ArithmeticError: if T is not finite for any working model from which the search could
+                start.
+            DependentColumnError: if columns of common effects with flat priors are dependent.
         """
         found, before = self._first(roots, numbers, start, foretold), None
         for _ in range(_STEPS):
@@ -227,16 +257,23 @@ class GaussianApproximator:
             climbs = found.climbed - before.climbed > min(self._gain, left)
             if not (climbs or found.left < _FALLS * before.left):
                 break
-        # So that how near each search came does not show in the density.
+        # The estimate corrects for how close to the maximum each search ended, so that the density
+        # is smooth in theta.
         return replace(found, value=found.value + found.left) if found.left < _GAIN else found
 
     def told(
         self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
     ) -> GaussianPosterior:
-        """The q of a working model that is told.
+        """The q that is the posterior of a given working model.
+
+        Args:
+            roots: by factor, (k, k).
+            numbers: values of the family parameters shared by all rows.
+            weights: (n, K, K), made positive where they are not.
+            right: (n, K).
 
         Raises:
-            ArithmeticError: where it has none.
+            ArithmeticError: if the density is not finite there.
         """
         found = self._tried(roots, numbers, _positive(weights), right)
         if found is None:
@@ -244,7 +281,7 @@ class GaussianApproximator:
         return found
 
     def log_det_common(self, roots: list[Array], weights: Array, right: Array) -> float:
-        """Log |X' V^-1 X + P| of a working model."""
+        """Log |X' V^-1 X + P| of a given working model, P being the prior precision."""
         solver = self._solver(weights, right)
         penalty = solver.penalty(self.layout.mean, self.layout.precision)
         return float(solver.solve([root[None] for root in roots], penalty).log_det_common[0])
@@ -252,7 +289,11 @@ class GaussianApproximator:
     def initial_posterior(
         self, roots: list[Array], numbers: Mapping[str, Any]
     ) -> GaussianPosterior:
-        """The q of coefficients that are nearly where a search for them begins."""
+        """The q whose predictors are pinned at their starting values by pseudo-observations.
+
+        Raises:
+            ArithmeticError: if the density is not finite there.
+        """
         each = np.diag((_NEARLY / self._spreads) ** 2)
         weights = np.broadcast_to(each, self._nothing.shape).copy()
         found = self._tried(roots, numbers, weights, self._right(weights, self._begin, 0.0))
@@ -267,10 +308,11 @@ class GaussianApproximator:
         start: GaussianPosterior | None,
         foretold: tuple[Array, Array] | None,
     ) -> GaussianPosterior:
-        """From what is foretold, where another search ended, or the middle of the response."""
+        """Starts from the extrapolated working model, the warm start, or the starting eta."""
         if foretold is not None:
             found = self._tried(roots, numbers, _positive(foretold[0]), foretold[1])
-            # From further off a search could end in another mode, where there are several.
+            # With more left to gain, the search could end at another maximum, where there are
+            # several.
             if found is not None and found.left < NEXT_TO:
                 return found
         if start is not None and start.at(numbers):
@@ -284,7 +326,7 @@ class GaussianApproximator:
             found = self._tried(roots, numbers, weights, self._right(weights, mean, slope))
             if found is not None:
                 return found
-            # Too far from where the working model holds: larger weights, and a shorter step.
+            # The step left the region where the working model holds: larger weights shorten it.
             weights = 4 * weights
         raise FloatingPointError("the density is not finite where it was looked for")
 
@@ -295,7 +337,7 @@ class GaussianApproximator:
         before: GaussianPosterior,
         earlier: GaussianPosterior | None = None,
     ) -> GaussianPosterior:
-        """From one working model to the next, as far as T rises."""
+        """One step towards the next working model, halved until T rises."""
         to = self.next(before)
         if earlier is not None and self.averaged:
             to = self._secant(earlier, before, to)
@@ -307,7 +349,8 @@ class GaussianApproximator:
             if found is not None and self._is_better(found, before):
                 return found
             if found is None and not clipped:
-                # The curvature is negative on too many rows: positive weights, same slopes.
+                # The curvature is negative on too many rows: make the weights positive and keep the
+                # slopes.
                 clipped, weights = True, _positive(to[0])
                 to = weights, self._right(weights, before.mean, before.slope)
                 fell = math.inf
@@ -321,10 +364,11 @@ class GaussianApproximator:
         return before
 
     def _is_better(self, found: GaussianPosterior, before: GaussianPosterior) -> bool:
-        """Whether T has risen, or next to the end whether less is left to gain.
+        """Whether T has risen or, close to the end, less is left to gain.
 
-        At large variances quadrature gives T and the averages of its second derivatives errors of
-        their own: T may fall by as much on the way to where they say that nothing is left.
+        At large variances, quadrature errors in T and in its averaged second derivatives do not
+        agree: T may fall by as much as these errors on the way to the point where the derivatives
+        vanish.
         """
         if found.climbed >= before.climbed - min(self._gain, _ROUNDING):
             return True
@@ -333,10 +377,12 @@ class GaussianApproximator:
     def _secant(
         self, earlier: GaussianPosterior, before: GaussianPosterior, to: tuple[Array, Array]
     ) -> tuple[Array, Array]:
-        """Each row's part of a step as long as the last two say.
+        """The next working model, each row's step scaled by a secant through its last two steps.
 
-        Where few rows leave a level much room, its weights and its variance overshoot in turn: the
-        steps of such rows are shortened, as a secant does, and not those of all others.
+        For a level with few rows, the working weights and the variance of its effect can overshoot
+        alternately. The step of each row is multiplied by the secant factor -d'c / c'c, d being the
+        row's last change and c the change of its proposed step (Barzilai and Borwein, 1988), so
+        that only the rows that oscillate take shorter steps.
         """
         k = before.right.shape[1]
 
@@ -355,9 +401,9 @@ class GaussianApproximator:
     def _tried(
         self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
     ) -> GaussianPosterior | None:
-        """The posterior of a working model, T there, and the averages that the next one needs.
+        """The posterior of a working model, T there, and the averages for the next one.
 
-        None where the arithmetic fails.
+        Returns None if the system has no solution or the values are not finite.
         """
         layout, rows = self.layout, self.rows
         solver = self._solver(weights, right)
@@ -393,7 +439,7 @@ class GaussianApproximator:
         )
         if not (np.isfinite(value) and np.isfinite(mean).all()):
             return None
-        # From a value next to overflow there may be no way on: its derivatives have overflowed.
+        # A search cannot go on from a value close to overflow: its derivatives have overflowed.
         if not (np.isfinite(slope).all() and np.isfinite(curvature).all()):
             return None
         climbed = value if self.averaged else value + 0.5 * log_det
@@ -406,10 +452,10 @@ class GaussianApproximator:
         )
 
     def _ahead(self, covariances: SelectedInverse, slope: Array, weights: Array) -> float:
-        """About what a step gains if working slopes and weights change by so much.
+        """Estimate of the gain in T, in nats, if working slopes and weights change by this much.
 
-        1/2 g' V g + 1/4 tr (V D)^2 for g = X' slope, D = X' weights X and V the covariance of the
-        common effects; likewise of each level's effects, of D the diagonal alone.
+        1/2 g' V g + 1/4 tr (V D)^2 for g = X' slope, D = X' weights X and the covariance V of the
+        common effects; and the same for the effects of each level, with the diagonal of D alone.
         """
         rows, k = self.rows, self.layout.predictor
         size = len(covariances.last[0]) - 1
@@ -429,7 +475,7 @@ class GaussianApproximator:
 
 
 def _positive(weights: Array) -> Array:
-    """Weights of the same size, with no direction in which they are negative."""
+    """Weights with the absolute values of the eigenvalues, bounded away from zero."""
     if weights.shape[1] == 1:
         size = np.abs(weights)
         return np.maximum(size, _LEAST * max(float(size.max(initial=0.0)), 1e-300))

@@ -1,18 +1,18 @@
-"""The gradient of Laplace's approximation of log p(y | beta, theta, phi) for one predictor.
+"""The gradient of Laplace's approximation of log p(y | beta, theta, phi), for one predictor.
 
     T = log p(y | eta) - |u|^2 / 2 - log |H| / 2,    eta = X beta + Z Lambda u
     H = Lambda' Z' W Z Lambda + I,    W = -diag(d2 log p / d eta2)
 
-at the u that maximises the first two terms. These are stationary in u, the determinant is not:
-with h_i the variance of row i's predictor under H, s_i = h_i (d3 log p / d eta3)_i / 2, and
-t = Lambda H^-1 Lambda' Z' s,
+T is taken at the u that maximises the first two terms. They are stationary in u, but the
+determinant is not. Let h_i be the variance of row i's predictor under H^-1, s_i = h_i (d3 log p / d
+eta3)_i / 2, and t = Lambda H^-1 Lambda' Z' s. Then
 
-    dT / d eta     = d log p / d eta + s - W Z t                   of what all rows add to eta
-    dT / d Lambda  = that at fixed W, and (D G' + G D') Lambda,    D = Z'(s - W Z t)
+    dT / d eta     = d log p / d eta + s - W Z t            for a constant added to each row's eta
+    dT / d Lambda  = its value at fixed W + (D G' + G D') Lambda,    D = Z'(s - W Z t)
     dT / d phi     = d / d phi [log p + h' d2 log p / 2 + (Z t)' d log p]    at fixed eta, h, t
 
-summed over levels, G = Z' d log p / d eta (as in Kristensen et al., 2016, section 2, where the
-same derivative is taken automatically).
+summed over levels, with G = Z' d log p / d eta. Kristensen et al. (2016, section 2) take the same
+derivative by automatic differentiation.
 """
 
 from collections.abc import Mapping
@@ -31,13 +31,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LaplaceGradient:
-    """Derivatives of T where the mode of the random effects has been found.
+    """Derivatives of T at the mode of the group effects.
 
     Attributes:
-        by_eta: (n,) in what is added to each row's predictor.
-        by_root: by factor, in the root of its covariance, (k, k).
-        variance: (n,) h, of each row's predictor given theta and beta.
-        response: (n,) Z t, how each predictor answers to a slope of log |H|.
+        working: the rows, with known common effects.
+        q: the normal approximation at the mode.
+        by_eta: (n,) derivatives in constants added to each row's predictor.
+        by_root: derivatives in the root (k, k) of each factor's covariance.
+        variance: (n,) h, the variance of each row's predictor given theta and beta.
+        response: (n,) Z t, the change of each predictor along the gradient of log |H|.
     """
 
     working: GaussianApproximator
@@ -55,13 +57,13 @@ class LaplaceGradient:
         roots: list[Array],
         numbers: Mapping[str, Any],
     ) -> "LaplaceGradient":
-        """Of a model whose common effects are known.
+        """The derivatives for a model whose common effects are known.
 
         Args:
-            working: at the mode, with one predictor and without common effects.
-            q: where its search ended.
-            roots: of the factors' covariances, (k, k).
-            numbers: of the family.
+            working: the rows, at the mode, with one predictor and no common effects.
+            q: the end of the search for the mode.
+            roots: by factor, the root (k, k) of its covariance.
+            numbers: values of the family parameters that all rows share.
         """
         rows, solution = working.rows, q.solution
         variance = predictor_covariances(solution.whole_covariances(), rows)[:, 0, 0]
@@ -80,7 +82,10 @@ class LaplaceGradient:
         return cls(working, q, q.slope[:, 0] + bent[:, 0], by_root, variance, moved[:, 0])
 
     def number_part(self, numbers: Mapping[str, Any]) -> float:
-        """What the family's numbers change T by at fixed eta, up to terms of second order."""
+        """T as a function of the family parameters at fixed eta, h and t, to first order.
+
+        Only its differences have a meaning.
+        """
         nothing = np.zeros_like(self.q.covariance)
         total, slope, curvature = self.working.averages.of(numbers, self.q.mean, nothing)
         bend = -0.5 * float(self.variance @ curvature[:, 0, 0])

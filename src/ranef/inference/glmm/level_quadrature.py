@@ -1,4 +1,4 @@
-"""Integrals over the effects of each level, by Gauss and Hermite's quadrature."""
+"""Integrals over the effects of each level, by adaptive Gauss-Hermite quadrature."""
 
 import math
 from collections.abc import Mapping
@@ -15,13 +15,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LevelQuadrature:
-    """Integrals over one effect root u_j of each level j, u_j ~ N(0, 1), that adds root z_i u_j.
+    """Quadrature over one standardised effect u_j ~ N(0, 1) per level j.
+
+    The effect adds root z_i u_j to a predictor of row i, root being the sd of the effects.
 
     Attributes:
         codes: (n,) level j of each row.
         column: (n,) z.
-        place: of the predictor that it adds to.
-        count: of nodes x, which lie at u = centre + scale x.
+        place: which predictor the effect is added to.
+        count: number of nodes x, placed at u = centre + scale x.
         centre, scale: (J,) by level.
     """
 
@@ -34,12 +36,16 @@ class LevelQuadrature:
 
     @property
     def u(self) -> Array:
-        """(count, J)."""
+        """The nodes, (count, J)."""
         return self.centre + self.scale * hermite(self.count)[0][:, None]
 
     @property
     def log_weights(self) -> Array:
-        """(count, J) of exp(f(u) - u^2 / 2) / sqrt(2 pi) at u in the integral of it."""
+        """Log quadrature weights (count, J).
+
+        The integral of exp(f(u)) N(u; 0, 1) is the sum over the nodes of exp(log_weights + f(u) -
+        u^2 / 2).
+        """
         nodes, weights = hermite(self.count)
         each = np.log(weights) + nodes**2 / 2 - 0.5 * math.log(2 * math.pi)
         return each[:, None] + np.log(self.scale)
@@ -47,13 +53,13 @@ class LevelQuadrature:
 
 @dataclass(frozen=True)
 class LevelIntegrals:
-    """Sum over levels j of log int p(y_j | base + root z u) N(u; 0, 1) du, and what goes with it.
+    """Sum over levels j of log int p(y_j | base + root z u) N(u; 0, 1) du, and its derivatives.
 
     Attributes:
         value: the sum.
-        mean, variance: (J,) of u given the rows of the level.
-        slope: (n, K) derivative of the sum in `base`.
-        by_number: its derivatives in the family's numbers.
+        mean, variance: (J,) posterior moments of u given the level's rows.
+        slope: (n, K) derivatives of the sum in the predictors `base`.
+        by_number: derivatives of the sum in the family parameters.
     """
 
     value: float

@@ -1,4 +1,11 @@
-"""Log p(theta | y) for any family, coefficients integrated out by ``gaussian_approximation``."""
+"""The posterior density of the hyperparameters of a GLMM, coefficients integrated out.
+
+    log p(theta | y) = T(theta) + correction(theta) + log p(theta) + constant
+
+T is the lower bound of log p(y | theta) by a normal approximation of the coefficients
+(``gaussian_approximation``), and the correction is what that approximation misses
+(``corrections``).
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -30,16 +37,17 @@ from ranef.program.problem import Problem
 
 Array = NDArray[np.float64]
 
-# Of posterior sds: steps by which differences are taken.
+# Step of forward differences, in posterior sds of each coordinate.
 _STEP = 0.03
-# Nats that a search for q leaves to gain, from which on its density is rough.
+# A search for q has not reached a maximum of T, and the density is rough, if this many nats or more
+# are left to gain.
 _ROUGH = 0.01
-# Numbers that a row is worth, in a solution.
+# Cost of a row in a solution, in numbers that the solver goes through.
 _ROW = 10
-# What a search meets where it stepped too far.
+# Exceptions of a search that has stepped too far.
 _FAILURES = (ArithmeticError, DependentColumnError, np.linalg.LinAlgError)
 
-# Weights and right side of a working model, where they are foretold.
+# Weights and right side of an extrapolated working model, or None.
 _Told = tuple[Array, Array] | None
 
 
@@ -47,17 +55,19 @@ _Told = tuple[Array, Array] | None
 class GLMMHyperposterior:
     """Log p(theta | y) up to a constant, in the coordinates x, for any family.
 
-    theta holds the family's numbers that all rows share beside scales and correlations.
+    theta holds the scales and correlations, and the family parameters that all rows share.
 
     Attributes:
-        working: the rows.
-        groups: the scales and correlations, at the working model where nothing is known.
-        coordinates: of what is not known.
-        numbers: names of the family's numbers.
-        known: values of what is.
-        start: where a search begins.
-        refinement: what is added to the bound of the nearest normal, if anything.
-        left: nats that any search for q may leave to gain; None for as few as derivatives ask for.
+        working: finds q, the normal approximation of the coefficients, for the rows.
+        groups: the scales and correlations, and the Gaussian model with the working model at the
+            starting eta.
+        coordinates: of the hyperparameters that are not fixed.
+        numbers: names of the family parameters that all rows share.
+        known: values of the fixed hyperparameters, by site.
+        start: (d,) where a search for the mode begins.
+        refinement: the correction that is added to T, or None.
+        left: nats that the next step of a search for q may still gain where the search ends; None
+            for the default, which is small enough for derivatives by differences.
     """
 
     working: GaussianApproximator
@@ -69,11 +79,11 @@ class GLMMHyperposterior:
     refinement: Correction | None = None
     left: float | None = None
     solves_many = False
-    # The q that every search for another begins from, and working models near it. Both change
-    # by `settle` alone, so that between two calls of it the density is a function of x.
+    # The q from which every other search begins, and an extrapolator of the working models near it.
+    # Only `settle` changes them, so that between two calls of it the density is a function of x.
     _anchor: list[GaussianPosterior] = field(default_factory=list)
     _foretold: WorkingModelExtrapolator = field(init=False)
-    # Working models since then, which the next `settle` takes over.
+    # Working models found since the last `settle`, which the next one takes over.
     _gathered: WorkingModelExtrapolator = field(init=False)
     _latest: list[GaussianPosterior] = field(default_factory=list)
 
@@ -85,7 +95,12 @@ class GLMMHyperposterior:
 
     @classmethod
     def of(cls, problem: Problem, method: str, **how: Any) -> "GLMMHyperposterior":
-        """The posterior of a problem's hyperparameters; `how` is that of `GaussianApproximator`.
+        """The posterior of a problem's hyperparameters.
+
+        Args:
+            problem: with rows, priors and family.
+            method: the name of the method, for messages.
+            **how: options of `GaussianApproximator`.
 
         Raises:
             MethodError: for a model that is not linear and Gaussian in its predictors.
@@ -138,22 +153,22 @@ class GLMMHyperposterior:
 
     @property
     def mixed(self) -> LinearMixedModel:
-        """The model, its cross-products those of the working model where nothing is known."""
+        """The Gaussian model, with the cross-products of the working model at the starting eta."""
         return self.groups.mixed
 
     @property
     def cost(self) -> int:
-        """Of one solution, which goes through the rows."""
+        """Cost of one solution, which goes through the rows, in numbers."""
         return max(self.mixed.solver.cost, _ROW * self.mixed.n)
 
     @property
     def cells(self) -> int:
-        """Working weights of all rows, which each step of a search for q makes anew."""
+        """The number of working weights, which each step of a search for q recomputes."""
         return self.mixed.n * len(self.working.layout.predictors) ** 2
 
     @property
     def number_places(self) -> NDArray[np.int64]:
-        """Which coordinates are those of the family's numbers."""
+        """Places of the coordinates of the family parameters."""
         own = [s.name for s in self.groups.coordinates.scales]
         first = sum(s.name not in own for s in self.coordinates.scales)
         last = first + self.groups.coordinates.size
@@ -161,13 +176,13 @@ class GLMMHyperposterior:
 
     @property
     def lengths(self) -> list[int]:
-        """Coordinates of length scales, in which the density may have several modes."""
+        """Places of the length scales, in which the density may have several modes."""
         own = [self.groups.coordinates.scales[i].name for i in self.groups.lengths]
         return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in own]
 
     @property
     def width(self) -> Array:
-        """(d,) about one posterior sd of each coordinate, from how many observations it has."""
+        """(d,) rough posterior sds of the coordinates, from the number of observations of each."""
         out = np.full(len(self.start), 1 / math.sqrt(2 * self.mixed.n))
         out[np.setdiff1d(np.arange(len(out)), self.number_places)] = self.groups.width
         for place in self.coordinates.ordered_slices:
@@ -175,40 +190,48 @@ class GLMMHyperposterior:
         return np.minimum(out, 0.5)
 
     def sites(self, x: Array) -> dict[str, Any]:
-        """Hyperparameters at x (..., d), those that are known included."""
+        """Values of all hyperparameters at x (..., d), fixed ones included, by site."""
         values = self.coordinates.values(x)
         for name, value in self.known.items():
             values[name] = np.broadcast_to(value, (*x.shape[:-1], *np.shape(value)))
         return values
 
     def fit(self, x: Array, start: GaussianPosterior | None = None) -> GaussianPosterior:
-        """The normal q of the coefficients at x (d,)."""
+        """The normal approximation q of the coefficients at x (d,).
+
+        Args:
+            x: (d,).
+            start: q at other hyperparameters, as a warm start.
+
+        Raises:
+            ArithmeticError: if T is not finite where the search begins.
+        """
         told = self._foretold.at(x)
         return self._working_at(x).fit(*self._given(x), start, told, self.left or LEFT)
 
     def initial_posterior(self, x: Array) -> GaussianPosterior:
-        """The q at x (d,) of coefficients nearly where a search for them begins."""
+        """The q at x (d,) whose predictors are pinned at their starting values."""
         return self._working_at(x).initial_posterior(*self._given(x))
 
     def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:
-        """Roots of the factors' covariances, and the family's numbers."""
+        """Roots of the factors' covariances, and values of the family parameters."""
         values = self.sites(x)
         roots = self.mixed.roots(self.groups.absolute(values))
         return roots, {name: values[name] for name in self.numbers}
 
     def _working_at(self, x: Array) -> GaussianApproximator:
-        """The rows with the priors of the common effects at x (d,)."""
+        """The approximator with the priors of the common effects at x (d,)."""
         return self.working.at_scales(self.sites(x) if self.working.layout.tails else {})
 
     def _refinement_at(self, x: Array) -> Correction:
-        """What is added to the bound at x (d,)."""
+        """The correction with the priors of the common effects at x (d,)."""
         assert self.refinement is not None
         return self.refinement.of(self._working_at(x))
 
     def settle(self, x: Array) -> None:
-        """From now on every search for q begins at that of x (d,), or at what is known near it.
+        """Fix the starts of all searches: the q at x (d,), and the working models found near it.
 
-        Until the next call the density at a place does not depend on what was asked for before.
+        Until the next call, the density at a point does not depend on earlier evaluations.
         """
         self._anchor[:] = [self.fit(x, *self._anchor)]
         self._foretold = self._gathered.copy()
@@ -218,13 +241,13 @@ class GLMMHyperposterior:
 
     @property
     def has_normal(self) -> bool:
-        """Whether the search for q ended next to a maximum of the bound where it was settled."""
+        """Whether the search for q reached a maximum of T where the density was last settled."""
         return self._anchor[0].left < _ROUGH
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
-        """The coefficients' posterior at x (1, d), and the working model's sigma, which is one."""
+        """The coefficients' posterior at x (1, d) or (d,), and the working model's sigma, one."""
         x = np.atleast_2d(x)[0]
-        # A search may step too far on its way, and goes back.
+        # A search may step too far on its way, and come back.
         with np.errstate(all="ignore"):
             found = self.fit(x, *self._anchor)
             if self.refinement is None:
@@ -232,7 +255,7 @@ class GLMMHyperposterior:
             return self._refinement_at(x).solution(found, *self._given(x)), np.ones(1)
 
     def near(self, x: Array) -> GaussianPosterior | None:
-        """The q at x, from the one that this found before; None where it is not to be found."""
+        """The q at x (d,), warm-started at the last q that this method found; None on failure."""
         found = self._found(x, (*self._latest, *self._anchor, None))
         if found is not None:
             self._latest[:] = [found]
@@ -251,28 +274,28 @@ class GLMMHyperposterior:
         return None
 
     def _at(self, x: Array) -> GaussianPosterior | None:
-        """The q at x, whatever was asked for before."""
+        """The q at x, independent of earlier evaluations."""
         return self._found(x, (*self._anchor, None))
 
     def log_density(self, x: Array) -> Array:
-        """(B,) at x (B, d); minus infinity where the arithmetic fails."""
+        """Log density (B,) at x (B, d); minus infinity where the arithmetic fails."""
         with np.errstate(all="ignore"):
             out = np.array([self._value(each, self._at(each)) for each in x])
             out = out + self.coordinates.log_prior(x)[0]
         return np.where(np.isfinite(out), out, -np.inf)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """At x (d,); minus infinity and zero where the arithmetic fails."""
+        """Log density and gradient (d,) at x (d,); minus infinity and zero on failure."""
         return self._with_gradient(x, self._refined)
 
     def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """As `value_and_gradient`, of the bound without its refinement."""
+        """Like `value_and_gradient`, for T without its correction."""
         return self._with_gradient(x, self._bound)
 
     def _with_gradient(
         self, x: Array, density: Callable[[Array, GaussianPosterior], tuple[float, Array]]
     ) -> tuple[float, Array]:
-        """A density of y and its derivative, with those of the prior."""
+        """Adds the prior to an approximation of log p(y | theta), with its gradient."""
         found = self._at(x)
         if found is not None and found.left < NEXT_TO:
             self._gathered.add(x, *self.working.next(found))
@@ -291,7 +314,7 @@ class GLMMHyperposterior:
         return value, gradient
 
     def _refined(self, x: Array, q: GaussianPosterior) -> tuple[float, Array]:
-        """The density without the prior, and its derivative, given q at x (d,)."""
+        """T with its correction, and the gradient, given q at x (d,)."""
         given = self._given(x)
         direct = None
         if self.refinement is not None:
@@ -307,7 +330,7 @@ class GLMMHyperposterior:
         return value, gradient + self._slopes(x, q, self._correction)
 
     def _bound(self, x: Array, q: GaussianPosterior) -> tuple[float, Array]:
-        """The bound and its derivative, given q at x (d,)."""
+        """T and its gradient, given q at x (d,)."""
         derivatives = q.solution.root_derivatives()
         by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
         numbers = self._given(x)[1]
@@ -320,29 +343,30 @@ class GLMMHyperposterior:
         return q.value, self._along(x, by_root, {**by_number, **by_scale})
 
     def _along(self, x: Array, by_root: Mapping[int, Array], by_number: Mapping[str, Any]) -> Array:
-        """The derivative in the coordinates at x (d,)."""
+        """Gradient in the coordinates at x (d,), by the chain rule."""
         by_value = scale_derivatives(self.mixed.groupings, self.sites(x), by_root)
         return self.coordinates.gradient(x, {**by_value, **by_number})
 
     def _value(self, x: Array, q: GaussianPosterior | None) -> float:
+        """T with its correction, given q at x (d,); minus infinity without a q."""
         if q is None or self.refinement is None:
             return -np.inf if q is None else q.value
         return q.value + self._refinement_at(x).correction(q, *self._given(x))
 
     def _correction(self, x: Array, told: _Told, q: GaussianPosterior) -> float:
-        """What the refinement adds at x (d,)."""
+        """The correction at x (d,), at the extrapolated working model if there is one."""
         given = self._given(x)
         found = self._working_at(x).told(*given, *told) if told else self._exact(x, q)
         return self._refinement_at(x).correction(found, *given)
 
     def _log_det(self, x: Array, told: _Told, q: GaussianPosterior) -> float:
-        """Log |X' V^-1 X + P| at x (d,)."""
+        """Log |X' V^-1 X + P| at x (d,), of the extrapolated working model if there is one."""
         if told:
             return self._working_at(x).log_det_common(self._given(x)[0], *told)
         return float(self._exact(x, q).solution.log_det_common[0])
 
     def _exact(self, x: Array, q: GaussianPosterior) -> GaussianPosterior:
-        """The q at x (d,), so near that differences do not show how near a search came."""
+        """The q at x (d,), searched closely enough for derivatives by differences."""
         return self._working_at(x).fit(*self._given(x), q, left=LEFT)
 
     def _slopes(
@@ -351,12 +375,13 @@ class GLMMHyperposterior:
         q: GaussianPosterior,
         value: Callable[[Array, _Told, GaussianPosterior], float],
     ) -> Array:
-        """The derivative at x (d,) of a value by differences.
+        """Gradient of a value at x (d,) by forward differences.
 
-        It is taken of working models that are foretold where they can be.
+        The working models at the steps are extrapolated where possible, which takes no search for q
+        and leaves no errors of a search in the differences.
 
         Raises:
-            ArithmeticError: where there is none.
+            ArithmeticError: if a q that has to be searched for is not found.
         """
         steps = _STEP * self.width
         told = self._foretold.around(x, steps) or [None] * (1 + len(x))

@@ -1,9 +1,9 @@
-"""The covariance of each row's predictors, from blocks of the inverse.
+"""The posterior covariance of each row's linear predictors, from the selected inverse.
 
     C_i = [x_i z_i] V [x_i z_i]'      (K, K)
 
-V is the covariance of all coefficients; of it only blocks are needed whose coefficients meet
-in some row, and these the selected inverse has.
+V is the covariance of all coefficients. Only its blocks for coefficients that occur together in
+some row are needed, and these the selected inverse has.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,12 @@ Array = NDArray[np.float64]
 
 
 def predictor_covariances(found: SelectedInverse, rows: ReweightedProducts) -> Array:
-    """(n, K, K) for the rows whose cross-products were solved, at one value of theta."""
+    """Covariances (n, K, K) of the predictors, at one value of theta.
+
+    Args:
+        found: selected inverse of the system, with all blocks.
+        rows: whose cross-products were solved.
+    """
     layout = rows.layout
     n, k = layout.known.shape
     out = np.zeros((n, k, k))
@@ -43,9 +48,9 @@ def predictor_covariances(found: SelectedInverse, rows: ReweightedProducts) -> A
 def _by_column(
     parts: "_Blocks", f: int, which: NDArray[np.int64], x: Array
 ) -> Iterator[tuple[int, Array]]:
-    """By predictor, covariances of a factor's part of it with what x (n, q) makes of the common.
+    """By predictor, covariances (n,) of a factor's contribution with that of common effects.
 
-    `which` are the common coefficients whose columns x are.
+    `which` are places of common effects, and x (n, q) are their columns.
     """
     factor = parts.layout.factors[f]
     if factor.levels == 1:
@@ -57,7 +62,7 @@ def _by_column(
 
 
 def _of_all(parts: "_Blocks", f: int, h: int) -> Iterator[tuple[int, int, Array]]:
-    """By predictors, covariances of two factors of one level each, whose block all rows share."""
+    """By pair of predictors, covariances (n,) of two factors that have one level each."""
     block = np.stack([parts.between(f, a, h, slice(1))[0] for a in range(parts.widths[f])])
     for ka, z, own in _split(parts.layout.factors[f]):
         moved = z @ block[own]
@@ -66,7 +71,7 @@ def _of_all(parts: "_Blocks", f: int, h: int) -> Iterator[tuple[int, int, Array]
 
 
 def _of_levels(parts: "_Blocks", f: int, h: int) -> Iterator[tuple[int, int, Array]]:
-    """By predictors, covariances of two factors at the levels of each row."""
+    """By pair of predictors, covariances (n,) of two factors at the levels of each row."""
     factor, other = parts.layout.factors[f], parts.layout.factors[h]
     if factor.levels == 1:
         yield from ((ka, kb, each) for kb, ka, each in _of_levels(parts, h, f))
@@ -82,7 +87,7 @@ def _rowwise(a: Array, b: Array) -> Array:
 
 
 def _split(factor: GroupingFactor) -> list[tuple[int, Array, slice | NDArray[np.bool_]]]:
-    """Each predictor, the factor's columns of it, (n, a), and which of all they are."""
+    """For each predictor, the factor's columns (n, a) that add to it, and their places."""
     own = predictors_of(factor)
     if (own == own[0]).all():
         return [(int(own[0]), factor.columns, slice(None))]
@@ -90,7 +95,7 @@ def _split(factor: GroupingFactor) -> list[tuple[int, Array, slice | NDArray[np.
 
 
 def _by_predictor(rows: ReweightedProducts) -> list[tuple[int, NDArray[np.int64], Array]]:
-    """By predictor, which common columns are its own, and these, (n, q)."""
+    """For each predictor, the places of its common columns, and these columns (n, q)."""
     predictor = rows.layout.predictor
     own = [(int(k), np.flatnonzero(predictor == k)) for k in np.unique(predictor)]
     if len(own) == 1:
@@ -99,6 +104,7 @@ def _by_predictor(rows: ReweightedProducts) -> list[tuple[int, NDArray[np.int64]
 
 
 def _add_common(out: Array, parts: "_Blocks") -> None:
+    """Adds the covariances of the common effects' contributions."""
     for k, which, x in parts.by_predictor:
         moved = x @ parts.common[which]
         for m, others, other in parts.by_predictor:
@@ -106,7 +112,7 @@ def _add_common(out: Array, parts: "_Blocks") -> None:
 
 
 class _Blocks:
-    """Covariances of coefficients that meet in a row, (n,) at the levels of each row."""
+    """Blocks of V for coefficients that occur together in a row, at the levels of each row."""
 
     def __init__(self, found: SelectedInverse, rows: ReweightedProducts) -> None:
         system = found.system
@@ -127,7 +133,7 @@ class _Blocks:
                 self.place[f] = part.start + factor.codes.astype(np.int64) * part.width
 
     def with_common(self, f: int, a: int, which: NDArray[np.int64], x: Array) -> Array:
-        """Of coefficient a of factor f with what x (n, q) makes of these common ones."""
+        """Covariances (n,) of coefficient a of factor f with x (n, q) times common effects."""
         columns = self.random + which
         if f in self.stage:
             block = self.found.blocks[self.stage[f]][2][a, columns, 0].T
@@ -135,14 +141,14 @@ class _Blocks:
         return _rowwise(self.last[:, columns][self.place[f] + a], x)
 
     def common_of_all(self, f: int) -> Array:
-        """(k, p) of all coefficients of a factor of one level with the common ones."""
+        """Covariances (k, p) of the coefficients of a one-level factor with the common effects."""
         which, start = slice(self.random, self.size), int(self.place[f][0])
         if f in self.stage:
             return self.found.blocks[self.stage[f]][2][:, which, 0, start]
         return self.last[start : start + self.widths[f], which]
 
     def between(self, f: int, a: int, h: int, which: slice = slice(None)) -> Array:
-        """Of coefficient a of factor f and each of factor h, (n, k), at the rows of a slice."""
+        """Covariances (n, k) of coefficient a of factor f with all of factor h, for some rows."""
         at, to = self.place[f][which], self.place[h][which]
         every = to[:, None] + np.arange(self.widths[h])
         if f not in self.stage:

@@ -1,9 +1,9 @@
-"""Cross-products of one set of rows under weights that change, as those of a working model do.
+"""Cross-products of a fixed set of rows under changing weights, as in a working model.
 
     Z' W Z,  Z' W X,  X' W X   and   Z' v,  X' v    for W (n, K, K) and v (n, K)
 
-The weights need not be non-negative: an expected curvature is not, row by row. What does not
-depend on them, such as which levels meet, is found once.
+The weights may be negative, as an expected curvature may be on some rows. What does not depend on
+the weights, such as which levels occur together, is computed once.
 """
 
 import copy
@@ -25,24 +25,24 @@ from ranef.inference.pwls.cross_products import (
 
 Array = NDArray[np.float64]
 
-# Columns from which a sparse product is faster than a count for each.
+# Number of columns from which a sparse product is faster than one bincount per column.
 _SEVERAL = 12
 
 
 class ReweightedProducts:
-    """The rows of a layout, ready to be multiplied under any weights.
+    """The rows of a layout, ready for cross-products under any weights.
 
     Attributes:
-        layout: as given.
-        columns: (n, p) common columns from which the centre was taken.
-        centre: constants taken off the common columns, the response's being zero.
+        layout: the rows.
+        columns: (n, p) common columns, less the centre.
+        centre: constants subtracted from the common columns; that of the response is zero.
     """
 
     def __init__(self, layout: DesignLayout) -> None:
         self.layout = layout
         n = len(layout.known)
         self.centre = _centre(layout)
-        # One column is gone through at a time.
+        # Column-major, because columns are read one at a time.
         self.columns = np.asfortranarray(layout.columns - self.centre.common)
         self._keys = pair_keys(layout.factors)
         self._adding = {
@@ -63,7 +63,7 @@ class ReweightedProducts:
         return out
 
     def products(self, weights: Array, right: Array) -> CrossProducts:
-        """Of weights W (n, K, K) and what stands for W times the response, v (n, K)."""
+        """Cross-products for weights W (n, K, K) and W times the response, v (n, K)."""
         layout, x = self.layout, self.columns
         n, p = x.shape
         weighted = [np.empty((n, p), order="F") for _ in range(right.shape[1])]
@@ -89,7 +89,7 @@ class ReweightedProducts:
     def _own(
         self, f: int, factor: GroupingFactor, weights: Array, weighted: list[Array], right: Array
     ) -> tuple[Array, Array]:
-        """(k, k, J) of a factor with itself, (k, p + 1, J) with the common columns and v."""
+        """Blocks (k, k, J) of a factor with itself, and (k, p + 1, J) with common columns and v."""
         places = predictors_of(factor)
         width, p = factor.columns.shape[1], self.columns.shape[1]
         own = np.empty((width, width, factor.levels))
@@ -115,7 +115,7 @@ class ReweightedProducts:
         return own, cross
 
     def _pairs(self, at: tuple[int, int], weights: Array) -> LevelPairs:
-        """Of the levels of two factors that meet."""
+        """Blocks of the pairs of levels of two factors that occur together."""
         first, second = (self.layout.factors[f] for f in at)
         seen, inverse = self._keys[at]
         k, m = predictors_of(first), predictors_of(second)
@@ -150,7 +150,7 @@ class ReweightedProducts:
         return out
 
     def predictors(self, common: Array, effects: tuple[Array, ...]) -> Array:
-        """Eta (n, K) from centred common effects (p,) and effects (J, k) by factor."""
+        """Eta (n, K) from coefficients (p,) of the centred columns and effects (J, k) by factor."""
         out = self.layout.known.copy()
         for c, k in enumerate(self.layout.predictor):
             out[:, k] += self.columns[:, c] * common[c]
@@ -161,6 +161,7 @@ class ReweightedProducts:
 
 
 def _centre(layout: DesignLayout) -> Centre:
+    """The centre of the common columns, with a response of zero."""
     response = np.zeros(layout.known.shape)
     return Centre.of(RowBatch(response, layout.columns, (), None, layout.predictor))
 
@@ -168,7 +169,7 @@ def _centre(layout: DesignLayout) -> Centre:
 def between(
     z: Array, k: NDArray[np.int64], weights: Array, x: Array, m: NDArray[np.int64]
 ) -> Array:
-    """Z' W X, column a of z (n, a) being of predictor k[a] and b of x (n, b) of m[b]."""
+    """Z' W X (a, b), where k and m are the predictors of the columns of z (n, a) and x (n, b)."""
     out = np.empty((z.shape[1], x.shape[1]))
     columns = [(j, np.flatnonzero(m == j)) for j in np.unique(m)]
     right = [(j, there, x[:, there]) for j, there in columns]
@@ -181,6 +182,7 @@ def between(
 
 
 def predictors_of(factor: GroupingFactor) -> NDArray[np.int64]:
+    """The predictor that each column of a factor adds to, (k,)."""
     if factor.predictor is None:
         return np.zeros(factor.columns.shape[1], dtype=np.int64)
     return factor.predictor

@@ -1,1 +1,1 @@
-"""Sampling the posterior of scales, correlations and the like."""
+"""Sampling the posterior of hyperparameters: scales, correlations and family parameters."""

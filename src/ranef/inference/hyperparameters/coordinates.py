@@ -1,20 +1,21 @@
-"""Hyperparameters in coordinates on the whole line, in which their posterior is near normal.
+"""Hyperparameters in coordinates on the whole line, in which their posterior is nearly normal.
 
-A scale t is, by its prior,
+The coordinate x of a scale t depends on its prior:
 
     folded     t = |s sinh x|        a density that is finite at zero
-    log        t = exp(x)            one that vanishes or has a pole there; the residual sd
-    bounded    t = b |tanh(s sinh(x) / b)|     the same below an end at b
+    log        t = exp(x)            a density that vanishes or has a pole at zero; the residual sd
+    bounded    t = b |tanh(s sinh(x) / b)|     like folded, below an upper bound b
     interval   t = a + (b - a) / (1 + exp(-x))
-    above      t = a + exp(x)        of a density that begins at a > 0
-    quantile   1 / t^2 has the prior probability 1 - Phi(x) below it; so x is N(0, 1) a priori
+    above      t = a + exp(x)        a density with a lower bound a > 0
+    quantile   1 / t^2 has prior probability 1 - Phi(x) below it, so that x is N(0, 1) a priori
 
-Folded, zero is no wall: the density is even and smooth in x, near zero the coordinate is
-linear and far from it logarithmic; s is the sd that the data can just tell from zero. The scale of
-a single coefficient, of which the data say little more than its prior, is held by its quantile: far
-out its posterior is the prior, whose tail would be exponential in the logarithm.
-A correlation matrix is held by its canonical partial correlations tanh(x) (Lewandowski,
-Kurowicka and Joe, 2009), whose LKJ density is a product.
+In a folded coordinate zero is no boundary: the density is even and smooth in x, and the coordinate
+is linear near zero and logarithmic far from it. Its unit s is the sd that the data can just tell
+from zero. The scale of a single coefficient has a quantile coordinate: the data say little of it
+beyond its prior, whose tail would be exponential in the logarithm.
+
+A correlation matrix has the coordinates x of its canonical partial correlations tanh(x)
+(Lewandowski, Kurowicka and Joe, 2009), in which the LKJ density is a product.
 """
 
 import math
@@ -42,28 +43,28 @@ from ranef.priors.log_density import is_finite_at_zero, log_density, log_density
 
 Array = NDArray[np.float64]
 
-# Beyond this a double holds neither the hyperbolic sine nor its square.
+# Largest |x|: beyond it the hyperbolic sine or its square overflow.
 _FARTHEST = 300.0
-# Beyond this the normal distribution has no probability that a double holds.
+# Largest |x| of a quantile: beyond it normal tail probabilities underflow.
 _FARTHEST_NORMAL = 37.0
-# The least precision of a coefficient, whose square root and inverse a double holds.
+# Smallest precision of a coefficient, so that its square root and inverse do not overflow.
 _LEAST_PRECISION = 1e-200
 _LOG_2PI = math.log(2 * math.pi)
-# Of the least value that a prior allows: where a search that would begin below it does.
+# A search begins at least at this multiple of a prior's lower bound.
 _OFF_THE_END = 1.05
-# The largest share of its end that a bounded scale has: a double below one.
+# Largest ratio of a bounded scale to its upper bound: just below one in double precision.
 _END = 1 - 1e-15
 
 
 @dataclass(frozen=True)
 class ScaleCoordinate:
-    """One positive parameter.
+    """The coordinate of one positive parameter.
 
     Attributes:
         name: of its site.
-        prior: of it.
+        prior: of the parameter.
         kind: "folded", "bounded", "log", "interval", "above" or "quantile".
-        unit: s of a folded or bounded one.
+        unit: s of a folded or bounded coordinate.
     """
 
     name: str
@@ -73,7 +74,14 @@ class ScaleCoordinate:
 
     @classmethod
     def of(cls, name: str, prior: Prior, unit: float, *, folds: bool = True) -> "ScaleCoordinate":
-        """The coordinate that suits the prior; `folds` False where zero is out of question."""
+        """The coordinate that suits a prior.
+
+        Args:
+            name: of the site.
+            prior: of the parameter.
+            unit: s, the value that the data can just tell from zero.
+            folds: False for a parameter that cannot be zero.
+        """
         if folds and isinstance(prior, priors.Uniform) and prior.lower == 0:
             return cls(name, prior, "bounded", unit)
         if isinstance(prior, (priors.Uniform, priors.Beta)):
@@ -93,13 +101,13 @@ class ScaleCoordinate:
 
     @property
     def _gamma(self) -> tuple[float, float]:
-        """Shape and rate of 1 / t^2 where it is held by its quantile."""
+        """Shape and rate of 1 / t^2, for a quantile."""
         inner: Any = getattr(self.prior, "prior", None)
         return inner.alpha, inner.beta
 
     @property
     def is_point(self) -> bool:
-        """Whether it is estimated without a posterior."""
+        """Whether the parameter is estimated as a point, without a posterior."""
         return isinstance(self.prior, priors.PointEstimate)
 
     @property
@@ -108,10 +116,11 @@ class ScaleCoordinate:
         return self.kind in ("folded", "bounded")
 
     def _bounds(self) -> tuple[float, float]:
+        """The prior's lower and upper bound."""
         return getattr(self.prior, "lower", 0.0), getattr(self.prior, "upper", 1.0)
 
     def value(self, x: Any) -> Any:
-        """The parameter, with the sign of x where it is folded."""
+        """The parameter at x, with the sign of x if it is folded."""
         x = np.clip(x, -_FARTHEST, _FARTHEST)
         if self.kind == "folded":
             return self.unit * np.sinh(x)
@@ -120,7 +129,7 @@ class ScaleCoordinate:
         if self.kind == "quantile":
             x = np.clip(x, -_FARTHEST_NORMAL, _FARTHEST_NORMAL)
             shape, rate = self._gamma
-            # Each from the end that keeps its digits.
+            # Each tail from the function that keeps its digits.
             small, large = gammaincinv(shape, ndtr(-x)), gammainccinv(shape, ndtr(x))
             precision = np.maximum(np.where(x > 0, small, large) / rate, _LEAST_PRECISION)
             return precision**-0.5
@@ -132,7 +141,7 @@ class ScaleCoordinate:
         return low + (high - low) / (1 + np.exp(-x))
 
     def slope(self, x: Any) -> Any:
-        """D value / d x."""
+        """Derivative of the value in x."""
         x = np.clip(x, -_FARTHEST, _FARTHEST)
         if self.kind == "folded":
             return self.unit * np.cosh(x)
@@ -147,12 +156,12 @@ class ScaleCoordinate:
         return (high - low) / (2 + np.exp(-x) + np.exp(x))
 
     def _log_slope(self, x: Any) -> Any:
-        """Log d value / d x of a bounded one: log (s cosh(x) / cosh(s sinh(x) / b)^2)."""
+        """Log slope of a bounded coordinate: log (s cosh(x) / cosh(s sinh(x) / b)^2)."""
         inside = self.unit / self._bounds()[1] * np.sinh(x)
         return np.log(self.unit) + _log_cosh(x) - 2 * _log_cosh(inside)
 
     def inverse(self, value: Any) -> Any:
-        """The x of a value."""
+        """The coordinate x of a value."""
         if self.kind == "folded":
             return np.arcsinh(value / self.unit)
         if self.kind == "log":
@@ -170,7 +179,7 @@ class ScaleCoordinate:
         return np.log(value - low) - np.log(high - value)
 
     def place(self, value: float) -> float:
-        """The x at which a search for it begins, which is off the ends of an interval."""
+        """The x at which a search for it begins, off the ends of an interval."""
         if self.kind == "above":
             low = self._bounds()[0]
             value = max(value, _OFF_THE_END * low)
@@ -180,13 +189,13 @@ class ScaleCoordinate:
         return float(self.inverse(value))
 
     def log_prior(self, x: Any) -> tuple[Any, Any]:
-        """Log density in x, and its derivative. A point estimate has none."""
+        """Log prior density in x, Jacobian included, and its derivative; zeros for points."""
         if self.is_point:
             return np.zeros_like(x), np.zeros_like(x)
         if self.kind == "quantile":
             return -0.5 * np.square(x) - 0.5 * _LOG_2PI, -x
         value, slope = self.value(x), self.slope(x)
-        # The kinds with a pole at zero are not folded; this one's density is finite there.
+        # Avoids zero itself, where the density of a folded kind is finite.
         size = np.maximum(np.abs(value), np.finfo(np.float64).tiny)
         density, derivative = log_density(self.prior, size)
         if self.kind == "bounded":
@@ -204,13 +213,13 @@ class ScaleCoordinate:
 
 
 def _log_cosh(x: Any) -> Any:
-    """Without overflow."""
+    """Log cosh x, without overflow."""
     return np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2.0)
 
 
 @dataclass(frozen=True)
 class CorrelationCoordinates:
-    """The correlations of k columns, by k (k - 1) / 2 partial correlations.
+    """Coordinates of the correlations of k columns: k (k - 1) / 2 partial correlations.
 
     Attributes:
         name: of the site of the Cholesky factor.
@@ -228,7 +237,7 @@ class CorrelationCoordinates:
         return [(i, j) for i in range(self.size) for j in range(i)]
 
     def cholesky(self, x: Array) -> Array:
-        """(..., k, k) of coordinates (..., k (k - 1) / 2)."""
+        """Cholesky factors (..., k, k) at coordinates (..., k (k - 1) / 2)."""
         out = np.zeros((*x.shape[:-1], self.size, self.size))
         left = np.ones((*x.shape[:-1], self.size))
         for e, (i, j) in enumerate(self.places):
@@ -239,14 +248,14 @@ class CorrelationCoordinates:
         return out
 
     def inverse(self, cholesky: Array) -> Array:
-        """The coordinates (..., k (k - 1) / 2) of a factor (..., k, k)."""
+        """Coordinates (..., k (k - 1) / 2) of Cholesky factors (..., k, k)."""
         left = 1 - np.cumsum(cholesky**2, axis=-1) + cholesky**2
         partial = [cholesky[..., i, j] / np.sqrt(left[..., i, j]) for i, j in self.places]
         edge = 1 - np.finfo(np.float64).epsneg
         return np.arctanh(np.clip(np.stack(partial, axis=-1), -edge, edge))
 
     def gradient(self, x: Array, by_cholesky: Array) -> Array:
-        """The derivatives in x of a function whose derivatives in the factor are given."""
+        """Derivatives in x of a function, from its derivatives in the Cholesky factor (k, k)."""
         lower = self.cholesky(x)
         out = np.zeros(len(x))
         for e, (i, j) in enumerate(self.places):
@@ -258,10 +267,10 @@ class CorrelationCoordinates:
         return out
 
     def log_prior(self, x: Array) -> tuple[Any, Array]:
-        """Log density in x (..., k (k - 1) / 2), and its derivative."""
+        """Log prior density in x (..., k (k - 1) / 2), Jacobian included, and its derivative."""
         column = np.array([j for _, j in self.places])
         b = self.eta + (self.size - 2 - column) / 2
-        # log sech^2 x, without overflow.
+        # Log sech^2 x, without overflow.
         log_left = -2 * (np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2.0))
         constant = (2 * b - 1) * np.log(2.0) + betaln(b, b)
         return (b * log_left - constant).sum(axis=-1), -2 * b * np.tanh(x)
@@ -269,7 +278,7 @@ class CorrelationCoordinates:
 
 @dataclass(frozen=True)
 class OrderedCoordinates:
-    """Numbers in increasing order, by the first of them and the logarithms of the gaps.
+    """Coordinates of k increasing numbers: the first, and the logarithms of the gaps.
 
     Attributes:
         name: of the site.
@@ -282,21 +291,22 @@ class OrderedCoordinates:
     prior: Prior
 
     def value(self, x: Array) -> Array:
-        """(..., k) of coordinates (..., k)."""
+        """The numbers (..., k) at coordinates (..., k)."""
         gaps = np.exp(np.clip(x[..., 1:], -_FARTHEST, _FARTHEST))
         return np.cumsum(np.concatenate([x[..., :1], gaps], axis=-1), axis=-1)
 
     def inverse(self, value: Array) -> Array:
+        """Coordinates (..., k) of numbers (..., k)."""
         return np.concatenate([value[..., :1], np.log(np.diff(value, axis=-1))], axis=-1)
 
     def gradient(self, x: Array, by_value: Array) -> Array:
-        """The derivatives in x (..., k) of a function whose derivatives in the value are given."""
+        """Derivatives in x (..., k) of a function, from its derivatives in the numbers."""
         later = np.cumsum(by_value[..., ::-1], axis=-1)[..., ::-1]
         gaps = np.exp(np.clip(x[..., 1:], -_FARTHEST, _FARTHEST))
         return np.concatenate([later[..., :1], gaps * later[..., 1:]], axis=-1)
 
     def log_prior(self, x: Array) -> tuple[Any, Array]:
-        """Log density in x, and its derivative."""
+        """Log prior density in x (..., k), Jacobian included, and its derivative."""
         density, slope = log_density_of_real(self.prior, self.value(x))
         value = density.sum(axis=-1) + gammaln(self.size + 1.0) + x[..., 1:].sum(axis=-1)
         out = self.gradient(x, slope)
@@ -306,7 +316,7 @@ class OrderedCoordinates:
 
 @dataclass(frozen=True)
 class Coordinates:
-    """All hyperparameters: the scales, then the correlations, then numbers in order.
+    """Coordinates of all hyperparameters: scales, then correlations, then ordered vectors.
 
     Attributes:
         scales: every positive parameter.
@@ -320,12 +330,13 @@ class Coordinates:
 
     @property
     def size(self) -> int:
+        """The number d of coordinates."""
         correlations = sum(len(c.places) for c, _ in self.correlations)
         return len(self.scales) + correlations + sum(o.size for o in self.ordered)
 
     @cached_property
     def ordered_slices(self) -> list[slice]:
-        """Where the coordinates of each ordered vector lie."""
+        """Places of the coordinates of each ordered vector."""
         out, start = [], self.size - sum(o.size for o in self.ordered)
         for each in self.ordered:
             out.append(slice(start, start + each.size))
@@ -334,7 +345,7 @@ class Coordinates:
 
     @cached_property
     def slices(self) -> list[slice]:
-        """Where each correlation matrix's coordinates lie."""
+        """Places of the coordinates of each correlation matrix."""
         out, start = [], len(self.scales)
         for correlation, _ in self.correlations:
             out.append(slice(start, start + len(correlation.places)))
@@ -342,7 +353,10 @@ class Coordinates:
         return out
 
     def values(self, x: Array) -> dict[str, Any]:
-        """Sites at x (..., d): scales above zero (signed where x is), Cholesky factors."""
+        """Values by site at x (..., d).
+
+        They are scales (folded ones with the sign of x), Cholesky factors and ordered vectors.
+        """
         out = {scale.name: scale.value(x[..., i]) for i, scale in enumerate(self.scales)}
         for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
             out[correlation.name] = correlation.cholesky(x[..., place])
@@ -351,7 +365,7 @@ class Coordinates:
         return out
 
     def inverse(self, values: Mapping[str, Any]) -> Array:
-        """The x (..., d) of values (...) by site."""
+        """Coordinates x (..., d) of values by site."""
         shape = np.shape(next(iter(values.values()), 0.0))
         parts = [np.zeros((*shape, 0))] if not self.size else []
         parts += [np.asarray(s.inverse(values[s.name]))[..., None] for s in self.scales]
@@ -360,7 +374,7 @@ class Coordinates:
         return np.concatenate(parts, axis=-1)
 
     def log_prior(self, x: Array) -> tuple[Array, Array]:
-        """Log density (...) of x (..., d), Jacobian included, and its derivative (..., d)."""
+        """Log prior density (...) at x (..., d), Jacobian included, and derivative (..., d)."""
         value, slope = np.zeros(x.shape[:-1]), np.zeros_like(x)
         for i, scale in enumerate(self.scales):
             density, slope[..., i] = scale.log_prior(x[..., i])
@@ -374,7 +388,7 @@ class Coordinates:
         return value, slope
 
     def gradient(self, x: Array, by_value: Mapping[str, Any]) -> Array:
-        """The derivatives in x (d,) of a function whose derivatives in the sites are given."""
+        """Derivatives in x (d,) of a function, from its derivatives in the values by site."""
         out = np.zeros_like(x)
         for i, scale in enumerate(self.scales):
             if scale.name in by_value:
@@ -387,13 +401,13 @@ class Coordinates:
 
     @property
     def folded(self) -> list[int]:
-        """Coordinates in which the density is even."""
+        """Places of the coordinates in which the density is even."""
         return [i for i, scale in enumerate(self.scales) if scale.is_folded]
 
     def signs(self, flips: Sequence[int]) -> Array:
-        """(d,) the factor that turning round the scales `flips` puts on every coordinate.
+        """Signs (d,) of all coordinates after the scales at `flips` change theirs.
 
-        With a column's sd the sign of its correlations turns, and the model is the same.
+        If a column's sd changes sign, its correlations change theirs, and the model is the same.
         """
         out = np.ones(self.size)
         out[list(flips)] = -1.0
@@ -404,7 +418,7 @@ class Coordinates:
         return out
 
     def canonical(self, x: Array) -> Array:
-        """The same model with every scale above zero, (n, d)."""
+        """Coordinates (n, d) of the same models, with every scale positive."""
         out = x.copy()
         for i in self.folded:
             below = out[:, i] < 0

@@ -1,11 +1,11 @@
 """Hamiltonian Monte Carlo (Duane et al., 1987; Neal, 2011) on a density with exact gradients.
 
-It serves hyperparameters in many dimensions, where neither a surrogate nor importance weights do.
-Coordinates are whitened by the curvature at the mode, so that the target is near a standard
-normal one, for which a trajectory of length pi / 2 ends at an independent draw. The length of
-each trajectory is drawn around that, so that no direction is resonant. All chains move in
-step: they share the step size (dual averaging; Hoffman and Gelman, 2014) and the scales of
-the coordinates, both of which are fixed once the warm-up is over.
+It serves for hyperparameters in many dimensions, where surrogates and importance weights fail.
+Coordinates are whitened by the curvature at the mode, so that the target is close to standard
+normal, for which a trajectory of length pi / 2 ends at an independent draw. The length of each
+trajectory is random around pi / 2, so that no direction is resonant. All chains share the step size
+(dual averaging; Hoffman and Gelman, 2014) and the scales of the coordinates, both of which are
+fixed after the warm-up.
 """
 
 import math
@@ -21,43 +21,59 @@ from ranef.numerics.chain_diagnostics import ESS, convergence
 Array = NDArray[np.float64]
 Gradient = Callable[[Array], tuple[float, Array]]
 
-# Chains, which are enough for R-hat to see that they disagree.
+# Number of chains, enough for R-hat to see whether they disagree.
 CHAINS = 4
-# Steps of the warm-up, the last third of which has the final scales.
+# Trajectories of each chain in the warm-up. The scales are final for the last third of them.
 _WARM_UP = 90
-# The acceptance that the step size is tuned to.
+# Acceptance probability to which the step size is tuned.
 _ACCEPT = 0.8
-# Trajectories have lengths between these shares of pi / 2.
-_SHORT, _LONG = 0.6, 1.4
-# Leapfrog steps of a trajectory at most, and before it is known that steps are of use at all.
-_MOST_STEPS, _MOST_AT_FIRST = 40, 8
-# A step size below which such a trajectory goes nowhere: the density is far from one of the
-# curvature at the mode, and chains would take hours to say so. Looked at after so many steps of the
-# warm-up, and at its end.
-_LEAST_STEP, _JUDGED = 0.02, 15
-# Evaluations after which chains end. Where they serve a trajectory takes three or four, so that
-# this is 400 draws of each. How many draws are wanted does not change it.
+# Shortest and longest trajectory, as multiples of pi / 2.
+_SHORT = 0.6
+_LONG = 1.4
+# Largest number of leapfrog steps of a trajectory.
+_MOST_STEPS = 40
+# The same for the first `_JUDGED` trajectories, after which step sizes that are too small end the
+# run.
+_MOST_AT_FIRST = 8
+# Smallest step size, in whitened coordinates. If it has to be smaller, the density is far from
+# normal with the curvature at the mode, and chains would take hours to show it.
+_LEAST_STEP = 0.02
+# Trajectories of each chain after which the step size is first compared with `_LEAST_STEP`. It is
+# compared again after the warm-up.
+_JUDGED = 15
+# Default number of evaluations after which the chains end, whatever the number of draws asked for.
+# Where HMC works, a trajectory takes three or four, so that each chain makes about 400 draws.
 _MOST = 8_000
-# Draws of each chain between two looks at whether they have converged; and the number from which on
-# chains are given up that would take so many times the evaluations.
-_BLOCK, _LOOKED_AT, _HOPELESS = 50, 100, 2.0
-# A trajectory whose energy rises by so many nats has left the region where the step size serves.
+# Draws of each chain between two checks of convergence.
+_BLOCK = 50
+# Draws of each chain from which it may be judged hopeless.
+_LOOKED_AT = 100
+# Chains are hopeless if they are estimated to need more than this multiple of the evaluations that
+# they may use.
+_HOPELESS = 2.0
+# A trajectory diverges, and is rejected, if its energy rises by this many nats.
 _DIVERGED = 1000.0
-# Dual averaging: its pull, its delay, and how fast it forgets (Hoffman and Gelman, 2014).
-_PULL, _DELAY, _FORGET = 0.05, 10.0, 0.75
+# gamma of dual averaging (Hoffman and Gelman, 2014): the smaller it is, the more strongly the step
+# size follows the errors of the acceptance probability.
+_PULL = 0.05
+# t0 of dual averaging: the larger it is, the less the first trajectories move the step size.
+_DELAY = 10.0
+# kappa of dual averaging: the larger it is, the sooner the average forgets earlier step sizes.
+_FORGET = 0.75
 
 
 @dataclass(frozen=True)
 class Chains:
-    """Draws after the warm-up.
+    """Draws after the warm-up, and diagnostics.
 
     Attributes:
         x: (chains, draws, d).
-        values: (chains, draws) the log density at each.
+        values: (chains, draws) log densities.
         r_hat: the largest of all coordinates.
-        ess: the smallest effective sample size of all coordinates, of the bulk and the tails.
+        ess: the smallest effective sample size, bulk or tail, of all coordinates.
         evaluations: of the density and its gradient.
-        converged: whether R-hat is at most 1.01 and there are 100 effective draws for each chain.
+        converged: whether R-hat is at most 1.01 and there are at least 100 effective draws per
+            chain.
     """
 
     x: Array
@@ -70,7 +86,7 @@ class Chains:
 
 @dataclass(frozen=True)
 class _State:
-    """Where a chain is: whitened z (d,), the log density and its gradient in z."""
+    """State of a chain: whitened z (d,), the log density, and its gradient in z."""
 
     z: Array
     value: float
@@ -85,16 +101,18 @@ def hmc(
     draws: int,
     most: int = _MOST,
 ) -> Chains:
-    """Draws of x from a density.
+    """Draws of x from a density by four chains.
 
     Args:
         density: log density and gradient at x (d,); minus infinity where it cannot be evaluated.
-        canonical: of the points (n, d) at which the density is the same, the one that stands
-            for all.
-        top: its mode, around which the chains start.
+        canonical: maps points (n, d) to the one that stands for all points of equal density.
+        top: the mode of the density, around which the chains start.
         rng: of all that is drawn.
-        draws: in all chains together, of which there are fewer where `most` ends them.
-        most: evaluations after which the chains end, whether they have converged or not.
+        draws: number of draws of all chains together; there are fewer if `most` ends the chains.
+        most: number of evaluations after which the chains end, converged or not.
+
+    Returns:
+        the draws; one state per chain, not converged, if the step size became too small.
     """
     sampler = _Sampler(density, top)
     states = [sampler.begin(rng) for _ in range(CHAINS)]
@@ -115,7 +133,7 @@ def hmc(
         converged = found.mixed and found.enough
         if converged and x.shape[1] * CHAINS >= draws:
             break
-        # So many evaluations these chains would take for as many effective draws as are needed.
+        # Estimate of the evaluations that these chains take for the effective draws required.
         needed = (sampler.evaluations - warm) * ESS * CHAINS / found.ess
         hopeless = x.shape[1] >= _LOOKED_AT and warm + needed > _HOPELESS * most
         if sampler.evaluations > most or (hopeless and not converged):
@@ -127,26 +145,27 @@ class _Sampler:
     """The moves of all chains.
 
     Attributes:
-        step: the step size.
+        step: the step size, in whitened coordinates.
         evaluations: of the density so far.
     """
 
     def __init__(self, density: Gradient, top: Mode) -> None:
         self._density, self._top = density, top
         self._scale = np.ones(len(top.x))
-        # The largest stable step of a standard normal target is 2; in many dimensions the
-        # acceptance falls with d eps^6 (Beskos et al., 2013).
+        # For a standard normal target the largest stable step size is 2. In d dimensions the
+        # rejection rate depends on d step^6 (Beskos et al., 2013).
         self.step = 0.8 * max(1, len(top.x)) ** (-1 / 6)
         self.evaluations = 0
 
     def _at(self, z: Array) -> _State:
+        """State at whitened z (d,)."""
         self.evaluations += 1
         root = self._top.root * self._scale
         value, gradient = self._density(self._top.x + root @ z)
         return _State(z, value, gradient @ root)
 
     def begin(self, rng: np.random.Generator) -> _State:
-        """A state as far from the mode as a draw is, or nearer where the density is not finite."""
+        """A start as far from the mode as a draw; nearer if the density is not finite there."""
         z = rng.standard_normal(len(self._top.x))
         for share in (1.0, 0.5, 0.1):
             state = self._at(share * z)
@@ -155,7 +174,7 @@ class _Sampler:
         return self._at(np.zeros_like(z))
 
     def warm_up(self, states: list[_State], rng: np.random.Generator) -> list[_State]:
-        """The chains where they have forgotten their start; tunes step size and scales."""
+        """The chains after the warm-up, in which step size and scales are tuned."""
         final = 2 * _WARM_UP // 3
         seen: list[Array] = []
         average = _DualAverage(self.step)
@@ -176,7 +195,7 @@ class _Sampler:
         return states
 
     def _rescaled(self, states: list[_State], z: Array) -> list[_State]:
-        """New scales of the whitened coordinates, from the sds (d,) of the draws z (n, d)."""
+        """The states with coordinates rescaled by the sds of the draws z (n, d)."""
         n = len(z)
         variance = (n * z.var(axis=0) + 5.0) / (n + 5.0)
         ratio = np.sqrt(variance)
@@ -186,7 +205,11 @@ class _Sampler:
     def run(
         self, states: list[_State], rng: np.random.Generator, size: int
     ) -> tuple[Array, Array, list[_State]]:
-        """`size` draws of each chain (chains, size, d), their log densities, the last states."""
+        """Runs each chain for `size` draws.
+
+        Returns:
+            draws x (chains, size, d), their log densities (chains, size), and the last states.
+        """
         z = np.empty((len(states), size, len(self._top.x)))
         values = np.empty((len(states), size))
         states = list(states)
@@ -198,14 +221,14 @@ class _Sampler:
         return self._top.x + z @ root.T, values, states
 
     def places(self, states: list[_State]) -> Array:
-        """Where the chains are, (chains, d)."""
+        """The chains' positions x, (chains, d)."""
         root = self._top.root * self._scale
         return self._top.x + np.array([state.z for state in states]) @ root.T
 
     def _move(
         self, state: _State, rng: np.random.Generator, most: int = _MOST_STEPS
     ) -> tuple[_State, float]:
-        """One trajectory of at most so many steps: the next state, its acceptance probability."""
+        """One trajectory of at most `most` steps: next state and acceptance probability."""
         length = 0.5 * math.pi * rng.uniform(_SHORT, _LONG)
         steps = min(max(1, math.ceil(length / self.step)), most)
         eps = min(self.step, length / steps)
@@ -224,7 +247,7 @@ class _Sampler:
 
 
 class _DualAverage:
-    """The step size that brings the acceptance to its target (Hoffman and Gelman, 2014, sec. 3.2).
+    """Dual averaging of the step size (Hoffman and Gelman, 2014, section 3.2).
 
     Attributes:
         final: the average over the steps so far.
@@ -235,7 +258,7 @@ class _DualAverage:
         self._error, self._count = 0.0, 0
 
     def step(self, rate: float) -> float:
-        """The next step size, after a step that was accepted with probability `rate`."""
+        """The next step size, after an acceptance probability of `rate`."""
         self._count += 1
         share = 1 / (self._count + _DELAY)
         self._error += share * (_ACCEPT - rate - self._error)

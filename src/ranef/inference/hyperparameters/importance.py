@@ -1,6 +1,7 @@
-"""Adaptive importance sampling: the proposal is a mixture of t distributions.
+"""Adaptive importance sampling with a mixture of t distributions as proposal.
 
-It is folded where the target is even, and adapts to the target.
+The proposal starts at the mode, adapts to the weighted draws (West, 1993), and has the symmetries
+of the target. Weights are Pareto-smoothed (PSIS; Vehtari et al., 2024).
 """
 
 from collections.abc import Callable
@@ -18,17 +19,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ProposalMixture:
-    """An equal mixture of t distributions of one shape.
+    """An equally weighted mixture of t distributions of one covariance, with symmetries.
 
         q(x) = sum_s 1/m sum_c t_nu(s x; centre_c, root root'),
 
-    s running over the sign changes under which the target is the same.
+    where s runs over the sign changes under which the target is the same.
 
     Attributes:
         centres: (m, d).
         root: (d, d) lower triangular.
         nu: degrees of freedom.
-        signs: (s, d), of ones and minus ones, the first all ones.
+        signs: (s, d), of ones and minus ones, the first row all ones.
     """
 
     centres: Array
@@ -37,7 +38,7 @@ class ProposalMixture:
     signs: Array
 
     def sample(self, rng: np.random.Generator, size: int) -> Array:
-        """(size, d) before folding, as evenly spread over the centres as can be."""
+        """Draws (size, d) before sign changes, divided evenly among the centres."""
         m, d = self.centres.shape
         which = rng.permutation(np.arange(size) % m)
         noise = rng.standard_normal((size, d)) @ self.root.T
@@ -45,11 +46,12 @@ class ProposalMixture:
         return self.centres[which] + noise * stretch[:, None]
 
     def log_density(self, x: Array) -> Array:
-        """(n,) at x (n, d), the images under the sign changes added up."""
+        """Log q (n,) at x (n, d), summed over the sign changes."""
         images = np.stack([self._plain(x * sign) for sign in self.signs])
         return np.asarray(logsumexp(images, axis=0), dtype=np.float64)
 
     def _plain(self, x: Array) -> Array:
+        """Log density (n,) at x (n, d) of the mixture without sign changes."""
         m, d = self.centres.shape
         inverse = np.linalg.inv(self.root)
         a, c = x @ inverse.T, self.centres @ inverse.T
@@ -69,7 +71,16 @@ class ProposalMixture:
 
 
 def resampled(rng: np.random.Generator, weights: Array, size: int) -> NDArray[np.int64]:
-    """Places of `size` equally weighted draws, systematic (Kitagawa, 1996), in random order."""
+    """Systematic resampling (Kitagawa, 1996).
+
+    Args:
+        rng: of the resampling.
+        weights: (n,), normalised.
+        size: number of draws.
+
+    Returns:
+        places of `size` equally weighted draws, in random order.
+    """
     steps = (np.arange(size) + rng.random()) / size
     places = np.searchsorted(np.cumsum(weights), steps)
     return rng.permutation(np.minimum(places, len(weights) - 1))
@@ -78,7 +89,15 @@ def resampled(rng: np.random.Generator, weights: Array, size: int) -> NDArray[np
 def adapted(
     rng: np.random.Generator, x: Array, weights: Array, signs: Array, centres: int = 60
 ) -> ProposalMixture:
-    """A mixture over weighted draws, of the draws' mean and covariance (West, 1993)."""
+    """A kernel mixture with about the mean and covariance of weighted draws (West, 1993).
+
+    Args:
+        rng: of the centres.
+        x: (n, d) draws.
+        weights: (n,), normalised.
+        signs: sign changes under which the target is the same, (s, d).
+        centres: number of components.
+    """
     d = x.shape[1]
     mean = weights @ x
     covariance = (weights[:, None] * (x - mean)).T @ (x - mean)
@@ -91,8 +110,12 @@ def adapted(
     return ProposalMixture(shrunk, 1.1 * bandwidth * root, 6.0, signs)
 
 
-# How often the proposal may adapt, and what it does not adapt any further for.
-_ROUNDS, _K_HAT, _EFFECTIVE = 6, 0.5, 0.3
+# Largest number of rounds, between which the proposal adapts.
+_ROUNDS = 6
+# The proposal stops adapting if k-hat is below this and the effective share is large enough.
+_K_HAT = 0.5
+# Effective number of draws, as a share of all, above which it may stop adapting.
+_EFFECTIVE = 0.3
 
 
 def importance(
@@ -102,14 +125,21 @@ def importance(
     rng: np.random.Generator,
     size: int,
 ) -> tuple[Array, Array, float, float, int]:
-    """Weighted draws: x (size, d), smoothed weights, k-hat, effective share, evaluations.
+    """Weighted draws by adaptive importance sampling.
 
     Args:
-        log_density: what is drawn from, (B,) at x (B, d).
-        target: whose symmetries it has.
-        top: of it.
+        log_density: of the distribution to draw from, (B,) at x (B, d).
+        target: has the symmetries of that density.
+        top: its mode.
         rng: of the draws.
-        size: how many, each time the proposal has adapted.
+        size: number of draws of each proposal.
+
+    Returns:
+        x (size, d), smoothed weights (size,), k-hat and effective share of the best round, and the
+        number of evaluations of all rounds.
+
+    Raises:
+        FloatingPointError: if the density is not finite at any draw.
     """
     proposal = ProposalMixture(top.x[None], 1.1 * top.root, 6.0, signs(target, top))
     best: tuple[Array, Array, float, float] | None = None

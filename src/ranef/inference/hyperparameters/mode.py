@@ -1,4 +1,7 @@
-"""A log density of a few coordinates: its mode, the curvature there, where it is even."""
+"""The mode of a log density of a few coordinates, the curvature there, and symmetries.
+
+Modes are found by BFGS with exact gradients, and the curvature by differences of gradients.
+"""
 
 import itertools
 import math
@@ -13,57 +16,58 @@ from ranef.numerics.bfgs import minimise
 
 Array = NDArray[np.float64]
 
-# An even density whose mode is further from zero than this many sds is folded in one place.
+# Symmetry matters if the mode of an even density is within this many sds of zero.
 _FOLD = 6.0
-# Folds at once.
+# Largest number of coordinates whose symmetry is taken into account together.
 _MOST_FOLDS = 5
-# What a Newton step from the end of a search may still gain, in nats: the mode is then within a
-# quarter of an sd. A density with errors of its own, such as those of quadrature over thousands of
-# levels, cannot be followed to its last digits, and the draws are checked by its values.
+# A search has found the mode if a Newton step from its end gains less than this many nats: the end
+# is then within a quarter of an sd. A density with errors of its own, such as those of quadrature
+# over thousands of levels, cannot be maximised more precisely, and the draws are checked by its
+# values.
 _SETTLED = 0.03
 
-# Nats that a step may still gain where a first search from one of several starts ends.
+# A first search, from one of several starts, ends when a step gains less than this many nats.
 _COARSE = 0.05
-# Nats below the highest end at which another is not followed; and below the largest evidence at
-# which a mode has next to nothing of the mass.
+# A search whose end is this many nats below the highest is not followed further.
 _BELOW = 12.0
+# A mode whose evidence is this many nats below the largest has negligible mass.
 _MASSLESS = 5.0
-# Posterior sds within which two ends are one mode.
+# Two ends within this many posterior sds are one mode.
 _NEAR = 3.0
 
 
 @runtime_checkable
 class Target(Protocol):
-    """A log density of x (d,) up to a constant."""
+    """A log density of x (d,), up to a constant."""
 
     def log_density(self, x: Array) -> Array:
-        """(B,) at x (B, d)."""
+        """Log density (B,) at x (B, d)."""
         ...
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """At x (d,)."""
+        """Log density and gradient (d,) at x (d,)."""
         ...
 
     def canonical(self, x: Array) -> Array:
-        """Of the points (n, d) at which the density is the same, the one that stands for all."""
+        """Maps points (n, d) to the one that stands for all points of equal density."""
         ...
 
     def folds(self) -> list[tuple[int, Array]]:
-        """Coordinates whose sign may change, each with the signs that it changes (d,)."""
+        """Coordinates in which the density is even, with the sign changes (d,) of all."""
         ...
 
 
 @dataclass(frozen=True)
 class Mode:
-    """The mode and the curvature there.
+    """A mode and the curvature there.
 
     Attributes:
         x: (d,).
         value: of the log density.
-        root: (d, d) lower triangular, root root' the inverse curvature.
-        points, values, gradients: where the density was evaluated for it.
-        evaluations: in all.
-        found: whether the gradient vanishes, or is small for the curvature.
+        root: (d, d) lower triangular; root root' is the inverse curvature.
+        points, values, gradients: evaluations at and around the mode, (m, d), (m,) and (m, d).
+        evaluations: of the density, in all.
+        found: whether the search converged, or its gradient is small relative to the curvature.
     """
 
     x: Array
@@ -77,12 +81,12 @@ class Mode:
 
     @property
     def evidence(self) -> float:
-        """Log of the integral of the density around it, by Laplace's approximation."""
+        """Log of the integral of the density around the mode, by Laplace's approximation."""
         log_det = float(np.log(np.diagonal(self.root)).sum())
         return self.value + 0.5 * len(self.x) * math.log(2 * math.pi) + log_det
 
     def covers(self, x: Array) -> bool:
-        """Whether x (d,) is no further than a few posterior sds in every direction."""
+        """Whether x (d,) is within a few posterior sds of the mode in every whitened direction."""
         return bool(np.abs(np.linalg.solve(self.root, x - self.x)).max(initial=0.0) < _NEAR)
 
 
@@ -93,14 +97,14 @@ def find_mode(
     tick: Callable[[], object],
     root: Array | None = None,
 ) -> Mode:
-    """The mode, and the curvature from gradients on either side of it along each coordinate.
+    """Finds a mode, and the curvature there from gradients at a step to both sides.
 
     Args:
         target: the log density.
         start: (d,) where the search begins.
         width: (d,) about one posterior sd of each coordinate.
         tick: called at each evaluation.
-        root: (d, d) of about the inverse curvature, root root', where that is known.
+        root: (d, d), with root root' about the inverse curvature, if that is known.
     """
 
     def negative(x: Array) -> tuple[float, Array]:
@@ -110,7 +114,7 @@ def find_mode(
 
     inverse = None if root is None else root @ root.T
     found = minimise(negative, start, gain=1e-4, width=width, inverse=inverse)
-    # Of the places at which an even density is the same, the search may end at any.
+    # The search may end at any of the points at which an even density is the same.
     d, mode = len(start), target.canonical(found.x[None])[0]
     turned = np.where(mode * found.x < 0, -1.0, 1.0)
     points, values, gradients = [mode], [-found.value], [-found.gradient * turned]
@@ -133,7 +137,7 @@ def find_mode(
             curvature[i] = (sides[2 * i] - sides[2 * i + 1]) / (2 * step[i])
         curvature = (curvature + curvature.T) / 2
         diagonal = np.maximum(np.diagonal(curvature), 1e-8)
-        # About a posterior sd; a step far from it says nothing of the curvature there.
+        # About a posterior sd: much larger or smaller steps do not measure the curvature there.
         ideal = np.minimum(1 / np.sqrt(diagonal), 2.0)
         if (np.abs(np.log(ideal / step)) < math.log(4.0)).all():
             break
@@ -156,9 +160,15 @@ def find_mode(
 def modes(
     target: Target, starts: Sequence[Array], width: Array, tick: Callable[[], object]
 ) -> list[Mode]:
-    """The modes that searches from several starts (d,) end at, that of most mass first.
+    """The modes at which searches from several starts (d,) end, that of the largest mass first.
 
-    Those whose mass, by Laplace's approximation, is next to nothing of it are left out.
+    Modes of negligible mass, by Laplace's approximation, are left out.
+
+    Args:
+        target: the log density.
+        starts: where the searches begin.
+        width: (d,) about one posterior sd of each coordinate.
+        tick: called at each evaluation.
     """
 
     def negative(x: Array) -> tuple[float, Array]:
@@ -186,7 +196,7 @@ def modes(
 
 
 def _inverse_root(curvature: Array, step: Array) -> Array:
-    """A root of the inverse; directions without curvature get a width of a few steps."""
+    """Root of the inverse curvature; flat directions get a width of a few steps."""
     values, vectors = np.linalg.eigh(np.nan_to_num(curvature) * step * step[:, None])
     values = np.maximum(values, 0.05)
     inverse = (vectors / values) @ vectors.T * step * step[:, None]
@@ -194,7 +204,7 @@ def _inverse_root(curvature: Array, step: Array) -> Array:
 
 
 def signs(target: Target, top: Mode) -> Array:
-    """Sign changes under which the density is the same and its parts overlap, (s, d)."""
+    """Sign changes (s, d) under which the density is the same and its images overlap."""
     sd = np.sqrt((top.root**2).sum(axis=1))
     folds = target.folds()
     near = sorted((f for f in folds if abs(top.x[f[0]]) < _FOLD * sd[f[0]]),

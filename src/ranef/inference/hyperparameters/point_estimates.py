@@ -1,4 +1,4 @@
-"""The hyperparameters that have a posterior, once those estimated as points are known."""
+"""The posterior density of the hyperparameters, given those that are estimated as points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from ranef.inference.hyperparameters.mode import find_mode
 
 Array = NDArray[np.float64]
 
-# How much longer or shorter a length scale other searches begin with, as a logarithm: from the
-# middle of what is plausible to near its ends.
+# Further searches begin with length scales longer and shorter by a factor of exp(1.5): from the
+# middle of the plausible range to near its ends.
 _OTHER_LENGTH = 1.5
-# Searches at most.
+# Largest number of searches.
 _MOST_STARTS = 7
 
 
@@ -28,7 +28,7 @@ class HyperDensity(Protocol):
 
     @property
     def start(self) -> Array:
-        """(d,) where a search begins."""
+        """(d,) where a search for the mode begins."""
         ...
 
     @property
@@ -38,21 +38,27 @@ class HyperDensity(Protocol):
 
     @property
     def lengths(self) -> list[int]:
-        """Coordinates of length scales, in which the density may have several modes."""
+        """Places of the length scales, in which the density may have several modes."""
         ...
 
     def log_density(self, x: Array) -> Array:
-        """(B,) at x (B, d)."""
+        """Log density (B,) at x (B, d)."""
         ...
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """At x (d,)."""
+        """Log density and gradient (d,) at x (d,)."""
         ...
 
 
 @dataclass(frozen=True)
 class RestrictedDensity:
-    """The log density of the coordinates that have a posterior, the others held at `base`."""
+    """The log density of some coordinates, with the others fixed: a `Target` of sampling.
+
+    Attributes:
+        marginal: the density of all coordinates.
+        free: places of those that have a posterior.
+        base: values of all, of which those that are not free are used.
+    """
 
     marginal: HyperDensity
     free: NDArray[np.int64]
@@ -64,7 +70,7 @@ class RestrictedDensity:
 
     @property
     def starts(self) -> list[Array]:
-        """Where searches for modes begin: at `start`, and at shorter and longer length scales."""
+        """Where searches for modes begin: `start`, and with shorter and longer length scales."""
         out = [self.start]
         for place in np.flatnonzero(np.isin(self.free, self.marginal.lengths)):
             for away in (-_OTHER_LENGTH, _OTHER_LENGTH):
@@ -77,7 +83,7 @@ class RestrictedDensity:
         return self.marginal.width[self.free]
 
     def whole(self, x: Array) -> Array:
-        """Of all coordinates, (n, d)."""
+        """All coordinates (n, D) at free ones (n, d)."""
         out = np.repeat(self.base[None], len(x), axis=0)
         out[:, self.free] = x
         return out
@@ -102,10 +108,10 @@ class RestrictedDensity:
 
 @runtime_checkable
 class DensityWithBound(HyperDensity, Protocol):
-    """A log density with a bound whose gradient takes much less."""
+    """A log density with a lower bound whose gradient is much cheaper."""
 
     def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """The bound at x (d,)."""
+        """The bound and its gradient (d,) at x (d,)."""
         ...
 
 
@@ -126,7 +132,15 @@ class RestrictedBound(RestrictedDensity):
 def fix_point_estimates(
     marginal: HyperDensity, tick: Callable[[], object]
 ) -> tuple[RestrictedDensity, dict[str, Any]]:
-    """The target, point estimates fixed at the joint mode, and those estimates by site."""
+    """Estimates the parameters that have no posterior at the joint mode of all.
+
+    Args:
+        marginal: the density of all coordinates.
+        tick: called at each evaluation.
+
+    Returns:
+        the density of the other coordinates, with these estimates fixed; and the estimates by site.
+    """
     coordinates = marginal.coordinates
     points = [i for i, scale in enumerate(coordinates.scales) if scale.is_point]
     free = np.setdiff1d(np.arange(coordinates.size), points)

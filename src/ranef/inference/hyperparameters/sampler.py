@@ -1,13 +1,15 @@
-"""The posterior of the hyperparameters, whose density can be evaluated at a point.
+"""Draws from the posterior of the hyperparameters, whose density can be evaluated at any point.
 
-First the mode. Then, by dimension and by what an evaluation costs,
+The mode is found first. The method of drawing then depends on the number of dimensions and the cost
+of an evaluation:
 
-    few, cheap      importance-weighted draws from t distributions that adapt to the target
-    few, dear       draws from a surrogate of the log density that is checked
-    many            importance-weighted draws from one t distribution at the mode, where a
-                    pilot says that they suffice; else Hamiltonian Monte Carlo
+    few, cheap        importance sampling from t distributions that adapt to the target
+    few, expensive    a surrogate of the log density, checked against it
+    many              importance sampling from one t distribution at the mode, if a pilot says
+                      that its weights suffice; else Hamiltonian Monte Carlo
 
-Where the first or the second fails, and thousands of evaluations can be afforded, chains draw.
+If one of the first two fails and thousands of evaluations can be afforded, Hamiltonian Monte Carlo
+takes over.
 """
 
 import math
@@ -25,37 +27,48 @@ from ranef.numerics.psis import smoothed, threshold
 
 Array = NDArray[np.float64]
 
-# Weighted draws for each that is wanted, and how many there are at least.
-_POOL, _LEAST = 4, 1_000
-# Dimensions up to which a surrogate is made: its matrix has (points x (1 + dimensions))^2 numbers.
+# Weighted draws per draw that is asked for.
+_POOL = 4
+# Smallest number of weighted draws.
+_LEAST = 1_000
+# Largest number of dimensions of a surrogate, whose matrix has (points x (1 + dimensions))^2
+# elements.
 FEW = 10
-# Evaluations of the pilot that says how many weighted draws are needed, and of that where chains,
-# and so thousands of evaluations, cannot be afforded.
-_PILOT, _PILOT_OF_DEAR = 300, 100
-# Effective draws that weighted ones must be worth.
+# Evaluations of the pilot, which estimates how many weighted draws are needed.
+_PILOT = 300
+# The same where thousands of evaluations cannot be afforded.
+_PILOT_OF_DEAR = 100
+# Effective number of draws that the weighted ones must be worth.
 _EFFECTIVE = 400.0
-# Evaluations of the density that weighted draws may take: in batches, one by one, and where each
-# takes long.
-_MOST_BATCHED, _MOST_SINGLE, _MOST_DEAR = 10_000, 5_000, 300
-# The proposal in many dimensions: degrees of freedom, because the tails of fewer hold most of its
-# mass there, and its width as a multiple of that at the mode.
-_DEGREES, _WIDER = 30.0, 1.1
+# Largest number of evaluations for weighted draws, if evaluations are cheap.
+_MOST_BATCHED = 10_000
+# The same if they are made one by one.
+_MOST_SINGLE = 5_000
+# The same if thousands of evaluations cannot be afforded.
+_MOST_DEAR = 300
+# Degrees of freedom of the t proposal in many dimensions: with fewer, most of the proposal's mass
+# would lie in its tails.
+_DEGREES = 30.0
+# Scale of this proposal relative to the curvature at the mode.
+_WIDER = 1.1
 
 
 @dataclass(frozen=True)
 class HyperDraws:
-    """What was found.
+    """Draws of the hyperparameters, and how they were found.
 
     Attributes:
         x: (draws, d), equally weighted.
         mode: (d,).
-        k_hat: of the importance weights; None for a surrogate's own draws and for chains.
+        k_hat: of the importance weights; None for a surrogate's own draws and for chains without
+            weights.
         error: of the surrogate, root mean square in nats; None without one.
         evaluations: of the density.
         reliable: whether k-hat or the error is below its threshold, or the chains converged.
-        found: whether the search for the mode ended at one, or chains made up for it.
+        found: whether the search for the mode converged, or chains did.
         evidence: log of the integral of the density, by Laplace's approximation.
-        r_hat, ess: the largest and the smallest of all coordinates; None without chains.
+        r_hat: the largest of all coordinates; None without chains.
+        ess: the smallest effective sample size of all coordinates; None without chains.
     """
 
     x: Array
@@ -85,23 +98,22 @@ def sample(
     near: Mode | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> HyperDraws:
-    """Draws of x from its posterior.
+    """Draws of x from the posterior with a given log density.
 
     Args:
         target: the log density.
         start: (d,) where the search for the mode begins.
         width: (d,) about one posterior sd of each coordinate.
         rng: of all that is drawn.
-        draws: how many.
-        cheap: whether thousands of evaluations take no more than a second.
-        patient: whether thousands of evaluations can be afforded where nothing less serves.
-        spare: evaluations that can be afforded where a surrogate does not serve.
-        chains: whether thousands of evaluations of the gradient can be afforded where nothing
-            less serves.
-        bound: a density near the target whose gradient takes much less, on which chains move:
+        draws: number of draws.
+        cheap: whether thousands of evaluations take a second at most.
+        patient: whether thousands of evaluations can be afforded if all else fails.
+        spare: number of evaluations that can be afforded if a surrogate fails.
+        chains: whether thousands of evaluations of the gradient can be afforded if all else fails.
+        bound: a density near the target whose gradient is much cheaper. Chains move on it, and
             their draws are weighted by the target.
-        near: the mode if it is known: in many dimensions of the bound where there is one, else of
-            the target.
+        near: the mode, if it is known. In many dimensions it is the mode of the bound if there is
+            one, and otherwise of the target.
         tick: called at each evaluation.
     """
     if len(start) == 0:
@@ -141,7 +153,7 @@ def _at_mode(
 ) -> HyperDraws | None:
     """Weighted draws from one t distribution at the mode.
 
-    None where a pilot, or the weights themselves, say that chains are needed, if they can be.
+    Returns None if the pilot or the weights call for chains, and chains can be afforded.
     """
     proposal = ProposalMixture(top.x[None], _WIDER * top.root, _DEGREES, signs(target, top))
 
@@ -154,11 +166,11 @@ def _at_mode(
 
     most = _MOST_BATCHED if batched else _MOST_SINGLE if chains else _MOST_DEAR
     x, log_ratios = drawn(_PILOT if batched or chains else _PILOT_OF_DEAR)
-    # The effective share of a larger sample is lower: of some of its weights the pilot has none.
+    # A larger sample has a lower effective share, because a pilot lacks some of its large weights.
     needed = 1.5 * _EFFECTIVE / _share(smoothed(log_ratios)[0])
     if chains and needed > most:
         return None
-    # More than are needed serve as draws where they are had for nothing.
+    # Where evaluations are cheap, take at least as many points as draws are asked for.
     more, more_ratios = drawn(int(min(max(needed, draws if batched else 0.0), most)))
     x, log_ratios = np.concatenate([x, more]), np.concatenate([log_ratios, more_ratios])
     weights, k = smoothed(log_ratios)
@@ -172,14 +184,14 @@ def _at_mode(
 
 
 def at_mode_alone(target: Target, top: Mode, rng: np.random.Generator, draws: int) -> HyperDraws:
-    """Draws from the normal at the mode, where the density itself is not to be relied on."""
+    """Draws from the normal at the mode, for a density whose values cannot be relied on."""
     z = rng.standard_normal((draws, len(top.x)))
     x = target.canonical(top.x + z @ top.root.T)
     return HyperDraws(x, top.x, None, None, top.evaluations, False, False, top.evidence)
 
 
 def _share(weights: Array) -> float:
-    """Effective draws for each weighted one."""
+    """Effective sample size per weighted draw."""
     return 1 / float((weights**2).sum()) / len(weights)
 
 
@@ -191,7 +203,7 @@ def _by_chains(
     draws: int,
     tick: Callable[[], object],
 ) -> HyperDraws:
-    """Chains on the density `moved`, whose draws the target weights where it is another."""
+    """Chains on the density `moved`; if that is not the target, the target weights their draws."""
 
     def density(x: Array) -> tuple[float, Array]:
         tick()
@@ -199,7 +211,7 @@ def _by_chains(
 
     found = hmc(density, target.canonical, top, rng, draws)
     x, values = found.x.reshape(-1, len(top.x)), found.values.ravel()
-    # As many as are wanted, each as often as any other where there are fewer.
+    # As many draws as are asked for; if there are fewer, each is repeated equally often.
     order = np.resize(rng.permutation(len(x)), draws)
     evaluations, k, reliable = top.evaluations + found.evaluations, None, found.converged
     if moved is not target:
@@ -228,10 +240,10 @@ def _by_chains(
 
 
 def combined(found: Sequence[HyperDraws], rng: np.random.Generator) -> HyperDraws:
-    """Draws from several modes, from each as many as its share of the evidence asks for.
+    """Draws from several modes, in proportion to their evidence.
 
     Args:
-        found: draws from each mode, that of most mass first.
+        found: draws from each mode, the one with the largest mass first.
         rng: of the choice.
     """
     first = found[0]
@@ -253,6 +265,7 @@ def combined(found: Sequence[HyperDraws], rng: np.random.Generator) -> HyperDraw
 
 
 def _weighted(target: Target, top: Mode, rng: np.random.Generator, draws: int) -> HyperDraws:
+    """Draws by adaptive importance sampling."""
     size = max(_POOL * draws, _LEAST)
     x, weights, k, _, evaluations = importance(target.log_density, target, top, rng, size)
     chosen = x[resampled(rng, weights, draws)]
@@ -262,7 +275,7 @@ def _weighted(target: Target, top: Mode, rng: np.random.Generator, draws: int) -
 
 
 def message(found: HyperDraws, draws: int) -> str:
-    """How it ended, in a sentence."""
+    """A sentence for the user about how the draws were found."""
     text = f"{draws:,} draws from {found.evaluations:,} evaluations"
     if found.r_hat is not None:
         text += f" by {CHAINS} chains, R-hat {found.r_hat:.3f}, {found.ess:,.0f} effective"

@@ -1,10 +1,10 @@
-"""A log density from few evaluations of it and of its gradient.
+"""A surrogate of a log density: a Gaussian process through a few values and gradients.
 
     log p(z) = c + b . z - z' H z / 2 + delta(z),   delta ~ GP(0, a^2 exp(-|z - z'|^2 / (2 l^2)))
 
-in coordinates z whitened at the mode. The quadratic is the least-squares fit to all that is
-known, and where nothing is known the density is that normal one: the curvature at the mode
-alone says little of the tails where the top is flat or sharp.
+z are coordinates whitened at the mode. The quadratic is the least-squares fit to all observations,
+and the surrogate returns to it far from them. The curvature at the mode alone would say little of
+the tails where the top is flat or sharp.
 """
 
 from dataclasses import dataclass
@@ -15,23 +15,25 @@ from scipy.linalg import cho_factor, cho_solve
 
 Array = NDArray[np.float64]
 
+# Candidates for the length scale l, in posterior sds.
 _LENGTHS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
-# The least curvature of the quadratic, of which one is that at the mode.
+# The quadratic is replaced by the standard normal if its least curvature is below this; the
+# curvature at the mode is one.
 _FLATTEST = 0.1
-# Shares of its variance by which an observation may miss, of which the likeliest is taken: searches
-# that have ended, and gradients by differences. With too small a share two observations close by
-# make waves everywhere else.
+# Relative noise variances of the observations, of which the likeliest is taken. Searches that end
+# early and gradients by differences have errors, and with too little noise two close observations
+# would make waves everywhere else.
 _JITTERS = (1e-6, 1e-5, 1e-4)
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The Gaussian process given what was observed.
+    """The Gaussian process given the observations.
 
     Attributes:
         points: (m, d).
         constant, linear, curvature: c, b (d,) and H (d, d).
-        weights: (m, 1 + d) of the kernel, and of its derivatives, at each.
+        weights: (m, 1 + d) of the kernel and of its derivatives at each point.
         length: l.
     """
 
@@ -44,11 +46,12 @@ class Surrogate:
 
     @classmethod
     def of(cls, points: Array, values: Array, gradients: Array) -> "Surrogate":
-        """Through values (m,) and gradients (m, d) of log p at points (m, d).
+        """Fits a surrogate; length scale and relative noise are those of maximum likelihood.
 
-        A gradient that was not evaluated is nan.
-
-        The length and the share of noise are those under which they are likeliest.
+        Args:
+            points: (m, d).
+            values: (m,) of log p.
+            gradients: (m, d) of log p; nan where they were not evaluated.
         """
         m, d = points.shape
         constant, linear, curvature = _quadratic(points, values, gradients)
@@ -75,7 +78,7 @@ class Surrogate:
         return cls(points, constant, linear, curvature, best[2], best[1])
 
     def log_density(self, z: Array) -> Array:
-        """(n,) at z (n, d)."""
+        """The surrogate's log density (n,) at z (n, d)."""
         out = self.constant + z @ self.linear - 0.5 * (z * (z @ self.curvature)).sum(axis=1)
         squares = (z**2).sum(axis=1)[:, None] + (self.points**2).sum(axis=1)
         kernel = np.exp(-np.maximum(squares - 2 * z @ self.points.T, 0.0) / (2 * self.length**2))
@@ -86,7 +89,7 @@ class Surrogate:
 
 
 def _covariance(points: Array, length: float) -> Array:
-    """Of values and gradients at the points, (m (1 + d), m (1 + d)), for a = 1."""
+    """Covariance of values and gradients at the points, (m (1 + d), m (1 + d)), for a = 1."""
     m, d = points.shape
     away = (points[:, None] - points) / length
     kernel = np.exp(-0.5 * (away**2).sum(axis=2))
@@ -100,7 +103,7 @@ def _covariance(points: Array, length: float) -> Array:
 
 
 def _quadratic(points: Array, values: Array, gradients: Array) -> tuple[float, Array, Array]:
-    """The least-squares c, b and H; the normal approximation where H is not far above zero."""
+    """Least-squares c, b and H; the standard normal if the least eigenvalue of H is too small."""
     m, d = points.shape
     rows, columns = np.triu_indices(d)
     design = np.zeros((m, 1 + d, 1 + d + len(rows)))

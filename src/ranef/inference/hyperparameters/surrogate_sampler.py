@@ -1,9 +1,10 @@
-"""Draws from a surrogate of a log density that is dear to evaluate, and checks of it.
+"""Draws from a surrogate of a log density that is expensive to evaluate, and checks of it.
 
-The surrogate goes through what finding the mode took and, where evaluations can be spared, through
-values on the axes of the curvature there, in the tails too. It is evaluated at some of its own
-draws, and at points further out, where mass that it misses could be. Where it fails, what the
-checks have told improves it; then so does a deterministic design around the mode.
+The surrogate interpolates the evaluations made in finding the mode and, where further evaluations
+can be afforded, values on the principal axes of the curvature there, out into the tails. It is
+checked at some of its own draws, and at points further out, where it could miss mass. If a check
+fails, the values at its points are added to the surrogate; if checks keep failing, so are values at
+a deterministic design around the mode.
 """
 
 import itertools
@@ -20,49 +21,77 @@ from ranef.numerics.psis import smoothed, threshold
 
 Array = NDArray[np.float64]
 
-# Where the design looks, in posterior sds, and how many points it and the mode may have.
-_NEAR, _FAR, _DESIGN = 1.2, 2.4, 40
-# Where on each axis values are taken before the first check, in posterior sds: a heavy tail, such
-# as that of the degrees of freedom of t noise, is else seen by a few of the checks at most.
+# Distances of the design's points from the mode, in posterior sds.
+_NEAR = 1.2
+_FAR = 2.4
+# Largest number of points of the design and of the mode's finite differences together.
+_DESIGN = 40
+# Distances on each axis at which values are taken before the first check, in posterior sds. Without
+# them a heavy tail, such as that of the degrees of freedom of t noise, would be seen by few checks
+# or none.
 _ON_AXES = (2.0, 3.5)
-# Where the density is fewer than `_HEAVY` nats below the mode at the last of these, of which a
-# normal one has 6, values are taken further out, each so many times as far as the one before, until
-# it is `_TAIL` nats below or so many are taken: the logarithm of a shape under a half-Cauchy prior
-# has a tail exp(-t), which a surrogate that was not told of it cuts off.
-_HEAVY, _TAIL, _FURTHER, _TAIL_STEPS = 5.0, 7.0, 1.5, 5
-# Points at which the surrogate is checked each time, draws and further out; how often at
-# most, and before which check the design is evaluated.
-_INNER, _OUTER, _CHECKS, _DESIGNED = 10, 15, 5, 3
-# The power of the surrogate's density from which the points further out are drawn, and nats below
-# its maximum from which on none are.
-_OUTWARD, _NOWHERE = 0.35, 100.0
-# The root mean square error in nats that passes at either, and that may be relied on.
-_ERRORS, _RELIABLE = (0.12, 0.15), (0.3, 1.0)
-# The power of a surrogate that fails from which draws are proposed, and how many of these the
-# weighted ones must be worth.
-_FLATTER, _FEW = 0.7, 50
-# Weighted draws from which the places of a check are taken, and for each draw that is wanted.
-_WEIGHTED, _POOL = 16_000, 4
-# Nats by which it may be off at all of its draws alike, and rise above the mode.
-_CONSTANT, _ABOVE = 2.0, 1.0
-# Nats below the mode, and one more for each dimension, from which on a place is next to without
-# mass. Beyond, the surrogate is told of the logarithm of further nats in units of so many, and of
-# no more than so many: a thousand or a million would bend it everywhere else, and from a floor it
-# would rise again further out.
-_DEEP, _UNIT, _FLOOR = 10.0, 5.0, 25.0
+# A tail is heavy if the density at the last of these distances is less than this many nats below
+# the mode; a normal density is 6 nats below. Then values are taken further out. The logarithm of a
+# shape under a half-Cauchy prior has a tail exp(-t), which a surrogate without values there would
+# cut off.
+_HEAVY = 5.0
+# Values are taken further out until the density is this many nats below the mode.
+_TAIL = 7.0
+# Ratio of each distance to the one before.
+_FURTHER = 1.5
+# Largest number of distances beyond `_ON_AXES`.
+_TAIL_STEPS = 5
+# Points of a check among the surrogate's own draws.
+_INNER = 10
+# Points of a check further out.
+_OUTER = 15
+# Largest number of checks.
+_CHECKS = 5
+# The design is evaluated once this many checks have failed.
+_DESIGNED = 3
+# The points further out are drawn from this power of the surrogate's density.
+_OUTWARD = 0.35
+# No point is drawn from a power of a density where that is this many nats below its maximum.
+_NOWHERE = 100.0
+# Root mean square errors, in nats, with which a check passes: at the draws and further out.
+_ERRORS = (0.12, 0.15)
+# Larger errors with which the surrogate's draws still count as reliable after the last check.
+_RELIABLE = (0.3, 1.0)
+# If the surrogate fails, draws to be weighted are proposed from this power of it.
+_FLATTER = 0.7
+# Number of equally weighted draws that these must be worth.
+_FEW = 50
+# Weighted draws of the surrogate from which the points of a check are taken.
+_WEIGHTED = 16_000
+# Weighted draws of the surrogate per draw that is asked for.
+_POOL = 4
+# Largest median error at the draws, in nats, and largest value above that of the mode.
+_CONSTANT = 2.0
+# The surrogate is cut off this many nats above the mode.
+_ABOVE = 1.0
+# Points this many nats plus one per dimension below the mode have next to no mass. Beyond this
+# depth, values are compressed before the surrogate is fitted: a thousand nats or a million would
+# bend it everywhere else.
+_DEEP = 10.0
+# Unit in nats of the logarithm that compresses them. A logarithm keeps falling: from a constant
+# floor the surrogate would rise again further out.
+_UNIT = 5.0
+# Largest compressed depth, in nats, beyond `_DEEP`.
+_FLOOR = 25.0
 
 
 @dataclass(frozen=True)
 class SurrogateDraws:
-    """Draws from the surrogate.
+    """Draws from the surrogate, or weighted by the density where the surrogate fails.
 
     Attributes:
         x: (draws, d), equally weighted.
-        error: of the surrogate at the checks among its draws, root mean square in nats.
+        error: of the surrogate at the last check's points among its draws, root mean square in
+            nats.
         evaluations: of the density.
-        reliable: whether the surrogate is close to the density where it was checked, or k-hat
-            below its threshold.
-        k_hat: of draws that were weighted by the density itself; None for the surrogate's.
+        reliable: whether the errors of the surrogate, or k-hat, are below their thresholds, and
+            nothing was found far above the mode.
+        k_hat: of draws that the density itself weights; None for the surrogate's own draws.
     """
 
     x: Array
@@ -74,12 +103,12 @@ class SurrogateDraws:
 
 @dataclass(frozen=True)
 class SurrogateCheck:
-    """Log density less surrogate at draws and further out.
+    """Differences of the log density and its surrogate, at draws and further out.
 
     Attributes:
-        inner, outer: the differences.
-        mass: shares of the outer ones in the posterior's mass, or in what the surrogate takes for
-            it: an error counts as far as there is any.
+        inner, outer: the differences, in nats.
+        mass: shares of the outer points in the posterior's mass, or in the surrogate's where that
+            is larger. They weight the outer errors.
     """
 
     inner: Array
@@ -88,12 +117,14 @@ class SurrogateCheck:
 
     @property
     def errors(self) -> tuple[float, float]:
-        """Root mean squares, less what it is off by at all draws alike."""
+        """Root mean square errors at draws and further out, less the draws' median error."""
         middle = np.median(self.inner)
         return _rms(self.inner - middle), float(np.sqrt(self.mass @ (self.outer - middle) ** 2))
 
     def within(self, limits: tuple[float, float]) -> bool:
-        # A constant off does not matter, unless it is one peak that the density does not have.
+        """Whether both errors are within these limits, and the median error is not too large."""
+        # A constant error does not matter, unless it comes from a peak that the density does not
+        # have.
         if abs(float(np.median(self.inner))) > _CONSTANT:
             return False
         return all(error < limit for error, limit in zip(self.errors, limits, strict=True))
@@ -101,7 +132,14 @@ class SurrogateCheck:
 
 @dataclass
 class Observations:
-    """What is known of the density, at whitened points; nan for a gradient that is not."""
+    """Evaluations of the density, in coordinates whitened at the mode.
+
+    Attributes:
+        top: the mode.
+        points: (m, d), whitened.
+        values: (m,) log densities less that of the mode, compressed far below it.
+        gradients: (m, d) in the whitened coordinates; nan where they are not known.
+    """
 
     top: Mode
     points: Array
@@ -110,16 +148,19 @@ class Observations:
 
     @classmethod
     def of(cls, top: Mode) -> "Observations":
+        """The evaluations made in finding the mode."""
         empty = np.zeros((0, len(top.x)))
         out = cls(top, empty, np.zeros(0), empty)
         out.add(top.points, top.values, top.gradients)
         return out
 
     def whitened(self, x: Array) -> Array:
+        """Whitened coordinates of x (n, d)."""
         away = np.linalg.solve(self.top.root, (x - self.top.x).T).T
         return np.asarray(away, dtype=np.float64)
 
     def add(self, x: Array, values: Array, gradients: Array) -> None:
+        """Adds values (n,) and gradients (n, d) at x (n, d)."""
         away = values - self.top.value
         slopes = np.where((away > -self._knee)[:, None], gradients @ self.top.root, np.nan)
         self.points = np.vstack([self.points, self.whitened(x)])
@@ -128,20 +169,21 @@ class Observations:
 
     @property
     def _knee(self) -> float:
+        """The depth in nats below the mode from which values are compressed."""
         return _DEEP + len(self.top.x)
 
     def bent(self, away: Array) -> Array:
-        """Nats from the mode as the surrogate is told of them."""
+        """Log densities less that of the mode, with those far below it compressed."""
         beyond = np.maximum(-away - self._knee, 0.0)
         bent = -self._knee - np.minimum(_UNIT * np.log1p(beyond / _UNIT), _FLOOR)
         return np.where(beyond > 0, bent, away)
 
     def is_mode(self) -> bool:
-        """Whether nothing that was evaluated is far above what the search took for the top."""
+        """Whether no evaluation is far above the end of the search for the mode."""
         return float(self.values.max()) < _CONSTANT
 
     def surrogate(self) -> Callable[[Array], Array]:
-        """A log density of x (B, d), less that at the mode."""
+        """A surrogate log density of x (B, d), less that of the mode."""
         fitted = Surrogate.of(self.points, self.values, self.gradients)
         return lambda x: np.minimum(fitted.log_density(self.whitened(x)), _ABOVE)
 
@@ -154,21 +196,22 @@ def sample_surrogate(
     tick: Callable[[], object],
     spare: int = 0,
 ) -> SurrogateDraws:
-    """Draws of x from the surrogate, behind which are a design and five checks at most.
+    """Draws of x from the surrogate, after five checks at most.
 
-    Where it fails, it is what draws are proposed from that the density itself weights.
+    If the surrogate fails, draws proposed from a power of it are weighted by the density itself.
 
     Args:
         target: the log density.
         top: its mode.
         rng: of the draws.
-        draws: how many.
+        draws: number of draws.
         tick: called at each evaluation.
-        spare: evaluations that may be spent where the surrogate fails.
+        spare: number of evaluations that may be spent on weighted draws if the surrogate fails.
     """
     told = Observations.of(top)
     on_axes = _told_on_axes(told, target, tick) if spare else 0
-    # How many draws are wanted does not change where the surrogate is checked.
+    # The number of weighted draws is fixed, so that the number of draws asked for does not change
+    # the points of the checks.
     check, evaluations = _checked(told, target, rng, _WEIGHTED, tick)
     evaluations += on_axes
     for trial in range(1, _CHECKS):
@@ -183,14 +226,14 @@ def sample_surrogate(
                 evaluations += 1
         check, used = _checked(told, target, rng, _WEIGHTED, tick)
         evaluations += used
-    # From what the last check has told too, which it could not judge.
+    # Includes the values at the points of the last check, which that check could not assess.
     guess = told.surrogate()
     x, weights, *_ = importance(guess, target, top, rng, max(_POOL * draws, _WEIGHTED))
     if check.within(_RELIABLE) or not spare:
         chosen = x[resampled(rng, weights, draws)]
         reliable = check.within(_RELIABLE) and told.is_mode()
         return SurrogateDraws(chosen, check.errors[0], evaluations, reliable)
-    # Proposed from a flatter surrogate, which has mass where it is a little too low.
+    # A flatter surrogate also has mass where the surrogate is a little too low.
     places = x[resampled(rng, _flatter(guess(x), weights, _FLATTER), spare)]
     values = target.log_density(places)
     for _ in places:
@@ -210,11 +253,11 @@ def _checked(
     size: int,
     tick: Callable[[], object],
 ) -> tuple[SurrogateCheck, int]:
-    """The surrogate against the density, which is told what it was there; evaluations."""
+    """Compares the surrogate with the density, and adds the values; number of evaluations."""
     top, guess = told.top, told.surrogate()
     x, weights, *_ = importance(guess, target, top, rng, size)
     inner = x[resampled(rng, weights, _INNER)]
-    # Of a flatter density, so that mass which the surrogate misses can be seen.
+    # From a flatter density, to see mass that the surrogate misses.
     outer = x[resampled(rng, _flatter(guess(x), weights, _OUTWARD), _OUTER)]
     places = np.vstack([inner, outer])
     values = target.log_density(places)
@@ -228,9 +271,9 @@ def _checked(
 
 
 def _flatter(log_density: Array, weights: Array, power: float) -> Array:
-    """Of draws that are weighted for a density, the weights for a power of it.
+    """Weights for a power of a density, from the weights of draws for the density itself.
 
-    Where there is no mass to speak of none is looked for: powers of exp(-2000) overflow.
+    Points far below the maximum get weight zero: powers of exp(-2000) overflow.
     """
     depth = log_density - log_density.max()
     ratios = np.exp((power - 1) * np.maximum(depth, -_NOWHERE))
@@ -239,7 +282,7 @@ def _flatter(log_density: Array, weights: Array, power: float) -> Array:
 
 
 def _told_on_axes(told: Observations, target: Target, tick: Callable[[], object]) -> int:
-    """Values on the axes of the curvature at the mode, and slopes in long tails; evaluations."""
+    """Adds values on the axes of the curvature, and gradients in long tails; evaluations."""
     top = told.top
     axes = np.concatenate([top.root.T, -top.root.T])
     at = _ON_AXES[-1]
@@ -264,17 +307,18 @@ def _told_on_axes(told: Observations, target: Target, tick: Callable[[], object]
 
 
 def _worth(places: Array, weights: Array) -> float:
-    """How many equally weighted draws weighted places are worth, each place counted once."""
+    """Effective number of draws, with the weights of equal points added up first."""
     _, same = np.unique(places, axis=0, return_inverse=True)
     return 1 / float((np.bincount(same.ravel(), weights) ** 2).sum())
 
 
 def _rms(x: Array) -> float:
+    """Root mean square."""
     return float(np.sqrt((x**2).mean()))
 
 
 def _design(d: int) -> list[Array]:
-    """Along each axis near and far, then along each pair of axes."""
+    """Whitened points on each axis, near and far, and then near on each pair of axes."""
     out = []
     for distance in (_NEAR, _FAR):
         for i in range(d):

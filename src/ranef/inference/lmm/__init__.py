@@ -1,1 +1,1 @@
-"""Gaussian linear mixed models, coefficients integrated out."""
+"""Gaussian linear mixed models, with the coefficients integrated out in closed form."""

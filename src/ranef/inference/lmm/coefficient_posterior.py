@@ -1,16 +1,20 @@
-"""Coefficients of a Gaussian mixed model, given draws of its hyperparameters.
+"""Posterior moments and draws of the coefficients of a mixed model, given draws of theta.
+
+The laws of total expectation and variance mix the conditional posteriors over the draws of the
+hyperparameters theta:
 
     E b = E_theta E[b | theta, y],   var b = E_theta var[b | theta, y] + var_theta E[b | theta, y]
 
-A factorization for every draw of theta is made where it is cheap. Elsewhere the draws are put
-into a few tens of cells, and one factorization at its centre serves each. Within a cell the
-conditional means follow the surface that fits the means of all cells best,
+If a factorization is cheap, every draw of theta gets its own. Otherwise the draws are grouped
+into some tens of cells of similar theta, and all draws of a cell share one factorization at the
+mean of the cell. Within a cell the conditional means follow a regression surface, which is fitted
+to the conditional means of all cells:
 
-    E[b | theta, y] = E[b | centre, y] + B (phi(theta) - mean of phi in the cell),
+    E[b | theta, y] = E[b | centre, y] + B (phi(theta) - mean of phi in the cell)
 
-phi being theta and, where there are cells enough, its squares and products. So what coefficients
-share with theta, as the effects of an ordinal model do with its thresholds, is in their moments
-and in their draws.
+The features phi are theta, rotated and scaled, and with enough cells also its squares and
+products. The surface keeps the posterior correlation of the coefficients with theta, for example
+that of the effects of an ordinal model with its thresholds, in moments and in draws.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,26 +43,38 @@ from ranef.numerics.blas_threads import side_by_side, threads_for
 
 Array = NDArray[np.float64]
 
-# Numbers that factorizations for the coefficients may touch in all, and how many there are
-# at least and, unless every draw has its own, at most; the latter for each hyperparameter too.
-_CELLS, _LEAST, _MOST, _MOST_EACH = 20_000_000, 5, 30, 12
-# Cells for each number of the surface through their means, and at most for that; and how many
-# there are at least for each number of one with squares and products.
-_FOR_EACH, _FOR_ALL, _FOR_SQUARES = 2, 200, 1.5
-# Ridge of that surface, relative to the variance of the draws: directions in which the centres
-# of the cells hardly differ get no slope.
+# Total cost of the factorizations of all cells, in array elements: _CELLS divided by the cost of
+# one factorization is the number of cells, within the bounds below.
+_CELLS = 20_000_000
+# Smallest number of cells.
+_LEAST = 5
+# Largest number of cells, unless a quadratic surface needs more.
+_MOST = 30
+# Largest number of cells for each hyperparameter, the stricter limit with one or two of them.
+_MOST_EACH = 12
+# Cells for each coefficient of a full quadratic surface. With many hyperparameters this raises the
+# largest number of cells.
+_FOR_EACH = 2
+# Upper limit of the number of cells that is raised in this way.
+_FOR_ALL = 200
+# Cells for each coefficient of the quadratic surface below which the surface is linear.
+_FOR_SQUARES = 1.5
+# Ridge penalty of the surface, relative to the variance of the draws. It shrinks the slopes to
+# zero along directions in which the centres of the cells hardly differ.
 _RIDGE = 1e-3
-# Variance of a direction, relative to the longest one's, below which the draws do not differ in it.
+# Principal directions of theta with less than this share of the largest variance are dropped.
 _SAME = 1e-10
+# Cost of a solution times the number of draws up to which every draw gets its own factorization.
 _EACH = 2_000_000
-# The cost of a solution that is done with while threads still wait for each other.
+# Cost of a solution below which cells are solved in sequence: the solution would be finished
+# before threads had been synchronised.
 _QUICK = 300_000
-# Draws of group effects that memory is taken for at once: 3.2 GB of them.
+# Largest number of values of group effects, draws times effects, held in memory: 3.2 GB.
 _REALISED = 400_000_000
 
 
 class LazySites(Mapping[str, Array]):
-    """Draws by site, (chain, draw, ...); those of group effects are made when first asked for."""
+    """Draws by site, (chain, draw, ...). Those of group effects are computed on first access."""
 
     def __init__(self, ready: Mapping[str, Array], later: "CoefficientPosterior") -> None:
         self._ready, self._later = dict(ready), later
@@ -80,7 +96,7 @@ class LazySites(Mapping[str, Array]):
 
 @runtime_checkable
 class ConditionalPosterior(Protocol):
-    """The normal posterior of all coefficients given the hyperparameters, at any of them."""
+    """The normal posterior of all coefficients given the hyperparameters, as a function of them."""
 
     @property
     def mixed(self) -> LinearMixedModel: ...
@@ -92,18 +108,22 @@ class ConditionalPosterior(Protocol):
 
     @property
     def cost(self) -> int:
-        """Of one solution: how many numbers it goes through, some tens of times."""
+        """Cost of one solution: the number of array elements, each used some tens of times."""
         ...
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
-        """The solution at x (B, d), and sigma (B,)."""
+        """The solution at hyperparameters x (B, d), and the residual sd sigma (B,)."""
         ...
 
 
 @dataclass(frozen=True)
 class _SharedFactorization:
-    """Draws that share a factorization: which they are, and the hyperparameters of each, or
-    of all."""
+    """A cell: draws that are solved together.
+
+    Attributes:
+        members: (m,) indices of the draws.
+        x: (m, d) their hyperparameters, or (1, d) the single value that represents all of them.
+    """
 
     members: NDArray[np.int64]
     x: Array
@@ -111,13 +131,15 @@ class _SharedFactorization:
 
 @dataclass(frozen=True)
 class _MeanSurface:
-    """The surface that fits the conditional means of all cells best, in features of their centres.
+    """Ridge regression of the conditional means of all cells on m features of their centres.
 
         B = sum_c E[b | centre_c] w_c'
 
+    The weights w_c do not depend on the means, so that B is a sum over cells.
+
     Attributes:
-        weights: (cells, m), the w_c of m features; they sum to zero.
-        away: (draws, m), each draw's features less their mean in its cell.
+        weights: (cells, m) the w_c. They sum to zero over cells.
+        away: (draws, m) the features of each draw less their mean in its cell.
     """
 
     weights: Array
@@ -125,13 +147,16 @@ class _MeanSurface:
 
     @classmethod
     def through(cls, x: Array, cells: Sequence[_SharedFactorization]) -> "_MeanSurface | None":
-        """That of draws x (draws, d); None where there is one cell, or every draw has
-        a solution of its own."""
+        """The surface for draws x (draws, d).
+
+        Returns:
+            The surface, or None if there is only one cell or if every draw has its own solution.
+        """
         if len(cells) == 1 or all(len(cell.x) == len(cell.members) for cell in cells):
             return None
         values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))
         kept = values > _SAME * values[-1]
-        # Coordinates in which the draws have the identity as their covariance.
+        # Whitened coordinates: the covariance of the draws is the identity.
         whiten = vectors[:, kept] / np.sqrt(values[kept])
         squares = len(cells) >= _FOR_SQUARES * _numbers(whiten.shape[1])
         middle = x.mean(axis=0)
@@ -154,20 +179,20 @@ class _MeanSurface:
         return cls(np.asarray(np.linalg.solve(gram, weighted.T).T, np.float64), away)
 
     def variances(self, slopes: Array) -> Array:
-        """Variances (...) of B phi within the cells, of B' (m, ...)."""
+        """Variances (...) of B phi within cells, averaged over draws, for B' `slopes` (m, ...)."""
         within = np.linalg.qr(self.away / np.sqrt(len(self.away)), mode="r")
         return np.asarray((np.tensordot(within, slopes, axes=1) ** 2).sum(axis=0))
 
 
 @dataclass(frozen=True)
 class CoefficientPosterior:
-    """The posterior of all coefficients.
+    """The posterior of all coefficients, mixed over draws of the hyperparameters.
 
     Attributes:
-        marginal: of the hyperparameters.
-        x: (draws, d) draws of them.
-        seed: of the coefficients' draws, which do not depend on when they are asked for.
-        chains: that the draws lie in, one after the other.
+        marginal: the conditional posterior of the coefficients given the hyperparameters.
+        x: (draws, d) draws of the hyperparameters.
+        seed: seed of the draws of coefficients, which do not depend on the order of access.
+        chains: number of chains; their draws follow each other along the first axis of `x`.
     """
 
     marginal: ConditionalPosterior
@@ -177,12 +202,14 @@ class CoefficientPosterior:
 
     @property
     def group_sites(self) -> list[str]:
+        """Names of the sites of all group effects."""
         return [name for g in self.marginal.mixed.groupings for name, _ in g.sites]
 
     @cached_property
     def _cells(self) -> list[_SharedFactorization]:
+        """The partition of the draws into sets that are solved together."""
         solver, draws = self.marginal.mixed.solver, len(self.x)
-        # All draws where there are no hyperparameters to differ in share one.
+        # Without hyperparameters, or with equal values of them, all draws share one factorization.
         if self.x.shape[1] == 0 or not np.ptp(self.x, axis=0).any():
             return [_SharedFactorization(np.arange(draws), self.x[:1])]
         if self.marginal.solves_many and solver.cost * draws <= _EACH:
@@ -202,17 +229,19 @@ class CoefficientPosterior:
 
     @cached_property
     def _surface(self) -> _MeanSurface | None:
+        """The regression surface of the conditional means within cells."""
         return _MeanSurface.through(self.x, self._cells)
 
     def moments(self) -> dict[str, tuple[Array, Array]]:
-        """Mean and sd by site."""
+        """Posterior mean and sd of all coefficients by site, each of the shape of the site."""
         mixed = self.marginal.mixed
         factors = len(mixed.solver.products.widths)
         carried = [g for g in mixed.groupings if g.carried is not None]
         sums = [_MomentSums(self._surface) for _ in range(factors + 2 + len(carried))]
 
         def known(cell: _SharedFactorization) -> list[tuple[Array, Array]]:
-            """Means and variances of each factor's effects, of the common ones, and of carried."""
+            """Conditional means and variances, in this order: the effects of each factor, the
+            common effects, their derived coefficients, the derived coefficients of groupings."""
             with np.errstate(all="ignore"):
                 solution, sigma = self.marginal.solve(cell.x)
                 covariance = solution.common_covariance
@@ -256,17 +285,17 @@ class CoefficientPosterior:
         return {name: (means[name], sds[name]) for name in means}
 
     def sites(self, hyper: Mapping[str, Array]) -> LazySites:
-        """Draws by site, those of the hyperparameters given."""
+        """Draws of all sites, (chain, draw, ...), given those of the hyperparameters `hyper`."""
         return LazySites({**hyper, **self._drawn[1]}, self)
 
     @property
     def effects(self) -> EffectSampler:
-        """Draws of the group effects, level by level."""
+        """The sampler of the group effects of any levels."""
         return self._drawn[0]
 
     @cached_property
     def _drawn(self) -> tuple[EffectSampler, dict[str, Array]]:
-        """Draws of the group effects, level by level, and of the common ones by site."""
+        """The sampler of the group effects, and draws of the common effects by site."""
         mixed = self.marginal.mixed
         solver, surface = mixed.solver, self._surface
         common = np.empty((len(self.x), solver.p))
@@ -311,7 +340,7 @@ class CoefficientPosterior:
         """Draws of every group effect by site, (chain, draw, ...).
 
         Raises:
-            OptionError: where they would not fit into memory.
+            OptionError: if the draws would take too much memory.
         """
         products = self.marginal.mixed.solver.products
         count = sum(j * k for j, k in zip(products.levels, products.widths, strict=True))
@@ -326,7 +355,7 @@ class CoefficientPosterior:
 
 
 def _carried(grouping: RandomEffectsTerm, solution: Solution, square: Array) -> tuple[Array, Array]:
-    """Means and variances (B, J, m) of effects of the formula's columns."""
+    """Means and variances (B, J, m) of a grouping's derived coefficients; `square` is sigma^2."""
     assert grouping.carried is not None
     own = solution.effects[grouping.factor]
     whole = np.zeros((len(grouping.carried.matrix), own.shape[-1]))
@@ -335,7 +364,7 @@ def _carried(grouping: RandomEffectsTerm, solution: Solution, square: Array) -> 
 
 
 def places_of(grouping: RandomEffectsTerm) -> Iterator[SitePlacement]:
-    """Where the coefficients of each of its sites lie in its factor."""
+    """Yield the placement of each site of a grouping among the columns of its factor."""
     start = grouping.columns.start
     for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):
         yield SitePlacement(name, grouping.factor, start, count, shape, grouping.shared)
@@ -343,30 +372,31 @@ def places_of(grouping: RandomEffectsTerm) -> Iterator[SitePlacement]:
 
 
 def _numbers(d: int) -> int:
-    """Of a surface with squares and products in d coordinates, less its constant."""
+    """Number of coefficients of a full quadratic in d coordinates, without its constant."""
     return d + d * (d + 1) // 2
 
 
 class _SurfaceProducts:
-    """B' of a surface, (m, ...), summed up over cells."""
+    """B' of a surface, (m, ...), accumulated over cells; zero without a surface."""
 
     def __init__(self, surface: _MeanSurface | None) -> None:
         self.surface, self.total = surface, np.zeros(())
 
     def add(self, place: int, means: Array) -> None:
-        """The means (1, ...) of the cell at this place."""
+        """Add the conditional means (1, ...) of the cell with index `place`."""
         if self.surface is not None:
             self.total = self.total + np.multiply.outer(self.surface.weights[place], means[0])
 
     def variances(self) -> Array:
-        """What the surface adds to those of the cells."""
+        """Variance of the conditional means within cells, which the surface adds."""
         return np.zeros(()) if self.surface is None else self.surface.variances(self.total)
 
 
 class _MomentSums:
-    """Sums over values of the hyperparameters, from which mean and sd are mixed.
+    """Weighted sums over values of the hyperparameters, from which mean and sd are computed.
 
-    Squares are taken about the first mean, so that a small spread about a large mean is kept.
+    Squares are taken about the first conditional mean, so that a small variance about a large
+    mean does not cancel.
     """
 
     def __init__(self, surface: _MeanSurface | None) -> None:
@@ -374,7 +404,14 @@ class _MomentSums:
         self.slopes = _SurfaceProducts(surface)
 
     def add(self, place: int, means: Array, variances: Array, share: float) -> None:
-        """Those of the cell at this place, and how many draws each of them stands for."""
+        """Add the cell with index `place`.
+
+        Args:
+            place: index of the cell.
+            means: (B, ...) conditional means.
+            variances: (B, ...) conditional variances.
+            share: weight of each of the B values.
+        """
         if not self.share:
             self.first = means[0].copy()
         away = means - self.first
@@ -384,13 +421,15 @@ class _MomentSums:
         self.slopes.add(place, away)
 
     def moments(self) -> tuple[Array, Array]:
+        """Mean and sd of the mixture."""
         away = np.asarray(self.mean) / self.share
         variance = np.asarray(self.square) / self.share - away**2 + self.slopes.variances()
         return self.first + away, np.sqrt(np.maximum(variance, 0.0))
 
 
 def _split(x: Array, members: NDArray[np.int64], count: int) -> Iterator[NDArray[np.int64]]:
-    """`count` sets of draws near each other, split in turn across their longest direction."""
+    """Yield `count` sets of neighbouring draws by recursive bisection along the first principal
+    component."""
     if count == 1 or len(members) < 2:
         yield members
         return

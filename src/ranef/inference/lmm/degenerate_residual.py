@@ -1,4 +1,4 @@
-"""What double precision can tell of a residual, and the sentences where it cannot."""
+"""Refuses linear mixed models whose residual variance double precision cannot resolve."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,15 +17,21 @@ from ranef.inference.unbounded_likelihood import (
 )
 from ranef.program.problem import Problem
 
-# A known variance is far below the response's at this share of it.
+# Share of the residual variance of the common effects alone below which a known residual variance
+# can be too small for the arithmetic.
 _SMALL = 1e-8
 
 
 def refuse_without_residual(mixed: LinearMixedModel, problem: Problem) -> None:
-    """Where nothing is left for sigma its posterior is a spike at zero.
+    """Refuse a response without residual, for which the posterior of sigma is a spike at zero.
+
+    Args:
+        mixed: the model and its cross-products.
+        problem: its priors and family.
 
     Raises:
-        DataError: for a constant response, and for one that the common effects fit exactly.
+        DataError: if sigma is unknown and the response is constant, or if the common effects fit
+            it exactly.
     """
     if _is_known(mixed, problem):
         return
@@ -39,17 +45,19 @@ def refuse_without_residual(mixed: LinearMixedModel, problem: Problem) -> None:
 def refuse_vanished(
     sites: Mapping[str, Any], mixed: LinearMixedModel, problem: Problem, *, found: bool
 ) -> None:
-    """Where the groups leave next to nothing for sigma, rounding decides its posterior.
+    """Refuse a posterior in which the group effects leave next to nothing for the residual.
+
+    The posterior of sigma is then determined by rounding errors.
 
     Args:
-        sites: draws of the hyperparameters.
-        mixed: the model.
+        sites: draws of the hyperparameters by site.
+        mixed: the model and its cross-products.
         problem: its priors.
-        found: whether the search for the mode ended at one.
+        found: whether the search for the mode converged.
 
     Raises:
-        DataError: for a sigma below what cross-products resolve, and where that of a known
-            one kept the search from its end.
+        DataError: if an unknown sigma is below the resolution of the cross-products, or if the
+            search did not converge and a known sigma is far below the scatter of the response.
     """
     known = _is_known(mixed, problem)
     sigma = float(np.median(sites[mixed.sigma])) if mixed.sigma else 1.0
@@ -60,7 +68,7 @@ def refuse_vanished(
 
 
 def out_of_reach(mixed: LinearMixedModel, problem: Problem) -> DataError:
-    """The sentence for scales that rounding decides."""
+    """The error to raise for scales that rounding errors determine, with advice."""
     if _is_known(mixed, problem):
         what = f"{mixed.sigma} is fixed" if mixed.sigma else "the known standard errors are"
         return DataError(
@@ -75,5 +83,5 @@ def out_of_reach(mixed: LinearMixedModel, problem: Problem) -> DataError:
 
 
 def _is_known(mixed: LinearMixedModel, problem: Problem) -> bool:
-    """Whether the residual's sd is."""
+    """Whether the residual sd is known."""
     return not mixed.sigma or isinstance(problem.priors[mixed.sigma], priors.Fixed)

@@ -1,9 +1,12 @@
-"""The linear predictors of some rows: common columns, factors, and what is known of each.
+"""Arrangement of the terms of a model as common columns and grouping factors.
 
-    eta_k = known_k + X_k beta + sum_f Z_fk b_f        for each predictor k
+The linear predictor k of a batch of rows is
 
-Terms that vary by the same levels are one vector-valued factor, whichever parameter of the
-response they predict.
+    eta_k = known_k + X_k beta + sum_f Z_fk b_f
+
+with common effects beta, effects b_f of the levels of factor f, and a known part. Terms with the
+same grouping become one factor with vector-valued effects, even if they predict different
+parameters of the response.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,29 +25,32 @@ from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
 
-# The largest value whose square a float holds with room to spare for a sum.
+# Largest absolute value of a column: sums of its squares do not overflow a double.
 _LARGEST = 1e140
-# The smallest eigenvalue of the correlations of the columns of a factor, about zero.
+# Smallest eigenvalue of the uncentred correlation matrix of a term's columns below which the
+# columns count as nearly dependent.
 _TOLD_APART = 1e-8
 
 
 @dataclass(frozen=True)
 class DesignLayout:
-    """What the solver takes of the blocks, and what `Mixed` says of them.
+    """Columns and factors of a batch of rows for the solver, and their description.
 
     Attributes:
         predictors: the K family parameters that are predicted.
-        common: sites of the common effects, with how many columns each, and `shapes`.
-        mean, precision: (p,) of their normal priors; precision 0 for a flat one.
-        groupings: in the order of the formula.
+        common: names of the sites of the common (fixed) effects, each with its number of columns.
+        shapes: shape of each of these sites.
+        mean: (p,) prior means of the common effects.
+        precision: (p,) prior precisions; 0 for a flat prior.
+        groupings: terms of group (random) effects in the order of the formula.
         columns: (n, p) common columns.
-        predictor: (p,) place of the predictor that each adds to.
-        known: (n, K) what is known of each predictor.
-        variance: (n,) of what is known of the first, or None.
-        factors: with their columns and codes.
-        carried: what the common effects are in the formula's columns.
-        tails: t priors among those of the common effects; `precision` is that of their scale until
-            `at_scales` says another.
+        predictor: (p,) index of the linear predictor to which each common column belongs.
+        known: (n, K) known part of each predictor, such as offsets.
+        variance: (n,) variance of the known part if it is uncertain, or None.
+        factors: the grouping factors, with columns and codes.
+        carried: the common effects of the formula's columns, if the solver has other columns.
+        tails: t priors among those of the common effects. Their `precision` is that of the
+            normal distribution with the scale of the t, unless set by `at_scales`.
     """
 
     predictors: tuple[str, ...]
@@ -62,16 +68,23 @@ class DesignLayout:
     tails: tuple[HeavyTail, ...] = ()
 
     def at_scales(self, values: Mapping[str, Any]) -> "DesignLayout":
-        """The same with the normal priors that t priors are at these values of their scales."""
+        """The layout with each t prior replaced by the normal prior at a value of its scale.
+
+        `values` has lambda of each `HeavyTail` by name.
+        """
         precision = self.precision.copy()
         for tail in self.tails:
             precision[tail.column] = float(values[tail.name]) ** -2.0
         return replace(self, precision=precision)
 
     def by_scale(self, squares: Array) -> dict[str, float]:
-        """Derivatives in the scales of the t priors: (s / lambda^2 - 1) / lambda.
+        """Derivatives of the log density in the scales lambda of the t priors, by name.
 
-        s is the mean square (p,) of the effects about their prior means.
+        By Fisher's identity they are (s / lambda^2 - 1) / lambda, where s is the posterior mean
+        square of an effect about its prior mean.
+
+        Args:
+            squares: (p,) s of each common effect.
         """
         root = np.sqrt(self.precision)
         slopes = (squares * self.precision - 1) * root
@@ -85,11 +98,18 @@ class DesignLayout:
         problem: Problem,
         method: str,
     ) -> "DesignLayout":
-        """Of the blocks at unit scales, by the label of their term.
+        """The layout of a batch of rows.
+
+        Args:
+            blocks: the linear block of each term by its label, at unit scales; None for a term
+                that is not linear.
+            n: number of rows.
+            problem: the model.
+            method: name of the method, for messages.
 
         Raises:
-            MethodError: naming the term or prior that is not linear and Gaussian.
-            DataError: for columns that are too large to be squared.
+            MethodError: if a term or prior is not linear and Gaussian; the message names it.
+            DataError: if values are too large to be squared.
         """
         predictors = tuple(dict.fromkeys(problem.predicts[label] for label in blocks))
         parts: list[_PlacedBlock] = []
@@ -113,7 +133,8 @@ class DesignLayout:
                 known[:, place] += np.asarray(block.known, dtype=np.float64)
             if block.variance is not None:
                 variance = block.variance if variance is None else variance + block.variance
-        # Coefficients whose scale is a parameter vary by the one level that all rows have.
+        # Coefficients that all rows share, but whose scale is a parameter, form a factor with a
+        # single level.
         varying = [p for p in parts if p.block.codes is not None or p.block.scales]
         shared = [p for p in parts if p.block.codes is None and not p.block.scales]
         common = _common(shared, known, problem, method)
@@ -128,7 +149,7 @@ class DesignLayout:
 
 @dataclass(frozen=True)
 class _PlacedBlock:
-    """A block, its columns in double precision, and the place of its predictor."""
+    """A term's block, its columns in double precision, and the index of its linear predictor."""
 
     label: str
     block: LinearBlock
@@ -139,9 +160,13 @@ class _PlacedBlock:
 def _common(
     parts: Sequence[_PlacedBlock], known: Array, problem: Problem, method: str
 ) -> tuple[tuple, tuple, Array, NDArray[np.int64], Array, Array, Array]:
-    """Sites, shapes, columns, predictors, prior means, precisions, degrees of freedom.
+    """The common effects of all terms: columns and priors.
 
-    Adds to what is known.
+    Coefficients that are fixed by their priors are added to `known` in place instead.
+
+    Returns:
+        Sites, shapes, columns (n, p), and for each column: index of its predictor, prior mean,
+        prior precision, and degrees of freedom of a t prior (infinite for a normal one).
     """
     sites: list[tuple[str, int]] = []
     shapes: list[tuple[int, ...]] = []
@@ -186,7 +211,7 @@ def _common(
 
 def _tails(sites: Sequence[tuple[str, int]], nu: Array, precision: Array) -> tuple[HeavyTail, ...]:
     """The t priors among those of the common effects."""
-    # No column can have such a name.
+    # Names with a slash cannot collide with those of columns.
     names = [f"/scale/{name}[{i}]" for name, count in sites for i in range(count)]
     return tuple(
         HeavyTail(c, name, float(nu[c]), float(precision[c]) ** -0.5)
@@ -196,7 +221,7 @@ def _tails(sites: Sequence[tuple[str, int]], nu: Array, precision: Array) -> tup
 
 
 def _carried(parts: Sequence[_PlacedBlock]) -> DerivedCoefficients | None:
-    """The coefficients that the blocks carry, as functions of all common effects."""
+    """The coefficients of the formula's columns as linear functions of all common effects."""
     names: list[tuple[str, int, tuple[int, ...]]] = []
     rows: list[Array] = []
     columns: list[NDArray[np.bool_]] = []
@@ -206,7 +231,7 @@ def _carried(parts: Sequence[_PlacedBlock]) -> DerivedCoefficients | None:
     for part, free in zip(parts, columns, strict=True):
         width = int(free.sum())
         if part.block.carry is not None:
-            # Fixed coefficients are sites of their own, which nothing is made of.
+            # Fixed coefficients are not among the common effects.
             own = np.zeros((len(part.block.carry), total))
             own[:, start : start + width] = np.asarray(part.block.carry)[:, free]
             rows.append(own)
@@ -216,7 +241,7 @@ def _carried(parts: Sequence[_PlacedBlock]) -> DerivedCoefficients | None:
 
 
 def _is_scale_mixture(problem: Problem, name: str) -> bool:
-    """Whether the prior is normal given a scale."""
+    """Whether the prior is flat, fixed, normal, or normal given a scale."""
     kinds = (priors.Normal, priors.Flat, priors.Fixed, priors.StudentT, priors.Cauchy)
     return isinstance(problem.priors[name], kinds)
 
@@ -224,7 +249,7 @@ def _is_scale_mixture(problem: Problem, name: str) -> bool:
 def _factors(
     parts: Sequence[_PlacedBlock],
 ) -> tuple[tuple[GroupingFactor, ...], tuple[RandomEffectsTerm, ...]]:
-    """Terms by the same levels as one factor."""
+    """The grouping factors, one for all terms with the same grouping, and the terms."""
     shared: list[list[_PlacedBlock]] = []
     for part in parts:
         for group in shared:
@@ -262,14 +287,21 @@ def _factors(
 
 
 def refuse_indistinct(grouping: RandomEffectsTerm, own: Array) -> None:
-    """Columns far from zero for their spread would lose their digits in their own squares.
+    """Refuse a term whose columns are nearly dependent, such as 1 and x with x far from zero.
+
+    If the mean of x is large relative to its sd, the cross-products lose the digits that
+    distinguish its columns.
+
+    Args:
+        grouping: the term.
+        own: (k, k, J) cross-products of the levels of its factor.
 
     Raises:
-        DataError: naming the term.
+        DataError: if the columns are nearly dependent; the message names the term.
     """
     whole = own[grouping.columns, grouping.columns].sum(axis=-1)
     size = np.sqrt(np.diagonal(whole))
-    # Where all rows share them, or a spectrum falls, their prior tells what the columns do not.
+    # The prior identifies coefficients that all rows share, or whose sds follow a spectrum.
     told = grouping.shared or grouping.spectrum is not None
     if told or grouping.width < 2 or size.min() == 0:
         return

@@ -1,10 +1,14 @@
-"""The likelihood of a linear mixed model as lme4 defines it; priors play no part.
+"""Maximum likelihood and REML of a linear mixed model, by the profiled deviance of lme4.
 
-With relative roots Lambda(theta), profiled over beta and sigma (Bates, Maechler, Bolker and
-Walker, 2015, eq. 34 and 41),
+Priors are ignored. With relative Cholesky factors Lambda(theta) and W the weights, the deviance,
+profiled over the common effects beta and the residual sd sigma, is (Bates, Maechler, Bolker and
+Walker, 2015, eq. 34 and 41)
 
     ML    log|L|^2 + n (1 + log(2 pi r^2 / n)) - log|W|
     REML  log|L|^2 + log|R_X|^2 + (n - p) (1 + log(2 pi r^2 / (n - p))) - log|W|
+
+where |L|^2 = |Lambda' Z'WZ Lambda + I|, |R_X|^2 = |X' V^-1 X| and r^2 is the penalized residual
+sum of squares. It is minimised by BFGS.
 """
 
 import math
@@ -25,27 +29,32 @@ from ranef.numerics.blas_threads import threads_for
 
 Array = NDArray[np.float64]
 
-# A residual below this share of the total sum of squares is the rounding of cross-products.
+# A residual below this share of the total sum of squares is rounding error of cross-products.
 _FITTED = 1e-13
-# Multiples of the unit roots, of which a search begins at the best.
+# Relative sds of all effects that are tried as a start; the search begins at the best of them.
 STARTS = (1.0, 0.3, 0.1)
-# A relative sd below this counts as zero, and those that are tried in its place.
-_AT_ZERO, _SIZES = 1e-3, (0.02, 0.05, 0.1, 0.2, 0.4)
-# The share of the deviance by which another place must be lower.
+# Relative sd below which a scale counts as zero.
+_AT_ZERO = 1e-3
+# Relative sds that are tried in place of zero.
+_SIZES = (0.02, 0.05, 0.1, 0.2, 0.4)
+# Share of the deviance by which another theta must be lower to count as better.
 _LOWER = 1e-11
-# Searches that begin again off the boundary.
+# Largest number of searches that start again from a theta off the boundary.
 RESTARTS = 5
 
 
 @dataclass(frozen=True)
 class ProfiledDeviance:
-    """The criterion of one model and its data, as a function of theta.
+    """The profiled deviance of one model and its data, as a function of theta.
 
-    theta holds the elements of the relative Cholesky factors column by column, factors by
-    decreasing number of levels; of a term without correlations, the diagonal.
+    theta has the elements of the relative Cholesky factors column by column, terms in order of
+    decreasing number of levels. A term without correlations contributes its diagonal alone.
+
+    Attributes:
+        mixed: the model and its cross-products.
 
     Raises:
-        OptionError: for a term whose scales are behind several columns each.
+        OptionError: for a term in which one scale determines the sds of several columns.
     """
 
     mixed: LinearMixedModel
@@ -60,7 +69,7 @@ class ProfiledDeviance:
 
     @property
     def order(self) -> list[int]:
-        """Places of the groupings in lme4's order."""
+        """Indices of the terms in the order of lme4, by decreasing number of levels."""
         groupings = self.mixed.groupings
         return sorted(range(len(groupings)), key=lambda g: -groupings[g].levels)
 
@@ -71,14 +80,14 @@ class ProfiledDeviance:
 
     @property
     def start(self) -> Array:
-        """The theta of unit roots."""
+        """The theta whose relative Cholesky factors are identity matrices."""
         return np.concatenate(
             [np.array([float(i == j) for i, j in _elements(self.mixed.groupings[g])])
              for g in self.order] or [np.zeros(0)]
         )  # fmt: skip
 
     def roots(self, theta: Array) -> list[Array]:
-        """The relative root of each factor."""
+        """The relative Cholesky factor of each grouping factor, (k, k)."""
         own: list[Array] = [np.zeros((0, 0))] * len(self.mixed.groupings)
         start = 0
         for g in self.order:
@@ -92,19 +101,23 @@ class ProfiledDeviance:
         return self.mixed.roots(own)
 
     def deviance(self, theta: Any, reml: bool = False) -> float:
-        """-2 log likelihood at theta, or -2 log restricted likelihood.
+        """The profiled deviance: -2 log likelihood at theta, or -2 log restricted likelihood.
+
+        Args:
+            theta: (d,) elements of the relative Cholesky factors.
+            reml: whether the likelihood is the restricted one.
 
         Raises:
-            OptionError: for a theta of another length, or one that is not finite.
-            DataError: where the common columns cannot be told apart.
+            OptionError: for a theta of wrong length, or one that is not finite.
+            DataError: if common columns are linearly dependent or fit the response exactly.
         """
         return self._value(self._solve(self.checked(theta)), reml)
 
     def checked(self, theta: Any) -> Array:
-        """`theta` as numbers.
+        """`theta` as an array of numbers.
 
         Raises:
-            OptionError: for a theta of another length, or one that is not finite.
+            OptionError: for a theta of wrong length, or one that is not finite.
         """
         try:
             values = np.atleast_1d(np.asarray(theta, dtype=np.float64))
@@ -121,9 +134,11 @@ class ProfiledDeviance:
             raise dependent(self.mixed, error) from None
 
     def _freedom(self, reml: bool) -> int:
+        """Divisor of the residual sum of squares in sigma^2: n, or n - p for REML."""
         return self.mixed.n - (self.mixed.solver.p if reml else 0)
 
     def _value(self, solution: Solution, reml: bool) -> float:
+        """The deviance of a solution; a `DataError` if the residual is zero up to rounding."""
         freedom = self._freedom(reml)
         residual = float(solution.residual[0])
         if freedom <= 0 or residual <= _FITTED * self.mixed.total:
@@ -137,7 +152,7 @@ class ProfiledDeviance:
         return out + freedom * (1.0 + math.log(2.0 * math.pi * residual / freedom))
 
     def value_and_gradient(self, theta: Array, reml: bool = False) -> tuple[float, Array]:
-        """The deviance and its derivative in theta."""
+        """The deviance and its gradient (d,) at theta."""
         solution = self._solve(theta)
         ratio = self._freedom(reml) / float(solution.residual[0])
         found = solution.root_derivatives(common=reml)
@@ -145,7 +160,7 @@ class ProfiledDeviance:
         return self._value(solution, reml), self.by_theta(by_root)
 
     def by_theta(self, by_root: Mapping[int, Array]) -> Array:
-        """The derivatives in theta of a function with these derivatives in the factors' roots."""
+        """The gradient in theta of a function, from its derivatives in each factor's root."""
         out: list[float] = []
         for g in self.order:
             grouping = self.mixed.groupings[g]
@@ -154,11 +169,17 @@ class ProfiledDeviance:
         return np.array(out)
 
     def maximum(self, reml: bool = False) -> dict[str, Any]:
-        """The theta that maximises the likelihood, and the estimates there.
+        """Maximum likelihood or REML estimates.
+
+        Args:
+            reml: whether the restricted likelihood is maximised.
 
         Returns:
-            theta (array), deviance, fixef (table: estimate, se), varcorr (table: estimate),
-            sigma.
+            A dictionary of theta (array), deviance, fixef (table of estimate and se), varcorr
+            (table of estimate) and sigma.
+
+        Raises:
+            DataError: if common columns are linearly dependent or fit the response exactly.
         """
         start = self.start
         self._value(self._solve(start), reml)
@@ -166,7 +187,7 @@ class ProfiledDeviance:
         def objective(theta: Array) -> tuple[float, Array]:
             try:
                 return self.value_and_gradient(theta, reml)
-            except DataError:  # where the start is fine, a step too far
+            except DataError:  # The start is valid, so this step went too far.
                 return math.inf, np.zeros_like(theta)
 
         with threads_for(self.mixed.solver.largest):
@@ -189,17 +210,25 @@ class ProfiledDeviance:
         }
 
     def on_boundary(self, theta: Array) -> list[int]:
-        """Places in theta of scales that are zero."""
+        """Indices in theta of scales that are zero."""
         places = [place for g in self.order for place in _elements(self.mixed.groupings[g])]
         return [e for e, (i, j) in enumerate(places) if i == j and abs(theta[e]) <= _AT_ZERO]
 
     def off_the_boundary(
         self, deviance: Callable[[Array], float], theta: Array, least: float
     ) -> Array | None:
-        """A theta of lower deviance than `least`, that at `theta`, with a scale off zero.
+        """Look for a theta of lower deviance in which a scale is not zero.
 
-        The deviance is even in a scale, and its derivative there zero whether or not zero is the
-        minimum: only its values at other scales tell. None where there is none nearby.
+        The deviance is an even function of a scale. Its derivative at zero is therefore zero
+        whether or not zero is the minimum, and only values at other scales can tell.
+
+        Args:
+            deviance: the deviance as a function of theta.
+            theta: (d,) where the search ended.
+            least: the deviance at theta.
+
+        Returns:
+            (d,) the first theta of lower deviance found, or None.
         """
         for e in self.on_boundary(theta):
             for size in _SIZES:
@@ -210,7 +239,7 @@ class ProfiledDeviance:
         return None
 
     def signed(self, theta: Array) -> Array:
-        """The same likelihood with no diagonal element below zero."""
+        """An equivalent theta (d,) whose diagonal elements are not negative."""
         out, start = theta.copy(), 0
         for g in self.order:
             places = _elements(self.mixed.groupings[g])
@@ -223,7 +252,7 @@ class ProfiledDeviance:
         return out + 0.0
 
     def fixef(self, common: Array, covariance: Array) -> pd.DataFrame:
-        """The common effects (p,), and the roots of the diagonal of their covariance (p, p)."""
+        """The table of common effects (p,), and their standard errors from a covariance (p, p)."""
         names = []
         for name, count in self.mixed.common:
             names += [name] if count == 1 else [f"{name}[{i + 1}]" for i in range(count)]
@@ -232,7 +261,7 @@ class ProfiledDeviance:
         return table.rename_axis("parameter")
 
     def varcorr(self, theta: Array, sigma: float) -> pd.DataFrame:
-        """Sds and correlations at theta."""
+        """The table of sds and correlations of the group effects, and sigma, at theta."""
         rows: list[tuple[str, float]] = []
         roots = self.roots(theta)
         for grouping in self.mixed.groupings:
@@ -252,7 +281,10 @@ class ProfiledDeviance:
 
 
 def _elements(grouping: RandomEffectsTerm) -> list[tuple[int, int]]:
-    """Places of theta within the root: the lower triangle by columns, or the diagonal."""
+    """Row and column of each element of theta in the Cholesky factor of a term.
+
+    These are the lower triangle by columns, or the diagonal for a term without correlations.
+    """
     k = grouping.width
     if not grouping.cholesky:
         return [(i, i) for i in range(k)]
@@ -260,6 +292,6 @@ def _elements(grouping: RandomEffectsTerm) -> list[tuple[int, int]]:
 
 
 def _correlation_name(grouping: RandomEffectsTerm, i: int, j: int) -> str:
-    """As in g_corr[1, x], of the columns whose sds are 1|g_sigma and x|g_sigma."""
+    """The name of a correlation, as g_corr[1, x] for columns with sds 1|g_sigma and x|g_sigma."""
     first, second = (grouping.scales[c].rsplit("|", 1)[0] for c in (i, j))
     return f"{grouping.correlation}[{first}, {second}]"

@@ -1,11 +1,16 @@
-"""The posterior of the hyperparameters of a Gaussian mixed model, coefficients integrated out.
+"""The marginal posterior of the hyperparameters of a Gaussian linear mixed model.
+
+The coefficients are integrated out in closed form. With relative roots Lambda and the penalized
+residual sum of squares r^2 of ``pwls.solver``, and the prior precision P of the common effects,
 
     log p(y | theta) = -1/2 [(n - p0) log(2 pi sigma^2) - log|W| + log|M| - log|sigma^2 P|+
                              + r^2 / sigma^2]
 
-with M, r^2 of ``pwls.solver``, p0 the number of common effects with a flat prior, and |.|+ over
-those with a normal one. Everything it takes per evaluation is in the cross-products. A t prior of a
-common effect is normal given a scale, which is one more hyperparameter (`HeavyTail`).
+    log|M| = log|Lambda' Z'WZ Lambda + I| + log|X' V^-1 X + sigma^2 P|
+
+Here p0 is the number of common effects with a flat prior, and |.|+ is the determinant over those
+with a normal prior. An evaluation needs only the cross-products. A common effect with a t prior
+is normal given a scale, which is an additional hyperparameter (`HeavyTail`).
 """
 
 import math
@@ -31,38 +36,46 @@ from ranef.priors import Prior
 
 Array = NDArray[np.float64]
 
-# Coefficients of a spectrum that tell its scale and each of its lengths.
+# Approximate number of coefficients of one level that determine the scale and each length scale
+# of a spectrum: few columns of its basis have most of the variance.
 _TOLD = 3
 
 
 @dataclass(frozen=True)
 class LMMHyperposterior:
-    """Log p(theta | y) up to a constant, in the coordinates x.
+    """The log density log p(theta | y) up to a constant, in unconstrained coordinates x.
 
     Attributes:
         mixed: the model and its cross-products.
-        coordinates: of what is not known.
-        known: sites of the hyperparameters that are.
-        start: where a search begins.
+        coordinates: the map from x to the unknown hyperparameters.
+        known: values of the fixed hyperparameters by site.
+        start: (d,) start of the search for the mode.
     """
 
     mixed: LinearMixedModel
     coordinates: Coordinates
     known: Mapping[str, float]
     start: Array
-    # Whether several values of the hyperparameters are solved for at once.
+    # `solve` takes several values of the hyperparameters at once.
     solves_many = True
 
     @property
     def cost(self) -> int:
-        """Of one solution, which does not go through the rows."""
+        """Cost of one solution in array elements; it does not depend on the number of rows."""
         return self.mixed.solver.cost
 
     @classmethod
     def of(
         cls, mixed: LinearMixedModel, given: Mapping[str, Prior], spread: float
     ) -> "LMMHyperposterior":
-        """From the priors of the scales; `spread` is that of the response."""
+        """The density for given priors, with a start from the cross-products.
+
+        Args:
+            mixed: the model and its cross-products.
+            given: priors by name.
+            spread: scale of the response. The residual sd starts at no less than 1e-6 of it, and
+                scales of columns of zeros at twice its value.
+        """
         known: dict[str, float] = {}
         scales: list[ScaleCoordinate] = []
         start: list[float] = []
@@ -103,14 +116,18 @@ class LMMHyperposterior:
 
     @property
     def width(self) -> Array:
-        """(d,) about one posterior sd of each coordinate, from how many observations it has."""
+        """(d,) approximate posterior sd of each coordinate, from its number of observations.
+
+        The log of an sd that is estimated from m normal values has an sd of about 1 / sqrt(2 m),
+        a correlation (on the scale of its Fisher transform) one of about 1 / sqrt(m).
+        """
         out = np.empty(self.coordinates.size)
         levels = {
             name: g.levels * max(1, g.scales.count(name)) * (_TOLD if g.spectrum else 1)
             for g in self.mixed.groupings
             for name in (*g.scales, g.cholesky)
         }
-        # One coefficient tells the scale of its prior.
+        # The scale of a t prior has one observation, its coefficient.
         levels.update({tail.name: 1 for tail in self.mixed.tails})
         for i, scale in enumerate(self.coordinates.scales):
             out[i] = 1 / math.sqrt(2 * levels.get(scale.name, self.mixed.n))
@@ -122,13 +139,18 @@ class LMMHyperposterior:
 
     @property
     def lengths(self) -> list[int]:
-        """Coordinates of length scales, in which the density may have several modes."""
+        """Indices of the coordinates of length scales, in which there may be several modes."""
         names = {name for g in self.mixed.groupings if g.spectrum for name in g.spectrum.starts}
         return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in names]
 
     @cached_property
     def _fixed_prior(self) -> tuple[Array, float, int]:
-        """Penalty per sigma^2 without t priors, its log |P|+, and how many effects are flat."""
+        """The part of the prior of the common effects that does not depend on hyperparameters.
+
+        Returns:
+            The penalty divided by sigma^2 of normal priors, their log|P|+, and the number of flat
+            priors.
+        """
         precision = self.mixed.precision.copy()
         flat = int((precision == 0).sum())
         precision[[tail.column for tail in self.mixed.tails]] = 0.0
@@ -137,12 +159,12 @@ class LMMHyperposterior:
 
     @cached_property
     def _units(self) -> dict[str, Array]:
-        """By t prior the penalty of a scale of one."""
+        """By name of its scale, the penalty of each t prior at a scale of one."""
         solver, mean = self.mixed.solver, self.mixed.mean
         return {t.name: solver.penalty(mean, np.eye(solver.p)[t.column]) for t in self.mixed.tails}
 
     def _prior(self, values: Mapping[str, Any]) -> tuple[Array, Any, int]:
-        """Penalty per sigma^2, log |P|+, and how many common effects are flat."""
+        """The penalty divided by sigma^2, log|P|+ and the number of flat priors, with t priors."""
         penalty, log_precision, flat = self._fixed_prior
         log_det: Any = log_precision
         for name, unit in self._units.items():
@@ -152,14 +174,14 @@ class LMMHyperposterior:
         return penalty, log_det, flat
 
     def sites(self, x: Array) -> dict[str, Any]:
-        """Hyperparameters at x (..., d), those that are known included."""
+        """All hyperparameters by site at x (..., d), including fixed ones."""
         values = self.coordinates.values(x)
         for name, value in self.known.items():
             values[name] = np.full(x.shape[:-1], value)
         return values
 
     def absolute(self, values: Mapping[str, Any]) -> list[Array]:
-        """The root of each grouping's covariance, (..., k, k)."""
+        """By term, the Cholesky factor of the effects' covariance (not relative), (..., k, k)."""
         out = []
         for grouping in self.mixed.groupings:
             sd = grouping.sds(values)
@@ -173,7 +195,7 @@ class LMMHyperposterior:
         return values[self.mixed.sigma] if self.mixed.sigma else np.ones(shape)
 
     def solve(self, x: Array) -> tuple[Solution, Array]:
-        """The coefficients' posterior at x (B, d) or (d,), and sigma."""
+        """The posterior of the coefficients at x (B, d) or (d,), and the residual sd sigma (B,)."""
         x = np.atleast_2d(x)
         values = self.sites(x)
         sigma = self._sigma(values, x.shape[:-1])
@@ -182,7 +204,7 @@ class LMMHyperposterior:
         return self.mixed.solver.solve(self.mixed.roots(roots), penalty), sigma
 
     def _likelihood(self, x: Array) -> tuple[Array, Solution, Array]:
-        """Log p(y | theta) at x (B, d) or (d,), the coefficients' posterior, and sigma."""
+        """Log p(y | theta) (B,) at x (B, d) or (d,), the posterior of the coefficients, sigma."""
         solution, sigma = self.solve(x)
         _, log_precision, flat = self._prior(self.sites(np.atleast_2d(x)) if self._units else {})
         log_det = solution.log_det_random + solution.log_det_common
@@ -198,11 +220,11 @@ class LMMHyperposterior:
         return value, solution, sigma
 
     def log_likelihood(self, x: Array) -> float:
-        """Log p(y | theta) at x (d,), without the prior of theta."""
+        """The log marginal likelihood log p(y | theta) at x (d,), without the prior of theta."""
         return float(self._likelihood(x)[0][0])
 
     def log_density(self, x: Array) -> Array:
-        """(B,) at x (B, d); minus infinity where the arithmetic fails."""
+        """The log density (B,) at x (B, d); minus infinity where the factorization fails."""
         solver = self.mixed.solver
 
         def part(rows: slice) -> Array:
@@ -218,7 +240,10 @@ class LMMHyperposterior:
         return np.where(np.isfinite(out), out, -np.inf)
 
     def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """At x (d,); minus infinity and zero where the arithmetic fails."""
+        """The log density and its gradient (d,) at x (d,).
+
+        They are minus infinity and zeros where the factorization fails.
+        """
         with np.errstate(all="ignore"):
             try:
                 found, solution, sigma_ = self._likelihood(x)
@@ -249,7 +274,7 @@ class LMMHyperposterior:
             turning += float(solution.residual[0]) / sigma**2
             by_value[self.mixed.sigma] = np.asarray(turning / sigma)
         for name, unit in self._units.items():
-            # E (beta - m)^2 / lambda^3 - 1 / lambda, by Fisher's identity.
+            # By Fisher's identity, d log p / d lambda = E[(beta - m)^2] / lambda^3 - 1 / lambda.
             variance, square = solution.penalty_derivatives(unit)
             scale = float(values[name])
             by_value[name] = (sigma**2 * variance + square) / scale**3 - 1 / scale
@@ -260,12 +285,15 @@ class LMMHyperposterior:
 def scale_derivatives(
     groupings: Sequence[RandomEffectsTerm], values: Mapping[str, Any], by_root: Mapping[int, Array]
 ) -> dict[str, Any]:
-    """The derivatives in the scales' and correlations' sites of a function of the roots.
+    """Chain rule from the Cholesky factors of the covariances to scales and correlations.
 
     Args:
-        groupings: of the model.
-        values: of the sites.
-        by_root: derivative in the root of each factor's covariance, (k, k).
+        groupings: the terms with group effects.
+        values: scales and Cholesky factors of the correlations, by site.
+        by_root: by factor, derivative in the Cholesky factor of its covariance, (k, k).
+
+    Returns:
+        Derivatives by site.
     """
     out: dict[str, Any] = {}
     for grouping in groupings:
@@ -281,9 +309,13 @@ def scale_derivatives(
 
 @dataclass(frozen=True)
 class ScaleStart:
-    """Where the search for a scale begins, and the size at which it can just be told from zero.
+    """Start value and unit of one scale.
 
-    `folds` is whether zero is a value like any other, as it is for an sd and not for a length.
+    Attributes:
+        name: site of the scale.
+        unit: approximate size at which the data can just distinguish the scale from zero.
+        start: start of the search for the mode.
+        folds: whether zero is a possible value, as for an sd but not for a length scale.
     """
 
     name: str
@@ -295,7 +327,14 @@ class ScaleStart:
 def begins(
     mixed: LinearMixedModel, grouping: RandomEffectsTerm, residual: float, spread: float
 ) -> list[ScaleStart]:
-    """Of every scale of a grouping."""
+    """Start values and units of all scales of a term.
+
+    Args:
+        mixed: the model and its cross-products.
+        grouping: the term.
+        residual: residual sd.
+        spread: scale of the response, which is used for columns of zeros.
+    """
     own = mixed.solver.products.own[grouping.factor]
     place = range(grouping.columns.start, grouping.columns.stop)
     if not grouping.is_tied:
@@ -307,7 +346,7 @@ def begins(
         ]
     per_row = float(np.mean([own[column, column].sum() for column in place])) / mixed.n
     row = residual / math.sqrt(per_row) if per_row > 0 else spread
-    # Many columns tell one scale, and of those of a basis few hold most of the variance.
+    # All columns inform one scale, so that a smaller one than for a single row can be detected.
     unit = row * min(1.0, math.sqrt(_TOLD * grouping.levels / mixed.n))
     lengths = grouping.spectrum.starts if grouping.spectrum else {}
     return [
@@ -319,5 +358,5 @@ def begins(
 
 
 def _residual(mixed: LinearMixedModel) -> float:
-    """The residual sd of the common effects alone."""
+    """The residual sd of a least-squares fit of the common effects alone."""
     return math.sqrt(mixed.least_residual / max(1, mixed.n - mixed.solver.p))

@@ -1,8 +1,8 @@
-"""A Gaussian mixed model in the form that its closed-form solution takes.
+"""A Gaussian linear mixed model and its data, in the form that the closed-form solution needs.
 
     y_i ~ N(x_i . beta + sum_f z_fi . b_f[g_f(i)], sigma^2 / w_i),   b_fj ~ N(0, Sigma_f)
 
-Terms that vary by the same levels are one vector-valued factor.
+Terms with the same grouping share one factor f with vector-valued effects b_fj of level j.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DerivedCoefficients:
-    """Coefficients of the formula's columns, made of those that the solver has: matrix @ b.
+    """Coefficients of the formula's columns as linear functions matrix @ b of the solver's.
+
+    They exist for terms that are solved in other columns than those of the formula.
 
     Attributes:
-        names: of each, with how many coefficients it has, and their shape.
+        names: name, number and shape of each set of coefficients.
         matrix: (m, k).
     """
 
@@ -35,7 +37,7 @@ class DerivedCoefficients:
     matrix: Array
 
     def by_name(self, values: Array) -> dict[str, Array]:
-        """Arrays (..., m) of all of them, each under its name."""
+        """Split values (..., m) of all derived coefficients into arrays by name."""
         out, start = {}, 0
         for name, count, shape in self.names:
             own = values[..., start : start + count]
@@ -46,21 +48,21 @@ class DerivedCoefficients:
 
 @dataclass(frozen=True)
 class RandomEffectsTerm:
-    """A term that varies by level, in the factor that it shares with others.
+    """A term of group (random) effects, and its position in the factor of its grouping.
 
     Attributes:
-        label: of the term.
-        factor: its place among the factors.
-        columns: its columns within the factor.
-        levels: J.
-        sites: that hold its coefficients, with how many columns each.
-        shapes: of each of these sites, for one level.
-        scales: that hold the sd of each column, or of which `spectrum` makes the sds.
-        cholesky: that holds the Cholesky factor of their correlations; "" for none.
-        correlation: the parameter that takes the correlations' prior.
-        spectrum: how the scales make the sds, None where each is one.
-        shared: whether all rows have its one level, so that its sites have no axis of levels.
-        carried: the effects of the formula's columns, where those of the solver are of others.
+        label: label of the term.
+        factor: index of the factor.
+        columns: the columns of the term within the factor.
+        levels: number of levels J.
+        sites: names of the sites of its coefficients, each with its number of columns.
+        shapes: shape of each of these sites for one level.
+        scales: by column, the site of its sd; or the sites from which `spectrum` computes the sds.
+        cholesky: site of the Cholesky factor of the correlations; "" for none.
+        correlation: parameter that has the prior of the correlations.
+        spectrum: the map from scales to sds; None if each scale is the sd of a column.
+        shared: whether all rows share its single level. The sites then have no axis for levels.
+        carried: the effects of the formula's columns, if the solver has other columns.
     """
 
     label: str
@@ -78,21 +80,25 @@ class RandomEffectsTerm:
 
     @property
     def width(self) -> int:
+        """Number of columns k."""
         return self.columns.stop - self.columns.start
 
     @property
     def is_tied(self) -> bool:
-        """Whether a scale is behind the sds of several columns."""
+        """Whether a scale determines the sds of several columns."""
         return self.spectrum is not None or len(set(self.scales)) < len(self.scales)
 
     def sds(self, values: Mapping[str, Any]) -> Array:
-        """The sd of each column, (..., k), from values of the sites."""
+        """The sd of each column, (..., k), from values (...) of the scales by site."""
         if self.spectrum is not None:
             return self.spectrum.sds(values)
         return np.stack([values[name] for name in self.scales], axis=-1)
 
     def by_scale(self, values: Mapping[str, Any], by_sd: Array) -> dict[str, Any]:
-        """Derivatives in the scales of a function whose derivatives in the sds (k,) are given."""
+        """Chain rule: derivatives in the scales, by site, from derivatives `by_sd` (k,) in the sds.
+
+        `values` has the scales by site.
+        """
         out: dict[str, Any] = {}
         if self.spectrum is not None:
             slopes = self.spectrum.slopes(values)
@@ -109,10 +115,10 @@ class HeavyTail:
         beta | lambda ~ N(m, lambda^2),  lambda^2 ~ InverseGamma(nu / 2, nu s^2 / 2)
 
     Attributes:
-        column: place of the effect among the common ones.
-        name: of lambda, which no variable has.
+        column: index of the effect among the common effects.
+        name: name of lambda, which no column of a table can have.
         nu: degrees of freedom; 1 for a Cauchy prior.
-        scale: s.
+        scale: scale s of the t prior.
     """
 
     column: int
@@ -122,26 +128,29 @@ class HeavyTail:
 
     @property
     def prior(self) -> Variance:
-        """Of lambda."""
+        """The prior of lambda."""
         return Variance(InverseGamma(self.nu / 2, self.nu * self.scale**2 / 2))
 
 
 @dataclass(frozen=True)
 class LinearMixedModel:
-    """The model and its data, compressed.
+    """A linear mixed model and the sufficient statistics of its data.
 
     Attributes:
-        solver: of the least-squares problem.
-        groupings: in the order of the formula.
-        common: sites of the common effects, with how many columns each, and `shapes`.
-        mean, precision: (p,) of their normal priors; precision 0 for a flat one.
-        tails: t priors among these, whose precision depends on a hyperparameter.
-        sigma: the name of the residual sd, "" where it is known to be one.
-        n: rows.
+        solver: the least-squares system, with the cross-products.
+        groupings: terms of group effects in the order of the formula.
+        common: names of the sites of the common (fixed) effects, each with its number of columns.
+        shapes: shape of each of these sites.
+        mean: (p,) prior means of the common effects.
+        precision: (p,) prior precisions; 0 for a flat prior.
+        sigma: name of the residual sd; "" if it is known to be one.
+        n: number of rows.
         log_weights: sum of the logarithms of the weights.
-        total: weighted sum of squares of the response about its mean.
-        span: the smallest and the largest response.
-        carried: the common effects of the formula's columns, where the solver has other ones.
+        total: weighted sum of squares of the response less the constant by which it is centred.
+        span: smallest and largest response.
+        carried: the common effects of the formula's columns, if the solver has other columns.
+        tails: t priors among those of the common effects. Their precision depends on a
+            hyperparameter.
     """
 
     solver: PWLS
@@ -159,7 +168,7 @@ class LinearMixedModel:
     tails: tuple[HeavyTail, ...] = ()
 
     def roots(self, of: Sequence[Array]) -> list[Array]:
-        """The root of each factor, (..., k, k), from the root of each grouping."""
+        """The root of each factor, (..., k, k), block-diagonal in the roots `of` its terms."""
         out = []
         for f, width in enumerate(self.solver.products.widths):
             inside = [
@@ -177,7 +186,7 @@ class LinearMixedModel:
 
     @cached_property
     def least_residual(self) -> float:
-        """The weighted residual sum of squares of the common effects alone."""
+        """Weighted residual sum of squares of a least-squares fit of the common effects alone."""
         x = self.solver.products.common
         scale = np.sqrt(np.maximum(np.diagonal(x)[:-1], np.finfo(np.float64).tiny))
         gram = x[:-1, :-1] / scale / scale[:, None]
@@ -185,13 +194,13 @@ class LinearMixedModel:
         return max(float(x[-1, -1] - beta @ (x[:-1, -1] / scale)), 0.0)
 
     def column_name(self, place: int) -> str:
-        """Of a common column, for a message."""
+        """The name of the common column with index `place`, for messages."""
         names = [name for name, count in self.common for _ in range(count)]
         return names[place]
 
 
 def dependent(mixed: LinearMixedModel, error: DependentColumnError) -> DataError:
-    """The sentence for common columns that cannot be told apart."""
+    """The error to raise for linearly dependent columns, with advice."""
     if error.column < 0:
         return DataError(
             "the variances of the group effects are too large beside the residual's for the "
@@ -205,7 +214,7 @@ def dependent(mixed: LinearMixedModel, error: DependentColumnError) -> DataError
 
 
 def common_by_site(mixed: LinearMixedModel, values: Array) -> dict[str, Array]:
-    """Arrays (..., p) of common effects by site."""
+    """Split values (..., p) of the common effects into arrays by site."""
     out: dict[str, Array] = {}
     start = 0
     for (name, count), shape in zip(mixed.common, mixed.shapes, strict=True):
@@ -215,7 +224,7 @@ def common_by_site(mixed: LinearMixedModel, values: Array) -> dict[str, Array]:
 
 
 def effects_by_site(grouping: RandomEffectsTerm, values: Array) -> dict[str, Array]:
-    """Arrays (..., J, k) of the coefficients of the grouping's factor by site."""
+    """Split values (..., J, k) of a factor into arrays of the sites of one of its terms."""
     out: dict[str, Array] = {}
     start = grouping.columns.start
     for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):

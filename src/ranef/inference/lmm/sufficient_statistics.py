@@ -1,4 +1,7 @@
-"""A problem's rows, in one batch or many, compressed to the `Mixed` model of their sums."""
+"""Accumulates the cross-products of a problem's rows into a `LinearMixedModel`.
+
+The rows are read in one batch or many, each of them once.
+"""
 
 import math
 
@@ -15,15 +18,22 @@ from ranef.program.problem import Batch, Problem
 def accumulate(
     problem: Problem, method: str, before: CrossProducts | None = None
 ) -> LinearMixedModel:
-    """The model of a problem, for a method that integrates the coefficients in closed form.
+    """The linear mixed model of a problem, for methods that integrate coefficients in closed form.
 
-    `before` is of rows that count in addition; where the columns have turned out not to be
-    as constant as these were, they do not.
+    Batches are centred by the means of the first one, which requires that its constant columns
+    are constant in all batches. If one is not, all batches are read again without it, and `before`
+    is dropped.
+
+    Args:
+        problem: the model and its rows.
+        method: name of the method, for messages.
+        before: cross-products of further rows to be added, such as those of earlier windows.
 
     Raises:
-        MethodError: naming the family, term or prior that is not of this form, and for crossed
-            groupings that are too large.
-        DataError: for columns that are too large, or too far from zero to be told apart.
+        MethodError: if a family, term or prior is not linear and Gaussian, and if crossed
+            groupings are too large.
+        DataError: if values are too large to be squared, if columns are nearly dependent, or if
+            there are no rows.
     """
     varying: set[int] = set()
     while True:
@@ -35,7 +45,7 @@ def accumulate(
 
 
 class _VaryingOffsetError(Exception):
-    """A column that was constant in the first batch, and is not in a later one."""
+    """A column is constant in the first batch, but not with the same value in a later one."""
 
     def __init__(self, column: int) -> None:
         super().__init__(column)
@@ -45,13 +55,16 @@ class _VaryingOffsetError(Exception):
 def _compressed(
     problem: Problem, method: str, varying: frozenset[int], before: CrossProducts | None
 ) -> LinearMixedModel:
-    """The sums over all batches, centred as the first one is.
+    """The model from one pass over all batches, centred by the means of the first one.
 
     Args:
         problem: the model and its rows.
-        method: for messages.
-        varying: columns that are not constant, although the first batch says so.
-        before: of further rows.
+        method: name of the method, for messages.
+        varying: columns that are constant in the first batch, but not in all batches.
+        before: cross-products of further rows, whose centre is then used.
+
+    Raises:
+        _VaryingOffsetError: if a column turns out not to be constant.
     """
     products = before
     layout: DesignLayout | None = None
@@ -95,7 +108,14 @@ def _compressed(
 
 
 def batch_to_rows(part: Batch, problem: Problem, method: str) -> tuple[DesignLayout, str, RowBatch]:
-    """A batch as the solver takes it, the name of sigma, and what `Mixed` says of it."""
+    """The layout, the name of the residual sd, and the rows of a batch for the solver.
+
+    Raises:
+        MethodError: if the family is not Gaussian, if missing values are parameters, if a family
+            parameter other than the location is predicted, or if a term or prior is not linear
+            and Gaussian.
+        DataError: if values are too large to be squared.
+    """
     normal = part.normal
     if normal is None:
         raise MethodError(

@@ -1,1 +1,1 @@
-"""What the NUTS method runs: chains, parametrizations, target densities."""
+"""Parts of the method NUTS: chains, coordinates and target densities."""

@@ -1,8 +1,8 @@
-"""Chains of the No-U-Turn sampler, in parallel on the cores.
+"""Chains of the No-U-Turn sampler (Hoffman and Gelman, 2014), in parallel threads.
 
-The kernel is NumPyro's (Hoffman and Gelman, 2014). It is compiled once, and each chain runs in
-a thread of its own: compiled code holds no lock, so chains use as many cores as there are, and
-neither the number of JAX's devices nor any other setting of the process is touched.
+The kernel is NumPyro's. It is compiled once, and each chain runs in a thread of its own. Compiled
+code does not hold Python's global lock, so that the chains use all cores. The number of JAX's
+devices and other settings of the process stay as they are.
 """
 
 import os
@@ -23,21 +23,22 @@ from tqdm import tqdm
 
 from ranef.errors import DataError
 
-# Steps between two updates of the progress bar.
+# Steps in one call of the compiled loop, between two updates of the progress bar.
 _WINDOW = 50
-# Up to this dimension the mass matrix is dense.
+# Maximal dimension for a dense mass matrix; above, it is diagonal.
 _DENSE = 60
-# Where chains start: sds about the start, the last for a density that is only finite there.
+# Sds of the normal jitter added to the start of a chain, tried in order until the density and its
+# gradient are finite. The last, zero, is for densities that are finite at the start only.
 _JITTER = (0.5, 0.1, 0.01, 0.0)
 
 
 @runtime_checkable
 class ChainTarget(Protocol):
-    """What is drawn from.
+    """A density that chains can sample.
 
     Attributes:
-        start: (d,) where it is finite.
-        data: arrays that it takes, a pytree.
+        start: (d,) a point where the density is finite.
+        data: arrays that the density depends on, a pytree.
     """
 
     @property
@@ -47,18 +48,18 @@ class ChainTarget(Protocol):
     def data(self) -> Any: ...
 
     def log_density(self, z: Array, data: Any) -> Array:
-        """At z (d,), up to a constant."""
+        """The log density at z (d,), up to a constant, in nats."""
         ...
 
 
 @dataclass(frozen=True)
 class Chains:
-    """Draws after the tuning, and how each step went.
+    """Draws after tuning, with statistics of the sampler.
 
     Attributes:
-        z: (chains, draws, d).
-        statistics: by ArviZ's names, (chains, draws): diverging, energy, acceptance_rate,
-            n_steps.
+        z: (chains, draws, d) draws.
+        statistics: (chains, draws) of each draw, by ArviZ's names: diverging, energy,
+            acceptance_rate, n_steps.
     """
 
     z: NDArray[np.float64]
@@ -75,25 +76,28 @@ def sample(
     target_accept: float,
     progress: bool,
 ) -> Chains:
-    """Draws from a density.
+    """Samples a density by NUTS.
 
     Args:
-        density: what is drawn from; chains start around its start.
-        key: the same key gives the same draws.
-        chains: how many.
-        tune: steps in which the step size and the mass matrix adapt.
-        draws: of each chain, after these.
-        target_accept: acceptance that the step size is tuned to.
+        density: the density; chains start around its start.
+        key: key of the random numbers; the same key gives the same draws.
+        chains: number of chains.
+        tune: number of steps in which the step size and the mass matrix adapt.
+        draws: number of draws of each chain, after tuning.
+        target_accept: mean acceptance probability to which the step size is tuned.
         progress: whether to show a bar on standard error.
 
+    Returns:
+        Draws and statistics of all chains.
+
     Raises:
-        DataError: where the density is not finite at the start.
+        DataError: if the density is not finite at its start.
     """
     start, data = density.start, density.data
 
     def model(data: Any) -> None:
         z = numpyro.sample("z", ImproperUniform(constraints.real, (), event_shape=start.shape))
-        # A density that runs a program of its own keeps that program's sites to itself.
+        # If the density runs a NumPyro program, hide the sites of that program.
         with numpyro.handlers.block():
             value = density.log_density(jnp.asarray(z), data)
         numpyro.factor("density", value)
@@ -133,7 +137,7 @@ def sample(
 
     def run(state: Any) -> list[NDArray]:
         parts = []
-        # The precision is a thread's own setting.
+        # JAX's precision is a setting of the thread.
         with jax.enable_x64(True):
             for _ in range(windows):
                 if stopped.is_set():

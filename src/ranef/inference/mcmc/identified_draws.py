@@ -1,4 +1,8 @@
-"""Draws of what chains can agree on, where some variables have no sign and no order."""
+"""Identified functions of parameters, for convergence diagnostics across chains.
+
+The factors of a matrix factorization are identified only up to signs and the order of their
+components, so that chains can differ in them although they agree on the posterior.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,15 +12,19 @@ from numpy.typing import NDArray
 
 from ranef.terms.blocks import Bilinear
 
-# Rows whose products of coefficients are looked at.
+# Maximal number of rows, evenly spaced, whose products of factors are compared.
 _ROWS = 200
 
 
 def comparable(values: Mapping[str, Any], products: Mapping[str, Bilinear]) -> dict[str, NDArray]:
-    """Draws by name of what chains can agree on.
+    """Draws of identified quantities by name.
 
-    Of products of coefficients these are the products themselves, in some rows, and the scales in
-    their order: the signs and the order of components are free.
+    For each product of factors these are the products u'v in some rows, in place of the factors,
+    and the scales of the components in ascending order. All other sites stay as they are.
+
+    Args:
+        values: draws by site, (chain, draw, ...).
+        products: terms that are products of factors, by label.
     """
     hidden = {site for term in products.values() for site in term.sites}
     out = {name: values[name] for name in values if name not in hidden}

@@ -1,11 +1,16 @@
-"""The likelihood of a Gaussian mixed model with its coefficients integrated out, in JAX.
+"""Marginal likelihood of a Gaussian mixed model in JAX, for automatic differentiation.
 
     log p(y | theta) = -1/2 [(n - p0) log(2 pi sigma^2) - log|W| + log|M| - log|sigma^2 P|+
                              + r^2 / sigma^2]
 
-as ``lmm.marginal_posterior`` has it, written for automatic differentiation: from the same
-cross-products the largest factor is eliminated level by level, and what remains is one dense
-matrix.
+All coefficients are integrated out. W are the weights of the rows, M the matrix of the penalized
+normal equations, r^2 the penalized residual sum of squares, P the prior precision of the common
+effects (fixed effects), p0 the number of these with a flat prior, and |.|+ the determinant over
+those with a normal prior. ``lmm.marginal_posterior`` computes the same in NumPy.
+
+The likelihood depends on the rows through their cross-products alone. The factor with the most
+coefficients is eliminated level by level; the Schur complement for the other coefficients is one
+dense matrix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,22 +25,25 @@ from numpy.typing import NDArray
 from ranef.inference.lmm.model import LinearMixedModel
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
 
-# Numbers that an evaluation may hold.
+# Maximal size of the dense matrices of an evaluation, in numbers.
 _MOST = 20_000_000
-# Columns of a factor from which on LAPACK takes each level.
+# Number of columns of a factor from which `numerics.jax_cholesky` factorizes its levels. With fewer
+# columns the loops are written out here, with the levels along the last axis.
 _WIDE = 12
 
 
 @dataclass(frozen=True)
 class JaxMarginalLikelihood:
-    """The likelihood as a function of roots and sigma; `data` holds its arrays.
+    """The log likelihood as a function of the hyperparameters, in JAX.
 
     Attributes:
         mixed: the model and its cross-products.
-        order: the factors, the one that is eliminated first.
-        data: own (k, k, J) of it, beside (k, R + q, J) its products with the R coefficients of
-            the other factors and with the common columns and the response, rest
-            (R + q, R + q) the products among these, penalty (q, q) of the common effects.
+        order: indices of the factors, the eliminated one first.
+        data: cross-products, where R is the number of coefficients of the other factors, and q the
+            number of common columns and the response: "own" (k, k, J) of the eliminated factor;
+            "beside" (k, R + q, J) of this factor with all others; "rest" (R + q, R + q) among the
+            others; and "penalty" (q, q), the prior of the common effects beta as a quadratic form
+            in (beta, -1).
     """
 
     mixed: LinearMixedModel
@@ -44,7 +52,7 @@ class JaxMarginalLikelihood:
 
     @classmethod
     def of(cls, mixed: LinearMixedModel) -> "JaxMarginalLikelihood | None":
-        """None where it would hold more numbers than serve a sampler."""
+        """The likelihood of a model; None if its matrices would be too large."""
         products = mixed.solver.products
         sizes = [j * k for j, k in zip(products.levels, products.widths, strict=True)]
         order = tuple(int(f) for f in np.argsort([-size for size in sizes], kind="stable"))
@@ -62,19 +70,20 @@ class JaxMarginalLikelihood:
         return cls(mixed, order, data)
 
     def log_likelihood(self, roots: Sequence[Array], sigma: Array, data: Mapping[str, Any]) -> Any:
-        """Log p(y | theta).
+        """Log p(y | theta) in nats.
 
         Args:
-            roots: the root of each factor's covariance, (k, k), in units of sigma.
-            sigma: the residual sd.
-            data: of this object, perhaps traced.
+            roots: Cholesky factor (k, k) of the covariance of each factor's effects, in units of
+                sigma.
+            sigma: residual sd.
+            data: the `data` of this object, which may be traced.
         """
         mixed, products = self.mixed, self.mixed.solver.products
         q = len(products.common)
         size = sum(products.levels[f] * products.widths[f] for f in self.order[1:])
 
         def scaled(a: Array) -> Array:
-            """The last axis in units of the coefficients that are left."""
+            """`a` times the roots of the factors that are not eliminated, along its last axis."""
             parts, start = [], 0
             for f in self.order[1:]:
                 j, k = products.levels[f], products.widths[f]
@@ -111,10 +120,14 @@ class JaxMarginalLikelihood:
 
 
 def _eliminated(own: Array, beside: Array) -> tuple[Array, Array]:
-    """L^-1 B (k, J, r) with L L' = A of every level, and the log determinant of all A.
+    """L^-1 B (k, J, r) with L L' = A for each level, and the sum of log|A| over levels.
 
-    Written out over the few columns of a factor, so that each step runs along all levels; the many
-    of a basis would take minutes to compile.
+    The loops over a few columns are written out, so that each operation runs along all levels. The
+    many columns of a basis would take minutes to compile.
+
+    Args:
+        own: A (k, k, J).
+        beside: B (k, J, r).
     """
     k = len(own)
     if k >= _WIDE:
@@ -137,7 +150,7 @@ def _eliminated(own: Array, beside: Array) -> tuple[Array, Array]:
 
 
 def _met(mixed: LinearMixedModel, f: int, h: int) -> NDArray[np.float64]:
-    """Z_f' Z_h with the levels of f last, (k_f, J_h k_h, J_f)."""
+    """Cross-products Z_f' Z_h of two factors, (k_f, J_h k_h, J_f): the levels of f are last."""
     products = mixed.solver.products
     pairs = products.pairs[min(f, h), max(f, h)]
     values, left, right = pairs.values, pairs.left, pairs.right
@@ -149,7 +162,7 @@ def _met(mixed: LinearMixedModel, f: int, h: int) -> NDArray[np.float64]:
 
 
 def _rest(mixed: LinearMixedModel, factors: Sequence[int]) -> NDArray[np.float64]:
-    """The products among the coefficients of some factors, the common columns, the response."""
+    """Cross-products among the columns of some factors, the common columns and the response."""
     products = mixed.solver.products
     starts = np.cumsum([0, *(products.levels[f] * products.widths[f] for f in factors)])
     size, q = int(starts[-1]), len(products.common)

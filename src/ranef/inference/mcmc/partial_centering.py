@@ -1,15 +1,18 @@
-"""Coordinates in which the coefficients of levels are nearly independent of all else.
+"""Partial centering of group effects (Papaspiliopoulos, Roberts and Skoeld, 2007).
 
-With Z_j and X_j the rows of level j, L L' = Sigma and s the spread of a row about its
-predictor,
+Chains sample coordinates eta_j in place of the group effects b_j ~ N(0, Sigma), Sigma = L L', of
+level j. Let Z_j, X_j and y_j be the rows of level j, and s the residual scale. Then
 
     b_j = V_j Z_j' (y_j - X_j beta) / s^2 + M_j eta_j,   M_j M_j' = V_j,
     V_j = (Sigma^-1 + Z_j' Z_j / s^2)^-1,
 
-X_j beta_0 standing for y_j where the response is not normal about the predictor.
-Where a level's rows say little this is the non-centred form b_j = L eta_j, which has no
-funnel; where they say much it is the centred one (Papaspiliopoulos, Roberts and Skoeld, 2007,
-whose partial centring this is, level by level); between them it follows the scales.
+so that for a normal response and one grouping the posterior of eta_j is standard normal and
+independent of the other parameters. If the response is not normal, X_j beta_0 replaces y_j, where
+beta_0 are the starting values of the common effects (fixed effects).
+
+If the rows of a level carry little information, this is the non-centred form b_j = L eta_j, which
+has no funnel. If they carry much, it is the centred form. Between the two it depends on the scales,
+level by level.
 """
 
 from collections.abc import Mapping
@@ -28,15 +31,16 @@ from ranef.terms.blocks import LinearBlock
 
 @dataclass(frozen=True)
 class PartialCentering:
-    """Of one term that varies by level.
+    """The map from coordinates eta to the group effects of one term.
 
     Attributes:
-        label: of the term.
-        own: Z_j' Z_j, (J, k, k).
-        cross: Z_j' X_j, (J, k, p), of the common columns whose effects have a posterior.
-        response: Z_j' (y_j - X_j beta_0), (J, k).
-        common: sites of these effects, with beta_0.
-        spread: s, or the name of the parameter that it is.
+        label: label of the term.
+        own: (J, k, k) Z_j' Z_j.
+        cross: (J, k, p) Z_j' X_j, where X_j are the columns of the inferred common effects.
+        response: (J, k) Z_j' (y_j - X_j beta_0); zero unless the term is in the mean of a normal
+            response.
+        common: beta_0 by site of the common effects.
+        residual_scale: s, or the site that holds it.
     """
 
     label: str
@@ -49,12 +53,15 @@ class PartialCentering:
     def effects(
         self, eta: Array, factor: Array, values: Mapping[str, Array]
     ) -> tuple[Array, Array]:
-        """Coefficients (J, k) at eta (J, k), and log |d b / d eta|.
+        """The group effects and the log Jacobian of the map.
 
         Args:
-            eta: coordinates.
-            factor: L (k, k).
-            values: of the scales and of the common effects.
+            eta: (J, k) coordinates.
+            factor: (k, k) L.
+            values: the residual scale and the common effects, by site.
+
+        Returns:
+            The effects b (J, k), and log |d b / d eta|.
         """
         s = (
             values[self.residual_scale]
@@ -74,7 +81,12 @@ class PartialCentering:
 
 
 def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[PartialCentering]:
-    """Of every term that varies by level."""
+    """The partial centering of every term with group effects.
+
+    Args:
+        problem: the model and its rows.
+        latents: the sites of the chains.
+    """
     blocks = {label: b for label, b in problem.unit_blocks().items() if b is not None}
     normal = problem.normal()
     out = []
@@ -107,7 +119,7 @@ def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[PartialCe
 def _common(
     blocks: list[LinearBlock], latents: Mapping[str, Latent], n: int
 ) -> tuple[NDArray[np.float64], dict[str, Array]]:
-    """Columns whose effects have a posterior, (n, p), and where their search begins by site."""
+    """Columns (n, p) of the inferred common effects, and their starting values by site."""
     columns, starts = [np.zeros((n, 0))], {}
     for block in blocks:
         place = 0
@@ -120,7 +132,7 @@ def _common(
 
 
 def _by_level(block: LinearBlock, left: Any, right: Any) -> NDArray[np.float64]:
-    """Sums of products over the rows of each level, (J, k, p)."""
+    """Cross-products over the rows of each level, (J, k, p), of `left` (n, k), `right` (n, p)."""
     if block.codes is None:
         return np.asarray(left.T @ right, dtype=np.float64)[None]
     out = np.zeros((block.levels, left.shape[1], right.shape[1]))

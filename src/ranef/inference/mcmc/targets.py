@@ -1,4 +1,4 @@
-"""The densities that chains sample: of all parameters, or with coefficients integrated out."""
+"""Target densities of the chains: of all parameters, or with coefficients integrated out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,15 @@ from ranef.terms.blocks import LinearBlock
 
 @dataclass(frozen=True)
 class JointTarget:
-    """The density of everything, common effects whitened and group effects partly centred.
+    """The posterior density of all parameters, in coordinates z suited to NUTS.
+
+    Common effects (fixed effects) are whitened, and group effects partially centered.
 
     Attributes:
         problem: the model and its rows.
-        guide: what places z, but for the coefficients of levels.
-        centrings: what places these.
+        guide: maps z to all sites except the group effects.
+        centrings: map z to the group effects.
+        about: name of the density in messages.
     """
 
     problem: Problem
@@ -44,19 +47,22 @@ class JointTarget:
 
     @classmethod
     def of(cls, problem: Problem, latents: Mapping[str, Latent]) -> "JointTarget":
+        """The density of a problem with these sites."""
         guide = guides.build("structured", latents, problem)
         return cls(problem, guide, centrings(problem, latents))
 
     @property
     def start(self) -> Array:
+        """(d,) where the chains begin."""
         return jnp.zeros(self.guide.size)
 
     @property
     def data(self) -> Any:
+        """The rows."""
         return jax.tree.map(jnp.asarray, self.problem.data)
 
     def constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
-        """Values of the sites, and log |d site / d z| up to a constant."""
+        """Values of the sites at z (d,), and log |d site / d z| up to a constant."""
         values, log_det = self.guide.constrain(self.guide.place(z))
         noise = self.guide.split(z)
         blocks = self.problem.blocks(values)
@@ -70,31 +76,34 @@ class JointTarget:
         return values, log_det
 
     def log_density(self, z: Array, data: Any) -> Array:
+        """Log p(z | y) at z (d,), up to a constant, in nats."""
         values, log_det = self.constrained(z)
         return log_density(self.problem.run, (data, self.problem.n), {}, values)[0] + log_det
 
     def values(self, z: NDArray) -> dict[str, NDArray]:
-        """Draws of the sites, (chain, draw, ...)."""
+        """Draws of all sites, (chain, draw, ...), from z (chain, draw, d)."""
         found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
     def completed(
         self, found: Draws, values: Mapping[str, NDArray], shape: tuple[int, ...], seed: int
     ) -> Draws:
+        """The draws as they are, because they have all sites."""
         return found
 
 
 @dataclass(frozen=True)
 class MarginalTarget:
-    """The density of the scales and correlations, with the coefficients integrated out.
+    """The posterior density of the hyperparameters, with the coefficients integrated out.
 
     Attributes:
         problem: the model and its rows.
-        latents: sites of the scales and correlations.
-        first: the first row, on which the program says how likely they are beforehand.
-        given: values of the coefficients there, which play no part.
-        collapsed: the likelihood.
-        marginal: the posterior of the coefficients given all this.
+        latents: sites of the hyperparameters theta (scales and correlations).
+        first: the first row, on which the program is run to compute the prior of theta.
+        given: values of the coefficients for this run; they do not affect the prior of theta.
+        collapsed: the marginal likelihood p(y | theta).
+        marginal: the hyperposterior in NumPy, from which the coefficients are drawn given theta.
+        about: name of the density in messages.
     """
 
     problem: Problem
@@ -113,6 +122,14 @@ class MarginalTarget:
         collapsed: JaxMarginalLikelihood,
         marginal: LMMHyperposterior,
     ) -> "MarginalTarget":
+        """The density of a problem.
+
+        Args:
+            problem: the model and its rows.
+            latents: all sites; those of coefficients are left out.
+            collapsed: the marginal likelihood.
+            marginal: the hyperposterior in NumPy.
+        """
         mixed = collapsed.mixed
         held = {name for name, _ in mixed.common}
         held |= {name for grouping in mixed.groupings for name, _ in grouping.sites}
@@ -123,13 +140,16 @@ class MarginalTarget:
 
     @property
     def start(self) -> Array:
+        """(d,) where the chains begin."""
         return ravel_pytree([latent.start for latent in self.latents.values()])[0]
 
     @property
     def data(self) -> Any:
+        """The cross-products of the rows."""
         return jax.tree.map(jnp.asarray, self.collapsed.data)
 
     def constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
+        """Values of the hyperparameters at z (d,) by site, and log |d site / d z|."""
         separate = ravel_pytree([latent.start for latent in self.latents.values()])[1]
         values, log_det = {}, jnp.zeros(())
         for (name, latent), own in zip(self.latents.items(), separate(z), strict=True):
@@ -138,6 +158,7 @@ class MarginalTarget:
         return values, log_det
 
     def log_density(self, z: Array, data: Any) -> Array:
+        """Log p(z | y) at z (d,), up to a constant, in nats."""
         values, log_det = self.constrained(z)
         mixed = self.collapsed.mixed
         seeded = numpyro.handlers.seed(self.problem.run, 0)
@@ -159,17 +180,23 @@ class MarginalTarget:
         return likelihood + sum(prior, log_det)
 
     def values(self, z: NDArray) -> dict[str, NDArray]:
-        """Draws of the scales and correlations, (chain, draw, ...)."""
+        """Draws of the hyperparameters, (chain, draw, ...), from z (chain, draw, d)."""
         found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
     def completed(
         self, found: Draws, values: Mapping[str, NDArray], shape: tuple[int, ...], seed: int
     ) -> Draws:
-        """The same with draws of the coefficients, given those of the scales.
+        """The result with draws of the coefficients from their exact conditional.
+
+        Args:
+            found: the result with draws of the hyperparameters only.
+            values: draws of the hyperparameters, (chain, draw, ...) by site.
+            shape: number of chains, and of draws of each.
+            seed: seed of the draws.
 
         Raises:
-            DataError: for common columns that cannot be told apart.
+            DataError: for linearly dependent common columns.
         """
         marginal = self.marginal
         x = marginal.coordinates.inverse(values)
@@ -190,12 +217,13 @@ class MarginalTarget:
 
 
 def _root(block: LinearBlock) -> Array:
+    """A Cholesky factor (k, k) of the prior covariance of a block."""
     factor = jnp.asarray(block.factor)
     return factor if factor.ndim == 2 else jnp.diag(factor)
 
 
 def _by_site(block: LinearBlock, effects: Array) -> dict[str, Array]:
-    """Coefficients (levels, k) as the sites that hold them."""
+    """Coefficients (levels, k) by the sites that hold them, in the sites' shapes."""
     out, start = {}, 0
     for (name, count), shape in zip(block.sites, block.shapes, strict=True):
         lead = () if block.codes is None else (block.levels,)

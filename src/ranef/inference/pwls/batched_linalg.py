@@ -1,9 +1,9 @@
-"""Small dense algebra for every level of a factor at once.
+"""Linear algebra of many small dense matrices, vectorised over the levels of a factor.
 
-A matrix per level is an array (rows, columns, B, J): B values of the hyperparameters, J
-levels. The loops run over the few rows and columns, each operation along all levels; for
-matrices this small that is ten times as fast as a call of LAPACK for each. From `_WIDE` rows on,
-as a basis has them, LAPACK is the faster.
+The matrices of all levels are one array (rows, columns, B, J), for B values of the
+hyperparameters and J levels. Python loops run over the few rows and columns, and each operation
+is vectorised over B and J. For small matrices this is about ten times as fast as one LAPACK call
+for each. From `_WIDE` rows on, as bases of smooth terms have them, LAPACK is faster and is used.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+# Number of rows from which LAPACK is used instead of loops over rows and columns.
 _WIDE = 12
 
 
 def cholesky(a: Array) -> Array:
-    """Lower triangular L with L L' = a, (k, k, B, J); nan where `a` is not positive."""
+    """Cholesky factor L with L L' = A, (k, k, B, J); nan where A is not positive definite."""
     k = len(a)
     if k >= _WIDE:
         return _lapack_cholesky(a)
@@ -66,21 +67,23 @@ def times(a: Array, b: Array) -> Array:
 
 
 def transposed(a: Array) -> Array:
+    """A' of every level."""
     return np.swapaxes(a, 0, 1)
 
 
 def gram(a: Array, b: Array) -> Array:
-    """Sum over rows and levels of a' b: (B, m, m') for a (k, m, B, J), b (k, m', B, J)."""
+    """Sum over levels of A' B, (B, m, m'), for a (k, m, B, J) and b (k, m', B, J)."""
     return np.matmul(_flat(a), np.swapaxes(_flat(b), 1, 2))
 
 
 def _flat(a: Array) -> Array:
+    """(B, m, k J) from (k, m, B, J)."""
     k, m, batch, levels = a.shape
     return np.ascontiguousarray(a.transpose(2, 1, 0, 3)).reshape(batch, m, k * levels)
 
 
 def per_level(a: Array, b: Array) -> Array:
-    """A' b of every level: (m, m', B, J)."""
+    """A' B of every level, (m, m', B, J), for a (k, m, B, J) and b (k, m', B, J)."""
     if len(a) >= _WIDE:
         return _by_columns(np.swapaxes(_by_level(a), -1, -2) @ _by_level(b))
     return np.stack(
@@ -90,7 +93,7 @@ def per_level(a: Array, b: Array) -> Array:
 
 
 def combine(a: Array, weights: Array) -> Array:
-    """Sum_m a[:, m] weights[:, m]: (k, M, J) for a (k, m, B, J), weights (M, m), B of 1 or M."""
+    """A w of every level, (k, M, J), for a (k, m, B, J) and weights w (M, m), B being 1 or M."""
     if a.shape[2] == 1:
         k, m, _, levels = a.shape
         return np.matmul(weights, a.reshape(k, m, levels))
@@ -98,7 +101,7 @@ def combine(a: Array, weights: Array) -> Array:
 
 
 def quadratic(a: Array, middle: Array) -> Array:
-    """A middle a' of every level: (k, k, B, J) for a (k, m, B, J), middle (B, m, m)."""
+    """A M A' of every level, (k, k, B, J), for a (k, m, B, J) and symmetric `middle` (B, m, m)."""
     k, m, batch, levels = a.shape
     if k >= _WIDE:
         rows = _by_level(a)
@@ -114,21 +117,22 @@ def quadratic(a: Array, middle: Array) -> Array:
 
 
 def segments(values: Array, starts: NDArray[np.int64]) -> Array:
-    """Sums along the levels of each parent, whose children lie side by side."""
+    """Sums over the children of each parent, which are adjacent and begin at `starts`."""
     return np.add.reduceat(values, starts, axis=-1)
 
 
 def _by_level(a: Array) -> Array:
-    """As LAPACK takes it, (B, J, k, m)."""
+    """(B, J, k, m), the order of axes for LAPACK, from (k, m, B, J)."""
     return np.ascontiguousarray(np.moveaxis(a, (2, 3), (0, 1)))
 
 
 def _by_columns(a: NDArray[Any]) -> Array:
-    """(k, m, B, J) of what is (B, J, k, m)."""
+    """(k, m, B, J) from (B, J, k, m)."""
     return np.ascontiguousarray(np.moveaxis(a, (0, 1), (2, 3)))
 
 
 def _lapack_cholesky(a: Array) -> Array:
+    """As `cholesky`, by LAPACK; matrix by matrix if any is not positive definite."""
     each = _by_level(a)
     try:
         return _by_columns(np.linalg.cholesky(each))

@@ -1,15 +1,17 @@
-"""Rows compressed to cross-products, which is all that a Gaussian model needs of them.
+"""Weighted cross-products of the rows, which are sufficient statistics of a Gaussian mixed model.
 
-For eta = X beta + sum_f Z_f b_f, a response y and weights W, with J_f levels and k_f columns
-of factor f and q = p + 1,
+The linear predictor is eta = X beta + sum_f Z_f b_f, with p common columns X, and with J levels
+and k columns for grouping factor f. For a response y, weights W and q = p + 1, the
+cross-products are
 
     [X y]' W [X y]     (q, q)
-    Z_f' W Z_f         one block per level,                     (k, k, J)
-    Z_f' W [X y]       likewise,                                (k, q, J)
-    Z_f' W Z_h         one block per pair of levels that meet,  (k, k', m)
+    Z_f' W Z_f         one block for each level of f,             (k, k, J)
+    Z_f' W [X y]       one block for each level of f,             (k, q, J)
+    Z_f' W Z_h         one block for each pair of levels of f
+                       and h that share a row,                    (k, k', m)
 
-They are sums over rows: batches and partitions of the rows add. Levels are the last axis,
-so that the arithmetic of one level runs along all of them at once.
+They are sums over rows, so the cross-products of batches or partitions of the rows add up. Levels
+lie along the last axis, so that NumPy operations are vectorised over all of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,22 +24,26 @@ from scipy import sparse
 
 Array = NDArray[np.float64]
 
-# Rows whose products are held at once; they stay in a processor's cache. Numbers that they
-# may be where there are many columns.
-_CHUNK, _NUMBERS = 32_768, 20_000_000
-# Columns from which a sparse product is faster than a count for each.
+# Rows in one chunk of the accumulation, few enough for the products to stay in the cache.
+_CHUNK = 32_768
+# Upper bound on the numbers of an array of row-wise products. With many columns it reduces the
+# size of a chunk.
+_NUMBERS = 20_000_000
+# Number of product columns from which one sparse matrix product is faster than a `bincount` for
+# each column.
 _SEVERAL = 12
 
 
 @dataclass(frozen=True)
 class GroupingFactor:
-    """Coefficients that vary by level: eta_i += columns_i . b[codes_i].
+    """A grouping factor and its columns: it adds columns_i . b[codes_i] to eta_i.
 
     Attributes:
-        codes: (n,) integers below `levels`.
-        columns: (n, k).
-        levels: J.
-        predictor: (k,) which predictor each column adds to; None for the first.
+        codes: (n,) level of each row, an integer below `levels`.
+        columns: (n, k) columns whose coefficients vary by level.
+        levels: J, the number of levels.
+        predictor: (k,) index of the linear predictor to which each column belongs; None if all
+            belong to the first.
     """
 
     codes: NDArray[Any]
@@ -48,17 +54,19 @@ class GroupingFactor:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """A batch of rows.
+    """A batch of rows of a (working) Gaussian mixed model with K linear predictors.
 
     Attributes:
-        response: (n,), or (n, K) where each row has K predictors; a known offset is taken
-            off beforehand. Under a working model this is the working response.
-        common: (n, p).
-        factors: with the same factors, and numbers of levels, in every batch.
-        weights: (n,) or, for K predictors, (n, K, K) symmetric and non-negative definite;
-            None where every row counts the same.
-        predictor: (p,) which predictor each common column adds to; None for the first.
-        variance: (n,) of the response, where it is known by its mean; None where it is known.
+        response: (n,), or (n, K) with K predictors; the response less known offsets, or the
+            working response.
+        common: (n, p) columns of the common (fixed) effects.
+        factors: the grouping factors, the same in every batch, with the same numbers of levels.
+        weights: (n,) or, for K predictors, (n, K, K) symmetric and positive semidefinite; None
+            for weights of one.
+        predictor: (p,) index of the linear predictor to which each common column belongs; None
+            if all belong to the first.
+        variance: (n,) variance of an uncertain response whose expectation is `response`; None if
+            the response is known.
     """
 
     response: Array
@@ -71,17 +79,18 @@ class RowBatch:
 
 @dataclass(frozen=True)
 class Centre:
-    """Constants that are taken off the columns before they are multiplied.
+    """Constants subtracted from the columns and the response before products are formed.
 
-    A predictor with a constant column can have any constant taken off its other columns
-    and off the response: its intercept takes them up. Without it a column at 1e9 that
-    varies by one would be lost in its own square.
+    In a linear predictor with a constant column, subtracting constants from the other columns
+    and from the response only changes the intercept. Centring avoids cancellation: without it
+    a column with values near 1e9 and a standard deviation of one would lose all its digits when
+    squared.
 
     Attributes:
-        constant: (K,) place of each predictor's constant column, -1 where it has none.
-        value: (K,) of that column.
-        common: (p,) taken off the common columns.
-        response: (K,) taken off the response.
+        constant: (K,) index of the constant column of each predictor, -1 if it has none.
+        value: (K,) value of that column.
+        common: (p,) constants subtracted from the common columns.
+        response: (K,) constants subtracted from the response.
     """
 
     constant: NDArray[np.int64]
@@ -91,11 +100,11 @@ class Centre:
 
     @classmethod
     def of(cls, rows: RowBatch, varying: frozenset[int] = frozenset()) -> "Centre":
-        """The means of the batch, for predictors that have a constant column.
+        """The means of a batch, for predictors that have a constant column; zeros for others.
 
         Args:
             rows: the first batch.
-            varying: columns that are constant in it and not in all others.
+            varying: indices of columns that are constant in this batch but not in every batch.
         """
         y, x = _two_dimensional(rows.response), rows.common
         predictor = _predictor(rows.predictor, x.shape[1])
@@ -111,7 +120,7 @@ class Centre:
         return cls(constant, value, common, np.where(known, y.mean(axis=0), 0.0))
 
     def transform(self, predictor: NDArray[np.int64]) -> tuple[Array, Array]:
-        """T (p, p) and t (p,): the coefficients of centred columns are T beta - t."""
+        """T (p, p) and t (p,), such that the coefficients of the centred columns are T beta - t."""
         t, off = np.eye(len(self.common)), np.zeros(len(self.common))
         for k, place in enumerate(self.constant):
             if place >= 0:
@@ -123,11 +132,11 @@ class Centre:
 
 @dataclass(frozen=True)
 class LevelPairs:
-    """Z_f' W Z_h over the pairs of levels that meet in some row.
+    """The nonzero blocks of Z_f' W Z_h: one for each pair of levels that share a row.
 
     Attributes:
-        left, right: (m,) levels of f and of h, in the order of f and then h.
-        values: (k, k', m).
+        left, right: (m,) levels of f and of h, sorted by f, then by h.
+        values: (k, k', m) the blocks.
     """
 
     left: NDArray[np.int64]
@@ -137,15 +146,17 @@ class LevelPairs:
 
 @dataclass(frozen=True)
 class CrossProducts:
-    """The sums, for columns from which `centre` was taken.
+    """The cross-products of centred rows.
 
     Attributes:
-        rows: how many there are, counted once for each predictor.
+        rows: number of rows times number of linear predictors.
         log_weights: log determinant of W.
-        predictor: (p,) the predictor of each common column.
-        common: (q, q), the response last.
-        own, cross: by factor, (k, k, J) and (k, q, J).
-        pairs: by factors (f, h), f before h.
+        centre: constants that were subtracted from the columns and the response.
+        predictor: (p,) index of the linear predictor to which each common column belongs.
+        common: (q, q) [X y]' W [X y].
+        own: Z_f' W Z_f of each factor, (k, k, J).
+        cross: Z_f' W [X y] of each factor, (k, q, J).
+        pairs: Z_f' W Z_h by factors (f, h) with f < h.
     """
 
     rows: int
@@ -159,16 +170,16 @@ class CrossProducts:
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """J of each factor."""
+        """Number of levels J of each factor."""
         return tuple(block.shape[-1] for block in self.own)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """K of each factor: its columns."""
+        """Number of columns k of each factor."""
         return tuple(len(block) for block in self.own)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it as arrays by name, of which `at` makes it again."""
+        """All fields as arrays by name, for storage; `at` is the inverse."""
         centre = self.centre
         out: dict[str, NDArray[Any]] = {
             "products/common": self.common,
@@ -188,6 +199,7 @@ class CrossProducts:
 
     @classmethod
     def at(cls, arrays: Mapping[str, NDArray[Any]]) -> "CrossProducts":
+        """The cross-products stored as `arrays`."""
         rows, log_weights = arrays["products/counts"]
         centre = (arrays[f"products/{n}"] for n in ("constant", "value", "taken", "response"))
         count = sum(name.startswith("products/own/") for name in arrays)
@@ -209,7 +221,10 @@ class CrossProducts:
         )
 
     def scaled(self, share: float) -> "CrossProducts":
-        """Of rows that count as so much of a row each."""
+        """The cross-products for the likelihood to the power `share`.
+
+        All sums, the number of rows and log det W are multiplied by `share`.
+        """
         return CrossProducts(
             round(share * self.rows),
             share * self.log_weights,
@@ -225,7 +240,7 @@ class CrossProducts:
         )
 
     def __add__(self, other: "CrossProducts") -> "CrossProducts":
-        """Of both batches of rows; they must have been centred alike."""
+        """The cross-products of both batches of rows, which must have the same `centre`."""
         return CrossProducts(
             self.rows + other.rows,
             self.log_weights + other.log_weights,
@@ -242,11 +257,12 @@ class CrossProducts:
 
 
 def cross_products(rows: RowBatch, centre: Centre | None = None) -> CrossProducts:
-    """Of one batch of rows, one pass over them.
+    """The cross-products of one batch, by one pass over its rows.
 
     Args:
         rows: the batch.
-        centre: of the first batch, so that the batches can be added; its means by default.
+        centre: constants to subtract, those of the first batch if batches are to be added; the
+            means of this batch by default.
     """
     centre = centre or Centre.of(rows)
     predictor = _predictor(rows.predictor, rows.common.shape[1])
@@ -261,7 +277,8 @@ def cross_products(rows: RowBatch, centre: Centre | None = None) -> CrossProduct
     met = {
         at: np.zeros((widths[at[0]] * widths[at[1]], len(seen))) for at, (seen, _) in keys.items()
     }
-    # At least as many rows as levels, or clearing the table would be most of the work.
+    # A chunk has at least twice as many rows as there are levels, if `_NUMBERS` allows it. With
+    # fewer rows most of the time would go into adding tables that have a row for every level.
     size = max([_CHUNK, *(2 * f.levels for f in rows.factors)])
     widest = max([w * (w + q) for f, w in zip(rows.factors, widths, strict=True) if f.levels > 1]
                  + [widths[f] * widths[h] for f, h in keys] + [1])  # fmt: skip
@@ -281,7 +298,7 @@ def cross_products(rows: RowBatch, centre: Centre | None = None) -> CrossProduct
                 products = np.einsum("na,nb->abn", columns[f], columns[h])
                 _add_by_pair(met[f, h], inverse[part], products.reshape(-1, products.shape[-1]))
     if rows.variance is not None:
-        # E y^2 is the square of the mean and the variance.
+        # E[y^2] = E[y]^2 + var(y).
         common[-1, -1] += float(
             np.sum(rows.variance * (1.0 if rows.weights is None else rows.weights))
         )
@@ -312,7 +329,10 @@ def _predictor(given: NDArray[np.int64] | None, size: int) -> NDArray[np.int64]:
 
 
 def _roots(weights: Array | None, n: int, k: int) -> tuple[Array | None, float]:
-    """(n, K, K) R with R'R = W, so that each row becomes K rows of weight one; log det W."""
+    """Square roots R (n, K, K) with R'R = W, and log det W.
+
+    Multiplied by R, a row with K predictors becomes K rows of weight one.
+    """
     if weights is None:
         return None, 0.0
     if weights.ndim == 1:
@@ -327,6 +347,7 @@ def _roots(weights: Array | None, n: int, k: int) -> tuple[Array | None, float]:
 def _weighted(
     columns: Array, predictor: NDArray[np.int64], roots: Array | None, part: slice, row: int
 ) -> Array:
+    """Columns of a chunk times row number `row` of R."""
     if roots is None:
         return columns
     return columns * roots[part, row][:, predictor]
@@ -340,7 +361,7 @@ def _scaled(
     part: slice,
     row: int,
 ) -> Array:
-    """[x y] of one of the K rows that stand for each."""
+    """[x y] of a chunk times row number `row` of R."""
     if roots is None:
         return np.concatenate([x, y], axis=1)
     response = (roots[part, row] * y).sum(axis=1, keepdims=True)
@@ -348,7 +369,7 @@ def _scaled(
 
 
 def _add_by_level(table: Array, codes: NDArray[Any], z: Array, xy: Array) -> None:
-    """Add z_i [z_i xy_i] of every row to its level's line of the table."""
+    """Add the products z_i [z_i xy_i] of every row i to the table's row of its level."""
     k, n = z.shape[1], len(z)
     both = np.concatenate([z, xy], axis=1)
     if len(table) == 1:
@@ -360,7 +381,7 @@ def _add_by_level(table: Array, codes: NDArray[Any], z: Array, xy: Array) -> Non
 
 
 def _add_by_pair(table: Array, places: NDArray[Any], products: Array) -> None:
-    """Add products (c, n) of every row to its pair's column of the table (c, m)."""
+    """Add products (c, n) of every row to the column of its pair in the table (c, m)."""
     if len(products) < _SEVERAL:
         for total, each in zip(table, products, strict=True):
             total += np.bincount(places, each, len(total))
@@ -371,7 +392,12 @@ def _add_by_pair(table: Array, places: NDArray[Any], products: Array) -> None:
 
 
 def pair_keys(factors: Sequence[GroupingFactor]) -> dict[tuple[int, int], tuple[NDArray, NDArray]]:
-    """For factors f before h: pairs of levels that meet, as one number, and each row's place."""
+    """The pairs of levels that occur together, for factors f < h.
+
+    Returns:
+        By (f, h), the sorted keys (m,) level of f times J_h plus level of h of the pairs that
+        occur, and the index (n,) of each row's pair among them.
+    """
     out = {}
     for h in range(len(factors)):
         for f in range(h):
@@ -381,6 +407,7 @@ def pair_keys(factors: Sequence[GroupingFactor]) -> dict[tuple[int, int], tuple[
 
 
 def _merged(a: LevelPairs, b: LevelPairs, levels: int) -> LevelPairs:
+    """The sum of two sets of blocks, with `levels` the number of levels of the right factor."""
     key = np.concatenate([a.left, b.left]) * levels + np.concatenate([a.right, b.right])
     seen, inverse = np.unique(key, return_inverse=True)
     values = np.concatenate([a.values, b.values], axis=-1)

@@ -1,8 +1,9 @@
-"""Elimination of the largest of several crossed factors, whose levels meet few of the others'.
+"""Elimination of the largest of several crossed factors, with sparse cross-products.
 
-As in ``nested_elimination``, but the cross-products with the remaining factors are sparse: a row of
-them for each level j, its columns the coefficients that j meets. What remains is dense, so
-the memory is three matrices of the remaining coefficients squared, and the time their cube.
+The algebra is that of ``nested_elimination`` for a single factor, but its cross-products with the
+remaining factors are sparse: each level occurs together with few levels of the other factors. The
+Schur complement of the remaining coefficients is dense. Memory is therefore three square matrices
+of their number, and time grows with its cube.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,14 +24,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CrossedElimination:
-    """The largest factor, and the others beside it.
+    """The elimination of one factor, and the system that remains.
 
     Attributes:
-        factor: the one that is eliminated.
-        own: (k, k, 1, J).
+        factor: index of the eliminated factor.
+        own: (k, k, 1, J) cross-products of each of its levels with itself.
         columns: (k, q, 1, J) cross-products with the common columns and the response.
-        meetings: with the remaining coefficients.
-        matrix: (Q, Q) what remains.
+        meetings: sparse cross-products with the coefficients of the remaining factors.
+        remainder: layout of the remaining coefficients.
+        matrix: (Q, Q) cross-products of the remaining coefficients before the elimination.
     """
 
     factor: int
@@ -42,6 +44,7 @@ class CrossedElimination:
 
     @classmethod
     def of(cls, products: CrossProducts, factor: int, rest: Sequence[int]) -> "CrossedElimination":
+        """The elimination of `factor`; the factors `rest` remain."""
         levels, widths = products.levels, products.widths
         remainder = SchurLayout.of(
             [(f, levels[f], widths[f]) for f in rest], len(products.common) - 1
@@ -73,7 +76,10 @@ class CrossedElimination:
 
     @property
     def cells(self) -> int:
-        """As of a chain; factoring the dense matrix counts by its time."""
+        """Cost of an evaluation in array elements.
+
+        The cost of factorizing the dense matrix is converted by its time.
+        """
         return (
             self.own.size
             + self.columns.size
@@ -82,7 +88,16 @@ class CrossedElimination:
         )
 
     def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedFactorization":
-        """At one value of the hyperparameters: roots (1, k, k), penalty (1, p + 1, p + 1)."""
+        """The factorization at one value of the hyperparameters.
+
+        Args:
+            roots: Lambda of each factor, (1, k, k).
+            penalty: (1, p + 1, p + 1) prior of the common effects as a quadratic form of
+                (beta, -1).
+
+        Raises:
+            DependentColumnError: if common columns are linearly dependent.
+        """
         k, r = len(self.own), self.remainder.random
         found = _EliminatedLevels.of(roots[self.factor], self.every)
         columns = found.half[:, k:]
@@ -97,7 +112,7 @@ class CrossedElimination:
 
     @cached_property
     def every(self) -> Array:
-        """Cross-products with itself, the common columns and the response, (k, k + q, 1, J)."""
+        """[own, columns] of each level, (k, k + q, 1, J)."""
         return np.concatenate([self.own, self.columns], axis=1)
 
     def bare(self) -> "CrossedElimination":
@@ -110,7 +125,7 @@ class CrossedElimination:
         return {f: np.unique(own) for f, own in levels.items() if f == self.factor}
 
     def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-        """As `NestedElimination.parents`: there are none."""
+        """As `NestedElimination.parents`; the single eliminated factor has none."""
         return {}
 
     def drawn(
@@ -131,7 +146,15 @@ class CrossedElimination:
 
 @dataclass(frozen=True)
 class _EliminatedLevels:
-    """Levels of the eliminated factor at given hyperparameters; `reduce` is L^-1 Lambda'."""
+    """The factorization of levels of the eliminated factor, as `StageFactor`.
+
+    Attributes:
+        root: (k, k, 1, 1) Lambda.
+        every: (k, k + q, 1, J) cross-products with itself, common columns and response.
+        lower: (k, k, 1, J) Cholesky factor L of Lambda' A Lambda + I.
+        half: (k, k + q, 1, J) L^-1 Lambda' `every`.
+        reduce: (k, k, J) L^-1 Lambda'.
+    """
 
     root: Array
     every: Array
@@ -141,7 +164,7 @@ class _EliminatedLevels:
 
     @classmethod
     def of(cls, root: Array, every: Array) -> "_EliminatedLevels":
-        """From Lambda (1, k, k) and the cross-products (k, k + q, 1, J), of all or of some."""
+        """From Lambda (1, k, k) and cross-products (k, k + q, 1, J) of all levels or of some."""
         k = len(every)
         root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
         turned = batched_linalg.transposed(root)
@@ -161,7 +184,13 @@ class _EliminatedLevels:
 
 @dataclass(frozen=True)
 class CrossedFactorization:
-    """The whole system at one value of the hyperparameters."""
+    """The factorization of the whole system at one value of the hyperparameters.
+
+    Attributes:
+        crossed: the elimination.
+        levels: the factorization of the eliminated levels.
+        remainder: the factorization of the Schur complement.
+    """
 
     crossed: CrossedElimination
     levels: _EliminatedLevels
@@ -187,7 +216,20 @@ class CrossedFactorization:
 
 
 class CrossedCovariances:
-    """V_jj = Lambda D^-1 Lambda' + R_j V R_j', V gathered where j meets it."""
+    """Blocks of the posterior covariance of the coefficients, in units of sigma^2.
+
+    As in `SelectedInverse`, cov(b_j, b_j) = Lambda D^-1 Lambda' + R_j V R_j', where V is the
+    covariance of the remaining coefficients and R_j has few nonzero columns. V itself is dense.
+
+    Args:
+        system: the factorization.
+        common: whether common effects are uncertain; otherwise they are held fixed.
+
+    Attributes:
+        system: the factorization.
+        inverse: (1, m, m) inverse of the Schur complement.
+        last: (1, Q, Q) covariance V of the remaining coefficients.
+    """
 
     def __init__(self, system: CrossedFactorization, *, common: bool) -> None:
         self.system = system
@@ -205,7 +247,7 @@ class CrossedCovariances:
         return (out + meetings.congruence(root, v[:r, :r]))[:, :, None]
 
     def _eliminated(self) -> Array:
-        """The covariance of each level's effects of the eliminated factor, (k, k, 1, J)."""
+        """The covariance matrix of the eliminated effects of each level, (k, k, 1, J)."""
         levels = self.system.levels
         back = batched_linalg.backward(levels.lower, levels.half[:, len(levels.root) :])
         reach = batched_linalg.times(levels.root, back)

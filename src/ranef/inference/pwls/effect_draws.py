@@ -1,9 +1,11 @@
-"""Draws of group effects, of the levels that are asked for alone.
+"""Posterior draws of the group effects of any subset of levels.
 
-    b_j = E[b_j | c] + sigma Lambda_j L_j'^-1 z_j,    z_j ~ N(0, I)
+    b_j = E[b_j | c] + sigma Lambda L_j'^-1 z_j,    z_j ~ N(0, I)
 
-given draws of all that is not eliminated, c. The noise z_j belongs to the level, and levels go
-through the arithmetic in tiles of one size: so a draw does not depend on which others are made.
+for level j, given draws c of the coefficients that are not eliminated; L_j is the Cholesky factor
+of `nested_elimination`. The noise z_j depends on the seed and the level alone, and levels are
+processed in tiles of a fixed size. A draw therefore does not depend, not even in its rounding, on
+which other levels are requested.
 """
 
 from collections.abc import Mapping
@@ -20,13 +22,18 @@ from ranef.numerics.counter_rng import CounterRNG
 Array = NDArray[np.float64]
 Levels = NDArray[np.int64]
 
-# Levels that go through the arithmetic at once.
+# Number of levels that are processed at once.
 _TILE = 512
 
 
 @dataclass(frozen=True)
 class SharedFactorization:
-    """Draws that share a factorization: which they are, and what is given of them."""
+    """Draws that share a factorization.
+
+    Attributes:
+        members: (M,) indices of the draws.
+        given: the conditional distributions of their effects.
+    """
 
     members: NDArray[np.int64]
     given: EffectConditionals
@@ -34,9 +41,16 @@ class SharedFactorization:
 
 @dataclass(frozen=True)
 class SitePlacement:
-    """Where the values of a site lie: `count` columns of a factor from `start`, of one level.
+    """The position of a site's values among the effects of a factor.
 
-    Where all rows share the factor's one level, the site has no axis of levels.
+    Attributes:
+        site: name of the site.
+        factor: index of the factor.
+        start: its first column in the factor.
+        count: number of its columns.
+        shape: shape of its values for one level.
+        shared: whether all rows share the single level of the factor. The site then has no axis
+            for levels.
     """
 
     site: str
@@ -47,25 +61,31 @@ class SitePlacement:
     shared: bool = False
 
     def of(self, effects: Array) -> Array:
-        """Its values (..., J, *shape) in the effects (..., J, k) of the factor."""
+        """Its values (..., J, *shape), extracted from the effects (..., J, k) of the factor."""
         own = effects[..., self.start : self.start + self.count]
         return own.reshape((*effects.shape[:-1], *self.shape))
 
 
 @dataclass(frozen=True)
 class EffectDrift:
-    """How the effects of draws that share a cell move with their hyperparameters.
+    """Linear dependence of effects on the hyperparameters within a cell of draws.
+
+    Draws of a cell share one factorization. Their conditional means differ by the product of
+    features of the hyperparameters and slopes.
 
     Attributes:
-        away: (draws, m), features of the hyperparameters less their mean in the cell.
-        slopes: by factor, (m, J, k).
+        away: (draws, m) features of the hyperparameters less their mean in the cell.
+        slopes: by factor, (m, J, k) derivative of the effects in each feature.
     """
 
     away: Array
     slopes: tuple[Array, ...]
 
     def of(self, factor: int, levels: Levels) -> Array:
-        """(draws, len, k). No sum is over levels, so each is the same whatever others there are."""
+        """The shift (draws, len, k) of the effects of some levels.
+
+        It is computed element by element, so that it does not depend on the other levels.
+        """
         own = self.slopes[factor][:, levels]
         out = np.zeros((len(self.away), *own.shape[1:]))
         for away, slope in zip(self.away.T, own, strict=True):
@@ -75,17 +95,19 @@ class EffectDrift:
 
 @dataclass(frozen=True)
 class EffectSampler:
-    """The effects of every level, given draws of the hyperparameters and of the remainder.
+    """Draws the effects of any levels, given draws of hyperparameters and remaining coefficients.
 
     Attributes:
-        system: that the cells were factorized by.
-        cells: every draw is a member of one.
-        places: of the sites.
-        levels, widths: J and k of each factor.
-        chains: that the draws lie in, one after the other.
-        seed: of the noise.
-        largest: columns that a dense matrix has at most.
-        drift: where draws share a cell; None where each has one of its own, and in files of before.
+        system: the elimination by which the cells were factorized.
+        cells: a partition of the draws into sets that share a factorization.
+        places: the position of each site.
+        levels: number of levels J of each factor.
+        widths: number of columns k of each factor.
+        chains: number of chains; their draws follow each other.
+        seed: seed of the noise.
+        largest: upper bound on the columns of a dense matrix, which decides the use of threads.
+        drift: shift of the effects within cells. None if every draw has its own factorization, and
+            in files that were written before it existed.
     """
 
     system: NestedElimination | CrossedElimination
@@ -100,10 +122,18 @@ class EffectSampler:
 
     @property
     def draws(self) -> int:
+        """Number of draws."""
         return sum(len(cell.members) for cell in self.cells)
 
     def at(self, levels: Mapping[str, Levels]) -> dict[str, Array]:
-        """Draws of the effects of some levels, (chain, draw, len, ...), by site."""
+        """Draws of the effects of some levels.
+
+        Args:
+            levels: by site, the levels, in any order.
+
+        Returns:
+            By site, (chain, draw, len, ...); without the axis of levels for shared sites.
+        """
         asked = [place for place in self.places if place.site in levels]
         wanted = {
             f: np.unique(np.concatenate([levels[p.site] for p in asked if p.factor == f]))
@@ -120,7 +150,7 @@ class EffectSampler:
         return out
 
     def by_factor(self, levels: Mapping[int, Levels]) -> dict[int, Array]:
-        """Draws of the effects of the levels of each factor, (draws, len, k)."""
+        """By factor, draws of the effects of the given levels, (draws, len, k)."""
         family = self.system.family(levels)
         found: dict[int, Array] = {}
         with threads_for(self.largest):
@@ -137,6 +167,7 @@ class EffectSampler:
         return {factor: b + self.drift.of(factor, levels[factor]) for factor, b in out.items()}
 
     def _remaining(self, factor: int, levels: Levels) -> Array:
+        """Draws (draws, len, k) of a factor that is not eliminated."""
         out = np.empty((self.draws, len(levels), self.widths[factor]))
         for cell in self.cells:
             out[cell.members] = self.system.remainder.part(factor).of(cell.given.last)[:, levels]
@@ -145,7 +176,14 @@ class EffectSampler:
     def _eliminated(
         self, factor: int, levels: Levels, family: Mapping[int, Levels], found: Mapping[int, Array]
     ) -> Array:
-        """Of a factor of which `levels` are drawn, those before it in `family` being `found`."""
+        """Draws (draws, len, k) of an eliminated factor.
+
+        Args:
+            factor: index of the factor.
+            levels: sorted levels to draw.
+            family: by factor, the levels that are drawn in all, as from `system.family`.
+            found: draws of the factors before this one in `family`.
+        """
         out = np.empty((self.draws, len(levels), self.widths[factor]))
         size = min(_TILE, self.levels[factor])
 
@@ -167,7 +205,7 @@ class EffectSampler:
         return out
 
     def _noise(self, factor: int, levels: Levels, size: int) -> Array:
-        """(k, draws, size), zero beyond the levels."""
+        """Standard normal noise (k, draws, size), zero beyond the given levels."""
         out = np.zeros((self.widths[factor], self.draws, size))
         noise = CounterRNG(self.seed, factor).of(levels, out.shape[0] * self.draws)
         each = noise.reshape(len(levels), *out.shape[:2])
@@ -176,12 +214,12 @@ class EffectSampler:
 
 
 def _levels_last(b: Array) -> Array:
-    """(k, M, J) of (M, J, k)."""
+    """(k, M, J) from (M, J, k)."""
     return np.ascontiguousarray(b.transpose(2, 0, 1))
 
 
 def _taken(draws: Array, have: Levels, want: Levels) -> Array:
-    """Of draws (draws, J, ...) of the levels `have`, which are in order, those of `want`."""
+    """The draws of the levels `want`, out of draws (draws, J, ...) of the sorted levels `have`."""
     if np.array_equal(have, want):
         return draws
     return draws[:, np.searchsorted(have, want)]

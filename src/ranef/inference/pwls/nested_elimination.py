@@ -1,13 +1,16 @@
-"""Elimination of group effects level by level, where what they meet can be held as columns.
+"""Block Cholesky elimination of a chain of nested grouping factors, level by level.
 
-The factors of a chain are nested, each level of one within a single level of the next, so
-that the cross-products of every one stay block-diagonal when those before it are gone. For
-a level of a factor with root Lambda, A its own cross-products and C those with all that
-comes later,
+Each level of a factor in the chain lies within one level of the next factor. The cross-products
+of every factor therefore stay block-diagonal after the factors before it have been eliminated.
+For one level of a factor with relative root Lambda, let A be its own cross-products and C those
+with everything that is eliminated later or remains. The elimination of this level computes
 
     D = Lambda' A Lambda + I = L L',  half = L^-1 Lambda' [A, C],
 
-and C' (what is later) loses half' half. Any number of values of the hyperparameters at once.
+and subtracts half_C' half_C, with the columns half_C that belong to C, from the cross-products
+of everything that comes later. Cross-products with the remaining coefficients (other factors,
+common effects, response) are held as dense columns. All arrays have an axis for B values of the
+hyperparameters.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,16 +29,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EliminationStage:
-    """One factor of the chain, its levels in the order that puts siblings side by side.
+    """One factor of the chain, with its levels sorted so that children of a parent are adjacent.
 
     Attributes:
-        factor: its place among the factors.
-        order: (J,) the level at each place.
-        own: (k, k, 1, J).
-        later: cross-products with each later factor of the chain, (k, k', 1, J).
-        parents: (J,) place of each level's parent in each later factor.
-        starts: (J',) the first child of each parent.
-        columns: (k, Q, 1, J) cross-products with the remainder.
+        factor: index of the factor.
+        order: (J,) the level at each position.
+        own: (k, k, 1, J) cross-products of each level with itself.
+        later: by later factor of the chain, cross-products of each level with the parent in that
+            factor, (k, k', 1, J).
+        parents: by later factor, the position of each level's parent, (J,).
+        starts: by later factor, the position of the first child of each parent, (J',).
+        columns: (k, Q, 1, J) cross-products with the remaining coefficients.
     """
 
     factor: int
@@ -48,31 +52,35 @@ class EliminationStage:
 
     @cached_property
     def every(self) -> Array:
-        """[A, C] before anything is eliminated, (k, k + ... + Q, 1, J)."""
+        """[A, C] before any elimination, (k, k + ... + Q, 1, J)."""
         return np.concatenate([self.own, *self.later, self.columns], axis=1)
 
     @cached_property
     def place(self) -> NDArray[np.int64]:
-        """(J,) the place of each level."""
+        """(J,) the position of each level, the inverse of `order`."""
         out = np.empty(len(self.order), dtype=np.int64)
         out[self.order] = np.arange(len(out))
         return out
 
     def above(self, later: Sequence[Array]) -> list[Array]:
-        """Of coefficients (k', M, J') of the later factors, the last first, those of parents."""
+        """Coefficients of each level's parents, (k', M, J) by later factor in chain order.
+
+        `later` holds the coefficients (k', M, J') of the later factors, the last factor first.
+        """
         pairs = zip(self.parents, reversed(later), strict=True)
         return [b[:, :, place] for place, b in pairs]
 
 
 @dataclass(frozen=True)
 class EffectConditionals:
-    """What the effects of single levels are drawn from, at B values of the hyperparameters.
+    """What determines the conditional distributions of the effects of single levels.
 
     Attributes:
-        roots: Lambda of each factor, (B, k, k).
-        every: of each eliminated factor [A, C] when its turn comes, (k, k + ... + Q, 1 or B, J).
-        sigma: (M,), M of B, or anything where B is 1.
-        last: (M, Q) draws of the remainder's coefficients, -1 their last.
+        roots: Lambda of each factor, (B, k, k), at B values of the hyperparameters.
+        every: by eliminated factor, [A, C] at the time of its elimination,
+            (k, k + ... + Q, 1 or B, J).
+        sigma: (M,) residual sd of each draw; M equals B unless B is 1.
+        last: (M, Q) draws of the remaining coefficients, the last of them the constant -1.
     """
 
     roots: tuple[Array, ...]
@@ -83,7 +91,13 @@ class EffectConditionals:
 
 @dataclass(frozen=True)
 class NestedElimination:
-    """Stages in order of elimination, and what remains after them."""
+    """Stages in order of elimination, and the system that remains after them.
+
+    Attributes:
+        stages: the eliminated factors.
+        remainder: layout of the remaining coefficients.
+        matrix: (Q, Q) cross-products of the remaining coefficients before any elimination.
+    """
 
     stages: tuple[EliminationStage, ...]
     remainder: SchurLayout
@@ -93,7 +107,7 @@ class NestedElimination:
     def of(
         cls, products: CrossProducts, chain: Sequence[int], rest: Sequence[int]
     ) -> "NestedElimination":
-        """Eliminate the factors `chain`, each nested in the next, and keep `rest` as columns."""
+        """The elimination of the factors `chain`, each nested in the next ones; `rest` remain."""
         levels, widths = products.levels, products.widths
         remainder = SchurLayout.of(
             [(f, levels[f], widths[f]) for f in rest], len(products.common) - 1
@@ -125,7 +139,7 @@ class NestedElimination:
 
     @property
     def cells(self) -> int:
-        """Numbers held for one value of the hyperparameters: what an evaluation costs."""
+        """Cost of an evaluation: array elements held for one value of the hyperparameters."""
         return (
             sum(
                 stage.own.size + stage.columns.size + sum(x.size for x in stage.later)
@@ -135,11 +149,15 @@ class NestedElimination:
         )
 
     def factorize(self, roots: Sequence[Array], penalty: Array) -> "NestedFactorization":
-        """At B values of the hyperparameters.
+        """The factorization at B values of the hyperparameters.
 
         Args:
             roots: Lambda of each factor, (B, k, k).
-            penalty: (B, p + 1, p + 1) of (beta, -1).
+            penalty: (B, p + 1, p + 1) prior of the common effects as a quadratic form of
+                (beta, -1).
+
+        Raises:
+            DependentColumnError: for B = 1, if common columns are linearly dependent.
         """
         batch = len(penalty)
         count = len(self.stages)
@@ -177,7 +195,7 @@ class NestedElimination:
         )
 
     def bare(self) -> "NestedElimination":
-        """The layout without the cross-products, for draws from `EffectConditionals`."""
+        """The same elimination without cross-products, for draws from `EffectConditionals`."""
         stages = tuple(
             replace(
                 stage,
@@ -193,7 +211,14 @@ class NestedElimination:
         return [stage.factor for stage in self.stages].index(factor)
 
     def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
-        """Of the eliminated factors those levels and their ancestors, the eldest first."""
+        """The given levels of eliminated factors and all their ancestors.
+
+        Args:
+            levels: by factor, levels.
+
+        Returns:
+            By eliminated factor, sorted levels; the factor that is eliminated last comes first.
+        """
         out: dict[int, NDArray[np.int64]] = {}
         for stage in self.stages:
             asked = [self.parents(f, own)[stage.factor] for f, own in out.items()]
@@ -203,7 +228,7 @@ class NestedElimination:
         return dict(reversed(out.items()))
 
     def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-        """By later factor of the chain, the level in which each of `levels` lies."""
+        """By later factor of the chain, the level in which each of `levels` is nested."""
         s = self._stage(factor)
         stage = self.stages[s]
         places = stage.place[levels]
@@ -220,14 +245,17 @@ class NestedElimination:
         above: Iterable[Array],
         noise: Array,
     ) -> Array:
-        """Exact conditional draws of the effects of some levels, (k, M, J).
+        """Exact draws of the effects of some levels, given their parents and the remainder.
 
         Args:
-            factor: that they are of.
-            levels: (J,).
-            given: everything that is drawn before.
-            above: draws (k', M, J) of the parents in each later factor of the chain.
-            noise: (k, M, J) standard normal.
+            factor: index of the factor.
+            levels: (J,) levels to draw.
+            given: hyperparameters, cross-products and draws of the remaining coefficients.
+            above: by later factor of the chain, draws (k', M, J) of the levels' parents.
+            noise: (k, M, J) standard normal numbers.
+
+        Returns:
+            (k, M, J) draws.
         """
         s = self._stage(factor)
         places = self.stages[s].place[levels]
@@ -239,7 +267,14 @@ class NestedElimination:
 
 @dataclass(frozen=True)
 class StageFactor:
-    """Levels of a stage at given hyperparameters: every = [A, C], half = L^-1 Lambda' every."""
+    """The factorization of levels of one stage at B values of the hyperparameters.
+
+    Attributes:
+        root: (k, k, B, 1) Lambda.
+        every: (k, k + ... + Q, 1 or B, J) [A, C].
+        lower: (k, k, B, J) Cholesky factor L of Lambda' A Lambda + I.
+        half: (k, k + ... + Q, B, J) L^-1 Lambda' [A, C].
+    """
 
     root: Array
     every: Array
@@ -248,7 +283,7 @@ class StageFactor:
 
     @classmethod
     def of(cls, root: Array, every: Array) -> "StageFactor":
-        """From Lambda (B, k, k) and [A, C], of all the levels or of some."""
+        """From Lambda (B, k, k) and [A, C] of all levels or of some."""
         k = len(every)
         root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
         scaled = batched_linalg.times(batched_linalg.transposed(root), every)
@@ -261,17 +296,23 @@ class StageFactor:
 
     @property
     def width(self) -> int:
+        """Number of columns k."""
         return len(self.root)
 
     def effects(self, rest: Array) -> Array:
-        """Lambda L'^-1 rest, for rest (k, m, B, J)."""
+        """Lambda L'^-1 rest, for rest (k, m, B, J): the effects b from `outer`."""
         return batched_linalg.times(self.root, batched_linalg.backward(self.lower, rest))
 
     def outer(self, above: Sequence[Array], last: Array) -> Array:
-        """What the later coefficients leave of half, (k, M, J).
+        """Right-hand side -half_C c for given later coefficients c.
 
-        `above` holds those of each level's parent in each later stage, (k', M, J), and `last`
-        those of the remainder, (M, Q).
+        Args:
+            above: by later stage, coefficients of each level's parent, (k', M, J).
+            last: (M, Q) remaining coefficients. The constant -1 at their end brings in the
+                response.
+
+        Returns:
+            (k, M, J), from which `effects` computes the conditional means.
         """
         out = -batched_linalg.combine(self.half[:, self.half.shape[1] - last.shape[1] :], last)
         start = self.width
@@ -284,7 +325,13 @@ class StageFactor:
 
 @dataclass(frozen=True)
 class NestedFactorization:
-    """The whole system at B values of the hyperparameters."""
+    """The factorization of the whole system at B values of the hyperparameters.
+
+    Attributes:
+        stages: the eliminated factors in order.
+        steps: the factorization of each stage.
+        remainder: the factorization of the Schur complement.
+    """
 
     stages: tuple[EliminationStage, ...]
     steps: tuple[StageFactor, ...]
@@ -296,16 +343,20 @@ class NestedFactorization:
         out = self.remainder.log_det_random
         for step in self.steps:
             k = np.arange(step.width)
-            # A log of the product of the pivots would overflow; of each, it does not.
+            # The product of all pivots could overflow, so their logarithms are added.
             out = out + 2 * np.log(step.lower[k, k]).sum(axis=(0, 2))
         return out
 
     def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> EffectConditionals:
-        """What effects are drawn from, once the remainder's coefficients have been."""
+        """The conditional distributions of the effects, given draws `last` of the remainder."""
         return EffectConditionals(roots, tuple(step.every for step in self.steps), sigma, last)
 
     def effects(self) -> tuple[dict[int, Array], Array]:
-        """The solution: coefficients by factor, (B, J, k), and the remainder's (B, Q)."""
+        """The solution by back-substitution.
+
+        Returns:
+            The coefficients by factor, (B, J, k), and the remaining coefficients (B, Q).
+        """
         last = self.remainder.coefficients
         found: list[Array] = []
         out: dict[int, Array] = {}
@@ -318,7 +369,7 @@ class NestedFactorization:
 
 
 def dense(products: CrossProducts, remainder: SchurLayout) -> Array:
-    """The cross-products among what remains, (Q, Q)."""
+    """The cross-products among the remaining coefficients as a dense matrix, (Q, Q)."""
     out = np.zeros((remainder.size, remainder.size))
     r = remainder.random
     out[r:, r:] = products.common
@@ -341,7 +392,7 @@ def dense(products: CrossProducts, remainder: SchurLayout) -> Array:
 
 
 def _columns(products: CrossProducts, factor: int, remainder: SchurLayout) -> Array:
-    """Cross-products of a factor's levels with everything in the remainder, (k, Q, J)."""
+    """Cross-products of each level of a factor with the remaining coefficients, (k, Q, J)."""
     k, levels = products.widths[factor], products.levels[factor]
     out = np.zeros((k, remainder.size, levels))
     out[:, remainder.random :] = products.cross[factor]
@@ -353,7 +404,7 @@ def _columns(products: CrossProducts, factor: int, remainder: SchurLayout) -> Ar
 
 
 def pairs_of(products: CrossProducts, f: int, h: int) -> LevelPairs:
-    """Of the levels of f with those of h, in the order of f."""
+    """The blocks of Z_f' W Z_h for any two factors, sorted by the level of f."""
     if f < h:
         return products.pairs[f, h]
     turned = products.pairs[h, f]
@@ -364,7 +415,10 @@ def pairs_of(products: CrossProducts, f: int, h: int) -> LevelPairs:
 
 
 def nested(products: CrossProducts, f: int, h: int) -> bool:
-    """Whether every level of f meets one level of h alone."""
+    """Whether f is nested in h: each level of f occurs with exactly one level of h.
+
+    There are then as many pairs of levels as levels of f. All levels must occur in the rows.
+    """
     pairs = products.pairs[min(f, h), max(f, h)]
     return len(pairs.left) == products.levels[f]
 
@@ -372,7 +426,11 @@ def nested(products: CrossProducts, f: int, h: int) -> bool:
 def _family_order(
     products: CrossProducts, chain: Sequence[int]
 ) -> tuple[list[NDArray[np.int64]], list[dict[int, NDArray[np.int64]]]]:
-    """An order of each factor's levels that puts siblings side by side; parents by level."""
+    """For each factor of a chain, an order of its levels and the parent of each level.
+
+    The order makes the children of each parent adjacent. Parents are given by later position in
+    the chain, (J,).
+    """
     parents = [
         {t: pairs_of(products, f, chain[t]).right for t in range(s + 1, len(chain))}
         for s, f in enumerate(chain)

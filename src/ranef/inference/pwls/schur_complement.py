@@ -1,10 +1,11 @@
-"""What is left once the largest factor has been eliminated: one dense matrix.
+"""The Schur complement that remains after elimination of group effects, as one dense matrix.
 
-Its order is the coefficients of the remaining factors (R of them), the common effects (p)
-and the response. With G the cross-products of these after the elimination, E = diag(Lambda)
-the relative roots and P the penalty of the common effects,
+Its rows and columns are the R coefficients of the remaining factors, the p common effects and the
+response, Q = R + p + 1 in this order. Let G be their cross-products after the elimination,
+E = diag(Lambda) the relative roots (identity for common effects and response), and P the penalty,
+a quadratic form of (beta, -1). The system is
 
-    S = E' G E + [I 0; 0 P] = L L'.
+    S = E' G E + [I 0; 0 P],    S without the response = L L'.
 
 Arrays have a leading axis of B values of the hyperparameters.
 """
@@ -20,16 +21,16 @@ Array = NDArray[np.float64]
 
 _potrf, _potri, _trtrs = get_lapack_funcs(("potrf", "potri", "trtrs"), dtype=np.float64)
 
-# A pivot this much smaller than its diagonal element says that the column is, to the digits
-# that cross-products keep, a combination of those before it.
+# Ratio of squared pivot to diagonal element below which a column counts as a linear combination of
+# those before it: cross-products in double precision do not keep enough digits to tell.
 _DEPENDENT = 1e-12
 
 
 class DependentColumnError(ArithmeticError):
-    """A column that the data and the priors cannot tell from those before it.
+    """A column is a linear combination of those before it, and its prior is flat or too wide.
 
     Attributes:
-        column: its place among the common columns; below zero for a group's coefficient.
+        column: index among the common columns; negative for a coefficient of a remaining factor.
     """
 
     def __init__(self, column: int) -> None:
@@ -39,7 +40,14 @@ class DependentColumnError(ArithmeticError):
 
 @dataclass(frozen=True)
 class FactorSlice:
-    """Where a factor of the remainder lies: `levels` runs of `width` from `start`."""
+    """The position of a remaining factor's coefficients, level by level.
+
+    Attributes:
+        factor: index of the factor.
+        start: position of its first coefficient.
+        levels: number of levels J.
+        width: number of columns k, the coefficients of one level.
+    """
 
     factor: int
     start: int
@@ -48,14 +56,15 @@ class FactorSlice:
 
     @property
     def place(self) -> slice:
+        """The positions of its coefficients."""
         return slice(self.start, self.start + self.levels * self.width)
 
     def of(self, last: Array) -> Array:
-        """Its coefficients (M, J, k) in those of all that remains, (M, Q)."""
+        """Its coefficients (M, J, k), extracted from all remaining coefficients (M, Q)."""
         return last[:, self.place].reshape(len(last), self.levels, self.width)
 
     def combined(self, covariance: Array, combinations: Array) -> Array:
-        """(M, J, m) the variances of combinations (m, k) of each level's coefficients."""
+        """Variances (M, J, m) of linear combinations (m, k) of each level's coefficients."""
         at = self.start + np.arange(self.levels)[:, None] * self.width + np.arange(self.width)
         blocks = covariance[:, at[:, :, None], at[:, None, :]]
         return np.einsum("mk,bjkl,ml->bjm", combinations, blocks, combinations, optimize=True)
@@ -66,8 +75,8 @@ class SchurLayout:
     """The layout of the dense matrix.
 
     Attributes:
-        parts: the remaining factors in their order.
-        common: p.
+        parts: the remaining factors in order.
+        common: number of common effects p.
     """
 
     parts: tuple[FactorSlice, ...]
@@ -84,24 +93,24 @@ class SchurLayout:
 
     @property
     def random(self) -> int:
-        """R, the coefficients of the remaining factors."""
+        """Number R of coefficients of the remaining factors."""
         return sum(part.levels * part.width for part in self.parts)
 
     @property
     def size(self) -> int:
-        """R + p + 1."""
+        """Order of the matrix, Q = R + p + 1."""
         return self.random + self.common + 1
 
     def part(self, factor: int) -> FactorSlice:
-        """The part of a factor that remains."""
+        """The slice of a remaining factor."""
         return next(part for part in self.parts if part.factor == factor)
 
     def effects(self, last: Array) -> dict[int, Array]:
-        """By factor, the coefficients (M, J, k) in those of all that remains, (M, Q)."""
+        """By factor, its coefficients (M, J, k), extracted from all remaining ones (M, Q)."""
         return {part.factor: part.of(last) for part in self.parts}
 
     def scaled(self, g: Array, roots: Mapping[int, Array]) -> Array:
-        """E' g E, for g (B, Q, Q) or its leading rows and columns."""
+        """E' g E, for g (B, Q, Q) or a leading block of it."""
         if all(part.width == 1 for part in self.parts):
             scale = self._diagonal(roots)[:, : g.shape[1]]
             out = g * scale[:, :, None]
@@ -111,7 +120,7 @@ class SchurLayout:
         return np.swapaxes(self._rows_scaled(np.swapaxes(half, 1, 2), roots), 1, 2)
 
     def _diagonal(self, roots: Mapping[int, Array]) -> Array:
-        """E where it is diagonal, (B, Q)."""
+        """The diagonal of E (B, Q), for factors of one column each."""
         parts = [np.repeat(roots[p.factor][:, :, 0], p.levels, axis=1) for p in self.parts]
         batch = len(parts[0]) if parts else 1
         return np.concatenate([*parts, np.ones((batch, self.common + 1))], axis=1)
@@ -126,7 +135,7 @@ class SchurLayout:
         return out
 
     def columns_scaled(self, rows: Array, roots: Mapping[int, Array]) -> Array:
-        """Rows (r, m) times E, for B = 1."""
+        """The product of rows (r, m) and E, for B = 1."""
         if all(part.width == 1 for part in self.parts):
             return rows * self._diagonal(roots)[0, : rows.shape[1]]
         out = rows.copy()
@@ -136,7 +145,7 @@ class SchurLayout:
         return out
 
     def unscaled(self, vectors: Array, roots: Mapping[int, Array]) -> Array:
-        """E times (M, R + p) or (M, Q), B of 1 or M."""
+        """The product of E and vectors, (M, R + p) or (M, Q), for B equal to 1 or M."""
         out = vectors.copy()
         for part in self.parts:
             split = out[:, part.place].reshape(len(out), part.levels, part.width)
@@ -148,12 +157,14 @@ class SchurLayout:
         """The factorization at B values of the hyperparameters.
 
         Args:
-            g: (B, Q, Q).
-            roots: factor to Lambda, (B, k, k).
-            penalty: (B, p + 1, p + 1): quadratic form of (beta, -1), in units of sigma^2.
+            g: (B, Q, Q) cross-products after the elimination.
+            roots: by remaining factor, Lambda (B, k, k).
+            penalty: (B, p + 1, p + 1) prior of the common effects as a quadratic form of
+                (beta, -1); precisions are in units of 1 / sigma^2.
 
         Raises:
-            DependentColumnError: for B = 1; several values give nan where they fail.
+            DependentColumnError: for B = 1, if S is singular to working precision. For B > 1 the
+                results of singular systems are nan.
         """
         s = self.scaled(g, roots) if self.parts else g.copy()
         diagonal = np.arange(self.random)
@@ -181,12 +192,12 @@ class SchurLayout:
         )
 
     def _one(self, s: Array, right: Array) -> tuple[Array, Array, Array]:
-        """L of one matrix by LAPACK, L^-1 right and S^-1 right, each with a leading axis."""
+        """L, L^-1 right and S^-1 right of one matrix, by LAPACK; each with a leading axis of 1."""
         size = len(right)
         if size == 0:
             return np.zeros((1, 0, 0)), right[None], right[None]
         diagonal = np.diagonal(s)[:size].copy()
-        # In the order of LAPACK, which then works in place: the matrix is symmetric.
+        # In Fortran order LAPACK factorizes the copy in place.
         lower, failed = _potrf(np.array(s[:size, :size], order="F"), lower=1, overwrite_a=1)
         with np.errstate(invalid="ignore"):
             weak = ~(np.diagonal(lower) ** 2 > _DEPENDENT * diagonal)
@@ -200,7 +211,7 @@ class SchurLayout:
 
 
 def _each(s: Array, right: Array) -> tuple[Array, Array, Array]:
-    """As `SchurLayout._one`, of several matrices; nan where one fails."""
+    """As `SchurLayout._one` for several matrices; nan for those that are not positive definite."""
     try:
         lower = np.linalg.cholesky(s)
     except np.linalg.LinAlgError:
@@ -219,16 +230,18 @@ def _each(s: Array, right: Array) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True)
 class SchurFactor:
-    """The remainder at B values of the hyperparameters.
+    """The factorized Schur complement at B values of the hyperparameters.
 
     Attributes:
-        layout: of the matrix.
-        g: (B, Q, Q) cross-products before scaling.
-        roots: Lambda of each remaining factor.
-        lower: (B, R + p, R + p) L.
-        coefficients: (B, Q) b, beta and -1, so that G c = -(what the residual leaves).
-        log_det_random, log_det_common: (B,) log det of the two diagonal parts of S.
-        residual: (B,) penalised residual sum of squares.
+        layout: layout of the matrix.
+        g: (B, Q, Q) cross-products G before scaling by the roots.
+        roots: by remaining factor, Lambda (B, k, k).
+        lower: (B, R + p, R + p) Cholesky factor L.
+        coefficients: (B, Q) the solution c = (b, beta, -1). The scores of the coefficients are
+            -G c.
+        log_det_random: (B,) log determinant of the leading (R, R) block of S.
+        log_det_common: (B,) log determinant of the Schur complement of this block, (p, p).
+        residual: (B,) penalized residual sum of squares.
     """
 
     layout: SchurLayout
@@ -241,13 +254,20 @@ class SchurFactor:
     residual: Array
 
     def inverse(self, *, common: bool) -> Array:
-        """S^-1, (B, m, m), m = R + p, or R where the common effects are held fixed."""
+        """The inverse of S without the response.
+
+        Args:
+            common: whether common effects are included; otherwise they are held fixed.
+
+        Returns:
+            (B, m, m), where m is R + p with common effects and R without.
+        """
         m = self.layout.size - 1 if common else self.layout.random
         lower = self.lower[:, :m, :m]
         if m == 0:
             return lower.copy()
         if len(lower) == 1:
-            # LAPACK gives the lower triangle, and the upper one is zero.
+            # LAPACK fills the lower triangle only; the upper one is zero.
             found, _ = _potri(np.array(lower[0], order="F"), lower=1, overwrite_c=1)
             out = found + found.T
             out[np.arange(m), np.arange(m)] = np.diagonal(found)
@@ -256,7 +276,10 @@ class SchurFactor:
         return np.matmul(np.swapaxes(half, 1, 2), half)
 
     def covariance(self, inverse: Array) -> Array:
-        """E S^-1 E', (B, Q, Q): of b and beta in units of sigma^2, zero for the response."""
+        """E S^-1 E', (B, Q, Q): the covariance of b and beta in units of sigma^2.
+
+        Rows and columns of the response, and of common effects that are held fixed, are zero.
+        """
         m, size = inverse.shape[1], self.layout.size
         if self.layout.parts:
             swapped = {f: np.swapaxes(root, 1, 2) for f, root in self.roots.items()}
@@ -266,10 +289,11 @@ class SchurFactor:
         return out
 
     def derivatives(self, inverse: Array) -> dict[int, tuple[Array, Array]]:
-        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k), for B = 1.
+        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each, for B = 1.
 
-        With T = sum_j [Z' V^-1 Z]_jj and s_j = Z_j' V^-1 (y - X beta) they are 2 T Lambda and
-        -2 (sum_j s_j s_j') Lambda, for a singular Lambda too, because T Lambda = [G E S^-1]_jj.
+        With T = sum_j [Z' V^-1 Z]_jj and the scores s_j = Z_j' V^-1 (y - X beta) of the levels j,
+        the derivatives are 2 T Lambda and -2 (sum_j s_j s_j') Lambda. No inverse of Lambda is
+        needed, because T Lambda = sum_j [G E S^-1]_jj.
         """
         out: dict[int, tuple[Array, Array]] = {}
         m = inverse.shape[1]
@@ -285,7 +309,15 @@ class SchurFactor:
         return out
 
     def draws(self, sigma: Array, noise: Array) -> Array:
-        """(M, Q) draws of b, beta and -1 around the solution, B of 1 or M; noise (M, R + p)."""
+        """Posterior draws of (b, beta, -1), c + E L'^-1 noise times sigma.
+
+        Args:
+            sigma: (M,) residual sd of each draw; M equals B unless B is 1.
+            noise: (M, R + p) standard normal numbers.
+
+        Returns:
+            (M, Q) draws.
+        """
         if noise.shape[1] == 0:
             return np.repeat(self.coefficients, len(noise) // len(self.coefficients), axis=0)
         if len(self.lower) == 1:
@@ -297,7 +329,7 @@ class SchurFactor:
 
 
 def _summed(blocks: Array, inverses: Array) -> Array:
-    """Sum over levels of A_j B_j', (k, k), for A and B (J, k, m)."""
+    """Sum over levels j of A_j B_j', (k, k), for A and B (J, k, m)."""
     levels, k, _ = blocks.shape
     if levels < k:
         return np.matmul(blocks, inverses.swapaxes(1, 2)).sum(axis=0)

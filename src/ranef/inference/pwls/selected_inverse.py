@@ -1,7 +1,8 @@
-"""Variances of every coefficient and derivatives, after an elimination along a chain.
+"""Posterior covariance blocks and derivatives by the selected inverse of Takahashi et al.
 
-The selected inverse (Takahashi, Fagan and Chin, 1973): only blocks of the inverse that meet
-a block of the matrix are ever formed, from the last stage back to the first.
+After elimination along a chain, the recursion of Takahashi, Fagan and Chin (1973) goes from the
+last stage back to the first. It forms only those blocks of the inverse in which the matrix, too,
+has nonzero blocks.
 """
 
 import numpy as np
@@ -14,25 +15,39 @@ Array = NDArray[np.float64]
 
 
 class SelectedInverse:
-    """Blocks of the inverse in units of sigma^2; `common` False holds the common effects fixed.
+    """Blocks of the posterior covariance of the coefficients, in units of sigma^2.
 
-    Those of the first stage with the remainder are there if the `whole` is asked for.
+    For level j of a stage let V be the covariance of all later coefficients, D = L L' as in
+    `nested_elimination`, and R_j = Lambda L'^-1 half_C, with the columns of half that belong to
+    later coefficients. Then
 
-    With V of all that is later, R = Lambda L'^-1 half: V_j later = -R_j V, and
-    V_jj = Lambda D^-1 Lambda' + R_j V R_j'.
+        cov(b_j, later) = -R_j V,    cov(b_j, b_j) = Lambda D^-1 Lambda' + R_j V R_j'.
+
+    Args:
+        system: the factorization.
+        common: whether common effects are uncertain; otherwise they are held fixed.
+        whole: whether the covariances of a single stage with the remaining coefficients are
+            computed too; in a chain of several stages they always are.
+
+    Attributes:
+        system: the factorization.
+        inverse: (B, m, m) inverse of the Schur complement.
+        last: (B, Q, Q) covariance of the remaining coefficients.
+        blocks: by stage, the covariances of each level, in the order of the stage: with itself
+            (k, k, B, J), with the parents in each later stage (k, k', B, J), and with the
+            remaining coefficients (k, Q, B, J).
     """
 
     def __init__(self, system: NestedFactorization, *, common: bool, whole: bool = False) -> None:
         self.system, self._whole = system, whole
         self.inverse = system.remainder.inverse(common=common)
         self.last = system.remainder.covariance(self.inverse)
-        # By stage, levels in its order: its own (k, k, B, J), with the parents in each later
-        # stage, and with the remainder (k, Q, B, J).
         self.blocks: dict[int, tuple[Array, list[Array], Array]] = {}
         for s in reversed(range(len(system.steps))):
             self._stage(s)
 
     def _stage(self, s: int) -> None:
+        """Compute the blocks of a stage from those of the later stages."""
         step = self.system.steps[s]
         k = step.width
         reach = step.effects(step.half[:, k:])
@@ -46,7 +61,12 @@ class SelectedInverse:
         self.blocks[s] = (plain + spread, to_later, to_last)
 
     def _spread_by(self, s: int, reach: Array) -> tuple[Array, list[Array], Array]:
-        """X V X' of every level, and -X V with each later part, for X (k, later + Q, B, J)."""
+        """Products with the covariance V of the later coefficients, for X (k, later + Q, B, J).
+
+        Returns:
+            X V X' of every level (k, k, B, J), and the columns of -X V that belong to the parent
+            in each later stage and to the remaining coefficients.
+        """
         stage = self.system.stages[s]
         count, q = len(stage.parents), self.last.shape[1]
         if count == 0:
@@ -77,17 +97,18 @@ class SelectedInverse:
         return np.asarray(spread), to_later, to_last
 
     def _to_last(self, tail: Array) -> Array:
+        """-X V for columns X (k, Q, B, J) and the covariance V of the remaining coefficients."""
         by_root = np.matmul(np.swapaxes(self.last, 1, 2), tail.transpose(0, 2, 1, 3))
         return -by_root.transpose(0, 2, 1, 3)
 
     def _at(self, s: int, i: int) -> tuple[Array, list[Array], Array]:
-        """The blocks of the i-th later stage at the parents of the levels of stage s."""
+        """The blocks of the i-th stage after s, at the parents of the levels of stage s."""
         own, pairs, outer = self.blocks[s + 1 + i]
         place = self.system.stages[s].parents[i]
         return own[..., place], [pair[..., place] for pair in pairs], outer[..., place]
 
     def variances(self) -> tuple[dict[int, Array], Array]:
-        """Variances by factor, (B, J, k), and of the remainder, (B, Q), in units of sigma^2."""
+        """Variances of the effects by factor, (B, J, k), and of the remainder, (B, Q)."""
         out = {}
         for s, (step, stage) in enumerate(zip(self.system.steps, self.system.stages, strict=True)):
             k = np.arange(step.width)
@@ -100,7 +121,7 @@ class SelectedInverse:
         return out, last
 
     def combined(self, factor: int, combinations: Array) -> Array:
-        """Variances of combinations (m, k) of each level's effects, (B, J, m)."""
+        """Variances (B, J, m) of linear combinations (m, k) of each level's effects."""
         for s, stage in enumerate(self.system.stages):
             if stage.factor == factor:
                 c = combinations
@@ -112,7 +133,7 @@ class SelectedInverse:
         return part.combined(self.last, combinations)
 
     def own(self) -> dict[int, Array]:
-        """Covariances of each level's coefficients by factor, (k, k, J), for B = 1."""
+        """By factor, the covariance matrix of each level's effects, (k, k, J), for B = 1."""
         out = {}
         for s, stage in enumerate(self.system.stages):
             block = self.blocks[s][0][:, :, 0]
@@ -125,10 +146,12 @@ class SelectedInverse:
         return out
 
     def derivatives(self) -> dict[int, tuple[Array, Array]]:
-        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k), for B = 1.
+        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each, for B = 1.
 
-        2 T Lambda with T = sum_j N A - N (C V C') N', N = I - A Lambda D^-1 Lambda', and
-        -2 (sum_j s_j s_j') Lambda, s = N (C_y - C b): no inverse of Lambda, which may be 0.
+        With N = I - A Lambda D^-1 Lambda' for each level, the first derivative is 2 T Lambda,
+        where T = sum_j [N A - N C V C' N']. With the score s_j = -N C c, c being the later
+        coefficients, which end with -1 for the response, the second is -2 (sum_j s_j s_j') Lambda.
+        Lambda is not inverted and may be singular.
         """
         out = self.system.remainder.derivatives(self.inverse)
         found: list[Array] = []

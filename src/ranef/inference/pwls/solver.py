@@ -1,11 +1,12 @@
-"""Penalized weighted least squares over common columns and group factors.
+"""Penalized weighted least squares (PWLS) for common and group effects.
 
     minimise  |y - X beta - Z Lambda u|^2_W + |u|^2 + (beta - m)' P (beta - m)
 
-for given relative roots Lambda, b = Lambda u; the variances of y, u and beta are in units of
-sigma^2. Written as in lme4 (Bates, Maechler, Bolker and Walker, 2015, eq. 13-22), a Lambda of
-zero is no special case. The structure is analysed once, from cross-products; an evaluation
-then never sees the rows:
+for given relative roots Lambda, where b = Lambda u are the group effects, beta are the common
+(fixed) effects and P is their prior precision. Variances of y, b and beta are in units of sigma^2.
+In this formulation of lme4 (Bates, Maechler, Bolker and Walker, 2015, eq. 13-22) a singular
+Lambda, or one of zero, is no special case. The structure of the system is analysed once, from
+cross-products. An evaluation then does not need the rows:
 
     products = cross_products(rows)            # and + over batches and partitions
     solver = PWLS(products)
@@ -36,59 +37,79 @@ from ranef.inference.pwls.selected_inverse import SelectedInverse
 
 Array = NDArray[np.float64]
 
-# Cross-products of the largest factor with the others are held densely up to so many numbers,
-# or more where many levels meet.
-_DENSE, _DENSE_AT_MOST, _FULL = 300_000, 30_000_000, 0.15
-# Coefficients left after the elimination that one dense matrix may hold: 3.2 GB of it.
+# Size, in numbers, of the cross-products of the eliminated factors with all other coefficients up
+# to which they are always held as dense columns.
+_DENSE = 300_000
+# Size up to which they are held as dense columns if they are far from sparse.
+_DENSE_AT_MOST = 30_000_000
+# Share of nonzero cross-products with other factors above which they count as far from sparse.
+_FULL = 0.15
+# Largest number of effects that may remain after elimination of the largest of crossed factors:
+# their dense matrix then takes 3.2 GB.
 MOST_REMAINING = 20_000
-# Those of them that a sparse matrix may have: 3.2 GB of it.
+# Largest number of nonzero cross-products of the largest of crossed factors with the other
+# factors: 3.2 GB with their indices.
 _MET = 200_000_000
-# Numbers held at once for several values of the hyperparameters; up to which one evaluation
-# takes about a tenth of a millisecond; a few milliseconds; and some tens of them.
-_BATCH, _CHEAP, _AFFORDABLE, _SERVES_CHAINS = 250_000, 4_000, 200_000, 2_000_000
+# Array elements that a batch of evaluations, at several values of the hyperparameters, holds.
+_BATCH = 250_000
+# Cost, in array elements, up to which one evaluation takes about a tenth of a millisecond.
+_CHEAP = 4_000
+# Cost up to which one evaluation takes a few milliseconds.
+_AFFORDABLE = 200_000
+# Cost up to which one evaluation takes some tens of milliseconds.
+_SERVES_CHAINS = 2_000_000
 
 
 class TooManyEffectsError(DataError):
-    """Crossed factors that leave more than a dense matrix can hold."""
+    """Crossed factors leave more effects, or more cross-products, than fit into memory."""
 
 
 class PWLS:
-    """The system of a set of rows, ready to be solved at any hyperparameters.
+    """The least-squares system of a set of rows, to be solved at any hyperparameters.
+
+    Attributes:
+        products: the cross-products of the rows.
+        system: the elimination of group effects that suits them.
 
     Raises:
-        TooManyEffectsError: where the crossed factors leave more than a dense matrix can hold.
+        TooManyEffectsError: if crossed factors leave more effects, or more cross-products, than
+            fit into memory.
     """
 
     def __init__(self, products: CrossProducts) -> None:
         self.products = products
         transform, self._offset = products.centre.transform(products.predictor)
-        self._back = 2 * np.eye(len(transform)) - transform  # its inverse: T - I is nilpotent
+        # The inverse of T is 2 I - T, because (T - I)^2 = 0.
+        self._back = 2 * np.eye(len(transform)) - transform
         self.system = _analysed(products)
 
     @property
     def p(self) -> int:
-        """The number of common columns."""
+        """Number of common columns."""
         return len(self._offset)
 
     @property
     def cost(self) -> int:
-        """Of an evaluation: how many numbers it goes through, some tens of times."""
+        """Cost of an evaluation: the number of array elements, each used some tens of times."""
         return self.system.cells
 
     @property
     def largest(self) -> int:
-        """Columns that a dense matrix has at most."""
+        """Upper bound on the columns of a dense matrix.
+
+        It counts the common effects and the effects of all factors except the largest.
+        """
         sizes = [j * k for j, k in zip(self.products.levels, self.products.widths, strict=True)]
         return sum(sizes) - max(sizes, default=0) + self.p
 
     @property
     def is_cheap(self) -> bool:
-        """Whether thousands of evaluations can be afforded."""
+        """Whether thousands of evaluations take a second or less."""
         return isinstance(self.system, NestedElimination) and self.cost <= _CHEAP
 
     @property
     def is_affordable(self) -> bool:
-        """Whether they can where nothing less serves."""
+        """Whether thousands of evaluations can be afforded if cheaper methods fail."""
         return isinstance(self.system, NestedElimination) and self.cost <= _AFFORDABLE
 
     @property
@@ -98,15 +119,20 @@ class PWLS:
 
     @property
     def batch(self) -> int:
-        """How many values of the hyperparameters are solved for at once."""
+        """Number of values of the hyperparameters that are solved for at once."""
         return max(1, _BATCH // self.cost) if isinstance(self.system, NestedElimination) else 1
 
     def penalty(self, mean: Array, precision: Array) -> Array:
         """The normal prior of the common effects as a quadratic form of (beta, -1).
 
+        Here beta are the coefficients of the centred columns.
+
         Args:
-            mean: (p,).
-            precision: (p,) in units of 1 / sigma^2; 0 for a flat prior.
+            mean: (p,) prior means of the common effects.
+            precision: (p,) prior precisions, in units of 1 / sigma^2; 0 for a flat prior.
+
+        Returns:
+            (p + 1, p + 1) the matrix of the form.
         """
         inverse = self._back
         moved = inverse @ (2 * mean - inverse @ mean - self._offset)
@@ -117,15 +143,19 @@ class PWLS:
         return out
 
     def solve(self, roots: Sequence[Array], penalty: Array | None = None) -> "Solution":
-        """The minimum at given hyperparameters, or at B of them at once.
+        """The minimum at one value of the hyperparameters, or at B values at once.
 
         Args:
-            roots: by factor, Lambda (k, k) or (B, k, k), of any shape: it need not be
-                triangular, nor of full rank.
+            roots: by factor, Lambda, (k, k) or (B, k, k). It need not be triangular, nor of full
+                rank.
             penalty: (p + 1, p + 1) or (B, p + 1, p + 1) from `penalty`; None for flat priors.
 
+        Returns:
+            The solution at these hyperparameters.
+
         Raises:
-            DependentColumnError: where the common columns cannot be told apart.
+            DependentColumnError: for B = 1, if common columns are linearly dependent. With
+                several values the results of those that fail are nan.
         """
         penalty = np.zeros((self.p + 1, self.p + 1)) if penalty is None else penalty
         penalty = penalty.reshape(-1, *penalty.shape[-2:])
@@ -136,15 +166,27 @@ class PWLS:
         return Solution(self, self.system.factorize(full, penalty), tuple(full))
 
     def chunks(self, count: int) -> Iterator[slice]:
-        """Slices of `count` values of the hyperparameters, each as many as go at once."""
+        """Yield slices of `count` values of the hyperparameters, each of at most `batch`."""
         for start in range(0, count, self.batch):
             yield slice(start, min(count, start + self.batch))
 
 
 def _analysed(products: CrossProducts) -> NestedElimination | CrossedElimination:
-    """Which factor to eliminate, and how to hold what it meets."""
+    """Choose the factors to eliminate, and dense or sparse storage of their cross-products.
+
+    Args:
+        products: the cross-products.
+
+    Returns:
+        Elimination along a chain of nested factors, which begins with the factor that has most
+        coefficients, with dense columns; or, if these would be large and sparse, elimination of
+        this factor alone with sparse cross-products.
+
+    Raises:
+        TooManyEffectsError: if the sparse elimination would not fit into memory either.
+    """
     sizes = np.array([j * k for j, k in zip(products.levels, products.widths, strict=True)])
-    # Coefficients of one level are columns of the remainder: nothing is gained by elimination.
+    # A factor of one level is not eliminated, because that would gain nothing.
     one = [f for f, levels in enumerate(products.levels) if levels == 1]
     order = [int(f) for f in np.argsort(-sizes, kind="stable") if f not in one]
     chain = order[:1]
@@ -178,9 +220,14 @@ def _analysed(products: CrossProducts) -> NestedElimination | CrossedElimination
 
 @dataclass(frozen=True)
 class Solution:
-    """The minimum, and the Gaussian posterior around it, at B values of the hyperparameters.
+    """The minimum, and the Gaussian posterior of the coefficients, at B values of hyperparameters.
 
-    Variances are in units of sigma^2.
+    Variances and covariances are in units of sigma^2.
+
+    Attributes:
+        solver: the least-squares system.
+        system: its factorization.
+        roots: Lambda of each factor, (B, k, k).
     """
 
     solver: PWLS
@@ -200,21 +247,22 @@ class Solution:
 
     @property
     def residual(self) -> Array:
-        """(B,) the minimum."""
+        """(B,) the minimum: the penalized weighted residual sum of squares."""
         return self.system.remainder.residual
 
     @cached_property
     def _means(self) -> tuple[dict[int, Array], Array]:
+        """Effects by factor, and the remaining coefficients, at the minimum."""
         return self.system.effects()
 
     @property
     def effects(self) -> tuple[Array, ...]:
-        """By factor, the b that minimise, (B, J, k)."""
+        """By factor, the group effects b at the minimum, (B, J, k)."""
         return tuple(self._means[0][f] for f in range(len(self.roots)))
 
     @property
     def common(self) -> Array:
-        """The beta that minimise, (B, p)."""
+        """The common effects beta at the minimum, (B, p)."""
         return self._uncentred(self._means[1])
 
     @property
@@ -224,21 +272,26 @@ class Solution:
         return last[:, last.shape[1] - 1 - self.solver.p : last.shape[1] - 1]
 
     def _uncentred(self, last: Array) -> Array:
-        """Common effects of the columns as given, from the remainder's coefficients (M, Q)."""
+        """Common effects of the uncentred columns, from the remaining coefficients (M, Q)."""
         solver = self.solver
         centred = last[:, last.shape[1] - 1 - solver.p : last.shape[1] - 1]
         return (centred + solver._offset) @ solver._back.T
 
     @property
     def covariances(self) -> SelectedInverse | CrossedCovariances:
-        """Blocks of the inverse."""
-        # Before Python 3.12 cached properties of all instances wait for one lock.
+        """Blocks of the posterior covariance."""
+        # Not a cached property: before Python 3.12 these share one lock across all instances, so
+        # that threads would wait for each other.
         if "covariances" not in self._cache:
             self._cache["covariances"] = self._inverse(common=True)
         return self._cache["covariances"]
 
     def whole_covariances(self) -> SelectedInverse:
-        """Every block that rows need, after an elimination along a chain."""
+        """Every covariance block that the variance of a row's predictor needs.
+
+        It requires elimination along a chain. In contrast to `covariances`, the covariances of a
+        single stage with the remaining coefficients are included.
+        """
         assert isinstance(self.system, NestedFactorization)
         return SelectedInverse(self.system, common=True, whole=True)
 
@@ -249,17 +302,17 @@ class Solution:
 
     @property
     def effect_variances(self) -> tuple[Array, ...]:
-        """By factor, (B, J, k), the uncertainty of the common effects included."""
+        """By factor, marginal posterior variances of the group effects, (B, J, k)."""
         found = self.covariances.variances()[0]
         return tuple(found[f] for f in range(len(self.roots)))
 
     def combined_variances(self, factor: int, combinations: Array) -> Array:
-        """(B, J, m) the variances of combinations (m, k) of each level's effects of a factor."""
+        """Variances (B, J, m) of linear combinations (m, k) of the effects of each level."""
         return self.covariances.combined(factor, combinations)
 
     @property
     def common_covariance(self) -> Array:
-        """(B, p, p)."""
+        """Posterior covariance of the common effects, (B, p, p)."""
         back = self.solver._back
         return back @ self._centred_covariance @ back.T
 
@@ -271,36 +324,55 @@ class Solution:
         return last[:, first : first + p, first : first + p]
 
     def root_derivatives(self, *, common: bool = True) -> list[tuple[Array, Array]]:
-        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each, for B = 1.
+        """Derivatives of the log determinant and of the residual in each Lambda, for B = 1.
 
-        The log determinant is `log_det_random` + `log_det_common`; without `common` the
-        first alone.
+        Args:
+            common: whether the log determinant is `log_det_random` + `log_det_common`; otherwise
+                it is `log_det_random` alone.
+
+        Returns:
+            By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each.
         """
         inverse = self.covariances if common else self._inverse(common=False)
         found = inverse.derivatives()
         return [found[f] for f in range(len(self.roots))]
 
     def penalty_derivatives(self, penalty: Array) -> tuple[float, float]:
-        """D log det / d t and d residual / d t along penalty + t penalty, at B = 1, t = 0."""
+        """Derivatives in t for a prior of P + t `penalty` in place of P, at t = 0 and for B = 1.
+
+        Args:
+            penalty: (p + 1, p + 1) direction, a quadratic form of (beta, -1).
+
+        Returns:
+            d log det / d t and d residual / d t.
+        """
         last = self._means[1][0]
         beta = last[len(last) - 1 - self.solver.p :]
         inside = penalty[:-1, :-1]
         return float((self._centred_covariance[0] * inside).sum()), float(beta @ penalty @ beta)
 
     def remainder_draws(self, rng: np.random.Generator, sigma: Array) -> Array:
-        """Exact draws of what is not eliminated, (M, Q), for `given` and `common_of`.
+        """Exact posterior draws of the coefficients that are not eliminated.
 
         Args:
-            rng: of the noise.
-            sigma: (M,); M is B, or anything where B is 1.
+            rng: source of the noise.
+            sigma: (M,) residual sd of each draw; M equals B unless B is 1.
+
+        Returns:
+            (M, Q) draws, the argument of `given` and `common_of`.
         """
         remainder = self.system.remainder
         return remainder.draws(sigma, rng.standard_normal((len(sigma), remainder.layout.size - 1)))
 
     def common_of(self, remainder: Array) -> Array:
-        """The common effects (M, p) of `remainder_draws`."""
+        """The common effects (M, p) in draws from `remainder_draws`."""
         return self._uncentred(remainder)
 
     def given(self, sigma: Array, remainder: Array) -> EffectConditionals:
-        """What effects are drawn from, given `remainder_draws` at the same sigma."""
+        """The conditional distributions of the eliminated effects.
+
+        Args:
+            sigma: (M,) residual sd of each draw.
+            remainder: (M, Q) draws from `remainder_draws` at the same sigma.
+        """
         return self.system.given(self.roots, sigma, remainder)

@@ -1,13 +1,16 @@
-"""Remaining coefficients that the levels of the eliminated factor meet, two by two.
+"""Sparse cross-products of the eliminated factor's levels with the remaining coefficients.
 
-For level s with cross-products v_s (k, r), of which few columns are not zero, a root R_s
-(k, k) of its own, and V (r, r),
+Level s of the eliminated factor has cross-products v_s (k, r) with the r remaining coefficients,
+and few columns of v_s are nonzero. For a matrix R_s (k, k) of each level and a symmetric V (r, r),
+two sums are needed at every evaluation:
 
-    gram(R) = sum_s v_s' R_s' R_s v_s,        spread(R, V)_s = R_s v_s V v_s' R_s'.
+    gram(R) = sum_s v_s' R_s' R_s v_s,        congruence(R, V)_s = R_s v_s V v_s' R_s'.
 
-Both are linear in V, or in W_s = R_s' R_s, with products v_ef v_hg as coefficients, which do
-not depend on the hyperparameters. Where they are few they are kept as sparse matrices, one
-for each e and h, with a row for each element of V: one product by a vector is either sum.
+The first is linear in W_s = R_s' R_s, and v_s V v_s' is linear in V. The coefficients of both are
+the products v_s[e, f] v_s[h, g] of two elements of v_s, which do not depend on the
+hyperparameters. If there are few of them, they are kept as sparse matrices, one for each e and h,
+with a row for each element of V and a column for each level. Either sum is then a
+matrix-vector product.
 """
 
 from collections.abc import Iterator
@@ -22,20 +25,24 @@ from ranef.inference.pwls import batched_linalg
 
 Array = NDArray[np.float64]
 
-# Pairs, and elements of V, for which the products are kept; otherwise columns of a sparse
-# product, and pairs, that are held at once.
-_KEPT, _STRIPE, _GATHERED = 10_000_000, 1_024, 2_000_000
+# Largest number of products, and of elements of V, up to which the products are kept in memory.
+_KEPT = 10_000_000
+# Rows of gram(R) that are computed at once if the products are not kept.
+_STRIPE = 1_024
+# Pairs of nonzero columns that are formed at once, of levels with equally many of them.
+_GATHERED = 2_000_000
 
 
 @dataclass(frozen=True)
 class SparseCrossBlocks:
-    """Which coefficients each level meets, and the cross-products.
+    """The nonzero columns of v_s of all levels, in compressed row format.
 
     Attributes:
-        starts, places: by level, the coefficients it meets in order, (J + 1,) and (m,).
-        level: (m,) the level of each of `places`.
-        values: (k, m) v.
-        r: number of coefficients.
+        starts: (J + 1,) the columns of level s are at positions starts[s] to starts[s + 1].
+        places: (m,) the remaining coefficient of each column, sorted within each level.
+        level: (m,) the level of each column.
+        values: (k, m) the columns of v.
+        r: number of remaining coefficients.
     """
 
     starts: NDArray[np.int64]
@@ -46,10 +53,11 @@ class SparseCrossBlocks:
 
     @property
     def levels(self) -> int:
+        """Number of levels J."""
         return len(self.starts) - 1
 
     def at(self, levels: NDArray[np.int64]) -> "SparseCrossBlocks":
-        """Those of some levels, in their order."""
+        """The blocks of the given levels, in their order."""
         counts = np.diff(self.starts)[levels]
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         level = np.repeat(np.arange(len(levels)), counts)
@@ -57,27 +65,38 @@ class SparseCrossBlocks:
         return SparseCrossBlocks(starts, self.places[own], level, self.values[:, own], self.r)
 
     def left(self, last: Array, half: Array, root: Array) -> Array:
-        """-half c - R_s v_s b: (k, M, J) for last = [b, c] (M, r + q), half (k, q, 1, J)."""
+        """Right-hand side -half c - R_s v_s b for given later coefficients.
+
+        Args:
+            last: (M, r + q) draws of [b, c]: remaining factors' coefficients b, common effects
+                and response c.
+            half: (k, q, 1, J) columns of the common effects and the response.
+            root: (k, k, J) R.
+
+        Returns:
+            (k, M, J).
+        """
         out = -batched_linalg.combine(half, np.ascontiguousarray(last[:, self.r :]))
         return out - self.times(root, np.ascontiguousarray(last[:, : self.r].T))
 
     @cached_property
     def _kept(self) -> bool:
+        """Whether the products of pairs of elements are kept in memory."""
         counts = np.diff(self.starts)
         pairs = int((counts * (counts + 1) // 2).sum()) * len(self.values) ** 2
         return pairs <= _KEPT and self.r**2 <= _KEPT
 
     def times(self, root: Array, b: Array) -> Array:
-        """R_s v_s b: (k, M, J) for root (k, k, J), b (r, M)."""
+        """R_s v_s b of every level, (k, M, J), for root R (k, k, J) and b (r, M)."""
         return np.stack([(self._sparse(met) @ b).T for met in self._met(root)])
 
     def turned(self, root: Array, b: Array) -> Array:
-        """Sum_s v_s' R_s' b_s: (r, M) for root (k, k, J), b (k, M, J)."""
+        """Sum over levels of v_s' R_s' b_s, (r, M), for root R (k, k, J) and b (k, M, J)."""
         pairs = zip(self._met(root), b, strict=True)
         return np.asarray(sum(self._sparse(met).T @ each.T for met, each in pairs))
 
     def subtract_gram(self, g: Array, root: Array) -> None:
-        """G - gram(R), in place, for g (r, r), root (k, k, J)."""
+        """Subtract gram(R) from g (r, r) in place, for root R (k, k, J)."""
         if not self._kept:
             self._subtract_stripes(g, self._met(root))
             return
@@ -89,7 +108,12 @@ class SparseCrossBlocks:
         g -= upper.T
 
     def congruence(self, root: Array, v: Array) -> Array:
-        """R_s v_s V v_s' R_s', (k, k, J), for root (k, k, J), symmetric v (r, r)."""
+        """R_s v_s V v_s' R_s' of every level, (k, k, J).
+
+        Args:
+            root: (k, k, J) R.
+            v: (r, r) symmetric V.
+        """
         k = len(self.values)
         if not self._kept:
             return self._spread_stripes(self._met(root), v)
@@ -103,7 +127,11 @@ class SparseCrossBlocks:
 
     @cached_property
     def _products(self) -> list[list[sparse.csr_array]]:
-        """By e and h, (r * r, J): v_ef v_hg, each pair f < g once, f = g by half."""
+        """By e and h, the products v_s[e, f] v_s[h, g] as a matrix (r * r, J).
+
+        Each pair f < g is there once and f = g with factor 1/2. Adding the transpose of a sum
+        over pairs therefore completes it.
+        """
         parts = list(self._pairs(0))
         level, first, second = (np.concatenate(each) for each in zip(*parts, strict=True))
         at = (self.places[first] * self.r + self.places[second], level)
@@ -113,22 +141,30 @@ class SparseCrossBlocks:
         def product(e: int, h: int) -> sparse.csr_array:
             each = share * self.values[e, first] * self.values[h, second]
             found = sparse.coo_array((each, at), shape=shape)
-            # No pair is there twice; without being told so SciPy would sort them to find out.
+            # There are no duplicates. The flag saves SciPy a sort that looks for them.
             found.has_canonical_format = True
             return found.tocsr()
 
         return [[product(e, h) for h in range(k)] for e in range(k)]
 
     def _met(self, root: Array) -> Array:
-        """R_s v_s where s meets it, (k, m)."""
+        """The nonzero columns of R_s v_s, (k, m)."""
         at = root[:, :, None, self.level]
         return batched_linalg.times(at, self.values[:, None, None])[:, 0, 0]
 
     def _sparse(self, met: Array) -> sparse.csr_array:
+        """The sparse matrix (J, r) with the elements `met` (m,)."""
         return sparse.csr_array((met, self.places, self.starts), shape=(self.levels, self.r))
 
     def _pairs(self, offset: int) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-        """Level, and places in `places`, of every two that it meets; for offset 0 of one twice."""
+        """Yield pairs of nonzero columns of the same level, some levels at a time.
+
+        Args:
+            offset: 0 to include pairs of a column with itself, 1 to leave them out.
+
+        Yields:
+            The level of each pair, and the positions of its first and second column.
+        """
         counts = np.diff(self.starts)
         for m in np.unique(counts):
             one, other = np.triu_indices(m, offset)
@@ -141,7 +177,7 @@ class SparseCrossBlocks:
                 yield np.repeat(levels, len(one)), first, second
 
     def _subtract_stripes(self, g: Array, met: Array) -> None:
-        """A stripe of columns at a time."""
+        """Subtract gram(R) from g, `_STRIPE` rows at a time, for met = R_s v_s."""
         k = len(met)
         starts = np.concatenate([self.starts[:-1] + a * len(self.places) for a in range(k)])
         stacked = sparse.csr_array(
@@ -155,7 +191,7 @@ class SparseCrossBlocks:
             g[stripe][product.row, product.col] -= product.data
 
     def _spread_stripes(self, met: Array, v: Array) -> Array:
-        """Some pairs at a time."""
+        """As `congruence`, from met = R_s v_s and some pairs of columns at a time."""
         k = len(met)
         out = np.zeros((k, k, self.levels))
         diagonal = np.diagonal(v)[self.places]

@@ -1,1 +1,1 @@
-"""The term nn(): a Keras network in the predictor."""
+"""The term nn(), a Keras network as a summand of the predictor."""

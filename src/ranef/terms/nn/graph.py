@@ -1,16 +1,16 @@
-"""The graph of a Keras network around its inputs: their names, and where codes of levels go."""
+"""The graph of a Keras network: its inputs, its last layer, and the layers that codes reach."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ranef.errors import OptionError
 
-# Layers and operations that pass codes on as they are, in another shape.
+# Layers and operations that pass on the values of their inputs unchanged, in another shape.
 _PASSING = (
     *("Flatten", "Reshape", "Permute", "RepeatVector", "Identity", "Concatenate"),
     *("Squeeze", "ExpandDims", "GetItem", "Cast"),
 )
-# Layers that take what they get for quantities.
+# Layers that treat their inputs as quantities, so that codes of levels make no sense to them.
 _QUANTITIES = (
     *("Dense", "EinsumDense", "Conv1D", "Conv2D", "BatchNormalization", "LayerNormalization"),
     "Normalization",
@@ -18,10 +18,10 @@ _QUANTITIES = (
 
 
 def inputs(network: Any) -> list[tuple[str, Any]]:
-    """Name and symbolic tensor of each input, in the order of the network's author.
+    """Name and symbolic tensor of each input, in the order in which the network lists them.
 
     Raises:
-        OptionError: for inputs in another structure than a list or dict.
+        OptionError: for inputs in another structure than a flat list or dict.
     """
     given = _structure(network)
     if isinstance(given, Mapping):
@@ -37,7 +37,7 @@ def inputs(network: Any) -> list[tuple[str, Any]]:
 
 
 def packed(network: Any, arrays: Sequence[Any]) -> Any:
-    """Arrays in the order of `inputs` as the network is called with them."""
+    """Arrays in the order of `inputs`, in the structure with which the network is called."""
     given = _structure(network)
     if isinstance(given, Mapping):
         return dict(zip(given, arrays, strict=True))
@@ -45,12 +45,17 @@ def packed(network: Any, arrays: Sequence[Any]) -> Any:
 
 
 def before_last(model: Any, network: Any) -> tuple[Any, Any]:
-    """The part of a network before its last layer, and that layer, which is linear.
+    """Split a network before its last layer, which must be linear.
 
-    `model` is Keras's class of functional models.
+    Args:
+        model: the class `keras.Model`.
+        network: the network.
+
+    Returns:
+        The network before the last layer, and that layer.
 
     Raises:
-        OptionError: for a network that does not end so.
+        OptionError: if the network does not end with a linear Dense layer of one vector per row.
     """
     last = network.layers[-1]
     tensor = last.input if _is_linear(last) else None
@@ -68,32 +73,34 @@ def before_last(model: Any, network: Any) -> tuple[Any, Any]:
 
 
 def linear_end(network: Any) -> Any:
-    """The Dense layer without an activation that the network ends with, None where it does not."""
+    """The last layer, if it is a Dense layer without an activation; None otherwise."""
     last = network.layers[-1]
     return last if _is_linear(last) and last.output is network.outputs[0] else None
 
 
 def _is_linear(layer: Any) -> bool:
+    """Whether a layer is a Dense layer without an activation."""
     return type(layer).__name__ == "Dense" and layer.activation.__name__ == "linear"
 
 
 def _structure(network: Any) -> Any:
-    # A Sequential, which alone can be popped, has one input and no node of its own.
+    """The symbolic inputs of a network, in the structure in which it takes them."""
+    # Of Keras models only a Sequential has `pop`. It has one input, and no node of its own.
     return network.inputs[0] if hasattr(network, "pop") else network.input
 
 
 def entries(network: Any, tensor: Any, name: str, coded: Sequence[tuple[str, int]]) -> int:
-    """Entries of the smallest Embedding that an input leads to, 0 for none.
+    """Number of entries of the smallest Embedding that an input leads to; 0 for none.
 
     Args:
         network: the Keras model.
         tensor: the input.
-        name: of the network in the formula.
-        coded: name and number of levels of what the input gets, where it gets levels.
+        name: name of the network in the formula.
+        coded: name and number of levels of the arguments with levels that the input is fed.
 
     Raises:
-        OptionError: for levels that lead to too small an Embedding, or where their codes
-            would be taken for quantities.
+        OptionError: if levels lead to an Embedding with too few entries, or to a layer that treats
+            their codes as quantities.
     """
     sizes = []
     for layer in _takers(network, tensor):
@@ -117,7 +124,7 @@ def entries(network: Any, tensor: Any, name: str, coded: Sequence[tuple[str, int
 
 
 def _takers(network: Any, tensor: Any) -> Iterator[Any]:
-    """Layers that a tensor reaches with its values unchanged."""
+    """The layers that a tensor reaches with its values unchanged."""
     for layer in getattr(network, "operations", None) or network.layers:
         for node in layer._inbound_nodes:
             places = [i for i, t in enumerate(node.input_tensors) if t is tensor]

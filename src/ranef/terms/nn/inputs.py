@@ -1,8 +1,9 @@
-"""What the inputs of a network get: arguments of nn() matched to inputs, levels as codes.
+"""Matching of the arguments of nn() to the inputs of a network, and the arrays that these take.
 
-A network with one input gets all arguments, one after the other. With several, an argument
-that has the name of an input goes there; the other inputs, in order, take the other
-arguments, in order: one whose shape is the input's own, or numbers until its width is full.
+A network with one input takes all arguments, concatenated. With several inputs, an argument with
+the name of an input goes to that input. The other inputs take the other arguments in order: each
+takes one argument whose shape suits it, or as many numbers as its width. Levels are passed as
+codes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,21 +18,21 @@ from ranef.errors import DataError, OptionError
 from ranef.formula import model_matrix, transforms
 from ranef.formula.expression import Expression
 
-# The code of a level that training did not see; the training levels follow from 1.
+# The code of a level that is not in the training rows. Training levels have the codes 1, 2, ...
 UNSEEN = 0
 
-# A row's shape; None where an input takes any number.
+# The shape of a row; None along an axis on which an input takes any size.
 Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of nn() over the training rows.
+    """An argument of nn(), as learned from the training rows.
 
     Attributes:
-        name: as the formula writes it.
-        shape: of a row's values, () for one number or level.
-        levels: of a column of levels in the order of their codes 1, 2, ...; None for numbers.
+        name: the argument as the formula writes it.
+        shape: shape of the values of a row, () for one number or level.
+        levels: levels in the order of their codes 1, 2, ...; None for a numeric argument.
     """
 
     name: str
@@ -40,10 +41,12 @@ class Argument:
 
     @property
     def width(self) -> int:
+        """Number of values of a row."""
         return int(np.prod(self.shape, dtype=int))
 
     @property
     def is_coded(self) -> bool:
+        """Whether the argument has levels."""
         return self.levels is not None
 
     def __str__(self) -> str:
@@ -54,13 +57,13 @@ class Argument:
 
 @dataclass(frozen=True)
 class Feed:
-    """What one input of the network gets.
+    """The arguments that one input of the network is fed.
 
     Attributes:
-        name: of the input.
-        arguments: the places of its arguments in the term.
-        shape: of a row.
-        entries: of the Embedding that the input leads to; 0 where it leads to none.
+        name: name of the input.
+        arguments: places of its arguments in the term.
+        shape: shape of a row.
+        entries: number of entries of the Embedding behind the input; 0 without one.
     """
 
     name: str
@@ -71,13 +74,18 @@ class Feed:
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a network: its name, and the shape of its rows."""
+    """An input of a network.
+
+    Attributes:
+        name: name of the input.
+        shape: shape of its rows.
+    """
 
     name: str
     shape: Shape
 
     def takes(self, given: Sequence[Argument]) -> tuple[int, ...] | None:
-        """The shape in which it takes these arguments together; None where it does not."""
+        """The shape of a row in which it takes these arguments together; None if it cannot."""
         if len({a.is_coded for a in given}) != 1:
             return None
         if len(given) == 1:
@@ -86,10 +94,11 @@ class Input:
 
 
 def _reshaped(given: tuple[int, ...], wanted: Shape) -> tuple[int, ...] | None:
-    """The shape of `given` values as `wanted`, None where they are not the same values.
+    """The shape in which values of shape `given` fit `wanted`; None if they do not.
 
-    As in Keras a last axis of one may be missing or too many. A vector is filled from any
-    shape, and fills any, in row-major order; axes are never exchanged.
+    As in Keras, a last axis of length one may be added or dropped. Any shape can be flattened to a
+    vector of the same size, and a vector reshaped to any shape, in row-major order. Axes are never
+    permuted.
     """
     for shape in (given, (*given, 1), given[:-1] if given[-1:] == (1,) else given):
         if len(shape) == len(wanted) and all(
@@ -108,22 +117,25 @@ def _reshaped(given: tuple[int, ...], wanted: Shape) -> tuple[int, ...] | None:
 def match(
     network: str, label: str, inputs: Sequence[Input], arguments: Sequence[Argument]
 ) -> tuple[Feed, ...]:
-    """What each input gets, in the order of the inputs.
+    """Match the arguments of a term to the inputs of its network.
 
     Args:
-        network: its name in the formula.
-        label: the term, as the formula writes it.
-        inputs: of the network.
-        arguments: of the term.
+        network: name of the network in the formula.
+        label: the term as the formula writes it.
+        inputs: inputs of the network.
+        arguments: arguments of the term.
+
+    Returns:
+        What each input is fed, in the order of the inputs.
 
     Raises:
-        OptionError: naming the input and what it would get, where they do not match.
+        OptionError: naming the input and what it would get, if they do not match.
     """
     places = _places(inputs, arguments)
     left = sorted(set(range(len(arguments))) - {place for given in places for place in given})
     feeds = []
     for i, (entry, given) in enumerate(zip(inputs, places, strict=True)):
-        # What nothing takes is said of the last input, where it would stand.
+        # Arguments that are left over are assigned to the last input, whose error names them.
         given = [*given, *left] if i == len(inputs) - 1 else given
         chosen = [arguments[place] for place in given]
         shape = entry.takes(chosen)
@@ -134,7 +146,7 @@ def match(
 
 
 def _places(inputs: Sequence[Input], arguments: Sequence[Argument]) -> list[list[int]]:
-    """The arguments that each input takes, by their places."""
+    """The places of the arguments that each input takes."""
     if len(inputs) == 1:
         return [list(range(len(arguments)))]
     named = {argument.name: place for place, argument in enumerate(arguments)}
@@ -152,7 +164,7 @@ def _places(inputs: Sequence[Input], arguments: Sequence[Argument]) -> list[list
 
 
 def _filling(entry: Input, waiting: Sequence[Argument]) -> int:
-    """How many of the waiting arguments the input takes."""
+    """Number of the waiting arguments, from the first on, that the input takes."""
     for count in range(1, len(waiting) + 1):
         if entry.takes(waiting[:count]) is not None:
             return count
@@ -162,6 +174,7 @@ def _filling(entry: Input, waiting: Sequence[Argument]) -> int:
 def _mismatch(
     network: str, label: str, inputs: Sequence[Input], i: int, given: Sequence[Argument]
 ) -> OptionError:
+    """The error for arguments that input i does not take."""
     coded = [a for a in given if a.is_coded]
     if coded and len(coded) < len(given):
         return OptionError(
@@ -187,14 +200,19 @@ def _mismatch(
 
 @dataclass(frozen=True)
 class InputScan:
-    """Levels and transforms of the batches so far, and the shape of each argument."""
+    """What has been learned from the batches so far.
+
+    Attributes:
+        matrix: factor levels and transforms of the arguments.
+        shapes: shape of a row of each argument.
+    """
 
     matrix: model_matrix.MatrixScan
     shapes: tuple[tuple[int, ...], ...]
 
 
 def scan(seen: InputScan | None, expressions: Sequence[Expression], frame: Frame) -> InputScan:
-    """Learn from one batch of rows."""
+    """Accumulate one batch of rows; `seen` is None for the first."""
     products = [(expression,) for expression in expressions]
     found = model_matrix.scan(seen.matrix if seen else None, products, frame, booleans=False)
     shapes = tuple(
@@ -204,7 +222,7 @@ def scan(seen: InputScan | None, expressions: Sequence[Expression], frame: Frame
 
 
 def finish(seen: InputScan, expressions: Sequence[Expression]) -> tuple[Argument, ...]:
-    """The arguments of the term."""
+    """The arguments of the term, with shapes and levels, once all batches were scanned."""
     out = []
     for expression, shape in zip(expressions, seen.shapes, strict=True):
         levels = seen.matrix.factors.get(str(expression))
@@ -216,10 +234,13 @@ def finish(seen: InputScan, expressions: Sequence[Expression]) -> tuple[Argument
 def values(
     argument: Argument, expression: Expression, frame: Frame, learned: transforms.Learned
 ) -> tuple[NDArray, tuple[str, ...]]:
-    """Rows of an argument, (n, *shape), and the levels among them that training did not see.
+    """Values of an argument on the rows of `frame`.
+
+    Returns:
+        The numbers or codes, (n, *shape), and the levels that are not in the training rows.
 
     Raises:
-        DataError: for rows of another shape than training had, or without a level.
+        DataError: for rows of another shape than in training, or without a level.
     """
     if argument.levels is not None:
         return _codes(argument.levels, expression.columns()[0], frame)
@@ -235,6 +256,7 @@ def values(
 def _codes(
     levels: tuple[str, ...], column: str, frame: Frame
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+    """Codes (n,) of a column of levels, and the levels that are not in the training rows."""
     found = frame.levels(column)
     place = NameIndex(levels).places(found.names)
     present = found.present()
@@ -249,12 +271,19 @@ def _codes(
 def filled(
     feeds: Sequence[Feed], arguments: Sequence[Argument], given: Sequence[NDArray], n: int
 ) -> dict[str, NDArray]:
-    """Rows of every input, (n, *shape), by its place.
+    """The array of every input, (n, *shape), by the place of the input as a text.
 
-    Images are held in single precision, as a network takes no more.
+    Numeric rows with several axes, such as images, are held in single precision, the precision of
+    networks, to save memory.
+
+    Args:
+        feeds: what each input is fed.
+        arguments: arguments of the term.
+        given: values of the arguments.
+        n: number of rows.
 
     Raises:
-        DataError: for numbers that the input's Embedding has no entry for.
+        DataError: for numbers outside the entries of the input's Embedding.
     """
     out = {}
     for i, feed in enumerate(feeds):
@@ -271,6 +300,7 @@ def filled(
 
 
 def _refuse_strangers(name: str, part: NDArray, entries: int) -> None:
+    """Raise DataError for numbers that are no entries of an Embedding."""
     bad = (part != np.floor(part)) | (part < 0) | (part >= entries)
     if bad.any():
         raise DataError(
@@ -280,12 +310,12 @@ def _refuse_strangers(name: str, part: NDArray, entries: int) -> None:
 
 
 def ordered(arrays: Mapping[str, Any]) -> list[Any]:
-    """The rows of every input, in the order of the inputs."""
+    """The arrays of `filled`, in the order of the inputs."""
     return [arrays[str(i)] for i in range(len(arrays))]
 
 
 def joint_shape(arguments: Sequence[Argument]) -> tuple[int, ...]:
-    """The shape of all arguments as one input."""
+    """The shape of a row of all arguments as one input."""
     first = arguments[0]
     if len(arguments) == 1 and (first.shape or first.is_coded):
         return first.shape
@@ -293,13 +323,13 @@ def joint_shape(arguments: Sequence[Argument]) -> tuple[int, ...]:
 
 
 def coded(feed: Feed, arguments: Sequence[Argument]) -> list[tuple[str, int]]:
-    """Name and number of levels of what an input gets, where it gets levels."""
+    """Name and number of levels of each argument with levels that an input is fed."""
     given = [arguments[place] for place in feed.arguments]
     return [(a.name, len(a.levels)) for a in given if a.levels is not None]
 
 
 def shown(feed: Feed, arguments: Sequence[Argument]) -> str:
-    """What an input gets, in words."""
+    """What an input is fed, in words."""
     levels = [f"{name} ({count:,} levels)" for name, count in coded(feed, arguments)]
     if levels:
         return ", ".join(levels)

@@ -1,13 +1,17 @@
-"""A network's posterior over all its weights, from the model that is linear in them.
+"""Linearized Laplace approximation of the posterior of all weights of a network.
 
-At estimates w^ the network is taken for f(x; w^) + J(x) (w - w^), J its derivatives, with
-w ~ N(0, tau^2 D): the generalised Gauss-Newton form of Laplace's approximation, whose
-predictions are those of the linear model (Immer, Korzepa and Bauer, 2021; between clusters of
-data it is as uncertain as it should be, Foong et al., 2019). It is a linear block, so the
-weights integrate out together with the group effects, and tau has a posterior of its own.
+At point estimates w^ with Jacobian J the network is replaced by its linearization
 
-Of more weights than `DIRECTIONS` those directions V are integrated that move the network most
-on some training rows. What is left has the prior: the data say next to nothing of it.
+    f(x; w) = f(x; w^) + J(x) (w - w^),   w ~ N(0, tau^2 D).
+
+This is the generalized Gauss-Newton form of Laplace's approximation, and predictions are those of
+the linear model (Immer, Korzepa and Bauer, 2021; Foong et al., 2019, on its uncertainty between
+clusters of data). The linear model is a linear block, so the weights are integrated out together
+with group effects, and tau has a posterior.
+
+For a network with more than `DIRECTIONS` weights, only the directions V that change the network
+most on some training rows are integrated. The other directions keep their prior, because the data
+hardly inform them:
 
     w = D^1/2 (V a + (I - V V') u),   a, u ~ N(0, tau^2 I)
 """
@@ -22,17 +26,21 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 
-# Directions that are integrated, and numbers that the derivatives of some rows may have.
-DIRECTIONS, _HELD = 256, 40_000_000
-# Rows whose derivatives are held at once.
+# Largest number of directions that are integrated.
+DIRECTIONS = 256
+# Largest number of elements of the Jacobian from which the directions are computed. At least 16
+# rows are used even if they have more.
+_HELD = 40_000_000
+# Rows whose derivatives are held in memory at once.
 _ROWS = 512
 
-# Weights and an array for each input, its leading axis the rows, to the outputs (n,).
+# The outputs (n,) as a function of the weights, and of an array per input with the rows as its
+# leading axis.
 Output = Callable[[Sequence[Array], Sequence[Array]], Array]
 
 
 def scales(shapes: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
-    """D^1/2 of all weights in a row: one over the root of the fan-in, one for a bias."""
+    """Diagonal of D^1/2, (P,): one over the square root of the fan-in, and one for a bias."""
     out = [
         np.full(int(np.prod(shape)), 1 / np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else 1.0)
         for shape in shapes
@@ -43,7 +51,17 @@ def scales(shapes: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
 def directions(
     output: Output, weights: Sequence[Array], rows: Sequence[Array]
 ) -> dict[str, NDArray[np.float32]]:
-    """V (P, K) and the mean V' D^-1/2 w^ (K,) of a network, from some training rows."""
+    """The integrated directions, from the Jacobian on some training rows.
+
+    Args:
+        output: the network.
+        weights: the estimates w^.
+        rows: inputs of training rows, of which the first ones are used.
+
+    Returns:
+        "directions" V (P, K), the leading right singular vectors of J D^1/2, and "mean"
+        V' D^-1/2 w^, (K,).
+    """
     flat, _ = ravel_pytree(list(weights))
     scale = scales([np.shape(w) for w in weights])
     if len(flat) <= DIRECTIONS:
@@ -62,7 +80,10 @@ def directions(
 def columns(
     output: Output, weights: Sequence[Array], rows: Sequence[Array], linear: Mapping[str, Any]
 ) -> Array:
-    """(n, 1 + K): what is known of f, and J D^1/2 V."""
+    """Columns of the linear model, (n, 1 + K).
+
+    The first column is the known part, f(x; w^) - J D^1/2 V mean; the others are J D^1/2 V.
+    """
     scale = scales([np.shape(w) for w in weights])
     v = jnp.asarray(linear["directions"] * scale[:, None])
     n = len(rows[0])
@@ -82,7 +103,16 @@ def moved(
     a: Array,
     rest: Array,
 ) -> Array:
-    """F at w^ plus J (w - w^) for directions a (K,) and the rest u (P,)."""
+    """The linearized network (n,) at given weights.
+
+    Args:
+        output: the network.
+        weights: the estimates w^.
+        rows: inputs of the rows.
+        linear: what `directions` returned.
+        a: (K,) coordinates of the weights in the directions V.
+        rest: (P,) the vector u, of which the part outside of V is used.
+    """
     v = jnp.asarray(linear["directions"])
     scale = scales([np.shape(w) for w in weights])
     step = v @ (a - linear["mean"])
@@ -95,7 +125,7 @@ def moved(
 
 
 def _derivatives(output: Output, weights: Sequence[Array], rows: Sequence[Array]) -> Array:
-    """J (n, P)."""
+    """The Jacobian J, (n, P), of the outputs in the weights."""
 
     def one(*row: Array) -> Array:
         def value(w: Sequence[Array]) -> Array:

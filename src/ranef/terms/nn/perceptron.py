@@ -1,4 +1,4 @@
-"""The multilayer perceptron of nn(hidden=...): numbers and embedded levels, then layers.
+"""The multilayer perceptron of nn(hidden=...): dense layers on numbers and embedded levels.
 
 A column of q levels is embedded in min(50, (q + 1) // 2) dimensions.
 """
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ranef.terms.nn.inputs import Argument, Feed
 
+# Largest dimension of an embedding.
 _WIDEST = 50
 
 
@@ -20,11 +21,12 @@ class UnknownActivation(ValueError):
 
 
 def takes_numbers(arguments: Sequence[Argument]) -> bool:
+    """Whether at least one argument is numeric."""
     return not all(argument.is_coded for argument in arguments)
 
 
 def feeds(arguments: Sequence[Argument]) -> tuple[Feed, ...]:
-    """All numbers as one input, the first, and each column of levels as one."""
+    """The inputs of the perceptron: first one of all numbers, then one for each level column."""
     numbers = tuple(i for i, a in enumerate(arguments) if not a.is_coded)
     width = sum(arguments[i].width for i in numbers)
     levels = [
@@ -36,7 +38,7 @@ def feeds(arguments: Sequence[Argument]) -> tuple[Feed, ...]:
 
 
 def embedded(levels: int) -> int:
-    """The dimensions in which so many levels are embedded."""
+    """The dimension in which a column with this number of levels is embedded."""
     return min(_WIDEST, (levels + 1) // 2)
 
 
@@ -48,18 +50,18 @@ def build(
     activation: Any,
     l2: float,
 ) -> Any:
-    """The network, its weights yet to be drawn.
+    """Build the network. `start` draws its initial weights.
 
     Args:
-        keras: the module.
-        arguments: of the term.
-        given: its inputs, as `feeds` says.
-        widths: of the hidden layers.
-        activation: of these.
-        l2: penalty of every kernel and embedding.
+        keras: the module Keras.
+        arguments: arguments of the term.
+        given: inputs of the network, as returned by `feeds`.
+        widths: widths of the hidden layers.
+        activation: activation of the hidden layers.
+        l2: L2 penalty on every kernel and embedding.
 
     Raises:
-        UnknownActivation: for one that Keras does not know.
+        UnknownActivation: for an activation that Keras does not know.
     """
     penalty = keras.regularizers.L2(l2) if l2 else None
     try:
@@ -95,20 +97,26 @@ def build(
 
 
 def start(path: str, shape: tuple[int, ...]) -> Any:
-    """Initial weights, or what makes them of a PRNG key.
+    """Initial weights, or a function of a PRNG key that draws them.
 
-    Zeros for a bias, a length of one for an embedding, Glorot's uniform for a kernel. A level that
-    training did not see is embedded at zero, where nothing moves it.
+    A bias starts at zero, a kernel at Glorot's uniform distribution, and an embedding at uniform
+    values whose vectors have a length of about one. The entry of levels that are not in the
+    training rows is zero and stays zero, because no training row uses it.
+
+    Args:
+        path: path of the variable.
+        shape: shape of the variable.
     """
     if len(shape) < 2:
         return jnp.zeros(shape)
     if path.endswith("/embeddings"):
-        # Of the size of standardized numbers: from Keras's .05 a level takes long to be told.
+        # Uniform on -+ 1.7 / sqrt(width), so that the vector of a level is of the size of a
+        # standardized number. Keras's default of .05 would make levels slow to learn.
         bound = 1.7 / math.sqrt(shape[1])
         return lambda key: jax.random.uniform(key, shape, "float32", -bound, bound).at[0].set(0.0)
     return lambda key: jax.nn.initializers.glorot_uniform()(key, shape)
 
 
 def _layer_name(i: int, column: str) -> str:
-    """A name that no other layer has; Keras refuses a "/" in it."""
+    """A unique layer name, without "/", which Keras does not allow."""
     return f"embedding_{i}_{column}".replace("/", "_over_")

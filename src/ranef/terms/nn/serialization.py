@@ -1,7 +1,7 @@
-"""Keras networks as plain configurations, and back, from the layers listed here.
+"""Serialization of Keras networks as plain configurations of listed layers.
 
-A configuration can name any class, and code with it; so only these names are written or read,
-and a network is never loaded by Keras from a file.
+A Keras configuration can name any class, and so run any code when it is read. Therefore only the
+classes listed here are written or read, and Keras never loads a network from a file itself.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ranef.errors import FileError, OptionError
 from ranef.terms.nn.term import keras_on_jax
 
-# Where Keras says that each class lives.
+# Allowed classes, by the module that Keras records for them.
 _LISTED = {
     "keras": ("Sequential", "DTypePolicy"),
     "keras.layers": (
@@ -36,22 +36,27 @@ _LISTED = {
     "keras.regularizers": ("L1", "L2", "L1L2"),
     "keras.constraints": ("MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"),
 }
-# A functional model says where Keras keeps it; tensors and tuples have no place.
+# Other allowed class names, with the modules that Keras may record for them; None for no module.
 _PLACES = {
     "Functional": ("keras.src.models.functional", "keras"),
     "__keras_tensor__": (None,),
     "__tuple__": (None,),
 }
-# What training needs and a prediction does not; an optimizer is none of the listed classes.
+# Entries that only training needs. They are removed, because an optimizer is no listed class.
 _LEFT_OUT = ("compile_config",)
+# Largest depth of nesting of a configuration.
 _DEEPEST = 60
 
 
 def configuration(network: Any, name: str) -> Any:
-    """What a network is made of.
+    """The configuration of a network.
+
+    Args:
+        network: the Keras model.
+        name: what messages call the network.
 
     Raises:
-        OptionError: for a network with a layer that is not listed, by its name.
+        OptionError: for a layer that is not listed, naming it.
     """
     keras = keras_on_jax()
     config = _without(keras.saving.serialize_keras_object(network))
@@ -67,11 +72,18 @@ def configuration(network: Any, name: str) -> Any:
 
 
 def rebuilt(config: Any, variables: Sequence[tuple[str, NDArray]]) -> Any:
-    """The network of a configuration, with the values of its variables.
+    """Build the network of a configuration.
+
+    Args:
+        config: the configuration.
+        variables: path and value of each variable of the network, in order.
+
+    Returns:
+        The network, with these values.
 
     Raises:
-        FileError: for a configuration with a class that is not listed, or variables of other
-            shapes than it has.
+        FileError: for a class that is not listed, a configuration that Keras cannot build, or
+            variables of other shapes than those of the network.
     """
     for found in _objects(config):
         if not _is_listed(found):
@@ -88,13 +100,14 @@ def rebuilt(config: Any, variables: Sequence[tuple[str, NDArray]]) -> Any:
     network = _outline(keras, config, [value.shape for _, value in variables])
     for own, (path, value) in zip(network.variables, variables, strict=True):
         own.assign(value)
-        # Keras counts up names that it has given before, and estimates go by these names.
+        # Keras appends numbers to names that are in use, so the stored path is restored: estimates
+        # are looked up by it.
         own._path = path
     return network
 
 
 def _outline(keras: Any, config: Any, expected: list[tuple[int, ...]]) -> Any:
-    """The network, its variables allocated only once they have the expected shapes."""
+    """Build the network, and allocate its variables only if they have the expected shapes."""
     from keras.src.backend.common import global_state
 
     waiting = "uninitialized_variables"
@@ -117,16 +130,17 @@ def _outline(keras: Any, config: Any, expected: list[tuple[int, ...]]) -> Any:
 
 
 def _without(value: Any) -> Any:
+    """A configuration without the entries that are left out."""
     if isinstance(value, Mapping):
         return {k: _without(v) for k, v in value.items() if k not in _LEFT_OUT}
     return [_without(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _objects(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """Everything in a configuration that names a class.
+    """All entries of a configuration that name a class.
 
     Raises:
-        FileError: for one that is deeper than any network's.
+        FileError: for a configuration nested more deeply than `_DEEPEST`.
     """
     if depth > _DEEPEST:
         raise FileError("the configuration of its network is too deep")
@@ -141,6 +155,7 @@ def _objects(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
 
 
 def _is_listed(found: Mapping[str, Any]) -> bool:
+    """Whether the class that an entry names is allowed."""
     name, module = found["class_name"], found.get("module")
     if not isinstance(name, str):
         return False

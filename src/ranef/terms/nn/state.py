@@ -1,4 +1,4 @@
-"""What a network term learns of the training rows: its inputs, and the network."""
+"""The state of a network term: its inputs as learned from the training rows, and the network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,22 +13,24 @@ from ranef.terms.nn import graph, inputs
 
 @dataclass(frozen=True)
 class NetworkState:
-    """What the inputs were, and the network.
+    """The inputs of a network term, and the network.
 
     Attributes:
-        learned: numbers of the arguments' transforms.
-        arguments: of the term.
-        feeds: what each input of the network gets of them.
-        mean, sd: (k,) of the numbers of an MLP over the training rows; empty for a user's
-            network, which gets its inputs as they are.
+        learned: parameters of the transforms in the arguments.
+        arguments: arguments of the term.
+        feeds: the arguments that each input of the network is fed.
+        mean: (k,) means of the numeric inputs of an MLP over the training rows; empty for a user's
+            network, which takes its inputs as they are.
+        sd: (k,) their sds.
         model: the Keras model.
-        initial: where the variables of a user's network begin, by name; an MLP's are drawn.
-        began: (2, outputs) mean and sd of the outputs of a user's network at these variables, over
-            some training rows. None for an MLP, and for a network of an earlier file, whose
-            outputs count as they are.
+        initial: initial values of the variables of a user's network, by name. Those of an MLP are
+            drawn instead.
+        began: (2, outputs) mean and sd of the outputs of a user's network at its initial values,
+            over some training rows. None for an MLP, and for a network from a file of an earlier
+            version, whose outputs are used unscaled.
 
     Raises:
-        ValueError: for feeds that are not those of the network.
+        ValueError: if the feeds do not match the inputs of the network.
     """
 
     learned: transforms.Learned

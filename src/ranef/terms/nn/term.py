@@ -1,6 +1,7 @@
-"""A Keras network in the predictor: eta_i = f(x_i; w), w estimated as a point.
+"""A Keras network as a term of the predictor: eta_i = f(x_i; w).
 
-The only module that imports Keras, and only when a formula has a network.
+The weights w are point estimates by default; ``weights`` has the other choices. `keras_on_jax`
+imports Keras, which happens only when a formula has a network.
 """
 
 import os
@@ -28,27 +29,28 @@ from ranef.terms.nn import graph, inputs, perceptron, variables
 from ranef.terms.nn.state import NetworkState
 from ranef.terms.nn.weights import KINDS
 
-# Hidden layers of a network whose formula says nothing of them.
+# Default widths of the hidden layers.
 _HIDDEN = [32, 16]
 
 _OPTIONS = {"net": None, "hidden": None, "activation": "tanh", "weights": "point", "l2": 0.001}
 
-# Weights are of order one over the square root of a layer's width, and move in such steps.
+# Unit of the steps of a search in a weight. Weights are of the order of one over the square root of
+# the width of a layer.
 _WEIGHT_UNIT = 0.2
 
-# Training rows by which the outputs of a user's network are standardized.
+# Largest number of training rows from which the outputs of a user's network are standardized.
 _ROWS = 2_000
 
-# Outputs count as they are where their sd is within this factor of the predictor's spread, and
-# their mean within as many spreads of where the predictor lies, or of zero.
+# The outputs of a user's network are used unscaled if their sd is within this factor of the sd of
+# the predictor, and their mean within this many such sds of zero or of the predictor's location.
 _NEAR = 3.0
 
 
 def keras_on_jax() -> Any:
-    """Keras on JAX.
+    """Import Keras and return the module.
 
     Raises:
-        BackendError: where it runs, or is told to run, on something else.
+        BackendError: if Keras has, or is configured to have, another backend than JAX.
     """
     chosen = os.environ.get("KERAS_BACKEND", "jax")
     if "keras" not in sys.modules and chosen != "jax":
@@ -68,24 +70,36 @@ def keras_on_jax() -> Any:
 
 @dataclass(frozen=True)
 class NetworkScan:
-    """The scan of the arguments, and some training rows."""
+    """What has been learned from the batches so far.
+
+    Attributes:
+        inputs: levels, transforms and shapes of the arguments.
+        some: evenly spaced rows of the first batch.
+    """
 
     inputs: inputs.InputScan
     some: Frame
 
 
 class Network(Term):
-    """nn(x1, x2, ..., net=name) for a Keras model, nn(..., hidden=[8, 4]) for an MLP.
+    """The term nn(x1, x2, ..., net=name) for a Keras model, or nn(..., hidden=[8, 4]) for an MLP.
 
-    Without either it is an MLP with hidden layers of 32 and 16 units.
+    Without `net` and `hidden` it is an MLP with hidden layers of 32 and 16 units.
 
-    An MLP gets standardized inputs and its output is multiplied by the spread of the
-    predictor, so that the same settings serve data of any unit. A user's network gets its inputs
-    as they are. Where its outputs begin on the scale of the predictor, as those of a network
-    that was trained before do, they count as they are too; elsewhere they are standardized by the
-    mean and sd with which they begin, and multiplied by the spread. Regularization losses count
-    as in Keras, where the loss is a mean over rows: n times the penalty is subtracted from
-    the log density of n rows, so l2 sum w^2 amounts to the prior w ~ N(0, 1 / (2 n l2)).
+    An MLP takes standardized inputs, and its output is multiplied by the sd of the predictor, so
+    that the same settings serve data in any unit. A user's network takes its inputs as they are.
+    Its outputs are used as they are if, at the initial weights, they are on the scale of the
+    predictor, as those of a pretrained network. Otherwise they are standardized by their initial
+    mean and sd and multiplied by the sd of the predictor.
+
+    Regularization losses have the meaning that they have in Keras, where the loss is a mean over
+    rows: n times the penalty is subtracted from the log density of n rows, so that a penalty
+    l2 sum w^2 amounts to the prior w ~ N(0, 1 / (2 n l2)), the second argument being the variance.
+
+    Attributes:
+        options: the options of the term, with defaults filled in.
+        weights: how the weights enter the model, by the option `weights`.
+        users: labels of the terms that share the network, in the order of its outputs.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -114,7 +128,7 @@ class Network(Term):
             raise OptionError(
                 f"nn(net={name}) names no network of Model(..., networks={{...}}); {given}"
             )
-        # A fit leaves its weights in the network, and the next must not begin with them.
+        # A fit assigns its weights to the network; the next fit must start from the initial ones.
         self._initial = variables.values(self.networks[name]) if name is not None else {}
         self.users: tuple[str, ...] = (self.label,)
         if name is None:
@@ -130,10 +144,11 @@ class Network(Term):
 
     @property
     def site(self) -> str:
-        """What the names of its weights begin with; one for all terms that share them."""
+        """Prefix of the sites of the weights, the same for all terms that share the network."""
         return self.label if len(self.users) == 1 else self.call.label
 
     def _check_hidden(self) -> None:
+        """Raise FormulaError for invalid options of an MLP."""
         hidden, l2 = self.options["hidden"], self.options["l2"]
         widths = hidden if isinstance(hidden, list) else [hidden]
         if not widths or not all(type(w) is int and 1 <= w <= 100_000 for w in widths):
@@ -151,15 +166,16 @@ class Network(Term):
         return {self._kept: {"kept": np.zeros((), np.int32)}}
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """What the program carries where the network is not left out.
+        """State that the program carries, by site, where the network is not left out.
 
-        Weights with a prior are never: the posterior of their scale reaches zero.
+        Networks whose weights have a prior are never left out, because the posterior of their
+        scale can approach zero instead.
         """
         return {self._kept: {"kept": np.ones((), np.int32)}}
 
     @property
     def _kept(self) -> str:
-        """The site of whether the network is kept, one or zero."""
+        """The site of the switch of the network: one, or zero if it is left out."""
         return f"{self.site}/kept"
 
     def scan(self, accumulator: NetworkScan | None, frame: Frame) -> NetworkScan:
@@ -189,9 +205,9 @@ class Network(Term):
         return state if self.options["net"] is None else self._standardized(state, some)
 
     def _standardized(self, state: NetworkState, some: Frame) -> NetworkState:
-        """The state of a user's network with mean and sd of its outputs as it begins.
+        """The state of a user's network with mean and sd of its outputs at the initial weights.
 
-        They are in training mode, where batch norm takes the moments of its batch.
+        The network runs in training mode, in which batch norm uses the moments of the batch.
         """
         model, known = state.model, variables.names(state.model)
         held = [
@@ -208,6 +224,11 @@ class Network(Term):
     def _perceptron(
         self, arguments: tuple[inputs.Argument, ...]
     ) -> tuple[Any, tuple[inputs.Feed, ...]]:
+        """The MLP, and what each of its inputs is fed.
+
+        Raises:
+            FormulaError: for an activation that Keras does not know.
+        """
         hidden, l2 = self.options["hidden"], self.options["l2"]
         widths = hidden if isinstance(hidden, list) else [hidden]
         feeds = perceptron.feeds(arguments)
@@ -223,7 +244,11 @@ class Network(Term):
         return model, feeds
 
     def _given(self, arguments: tuple[inputs.Argument, ...]) -> tuple[Any, tuple[inputs.Feed, ...]]:
-        """The user's network, and what its inputs get."""
+        """The user's network, and what each of its inputs is fed.
+
+        Raises:
+            OptionError: for a model that is no usable Keras model, or does not fit the arguments.
+        """
         keras = keras_on_jax()
         name = self.options["net"]
         model = self.networks[name]
@@ -280,7 +305,7 @@ class Network(Term):
         return Design(arrays, (tuple(new),))
 
     def columns(self, state: NetworkState, frame: Frame) -> NDArray[np.float64]:
-        """The numbers that an MLP standardizes."""
+        """The numeric inputs of an MLP, which are standardized."""
         return self.design(state, frame).arrays["0"] if state.mean.size else np.zeros((0, 0))
 
     def carries_constant(self, state: NetworkState) -> bool:
@@ -324,9 +349,10 @@ class Network(Term):
         scales: Mapping[str, Scale],
         held: dict[str, NDArray],
     ) -> dict[str, NDArray]:
-        """The values with the last layer's such that outputs are what predictors get.
+        """The values with the last layer rescaled, so that outputs are summands of predictors.
 
-        Where the last layer is not linear they stay, and outputs are yet to be scaled.
+        If the last layer is not linear the values stay as they are, and the outputs of the network
+        have to be scaled outside of it.
         """
         last = None if state.began is None else graph.linear_end(state.model)
         if last is None:
@@ -378,23 +404,24 @@ class Network(Term):
 
     @property
     def keras(self) -> Any:
+        """The module Keras."""
         return keras_on_jax()
 
     @property
     def short(self) -> str:
-        """The term by its columns alone, such as nn(x, z)."""
+        """The term with its columns alone, such as nn(x, z), which names its variables."""
         return f"{self.prefix}nn({', '.join(map(str, self.call.arguments))})"
 
     def unit(self, state: NetworkState, scale: Scale) -> float:
-        """What an output of one adds to the predictor."""
+        """Change of the predictor when the output of the network increases by one."""
         return self._placed(state, scale, self._place)[1]
 
     def output_shift(self, state: NetworkState, scale: Scale) -> float:
-        """The output that adds nothing to the predictor."""
+        """The output at which the network adds zero to the predictor."""
         return self._placed(state, scale, self._place)[0]
 
     def _placed(self, state: NetworkState, scale: Scale, place: int) -> tuple[float, float]:
-        """An output that adds nothing to its predictor, and what one more adds."""
+        """`output_shift` and `unit` of the output at `place`."""
         if self.options["net"] is None:
             return 0.0, scale.sd
         if state.began is None:
@@ -404,26 +431,28 @@ class Network(Term):
         near = scale.sd / _NEAR <= sd <= _NEAR * scale.sd
         if near and away <= _NEAR * scale.sd:
             return 0.0, 1.0
-        # Only a bias can hold the shift for who calls the network without this package.
+        # After the fit the shift goes into the bias of the last layer (`_on_predictors`), so that
+        # the network can be called without this package. There is no shift without a bias.
         last = graph.linear_end(state.model)
         shift = mean if last is not None and last.use_bias else 0.0
-        # Outputs that begin small may grow by steps of the usual size; large ones cannot shrink so.
+        # Outputs with a small initial sd can grow by steps of the usual size, so they are not
+        # scaled up; large outputs could not shrink in this way.
         return shift, scale.sd / max(sd, 1.0)
 
     @property
     def _place(self) -> int:
-        """Of its output among those of the network."""
+        """Place of the term's output among those of the network."""
         return self.users.index(self.label)
 
     def points(self, state: NetworkState, model: Any) -> list[Array]:
-        """The trainable weights of a part of the network, as point estimates."""
+        """Point estimates of the trainable weights of `model`, within a NumPyro program."""
         return [
             jnp.asarray(numpyro.param(site, start, unit=_WEIGHT_UNIT))
             for site, start in self.starts(state, model)
         ]
 
     def starts(self, state: NetworkState, model: Any) -> list[tuple[str, Any]]:
-        """The site of each weight, and where its search begins."""
+        """Site and starting value of each trainable weight of `model`."""
         own, known = self.options["net"] is None, variables.names(state.model)
         return [
             (
@@ -438,7 +467,7 @@ class Network(Term):
     def column(
         self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
     ) -> Array:
-        """(n, 1) its output of the network, which runs once for all terms that share it."""
+        """The term's contribution to eta, (n, 1); terms that share a network run it once."""
         if self.site not in replay.made:
             weights = self.points(state, state.model)
             output = self.output(state, design, replay, state.model, weights)
@@ -447,7 +476,7 @@ class Network(Term):
         carried: Any = mutable(self._kept, cast(Any, {"kept": np.ones((), np.int32)}))
         kept = jnp.asarray(carried["kept"])
         output = replay.made[self.site][:, place : place + 1]
-        # The precision stays that of the network.
+        # The switch has the dtype of the network, so that the precision is not raised.
         unit = self.unit(state, scale) * kept.astype(output.dtype)
         return (output - self.output_shift(state, scale)) * unit
 
@@ -488,9 +517,14 @@ class Network(Term):
         model: Any,
         weights: list[Array],
     ) -> Array:
-        """Of the network, or of `model`, a part of it, within a NumPyro program."""
+        """Output of `model`, the network or a part of it, within a NumPyro program.
+
+        The state that the network updates is carried on, and its regularization losses are
+        subtracted from the log density.
+        """
         carried, others = self._carried(state, model)
-        # Seeds that came with the state would give all samples of a step one mask.
+        # Seeds of dropout are drawn anew, because those in the carried state would give all samples
+        # of one step the same mask.
         seeds = variables.seeds(state.model) if replay.training else []
         key = numpyro.prng_key() if seeds else None
         drawn = variables.drawn(seeds, key) if key is not None else {}
@@ -508,9 +542,9 @@ class Network(Term):
         return output
 
     def _carried(self, state: NetworkState, model: Any) -> tuple[Any, list[str]]:
-        """What the network updates as it runs, by name, and the names in the network's order.
+        """State that the network updates as it runs, by name, and the names in its own order.
 
-        The order of the dict is another one once JAX has had it.
+        JAX sorts the keys of dicts, so the order is kept separately.
         """
         known = variables.names(state.model)
         others = [known[id(v)] for v in model.non_trainable_variables]
@@ -518,11 +552,11 @@ class Network(Term):
         return mutable(f"{self.site}/state", cast(Any, start)), others
 
     def rows(self, design: Design) -> list[Array]:
-        """What the inputs get, an array for each."""
+        """The rows as arrays, one for each input of the network."""
         return [_on_device(a) for a in inputs.ordered(design.arrays)]
 
     def frozen(self, state: NetworkState, scale: Scale) -> Any:
-        """The network in inference mode as a function of weights and inputs, to (n,)."""
+        """The contribution to eta (n,) in inference mode, as a function of weights and inputs."""
         unit, shift, model = self.unit(state, scale), self.output_shift(state, scale), state.model
         carried, others = self._carried(state, model)
         held = [carried[name] for name in others]
@@ -537,12 +571,12 @@ class Network(Term):
 
 
 def _on_device(rows: Any) -> Array:
-    """Codes of levels as they are, numbers in single precision."""
+    """Rows as a JAX array: codes of levels as int32, numbers as float32."""
     return jnp.asarray(rows, dtype="int32" if rows.dtype.kind == "i" else "float32")
 
 
 def _shown(state: NetworkState) -> str:
-    """The inputs and layers of the network in words."""
+    """The inputs, or for one vector input the widths of the layers, in words."""
     (first, *others), model = state.feeds, state.model
     if others or len(first.shape) != 1 or first.entries:
         *before, last = (inputs.shown(feed, state.arguments) for feed in state.feeds)
@@ -551,5 +585,5 @@ def _shown(state: NetworkState) -> str:
 
 
 def _widths(model: Any) -> list[int]:
-    """Units of each layer that has weights."""
+    """Number of units of each layer with weights."""
     return [int(layer.output.shape[-1]) for layer in model.layers if layer.trainable_variables]

@@ -1,4 +1,4 @@
-"""The variables of a Keras network by name: their values, and the seeds among them."""
+"""The variables of a Keras network by name: their values, and the seeds of random layers."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ Values = Mapping[str, NDArray]
 
 
 def names(network: Any) -> dict[int, str]:
-    """Name of each variable by its `id`: its path, numbered where several have one path."""
+    """Unique name of each variable, by its `id`: its path, with "_" appended to repeated ones."""
     out: dict[int, str] = {}
     taken: set[str] = set()
     for variable in network.variables:
@@ -27,7 +27,7 @@ def names(network: Any) -> dict[int, str]:
 
 
 def values(network: Any) -> dict[str, NDArray]:
-    """What the network holds, none before it is built."""
+    """Values of the variables by name; empty before the network is built."""
     if not getattr(network, "built", False):
         return {}
     known = names(network)
@@ -35,10 +35,10 @@ def values(network: Any) -> dict[str, NDArray]:
 
 
 def assign(network: Any, held: Values) -> None:
-    """Set the variables of a network.
+    """Assign values to the variables of a network.
 
     Raises:
-        OptionError: for values of other variables than it has.
+        OptionError: if the names or shapes are not those of the network.
     """
     known = names(network)
     shapes = {known[id(v)]: tuple(v.shape) for v in network.variables}
@@ -52,7 +52,7 @@ def assign(network: Any, held: Values) -> None:
 
 
 def seeds(network: Any) -> list[str]:
-    """Names of the seeds that its layers draw by."""
+    """Names of the seeds of its random layers, such as dropout."""
     known = names(network)
     return [
         known[id(v)] for v in network.non_trainable_variables if v.name == "seed_generator_state"
@@ -60,6 +60,6 @@ def seeds(network: Any) -> list[str]:
 
 
 def drawn(names: Iterable[str], key: Array) -> dict[str, Array]:
-    """A value for each seed."""
+    """Draw a value of each seed, with `key`."""
     keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
     return {name: jax.random.bits(own, (2,), "uint32") for name, own in keys.items()}

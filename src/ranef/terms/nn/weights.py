@@ -1,11 +1,13 @@
-"""What is believed about the weights of a network: `Point`, `LastLayerWeights`, `FullWeights`.
+"""Treatments of the weights of a network: `PointWeights`, `LastLayerWeights` and `FullWeights`.
 
-`point`: all are point estimates. `last`: the features h(x; w) before the last layer are, and
+- `point`: all weights are point estimates.
+- `last`: the weights w before the last layer are point estimates, and the last layer has a
+  posterior. With the features h(x; w) that enter it, the network is
 
-    f(x) = c' (h(x; w), 1),   c ~ N(0, tau^2 I)
+      f(x) = c' (h(x; w), 1),   c ~ N(0, tau^2 I),
 
-is linear in what has a posterior, so that c integrates out in closed form like any common effect.
-`full`: every weight has the prior N(0, tau^2 D); ``linearized_laplace`` says how it is integrated.
+  which is linear in c, so that c is integrated out in closed form like common (fixed) effects.
+- `full`: every weight has a prior, w ~ N(0, tau^2 D); ``linearized_laplace`` integrates them out.
 """
 
 import zlib
@@ -32,29 +34,32 @@ from ranef.terms.nn.state import NetworkState
 
 @runtime_checkable
 class NetworkTerm(Protocol):
-    """What the weights of a network know of its term."""
+    """The interface of a network term that the treatments of its weights use."""
 
     label: str
 
     def column(
         self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
     ) -> Array:
-        """(n, 1) its output of the network, which runs once for all terms that share it."""
+        """The term's contribution to eta, (n, 1); terms that share a network run it once."""
         ...
 
     def frozen(self, state: NetworkState, scale: Scale) -> Any:
-        """The network in inference mode as a function of weights and inputs, to (n,)."""
+        """The contribution to eta (n,) in inference mode, as a function of weights and inputs."""
         ...
 
     def kept(self) -> dict[str, dict[str, Any]]:
-        """What the program carries where the network is not left out.
+        """State that the program carries, by site, where the network is not left out.
 
-        Weights with a prior are never: the posterior of their scale reaches zero.
+        Networks whose weights have a prior are never left out, because the posterior of their
+        scale can approach zero instead.
         """
         ...
 
     @property
-    def keras(self) -> Any: ...
+    def keras(self) -> Any:
+        """The module Keras."""
+        ...
 
     def output(
         self,
@@ -64,32 +69,32 @@ class NetworkTerm(Protocol):
         model: Any,
         weights: list[Array],
     ) -> Array:
-        """Of the network, or of `model`, a part of it, within a NumPyro program."""
+        """Output of `model`, the network or a part of it, within a NumPyro program."""
         ...
 
     def output_shift(self, state: NetworkState, scale: Scale) -> float:
-        """The output that adds nothing to the predictor."""
+        """The output at which the network adds zero to the predictor."""
         ...
 
     def points(self, state: NetworkState, model: Any) -> list[Array]:
-        """The trainable weights of a part of the network, as point estimates."""
+        """Point estimates of the trainable weights of `model`, within a NumPyro program."""
         ...
 
     def rows(self, design: Design) -> list[Array]:
-        """What the inputs get, an array for each."""
+        """The rows as arrays, one for each input of the network."""
         ...
 
     @property
     def short(self) -> str:
-        """The term by its columns alone, such as nn(x, z)."""
+        """The term with its columns alone, such as nn(x, z), which names its variables."""
         ...
 
     def starts(self, state: NetworkState, model: Any) -> list[tuple[str, Any]]:
-        """The site of each weight, and where its search begins."""
+        """Site and starting value of each trainable weight of `model`."""
         ...
 
     def unit(self, state: NetworkState, scale: Scale) -> float:
-        """What an output of one adds to the predictor."""
+        """Change of the predictor when the output of the network increases by one."""
         ...
 
 
@@ -98,29 +103,32 @@ class Weights(ABC):
 
     Args:
         network: the term.
+
+    Attributes:
+        about: the treatment in words, as equations show it.
+        shifts: whether `output_shift` may differ from zero.
     """
 
     about: str
-    # Whether an output that adds nothing to the predictor may be another than zero.
     shifts = True
 
     def __init__(self, network: NetworkTerm) -> None:
         self.network = network
 
     def check(self, state: NetworkState) -> None:  # noqa: B027 most take any network
-        """Refuse a network that cannot be treated so.
+        """Refuse a network that does not suit this treatment.
 
         Raises:
-            OptionError: saying what it lacks.
+            OptionError: naming what the network lacks.
         """
 
     def parameters(self, state: NetworkState, scale: Scale) -> dict[str, Parameter]:
-        """Names that take a prior, with the default for this scale."""
+        """Parameters that take a prior, with the default for a predictor of this scale."""
         return {}
 
     @abstractmethod
     def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
-        """(n, k) columns that point estimates shape, within a NumPyro program."""
+        """Columns (n, k) that depend on point estimates, within a NumPyro program."""
 
     def settled(
         self,
@@ -129,12 +137,12 @@ class Weights(ABC):
         scale: Scale,
         given: Callable[[Callable], Callable],
     ) -> dict[str, Any]:
-        """What is carried from the end of a search on, as `Term.settled`."""
+        """State that the program carries once the search has ended, as `Term.settled`."""
         return {}
 
     @abstractmethod
     def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
-        """The block that these columns make."""
+        """The linear block with the columns of `basis`."""
 
     @abstractmethod
     def sample(
@@ -145,18 +153,19 @@ class Weights(ABC):
         scale: Scale,
         replay: RunOptions,
     ) -> Array:
-        """Eta (n,), within a NumPyro program."""
+        """Sample the sites within a NumPyro program and return eta, (n,)."""
 
     def variables(self, state: NetworkState) -> dict[str, Variable]:
+        """Variables that the weights contribute to the posterior, by name."""
         return {}
 
     def means(self, state: NetworkState, draws: Any) -> dict[int, Any]:
-        """Posterior means of the network's variables, by their `id`, where they have one."""
+        """Posterior means of the variables that have a posterior, by the `id` of the variable."""
         return {}
 
 
 class PointWeights(Weights):
-    """All weights are point estimates: the output is a column whose coefficient is one."""
+    """All weights are point estimates, and the output is a column with the coefficient one."""
 
     about = "a point estimate"
 
@@ -180,17 +189,18 @@ class PointWeights(Weights):
 class _ScaledWeights(PointWeights):
     """Some weights have a prior of scale tau.
 
-    A search goes on point estimates of all weights until its end: coefficients at their
-    posterior mean would be zero where features have learned nothing yet, and these then never
-    would.
+    A search uses point estimates of all weights until its end. With the coefficients of the last
+    layer at their posterior mean, untrained features would have coefficients near zero, hence no
+    gradient, and would never be trained.
     """
 
     @property
     def scale_site(self) -> str:
+        """The site of tau."""
         return f"{self.network.short}_sigma"
 
     def parameters(self, state: NetworkState, scale: Scale) -> dict[str, Parameter]:
-        # Features are of order one, and so are their coefficients in units of the predictor.
+        # Features are of the order of one, so coefficients are of the order of the predictor's sd.
         return {
             self.scale_site: Parameter(
                 priors.HalfNormal(2.0 * self.spread(state, scale)), "positive"
@@ -198,10 +208,11 @@ class _ScaledWeights(PointWeights):
         }
 
     def spread(self, state: NetworkState, scale: Scale) -> float:
-        """Of the predictor, in units of the network's output."""
+        """The sd of the predictor, in units of the output of the network."""
         return scale.sd / self.network.unit(state, scale)
 
     def tau(self, state: NetworkState, priors_: Mapping[str, Prior], scale: Scale) -> Array:
+        """Sample tau, the prior scale of the weights, within a NumPyro program."""
         name, start = self.scale_site, self.spread(state, scale)
         return sites.parameter(name, priors_[name], support="positive", start=start)
 
@@ -210,23 +221,26 @@ class _ScaledWeights(PointWeights):
 
 
 class LastLayerWeights(_ScaledWeights):
-    """The last layer has a posterior, what is before it is a point estimate."""
+    """The last layer has a posterior, and the weights before it are point estimates."""
 
     about = "a point estimate but for the last layer"
-    # The bias has a prior about zero.
+    # No shift, because the prior of the bias has the mean zero.
     shifts = False
 
     @property
     def site(self) -> str:
+        """The site of the coefficients c of the last layer."""
         return f"{self.network.short}_last"
 
     def check(self, state: NetworkState) -> None:
         self._parts(state)
 
     def _parts(self, state: NetworkState) -> tuple[Any, Any]:
+        """The network before its last layer, and that layer."""
         return graph.before_last(self.network.keras.Model, state.model)
 
     def _units(self, state: NetworkState) -> tuple[str, ...]:
+        """Labels of the coefficients: units of the layer before the last, and the bias."""
         layer = self._parts(state)[1]
         named = (f"unit {i + 1}" for i in range(int(layer.kernel.shape[0])))
         return (*named, "bias") if layer.use_bias else tuple(named)
@@ -242,6 +256,7 @@ class LastLayerWeights(_ScaledWeights):
 
     @property
     def _settled(self) -> str:
+        """Site that is present once the search for point estimates has ended."""
         return f"{self.network.label}/settled"
 
     def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
@@ -252,7 +267,7 @@ class LastLayerWeights(_ScaledWeights):
     def _features(
         self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
     ) -> Array:
-        """(h, 1), (n, k)."""
+        """The columns (h(x; w), 1), (n, k), in units of the predictor."""
         features, layer = self._parts(state)
         weights = self.network.points(state, features)
         columns = self.network.output(state, design, replay, features, weights)
@@ -304,16 +319,17 @@ class LastLayerWeights(_ScaledWeights):
 
 
 class FullWeights(_ScaledWeights):
-    """Every weight has a posterior."""
+    """Every weight has a posterior, by the linearized Laplace approximation."""
 
     about = "each with a prior, integrated where the network is linear in them"
 
     @property
     def _directions(self) -> str:
+        """The site of the coordinates a of the weights."""
         return f"{self.network.label}/directions"
 
     def _linear(self) -> dict[str, Any]:
-        """The linear model, empty while it is not settled."""
+        """The directions of the linear model; empty until the search has ended."""
         return dict(cast(Any, mutable(f"{self.network.label}/linear", cast(Any, {}))))
 
     def settled(
@@ -323,6 +339,7 @@ class FullWeights(_ScaledWeights):
         scale: Scale,
         given: Callable[[Callable], Callable],
     ) -> dict[str, Any]:
+        """The directions of the linear model at the point estimates."""
         network = self.network
 
         def program() -> dict[str, Any]:
@@ -374,7 +391,7 @@ class FullWeights(_ScaledWeights):
         a = jnp.asarray(numpyro.sample(self._directions, law, infer=infer))
         u = jnp.zeros(p)
         if k < p and not replay.training:
-            # Drawn with each prediction: of these the data say nothing.
+            # Directions that are not integrated keep their prior and are drawn in predictions.
             rest = dist.Normal(u, tau).to_event(1)
             u = jnp.asarray(numpyro.sample(f"{network.label}/rest", rest))
         output, weights = network.frozen(state, scale), network.points(state, state.model)
@@ -383,7 +400,7 @@ class FullWeights(_ScaledWeights):
     def _sampled(
         self, state: NetworkState, design: Design, tau: Array, scale: Scale, replay: RunOptions
     ) -> Array:
-        """The network itself at weights drawn from their prior."""
+        """Sample all weights from their prior; eta (n,) of the network without linearization."""
         network, weights = self.network, []
         for site, variable in zip(
             (site for site, _ in network.starts(state, state.model)),

@@ -1,1 +1,1 @@
-"""Smooth terms: gp() and s()."""
+"""Smooth terms: Gaussian processes, gp(), and penalized splines, s()."""

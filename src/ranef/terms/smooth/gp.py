@@ -1,9 +1,11 @@
 """A Gaussian process: eta_i = f(x_i), f ~ GP(0, a^2 k(|x - x'| / l)).
 
-    f(x) = sum_j phi_j(x) b_j,   b_j ~ N(0, S(w_j; a, l))
+The process is approximated on a Hilbert-space basis (Solin and Sarkka, 2020; ``hilbert_basis``),
 
-on a Hilbert-space basis (``hilbert_basis``; Solin and Sarkka, 2020). With `by=g` each level of g
-has a function of its own, and all of them one amplitude and length scale.
+    f(x) = sum_j phi_j(x) b_j,   b_j ~ N(0, S(w_j; a, l)),
+
+where S is the spectral density of the kernel with amplitude a and length scale l. With `by=g` each
+level of g has a function of its own, and all functions share the amplitude and the length scale.
 """
 
 import math
@@ -42,20 +44,28 @@ from ranef.terms.smooth import hilbert_basis, ranges
 
 _OPTIONS = {"by": None, "kernel": "matern52", "m": None, "boundary": None, "iso": False}
 
-# The shortest length scale that is looked for, as a share of the range, by how many columns
-# there are, and the boundary that is taken at most; for functions of every level the third.
+# Shortest plausible length scale as a share of the range of a column, by the number of columns.
 _SHORTEST = {1: 1 / 20, 2: 1 / 5, 3: 1 / 4}
+# Largest default boundary factor c, by the number of columns.
 _FARTHEST = {1: 4.0, 2: 1.8, 3: 1.5}
+# Lower bound on the share above, and upper bound on c, for a function of every level.
 _BY_LEVEL = (1 / 10, 2.0)
+# Smallest default boundary factor c.
 _LEAST_BOUNDARY = 1.2
-# The probability that the prior of a length scale leaves on either side.
+# Prior probability of a length scale below the shortest plausible one, and above the longest.
 _TAIL = 0.01
+# Largest number of basis functions of a term.
 _MOST_FUNCTIONS = 2_000
 
 
 @dataclass(frozen=True)
 class ProcessScan:
-    """The range of the columns, and the levels seen."""
+    """What has been learned from the batches so far.
+
+    Attributes:
+        seen: ranges of the columns.
+        levels: levels of the grouping.
+    """
 
     seen: ranges.ColumnRanges
     levels: LevelsSeen
@@ -63,14 +73,15 @@ class ProcessScan:
 
 @dataclass(frozen=True)
 class ProcessState:
-    """The basis.
+    """The basis of a process of D columns.
 
     Attributes:
-        middle, half: of the range of each column over the training rows, (D,).
-        sizes: m of each.
-        factors: c of each; the basis reaches to middle -+ c half.
-        plausible: the shortest and the longest plausible length scale of each, (D, 2).
-        levels: of the grouping, in order; empty without one.
+        middle: (D,) middle of the range of each column over the training rows.
+        half: (D,) half of that range.
+        sizes: number of basis functions m of each column.
+        factors: boundary factor c of each column; the basis extends to middle -+ c half.
+        plausible: (D, 2) shortest and longest plausible length scale of each column.
+        levels: levels of the grouping, in the order of their codes; empty without one.
     """
 
     middle: NDArray[np.float64]
@@ -82,21 +93,22 @@ class ProcessState:
 
     @cached_property
     def index(self) -> NameIndex:
-        """The levels, to be looked up."""
+        """Look-up table of the levels."""
         return NameIndex(self.levels)
 
     @property
     def width(self) -> int:
-        """K, the number of columns."""
+        """The number of basis functions K."""
         return math.prod(self.sizes)
 
 
 class Process(LinearTerm):
-    """gp(x), gp(lat, lon), gp(x, by=g).
+    """The terms gp(x), gp(lat, lon) and gp(x, by=g).
 
-    Options: `kernel`, "matern52", "matern32" or "sqexp"; `m`, basis functions of each column, one
-    number or a list; `boundary`, c, how far the basis reaches in half ranges; `iso=True`,
-    one length scale for all columns, which then have one unit.
+    Options are `kernel`, one of "matern52", "matern32" and "sqexp"; `m`, the number of basis
+    functions of each column, as one number or a list; `boundary`, the factor c by which the basis
+    extends beyond the half range of each column; `by`, a grouping with a function for each level;
+    and `iso=True`, one length scale for all columns, which must have the same unit.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -114,6 +126,7 @@ class Process(LinearTerm):
         self._check()
 
     def _check(self) -> None:
+        """Raise FormulaError for an option with an invalid value."""
         o = self.options
         if o["kernel"] not in hilbert_basis.KERNELS:
             known = ", ".join(map(repr, hilbert_basis.KERNELS))
@@ -136,10 +149,10 @@ class Process(LinearTerm):
             )
 
     def _each(self, option: str) -> list[Any] | None:
-        """The value of an option for each column.
+        """The value of an option for each column; None for the default.
 
         Raises:
-            FormulaError: for a list of another length.
+            FormulaError: for a list whose length is not the number of columns.
         """
         value, d = self.options[option], len(self.call.arguments)
         if value is None:
@@ -151,7 +164,7 @@ class Process(LinearTerm):
 
     @property
     def short(self) -> str:
-        """The term without its settings, as it names variables."""
+        """The term without its settings, which names its variables."""
         shown = ", ".join(str(a) for a in self.call.arguments)
         by = f", by={self.options['by']}" if self.options["by"] else ""
         return clean_name(f"{self.prefix}gp({shown}{by})")
@@ -162,7 +175,7 @@ class Process(LinearTerm):
 
     @property
     def _lengths(self) -> tuple[str, ...]:
-        """One for each column, or one for all."""
+        """Sites of the length scales, one for each column or one for all."""
         if len(self.call.arguments) == 1 or self.options["iso"]:
             return (f"{self.short}_ell",)
         return tuple(f"{self.short}_ell_{clean_name(str(a))}" for a in self.call.arguments)
@@ -177,6 +190,7 @@ class Process(LinearTerm):
 
     @property
     def factor(self) -> str:
+        """The grouping of `by`, as it names variables; "" without one."""
         return clean_name(self.options["by"] or "")
 
     def needs(self) -> dict[str, str]:
@@ -195,6 +209,14 @@ class Process(LinearTerm):
         return ProcessScan(seen, levels)
 
     def finish(self, accumulator: ProcessScan) -> ProcessState:
+        """Choose the size of the basis from the range of plausible length scales.
+
+        The boundary factor c suits the 90% quantile of the prior of the length scale, and the
+        number of functions m its shortest plausible value.
+
+        Raises:
+            DataError: for a constant column, or for too many basis functions.
+        """
         seen = accumulator.seen
         ranges.refuse_constant(seen, self.call)
         half = (seen.high - seen.low) / 2
@@ -203,7 +225,7 @@ class Process(LinearTerm):
         share, farthest = (_SHORTEST[d], _FARTHEST[d])
         if by_level:
             share, farthest = max(share, _BY_LEVEL[0]), min(farthest, _BY_LEVEL[1])
-        # Functions are not to be told from each other between neighbouring values.
+        # A length scale below the average distance between distinct values cannot be resolved.
         spacing = 1 / (np.array(seen.distinct()) - 1)
         plausible = np.outer(2 * half, [0.0, 1.0])
         plausible[:, 0] = 2 * half * np.minimum(np.maximum(share, spacing), 0.25)
@@ -242,11 +264,12 @@ class Process(LinearTerm):
         return out
 
     def _starts(self, state: ProcessState) -> tuple[float, ...]:
-        """The geometric middle of the plausible length scales."""
+        """Starting values of the length scales: geometric means of the plausible extremes."""
         each = np.sqrt(state.plausible.prod(axis=1))[: len(self._lengths)]
         return tuple(float(e) for e in each)
 
     def _spectrum(self, state: ProcessState) -> hilbert_basis.SpectralSds:
+        """The sds of the weights as a function of amplitude and length scales."""
         ends = tuple(float(c * h) for c, h in zip(state.factors, state.half, strict=True))
         return hilbert_basis.SpectralSds(
             self.options["kernel"],
@@ -337,7 +360,7 @@ class Process(LinearTerm):
     def diagnostics(
         self, state: ProcessState, sites: Mapping[str, Any]
     ) -> Iterator[tuple[str, str, str, str]]:
-        """Length scales that the basis is too coarse or too narrow for."""
+        """Report length scales for which the basis has too few functions or too near a boundary."""
         kernel = hilbert_basis.KERNELS[self.options["kernel"]]
         for i, half in enumerate(state.half):
             name = self._lengths[min(i, len(self._lengths) - 1)]
@@ -354,7 +377,7 @@ class Process(LinearTerm):
                     f"give m={wanted} or more",
                     "caution",
                 )
-            # Twice as long the process is still about as free as it should be.
+            # Up to twice the longest length scale, the boundary hardly restricts the process.
             elif length > 2 * longest:
                 yield (
                     f"{name} is {length:.3g}, long for boundary={c:.2g}, which suits {longest:.3g}",
@@ -375,15 +398,16 @@ class Process(LinearTerm):
 
 
 def _common(plausible: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One pair for all columns, which share a unit."""
+    """The shortest and longest plausible length scale when all columns share one."""
     return np.repeat([[plausible[:, 0].max(), plausible[:, 1].max()]], len(plausible), axis=0)
 
 
 def _inverse_gamma(low: float, high: float) -> tuple[float, float]:
-    """The inverse gamma law that has a share `_TAIL` below `low`, and as much above `high`.
+    """Shape and scale of the inverse gamma distribution with probability `_TAIL` in each tail.
 
-    So the prior keeps a length scale between what the rows cannot resolve and what their range
-    cannot tell from a line, where the likelihood is flat (Betancourt, 2017).
+    The tails are below `low` and above `high`. The likelihood is flat for length scales that are
+    shorter than the data resolve, or so long that the function is a line over their range; the
+    prior bounds the length scale from both (Betancourt, 2017).
     """
 
     def excess(log_alpha: float) -> float:

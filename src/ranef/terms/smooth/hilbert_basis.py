@@ -1,11 +1,14 @@
-"""Covariance functions of Gaussian processes by their spectral densities, on a Hilbert basis.
+"""Hilbert-space approximation of Gaussian processes by their spectral densities.
 
-On the box [-L_1, L_1] x ... the eigenfunctions of the Laplacian that vanish at its ends are
+On the box [-L_1, L_1] x ... the eigenfunctions of the Laplacian that are zero on its boundary are
 
-    phi_j(x) = prod_d sqrt(1 / L_d) sin(w_jd (x_d + L_d)),   w_jd = pi j_d / (2 L_d)
+    phi_j(x) = prod_d sqrt(1 / L_d) sin(w_jd (x_d + L_d)),   w_jd = pi j_d / (2 L_d).
 
-and a stationary Gaussian process is about sum_j sqrt(S(w_j)) phi_j(x) beta_j with independent
-standard normal beta (Solin and Sarkka, 2020, eq. 20), S being its spectral density.
+A stationary Gaussian process with spectral density S is approximated by
+
+    f(x) = sum_j sqrt(S(w_j)) phi_j(x) beta_j
+
+with independent standard normal beta_j (Solin and Sarkka, 2020, eq. 20).
 """
 
 import math
@@ -22,21 +25,24 @@ from ranef.terms.blocks import Spectrum
 
 Array = NDArray[np.float64]
 
-# Relative to the amplitude, added in square to every sd: single precision has no smaller ones
-# that a normal density could be taken with.
+# Lower bound on the sds relative to the amplitude, added to them in quadrature. In single
+# precision, normal densities with smaller sds cannot be computed.
 _LEAST = 1e-5
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A family of covariance functions and what its basis needs.
+    """A family of covariance functions, and the size of the basis that it needs.
+
+    For data on [-S, S] and a basis on [-L, L] with L = c S, a length scale l needs
+    m >= functions c / (l / S) basis functions and c >= boundary l / S (Riutort-Mayol et al., 2023,
+    sec. 4.3).
 
     Attributes:
-        name: of it.
-        smoothness: nu of a Matern one, infinite for the squared exponential.
-        functions: m >= functions c / (l / S) basis functions for a length scale l, data on
-            [-S, S] and L = c S (Riutort-Mayol et al., 2023, sec. 4.3).
-        boundary: c >= boundary l / S.
+        name: name of the kernel.
+        smoothness: nu of a Matern kernel, infinite for the squared exponential.
+        functions: the constant in the bound on m.
+        boundary: the constant in the bound on c.
     """
 
     name: str
@@ -45,11 +51,11 @@ class Kernel:
     boundary: float
 
     def shortest(self, m: int, c: float) -> float:
-        """The least l / S that m functions follow."""
+        """The shortest l / S that m basis functions represent."""
         return self.functions * c / m
 
     def longest(self, c: float) -> float:
-        """The largest l / S that the boundary leaves alone."""
+        """The longest l / S for which a boundary factor c suffices."""
         return c / self.boundary
 
 
@@ -65,17 +71,21 @@ KERNELS = {
 
 @dataclass(frozen=True)
 class SpectralSds(Spectrum):
-    """The sds of the columns sqrt(2 L_1) phi_j1 sqrt(2 L_2) phi_j2 ..., whose squares are about 1.
+    """The prior sds of the weights of a Gaussian process.
+
+    They belong to the columns prod_d sqrt(2 L_d) phi_jd(x_d), whose mean square over the box is
+    one:
 
         sd_j^2 = S(w_j; a, l) / prod_d (2 L_d)
 
     Attributes:
-        kernel: name of the covariance function.
-        amplitude: the site of a, the sd of the process.
-        lengths: the sites of its length scales, one for each dimension or one for all.
-        sizes: m_d, functions of each dimension; columns run through the last the fastest.
+        kernel: name of the kernel.
+        amplitude: site of a, the sd of the process.
+        lengths: sites of the length scales, one for each dimension or one for all.
+        sizes: number of basis functions m_d of each dimension. In the order of the columns the
+            last dimension varies fastest.
         ends: L_d, in the units of the column.
-        begin: where a search for each length begins.
+        begin: starting value of each length scale.
     """
 
     kernel: str
@@ -91,11 +101,11 @@ class SpectralSds(Spectrum):
 
     @cached_property
     def frequencies(self) -> Array:
-        """w_jd, (k, D)."""
+        """The frequencies w_jd, (k, D)."""
         return np.array(orders(self.sizes)) * np.pi / (2 * np.array(self.ends))
 
     def _relative(self, values: Mapping[str, Any], xp: Any) -> tuple[Any, Any]:
-        """S(w) / a^2 / prod (2 L), (..., k), and (l w)^2 of each dimension, (..., k, D)."""
+        """S(w_j) / (a^2 prod_d 2 L_d), (..., k), and (l_d w_jd)^2, (..., k, D)."""
         d, nu = len(self.sizes), KERNELS[self.kernel].smoothness
         each = [values[name] for name in self.lengths]
         length = xp.stack(each * d if len(each) == 1 else each, axis=-1)
@@ -114,6 +124,7 @@ class SpectralSds(Spectrum):
         return amplitude * xp.sqrt(relative + _LEAST**2)
 
     def slopes(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Derivatives of the sds in the amplitude and in each length scale, (..., k) by site."""
         relative, squares = self._relative(values, np)
         d, nu = len(self.sizes), KERNELS[self.kernel].smoothness
         root = np.sqrt(relative + _LEAST**2)
@@ -121,7 +132,7 @@ class SpectralSds(Spectrum):
             by_log = 1 - squares
         else:
             by_log = 1 - (2 * nu + d) * squares / (2 * nu + squares.sum(axis=-1))[..., None]
-        # Of each sd in the logarithm of each length scale.
+        # Derivatives of the sds with respect to the log length scales, (..., k, D).
         by_log = (relative / root * values[self.amplitude] / 2)[..., None] * by_log
         if len(self.lengths) == 1:
             by_log = by_log.sum(axis=-1, keepdims=True)
@@ -130,14 +141,21 @@ class SpectralSds(Spectrum):
 
 
 def orders(sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """J of every column."""
+    """The multi-index j = (j_1, ..., j_D) of every column."""
     return list(product(*(range(1, m + 1) for m in sizes)))
 
 
 def columns(u: Any, sizes: Sequence[int], factors: Sequence[float], xp: Any = np) -> Any:
-    """The basis (n, k) at u (n, D), data being on [-1, 1] and L being `factors`.
+    """The columns prod_d sqrt(2 L_d) phi_jd(u_d) of the basis.
 
-    Beyond L it stays at its value there, which is zero: the process is back at its mean.
+    Args:
+        u: (n, D) points, scaled so that training data are on [-1, 1].
+        sizes: number of basis functions m_d of each dimension.
+        factors: L_d on this scale.
+        xp: `numpy` or `jax.numpy`.
+
+    Returns:
+        (n, k) columns. Beyond L_d they are zero, so that the process is at its mean there.
     """
     out = None
     for d, (m, c) in enumerate(zip(sizes, factors, strict=True)):
@@ -148,7 +166,7 @@ def columns(u: Any, sizes: Sequence[int], factors: Sequence[float], xp: Any = np
 
 
 def covariance(kernel: str, distance: Any) -> Any:
-    """K(r) at r = |x - x'| / l, for an amplitude of one."""
+    """The covariance function k(r) at r = |x - x'| / l, for an amplitude of one."""
     nu, r = KERNELS[kernel].smoothness, np.asarray(distance, dtype=np.float64)
     if math.isinf(nu):
         return np.exp(-(r**2) / 2)

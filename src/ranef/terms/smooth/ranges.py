@@ -1,4 +1,4 @@
-"""Where the numbers that a smooth term is called on lie, learned from batches of rows."""
+"""Ranges and distinct values of the columns of a smooth term, learned from batches of rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,25 +14,31 @@ from ranef.formula.formula import TermCall
 
 Array = NDArray[np.float64]
 
-# Distinct values of a column beyond which how many there are plays no part.
+# Distinct values of a column are counted up to about this number.
 _MOST = 1_000
 
 
 @dataclass(frozen=True)
 class ColumnRanges:
-    """The least and the largest value of each column so far, and its values while they are few."""
+    """Ranges of the D columns of a term over the rows so far.
+
+    Attributes:
+        low: (D,) smallest value of each column.
+        high: (D,) largest value of each column.
+        values: distinct values of each column, while there are at most a thousand.
+    """
 
     low: Array
     high: Array
     values: tuple[frozenset[float], ...]
 
     def distinct(self) -> tuple[int, ...]:
-        """Distinct values of each column; those beyond a thousand are not counted."""
+        """Number of distinct values of each column; counting stops beyond a thousand."""
         return tuple(len(values) for values in self.values)
 
 
 def check(call: TermCall) -> None:
-    """Refuse arguments that are not numbers whose range one pass over the rows can learn.
+    """Refuse arguments without a column, and functions that learn from the rows, as scale(x).
 
     Raises:
         FormulaError: naming the argument.
@@ -48,7 +54,7 @@ def check(call: TermCall) -> None:
 
 
 def values_of(arguments: Sequence[Expression], frame: Frame) -> Array:
-    """(n, D) numbers."""
+    """Values of the arguments, (n, D)."""
     each = [transforms.evaluate_single(argument, frame, {}) for argument in arguments]
     return np.stack(each, axis=1)
 
@@ -56,7 +62,7 @@ def values_of(arguments: Sequence[Expression], frame: Frame) -> Array:
 def scan(
     before: ColumnRanges | None, arguments: Sequence[Expression], frame: Frame
 ) -> ColumnRanges:
-    """Take in one batch of rows."""
+    """Accumulate one batch of rows; `before` is None for the first."""
     x = values_of(arguments, frame)
     d = x.shape[1]
     if before is None:
@@ -73,7 +79,7 @@ def scan(
 
 
 def refuse_constant(seen: ColumnRanges, call: TermCall) -> None:
-    """A function of a column is not to be learned from one or two of its values.
+    """Refuse columns with fewer than three distinct values, on which no curve can be learned.
 
     Raises:
         DataError: naming the column.

@@ -1,11 +1,14 @@
-"""A penalized spline: eta_i = f(x_i), a cubic spline whose second differences are small.
+"""A penalized spline: eta_i = f(x_i), a cubic spline with a prior on its second differences.
 
     f(x) = sum_j B_j(x) a_j,   D a ~ N(0, t^2 I)
 
-with k B-splines on evenly spaced knots and D the matrix of second differences (Eilers and Marx,
-1996). As a mixed model (Eilers, 1999; Wood, 2017, sec. 5.8) a = line + D'(DD')^-1 u, u ~ N(0, t^2
-I): the line, about which the penalty says nothing, is a common effect that the formula adds, and
-this term is the rest.
+There are k B-splines B_j on evenly spaced knots, and D is the matrix of second differences (Eilers
+and Marx, 1996). In mixed-model form (Eilers, 1999; Wood, 2017, sec. 5.8),
+
+    a = line + D'(DD')^-1 u,   u ~ N(0, t^2 I).
+
+The penalty leaves the line free. It is a common effect that the formula adds, and this term is the
+deviation from it.
 """
 
 from collections.abc import Mapping
@@ -31,19 +34,25 @@ from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import ranges
 
 _OPTIONS = {"k": 20}
-_FEWEST, _MOST = 5, 500
-# Points of the range over which the size of the curves is measured.
+# Smallest number of B-splines.
+_FEWEST = 5
+# Largest number of B-splines.
+_MOST = 500
+# Points of an even grid over the range, on which the lines of the curves and their variance are
+# computed.
 _POINTS = 401
 
 
 @dataclass(frozen=True)
 class SplineState:
-    """The basis.
+    """The basis of a spline.
 
     Attributes:
-        middle, half: of the range of x over the training rows.
-        curves: (k, k - 2) coefficients of the B-splines for each u.
-        line: (2, k - 2) constant and slope taken off each curve.
+        middle: middle of the range of x over the training rows.
+        half: half of that range.
+        curves: (k, k - 2) coefficients of the B-splines for each element of u.
+        line: (2, k - 2) constant and slope that are subtracted from each curve, x being scaled to
+            [-1, 1].
     """
 
     middle: float
@@ -53,10 +62,12 @@ class SplineState:
 
 
 class Spline(LinearTerm):
-    """s(x), with k B-splines; `y ~ s(x)` has the common effect `x` and the sd `s(x)_sigma`.
+    """The term s(x), with k B-splines.
 
-    The curves have no straight part over the range, and their variance, averaged over it, is one:
-    the sd is that of the function about its line. Beyond the range it goes on straight.
+    `y ~ s(x)` has the common effect `x` and the sd `s(x)_sigma`. Each curve is made orthogonal to
+    lines over the range of x, and the curves are scaled so that their variances, summed over curves
+    and averaged over the range, are one. The sd is therefore that of the function about its line.
+    Beyond the range the function continues as a straight line.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -77,7 +88,7 @@ class Spline(LinearTerm):
 
     @property
     def short(self) -> str:
-        """The term without its settings, as it names variables."""
+        """The term without its settings, which names its variables."""
         return clean_name(f"{self.prefix}s({self.call.arguments[0]})")
 
     @property
@@ -95,6 +106,7 @@ class Spline(LinearTerm):
         return ranges.scan(accumulator, self.call.arguments, frame)
 
     def finish(self, accumulator: ranges.ColumnRanges) -> SplineState:
+        """Compute the curves D'(DD')^-1, less their lines and scaled to a variance of one."""
         ranges.refuse_constant(accumulator, self.call)
         low, high = float(accumulator.low[0]), float(accumulator.high[0])
         differences = np.diff(np.eye(self.k), 2, axis=0)
@@ -169,9 +181,18 @@ class Spline(LinearTerm):
 
 
 def b_splines(u: Any, k: int, xp: Any = np) -> Any:
-    """K cubic B-splines on evenly spaced knots over [-1, 1], (n, k); straight beyond it."""
+    """Evaluate k cubic B-splines on evenly spaced knots over [-1, 1].
+
+    Args:
+        u: (n,) points.
+        k: number of B-splines.
+        xp: `numpy` or `jax.numpy`.
+
+    Returns:
+        (n, k) values, which continue linearly beyond [-1, 1].
+    """
     at = xp.clip(u, -1.0, 1.0)
-    # In units of the distance between knots, from the centre of each B-spline.
+    # Distance from the centre of each B-spline, in units of the distance between knots.
     t = (at[:, None] + 1) * ((k - 3) / 2) - (np.arange(k) - 1.0)
     r = xp.abs(t)
     near, far = (4 - 6 * r**2 + 3 * r**3) / 6, xp.clip(2 - r, 0.0, 2.0) ** 3 / 6
