@@ -377,7 +377,7 @@ class Family(ABC):
         """The prior of a parameter without a predictor; None for one that must have one."""
         scale = state.scale
         if parameter.name == "sigma":
-            scale = replace(scale, spread=self._residual_scale(state))
+            scale = replace(scale, sd=self._residual_scale(state))
         return parameter.default and parameter.default(scale)
 
     def _residual_scale(self, state: FamilyState) -> float:
