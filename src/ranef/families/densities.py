@@ -24,7 +24,7 @@ class RowDistribution(dist.Distribution):
         arguments: predictors, and what is known of the rows.
     """
 
-    pytree_data_fields = ("law", "arguments")
+    pytree_data_fields = ("distribution", "arguments")
     pytree_aux_fields = ("density",)
 
     def __init__(

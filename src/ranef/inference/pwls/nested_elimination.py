@@ -364,9 +364,13 @@ def pairs_of(products: CrossProducts, f: int, h: int) -> LevelPairs:
 
 
 def nested(products: CrossProducts, f: int, h: int) -> bool:
-    """Whether every level of f meets one level of h alone."""
-    pairs = products.pairs[min(f, h), max(f, h)]
-    return len(pairs.left) == products.levels[f]
+    """Whether every level of f meets exactly one level of h, and every level of h one of f.
+
+    Rows that are held out may take levels with them, which then meet none.
+    """
+    pairs = pairs_of(products, f, h)
+    once = np.array_equal(pairs.left, np.arange(products.levels[f]))
+    return once and len(np.unique(pairs.right)) == products.levels[h]
 
 
 def _family_order(
