@@ -128,7 +128,7 @@ EXAMPLES = {
 def family(name: str, left: str = "") -> Family:
     example = EXAMPLES[name]
     law = registry.load("family", name)(Formula.parse(f"{left or example.left} ~ 1").response)
-    return law.bound(example.state)
+    return law.bind(example.state)
 
 
 def arrays(values: dict, n: int) -> dict:

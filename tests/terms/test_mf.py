@@ -356,7 +356,7 @@ def test_factors_too_many_to_be_drawn_at_once_are_kept_by_what_draws_them(
     cells = {"user": ["u1", "u2"], "item": ["i1", "i7"]}
     pd.testing.assert_frame_equal(fit.predict(cells), new.predict(cells))
     wrong = FactorDraws({n: (m[1:], r) for n, (m, r) in drawn.sides.items()}, drawn.draws, 0)
-    grouped = fit.program.grouped(fit.training.state)
+    grouped = fit.program.level_sites(fit.training.state)
     mine = {key: each for key, each in grouped.items() if set(each.sites) <= set(drawn.sides)}
     with pytest.raises(rf.FileError, match="factors are drawn from"):
         refuse_unsound(CombinedDraws(wrong, None), mine, drawn.draws)

@@ -123,7 +123,7 @@ def _without(known: Problem, labels: Collection[str]) -> Problem:
         blocks = {n: empty if n in labels else block for n, block in found.blocks.items()}
         return Batch(found.normal, blocks)
 
-    return replace(known, part=part)
+    return replace(known, batch=part)
 
 
 def _scores(given: LMMUpdate | GLMMUpdate, known: Problem, rows: Any) -> Array:

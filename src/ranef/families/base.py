@@ -441,7 +441,7 @@ class Family(ABC):
         """Default prior of a parameter without a predictor; None if it must have a predictor."""
         scale = state.scale
         if parameter.name == "sigma":
-            scale = replace(scale, spread=self._residual_scale(state))
+            scale = replace(scale, sd=self._residual_scale(state))
         return parameter.default and parameter.default(scale)
 
     def _residual_scale(self, state: FamilyState) -> float:

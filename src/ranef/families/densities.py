@@ -25,7 +25,7 @@ class RowDistribution(dist.Distribution):
         arguments: the predictors and known numbers of the rows, such as trials.
     """
 
-    pytree_data_fields = ("law", "arguments")
+    pytree_data_fields = ("distribution", "arguments")
     pytree_aux_fields = ("density",)
 
     def __init__(

@@ -102,7 +102,7 @@ class Draws:
         def by_level() -> LevelDraws | None:
             return self.effects and _ThinnedLevelDraws(self.effects, thin)
 
-        return replace(self, draw=lambda: _ThinnedSites(self.sites, thin), by_level=by_level)
+        return replace(self, draw=lambda: _ThinnedSites(self.sites, thin), effect_sampler=by_level)
 
     def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Draws of every latent site; of the sites in `levels`, for the requested levels only.

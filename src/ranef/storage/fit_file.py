@@ -30,7 +30,9 @@ from ranef.storage.encoding import Reader, Writer
 from ranef.terms.nn import serialization, variables
 
 # Fields of `Draws` that are functions; the file holds their results.
-_MADE = ("draw", "moments", "by_level")
+_MADE = ("draw", "analytic_moments", "effect_sampler")
+# Fields of `Draws` that have another name in the file.
+_NAMES_IN_FILE = {"lazy_sites": "later"}
 # Exceptions that the content of a damaged or forged file can cause while it is read.
 _STUMBLES = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError),
@@ -158,6 +160,9 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
     parts = reader.value(content["draws"])
     sites, moments = StoredSites(parts.pop("sites"), parts.pop("refused")), parts.pop("moments")
     by_level = parts.pop("effects", None)
+    for name, in_file in _NAMES_IN_FILE.items():
+        if in_file in parts:
+            parts[name] = parts.pop(in_file)
     draws = Draws(
         draw=lambda: sites,
         analytic_moments=lambda: moments,
@@ -190,7 +195,11 @@ def _draws(draws: Draws) -> dict[str, Any]:
             ready[name] = draws.sites[name]
         except OptionError as error:
             refused[name] = str(error)
-    plain = {f.name: getattr(draws, f.name) for f in fields(draws) if f.name not in _MADE}
+    plain = {
+        _NAMES_IN_FILE.get(f.name, f.name): getattr(draws, f.name)
+        for f in fields(draws)
+        if f.name not in _MADE
+    }
     return {
         "sites": ready,
         "refused": refused,

@@ -52,6 +52,34 @@ def solve(solver, roots):
     return solver.solve(roots, solver.penalty(MEAN, PRECISION))
 
 
+@pytest.mark.parametrize(
+    ("inner", "outer"),
+    [
+        ([0, 1, 2, 2, 0, 0], [0, 0, 1, 0, 0, 0]),
+        ([0, 0, 1, 1, 2, 2, 0, 1, 2], [0, 1, 0, 0, 1, 1, 0, 0, 1]),
+        ([0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 0, 0, 2, 2, 2, 2]),
+        ([0, 0, 1, 1, 3, 3], [0, 0, 0, 0, 2, 2]),
+    ],
+    ids=["as many pairs as levels", "crossed", "an outer level without rows", "neither occurs"],
+)
+def test_levels_without_rows_make_no_factor_nested(inner, outer):
+    n = len(inner)
+    rng = np.random.default_rng(0)
+    factors = [
+        GroupingFactor(np.array(codes), np.ones((n, 1)), levels)
+        for codes, levels in ((inner, 4), (outer, 3))
+    ]
+    rows = RowBatch(rng.normal(size=n), np.ones((n, 1)), factors)
+    roots = [SMALL, np.array([[0.9]])]
+    mean, precision = np.zeros(1), np.ones(1)
+    solver = PWLS(cross_products(rows))
+    solution = solver.solve(roots, solver.penalty(mean, precision))
+    dense = Dense(rows, roots, mean, precision)
+    assert solution.residual[0] == pytest.approx(dense.residual, rel=1e-10)
+    whole = solution.log_det_random[0] + solution.log_det_common[0]
+    assert whole == pytest.approx(dense.log_det, rel=1e-10, abs=1e-10)
+
+
 def test_determinants_residual_and_solution(case):
     solver, roots, dense = case
     solution = solve(solver, roots)

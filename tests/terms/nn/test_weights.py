@@ -119,7 +119,7 @@ def test_draws_that_cannot_be_relied_on_are_given_and_marked(weights, monkeypatc
         x = np.tile(start, (50, 1))
         return HyperDraws(x, start, 1.3, None, 50, reliable=False, found=True, evidence=0.0)
 
-    monkeypatch.setattr(exact, "explore", unreliable)
+    monkeypatch.setattr(exact, "sample", unreliable)
     model = rf.Model(f"y ~ nn(x, hidden=[4], weights='{weights}')")
     fit = model.fit(gapped(n=60), draws=50, progress=False)
     assert not fit.converged

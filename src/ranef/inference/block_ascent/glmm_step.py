@@ -159,7 +159,7 @@ class GLMMUpdate:
         for k, name in enumerate(dict.fromkeys(known.predicts[label] for label in blocks)):
             first = next(label for label in blocks if known.predicts[label] == name)
             blocks[first] = replace(blocks[first], known=eta[:, k])
-        own = replace(known, data=rows, n=len(eta), structure=lambda: blocks)
+        own = replace(known, data=rows, n=len(eta), unit_blocks=lambda: blocks)
         density = GLMMHyperposterior.of(own, "svi")
         density.left = _LEFT
         with np.errstate(all="ignore"), threads_for(density.mixed.solver.largest):
@@ -257,7 +257,7 @@ class GLMMStep:
             parts.problem(known),
             data=rows,
             n=len(rows[1].value),
-            structure=lambda: beside.blocks,
+            unit_blocks=lambda: beside.blocks,
         )
         own = self.started(own, before)
         try:
@@ -305,7 +305,7 @@ class GLMMStep:
         scales = dict(known.predictor_scales)
         for name, start in zip(self._predictors, before[_STARTS], strict=True):
             scales[name] = replace(scales[name], away=float(start) - scales[name].location)
-        return replace(known, scales=scales)
+        return replace(known, predictor_scales=scales)
 
     def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
         """Mean over a minibatch of -E log p(y_i | eta_i) in nats, by quadrature.

@@ -232,7 +232,7 @@ class LMMStep:
         features = {} if silent else self.parts.features(known, rows[0])
         parts = self.parts.along(features)
         beside = parts.beside(part, parts.changes(features))
-        own = replace(parts.problem(known), n=n, parts=lambda: iter([beside]))
+        own = replace(parts.problem(known), n=n, batches=lambda: iter([beside]))
         return LMMUpdate.of(own, before, earlier, patient=patient, parts=parts)
 
     def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:

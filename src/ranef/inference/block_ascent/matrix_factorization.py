@@ -193,8 +193,8 @@ class MatrixFactorization:
         part = Batch(self.normal, blocks)
         return replace(
             self.problem,
-            structure=lambda: blocks,
-            parts=lambda: iter([part]),
+            unit_blocks=lambda: blocks,
+            batches=lambda: iter([part]),
             run=self._without_factors(),
             bilinear={},
         )
@@ -259,9 +259,9 @@ class MatrixFactorization:
             elbo=(whole, 0.0),
             evidence=None,
             trace={"elbo": bounds, "step": steps},
-            moments=lambda: {**found.known_moments, **closed},
-            later=(*found.lazy_sites, *sides),
-            by_level=lambda: CombinedDraws(drawn, found.effects),
+            analytic_moments=lambda: {**found.known_moments, **closed},
+            lazy_sites=(*found.lazy_sites, *sides),
+            effect_sampler=lambda: CombinedDraws(drawn, found.effects),
             interrupted=self.interrupted,
         )
 

@@ -210,9 +210,9 @@ class MarginalTarget:
         return replace(
             found,
             draw=lambda: draws,
-            moments=coefficients.moments,
-            later=tuple(coefficients.group_sites),
-            by_level=lambda: coefficients.effects,
+            analytic_moments=coefficients.moments,
+            lazy_sites=tuple(coefficients.group_sites),
+            effect_sampler=lambda: coefficients.effects,
         )
 
 

@@ -417,10 +417,12 @@ def pairs_of(products: CrossProducts, f: int, h: int) -> LevelPairs:
 def nested(products: CrossProducts, f: int, h: int) -> bool:
     """Whether f is nested in h: each level of f occurs with exactly one level of h.
 
-    There are then as many pairs of levels as levels of f. All levels must occur in the rows.
+    Levels that no row has, such as those that rows held out take with them, make no factor nested:
+    the elimination takes it that every level of either factor occurs.
     """
-    pairs = products.pairs[min(f, h), max(f, h)]
-    return len(pairs.left) == products.levels[f]
+    pairs = pairs_of(products, f, h)
+    once = np.array_equal(pairs.left, np.arange(products.levels[f]))
+    return once and len(np.unique(pairs.right)) == products.levels[h]
 
 
 def _family_order(
