@@ -13,16 +13,13 @@ grouping that are all zeros or ones are no such thing: their scale pools them.
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
-from numpyro.distributions import constraints
-from scipy.optimize import linprog
 
 from ranef import priors
 from ranef.check.identifiability import common
 from ranef.check.symptom import Symptom
+from ranef.lazy import constraints, jax, jnp, optimize
 from ranef.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
@@ -122,7 +119,7 @@ def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np
     towards = np.unique(scaled[end] * sign[end, None], axis=0)
     between = np.unique(scaled[~end], axis=0)
     # Of equations only as many as are independent are of use.
-    found = linprog(
+    found = optimize.linprog(
         -towards.sum(axis=0),
         A_ub=-towards,
         b_ub=np.zeros(len(towards)),

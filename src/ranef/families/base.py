@@ -6,17 +6,14 @@ parameters loses digits, `given` is written too; where the derivatives of the lo
 in closed form, `natural` or `row_density` may give them.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
@@ -29,6 +26,7 @@ from ranef.formula import transforms
 from ranef.formula.equation import Line, Sub
 from ranef.formula.expression import Expression, Operation, Sum
 from ranef.formula.formula import ResponseCall
+from ranef.lazy import Array, dist, jax, jnp, pytree
 from ranef.priors import Prior
 
 # A response below this loses its digits, or all of itself, when it is squared.
@@ -52,7 +50,7 @@ _LEAST_WEIGHT = 1e-12
 _CLIMB = 100
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["value", "companion"], meta_fields=["form"])
+@pytree(data=["value", "companion"], meta=["form"])
 @dataclass(frozen=True)
 class ResponseDesign:
     """The response on each row, and what the left side names beside it.
@@ -153,7 +151,7 @@ class NormalResponse:
     weights: NDArray[np.float64] | None
     sigma: str
 
-    def keep(self, places: NDArray[Any]) -> "NormalResponse":
+    def keep(self, places: NDArray[Any]) -> NormalResponse:
         """Some of the rows."""
         weights = None if self.weights is None else self.weights[places]
         return NormalResponse(self.value[places], weights, self.sigma)
@@ -218,7 +216,7 @@ class Family(ABC):
             what = "successes / trials" if response.form == "trials" else f"{response.form}()"
             raise OptionError(f"the family {self.name} has no response of the form {what}")
 
-    def bind(self, state: FamilyState) -> "Family":
+    def bind(self, state: FamilyState) -> Family:
         """The family once its response is known: its parameters may depend on categories."""
         return self
 
@@ -240,8 +238,11 @@ class Family(ABC):
 
         Asked for only where the family has a dispersion.
         """
+        value, link = np.asarray(response.value), self.parameters[0].link
+        if link == "identity":
+            return value
         with jax.enable_x64(True):
-            return np.asarray(LINKS[self.parameters[0].link](np.asarray(response.value)))
+            return np.asarray(LINKS[link](value))
 
     def expressions(self) -> tuple[Expression, ...]:
         both = (self.response.value, self.response.companion)
@@ -490,7 +491,7 @@ class Family(ABC):
         """P(component | y_i) by the component's name, (n,); none for a family without any."""
         return {}
 
-    def parts(self) -> tuple["Component", ...]:
+    def parts(self) -> tuple[Component, ...]:
         """The components that a response may come from, in order; none for most families."""
         return ()
 

@@ -10,7 +10,6 @@ little of them (``mcmc.partial_centering``).
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from ranef.errors import MethodError, OptionError, whole_number
@@ -24,6 +23,7 @@ from ranef.inference.mcmc.identified_draws import comparable
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
 from ranef.inference.mcmc.targets import JointTarget, MarginalTarget
 from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.lazy import jax
 from ranef.numerics.chain_diagnostics import Convergence, convergence
 from ranef.program.problem import Latent, Problem, sites_of
 

@@ -10,9 +10,10 @@ take its place, whose derivatives are given (Murray, 2016), so that no step of a
 many columns each half in turn, so that most of the work is in products of matrices.
 """
 
-import jax
-import jax.numpy as jnp
-from jax import Array
+from collections.abc import Callable
+from typing import Any
+
+from ranef.lazy import Array, jax, jnp, lazily
 
 # Columns above which writing them out would take long to compile.
 _MOST = 6
@@ -99,7 +100,13 @@ def _by_halves(matrix: Array) -> Array:
     return jnp.concatenate([top, jnp.concatenate([below, last], axis=-1)], axis=-2)
 
 
-@jax.custom_jvp
+def _differentiable(function: Callable[..., Array], differential: Callable[..., Any]) -> Any:
+    out = jax.custom_jvp(function)
+    out.defjvp(differential)
+    return out
+
+
+@lazily(lambda f: _differentiable(f, _factor_jvp))
 def _factor(matrix: Array) -> Array:
     """Lower L with L L' = A, column by column."""
     places = jnp.arange(matrix.shape[-1])
@@ -112,7 +119,6 @@ def _factor(matrix: Array) -> Array:
     return jax.lax.scan(column, jnp.zeros_like(matrix), places)[0]
 
 
-@_factor.defjvp
 def _factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """Its differential dL = L P(L^-1 dA L'^-1), P the lower triangle with half of its diagonal."""
     (matrix,), (moved,) = primals, tangents
@@ -123,13 +129,12 @@ def _factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
     return root, root @ lower
 
 
-@jax.custom_jvp
+@lazily(lambda f: _differentiable(f, _substitute_jvp))
 def _substitute(root: Array, right: Array) -> Array:
     """L^-1 a for each of the vectors a, (..., k), row by row."""
     return _rows(root, right)
 
 
-@_substitute.defjvp
 def _substitute_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:

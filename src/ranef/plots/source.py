@@ -1,13 +1,15 @@
 """Where figures take their numbers from: the groups of a DataTree."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, OptionError, suggestion
+from ranef.lazy import xr
 
 # How ArviZ-minded libraries end the name of a dimension that runs over levels.
 LEVELS = "__factor_dim"

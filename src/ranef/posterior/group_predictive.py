@@ -1,11 +1,12 @@
 """Responses drawn from a fit beside the observed ones, level by level."""
 
-import jax
+from __future__ import annotations
+
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
+from ranef.lazy import jax, xr
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
 from ranef.program.training import evenly

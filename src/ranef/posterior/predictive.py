@@ -1,22 +1,20 @@
 """The program replayed on new rows with draws of its sites: never a second implementation."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-import xarray as xr
-from jax import Array
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ranef.errors import DataError
 from ranef.families.base import Family, ResponseDesign
 from ranef.inference.base import Draws
+from ranef.lazy import Array, jax, jnp, numpyro, xr
 from ranef.numerics.blas_threads import side_by_side
 from ranef.numerics.counter_rng import CounterRNG
 from ranef.posterior.level_batches import LevelSubset, batches, level_key, pad_subsets, stepped
@@ -128,20 +126,20 @@ class Predictive:
         none = {site: np.zeros(0, np.int64) for g in self._grouped.values() for site in g.sites}
         return next((v.shape[0] * v.shape[1] for v in self.draws.at(none).values()), 1)
 
-    def given(self, draws: Draws) -> "Predictive":
+    def given(self, draws: Draws) -> Predictive:
         """The same with other draws, of as many: the program stays compiled."""
         out = replace(self, draws=draws)
         out.__dict__["_compiled"] = self._compiled
         return out
 
-    def seeded(self, seed: int) -> "Predictive":
+    def seeded(self, seed: int) -> Predictive:
         """The same with another seed: the programs stay compiled, and draws of effects made."""
         out = replace(self, seed=seed)
         for kept in ("_compiled", "_compiled_density", "_latest"):
             out.__dict__[kept] = getattr(self, kept)
         return out
 
-    def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[RowChunk]":
+    def over(self, designs: Designs, response: ResponseDesign, n: int) -> Iterator[RowChunk]:
         """The rows in chunks, each row once.
 
         Every chunk has the same number of rows, the last padded with its last row, and knows
@@ -179,7 +177,7 @@ class Predictive:
         rows: NDArray[np.int64],
         size: int,
         met: Mapping[Varying, LevelSubset],
-    ) -> "Iterator[RowChunk]":
+    ) -> Iterator[RowChunk]:
         """The rows of one batch, in which the levels `met` occur."""
         sites = self._sites(met, designs)
         for start in range(0, len(rows), size):
@@ -449,7 +447,7 @@ class Predictive:
         designs: Designs,
         response: ResponseDesign,
         n: int,
-        describe: Callable[["RowChunk"], dict[str, NDArray]],
+        describe: Callable[[RowChunk], dict[str, NDArray]],
     ) -> dict[str, NDArray]:
         """What `describe` says of each chunk of rows, rows leading, in the order of the rows."""
         out: dict[str, NDArray] = {}
@@ -460,12 +458,12 @@ class Predictive:
                     whole[part.places] = values
         return out
 
-    def _location(self, part: "RowChunk") -> NDArray[np.float64]:
+    def _location(self, part: RowChunk) -> NDArray[np.float64]:
         location = part.own(self.program.family.mean(part.response, **part.values))
         _refuse_out_of_reach(location, part.places)
         return location
 
-    def log_density(self, part: "RowChunk") -> NDArray[np.float64]:
+    def log_density(self, part: RowChunk) -> NDArray[np.float64]:
         """Log p(y_i | draw s) of a chunk, (draws, rows).
 
         Raises:
@@ -477,7 +475,7 @@ class Predictive:
         return part.own(self.program.family.log_density(part.response, **part.predictors))
 
 
-def _refuse_limits(part: "RowChunk") -> None:
+def _refuse_limits(part: RowChunk) -> None:
     """Refuse rows with a positive number that has become zero or infinite, or a share one of both.
 
     Raises:

@@ -1,21 +1,20 @@
 """Stochastic ascent of an ELBO, in windows of steps and stages of shrinking ones."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ranef.errors import DataError, OptionError
 from ranef.inference.advi.elbo import Objective
 from ranef.inference.checkpoint import Checkpoint, filled, flat
+from ranef.lazy import Array, jax, jnp, optax
 
 # Steps between two looks at the ELBO; the compiled loop runs this many at a time.
 WINDOW = 50
@@ -112,7 +111,7 @@ class Search:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return (params, self.optimizer.init(params), dict(carried), zeros)
 
-    def begin(self) -> "Progress":
+    def begin(self) -> Progress:
         params = self.objective.init()
         try:
             jax.eval_shape(self.optimizer.update, params, self.optimizer.init(params), params)
@@ -162,7 +161,7 @@ class Search:
             last, at.carry[2], converged, message, at.done, at.trace, resumed, interrupted
         )
 
-    def _advance(self, at: "Progress", key: Array, size: int) -> None:
+    def _advance(self, at: Progress, key: Array, size: int) -> None:
         """One window of `size` steps, and whether a stage is over."""
         factor, number = np.float32(DECAY**at.stage), np.int32(at.windows)
         carry, record = self.window(at.carry, key, number, np.int32(size), factor)
@@ -223,7 +222,7 @@ class Progress:
             "trace": self.trace,
         }
 
-    def at(self, arrays: Mapping[str, NDArray]) -> "Progress":
+    def at(self, arrays: Mapping[str, NDArray]) -> Progress:
         """The progress of which a checkpoint holds these, whose trees are as this one's."""
         counts = [int(count) for count in arrays["counts"]]
         carry = filled("carry", self.carry, arrays)

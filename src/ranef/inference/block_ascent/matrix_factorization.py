@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -29,6 +28,7 @@ from ranef.inference.block_ascent.factor_posterior import (
     TermPosterior,
 )
 from ranef.inference.block_ascent.lmm_step import LMMUpdate
+from ranef.lazy import numpyro
 from ranef.program.problem import Batch, Problem
 from ranef.terms.blocks import LinearBlock
 

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.inference.lmm.model import LinearMixedModel
+from ranef.lazy import Array, jnp
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
 
 # Numbers that an evaluation may hold.

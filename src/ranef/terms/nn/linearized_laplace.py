@@ -15,12 +15,10 @@ on some training rows. What is left has the prior: the data say next to nothing 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
+
+from ranef.lazy import Array, jax, jnp, ravel_pytree
 
 # Directions that are integrated, and numbers that the derivatives of some rows may have.
 DIRECTIONS, _HELD = 256, 40_000_000
