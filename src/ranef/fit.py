@@ -1,5 +1,7 @@
 """`Fit`: the posterior of a model given a table, with its summaries, checks and predictions."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -9,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from ranef import priors, registry
 from ranef.check import SECONDS, Check, check
@@ -19,6 +20,7 @@ from ranef.data.tables import read
 from ranef.errors import DataError, OptionError, suggestion, whole_number
 from ranef.formula.equation import plain
 from ranef.inference.base import Draws
+from ranef.lazy import xr
 from ranef.posterior.idata_groups import IdataGroups
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.loo import LeaveOneOut, leave_one_out

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.linalg import eigh
-from scipy.stats import norm
 
 from ranef.check.deadline import Deadline, OutOfTimeError
 from ranef.check.reference import Reference, kurtosis_of
@@ -397,4 +397,4 @@ def _sd_error(kurtosis: Array, found: Reference) -> Array:
 
 def _noise(count: int) -> float:
     """How many standard errors the worst of `count` deviations may reach by chance."""
-    return float(norm.ppf(1 - _CHANCE / max(count, 1)))
+    return float(special.ndtri(1 - _CHANCE / max(count, 1)))

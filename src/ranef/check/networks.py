@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +30,7 @@ from ranef.inference.block_ascent.minibatches import Windows
 from ranef.inference.block_ascent.networks import applies, is_gaussian
 from ranef.inference.glmm.reweighted_products import ReweightedProducts
 from ranef.inference.lmm.design_layout import DesignLayout
+from ranef.lazy import jax
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Batch, Problem
 from ranef.terms.blocks import LinearBlock

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from ranef import priors
 from ranef.check.symptom import Symptom
@@ -27,7 +27,7 @@ from ranef.terms.blocks import LinearBlock
 Array = NDArray[np.float64]
 
 # Prior probability of the tail beyond a posterior mean below which prior and data conflict.
-_TAIL = float(stats.norm.sf(3.0))
+_TAIL = float(special.ndtr(-3.0))
 # Shift of a posterior mean by a default prior, in posterior sds, from which it is reported.
 _MOVED = 0.5
 # Ratio of posterior to prior variance in a direction above which the data have next to no
@@ -42,16 +42,15 @@ def conflict(posterior: Posterior) -> Iterator[Symptom]:
     """Report priors, given or default, in whose far tail the posterior mean lies."""
     state, given = posterior.training.state, posterior.program.user_priors
     for name, prior in state.priors.items():
-        law = _law(prior)
         variable = posterior.variables.get(name)
         weight = variable is not None and variable.role == "weight"
-        if law is None or weight or name not in posterior.draws.sites:
+        if weight or name not in posterior.draws.sites or _tails(prior, 1.0) is None:
             continue
         draws = np.asarray(posterior.draws.sites[name], np.float64)
         means = np.ravel(draws.mean(axis=(0, 1)))
         for label, place in _labels(posterior, name, len(means)):
-            tail = _tail(*law, float(means[place]), place)
-            if tail < _TAIL:
+            tail = _tail(prior, float(means[place]), place)
+            if tail is not None and tail < _TAIL:
                 own = name in given
                 yield Symptom(
                     f"the posterior mean of {label}, {means[place]:.3g}, is in the far tail of its "
@@ -153,89 +152,76 @@ def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | Non
     return np.abs(carry @ shift) / np.where(sd > 0, sd, 1.0), sd / np.where(before > 0, before, 1.0)
 
 
-def _tail(frozen: Any, one_sided: bool, value: float, place: int) -> float:
-    """Prior probability of the upper tail beyond a value, or of the smaller of both tails."""
-    below, above = (np.ravel(part) for part in (frozen.cdf(value), frozen.sf(value)))
-    i = place if len(above) > 1 else 0
-    return float(above[i] if one_sided else min(below[i], above[i]))
+def _tail(prior: Any, value: float, place: int) -> float | None:
+    """Prior probability of the smaller tail beyond a value, for element `place` of a vector.
 
-
-def _law(prior: Any) -> tuple[Any, bool] | None:
-    """The prior as a SciPy distribution, and whether only its upper tail counts.
-
-    None for priors that are not checked.
+    Only the upper tail counts where the density falls from zero on. None for priors that are not
+    checked: Uniform and Beta priors have no tails; Flat, Fixed, LKJ and point estimates cannot
+    conflict with the data.
     """
-    p, array = prior, np.asarray
+    found = _tails(prior, value)
+    if found is None:
+        return None
+    below, above = (np.ravel(part) for part in found)
+    i = place if len(above) > 1 else 0
+    return float(above[i] if _falls_from_zero(prior) else min(below[i], above[i]))
+
+
+def _tails(prior: Any, value: float) -> tuple[Any, Any] | None:
+    """Probabilities of lying below and above a value."""
+    p = prior
     match prior:
         case priors.Normal():
-            return stats.norm(array(p.mu), array(p.sigma)), False
+            z = (value - np.asarray(p.mu)) / np.asarray(p.sigma)
+            return special.ndtr(z), special.ndtr(-z)
         case priors.StudentT():
-            return stats.t(p.nu, array(p.mu), array(p.sigma)), False
+            z = (value - np.asarray(p.mu)) / np.asarray(p.sigma)
+            return special.stdtr(p.nu, z), special.stdtr(p.nu, -z)
         case priors.Cauchy():
-            return stats.cauchy(array(p.mu), array(p.sigma)), False
+            z = (value - np.asarray(p.mu)) / np.asarray(p.sigma)
+            return np.arctan2(1.0, -z) / np.pi, np.arctan2(1.0, z) / np.pi
         case priors.HalfNormal():
-            return stats.halfnorm(scale=p.sigma), True
+            above = 2 * special.ndtr(-value / p.sigma)
         case priors.HalfCauchy():
-            return stats.halfcauchy(scale=p.sigma), True
+            above = 2 * np.arctan2(p.sigma, value) / np.pi
         case priors.HalfStudentT():
-            return _HalfStudent(p.nu, p.sigma), True
+            above = 2 * special.stdtr(p.nu, -value / p.sigma)
         case priors.Exponential():
-            return stats.expon(scale=1 / p.rate), True
+            above = np.exp(-p.rate * value)
         case priors.Gamma():
-            return stats.gamma(p.alpha, scale=1 / p.beta), p.alpha <= 1
+            return special.gammainc(p.alpha, p.beta * value), special.gammaincc(
+                p.alpha, p.beta * value
+            )
         case priors.InverseGamma():
-            return stats.invgamma(p.alpha, scale=p.beta), False
+            return special.gammaincc(p.alpha, p.beta / value), special.gammainc(
+                p.alpha, p.beta / value
+            )
         case priors.LogNormal():
-            return stats.lognorm(p.sigma, scale=np.exp(p.mu)), False
+            z = (np.log(value) - p.mu) / p.sigma
+            return special.ndtr(z), special.ndtr(-z)
         case priors.LogOdds():
-            return _LogOddsPrior(stats.beta(p.prior.alpha, p.prior.beta)), False
+            a, b = p.prior.alpha, p.prior.beta
+            share, rest = special.expit(value), special.expit(-value)
+            return special.betainc(a, b, share), special.betainc(b, a, rest)
         case priors.PowerPrior():
-            inner = _law(p.prior)
-            if inner is None:
-                return None
+            inner = _tails(p.prior, value**p.power)
+            return inner if inner is None or p.power > 0 else inner[::-1]
+        case _:
+            return None
+    return 1 - above, above
+
+
+def _falls_from_zero(prior: Any) -> bool:
+    """Whether the density has no lower tail: a positive parameter may be as small as it likes."""
+    match prior:
+        case priors.Gamma():
+            return bool(prior.alpha <= 1)
+        case priors.PowerPrior():
             # With a negative power small values of the inner variable are large values of x, so
             # that a mode of the inner prior at zero is none of x.
-            return _PowerPrior(inner[0], p.power), inner[1] and p.power > 0
-    # Uniform and Beta priors have no tails; Flat, Fixed, LKJ and point estimates have no conflict.
-    return None
-
-
-class _HalfStudent:
-    """The half-Student distribution: that of sigma |t_nu|."""
-
-    def __init__(self, nu: float, sigma: float) -> None:
-        self._law = stats.t(nu, 0.0, sigma)
-
-    def sf(self, value: float) -> Any:
-        return 2 * self._law.sf(value)
-
-    def cdf(self, value: float) -> Any:
-        return 1 - self.sf(value)
-
-
-class _PowerPrior:
-    """The distribution of x > 0 if x^k has the distribution `inner`."""
-
-    def __init__(self, inner: Any, power: int) -> None:
-        self._inner, self._power = inner, power
-
-    def sf(self, value: float) -> Any:
-        inner = self._inner
-        return (inner.sf if self._power > 0 else inner.cdf)(value**self._power)
-
-    def cdf(self, value: float) -> Any:
-        inner = self._inner
-        return (inner.cdf if self._power > 0 else inner.sf)(value**self._power)
-
-
-class _LogOddsPrior:
-    """The distribution of log odds x if the probability 1 / (1 + exp(-x)) has that of `inner`."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-
-    def sf(self, value: float) -> Any:
-        return self._inner.sf(special.expit(value))
-
-    def cdf(self, value: float) -> Any:
-        return self._inner.cdf(special.expit(value))
+            return _falls_from_zero(prior.prior) and prior.power > 0
+        case (
+            priors.HalfNormal() | priors.HalfCauchy() | priors.HalfStudentT() | priors.Exponential()
+        ):
+            return True
+    return False

@@ -22,16 +22,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.check.deadline import COMPILING, Deadline, OutOfTimeError
 from ranef.check.reference import NoReference, Reference, kurtosis_of
 from ranef.check.reference_importance import JointDensity, coordinates
 from ranef.errors import RanefError
+from ranef.lazy import Array, jax, jnp
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Problem
 from ranef.terms.blocks import LinearBlock

@@ -17,14 +17,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax import Array
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
-from numpyro.infer.util import log_density
 
 from ranef.check.deadline import COMPILING, Deadline
 from ranef.check.reference import (
@@ -36,6 +30,7 @@ from ranef.check.reference import (
 )
 from ranef.errors import RanefError
 from ranef.inference.hyperparameters.importance import ProposalMixture, adapted
+from ranef.lazy import Array, jax, jnp, log_density, numpyro, ravel_pytree
 from ranef.numerics.jax_cholesky import cholesky, solve, solve_columns
 from ranef.numerics.psis import smoothed
 from ranef.posterior.posterior import Posterior

@@ -16,16 +16,13 @@ pools them.
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
-from numpyro.distributions import constraints
-from scipy.optimize import linprog
 
 from ranef import priors
 from ranef.check.identifiability import common
 from ranef.check.symptom import Symptom
+from ranef.lazy import constraints, jax, jnp, optimize
 from ranef.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
@@ -141,7 +138,7 @@ def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np
     towards = np.unique(scaled[end] * sign[end, None], axis=0)
     between = np.unique(scaled[~end], axis=0)
     # The equations are reduced to independent ones, at most k.
-    found = linprog(
+    found = optimize.linprog(
         -towards.sum(axis=0),
         A_ub=-towards,
         b_ub=np.zeros(len(towards)),

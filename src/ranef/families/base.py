@@ -10,17 +10,14 @@ It overrides `given` where the inverse-linked parameters lose digits, and `natur
 `row_density` where the derivatives of the log density are known in closed form.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
@@ -33,6 +30,7 @@ from ranef.formula import transforms
 from ranef.formula.equation import Line, Sub
 from ranef.formula.expression import Expression, Operation, Sum
 from ranef.formula.formula import ResponseCall
+from ranef.lazy import Array, dist, jax, jnp, pytree
 from ranef.priors import Prior
 
 # Smallest size of a response, max(|location|, sd), unless it is zero: the squares of smaller
@@ -61,7 +59,7 @@ _LEAST_WEIGHT = 1e-12
 _CLIMB = 100
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["value", "companion"], meta_fields=["form"])
+@pytree(data=["value", "companion"], meta=["form"])
 @dataclass(frozen=True)
 class ResponseDesign:
     """The response of each row and its companion from the left side of the formula.
@@ -172,7 +170,7 @@ class NormalResponse:
     weights: NDArray[np.float64] | None
     sigma: str
 
-    def keep(self, places: NDArray[Any]) -> "NormalResponse":
+    def keep(self, places: NDArray[Any]) -> NormalResponse:
         """The response on the rows `places` alone, an array of row indices or a mask."""
         weights = None if self.weights is None else self.weights[places]
         return NormalResponse(self.value[places], weights, self.sigma)
@@ -249,7 +247,7 @@ class Family(ABC):
             what = "successes / trials" if response.form == "trials" else f"{response.form}()"
             raise OptionError(f"the family {self.name} has no response of the form {what}")
 
-    def bind(self, state: FamilyState) -> "Family":
+    def bind(self, state: FamilyState) -> Family:
         """The family with the parameters that follow from the categories of its response.
 
         Families whose parameters do not depend on categories return themselves.
@@ -274,8 +272,11 @@ class Family(ABC):
 
         Callers use it only for families with a dispersion parameter.
         """
+        value, link = np.asarray(response.value), self.parameters[0].link
+        if link == "identity":
+            return value
         with jax.enable_x64(True):
-            return np.asarray(LINKS[self.parameters[0].link](np.asarray(response.value)))
+            return np.asarray(LINKS[link](value))
 
     def expressions(self) -> tuple[Expression, ...]:
         """The expressions on the left side of the formula: the response and its companion."""
@@ -582,7 +583,7 @@ class Family(ABC):
         """P(component | y_i), (n,), by the component's name; empty for families without any."""
         return {}
 
-    def parts(self) -> tuple["Component", ...]:
+    def parts(self) -> tuple[Component, ...]:
         """Components of a mixture, in order; empty for other families."""
         return ()
 

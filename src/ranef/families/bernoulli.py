@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame, LevelsSeen
@@ -16,6 +14,7 @@ from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDe
 from ranef.families.exponential_family import ExponentialFamilyRows, LogisticRows
 from ranef.formula.equation import Line
 from ranef.formula.expression import Column
+from ranef.lazy import Array, dist
 
 
 class Bernoulli(Family):

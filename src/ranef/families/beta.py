@@ -3,12 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
-from jax.scipy.special import polygamma
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -19,6 +14,7 @@ from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDe
 from ranef.families.positive_densities import BetaDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jax, jnp, jsp
 
 
 class Beta(Family):
@@ -79,7 +75,7 @@ class Beta(Family):
         mu, rest = jax.nn.sigmoid(predictors["mu"]), jax.nn.sigmoid(-predictors["mu"])
         a, b = mu * kappa, rest * kappa
         # psi'(a) = psi'(1 + a) + 1 / a^2, whose second summand would overflow near a = 0.
-        within = (mu * rest * kappa) ** 2 * (polygamma(1, 1.0 + a) + polygamma(1, 1.0 + b))
+        within = (mu * rest * kappa) ** 2 * (jsp.polygamma(1, 1.0 + a) + jsp.polygamma(1, 1.0 + b))
         return within + rest**2 + mu**2
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:

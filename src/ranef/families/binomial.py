@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
@@ -16,6 +13,7 @@ from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.exponential_family import ExponentialFamilyRows, LogisticRows
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jnp
 
 
 class Binomial(Family):

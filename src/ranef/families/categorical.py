@@ -3,11 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.moments import Scale
@@ -17,6 +13,7 @@ from ranef.families.categories import Categories
 from ranef.families.category_densities import CategoricalDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jax, jnp
 
 
 class Categorical(Categories):

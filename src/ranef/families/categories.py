@@ -4,9 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame, LevelsSeen
@@ -16,6 +14,7 @@ from ranef.families import responses
 from ranef.families.base import Family, FamilyState, ResponseDesign
 from ranef.formula.expression import Column
 from ranef.formula.formula import ResponseCall
+from ranef.lazy import Array, jnp
 
 
 class Categories(Family):

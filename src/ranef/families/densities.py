@@ -9,11 +9,7 @@ All are smooth, so that JAX can take three derivatives at any predictor.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpyro.distributions as dist
-from jax import Array
-from jax.scipy.special import gammaln
+from ranef.lazy import Array, dist, jax, jnp, jsp
 
 
 class RowDistribution(dist.Distribution):
@@ -69,7 +65,7 @@ def binomial(value: Any, logit: Any, trials: Any) -> Array:
 
 def poisson(value: Any, log_mean: Any) -> Array:
     """Log p(y) = y eta - e^eta - log y!, with eta = log mu."""
-    return value * log_mean - jnp.exp(log_mean) - gammaln(value + 1.0)
+    return value * log_mean - jnp.exp(log_mean) - jsp.gammaln(value + 1.0)
 
 
 def student(value: Any, location: Any, log_scale: Any, log_nu: Any) -> Array:
@@ -77,12 +73,12 @@ def student(value: Any, location: Any, log_scale: Any, log_nu: Any) -> Array:
     nu = jnp.exp(log_nu)
     squared = (value - location) ** 2 * jnp.exp(-2 * log_scale - log_nu)
     tail = -0.5 * (nu + 1) * jnp.log1p(squared) - log_scale
-    return tail + gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * (log_nu + jnp.log(jnp.pi))
+    return tail + jsp.gammaln((nu + 1) / 2) - jsp.gammaln(nu / 2) - 0.5 * (log_nu + jnp.log(jnp.pi))
 
 
 def log_choose(n: Any, k: Any) -> Array:
     """Logarithm of the binomial coefficient C(n, k)."""
-    return gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
+    return jsp.gammaln(n + 1.0) - jsp.gammaln(k + 1.0) - jsp.gammaln(n - k + 1.0)
 
 
 # Shape a above which log Gamma(a + y) - log Gamma(a) is computed from Stirling's series, since the
@@ -99,7 +95,7 @@ def log_rising(shape: Any, log_shape: Any, count: Any) -> Array:
         count: y >= 0.
     """
     small = jnp.minimum(shape, LARGE_SHAPE)
-    exact = gammaln(small + count) - gammaln(small)
+    exact = jsp.gammaln(small + count) - jsp.gammaln(small)
     large = jnp.maximum(shape, LARGE_SHAPE)
     series = (
         (large + count - 0.5) * jnp.log1p(count / large)
@@ -115,7 +111,7 @@ def negative_binomial(value: Any, log_mean: Any, log_shape: Any) -> Array:
     log p(y) = log(Gamma(y + a) / (Gamma(a) y!)) + a log(a / (a + mu)) + y log(mu / (a + mu))
     """
     shape, above = jnp.exp(log_shape), log_mean - log_shape
-    rising = log_rising(shape, log_shape, value) - gammaln(value + 1.0)
+    rising = log_rising(shape, log_shape, value) - jsp.gammaln(value + 1.0)
     return rising - shape * jax.nn.softplus(above) - value * jax.nn.softplus(-above)
 
 
@@ -124,7 +120,7 @@ def gamma(value: Any, log_mean: Any, log_shape: Any) -> Array:
     shape, log_rate = jnp.exp(log_shape), log_shape - log_mean
     return (
         shape * log_rate
-        - gammaln(shape)
+        - jsp.gammaln(shape)
         + (shape - 1.0) * jnp.log(value)
         - value * jnp.exp(log_rate)
     )
@@ -142,9 +138,9 @@ def beta(value: Any, logit_mean: Any, log_precision: Any) -> Array:
     a, b = jnp.exp(log_a), jnp.exp(log_b)
     # log Gamma(a) = log Gamma(1 + a) - log a keeps its digits down to a = 0, since log a is known.
     return (
-        gammaln(jnp.exp(log_precision))
-        - (gammaln(1.0 + a) - log_a)
-        - (gammaln(1.0 + b) - log_b)
+        jsp.gammaln(jnp.exp(log_precision))
+        - (jsp.gammaln(1.0 + a) - log_a)
+        - (jsp.gammaln(1.0 + b) - log_b)
         + (a - 1.0) * jnp.log(value)
         + (b - 1.0) * jnp.log1p(-value)
     )

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
@@ -13,6 +11,7 @@ from ranef.data.moments import Scale
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist
 
 
 class Exponential(Family):

@@ -3,10 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -17,6 +14,7 @@ from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDe
 from ranef.families.positive_densities import GammaDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jnp
 
 
 class Gamma(Family):

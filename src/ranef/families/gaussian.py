@@ -1,12 +1,11 @@
 """Normal responses: y_i ~ N(mu_i, sigma^2)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -19,6 +18,7 @@ from ranef.families.base import (
     weighted_means,
 )
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jnp
 
 
 class Gaussian(Family):

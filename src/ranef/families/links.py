@@ -8,23 +8,22 @@ A link maps the support of a parameter to the real line, on which the linear pre
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+from ranef.lazy import jax, jnp, jsp
 
 # Link functions by name: parameter to predictor eta.
 LINKS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda value: value,
-    "log": jnp.log,
+    "log": lambda value: jnp.log(value),
     "logit": lambda value: jnp.log(value) - jnp.log1p(-value),
-    "probit": jax.scipy.special.ndtri,
+    "probit": lambda value: jsp.ndtri(value),
     "cloglog": lambda value: jnp.log(-jnp.log1p(-value)),
 }
 
 # Inverse link functions by name: predictor eta to parameter.
 INVERSE_LINKS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda eta: eta,
-    "log": jnp.exp,
-    "logit": jax.nn.sigmoid,
-    "probit": jax.scipy.special.ndtr,
+    "log": lambda eta: jnp.exp(eta),
+    "logit": lambda eta: jax.nn.sigmoid(eta),
+    "probit": lambda eta: jsp.ndtr(eta),
     "cloglog": lambda eta: -jnp.expm1(-jnp.exp(eta)),
 }

@@ -4,10 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -16,6 +13,7 @@ from ranef.data.moments import Moments
 from ranef.families import responses
 from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign, weighted_means
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jnp
 
 
 class LogNormal(Family):

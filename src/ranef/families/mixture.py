@@ -9,11 +9,7 @@ from functools import cache, partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
@@ -23,6 +19,7 @@ from ranef.families.base import Component, Family, FamilyParameter, ResponseDesi
 from ranef.families.base import FamilyState as Learned
 from ranef.formula.equation import Line, joined
 from ranef.formula.formula import ResponseCall
+from ranef.lazy import Array, dist, jax, jnp
 from ranef.priors import Prior
 
 # Stem of the parameters that are log odds of a component, as in "mix2".

@@ -4,11 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 
 from ranef import priors
 from ranef.data.moments import Scale
@@ -18,6 +14,7 @@ from ranef.families.categories import Categories
 from ranef.families.category_densities import OrdinalDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jax, jnp
 from ranef.priors import Prior
 
 # Default prior sd of threshold k around the logit of the share of the rows up to category k.

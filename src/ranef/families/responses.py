@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import DataError
 from ranef.formula.expression import Column, Expression
+from ranef.lazy import Array, jax, jnp
 
 # Largest number of categories; a response with more distinct values is taken for a measurement.
 MOST_CATEGORIES = 100

@@ -4,10 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -17,6 +14,7 @@ from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDe
 from ranef.families.row_density import RowDensity
 from ranef.families.student_density import StudentDensity
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jnp
 
 # Largest number of EM steps. EM converges linearly, more slowly the heavier the tails.
 _EM_STEPS = 500

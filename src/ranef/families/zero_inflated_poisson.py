@@ -3,11 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -18,6 +14,7 @@ from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDe
 from ranef.families.count_densities import ZeroInflatedPoissonDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
+from ranef.lazy import Array, dist, jax, jnp
 
 
 class ZeroInflatedPoisson(Family):

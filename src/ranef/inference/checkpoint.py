@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import FileError, OptionError
 from ranef.files import archive
 from ranef.files.atomic_write import refuse_special
+from ranef.lazy import jax
 from ranef.program.problem import Problem
 
 # Minimal seconds between two writes.

@@ -11,7 +11,6 @@ sample all parameters, with whitened common effects and partially centered group
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from ranef.errors import MethodError, OptionError, whole_number
@@ -25,6 +24,7 @@ from ranef.inference.mcmc.identified_draws import comparable
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
 from ranef.inference.mcmc.targets import JointTarget, MarginalTarget
 from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.lazy import jax
 from ranef.numerics.chain_diagnostics import Convergence, convergence
 from ranef.program.problem import Latent, Problem, sites_of
 

@@ -19,10 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from numpy.typing import NDArray
 
 from ranef.errors import DataError, MethodError, OptionError, RowsNeededError, whole_number
@@ -34,6 +31,7 @@ from ranef.inference.block_ascent.matrix_factorization import MatrixFactorizatio
 from ranef.inference.block_ascent.matrix_factorization import applies as factorizes
 from ranef.inference.block_ascent.networks import BlockAscent, applies, closed, is_linear
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
+from ranef.lazy import jax, jnp, optax
 from ranef.program.problem import Problem, sites_of
 
 # Largest absolute value of the data: sums of squares then stay finite in double precision.

@@ -12,9 +12,10 @@ can proceed. Loops over the columns take its place. Their derivatives are define
 are split into halves recursively, so that most of the work is in matrix products.
 """
 
-import jax
-import jax.numpy as jnp
-from jax import Array
+from collections.abc import Callable
+from typing import Any
+
+from ranef.lazy import Array, jax, jnp, lazily
 
 # Largest number of columns for unrolled code; with more it would take long to compile.
 _MOST = 6
@@ -101,7 +102,13 @@ def _by_halves(matrix: Array) -> Array:
     return jnp.concatenate([top, jnp.concatenate([below, last], axis=-1)], axis=-2)
 
 
-@jax.custom_jvp
+def _differentiable(function: Callable[..., Array], differential: Callable[..., Any]) -> Any:
+    out = jax.custom_jvp(function)
+    out.defjvp(differential)
+    return out
+
+
+@lazily(lambda f: _differentiable(f, _factor_jvp))
 def _factor(matrix: Array) -> Array:
     """Lower triangular L with L L' = A, by a loop over the columns."""
     places = jnp.arange(matrix.shape[-1])
@@ -114,7 +121,6 @@ def _factor(matrix: Array) -> Array:
     return jax.lax.scan(column, jnp.zeros_like(matrix), places)[0]
 
 
-@_factor.defjvp
 def _factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """The differential dL = L P(L^-1 dA L'^-1), where P takes the lower triangle, its diagonal
     halved."""
@@ -126,13 +132,12 @@ def _factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
     return root, root @ lower
 
 
-@jax.custom_jvp
+@lazily(lambda f: _differentiable(f, _substitute_jvp))
 def _substitute(root: Array, right: Array) -> Array:
     """L^-1 a for vectors a (..., k), by a loop over the rows."""
     return _rows(root, right)
 
 
-@_substitute.defjvp
 def _substitute_jvp(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:

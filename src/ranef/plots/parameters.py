@@ -1,13 +1,15 @@
 """The marginal posterior density of each parameter."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from matplotlib.figure import Figure
 
 from ranef.errors import OptionError
+from ranef.lazy import xr
 from ranef.plots.canvas import label, styled
 from ranef.plots.source import LEVELS, group
 

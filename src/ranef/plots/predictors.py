@@ -1,15 +1,17 @@
 """Figures of the location parameter as a function of the predictors."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
+from ranef.lazy import xr
 from ranef.plots.canvas import BLUE, INK, RED, label, panels, styled, window
 from ranef.plots.source import group
 

@@ -1,13 +1,15 @@
 """Access to the groups of a DataTree, from which figures take their numbers."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, OptionError, suggestion
+from ranef.lazy import xr
 
 # Suffix of the names of dimensions that run over levels, a convention shared with other libraries.
 LEVELS = "__factor_dim"

@@ -1,11 +1,12 @@
 """Posterior predictive checks by level: observed responses against responses drawn from the fit."""
 
-import jax
+from __future__ import annotations
+
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
+from ranef.lazy import jax, xr
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
 from ranef.program.training import evenly

@@ -4,15 +4,14 @@ The figures of `ranef.plots` are drawn from these groups alone: they take a Data
 access to the model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
-import numpyro
-import xarray as xr
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -20,6 +19,7 @@ from ranef.data.frame import Frame, LevelsSeen
 from ranef.data.tables import from_arrays
 from ranef.errors import OptionError, suggestion
 from ranef.inference.base import Draws
+from ranef.lazy import jax, numpyro, xr
 from ranef.posterior.group_predictive import by_group
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
 from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, suggestion
+from ranef.lazy import jax, jnp, numpyro
 from ranef.posterior.posterior import Posterior, tails_of
 from ranef.terms.base import RunOptions
 

@@ -20,15 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
-from scipy.stats import chi2, norm, qmc
 
 from ranef.errors import OptionError
 from ranef.inference.base import Draws
+from ranef.lazy import jax, jnp, stats
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
 from ranef.terms.base import RunOptions
@@ -296,10 +294,10 @@ class _Proposal:
 
 def _points(k: int, seed: int) -> tuple[Array, Array]:
     """Scrambled Sobol points of a k-dimensional normal and t distribution, (`_EACH`, k) each."""
-    even = qmc.Sobol(k + 1, rng=np.random.default_rng([seed, 7])).random(_EACH)
+    even = stats.qmc.Sobol(k + 1, rng=np.random.default_rng([seed, 7])).random(_EACH)
     even = np.clip(even, 1e-9, 1 - 1e-9)
-    normal = norm.ppf(even[:, :k])
-    return normal, normal * np.sqrt(_NU / chi2.ppf(even[:, k:], _NU))
+    normal = stats.norm.ppf(even[:, :k])
+    return normal, normal * np.sqrt(_NU / stats.chi2.ppf(even[:, k:], _NU))
 
 
 def _flat(values: Any) -> Array:

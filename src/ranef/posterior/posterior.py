@@ -1,19 +1,20 @@
 """Posterior draws of the model's named variables, and the summary tables computed from them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import arviz_base
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.inference.base import Draws
+from ranef.lazy import arviz_base, xr
 from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState

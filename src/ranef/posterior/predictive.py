@@ -5,23 +5,21 @@ returns the linear predictor of every family parameter; means, responses and log
 from the family. Predictions thus never use a second implementation of the model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-import xarray as xr
-from jax import Array
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ranef.errors import DataError
 from ranef.families.base import Family, ResponseDesign
 from ranef.inference.base import Draws
+from ranef.lazy import Array, jax, jnp, numpyro, xr
 from ranef.numerics.blas_threads import side_by_side
 from ranef.numerics.counter_rng import CounterRNG
 from ranef.posterior.level_batches import LevelSubset, batches, level_key, pad_subsets, stepped
@@ -138,20 +136,20 @@ class Predictive:
         none = {site: np.zeros(0, np.int64) for g in self._grouped.values() for site in g.sites}
         return next((v.shape[0] * v.shape[1] for v in self.draws.at(none).values()), 1)
 
-    def given(self, draws: Draws) -> "Predictive":
+    def given(self, draws: Draws) -> Predictive:
         """The same predictions with other draws, of equal number; keeps the compiled program."""
         out = replace(self, draws=draws)
         out.__dict__["_compiled"] = self._compiled
         return out
 
-    def seeded(self, seed: int) -> "Predictive":
+    def seeded(self, seed: int) -> Predictive:
         """The same with another seed; keeps the compiled programs and the draws of effects."""
         out = replace(self, seed=seed)
         for kept in ("_compiled", "_compiled_density", "_latest"):
             out.__dict__[kept] = getattr(self, kept)
         return out
 
-    def over(self, designs: Designs, response: ResponseDesign, n: int) -> "Iterator[RowChunk]":
+    def over(self, designs: Designs, response: ResponseDesign, n: int) -> Iterator[RowChunk]:
         """Predictors of all rows, chunk by chunk. Every row occurs in exactly one chunk.
 
         All chunks have the same number of rows (the last is padded with its last row) and the
@@ -194,7 +192,7 @@ class Predictive:
         rows: NDArray[np.int64],
         size: int,
         met: Mapping[Varying, LevelSubset],
-    ) -> "Iterator[RowChunk]":
+    ) -> Iterator[RowChunk]:
         """The rows of one batch, in chunks; `met` holds the levels that occur in the batch."""
         sites = self._sites(met, designs)
         for start in range(0, len(rows), size):
@@ -490,7 +488,7 @@ class Predictive:
         designs: Designs,
         response: ResponseDesign,
         n: int,
-        describe: Callable[["RowChunk"], dict[str, NDArray]],
+        describe: Callable[[RowChunk], dict[str, NDArray]],
     ) -> dict[str, NDArray]:
         """Apply `describe` to each chunk and join its arrays, rows first, in the rows' order."""
         out: dict[str, NDArray] = {}
@@ -501,13 +499,13 @@ class Predictive:
                     whole[part.places] = values
         return out
 
-    def _location(self, part: "RowChunk") -> NDArray[np.float64]:
+    def _location(self, part: RowChunk) -> NDArray[np.float64]:
         """Draws of the response's mean (its location if it has no mean), (draws, rows)."""
         location = part.own(self.program.family.mean(part.response, **part.values))
         _refuse_out_of_reach(location, part.places)
         return location
 
-    def log_density(self, part: "RowChunk") -> NDArray[np.float64]:
+    def log_density(self, part: RowChunk) -> NDArray[np.float64]:
         """Log p(y_i | draw s) of a chunk, (draws, rows).
 
         Raises:
@@ -520,7 +518,7 @@ class Predictive:
         return part.own(self.program.family.log_density(part.response, **part.predictors))
 
 
-def _refuse_limits(part: "RowChunk") -> None:
+def _refuse_limits(part: RowChunk) -> None:
     """Refuse rows with a family parameter at the boundary of its range.
 
     These are parameters with a log link that have become zero or infinite, and, in continuous

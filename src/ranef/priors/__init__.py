@@ -1,5 +1,8 @@
 """Prior distributions: their kinds as plain values, their log densities and NumPyro sites."""
 
+from typing import TYPE_CHECKING
+
+from ranef.lazy import LazyModule
 from ranef.priors.kinds import (
     LKJ,
     Beta,
@@ -27,6 +30,11 @@ from ranef.priors.kinds import (
     checked,
 )
 
+if TYPE_CHECKING:
+    from ranef.priors import sites
+else:
+    sites = LazyModule("ranef.priors.sites")
+
 __all__ = [
     "Beta",
     "Cauchy",
@@ -52,4 +60,5 @@ __all__ = [
     "Variance",
     "allowed",
     "checked",
+    "sites",
 ]

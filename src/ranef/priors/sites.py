@@ -8,15 +8,8 @@ inference method may read them.
 import math
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
-import jax.scipy.special as jsp
-import numpyro
-import numpyro.distributions as dist
-from jax import Array
-from numpyro.distributions import constraints
-
 from ranef import priors
+from ranef.lazy import Array, constraints, dist, jax, jnp, jsp, numpyro
 from ranef.numerics.jax_cholesky import solve
 from ranef.priors import Prior
 

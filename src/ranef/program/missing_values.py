@@ -25,14 +25,12 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.families.base import Family, ResponseDesign
+from ranef.lazy import Array, jax, jnp
 from ranef.numerics.gauss_hermite import rule
 from ranef.numerics.jax_cholesky import cholesky, solve
 

@@ -5,13 +5,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax import Array
 from numpy.typing import NDArray
 
+from ranef.lazy import Array, jax, jnp, lazily, numpyro
 from ranef.program.training import Designs, length
 from ranef.terms.base import RunOptions
 
@@ -90,7 +87,7 @@ class Networks:
             run: Any = numpyro.handlers.seed(known.within(lambda: program(designs, replay)), 0)
             return run()
 
-        return jax.jit(columns)
+        return lazily(lambda f: jax.jit(f))(columns)
 
 
 def _share(n: int) -> int:

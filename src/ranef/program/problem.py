@@ -8,17 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax import Array
 from numpy.typing import NDArray
-from numpyro.distributions import biject_to, constraints
-from numpyro.primitives import Messenger
 
 from ranef.data.moments import Scale
 from ranef.families.base import Family, NormalResponse
+from ranef.lazy import Array, constraints, dist, jax, jnp, numpyro
 from ranef.priors import Prior
 from ranef.terms.blocks import Bilinear, LinearBlock
 
@@ -178,6 +173,8 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
         data: pytree whose leaves have the rows as their leading axis.
         key: PRNG key of starting values that are drawn.
     """
+    from ranef.program.mutable_sites import MutableRecorder
+
     first = jax.tree.map(lambda a: jnp.asarray(a[:1]), data)
 
     def start(site: dict) -> Any:
@@ -190,7 +187,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
         seeded = numpyro.handlers.seed(run, key)
         program = numpyro.handlers.substitute(seeded, substitute_fn=start)
         latents, points, carried = {}, {}, {}
-        before = _MutableRecorder()
+        before = MutableRecorder()
         with before:
             trace = numpyro.handlers.trace(program).get_trace(first)
         order[:] = trace
@@ -209,7 +206,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
     def in_order(found: dict) -> dict[str, Latent]:
         """The sites in the order of the program; a compiled function returns dicts sorted."""
         return {
-            name: Latent(biject_to(found[name][0]), *found[name][1:])
+            name: Latent(dist.biject_to(found[name][0]), *found[name][1:])
             for name in order
             if name in found
         }
@@ -217,21 +214,9 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
     return Sites(in_order(latents), in_order(points), carried)
 
 
-class _MutableRecorder(Messenger):
-    """Records the values of mutable sites before the program updates them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: dict[str, Any] = {}
-
-    def postprocess_message(self, msg: Any) -> None:
-        if msg["type"] == "mutable":
-            self.values[msg["name"]] = dict(msg["value"])
-
-
 def _read(support: Any, value: Array, unit: Any) -> tuple[Any, Array, Array]:
     """Support of a site, and its start and unit in unconstrained coordinates."""
-    start = biject_to(support).inv(value)
+    start = dist.biject_to(support).inv(value)
     # Constrained sites get a unit of one in the transformed coordinates, such as logs or logits.
     plain = isinstance(getattr(support, "base_constraint", support), type(constraints.real))
     return support, start, jnp.broadcast_to(jnp.asarray(unit if plain else 1.0), start.shape)

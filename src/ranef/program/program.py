@@ -12,10 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax import Array
 
 from ranef import registry
 from ranef.data.frame import Frame
@@ -25,6 +22,7 @@ from ranef.families.responses import is_boolean, is_text
 from ranef.formula.equation import Line, Sub, joined
 from ranef.formula.expression import Column
 from ranef.formula.formula import ColumnModel, Formula, ResponseCall
+from ranef.lazy import Array, jnp, numpyro
 from ranef.priors import Prior, RescaledDefault, sites
 from ranef.program import predictors as assignment
 from ranef.program.missing_values import FAMILIES, ConditionalDensity, MissingDataLikelihood, column

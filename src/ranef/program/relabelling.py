@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from ranef.families.base import Family
+from ranef.lazy import optimize
 from ranef.priors import Prior
 
 Array = NDArray[np.float64]
@@ -147,7 +147,9 @@ def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int6
         before = order
         spread = np.take_along_axis(flat, order[..., None], axis=1).std(axis=0) + 1e-12
         away = (flat[:, :, None, :] - middle[None, None]) / spread[None, None]
-        order = np.array([linear_sum_assignment(cost.T)[1] for cost in (away**2).sum(axis=-1)])
+        order = np.array(
+            [optimize.linear_sum_assignment(cost.T)[1] for cost in (away**2).sum(axis=-1)]
+        )
         middle = np.take_along_axis(flat, order[..., None], axis=1).mean(axis=0)
         if np.array_equal(order, before):
             break

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +11,7 @@ from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families.base import ResponseDesign
+from ranef.lazy import jax
 from ranef.priors import Prior
 from ranef.terms.base import Design
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from ranef.files.archive import damaged, versions
 from ranef.formula.expression import Expression
 from ranef.formula.formula import Formula
 from ranef.inference.base import Draws
+from ranef.lazy import jax
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
 from ranef.storage.effect_checks import refuse_unsound

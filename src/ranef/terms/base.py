@@ -9,18 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.moments import ColumnMoments, Scale
 from ranef.formula.equation import Summand
 from ranef.formula.formula import TermCall
+from ranef.lazy import Array, pytree
 from ranef.priors import Prior
 from ranef.terms.blocks import Bilinear, LinearBlock
 
@@ -29,7 +27,7 @@ from ranef.terms.blocks import Bilinear, LinearBlock
 Curve = Callable[[Mapping[str, Array], Any], Array]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["new"])
+@pytree(data=["arrays"], meta=["new"])
 @dataclass(frozen=True)
 class Design:
     """The data of a term on some rows.

@@ -3,13 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
+
+from ranef.lazy import Array, jnp, pytree
 
 
 class Spectrum(ABC):
@@ -42,12 +40,11 @@ class Spectrum(ABC):
         """Derivatives of the sds with respect to each scale, (..., k) by site, in NumPy."""
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
+@pytree(
+    data=[
         *("columns", "codes", "mean", "factor", "known", "variance", "carry", "freedom"),
     ],
-    meta_fields=[
+    meta=[
         *("levels", "gaussian", "sites", "shapes", "carried"),
         *("scales", "grouping", "cholesky", "correlation", "spectrum"),
     ],

@@ -5,9 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -15,6 +13,7 @@ from ranef.data.frame import Frame
 from ranef.data.moments import ColumnMoments, Scale
 from ranef.formula import model_matrix
 from ranef.formula.equation import Line, Sub, Summand, joined
+from ranef.lazy import Array, jnp
 from ranef.priors import Prior, RescaledDefault, sites
 from ranef.terms.base import (
     Constant,

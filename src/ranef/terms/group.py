@@ -9,11 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -22,8 +18,8 @@ from ranef.data.moments import ColumnMoments, Scale
 from ranef.errors import ColumnError, DataError
 from ranef.formula import model_matrix
 from ranef.formula.equation import Line, Sub, Summand, joined
-from ranef.priors import Prior, RescaledDefault
-from ranef.priors.sites import BatchedNormal, parameter
+from ranef.lazy import Array, dist, jnp, numpyro
+from ranef.priors import Prior, RescaledDefault, sites
 from ranef.terms.base import (
     CENTRED,
     Constant,
@@ -277,7 +273,7 @@ class Group(LinearTerm):
         self, state: GroupState, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
         sds = [
-            parameter(site, priors_[site], support="positive", start=0.3 * float(unit))
+            sites.parameter(site, priors_[site], support="positive", start=0.3 * float(unit))
             for site, unit in zip(self._sd_sites(state), self._unit(state, scale), strict=True)
         ]
         out = {"sd": jnp.stack(sds)}
@@ -356,7 +352,7 @@ class Group(LinearTerm):
         levels = block.levels
         if block.factor.ndim == 2:
             mean = jnp.zeros((levels, block.factor.shape[0]))
-            joint = BatchedNormal(mean, scale_tril=block.factor).to_event(1)
+            joint = sites.BatchedNormal(mean, scale_tril=block.factor).to_event(1)
             infer = {"start": mean, "unit": jnp.broadcast_to(unit, mean.shape)}
             return jnp.asarray(numpyro.sample(self._joint_site(), joint, infer=infer))
         columns = [

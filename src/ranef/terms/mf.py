@@ -18,12 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -32,8 +27,8 @@ from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.formula.expression import Column
-from ranef.priors import Prior
-from ranef.priors.sites import parameter
+from ranef.lazy import Array, dist, jax, jnp, numpyro
+from ranef.priors import Prior, sites
 from ranef.terms.base import Design, LevelSites, Parameter, RunOptions, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear
 
@@ -147,7 +142,7 @@ class Factorization(Term):
     ) -> Array:
         size = 0.3 * scale.sd
         start = size * 0.8 ** np.arange(self.rank)
-        tau = parameter(
+        tau = sites.parameter(
             self._scale, priors_[self._scale], shape=(self.rank,), support="positive", start=start
         )
         u = self._side(0, state, tau, size, design.unseen(0), replay)

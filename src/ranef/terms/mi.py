@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -23,8 +22,8 @@ from ranef.data.frame import Frame
 from ranef.data.moments import ColumnMoments, Scale
 from ranef.errors import DataError
 from ranef.formula.equation import Sub, Summand
-from ranef.priors import Prior
-from ranef.priors.sites import parameter
+from ranef.lazy import Array
+from ranef.priors import Prior, sites
 from ranef.terms.base import (
     Constant,
     Curve,
@@ -146,7 +145,7 @@ class MissingColumn(Term):
     def _coefficient(
         self, state: MissingState, priors_: Mapping[str, Prior], scale: Scale
     ) -> Array:
-        return parameter(self._site, priors_[self._site], start=0.0, unit=scale.sd / state.sd)
+        return sites.parameter(self._site, priors_[self._site], start=0.0, unit=scale.sd / state.sd)
 
     def sample(
         self,

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
@@ -13,6 +11,7 @@ from ranef.data.moments import Scale
 from ranef.errors import FormulaError
 from ranef.formula import transforms
 from ranef.formula.expression import Function
+from ranef.lazy import Array, jnp
 from ranef.priors import Prior
 from ranef.terms.base import Design, RunOptions, Term
 from ranef.terms.blocks import LinearBlock

@@ -11,15 +11,11 @@ the posterior (Roeder, Wu and Duvenaud, 2017).
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax import Array
 from numpy.typing import NDArray
-from numpyro.infer.util import log_density
 
 from ranef.inference.advi import guide as guides
+from ranef.lazy import Array, jax, jnp, log_density, numpyro
 from ranef.program.problem import Problem, Sites
 
 

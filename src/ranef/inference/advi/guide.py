@@ -20,15 +20,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
 from scipy.linalg import block_diag
 
 from ranef.errors import DataError
+from ranef.lazy import Array, jax, jnp, ravel_pytree
 from ranef.numerics.jax_cholesky import cholesky, product, solve, square
 from ranef.program.problem import Latent, Problem
 from ranef.terms.blocks import LinearBlock

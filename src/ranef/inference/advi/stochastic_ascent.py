@@ -5,22 +5,21 @@ rises beyond its Monte Carlo noise; the next stage multiplies the step size by `
 is the average of the parameters over the last stage (Polyak and Juditsky, 1992).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import Array
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ranef.errors import DataError, OptionError
 from ranef.inference.advi.elbo import Objective
 from ranef.inference.checkpoint import Checkpoint, filled, flat
+from ranef.lazy import Array, jax, jnp, optax
 
 # Steps in a window, which is one call of the compiled loop.
 WINDOW = 50
@@ -149,7 +148,7 @@ class Search:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return (params, self.optimizer.init(params), dict(carried), zeros)
 
-    def begin(self) -> "Progress":
+    def begin(self) -> Progress:
         """The progress of a search before its first step.
 
         Raises:
@@ -217,7 +216,7 @@ class Search:
             last, at.carry[2], converged, message, at.done, at.trace, resumed, interrupted
         )
 
-    def _advance(self, at: "Progress", key: Array, size: int) -> None:
+    def _advance(self, at: Progress, key: Array, size: int) -> None:
         """Runs a window of `size` steps, and begins the next stage if this one is over."""
         factor, number = np.float32(DECAY**at.stage), np.int32(at.windows)
         carry, record = self.window(at.carry, key, number, np.int32(size), factor)
@@ -281,7 +280,7 @@ class Progress:
             "trace": self.trace,
         }
 
-    def at(self, arrays: Mapping[str, NDArray]) -> "Progress":
+    def at(self, arrays: Mapping[str, NDArray]) -> Progress:
         """The progress that a checkpoint holds; its trees have the structure of this one's."""
         counts = [int(count) for count in arrays["counts"]]
         carry = filled("carry", self.carry, arrays)

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +28,7 @@ from ranef.inference.glmm.reweighted_products import ReweightedProducts
 from ranef.inference.lmm.design_layout import DesignLayout
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.lazy import jnp
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.gauss_hermite import rule
 from ranef.program.problem import Batch, Problem

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +21,7 @@ from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.lmm.sufficient_statistics import accumulate, batch_to_rows
 from ranef.inference.pwls.cross_products import Centre, CrossProducts, cross_products
 from ranef.inference.pwls.solver import PWLS
+from ranef.lazy import jnp
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
 from ranef.program.problem import Batch, Problem

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -30,6 +29,7 @@ from ranef.inference.block_ascent.factor_posterior import (
     TermPosterior,
 )
 from ranef.inference.block_ascent.lmm_step import LMMUpdate
+from ranef.lazy import numpyro
 from ranef.program.problem import Batch, Problem
 from ranef.terms.blocks import LinearBlock
 

@@ -11,10 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.lazy import jax
 from ranef.program.problem import Problem
 
 # Minimal number of rounds if every round has all rows.

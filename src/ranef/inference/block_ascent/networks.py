@@ -30,12 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-import optax
-from jax import Array
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -56,6 +51,7 @@ from ranef.inference.block_ascent.minibatches import (
 )
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.pwls.cross_products import CrossProducts
+from ranef.lazy import Array, jax, jnp, numpyro, optax
 from ranef.program.problem import Problem, sites_in
 from ranef.terms.blocks import LinearBlock
 

@@ -8,13 +8,9 @@ Averages are by quadrature: Gauss-Hermite for one or two predictors, and a rule 
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.families.base import Family
@@ -24,6 +20,7 @@ from ranef.inference.glmm.expected_log_density_analytic import (
 )
 from ranef.inference.glmm.expected_log_density_natural import NaturalExpectedLogDensity
 from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
+from ranef.lazy import Array, jax, jnp, lazily
 from ranef.numerics.gauss_hermite import nodes_of, rule
 
 # Nodes per predictor where all predictors have small variances.
@@ -191,7 +188,7 @@ def _points(count: int, mean: Array, spread: Array) -> tuple[Array, NDArray]:
     return mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points), weights
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _by_number(
     density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> dict[str, Array]:
@@ -204,7 +201,7 @@ def _by_number(
     return jax.grad(total)(numbers)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _averages(
     density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> tuple[Array, Array, Array]:
@@ -231,7 +228,7 @@ def _averages(
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _thirds(
     density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
 ) -> Array:
@@ -257,8 +254,9 @@ def _thirds(
     return jnp.einsum("m,mnk->nk", weights, jax.vmap(each)(etas))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-@partial(jax.value_and_grad, argnums=(2, 3), has_aux=True)
+@lazily(
+    lambda f: jax.jit(jax.value_and_grad(f, argnums=(2, 3), has_aux=True), static_argnums=(0, 1))
+)
 def _log_marginal(
     density: ResponseDensity,
     place: int,

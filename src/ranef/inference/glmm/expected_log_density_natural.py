@@ -11,17 +11,15 @@ times as fast.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ranef.families.exponential_family import ExponentialFamilyRows
 from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
+from ranef.lazy import jax, jnp, lazily
 from ranef.numerics.gauss_hermite import hermite
 
 Array = NDArray[np.float64]
@@ -142,12 +140,12 @@ def _needed(variance: float) -> int:
 Cumulants = Callable[[Any, Any, int], tuple[Any, ...]]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _compiled(cumulants: Cumulants, order: int, eta: Any) -> tuple[Any, ...]:
     return cumulants(jnp, eta, order)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _added(
     cumulants: Cumulants, order: int, sums: Any, node: Any, mean: Any, variance: Any
 ) -> tuple[Any, ...]:

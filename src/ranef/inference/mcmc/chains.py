@@ -11,17 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax import Array
 from numpy.typing import NDArray
-from numpyro.distributions import ImproperUniform, constraints
-from numpyro.infer import NUTS
 from tqdm import tqdm
 
 from ranef.errors import DataError
+from ranef.lazy import Array, constraints, dist, jax, jnp, numpyro
 
 # Steps in one call of the compiled loop, between two updates of the progress bar.
 _WINDOW = 50
@@ -96,14 +91,14 @@ def sample(
     start, data = density.start, density.data
 
     def model(data: Any) -> None:
-        z = numpyro.sample("z", ImproperUniform(constraints.real, (), event_shape=start.shape))
+        z = numpyro.sample("z", dist.ImproperUniform(constraints.real, (), event_shape=start.shape))
         # If the density runs a NumPyro program, hide the sites of that program.
         with numpyro.handlers.block():
             value = density.log_density(jnp.asarray(z), data)
         numpyro.factor("density", value)
 
     dense = start.size <= _DENSE
-    kernel = NUTS(model, dense_mass=dense, target_accept_prob=target_accept)
+    kernel = numpyro.infer.NUTS(model, dense_mass=dense, target_accept_prob=target_accept)
     jitter_key, chain_key = jax.random.split(key)
     begin = jax.jit(lambda key, z, data: kernel.init(key, tune, {"z": z}, (data,), {}))
 

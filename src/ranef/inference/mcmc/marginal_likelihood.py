@@ -17,12 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.inference.lmm.model import LinearMixedModel
+from ranef.lazy import Array, jnp
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
 
 # Maximal size of the dense matrices of an evaluation, in numbers.

@@ -19,11 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
+from ranef.lazy import Array, jnp
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
 from ranef.program.problem import Latent, Problem
 from ranef.terms.blocks import LinearBlock

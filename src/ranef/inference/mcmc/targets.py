@@ -5,14 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax import Array
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
-from numpyro.infer.util import log_density
 
 from ranef import priors
 from ranef.inference.advi import guide as guides
@@ -23,6 +17,7 @@ from ranef.inference.lmm.model import dependent
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
 from ranef.inference.mcmc.partial_centering import PartialCentering, centrings
 from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.lazy import Array, jax, jnp, log_density, numpyro, ravel_pytree
 from ranef.program.problem import Latent, Problem
 from ranef.terms.blocks import LinearBlock
 

@@ -19,12 +19,10 @@ hardly inform them:
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.flatten_util import ravel_pytree
 from numpy.typing import NDArray
+
+from ranef.lazy import Array, jax, jnp, ravel_pytree
 
 # Largest number of directions that are integrated.
 DIRECTIONS = 256

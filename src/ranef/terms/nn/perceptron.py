@@ -7,9 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from ranef.lazy import jax, jnp
 from ranef.terms.nn.inputs import Argument, Feed
 
 # Largest dimension of an embedding.

@@ -10,18 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax import Array
 from numpy.typing import NDArray
-from numpyro.primitives import mutable
 
 from ranef.data.frame import Frame
 from ranef.data.moments import ColumnMoments, Scale
 from ranef.errors import BackendError, FormulaError, OptionError, suggestion
 from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
+from ranef.lazy import Array, jnp, mutable, numpyro
 from ranef.priors import Prior
 from ranef.terms.base import Design, Parameter, RunOptions, Term, Variable
 from ranef.terms.blocks import LinearBlock

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
+from ranef.lazy import Array, jax
 
 Values = Mapping[str, NDArray]
 

@@ -15,16 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from jax import Array
-from numpyro.primitives import mutable
 
 from ranef import priors
 from ranef.data.moments import Scale
+from ranef.lazy import Array, dist, jax, jnp, mutable, numpyro
 from ranef.priors import Prior, sites
 from ranef.terms.base import Design, Parameter, RunOptions, Variable
 from ranef.terms.blocks import LinearBlock

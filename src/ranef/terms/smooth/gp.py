@@ -14,22 +14,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import invgamma
 
 from ranef import priors
 from ranef.data.frame import Frame, LevelsSeen, NameIndex, crossed_levels
 from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand, joined
-from ranef.priors import Prior
-from ranef.priors.sites import parameter
+from ranef.lazy import Array, dist, jnp, numpyro, optimize, stats
+from ranef.priors import Prior, sites
 from ranef.terms.base import (
     Design,
     LevelSites,
@@ -234,7 +228,7 @@ class Process(LinearTerm):
         given, chosen = self._each("boundary"), self._each("m")
         for i in range(d):
             alpha, beta = _inverse_gamma(*lengths[i])
-            usual = float(invgamma(alpha, scale=beta).ppf(0.9)) / half[i]
+            usual = float(stats.invgamma(alpha, scale=beta).ppf(0.9)) / half[i]
             c = float(np.clip(kernel.boundary * usual, _LEAST_BOUNDARY, farthest))
             factors.append(float(given[i]) if given else c)
             m = math.ceil(kernel.functions * factors[i] * half[i] / lengths[i, 0])
@@ -286,7 +280,7 @@ class Process(LinearTerm):
         starts = {self._amplitude: scale.sd}
         starts.update(zip(self._lengths, self._starts(state), strict=True))
         return {
-            name: parameter(name, priors_[name], support="positive", start=start)
+            name: sites.parameter(name, priors_[name], support="positive", start=start)
             for name, start in starts.items()
         }
 
@@ -411,9 +405,9 @@ def _inverse_gamma(low: float, high: float) -> tuple[float, float]:
     """
 
     def excess(log_alpha: float) -> float:
-        law = invgamma(math.exp(log_alpha))
+        law = stats.invgamma(math.exp(log_alpha))
         return float(np.log(law.ppf(1 - _TAIL) / law.ppf(_TAIL))) - math.log(high / low)
 
-    root: Any = brentq(excess, -1.0, 7.0)
+    root: Any = optimize.brentq(excess, -1.0, 7.0)
     alpha = math.exp(root)
-    return alpha, float(low / invgamma(alpha).ppf(_TAIL))
+    return alpha, float(low / stats.invgamma(alpha).ppf(_TAIL))

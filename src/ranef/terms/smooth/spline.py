@@ -15,11 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from jax import Array
 from numpy.typing import NDArray
 
 from ranef import priors
@@ -27,8 +23,8 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
-from ranef.priors import Prior
-from ranef.priors.sites import parameter
+from ranef.lazy import Array, dist, jnp, numpyro
+from ranef.priors import Prior, sites
 from ranef.terms.base import Design, LinearTerm, Parameter, RunOptions, Variable, clean_name
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import ranges
@@ -129,7 +125,7 @@ class Spline(LinearTerm):
         self, state: SplineState, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
         name, start = self._sd, 0.3 * scale.sd
-        return {"sd": parameter(name, priors_[name], support="positive", start=start)}
+        return {"sd": sites.parameter(name, priors_[name], support="positive", start=start)}
 
     def block(
         self,
