@@ -43,3 +43,19 @@ def test_every_public_name_is_there():
         assert getattr(ranef, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         ranef.nothing  # noqa: B018
+
+
+def test_a_gaussian_mixed_model_loads_neither_jax_nor_keras():
+    """Nor what draws figures or fits distributions: it all takes longer than the fit."""
+    check = f"""
+import sys
+import numpy as np
+import ranef as rf
+rng = np.random.default_rng(0)
+g, x = rng.integers(0, 9, 90), rng.normal(size=90)
+y = x + rng.normal(size=9)[g] + rng.normal(size=90)
+fit = rf.Model("y ~ x + (1 + x | g)").fit({{"y": y, "x": x, "g": g.astype(str)}}, progress=False)
+print(fit.summary(), fit.check())
+print([m for m in {(*_HEAVY, "matplotlib", "scipy.stats", "xarray")} if m in sys.modules])"""
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
