@@ -8,7 +8,8 @@ T is the lower bound of log p(y | theta) by a normal approximation of the coeffi
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -378,13 +379,22 @@ class GLMMHyperposterior:
         """Gradient of a value at x (d,) by forward differences.
 
         The working models at the steps are extrapolated where possible, which takes no search for q
-        and leaves no errors of a search in the differences.
+        and leaves no errors of a search in the differences. Far from the stored points an
+        extrapolated model may have a system that is not positive definite; then q is searched for.
 
         Raises:
             ArithmeticError: if a q that has to be searched for is not found.
         """
         steps = _STEP * self.width
-        told = self._foretold.around(x, steps) or [None] * (1 + len(x))
         places = [x, *(x + step for step in np.diag(steps))]
-        here, *beside = (value(place, each, q) for place, each in zip(places, told, strict=True))
-        return (np.array(beside) - here) / steps
+
+        def differences(models: Sequence[_Told]) -> Array:
+            each = zip(places, models, strict=True)
+            here, *beside = (value(place, model, q) for place, model in each)
+            return (np.array(beside) - here) / steps
+
+        extrapolated = self._foretold.around(x, steps)
+        if extrapolated is not None:
+            with suppress(*_FAILURES):
+                return differences(extrapolated)
+        return differences([None] * len(places))

@@ -34,7 +34,7 @@ _ON_AXES = (2.0, 3.5)
 # the mode; a normal density is 6 nats below. Then values are taken further out. The logarithm of a
 # shape under a half-Cauchy prior has a tail exp(-t), which a surrogate without values there would
 # cut off.
-_HEAVY = 5.0
+_HEAVY = 4.0
 # Values are taken further out until the density is this many nats below the mode.
 _TAIL = 7.0
 # Ratio of each distance to the one before.
@@ -282,25 +282,32 @@ def _flatter(log_density: Array, weights: Array, power: float) -> Array:
 
 
 def _told_on_axes(told: Observations, target: Target, tick: Callable[[], object]) -> int:
-    """Adds values on the axes of the curvature, and gradients in long tails; evaluations."""
+    """Adds values on the axes of the curvature, and gradients in long tails; evaluations.
+
+    A direction is left as soon as its points are reflected, as those of a negative sd are: what is
+    there is known from the other side.
+    """
     top = told.top
     axes = np.concatenate([top.root.T, -top.root.T])
     at = _ON_AXES[-1]
-    places = target.canonical(top.x + np.concatenate([away * axes for away in _ON_AXES]))
+    whole = top.x + np.concatenate([away * axes for away in _ON_AXES])
+    places = target.canonical(whole)
     values = target.log_density(places)
     told.add(places, values, np.full_like(places, np.nan))
     evaluations = len(places)
-    axes = axes[values[-len(axes) :] > top.value - _HEAVY]
+    heavy = (values > top.value - _HEAVY) & (places == whole).all(axis=1)
+    axes = axes[heavy[-len(axes) :]]
     for _ in range(_TAIL_STEPS):
         if not len(axes):
             break
         at *= _FURTHER
-        places = target.canonical(top.x + at * axes)
+        whole = top.x + at * axes
+        places = target.canonical(whole)
         found = [target.value_and_gradient(place) for place in places]
         values = np.array([value for value, _ in found])
         told.add(places, values, np.array([gradient for _, gradient in found]))
         evaluations += len(places)
-        axes = axes[values > top.value - _TAIL]
+        axes = axes[(values > top.value - _TAIL) & (places == whole).all(axis=1)]
     for _ in range(evaluations):
         tick()
     return evaluations
