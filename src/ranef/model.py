@@ -202,7 +202,7 @@ class Model:
             program = program.with_categories(
                 streaming.complete_rows(program, source, progress=progress)
             )
-        return program, streaming.learn(program, source, progress=progress)
+        return program, streaming.prepare(program, source, progress=progress)
 
 
 def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], str]:

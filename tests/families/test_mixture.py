@@ -9,7 +9,7 @@ import ranef as rf
 from ranef.families.mixture import clusters
 from ranef.formula.formula import Formula
 from ranef.program.program import Program
-from ranef.program.relabelling import relabelled
+from ranef.program.relabelling import relabel
 from ranef.registry import load
 
 N = 400
@@ -192,7 +192,7 @@ def test_draws_in_other_orders_are_put_in_one(k):
         each = np.stack([straight[f"{stem}{j + 1}{rest}"] for j in range(k)], axis=2)
         each = np.take_along_axis(each, orders, axis=2)
         mixed |= {f"{stem}{j + 1}{rest}": each[:, :, j] for j in range(k)}
-    found, exchanged = relabelled(law, priors, mixed)
+    found, exchanged = relabel(law, priors, mixed)
     np.testing.assert_array_equal(exchanged, (orders != np.arange(k)).any(axis=-1))
     for name, values in straight.items():
         np.testing.assert_allclose(found[name], values, atol=1e-12)
@@ -202,7 +202,7 @@ def test_priors_that_tell_components_apart_keep_their_numbers():
     straight = drawn(2, 1)
     law = program("y ~ x").family
     priors = {name: rf.Normal(0, 1) for name in straight} | {"mu2_x": rf.Normal(6, 1)}
-    found, exchanged = relabelled(law, priors, straight)
+    found, exchanged = relabel(law, priors, straight)
     assert exchanged is None
     assert found.keys() == straight.keys()
 

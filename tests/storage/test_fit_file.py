@@ -377,9 +377,9 @@ def stage(found: EffectSampler, **changes) -> EffectSampler:
     return replace(found, system=replace(found.system, stages=(replace(first, **changes), *rest)))
 
 
-def meetings(found: EffectSampler, **changes) -> EffectSampler:
-    met = replace(found.system.meetings, **changes)
-    return replace(found, system=replace(found.system, meetings=met))
+def cross_blocks(found: EffectSampler, **changes) -> EffectSampler:
+    met = replace(found.system.cross_blocks, **changes)
+    return replace(found, system=replace(found.system, cross_blocks=met))
 
 
 UNSOUND = {
@@ -403,14 +403,18 @@ OF_STAGES = {
         e, parents=tuple(p + 10**6 for p in e.system.stages[0].parents) or (np.arange(3),)
     ),
 }
-OF_MEETINGS = {
-    "a coefficient there is not": lambda e: meetings(e, places=e.system.meetings.places + 10**6),
-    "a coefficient below none": lambda e: meetings(e, places=e.system.meetings.places - 10**6),
-    "a level that ends before it starts": lambda e: meetings(
-        e, starts=np.roll(e.system.meetings.starts, 1)
+OF_CROSS_BLOCKS = {
+    "a coefficient there is not": lambda e: cross_blocks(
+        e, places=e.system.cross_blocks.places + 10**6
     ),
-    "values too few": lambda e: meetings(e, values=e.system.meetings.values[:, 1:]),
-    "more coefficients than remain": lambda e: meetings(e, r=10**6),
+    "a coefficient below none": lambda e: cross_blocks(
+        e, places=e.system.cross_blocks.places - 10**6
+    ),
+    "a level that ends before it starts": lambda e: cross_blocks(
+        e, starts=np.roll(e.system.cross_blocks.starts, 1)
+    ),
+    "values too few": lambda e: cross_blocks(e, values=e.system.cross_blocks.values[:, 1:]),
+    "more coefficients than remain": lambda e: cross_blocks(e, r=10**6),
 }
 
 
@@ -424,7 +428,7 @@ def is_sound(found: EffectSampler, fit: rf.Fit, draws: int = 100) -> bool:
 
 def test_effects_that_do_not_fit_together_are_refused(large):
     found = large.draws.effects
-    own = OF_MEETINGS if hasattr(found.system, "meetings") else OF_STAGES
+    own = OF_CROSS_BLOCKS if hasattr(found.system, "cross_blocks") else OF_STAGES
     assert is_sound(found, large)
     assert not is_sound(found, large, draws=99)
     assert not [

@@ -479,8 +479,8 @@ class Family(ABC):
 
     def log_density(self, response: ResponseDesign, **predictors: Any) -> Array:
         """Log density log p(y_i | eta_i) of each row, (n,), given `predictors` as in `given`."""
-        law = self.given(response, **predictors)
-        return jnp.asarray(law.log_prob(jnp.asarray(response.value)))
+        distribution = self.given(response, **predictors)
+        return jnp.asarray(distribution.log_prob(jnp.asarray(response.value)))
 
     def derivatives(
         self, response: ResponseDesign, name: str, **predictors: Any

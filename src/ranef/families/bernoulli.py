@@ -79,8 +79,10 @@ class Bernoulli(Family):
         return 2.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = dist.BernoulliLogits(predictors["p"])
-        return densities.RowDistribution(law, densities.bernoulli, {"logit": predictors["p"]})
+        distribution = dist.BernoulliLogits(predictors["p"])
+        return densities.RowDistribution(
+            distribution, densities.bernoulli, {"logit": predictors["p"]}
+        )
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.BernoulliProbs(parameters["p"])

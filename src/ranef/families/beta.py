@@ -60,9 +60,9 @@ class Beta(Family):
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         kappa = jnp.exp(predictors["kappa"])
         mu, rest = jax.nn.sigmoid(predictors["mu"]), jax.nn.sigmoid(-predictors["mu"])
-        law = dist.Beta(mu * kappa, rest * kappa)
+        distribution = dist.Beta(mu * kappa, rest * kappa)
         known = {"logit_mean": predictors["mu"], "log_precision": predictors["kappa"]}
-        return densities.RowDistribution(law, densities.beta, known)
+        return densities.RowDistribution(distribution, densities.beta, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """For mu the Fisher information, (a b / kappa)^2 (psi'(a) + psi'(b)).

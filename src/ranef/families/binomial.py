@@ -68,9 +68,9 @@ class Binomial(Family):
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
         trials = jnp.asarray(response.companion)
-        law = dist.BinomialLogits(predictors["p"], trials)
+        distribution = dist.BinomialLogits(predictors["p"], trials)
         known = {"logit": predictors["p"], "trials": trials}
-        return densities.RowDistribution(law, densities.binomial, known)
+        return densities.RowDistribution(distribution, densities.binomial, known)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.BinomialProbs(parameters["p"], jnp.asarray(response.companion))

@@ -54,9 +54,9 @@ class Categorical(Categories):
         return 2.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = self.distribution(response, **predictors)
+        distribution = self.distribution(response, **predictors)
         known = {f"eta{i}": predictors[p.name] for i, p in enumerate(self.parameters)}
-        return densities.RowDistribution(law, densities.categorical, known)
+        return densities.RowDistribution(distribution, densities.categorical, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
         """Closed form where `predictors` are those of all categories but the first, in order."""

@@ -16,7 +16,7 @@ class RowDistribution(dist.Distribution):
     """A distribution whose log density is computed from linear predictors.
 
     Args:
-        law: the same distribution in its parameters; it gives samples, mean and variance.
+        distribution: the same distribution in its parameters; it gives samples, mean and variance.
         density: the log density, ``density(value, **arguments)``, one of the functions below.
         arguments: the predictors and known numbers of the rows, such as trials.
     """
@@ -26,12 +26,12 @@ class RowDistribution(dist.Distribution):
 
     def __init__(
         self,
-        law: dist.Distribution,
+        distribution: dist.Distribution,
         density: Callable[..., Any],
         arguments: Mapping[str, Any],
     ) -> None:
-        self.distribution, self.density, self.arguments = law, density, dict(arguments)
-        super().__init__(law.batch_shape, law.event_shape)
+        self.distribution, self.density, self.arguments = distribution, density, dict(arguments)
+        super().__init__(distribution.batch_shape, distribution.event_shape)
 
     @property
     def support(self) -> Any:

@@ -41,8 +41,10 @@ class Exponential(Family):
         return 1.0
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = self.distribution(response, **self.on_own_scale(**predictors))
-        return densities.RowDistribution(law, densities.exponential, {"log_mean": predictors["mu"]})
+        distribution = self.distribution(response, **self.on_own_scale(**predictors))
+        return densities.RowDistribution(
+            distribution, densities.exponential, {"log_mean": predictors["mu"]}
+        )
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Exponential(1.0 / parameters["mu"])

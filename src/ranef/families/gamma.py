@@ -57,9 +57,9 @@ class Gamma(Family):
         return responses.log_noise((state.scale.sd / state.scale.location) ** 2)
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = self.distribution(response, **self.on_own_scale(**predictors))
+        distribution = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
-        return densities.RowDistribution(law, densities.gamma, known)
+        return densities.RowDistribution(distribution, densities.gamma, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """For mu the Fisher information, alpha."""

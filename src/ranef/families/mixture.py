@@ -292,8 +292,10 @@ class Mixture(Family):
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         odds: list[Line] = [("0",)]
         odds += [line for name, line in symbols.items() if name.startswith(SHARE)]
-        laws = [c.distribution_equation(self._own(symbols, k)) for k, c in self._numbered()]
-        return ("Mixture(softmax(", *joined(odds, ", "), "); ", *joined(laws, ", "), ")")
+        distributions = [
+            c.distribution_equation(self._own(symbols, k)) for k, c in self._numbered()
+        ]
+        return ("Mixture(softmax(", *joined(odds, ", "), "); ", *joined(distributions, ", "), ")")
 
     def shifts(
         self,

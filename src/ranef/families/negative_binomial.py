@@ -52,9 +52,9 @@ class NegativeBinomial(Family):
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = self.distribution(response, **self.on_own_scale(**predictors))
+        distribution = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
-        return densities.RowDistribution(law, densities.negative_binomial, known)
+        return densities.RowDistribution(distribution, densities.negative_binomial, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """For mu the Fisher information, mu / (1 + mu / alpha)."""

@@ -75,9 +75,9 @@ class Ordinal(Categories):
         return float(np.pi / np.sqrt(3))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = self.distribution(response, **predictors)
+        distribution = self.distribution(response, **predictors)
         known = {"location": predictors["mu"], "thresholds": predictors["threshold"]}
-        return densities.RowDistribution(law, densities.ordinal, known)
+        return densities.RowDistribution(distribution, densities.ordinal, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
         """Closed form where mu has a predictor; thresholds never have one."""

@@ -43,8 +43,10 @@ class Poisson(Family):
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = self.distribution(response, **self.on_own_scale(**predictors))
-        return densities.RowDistribution(law, densities.poisson, {"log_mean": predictors["mu"]})
+        distribution = self.distribution(response, **self.on_own_scale(**predictors))
+        return densities.RowDistribution(
+            distribution, densities.poisson, {"log_mean": predictors["mu"]}
+        )
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Poisson(parameters["mu"])

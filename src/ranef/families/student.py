@@ -94,8 +94,8 @@ class Student(Family):
         if response.form == "weights":
             log_scale = log_scale - 0.5 * jnp.log(jnp.asarray(response.companion))
         known = {"location": predictors["mu"], "log_scale": log_scale, "log_nu": predictors["nu"]}
-        law = self.distribution(response, **self.on_own_scale(**predictors))
-        return densities.RowDistribution(law, densities.student, known)
+        distribution = self.distribution(response, **self.on_own_scale(**predictors))
+        return densities.RowDistribution(distribution, densities.student, known)
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
         """Closed form where mu alone has a predictor."""

@@ -54,13 +54,15 @@ class ZeroInflatedNegativeBinomial(Family):
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = self.distribution(response, **self.on_own_scale(**predictors))
+        distribution = self.distribution(response, **self.on_own_scale(**predictors))
         known = {
             "log_mean": predictors["mu"],
             "log_shape": predictors["alpha"],
             "logit": predictors["psi"],
         }
-        return densities.RowDistribution(law, densities.zero_inflated_negative_binomial, known)
+        return densities.RowDistribution(
+            distribution, densities.zero_inflated_negative_binomial, known
+        )
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """Expected information of the complete data, as in EM.

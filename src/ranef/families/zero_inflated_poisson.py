@@ -53,9 +53,9 @@ class ZeroInflatedPoisson(Family):
         return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
 
     def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
-        law = self.distribution(response, **self.on_own_scale(**predictors))
+        distribution = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "logit": predictors["psi"]}
-        return densities.RowDistribution(law, densities.zero_inflated_poisson, known)
+        return densities.RowDistribution(distribution, densities.zero_inflated_poisson, known)
 
     def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
         """Expected information of the complete data, as in EM.

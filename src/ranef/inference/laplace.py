@@ -109,7 +109,7 @@ class Laplace(Method):
         else:
             return
 
-    def _explored(
+    def _sampled(
         self,
         target: GLMMHyperposterior,
         free: RestrictedDensity,
@@ -216,7 +216,7 @@ class Laplace(Method):
                 target.left = _SEARCHED if len(free.free) > FEW else None
                 tops = modes(bound, bound.starts, bound.width, bar.update) if len(free.free) else []
                 every = [
-                    self._explored(target, free, bound, top, rng, draws, bar.update)
+                    self._sampled(target, free, bound, top, rng, draws, bar.update)
                     for top in tops or [None]
                 ]
                 found = combined(every, rng)

@@ -47,33 +47,34 @@ def refuse_degenerate(problem: Problem) -> None:
     Raises:
         DataError: with the name of the response, its fault and the remedy.
     """
-    law = problem.family
+    family = problem.family
     response = problem.data[1]
     if problem.windows or problem.incomplete or response.value is None:
         return
-    value, name = np.asarray(response.value, np.float64), str(law.response.value)
-    if law.discrete and value.max(initial=0.0) > _LARGEST_COUNT:
+    value, name = np.asarray(response.value, np.float64), str(family.response.value)
+    if family.discrete and value.max(initial=0.0) > _LARGEST_COUNT:
         raise DataError(
             f"the response {name} reaches {value.max():g}, and counts above {_LARGEST_COUNT:g} are "
             "too large for the arithmetic of a count; rescale it and take family='gamma' or "
             "'lognormal'"
         )
-    if law.parameters[0].link == "identity" and law.dispersions():
-        _refuse_size(name, law, law.located(response))
-    if law.unbounded_at is not None and (value == law.unbounded_at).all():
+    if family.parameters[0].link == "identity" and family.dispersions():
+        _refuse_size(name, family, family.located(response))
+    if family.unbounded_at is not None and (value == family.unbounded_at).all():
         raise DataError(
-            f"the response {name} is {law.unbounded_at:g} in every row, so nothing tells its mean "
-            f"under the family {law.name}; expected at least one other value, so check the column"
+            f"the response {name} is {family.unbounded_at:g} in every row, so nothing tells its "
+            f"mean under the family {family.name}; expected at least one other value, so check the "
+            "column"
         )
     unknown = _unknown(problem)
     if not unknown:
         return
     known, columns = _predictor(problem)
-    located = law.located(response) - known
+    located = family.located(response) - known
     advice = how_to_fix(unknown)
-    apart = SUBTRACT if np.array_equal(law.located(response), value) else advice
+    apart = SUBTRACT if np.array_equal(family.located(response), value) else advice
     refuse_constant(name, value if not np.any(known) else located, unknown, apart)
-    kinds = len(law.parts())
+    kinds = len(family.parts())
     distinct = np.unique(located)
     if len(distinct) <= kinds:
         raise DataError(
@@ -85,18 +86,18 @@ def refuse_degenerate(problem: Problem) -> None:
         raise DataError(fits_exactly(name, unknown, advice))
 
 
-def _refuse_size(name: str, law: Family, located: Array) -> None:
+def _refuse_size(name: str, family: Family, located: Array) -> None:
     """Refuses a response so large or small that derivatives of the log density would overflow.
 
     Raises:
         DataError: for such a response.
     """
     size = float(np.abs(located).max(initial=0.0))
-    largest = _LARGEST_QUADRATIC if law.quadratic else _LARGEST
+    largest = _LARGEST_QUADRATIC if family.quadratic else _LARGEST
     if size > largest or 0 < size < 1 / largest:
         raise DataError(
             f"the response {name} is of the size {size:.3g}, and the arithmetic of the family "
-            f"{law.name} holds sizes from {1 / largest:g} to {largest:g}; rescale it, as in "
+            f"{family.name} holds sizes from {1 / largest:g} to {largest:g}; rescale it, as in "
             "scale(y)"
         )
 

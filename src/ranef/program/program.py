@@ -28,7 +28,7 @@ from ranef.program import predictors as assignment
 from ranef.program.missing_values import FAMILIES, ConditionalDensity, MissingDataLikelihood, column
 from ranef.program.networks import Networks
 from ranef.program.problem import Batch, Problem
-from ranef.program.relabelling import relabelled
+from ranef.program.relabelling import relabel
 from ranef.program.training import Designs, Training, TrainingState, length
 from ranef.terms.base import CENTRED, Curve, LevelSites, RunOptions, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear, LinearBlock
@@ -318,7 +318,7 @@ class Program:
             state.scales,
             {p.name: law.start(state.family, p) for p in law.free_parameters()},
             lambda points, carried: self.problem(training, known.at(points, carried)),
-            lambda values: relabelled(law, state.priors, values),
+            lambda values: relabel(law, state.priors, values),
             {
                 p.prefix + p.location: p.family.row_scale(p.family_state(state))
                 for p in self.programs

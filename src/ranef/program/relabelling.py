@@ -63,7 +63,7 @@ class Exchange:
         return out
 
 
-def relabelled(
+def relabel(
     family: Family, priors: Mapping[str, Prior], values: Mapping[str, Array]
 ) -> tuple[dict[str, Array], NDArray[np.bool_] | None]:
     """Draws of the sites in one numbering of the components.

@@ -72,7 +72,7 @@ def complete_rows(program: Program, batches: Batches, *, progress: bool) -> Iter
     return _CompleteBatches(program, batches, progress)
 
 
-def learn(program: Program, batches: Batches, *, progress: bool) -> Training:
+def prepare(program: Program, batches: Batches, *, progress: bool) -> Training:
     """Prepare a table that is read in batches for a fit, as `learning.prepare` does in memory.
 
     Args:

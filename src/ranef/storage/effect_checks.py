@@ -125,7 +125,7 @@ def _system(found: EffectSampler) -> bool:
 
 def _met(system: crossed_elimination.CrossedElimination, levels: int, width: int) -> bool:
     """Whether the sparse cross-products of the eliminated factor have valid indices and shapes."""
-    met = system.meetings
+    met = system.cross_blocks
     return (
         met.r == system.remainder.random
         and met.starts.dtype.kind == "i"

@@ -94,7 +94,10 @@ CLASSES = {
 }
 
 # Fields of these classes that have another name in files: name in files to current name.
-FIELDS = {"moments.Scale": {"spread": "sd"}}
+FIELDS = {
+    "moments.Scale": {"spread": "sd"},
+    "inference.crossed.Crossed": {"meetings": "cross_blocks"},
+}
 
 
 @cache

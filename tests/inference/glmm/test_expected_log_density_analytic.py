@@ -7,7 +7,11 @@ import pytest
 from contract_family import EXAMPLES, family
 from ranef.inference.glmm import expected_log_density as averages_module
 from ranef.inference.glmm import expected_log_density_analytic
-from ranef.inference.glmm.expected_log_density import ExpectedLogDensity, averages_of, root_of
+from ranef.inference.glmm.expected_log_density import (
+    ExpectedLogDensity,
+    expected_log_density_of,
+    root_of,
+)
 from ranef.inference.glmm.expected_log_density_analytic import AnalyticExpectedLogDensity
 from ranef.inference.glmm.level_quadrature import LevelQuadrature
 
@@ -25,7 +29,7 @@ def both(name, predictors):
     law, example, rng = family(name), EXAMPLES[name], np.random.default_rng(0)
     with jax.enable_x64(True):
         response = example.response(example.law.rvs(size=N, random_state=rng).astype(float))
-    closed = averages_of(law, response, predictors)
+    closed = expected_log_density_of(law, response, predictors)
     assert isinstance(closed, AnalyticExpectedLogDensity)
     others = {own: value for own, value in example.values.items() if own not in predictors}
     numbers = {own: np.asarray(value, np.float64) for own, value in others.items()}
@@ -79,7 +83,7 @@ def test_integrals_over_levels_are_those_of_any_family(name, predictors, monkeyp
 def test_very_many_rows_are_compiled(monkeypatch):
     monkeypatch.setattr(averages_module, "_COMPILED", N)
     law, response = family("ordinal"), EXAMPLES["ordinal"].response(np.ones(N))
-    assert isinstance(averages_of(law, response, ["mu"]), ExpectedLogDensity)
+    assert isinstance(expected_log_density_of(law, response, ["mu"]), ExpectedLogDensity)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

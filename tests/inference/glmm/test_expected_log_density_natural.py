@@ -6,7 +6,7 @@ import pytest
 
 from contract_family import EXAMPLES, family
 from ranef.inference.glmm import expected_log_density_natural
-from ranef.inference.glmm.expected_log_density import ExpectedLogDensity, averages_of
+from ranef.inference.glmm.expected_log_density import ExpectedLogDensity, expected_log_density_of
 from ranef.inference.glmm.expected_log_density_natural import NaturalExpectedLogDensity
 from ranef.inference.glmm.extrapolation import WorkingModelExtrapolator
 from ranef.inference.glmm.level_quadrature import LevelQuadrature
@@ -28,7 +28,7 @@ def both(name, n):
     example = EXAMPLES[name]
     with jax.enable_x64(True):
         response = example.response(example.law.rvs(n, random_state=rng).astype(float))
-    closed = averages_of(law, response, [law.parameters[0].name])
+    closed = expected_log_density_of(law, response, [law.parameters[0].name])
     assert isinstance(closed, NaturalExpectedLogDensity)
     return closed, ExpectedLogDensity(law, response, [law.parameters[0].name]), rng
 

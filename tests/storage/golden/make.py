@@ -105,7 +105,7 @@ FITS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 # Of these, effects are taken for too many to be made, and the file has what draws them by level.
 LAZY = ("no-effects-kept", "no-effects-kept-shared", "no-effects-kept-sparse", "no-factors-kept")
-# Of this, the smaller grouping's meetings with the larger are kept sparse.
+# Of this, the smaller grouping's cross products with the larger are kept sparse.
 SPARSE = "no-effects-kept-sparse"
 
 

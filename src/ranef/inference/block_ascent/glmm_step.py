@@ -21,7 +21,7 @@ from ranef.errors import DataError
 from ranef.inference.block_ascent.lmm_step import away_from_zero, mode, shared
 from ranef.inference.block_ascent.minibatches import kept
 from ranef.inference.block_ascent.parameter_expansion import CommonParts, of_unseen, rows_of_unseen
-from ranef.inference.glmm.expected_log_density import averages_of, root_of
+from ranef.inference.glmm.expected_log_density import expected_log_density_of, root_of
 from ranef.inference.glmm.gaussian_approximation import GaussianPosterior
 from ranef.inference.glmm.marginal_posterior import GLMMHyperposterior
 from ranef.inference.glmm.reweighted_products import ReweightedProducts
@@ -129,7 +129,7 @@ class GLMMUpdate:
         total = self._of_unseen(known, kept(rows, new), part.keep(new), eta[new], unseen)
         if total is None:
             new, total = np.zeros(n, bool), 0.0
-        averages = averages_of(known.family, kept(rows[1], ~new), layout.predictors)
+        averages = expected_log_density_of(known.family, kept(rows[1], ~new), layout.predictors)
         return -(total + averages.at(self._numbers, eta[~new])) / n
 
     def _of_unseen(

@@ -42,33 +42,33 @@ class ResponseDensity:
     fits of the process.
 
     Attributes:
-        law: the family.
+        family: the distribution of the response.
         predictors: names of the predicted parameters, in order.
         signature: of the family.
     """
 
-    law: Family = field(compare=False)
+    family: Family = field(compare=False)
     predictors: tuple[str, ...]
     signature: Hashable
 
     @classmethod
-    def of(cls, law: Family, predictors: Sequence[str]) -> "ResponseDensity":
+    def of(cls, family: Family, predictors: Sequence[str]) -> "ResponseDensity":
         """The density of a family with these predicted parameters."""
-        return cls(law, tuple(predictors), law.signature())
+        return cls(family, tuple(predictors), family.signature())
 
     def rows(self, response: Any, numbers: Mapping[str, Any], eta: Array) -> Array:
         """Log p of each row, (n,), at predictors eta (n, K) and shared family parameters."""
         each = {name: eta[:, k] for k, name in enumerate(self.predictors)}
-        return self.law.log_density(response, **each, **self.law.on_link_scale(**numbers))
+        return self.family.log_density(response, **each, **self.family.on_link_scale(**numbers))
 
 
-def averages_of(
-    law: Family, response: Any, predictors: Sequence[str]
+def expected_log_density_of(
+    family: Family, response: Any, predictors: Sequence[str]
 ) -> "ExpectedLogDensity | NaturalExpectedLogDensity | AnalyticExpectedLogDensity":
     """The fastest class of averages for the rows of a response.
 
     Args:
-        law: the family.
+        family: the distribution of the response.
         response: the rows.
         predictors: names of the predicted parameters, in order.
 
@@ -77,14 +77,14 @@ def averages_of(
         written out, for families that have them and fewer than 50,000 rows; else by automatic
         differentiation.
     """
-    natural = law.natural(response)
+    natural = family.natural(response)
     if natural is not None:
         return NaturalExpectedLogDensity(natural)
     n, density = len(response.value), None
     if n < _COMPILED:
-        density = law.row_density(response, predictors)
+        density = family.row_density(response, predictors)
     if density is None:
-        return ExpectedLogDensity(law, response, predictors)
+        return ExpectedLogDensity(family, response, predictors)
     return AnalyticExpectedLogDensity(density, n, len(predictors))
 
 
@@ -92,36 +92,36 @@ class ExpectedLogDensity:
     """Averages over the rows of one response, by automatic differentiation in JAX.
 
     Args:
-        law: the family.
+        family: the distribution of the response.
         response: the rows.
         predictors: names of the predicted parameters, in order.
     """
 
-    def __init__(self, law: Family, response: Any, predictors: Sequence[str]) -> None:
-        self.density = ResponseDensity.of(law, predictors)
+    def __init__(self, family: Family, response: Any, predictors: Sequence[str]) -> None:
+        self.density = ResponseDensity.of(family, predictors)
         with jax.enable_x64(True):
             self.response = jax.tree.map(jnp.asarray, response)
 
     def of(
-        self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray
+        self, numbers: Mapping[str, Any], mean: NDArray, covariance: NDArray
     ) -> tuple[float, NDArray, NDArray]:
         """The sum over rows of E log p, and averages of its derivatives in eta.
 
         Args:
             numbers: values of the family parameters that all rows share.
             mean: (n, K) means m of the predictors.
-            spread: (n, K, K) covariances C of the predictors.
+            covariance: (n, K, K) covariances C of the predictors.
 
         Returns:
             the sum, (n, K) averages of the first derivatives, and (n, K, K) averages of minus the
             second derivatives.
         """
         with jax.enable_x64(True):
-            found = _averages(*self._at(numbers, mean, spread))
+            found = _averages(*self._at(numbers, mean, covariance))
             total, slope, curvature = (np.asarray(each, np.float64) for each in found)
         return float(total), slope, curvature
 
-    def settle(self, spread: NDArray) -> None:
+    def settle(self, covariance: NDArray) -> None:
         """Does nothing: here the number of nodes is chosen at each call."""
 
     def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
@@ -132,19 +132,19 @@ class ExpectedLogDensity:
             return float(jnp.sum(rows))
 
     def by_number(
-        self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray
+        self, numbers: Mapping[str, Any], mean: NDArray, covariance: NDArray
     ) -> dict[str, NDArray]:
         """Derivatives of the sum of E log p in each shared family parameter, by name."""
         if not numbers:
             return {}
         with jax.enable_x64(True):
-            found = _by_number(*self._at(numbers, mean, spread))
+            found = _by_number(*self._at(numbers, mean, covariance))
             return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
-    def third(self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray) -> NDArray:
+    def third(self, numbers: Mapping[str, Any], mean: NDArray, covariance: NDArray) -> NDArray:
         """E of the third derivative in each predictor, (n, K)."""
         with jax.enable_x64(True):
-            return np.asarray(_thirds(*self._at(numbers, mean, spread)), np.float64)
+            return np.asarray(_thirds(*self._at(numbers, mean, covariance)), np.float64)
 
     def integrals(
         self, over: LevelQuadrature, base: NDArray, root: float, numbers: Mapping[str, Any]
@@ -171,29 +171,36 @@ class ExpectedLogDensity:
             numbers = {name: np.asarray(each, np.float64) for name, each in by_number.items()}
             return LevelIntegrals(float(value), mean, variance, slope, numbers)
 
-    def _at(self, numbers: Mapping[str, Any], mean: NDArray, spread: NDArray) -> tuple[Any, ...]:
+    def _at(
+        self, numbers: Mapping[str, Any], mean: NDArray, covariance: NDArray
+    ) -> tuple[Any, ...]:
         given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
-        return self.density, self._count(spread), self.response, given, mean, spread
+        return self.density, self._count(covariance), self.response, given, mean, covariance
 
-    def _count(self, spread: NDArray) -> int:
+    def _count(self, covariance: NDArray) -> int:
         """Nodes per predictor, for predictors with these covariances."""
         k = len(self.density.predictors)
-        few = len(spread) >= _MANY and spread.max(initial=0.0) < _NEARLY_KNOWN
+        few = len(covariance) >= _MANY and covariance.max(initial=0.0) < _NEARLY_KNOWN
         return _FEW if few and nodes_of(k) else nodes_of(k)
 
 
-def _points(count: int, mean: Array, spread: Array) -> tuple[Array, NDArray]:
+def _points(count: int, mean: Array, covariance: Array) -> tuple[Array, NDArray]:
     """Quadrature points of the predictors, (m, n, K), and their weights (m,)."""
     points, weights = rule(mean.shape[1], count)
-    return mean + jnp.einsum("nkl,ml->mnk", root_of(spread), points), weights
+    return mean + jnp.einsum("nkl,ml->mnk", root_of(covariance), points), weights
 
 
 @lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _by_number(
-    density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+    density: ResponseDensity,
+    count: int,
+    response: Any,
+    numbers: Any,
+    mean: Array,
+    covariance: Array,
 ) -> dict[str, Array]:
     """Derivatives in the shared family parameters of the sum of E log p."""
-    etas, weights = _points(count, mean, spread)
+    etas, weights = _points(count, mean, covariance)
 
     def total(numbers: Any) -> Array:
         return jnp.sum(weights @ jax.vmap(lambda eta: density.rows(response, numbers, eta))(etas))
@@ -203,11 +210,16 @@ def _by_number(
 
 @lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _averages(
-    density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+    density: ResponseDensity,
+    count: int,
+    response: Any,
+    numbers: Any,
+    mean: Array,
+    covariance: Array,
 ) -> tuple[Array, Array, Array]:
     """The sum of E log p, and averages of slope (n, K) and of minus the Hessian (n, K, K)."""
     k = mean.shape[1]
-    etas, weights = _points(count, mean, spread)
+    etas, weights = _points(count, mean, covariance)
 
     def slopes(eta: Array) -> Array:
         return jax.grad(lambda eta: density.rows(response, numbers, eta).sum())(eta)
@@ -230,10 +242,15 @@ def _averages(
 
 @lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _thirds(
-    density: ResponseDensity, count: int, response: Any, numbers: Any, mean: Array, spread: Array
+    density: ResponseDensity,
+    count: int,
+    response: Any,
+    numbers: Any,
+    mean: Array,
+    covariance: Array,
 ) -> Array:
     """E of the third derivative in each predictor, (n, K)."""
-    etas, weights = _points(count, mean, spread)
+    etas, weights = _points(count, mean, covariance)
 
     def each(eta: Array) -> Array:
         out = []
@@ -284,13 +301,13 @@ def _log_marginal(
     return jnp.sum(total), (mean, variance)
 
 
-def root_of(spread: Array) -> Array:
-    """Cholesky factors L (n, K, K) with L L' = spread, which may be singular.
+def root_of(covariance: Array) -> Array:
+    """Cholesky factors L (n, K, K) with L L' = covariance, which may be singular.
 
     Computed column by column like ``expected_log_density_analytic.root_of``, in a loop whose
     program does not grow with K.
     """
-    each = jnp.arange(spread.shape[-1])
+    each = jnp.arange(covariance.shape[-1])
 
     def column(j: Any, carried: tuple[Array, Array]) -> tuple[Array, Array]:
         left, out = carried
@@ -300,4 +317,4 @@ def root_of(spread: Array) -> Array:
         out = out.at[:, :, j].set(jnp.where(each == j, pivot, below))
         return left - below[:, :, None] * below[:, None, :], out
 
-    return jax.lax.fori_loop(0, len(each), column, (spread, jnp.zeros_like(spread)))[1]
+    return jax.lax.fori_loop(0, len(each), column, (covariance, jnp.zeros_like(covariance)))[1]

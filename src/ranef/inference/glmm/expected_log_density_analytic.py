@@ -40,13 +40,13 @@ class AnalyticExpectedLogDensity:
         self._parts = [density.take(rows) for rows in self._slices]
 
     def of(
-        self, numbers: Mapping[str, Any], mean: Array, spread: Array
+        self, numbers: Mapping[str, Any], mean: Array, covariance: Array
     ) -> tuple[float, Array, Array]:
         """As `ExpectedLogDensity.of`: the sum of E log p, and averages of slope and curvature."""
-        total, slope, second = self._averaged(numbers, mean, spread, 2)
+        total, slope, second = self._averaged(numbers, mean, covariance, 2)
         return float(total.sum()), slope, -second
 
-    def settle(self, spread: Array) -> None:
+    def settle(self, covariance: Array) -> None:
         """Does nothing: here the number of nodes is fixed."""
 
     def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
@@ -54,19 +54,21 @@ class AnalyticExpectedLogDensity:
         with np.errstate(all="ignore"):
             return float(self.density.derivatives(eta[None], numbers, 0)[0].sum())
 
-    def by_number(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> dict[str, Array]:
+    def by_number(
+        self, numbers: Mapping[str, Any], mean: Array, covariance: Array
+    ) -> dict[str, Array]:
         """Derivatives of the sum of E log p in each shared family parameter, by name."""
         out: dict[str, Array] = {}
         if not numbers:
             return out
         with np.errstate(all="ignore"):
-            for etas, weights, density in self._by_part(mean, spread):
+            for etas, weights, density in self._by_part(mean, covariance):
                 _add(out, density.by_number(etas, numbers, weights[:, None]))
         return out
 
-    def third(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> Array:
+    def third(self, numbers: Mapping[str, Any], mean: Array, covariance: Array) -> Array:
         """E of the third derivative in each predictor, (n, K)."""
-        return self._averaged(numbers, mean, spread, 3)[3]
+        return self._averaged(numbers, mean, covariance, 3)[3]
 
     def integrals(
         self, over: LevelQuadrature, base: Array, root: float, numbers: Mapping[str, Any]
@@ -98,24 +100,24 @@ class AnalyticExpectedLogDensity:
         return LevelIntegrals(float(logs.sum()), mean, variance, slope, by_number)
 
     def _averaged(
-        self, numbers: Mapping[str, Any], mean: Array, spread: Array, order: int
+        self, numbers: Mapping[str, Any], mean: Array, covariance: Array, order: int
     ) -> list[Array]:
         """Averages of each row's log p and of its derivatives up to `order`, 3 at most."""
         found = []
         with np.errstate(all="ignore"):
-            for etas, weights, density in self._by_part(mean, spread):
+            for etas, weights, density in self._by_part(mean, covariance):
                 found.append(density.averaged(etas, numbers, weights, order))
         if len(found) == 1:
             return list(found[0])
         return [np.concatenate(each) for each in zip(*found, strict=True)]
 
-    def _by_part(self, mean: Array, spread: Array) -> Iterator[tuple[Array, Array, RowDensity]]:
+    def _by_part(self, mean: Array, covariance: Array) -> Iterator[tuple[Array, Array, RowDensity]]:
         """By batch of rows: predictors at the points (m, n, K), weights (m,), and density."""
-        known = not spread.any()
+        known = not covariance.any()
         points, weights = self._points, self._weights
         if known:
             points, weights = np.zeros_like(points[:1]), np.ones(1)
-        roots = spread if known else root_of(spread)
+        roots = covariance if known else root_of(covariance)
         for rows, density in zip(self._slices, self._parts, strict=True):
             if mean.shape[1] == 1:
                 yield mean[rows] + roots[rows, :, 0] * points[:, :, None], weights, density
@@ -143,12 +145,12 @@ def _moved(base: Array, place: int, by: Array) -> Array:
     return out
 
 
-def root_of(spread: Array) -> Array:
-    """Cholesky factors L (n, K, K) with L L' = spread, which may be singular."""
-    if spread.shape[1] == 1:
-        return np.sqrt(np.maximum(spread, 0.0))
-    left, out = spread.copy(), np.zeros_like(spread)
-    for j in range(spread.shape[1]):
+def root_of(covariance: Array) -> Array:
+    """Cholesky factors L (n, K, K) with L L' = covariance, which may be singular."""
+    if covariance.shape[1] == 1:
+        return np.sqrt(np.maximum(covariance, 0.0))
+    left, out = covariance.copy(), np.zeros_like(covariance)
+    for j in range(covariance.shape[1]):
         pivot = np.sqrt(np.maximum(left[:, j, j], 0.0))
         known = pivot > LEAST_PIVOT
         below = left[:, j + 1 :, j] / np.where(known, pivot, 1.0)[:, None]

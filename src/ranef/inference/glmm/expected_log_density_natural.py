@@ -45,20 +45,20 @@ class NaturalExpectedLogDensity:
         self._least = _NODES[0][1]
 
     def of(
-        self, numbers: Mapping[str, Any], mean: Array, spread: Array
+        self, numbers: Mapping[str, Any], mean: Array, covariance: Array
     ) -> tuple[float, Array, Array]:
         """As `ExpectedLogDensity.of`: the sum of E log p, and averages of slope and curvature."""
         y, m = self.natural.value, self.natural.size
-        a, first, second = self._averaged(mean[:, 0], spread[:, 0, 0], 2)
+        a, first, second = self._averaged(mean[:, 0], covariance[:, 0, 0], 2)
         total = float(y @ mean[:, 0] - m @ a) + self.natural.constant
         return total, (y - m * first)[:, None], (m * second)[:, None, None]
 
-    def settle(self, spread: Array) -> None:
+    def settle(self, covariance: Array) -> None:
         """Raises the least number of nodes to what twice the variances (n, 1, 1) require.
 
         With a fixed number the average is smooth: it jumps a little where the number changes.
         """
-        self._least = max(self._least, _needed(2 * float(spread.max(initial=0.0))))
+        self._least = max(self._least, _needed(2 * float(covariance.max(initial=0.0))))
 
     def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
         """The sum over rows of log p at known predictors (n, 1)."""
@@ -66,13 +66,15 @@ class NaturalExpectedLogDensity:
         y, m = self.natural.value, self.natural.size
         return float(y @ eta[:, 0] - m @ a) + self.natural.constant
 
-    def by_number(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> dict[str, Array]:
+    def by_number(
+        self, numbers: Mapping[str, Any], mean: Array, covariance: Array
+    ) -> dict[str, Array]:
         """An empty mapping: the family has no other parameter."""
         return {}
 
-    def third(self, numbers: Mapping[str, Any], mean: Array, spread: Array) -> Array:
+    def third(self, numbers: Mapping[str, Any], mean: Array, covariance: Array) -> Array:
         """E of the third derivative, (n, 1)."""
-        third = self._averaged(mean[:, 0], spread[:, 0, 0], 3)[3]
+        third = self._averaged(mean[:, 0], covariance[:, 0, 0], 3)[3]
         return -(self.natural.size * third)[:, None]
 
     def integrals(

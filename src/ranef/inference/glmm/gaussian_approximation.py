@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import MethodError
-from ranef.inference.glmm.expected_log_density import averages_of
+from ranef.inference.glmm.expected_log_density import expected_log_density_of
 from ranef.inference.glmm.predictor_variances import predictor_covariances
 from ranef.inference.glmm.reweighted_products import ReweightedProducts, between, predictors_of
 from ranef.inference.lmm.design_layout import DesignLayout
@@ -132,7 +132,7 @@ class GaussianApproximator:
         n = len(response.value)
         self.layout = DesignLayout.of(problem.unit_blocks(), n, problem, method)
         self.rows = ReweightedProducts(self.layout)
-        self.averages = averages_of(problem.family, response, self.layout.predictors)
+        self.averages = expected_log_density_of(problem.family, response, self.layout.predictors)
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
         starts = [problem.predictor_scales[name].start for name in self.layout.predictors]
         self._begin = self.layout.known + np.array(starts)
@@ -261,7 +261,7 @@ class GaussianApproximator:
         # is smooth in theta.
         return replace(found, value=found.value + found.left) if found.left < _GAIN else found
 
-    def told(
+    def from_working_model(
         self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
     ) -> GaussianPosterior:
         """The q that is the posterior of a given working model.
@@ -319,8 +319,8 @@ class GaussianApproximator:
             mean, slope, curvature = start.mean, start.slope, start.curvature
         else:
             mean = self._begin if start is None else start.mean
-            spread = self._nothing if start is None else start.covariance
-            _, slope, curvature = self.averages.of(numbers, mean, spread)
+            covariance = self._nothing if start is None else start.covariance
+            _, slope, curvature = self.averages.of(numbers, mean, covariance)
         weights = _positive(curvature)
         for _ in range(_HALVINGS):
             found = self._tried(roots, numbers, weights, self._right(weights, mean, slope))
@@ -420,19 +420,19 @@ class GaussianApproximator:
         common = solution.centred_common[0]
         effects = tuple(b[0] for b in solution.effects)
         mean = rows.predictors(common, effects)
-        spread, covariances = np.zeros_like(weights), None
+        covariance, covariances = np.zeros_like(weights), None
         if self.averaged:
             covariances = solution.whole_covariances()
-            spread = predictor_covariances(covariances, rows)
+            covariance = predictor_covariances(covariances, rows)
         left = right - np.einsum("nkl,nl->nk", weights, mean - layout.known)
         squares = sum(
             float(((root.T @ rows.levelwise(f, left)) ** 2).sum()) for f, root in enumerate(roots)
         )
         away = solution.common[0] - layout.mean
-        total, slope, curvature = self.averages.of(numbers, mean, spread)
+        total, slope, curvature = self.averages.of(numbers, mean, covariance)
         value = (
             total
-            + 0.5 * float(np.einsum("nkl,nkl->", weights, spread))
+            + 0.5 * float(np.einsum("nkl,nkl->", weights, covariance))
             - 0.5 * (log_det + squares)
             - 0.5 * float((layout.precision * away**2).sum())
             + self.constant
@@ -448,7 +448,7 @@ class GaussianApproximator:
         if covariances is not None:
             ahead = self._ahead(covariances, slope - left, curvature - weights)
         return GaussianPosterior(
-            value, climbed, mean, spread, weights, right, *averages, solution, ahead
+            value, climbed, mean, covariance, weights, right, *averages, solution, ahead
         )
 
     def _ahead(self, covariances: SelectedInverse, slope: Array, weights: Array) -> float:

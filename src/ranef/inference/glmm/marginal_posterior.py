@@ -49,7 +49,7 @@ _ROW = 10
 _FAILURES = (ArithmeticError, DependentColumnError, np.linalg.LinAlgError)
 
 # Weights and right side of an extrapolated working model, or None.
-_Told = tuple[Array, Array] | None
+_WorkingModel = tuple[Array, Array] | None
 
 
 @dataclass
@@ -83,13 +83,13 @@ class GLMMHyperposterior:
     # The q from which every other search begins, and an extrapolator of the working models near it.
     # Only `settle` changes them, so that between two calls of it the density is a function of x.
     _anchor: list[GaussianPosterior] = field(default_factory=list)
-    _foretold: WorkingModelExtrapolator = field(init=False)
+    _extrapolator: WorkingModelExtrapolator = field(init=False)
     # Working models found since the last `settle`, which the next one takes over.
     _gathered: WorkingModelExtrapolator = field(init=False)
     _latest: list[GaussianPosterior] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._foretold, self._gathered = (
+        self._extrapolator, self._gathered = (
             WorkingModelExtrapolator(self.width),
             WorkingModelExtrapolator(self.width),
         )
@@ -207,7 +207,7 @@ class GLMMHyperposterior:
         Raises:
             ArithmeticError: if T is not finite where the search begins.
         """
-        told = self._foretold.at(x)
+        told = self._extrapolator.at(x)
         return self._working_at(x).fit(*self._given(x), start, told, self.left or LEFT)
 
     def initial_posterior(self, x: Array) -> GaussianPosterior:
@@ -235,7 +235,7 @@ class GLMMHyperposterior:
         Until the next call, the density at a point does not depend on earlier evaluations.
         """
         self._anchor[:] = [self.fit(x, *self._anchor)]
-        self._foretold = self._gathered.copy()
+        self._extrapolator = self._gathered.copy()
         self.working.averages.settle(self._anchor[0].covariance)
         if self.refinement is not None:
             self.refinement = self._refinement_at(x).settled(self._anchor[0], *self._given(x))
@@ -354,13 +354,13 @@ class GLMMHyperposterior:
             return -np.inf if q is None else q.value
         return q.value + self._refinement_at(x).correction(q, *self._given(x))
 
-    def _correction(self, x: Array, told: _Told, q: GaussianPosterior) -> float:
+    def _correction(self, x: Array, told: _WorkingModel, q: GaussianPosterior) -> float:
         """The correction at x (d,), at the extrapolated working model if there is one."""
         given = self._given(x)
-        found = self._working_at(x).told(*given, *told) if told else self._exact(x, q)
+        found = self._working_at(x).from_working_model(*given, *told) if told else self._exact(x, q)
         return self._refinement_at(x).correction(found, *given)
 
-    def _log_det(self, x: Array, told: _Told, q: GaussianPosterior) -> float:
+    def _log_det(self, x: Array, told: _WorkingModel, q: GaussianPosterior) -> float:
         """Log |X' V^-1 X + P| at x (d,), of the extrapolated working model if there is one."""
         if told:
             return self._working_at(x).log_det_common(self._given(x)[0], *told)
@@ -374,7 +374,7 @@ class GLMMHyperposterior:
         self,
         x: Array,
         q: GaussianPosterior,
-        value: Callable[[Array, _Told, GaussianPosterior], float],
+        value: Callable[[Array, _WorkingModel, GaussianPosterior], float],
     ) -> Array:
         """Gradient of a value at x (d,) by forward differences.
 
@@ -388,12 +388,12 @@ class GLMMHyperposterior:
         steps = _STEP * self.width
         places = [x, *(x + step for step in np.diag(steps))]
 
-        def differences(models: Sequence[_Told]) -> Array:
+        def differences(models: Sequence[_WorkingModel]) -> Array:
             each = zip(places, models, strict=True)
             here, *beside = (value(place, model, q) for place, model in each)
             return (np.array(beside) - here) / steps
 
-        extrapolated = self._foretold.around(x, steps)
+        extrapolated = self._extrapolator.around(x, steps)
         if extrapolated is not None:
             with suppress(*_FAILURES):
                 return differences(extrapolated)

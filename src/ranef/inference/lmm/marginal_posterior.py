@@ -90,7 +90,7 @@ class LMMHyperposterior:
                 start.append(scales[-1].place(getattr(prior, "start", None) or residual))
         correlations = []
         for grouping in mixed.groupings:
-            for each in begins(mixed, grouping, residual, spread):
+            for each in scale_starts(mixed, grouping, residual, spread):
                 prior = given[each.name]
                 if isinstance(prior, priors.Fixed):
                     known[each.name] = prior.value
@@ -324,7 +324,7 @@ class ScaleStart:
     folds: bool = True
 
 
-def begins(
+def scale_starts(
     mixed: LinearMixedModel, grouping: RandomEffectsTerm, residual: float, spread: float
 ) -> list[ScaleStart]:
     """Start values and units of all scales of a term.

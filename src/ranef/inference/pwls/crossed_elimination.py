@@ -38,7 +38,7 @@ class CrossedElimination:
     factor: int
     own: Array
     columns: Array
-    meetings: SparseCrossBlocks
+    cross_blocks: SparseCrossBlocks
     remainder: SchurLayout
     matrix: Array
 
@@ -83,7 +83,7 @@ class CrossedElimination:
         return (
             self.own.size
             + self.columns.size
-            + 4 * self.meetings.values.size
+            + 4 * self.cross_blocks.values.size
             + self.remainder.size**3 // 1_000
         )
 
@@ -102,8 +102,8 @@ class CrossedElimination:
         found = _EliminatedLevels.of(roots[self.factor], self.every)
         columns = found.half[:, k:]
         g = self.matrix.copy()
-        self.meetings.subtract_gram(g[:r, :r], found.reduce)
-        g[:r, r:] -= self.meetings.turned(found.reduce, columns[:, :, 0])
+        self.cross_blocks.subtract_gram(g[:r, :r], found.reduce)
+        g[:r, r:] -= self.cross_blocks.turned(found.reduce, columns[:, :, 0])
         g[r:, :r] = g[:r, r:].T
         g[r:, r:] -= batched_linalg.gram(columns, columns)[0]
         rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
@@ -140,7 +140,7 @@ class CrossedElimination:
         every = np.ascontiguousarray(given.every[0][..., levels])
         found = _EliminatedLevels.of(given.roots[factor], every)
         half = found.half[:, len(every) :]
-        rest = self.meetings.at(levels).left(given.last, half, found.reduce)
+        rest = self.cross_blocks.at(levels).left(given.last, half, found.reduce)
         return found.effects(rest + given.sigma[:, None] * noise)
 
 
@@ -210,7 +210,7 @@ class CrossedFactorization:
         """As `NestedFactorization.effects`."""
         last, levels = self.remainder.coefficients, self.levels
         half = levels.half[:, len(levels.root) :]
-        b = levels.effects(self.crossed.meetings.left(last, half, levels.reduce))
+        b = levels.effects(self.crossed.cross_blocks.left(last, half, levels.reduce))
         out = {self.crossed.factor: b.transpose(1, 2, 0)}
         return {**out, **self.remainder.layout.effects(last)}, last
 
@@ -238,7 +238,7 @@ class CrossedCovariances:
 
     def _spread(self, root: Array, half: Array) -> Array:
         """X V X' of every level, (k, k, 1, J), for X = [root v, half]."""
-        meetings, v = self.system.crossed.meetings, self.last[0]
+        meetings, v = self.system.crossed.cross_blocks, self.last[0]
         r = meetings.r
         out = batched_linalg.quadratic(half, self.last[:, r:, r:])[:, :, 0]
         mixed = meetings.times(root, np.ascontiguousarray(v[:r, r:]))
@@ -284,7 +284,7 @@ class CrossedCovariances:
         spread = self._spread(left, reduced[:, k:])
         information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
         last = system.remainder.coefficients
-        score = system.crossed.meetings.left(last, reduced[:, k:], left)[:, 0]
+        score = system.crossed.cross_blocks.left(last, reduced[:, k:], left)[:, 0]
         root = levels.root[..., 0, 0]
         out[system.crossed.factor] = (2 * information @ root, -2 * (score @ score.T) @ root)
         return out
