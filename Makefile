@@ -4,10 +4,11 @@
 PYTHON ?= python3
 DEMO_VENV := .venvs/demo
 TEST_VENV := .venvs/test
+SOURCES := src tests hatch_build.py
 PIP := -m pip install --quiet --disable-pip-version-check
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint docs-check requirements clean
+.PHONY: demo test lint package docs-check requirements clean
 
 demo: $(DEMO_VENV)/ready
 	$(DEMO_VENV)/bin/ranef zillow --beyond --out demo
@@ -28,15 +29,26 @@ $(TEST_VENV)/ready: requirements/test.txt pyproject.toml
 	$(TEST_VENV)/bin/python $(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Format, lint, types and import contracts, in the test environment with the linters added.
-lint: $(TEST_VENV)/ready
+$(TEST_VENV)/linters: requirements/ci.txt $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/python $(PIP) --require-hashes -r requirements/ci.txt
-	$(TEST_VENV)/bin/ruff format --check src tests
-	$(TEST_VENV)/bin/ruff check src tests
+	touch $@
+
+# Format, lint, types and import contracts, in the test environment with the linters added. mypy
+# reads a user's script, and the package as installed.
+lint: $(TEST_VENV)/linters
+	$(TEST_VENV)/bin/ruff format --check $(SOURCES)
+	$(TEST_VENV)/bin/ruff check $(SOURCES)
 	$(TEST_VENV)/bin/pyright --pythonpath $(TEST_VENV)/bin/python
+	$(TEST_VENV)/bin/mypy --strict --cache-dir .cache/mypy tests/typed/user_script.py
 	$(TEST_VENV)/bin/lint-imports
 
-# The code blocks of README and docs, each page run from top to bottom.
+# The two archives of a release, in dist/, and whether a package index can show their page.
+package: $(TEST_VENV)/linters
+	rm -rf dist
+	$(TEST_VENV)/bin/python -m build --no-isolation
+	$(TEST_VENV)/bin/twine check --strict dist/*
+
+# The code blocks of README and docs, each page run from top to bottom, and the links.
 docs-check: $(TEST_VENV)/ready
 	$(TEST_VENV)/bin/python -m pytest -n 2 tests/docs
 
@@ -50,4 +62,4 @@ requirements:
 	  -o requirements/ci.txt
 
 clean:
-	rm -rf .venvs .cache demo
+	rm -rf .venvs .cache demo dist

@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from ranef.fit import Fit, load
     from ranef.model import Model
 
+    __version__: str
+
 # Keras reads this variable at its first import; its default backend is TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "jax")
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "Model": "ranef.model",
@@ -98,13 +98,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"ranef.{name}")
-    raise AttributeError(f"module 'ranef' has no attribute {name!r}")
+# Hidden from type checkers, to which every name of the package would otherwise exist.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in _LAZY:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"ranef.{name}")
+        if name == "__version__":
+            # Stated once, in pyproject.toml, and read from what was installed.
+            return importlib.import_module("importlib.metadata").version("ranef")
+        raise AttributeError(f"module 'ranef' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, *_MODULES])
+    return sorted([*globals(), *_LAZY, *_MODULES, "__version__"])

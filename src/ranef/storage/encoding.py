@@ -332,6 +332,8 @@ _READERS: dict[str, Callable[[Reader, dict], Any]] = {
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value has the annotated type of its field; element types are not all checked."""
+    # From NumPy 2.5 on, NDArray is an alias made by a `type` statement: it stands for its value.
+    hint = getattr(hint, "__value__", hint)
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
