@@ -143,3 +143,14 @@ def test_a_picture_has_the_levels_of_factors_in_their_order_and_true_and_false_a
     effects = model.fit(table, progress=False, draws=50).extend("partial_effects")
     assert effects["partial_effects"]["f_point"].to_numpy().tolist() == ["low", "mid", "high"]
     assert effects["partial_effects"]["b_point"].to_numpy().tolist() == ["False", "True"]
+
+
+def test_responses_are_drawn_for_each_draw_of_the_log_likelihood(linear):
+    """ArviZ's loo_pit weights the drawn responses by the log likelihood of their own draw."""
+    tree = linear.extend("posterior_predictive", "log_likelihood")
+    drawn, each = tree["posterior_predictive"]["y"], tree["log_likelihood"]["y"]
+    assert drawn.sizes == each.sizes
+    assert dict(drawn.sizes)["draw"] == linear.posterior.sizes["draw"]
+    pit = arviz_stats.loo_pit(tree)["y"].to_numpy()
+    assert ((pit >= 0) & (pit <= 1)).all()
+    assert 0.4 < pit.mean() < 0.6

@@ -98,27 +98,35 @@ class IdataGroups:
         return xr.Dataset(variables, coords)
 
     def posterior_predictive(self, seed: int) -> xr.Dataset:
-        """Draws of the response, (chain, draw, row).
+        """Draws of the response, (chain, draw, row), one for each draw of the posterior.
 
-        The training rows are used, or evenly spaced ones of them if there are many.
+        They go with the draws of "log_likelihood", as ArviZ's loo_pit asks. The training rows are
+        used, or evenly spaced ones of them if there are many.
         """
         training = self.posterior.training
         rows = evenly(training.held)
         designs, response = jax.tree.map(lambda a: a[rows], (training.designs, training.response))
-        drawn = self._predictive(seed, "sample").responses(designs, response, len(rows))
+        predictive = self._predictive(seed, "sample", whole=True)
+        drawn = self._by_chain(predictive.responses(designs, response, len(rows)))
         return xr.Dataset(
-            {self._response: (("chain", "draw", "row"), drawn[None])},
-            {"chain": [0], "draw": np.arange(len(drawn)), "row": rows},
+            {self._response: (("chain", "draw", "row"), drawn)},
+            {"chain": np.arange(len(drawn)), "draw": np.arange(drawn.shape[1]), "row": rows},
         )
 
     def log_likelihood(self, seed: int) -> xr.Dataset:
         """Log p(y_i | draw) of every draw and row, (chain, draw, row)."""
-        training, draws = self.posterior.training, self.posterior.draws
+        training = self.posterior.training
         predictive = self._predictive(seed, "sample", whole=True)
         each = predictive.log_likelihood(training.designs, training.response, training.held)
-        chains = next((v.shape[0] for v in draws.sites.values()), 1)
-        shaped = each.reshape(chains, -1, each.shape[1])
-        return xr.Dataset({self._response: (("chain", "draw", "row"), shaped)})
+        return xr.Dataset(
+            {self._response: (("chain", "draw", "row"), self._by_chain(each))},
+            {"row": np.arange(each.shape[1])},
+        )
+
+    def _by_chain(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values of all draws, (draws, rows), chain by chain."""
+        chains = next((v.shape[0] for v in self.posterior.draws.sites.values()), 1)
+        return values.reshape(chains, -1, values.shape[1])
 
     def prior(self, seed: int) -> xr.Dataset:
         """Draws of every variable from its prior, (chain, draw, ...)."""
