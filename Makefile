@@ -54,11 +54,12 @@ docs-check: $(TEST_VENV)/ready
 
 requirements:
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 \
-	  pyproject.toml --group build -o requirements/run.txt
+	  pyproject.toml --extra all --group build -o requirements/run.txt
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 \
-	  pyproject.toml --group build --group test -c requirements/run.txt -o requirements/test.txt
+	  pyproject.toml --extra all --group build --group test -c requirements/run.txt \
+	  -o requirements/test.txt
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 \
-	  pyproject.toml --group build --group test --group lint -c requirements/test.txt \
+	  pyproject.toml --extra all --group build --group test --group lint -c requirements/test.txt \
 	  -o requirements/ci.txt
 
 clean:

@@ -19,6 +19,7 @@ from ranef.errors import (
     FileError,
     FormulaError,
     OptionError,
+    PackageError,
     RanefError,
 )
 from ranef.families.mixture_spec import Mixture
@@ -60,7 +61,7 @@ _LAZY = {
     "load": "ranef.fit",
     "compare": "ranef.comparison",
 }
-# Public modules, loaded at their first use because they import matplotlib.
+# Public modules, loaded at their first use.
 _MODULES = ("plots",)
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "Model",
     "Normal",
     "OptionError",
+    "PackageError",
     "PointEstimate",
     "Precision",
     "RanefError",

@@ -74,6 +74,10 @@ class BackendError(RanefError, RuntimeError):
     """Keras runs on a backend other than JAX."""
 
 
+class PackageError(RanefError, ImportError):
+    """An optional package that is not installed; the message names the extra that installs it."""
+
+
 def whole_number(name: str, value: Any, *, least: int) -> int:
     """`value` as an int; Python and NumPy integers from `least` to 2^32 - 1 are accepted.
 

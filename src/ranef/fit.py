@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ranef import priors, registry
+from ranef import extras, priors, registry
 from ranef.check import SECONDS, Check, check
 from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
@@ -367,7 +367,9 @@ class Fit:
 
         Raises:
             FileError: if the file cannot be written.
+            PackageError: if a package of the extra `ranef[plots]` is not installed.
         """
+        extras.require("fit.report()", *extras.REPORT)
         # Imported here because matplotlib and arviz-plots take seconds to load.
         from ranef import report
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ranef import registry
+from ranef import extras, registry
 from ranef.cli.arguments import count, family, json_text, probability, say, seed
 from ranef.files.atomic_write import refuse_unwritable
 
@@ -184,6 +184,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    extras.require("ranef report", *extras.REPORT)
     refuse_unwritable(options.out)
 
     from ranef.fit import load

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ranef import extras
 from ranef.cli.arguments import count, say, seed
 from ranef.errors import FileError
 from ranef.files.atomic_write import refuse_unwritable_folder, write_whole
@@ -53,6 +54,8 @@ def _zillow(options: argparse.Namespace) -> int:
         options.parser.error("--properties and --transactions go together")
     if options.as_posted and options.family == "student":
         options.parser.error("--as-posted has Gaussian noise; leave --family out")
+
+    extras.require("ranef zillow", "keras", *extras.REPORT)
 
     from ranef.datasets.beyond import page as beyond
     from ranef.datasets.zillow import generator, missing, preparation, report, study

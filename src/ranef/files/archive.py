@@ -10,6 +10,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def _refuse_newer(path: Any, content: Mapping[str, Any]) -> None:
         raise damaged(path, f"{version!r:.40} is not a format")
     if version > FORMAT:
         made = content.get("versions")
-        by = made.get("ranef") if isinstance(made, dict) else None
+        by = made.get("ranef", "unknown") if isinstance(made, dict) else None
         raise FileError(
             f"{str(path)!r} has format {version:,}, written by ranef {str(by)[:20]}, and this one "
             f"reads formats up to {FORMAT}; install a newer ranef"
@@ -186,11 +187,9 @@ def ordered(array: NDArray) -> tuple[NDArray, list[int]]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package and of the packages that its results depend on."""
+    """Versions of this package and of the packages that its results depend on, if installed."""
     out = {}
     for name in _LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             out[name] = version(name)
-        except PackageNotFoundError:
-            out[name] = "unknown"
     return out

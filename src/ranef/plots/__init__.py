@@ -3,14 +3,37 @@
 A fit is anything with an ArviZ DataTree as ``.idata``. The figures use only groups of that tree,
 so that groups of ArviZ's schema may come from any library. A missing group is added by calling
 ``fit.extend``.
+
+They need matplotlib, which the extra ``ranef[plots]`` installs. It is loaded when a figure is first
+asked for.
 """
 
-from ranef.plots.checks import group_check
-from ranef.plots.convergence import elbo
-from ranef.plots.groups import group_effects, shrinkage
-from ranef.plots.parameters import posterior
-from ranef.plots.predictions import calibration, posterior_predictive, residuals
-from ranef.plots.predictors import data_fit, partial_effects
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ranef.extras import require
+
+if TYPE_CHECKING:
+    from ranef.plots.checks import group_check
+    from ranef.plots.convergence import elbo
+    from ranef.plots.groups import group_effects, shrinkage
+    from ranef.plots.parameters import posterior
+    from ranef.plots.predictions import calibration, posterior_predictive, residuals
+    from ranef.plots.predictors import data_fit, partial_effects
+
+# The module of each figure.
+_FIGURES = {
+    "calibration": "predictions",
+    "data_fit": "predictors",
+    "elbo": "convergence",
+    "group_check": "checks",
+    "group_effects": "groups",
+    "partial_effects": "predictors",
+    "posterior": "parameters",
+    "posterior_predictive": "predictions",
+    "residuals": "predictions",
+    "shrinkage": "groups",
+}
 
 __all__ = [
     "calibration",
@@ -24,3 +47,14 @@ __all__ = [
     "residuals",
     "shrinkage",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FIGURES:
+        require(f"rf.plots.{name}()", "matplotlib")
+        return getattr(import_module(f"ranef.plots.{_FIGURES[name]}"), name)
+    raise AttributeError(f"module 'ranef.plots' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FIGURES])

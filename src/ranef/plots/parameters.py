@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ranef.errors import OptionError
+from ranef.extras import require
 from ranef.lazy import xr
 from ranef.plots.canvas import label, styled
 from ranef.plots.source import LEVELS, group
@@ -38,7 +39,9 @@ def posterior(fit: Any) -> Figure:
 
     Raises:
         OptionError: if every parameter is a constant.
+        PackageError: if arviz-plots is not installed.
     """
+    require("rf.plots.posterior()", "arviz_plots")
     # The import is here because it takes seconds, and no other figure needs it.
     import arviz_plots
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ranef import plots
 from ranef.errors import ColumnError, OptionError
+from ranef.files.archive import versions
 from ranef.plots.canvas import label
 from ranef.plots.checks import check_table
 from ranef.plots.groups import effects_table, shrinkage_table
@@ -21,8 +22,6 @@ from ranef.report.pictures import picture
 _ROWS = 200
 # Largest number of characters of a level's name in a hover text.
 _SAID = 160
-# Libraries whose versions the page lists.
-_LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy", "arviz-base")
 
 Found = Picture | Text
 
@@ -307,7 +306,8 @@ def effects(fit: Any, factor: str, name: str = "") -> list[Found]:
 
 def made_with(fit: Any) -> str:
     """Versions of the libraries and of Python."""
-    known = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    found = {**versions(), "arviz-base": version("arviz-base")}
+    known = ", ".join(f"{name} {number}" for name, number in found.items())
     return f"{known}; Python {platform.python_version()}."
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.errors import BackendError, FileError, OptionError, RanefError
+from ranef.errors import BackendError, FileError, OptionError, PackageError, RanefError
 from ranef.files import archive
 from ranef.files.archive import damaged, versions
 from ranef.formula.expression import Expression
@@ -122,11 +122,12 @@ def read(path: Any) -> dict[str, Any]:
         FileError: if the file does not exist, is not a saved fit, is damaged or inconsistent, or
             was written by a newer version.
         BackendError: for a fit with networks, if Keras runs on a backend other than JAX.
+        PackageError: for a fit with networks, if Keras is not installed.
     """
     content, arrays = archive.read(path)
     try:
         return _read(path, content, arrays)
-    except BackendError:
+    except (BackendError, PackageError):
         raise
     except RanefError as error:
         raise damaged(path, str(error).splitlines()[0]) from None

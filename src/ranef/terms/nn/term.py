@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.moments import ColumnMoments, Scale
 from ranef.errors import BackendError, FormulaError, OptionError, suggestion
+from ranef.extras import require
 from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.lazy import Array, jnp, mutable, numpyro
@@ -47,8 +48,10 @@ def keras_on_jax() -> Any:
     """Import Keras and return the module.
 
     Raises:
+        PackageError: if Keras is not installed.
         BackendError: if Keras has, or is configured to have, another backend than JAX.
     """
+    require("nn()", "keras")
     chosen = os.environ.get("KERAS_BACKEND", "jax")
     if "keras" not in sys.modules and chosen != "jax":
         raise BackendError(
@@ -101,6 +104,8 @@ class Network(Term):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # Said when the model is made, before its rows are read.
+        require("nn()", "keras")
         options = dict(self.call.options)
         unknown = [name for name in options if name not in _OPTIONS]
         if unknown:
