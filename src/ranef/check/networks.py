@@ -15,7 +15,6 @@ that a network or an intercept should carry.
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,7 @@ from ranef.inference.lmm.design_layout import DesignLayout
 from ranef.lazy import jax
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Batch, Problem
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
@@ -116,9 +116,9 @@ def _mean(values: Array) -> tuple[float, float]:
 def _without(known: Problem, labels: Collection[str]) -> Problem:
     """The problem with the networks of these labels set to zero."""
 
-    def part(data: Any) -> Batch:
+    def part(data: Rows) -> Batch:
         found, none = known.batch(data), np.zeros(0)
-        n = len(data[1].value)
+        n = data.n
         empty = LinearBlock(np.zeros((n, 0)), None, 1, none, none, known=np.zeros(n))
         blocks = {n: empty if n in labels else block for n, block in found.blocks.items()}
         return Batch(found.normal, blocks)
@@ -126,14 +126,14 @@ def _without(known: Problem, labels: Collection[str]) -> Problem:
     return replace(known, batch=part)
 
 
-def _scores(given: LMMUpdate | GLMMUpdate, known: Problem, rows: Any) -> Array:
+def _scores(given: LMMUpdate | GLMMUpdate, known: Problem, rows: Rows) -> Array:
     """Log density of each row, (n,), with linear coefficients at their conditional means."""
     part = known.batch(rows)
     if isinstance(given, LMMUpdate):
         away, v = given.residuals(part, known)
         variance = given.sigma**2 / v
         return -0.5 * (np.log(2 * np.pi * variance) + away**2 / variance)
-    layout = DesignLayout.of(part.blocks, len(rows[1].value), known, "check")
+    layout = DesignLayout.of(part.blocks, rows.n, known, "check")
     solution = given.q.solution
     eta = ReweightedProducts(layout).layout.known.copy()
     for c, k in enumerate(layout.predictor):
@@ -144,7 +144,7 @@ def _scores(given: LMMUpdate | GLMMUpdate, known: Problem, rows: Any) -> Array:
     with jax.enable_x64(True):
         each = {name: eta[:, k] for k, name in enumerate(layout.predictors)}
         law = known.family
-        found = law.log_density(rows[1], **each, **law.on_link_scale(**numbers))
+        found = law.log_density(rows.response, **each, **law.on_link_scale(**numbers))
         return np.asarray(found, np.float64)
 
 

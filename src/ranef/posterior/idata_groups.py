@@ -104,7 +104,8 @@ class IdataGroups:
         """
         training = self.posterior.training
         rows = evenly(training.held)
-        designs, response = jax.tree.map(lambda a: a[rows], (training.designs, training.response))
+        some = jax.tree.map(lambda a: a[rows], training.in_memory)
+        designs, response = some.designs, some.response
         drawn = self._predictive(seed, "sample").responses(designs, response, len(rows))
         return xr.Dataset(
             {self._response: (("chain", "draw", "row"), drawn[None])},

@@ -29,7 +29,7 @@ from ranef.program.missing_values import FAMILIES, ConditionalDensity, MissingDa
 from ranef.program.networks import Networks
 from ranef.program.problem import Batch, Problem
 from ranef.program.relabelling import relabelled
-from ranef.program.training import Designs, Training, TrainingState, length
+from ranef.program.training import Designs, Rows, Training, TrainingState, length
 from ranef.terms.base import CENTRED, Curve, LevelSites, RunOptions, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear, LinearBlock
 
@@ -262,18 +262,13 @@ class Program:
             inner=lambda designs, how: self.features(state, designs, how),
         )
 
-        def run(data: tuple[Designs, ResponseDesign], rows: int | None = None) -> Any:
-            return known.within(lambda: self(state, data[0], data[1], rows=rows))()
-
-        def shape(designs: Designs, training: bool = True) -> dict[str, Array]:
-            return self.bases(state, designs, RunOptions(training=training, rows=length(designs)))
+        def run(data: Rows, rows: int | None = None) -> Any:
+            return known.within(lambda: self(state, data.designs, data.response, rows=rows))()
 
         def blocks(hyperparameters: Mapping[str, Any]) -> dict[str, LinearBlock]:
             return self.blocks(state, training.designs, hyperparameters)
 
-        data = (training.designs, training.response)
-
-        def structure(designs: Designs) -> dict[str, LinearBlock | None]:
+        def unit_blocks(designs: Designs) -> dict[str, LinearBlock | None]:
             bases = known.bases(designs)
             return {
                 term.label: term.structure(
@@ -285,50 +280,59 @@ class Program:
                 for _, term in self.all_terms()
             }
 
-        def part(data: tuple[Designs, ResponseDesign]) -> Batch:
-            return Batch(self.family.normal(data[1]), structure(data[0]))
+        def network_columns(designs: Designs, training: bool = True) -> dict[str, Array]:
+            return self.bases(state, designs, RunOptions(training=training, rows=length(designs)))
 
-        def window(seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+        def batch(rows: Rows) -> Batch:
+            return Batch(self.family.normal(rows.response), unit_blocks(rows.designs))
+
+        def window(seed: int, number: int) -> Rows:
             assert training.stream is not None
             return training.stream.window(seed, number)
 
-        def settled(points: Any, carried: Any, data: tuple[Designs, ResponseDesign]) -> Any:
-            return {**carried, **self._settled(state, data[0], known.at(points, carried))}
+        def final_state(points: Any, carried: Any, data: Rows) -> dict[str, Any]:
+            return {**carried, **self._settled(state, data.designs, known.at(points, carried))}
 
-        law = self.family.bind(state.family)
+        family = self.family.bind(state.family)
         return Problem(
-            run,
-            data,
-            training.rows.used,
-            blocks,
-            self.family.row_scale(state.family),
-            self.family.name,
-            lambda: self.family.normal(training.response),
-            lambda: structure(training.designs),
-            lambda: map(part, training.parts()),
-            {term.label: parameter.name for parameter, term in self.all_terms()},
-            self.family.parameters[0].name,
-            state.priors,
-            shape,
-            part,
-            training.stream.windows if training.stream else 0,
-            window,
-            settled,
-            law,
-            state.scales,
-            {p.name: law.start(state.family, p) for p in law.free_parameters()},
-            lambda points, carried: self.problem(training, known.at(points, carried)),
-            lambda values: relabelled(law, state.priors, values),
-            {
+            run=run,
+            data=training.in_memory,
+            n=training.rows.used,
+            blocks=blocks,
+            residual_scale=self.family.row_scale(state.family),
+            family_name=self.family.name,
+            normal=lambda: self.family.normal(training.response),
+            unit_blocks=lambda: unit_blocks(training.designs),
+            batches=lambda: map(batch, training.parts()),
+            predicts={term.label: parameter.name for parameter, term in self.all_terms()},
+            location=self.location,
+            priors=state.priors,
+            network_columns=network_columns,
+            batch=batch,
+            windows=training.stream.windows if training.stream else 0,
+            window=window,
+            final_state=final_state,
+            family=family,
+            predictor_scales=state.scales,
+            parameter_starts={
+                p.name: family.start(state.family, p) for p in family.free_parameters()
+            },
+            conditioned_on=lambda points, carried: self.problem(
+                training, known.at(points, carried)
+            ),
+            relabel=lambda values: relabelled(family, state.priors, values),
+            residual_scales={
                 p.prefix + p.location: p.family.row_scale(p.family_state(state))
                 for p in self.programs
             },
-            tuple(term.label for _, term in self.all_terms() if term.incomplete()),
-            self._bilinear(state, training.designs),
-            self._carriable(state),
-            {site: value for _, t in self.all_terms() for site, value in t.without().items()},
-            known.features,
-            lambda points, changes: self._moved(state, points, changes),
+            incomplete=tuple(term.label for _, term in self.all_terms() if term.incomplete()),
+            bilinear=self._bilinear(state, training.designs),
+            carriable=self._carriable(state),
+            idle_networks={
+                site: value for _, t in self.all_terms() for site, value in t.without().items()
+            },
+            features=known.features,
+            shifted_networks=lambda points, changes: self._moved(state, points, changes),
         )
 
     def _bilinear(self, state: TrainingState, designs: Designs) -> dict[str, Bilinear]:

@@ -32,6 +32,7 @@ from ranef.lazy import jnp
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.gauss_hermite import rule
 from ranef.program.problem import Batch, Problem
+from ranef.program.training import Rows
 
 Array = NDArray[np.float64]
 
@@ -97,7 +98,7 @@ class GLMMUpdate:
         """The family parameters without a predictor, at the mode."""
         return {name: self.sites[name] for name in self.density.numbers}
 
-    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+    def error(self, known: Problem, rows: Rows, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
         """Minus the mean log density of rows, at the posterior means of the coefficients.
 
         The effects of unseen levels are integrated over their prior, by the bound of a Gaussian
@@ -112,13 +113,13 @@ class GLMMUpdate:
             The error in nats per row.
         """
         part = known.batch(rows)
-        n = len(rows[1].value)
+        n = rows.n
         layout = DesignLayout.of(part.blocks, n, known, "svi")
         eta = ReweightedProducts(layout).layout.known.copy()
         common = self.q.solution.common[0]
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
-        changes = self.parts.changes(self.parts.features(known, rows[0]))
+        changes = self.parts.changes(self.parts.features(known, rows.designs))
         own = self.parts.eta(part, changes, common, self._effects, unseen)
         for name, added in own.items():
             eta[:, layout.predictors.index(name)] += added
@@ -129,13 +130,13 @@ class GLMMUpdate:
         total = self._of_unseen(known, kept(rows, new), part.keep(new), eta[new], unseen)
         if total is None:
             new, total = np.zeros(n, bool), 0.0
-        averages = averages_of(known.family, kept(rows[1], ~new), layout.predictors)
+        averages = averages_of(known.family, kept(rows.response, ~new), layout.predictors)
         return -(total + averages.at(self._numbers, eta[~new])) / n
 
     def _of_unseen(
         self,
         known: Problem,
-        rows: Any,
+        rows: Rows,
         part: Batch,
         eta: Array,
         unseen: Mapping[str, NDArray[np.bool_]],
@@ -170,7 +171,7 @@ class GLMMUpdate:
         """Changes of last layers by label, as from `CommonParts.moves`."""
         return self.parts.moves(self._effects)
 
-    def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
+    def held(self, known: Problem, rows: Rows, labels: Sequence[str]) -> tuple[Any, Any]:
         """The arrays that the gradient steps of the networks hold fixed.
 
         Args:
@@ -194,7 +195,7 @@ class GLMMUpdate:
         for label in labels:
             columns, coefficients[label] = shared(part, label, self.mixed, self._effects)
             rest[:, self.places[label]] -= columns @ coefficients[label]
-        response = rows[1]
+        response = rows.response
         root = np.asarray(root_of(jnp.asarray(self.q.covariance)))
         return (
             {"rest": rest, "root": root, "response": response},
@@ -227,7 +228,7 @@ class GLMMStep:
     def given(
         self,
         known: Problem,
-        rows: Any,
+        rows: Rows,
         before: Mapping[str, Any],
         earlier: CrossProducts | None,
         *,
@@ -249,14 +250,14 @@ class GLMMStep:
             DataError: if the linear terms have no finite posterior.
         """
         part = known.batch(rows)
-        features = {} if silent else self.parts.features(known, rows[0])
+        features = {} if silent else self.parts.features(known, rows.designs)
         parts = self.parts.along(features)
         changes = parts.changes(features)
         beside = parts.beside(part, changes)
         own = replace(
             parts.problem(known),
             data=rows,
-            n=len(rows[1].value),
+            n=rows.n,
             unit_blocks=lambda: beside.blocks,
         )
         own = self.started(own, before)

@@ -25,6 +25,7 @@ from ranef.lazy import jnp
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
 from ranef.program.problem import Batch, Problem
+from ranef.program.training import Rows
 
 Array = NDArray[np.float64]
 
@@ -113,7 +114,7 @@ class LMMUpdate:
             parts or CommonParts({}, {}, {}, {}),
         )
 
-    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+    def error(self, known: Problem, rows: Rows, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
         """Minus the mean log density of rows, at the posterior means of the coefficients.
 
         The effects of unseen levels are integrated over their prior.
@@ -129,7 +130,7 @@ class LMMUpdate:
         part = known.batch(rows)
         assert part.normal is not None
         away, v = self.residuals(part, known)
-        changes = self.parts.changes(self.parts.features(known, rows[0]))
+        changes = self.parts.changes(self.parts.features(known, rows.designs))
         added = self.parts.eta(part, changes, self.common, self.effects, unseen)
         away -= added.get(known.location, 0.0)
         blocks = of_unseen(part, unseen)
@@ -152,7 +153,7 @@ class LMMUpdate:
         """Changes of last layers by label, as from `CommonParts.moves`."""
         return self.parts.moves(self.effects)
 
-    def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
+    def held(self, known: Problem, rows: Rows, labels: Sequence[str]) -> tuple[Any, Any]:
         """The arrays that the gradient steps of the networks hold fixed.
 
         Args:
@@ -207,7 +208,7 @@ class LMMStep:
     def given(
         self,
         known: Problem,
-        rows: Any,
+        rows: Rows,
         before: Mapping[str, Any],
         earlier: CrossProducts | None,
         *,
@@ -229,7 +230,7 @@ class LMMStep:
         """
         part = known.batch(rows)
         n = len(part.normal.value) if part.normal else 0
-        features = {} if silent else self.parts.features(known, rows[0])
+        features = {} if silent else self.parts.features(known, rows.designs)
         parts = self.parts.along(features)
         beside = parts.beside(part, parts.changes(features))
         own = replace(parts.problem(known), n=n, batches=lambda: iter([beside]))

@@ -53,6 +53,7 @@ from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.lazy import Array, jax, jnp, numpyro, optax
 from ranef.program.problem import Problem, sites_in
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
 
 # If the held-out error has not improved for this share of all rounds, skip to the last part of
@@ -191,11 +192,11 @@ class BlockAscent:
         self._compiled = jax.jit(self._round)
         self._following = jax.jit(self._followed)
 
-    def _designs(self, data: Any) -> dict[str, Any]:
+    def _designs(self, data: Rows) -> dict[str, Any]:
         """The designs of all terms, with arrays only for those that have networks."""
         return {
             label: design if label in self.labels else replace(design, arrays={})
-            for label, design in data[0].items()
+            for label, design in data.designs.items()
         }
 
     @staticmethod
@@ -259,7 +260,7 @@ class BlockAscent:
                 self.interrupted = True
                 return state
 
-    def _follow(self, state: _AscentState, rows: Any) -> None:
+    def _follow(self, state: _AscentState, rows: Rows) -> None:
         """Updates running averages, such as those of batch norm, at the current weights.
 
         The averages lag behind the steps. Without the update the held-out error would be that of
@@ -268,7 +269,7 @@ class BlockAscent:
         floats = (jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(state.carried))
         if not any(floats):
             return
-        designs, n = self._designs(rows), len(rows[1].value)
+        designs, n = self._designs(rows), rows.n
         rng = np.random.default_rng([self.seed, 3, state.rounds])
         for _ in range(1 if state.rounds else _FIRST_FOLLOWING):
             places = rng.integers(0, n, (_FOLLOWING, self.batch))
@@ -285,7 +286,7 @@ class BlockAscent:
 
         return jax.lax.scan(step, carried, (batches, keys))[0]
 
-    def _closed_form(self, state: _AscentState, rows: Any) -> tuple[float, tuple[Any, Any]]:
+    def _closed_form(self, state: _AscentState, rows: Rows) -> tuple[float, tuple[Any, Any]]:
         """Solves for the linear blocks given the networks.
 
         Returns:
@@ -345,14 +346,14 @@ class BlockAscent:
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - LAST
 
-    def _descend(self, state: _AscentState, rows: Any, arrays: tuple[Any, Any]) -> None:
+    def _descend(self, state: _AscentState, rows: Rows, arrays: tuple[Any, Any]) -> None:
         """The gradient steps of a round, over random minibatches of its rows.
 
         Raises:
             DataError: if no step has a finite loss.
         """
         rng = np.random.default_rng([self.seed, 1, state.rounds])
-        wanted, n = self.steps * self.batch, len(rows[1].value)
+        wanted, n = self.steps * self.batch, rows.n
         order = np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
         places = order.reshape(self.steps, self.batch)
         batches = jax.tree.map(
@@ -446,7 +447,7 @@ class BlockAscent:
         if self._leaves_out(state):
             carried = {**carried, **self.problem.idle_networks}
         rows = self.windows.at(0)
-        n = len(rows[1].value)
+        n = rows.n
         some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
         carried = self.problem.final_state(points, carried, kept(rows, some))
         known = self.kind.started(self.problem.conditioned_on(points, carried), state.best_sites)
@@ -479,7 +480,7 @@ class BlockAscent:
         if state.skipped:
             text += f", of which {state.skipped:,} were skipped because they were not finite"
         if self.windows.held is not None:
-            held = len(self.windows.held[1].value)
+            held = self.windows.held.n
             least = min(state.least, state.without)
             text += f"; mean log density {-least:.4g} on {held:,} rows held out"
         if self._leaves_out(state):

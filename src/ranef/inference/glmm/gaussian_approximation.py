@@ -128,7 +128,7 @@ class GaussianApproximator:
         *,
         averaged: bool = True,
     ) -> None:
-        response = problem.data[1]
+        response = problem.data.response
         n = len(response.value)
         self.layout = DesignLayout.of(problem.unit_blocks(), n, problem, method)
         self.rows = ReweightedProducts(self.layout)
