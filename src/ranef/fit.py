@@ -28,7 +28,6 @@ from ranef.posterior.posterior import Posterior, tails_of
 from ranef.posterior.predictive import OutOfReachError, Predictive
 from ranef.posterior.recommend import RecommendationQuery, recommend
 from ranef.posterior.summary import Summary
-from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Designs, Training
 from ranef.storage import fit_file
@@ -435,9 +434,7 @@ class Fit:
     @cached_property
     def _likelihood(self) -> Any:
         method = registry.load("method", self.method)(**self.draws.settings)
-        return method.likelihood(
-            self.program.problem(learning.as_written(self.program, self.training))
-        )
+        return method.likelihood(self._known.written_problem)
 
     def deviance(self, theta: Any, reml: bool = False) -> float:
         """-2 log likelihood at theta, as defined by lme4. The priors are not used.

@@ -19,6 +19,7 @@ from ranef.inference.base import Method
 from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate
 from ranef.priors import Prior, checked
 from ranef.program import learning, streaming
+from ranef.program.problem import Problem
 from ranef.program.program import Program
 from ranef.program.training import Training
 
@@ -143,21 +144,25 @@ class Model:
         began = time.perf_counter()
         program: Program = self.program
         training: Training | None = None
+        problem: Problem | None = None
+        how = {"seed": seed, "draws": draws, "progress": progress}
         for runner in runners:
             # A method that does not read in batches needs all rows, even if the method before it
             # has read them in batches.
-            if training is None or (training.stream is not None and not runner.streams):
+            reread = problem is not None and problem.windows and not runner.streams
+            if training is None or problem is None or reread:
                 streams = runner.streams
                 program, training = self._learned(data, streams=streams, progress=progress)
-            if training.stream is None:
-                refuse_degenerate(program.problem(training))
-            how = {"seed": seed, "draws": draws, "progress": progress}
+                problem = program.problem(training)
+                if training.stream is None:
+                    refuse_degenerate(problem)
             try:
                 try:
-                    found = runner.run(program.problem(training), **how)
+                    found = runner.run(problem, **how)
                 except RowsNeededError:
                     program, training = self._learned(data, progress=progress)
-                    found = runner.run(program.problem(training), **how)
+                    problem = program.problem(training)
+                    found = runner.run(problem, **how)
             except MethodError as error:
                 if runner is runners[-1]:
                     raise

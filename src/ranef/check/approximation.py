@@ -82,7 +82,7 @@ def second_opinion(posterior: Posterior, deadline: Deadline | None) -> Opinion:
     draws = posterior.draws
     if draws.statistics:
         return Opinion((), ("chains that began apart from each other",))
-    problem = posterior.program.problem(posterior.training)
+    problem = posterior.problem
     if draws.points:
         problem = problem.conditioned_on(draws.points, draws.carried)
     exact = is_exact(draws, problem)

@@ -50,7 +50,7 @@ def trained(posterior: Posterior) -> tuple[str, ...]:
     """Labels of the terms whose networks' weights are point estimates."""
     if not posterior.draws.points:
         return ()
-    problem = posterior.program.problem(posterior.training)
+    problem = posterior.problem
     known = problem.conditioned_on(posterior.draws.points, posterior.draws.carried).unit_blocks()
     return tuple(
         label
@@ -76,7 +76,7 @@ def gain(
     Raises:
         OutOfTimeError: if the deadline passes.
     """
-    draws, problem = posterior.draws, posterior.program.problem(posterior.training)
+    draws, problem = posterior.draws, posterior.problem
     if draws.seed is None:
         return NoReference("it is not known which rows were held out")
     if problem.windows:
