@@ -32,7 +32,7 @@ from ranef.check.reference_hyperparameters import exact_scales
 from ranef.check.reference_importance import sampled
 from ranef.check.symptom import Symptom
 from ranef.inference.base import Draws
-from ranef.inference.block_ascent.networks import is_gaussian
+from ranef.inference.block_ascent.closed_form import is_gaussian
 from ranef.numerics.psis import threshold
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Problem

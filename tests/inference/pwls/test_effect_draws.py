@@ -36,21 +36,21 @@ def draws(request, grouped, monkeypatch):
 
 def test_some_levels_have_the_draws_that_they_have_among_all(draws):
     for levels in ([3], [0, 1, 5, 6], [6, 2, 2, 0]):
-        levels = {site: np.array(levels) % draws.sites[site].shape[2] for site in draws.later}
+        levels = {site: np.array(levels) % draws.sites[site].shape[2] for site in draws.lazy_sites}
         found = draws.at(levels)
         for site, own in levels.items():
             assert found[site].tobytes() == draws.sites[site][:, :, own].tobytes()
 
 
 def test_one_site_alone_has_the_draws_that_it_has_beside_others(draws):
-    for site in draws.later:
+    for site in draws.lazy_sites:
         found = draws.effects.at({site: np.arange(3)})
         assert list(found) == [site]
         assert found[site].tobytes() == draws.sites[site][:, :, :3].tobytes()
 
 
 def test_tiles_do_not_change_the_draws(draws, monkeypatch):
-    levels = {site: np.arange(draws.sites[site].shape[2]) for site in draws.later}
+    levels = {site: np.arange(draws.sites[site].shape[2]) for site in draws.lazy_sites}
     monkeypatch.setattr(effect_draws, "_TILE", 512)
     for site, found in draws.at(levels).items():
         np.testing.assert_allclose(found, draws.sites[site], atol=1e-12)
@@ -58,7 +58,7 @@ def test_tiles_do_not_change_the_draws(draws, monkeypatch):
 
 def test_thinned_draws_are_some_of_them(draws):
     thinned = draws.thinned(7)
-    levels = {site: np.array([0, 2]) for site in draws.later}
+    levels = {site: np.array([0, 2]) for site in draws.lazy_sites}
     places = np.unique(np.linspace(0, 29, 7).astype(int))
     for site, found in thinned.at(levels).items():
         own = draws.sites[site][:, places]

@@ -37,8 +37,13 @@ from tqdm import tqdm
 from ranef import registry
 from ranef.errors import DataError
 from ranef.inference.base import Draws, Method
-from ranef.inference.block_ascent.glmm_step import MOST, GLMMStep, GLMMUpdate
-from ranef.inference.block_ascent.lmm_step import LMMStep, LMMUpdate
+from ranef.inference.block_ascent.closed_form import (
+    ClosedFormStep,
+    ClosedFormUpdate,
+    is_gaussian,
+    step_for,
+)
+from ranef.inference.block_ascent.glmm_step import MOST
 from ranef.inference.block_ascent.minibatches import (
     LAST,
     RATE,
@@ -170,8 +175,8 @@ class BlockAscent:
         self.resumed_from: int | None = None
         self.interrupted = False
         self.windows = windows = Windows.of(problem, seed)
-        kind = LMMStep if is_gaussian(problem) else GLMMStep
-        self.kind = kind(problem, one_window=windows.count == 1)
+        step = step_for(problem)
+        self.kind: ClosedFormStep = step(problem, one_window=windows.count == 1)
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
         # With several windows each round reads the next one. With one window every round has all
         # rows.
@@ -327,7 +332,7 @@ class BlockAscent:
             self._judge(state, given, error)
         return error, given.held(known, rows, self.labels)
 
-    def _judge(self, state: _AscentState, given: LMMUpdate | GLMMUpdate, error: float) -> None:
+    def _judge(self, state: _AscentState, given: ClosedFormUpdate, error: float) -> None:
         """Records a round in `state`, and skips to the last part if the error no longer falls."""
         whole = self.problem.n / given.mixed.n
         now = [whole * given.evidence, error, state.steps]
@@ -503,8 +508,7 @@ def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
     Raises:
         MethodError: for crossed groupings that are too large.
     """
-    name = LMMStep.finish if is_gaussian(problem) else GLMMStep.finish
-    method: Method = registry.load("method", name)()
+    method: Method = registry.load("method", step_for(problem).finish)()
     found = method.run(problem, seed=seed, draws=draws, progress=progress)
     return replace(
         found,
@@ -538,10 +542,3 @@ def _is_closed(problem: Problem, structure: Mapping[str, LinearBlock | None]) ->
     if not all(block.gaussian for block in structure.values() if block is not None):
         return False
     return is_gaussian(problem) or (not problem.windows and problem.n <= MOST)
-
-
-def is_gaussian(problem: Problem) -> bool:
-    """Whether the response is normal and its mean is the only parameter with a predictor."""
-    if problem.normal() is None:
-        return False
-    return all(problem.predicts[label] == problem.location for label in problem.predicts)
