@@ -30,7 +30,7 @@ from ranef.program.networks import Networks
 from ranef.program.problem import Batch, Problem
 from ranef.program.relabelling import relabelled
 from ranef.program.training import Designs, Rows, Training, TrainingState, length
-from ranef.terms.base import CENTRED, Curve, LevelSites, RunOptions, Term, Variable, clean_name
+from ranef.terms.base import CENTRED, Curve, LevelSites, Run, RunOptions, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear, LinearBlock
 
 _RESERVED = ("chain", "draw")
@@ -403,10 +403,9 @@ class Program:
         """Columns (n, k) that depend on point estimates, by term label; runs within a handler."""
         out, replay = {}, replace(replay, made={})
         for parameter, term in self.all_terms():
-            label, scale = term.label, state.scales[parameter.name]
-            basis = term.basis(state.terms[label], designs[label], scale, replay)
+            basis = term.basis(_run(state, designs, term, parameter.name, replay))
             if basis is not None:
-                out[label] = basis
+                out[term.label] = basis
         return out
 
     def features(
@@ -414,8 +413,8 @@ class Program:
     ) -> dict[str, Array]:
         """Inputs (n, k) of the networks' last layers, by term label; runs within a handler."""
         out, replay = {}, replace(replay, made={})
-        for _, term in self.all_terms():
-            found = term.features(state.terms[term.label], designs[term.label], replay)
+        for parameter, term in self.all_terms():
+            found = term.features(_run(state, designs, term, parameter.name, replay))
             if found is not None:
                 out[term.label] = found
         return out
@@ -539,13 +538,7 @@ class Program:
             name = parameter.name
             if name in self.terms:
                 curves[name] = [
-                    term.sample_given(
-                        state.terms[term.label],
-                        designs[term.label],
-                        state.priors,
-                        state.scales[self.prefix + name],
-                        replay,
-                    )
+                    term.sample_given(_run(state, designs, term, self.prefix + name, replay))
                     for term in self.terms[name]
                 ]
             else:
@@ -584,12 +577,7 @@ class Program:
         """`blocks` within a NumPyro handler that supplies the hyperparameters."""
         out = {}
         for parameter, term in self.all_terms():
-            block = term.linear_block(
-                state.terms[term.label],
-                designs[term.label],
-                state.priors,
-                state.scales[parameter.name],
-            )
+            block = term.linear_block(_run(state, designs, term, parameter.name, RunOptions()))
             if block is not None:
                 out[term.label] = block
         return out
@@ -729,6 +717,14 @@ class Program:
         own = {n: p for n, p in state.priors.items() if "/" not in n}
         titles = {n: v.title or n for n, v in self.variables(state).items()}
         return {titles.get(n, n): prior for n, prior in {**own, **out}.items()}
+
+
+def _run(
+    state: TrainingState, designs: Designs, term: Term, parameter: str, options: RunOptions
+) -> Run[Any]:
+    """What a term of this family parameter gets to know in one run."""
+    label = term.label
+    return Run(state.terms[label], designs[label], state.priors, state.scales[parameter], options)
 
 
 def name_clash(name: str) -> ColumnError:
