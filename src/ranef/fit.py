@@ -421,11 +421,15 @@ class Fit:
         Raises:
             OptionError: if the formula has no network of that name.
         """
+        network, weights = self._trained(name)
+        variables.assign(network, weights)
+        return network
+
+    def _trained(self, name: str) -> tuple[Any, dict[str, Any]]:
+        """The network of that name, and the weights of this fit, which it may not hold now."""
         for _, term in self.program.all_terms():
             if term.call.options.get("net") == name and name is not None:
-                found = self.program.trained(self.training, self.draws)[term.label]
-                variables.assign(*found)
-                return found[0]
+                return self.program.trained(self.training, self.draws)[term.label]
         hint = suggestion(str(name), self.program.networks)
         raise OptionError(f"the formula has no network {name!r} by net=; {hint}")
 
@@ -727,3 +731,9 @@ def load(path: Any) -> Fit:
         return Fit(**kept)
     except TypeError as error:
         raise fit_file.damaged(path, str(error)) from None
+
+
+def restore_networks(fit: Fit) -> None:
+    """Sets the networks of the user's model to the weights of a fit."""
+    for name in fit.program.networks:
+        variables.assign(*fit._trained(name))

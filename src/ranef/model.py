@@ -13,7 +13,7 @@ from ranef.data.parquet import batches
 from ranef.data.tables import read
 from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
 from ranef.families.mixture_spec import Mixture
-from ranef.fit import Fit
+from ranef.fit import Fit, restore_networks
 from ranef.formula.formula import Formula
 from ranef.inference.base import Method
 from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate
@@ -173,8 +173,7 @@ class Model:
             seconds = time.perf_counter() - began
             found = replace(found, seed=seed)
             fit = Fit(program, training, found, runner.name, why, seconds)
-            for name in program.networks:
-                fit.network(name)  # sets the weights of the user's network
+            restore_networks(fit)
             return fit
         raise OptionError(f"there is no method to try for {method!r}")
 

@@ -26,7 +26,7 @@ from ranef.lazy import Array, jnp, numpyro
 from ranef.priors import Prior, RescaledDefault, sites
 from ranef.program import predictors as assignment
 from ranef.program.missing_values import FAMILIES, ConditionalDensity, MissingDataLikelihood, column
-from ranef.program.networks import Networks
+from ranef.program.networks import ForwardPass, Networks
 from ranef.program.problem import Batch, Problem
 from ranef.program.relabelling import relabelled
 from ranef.program.training import Designs, Rows, Training, TrainingState, length
@@ -258,8 +258,8 @@ class Program:
         """
         state = training.state
         known = networks or Networks(
-            lambda designs, how: self.bases(state, designs, how),
-            inner=lambda designs, how: self.features(state, designs, how),
+            ForwardPass(lambda designs, how: self.bases(state, designs, how)),
+            inner=ForwardPass(lambda designs, how: self.features(state, designs, how)),
         )
 
         def run(data: Rows, rows: int | None = None) -> Any:
