@@ -28,7 +28,6 @@ from ranef.posterior.posterior import Posterior, tails_of
 from ranef.posterior.predictive import OutOfReachError, Predictive
 from ranef.posterior.recommend import RecommendationQuery, recommend
 from ranef.posterior.summary import Summary
-from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Designs, Training
 from ranef.storage import fit_file
@@ -424,11 +423,15 @@ class Fit:
         Raises:
             OptionError: if the formula has no network of that name.
         """
+        network, weights = self._trained(name)
+        variables.assign(network, weights)
+        return network
+
+    def _trained(self, name: str) -> tuple[Any, dict[str, Any]]:
+        """The network of that name, and the weights of this fit, which it may not hold now."""
         for _, term in self.program.all_terms():
             if term.call.options.get("net") == name and name is not None:
-                found = self.program.trained(self.training, self.draws)[term.label]
-                variables.assign(*found)
-                return found[0]
+                return self.program.trained(self.training, self.draws)[term.label]
         hint = suggestion(str(name), self.program.networks)
         raise OptionError(f"the formula has no network {name!r} by net=; {hint}")
 
@@ -437,9 +440,7 @@ class Fit:
     @cached_property
     def _likelihood(self) -> Any:
         method = registry.load("method", self.method)(**self.draws.settings)
-        return method.likelihood(
-            self.program.problem(learning.as_written(self.program, self.training))
-        )
+        return method.likelihood(self._known.written_problem)
 
     def deviance(self, theta: Any, reml: bool = False) -> float:
         """-2 log likelihood at theta, as defined by lme4. The priors are not used.
@@ -732,3 +733,9 @@ def load(path: Any) -> Fit:
         return Fit(**kept)
     except TypeError as error:
         raise fit_file.damaged(path, str(error)) from None
+
+
+def restore_networks(fit: Fit) -> None:
+    """Sets the networks of the user's model to the weights of a fit."""
+    for name in fit.program.networks:
+        variables.assign(*fit._trained(name))

@@ -52,18 +52,18 @@ _Class = TypeVar("_Class", bound=type)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
 class LazyModule:
     """Stands for a module until an attribute of it is asked for."""
 
-    name: str
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def __getattr__(self, attribute: str) -> Any:
         module = import_module(self.name)
         register_pytrees()
         value = getattr(module, attribute)
         # From now on the attribute is found without coming here.
-        self.__dict__[attribute] = value
+        setattr(self, attribute, value)
         return value
 
     def __reduce__(self) -> Any:

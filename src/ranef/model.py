@@ -13,12 +13,13 @@ from ranef.data.parquet import batches
 from ranef.data.tables import read
 from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
 from ranef.families.mixture_spec import Mixture
-from ranef.fit import Fit
+from ranef.fit import Fit, restore_networks
 from ranef.formula.formula import Formula
 from ranef.inference.base import Method
 from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate
 from ranef.priors import Prior, checked
 from ranef.program import learning, streaming
+from ranef.program.problem import Problem
 from ranef.program.program import Program
 from ranef.program.training import Training
 
@@ -143,21 +144,25 @@ class Model:
         began = time.perf_counter()
         program: Program = self.program
         training: Training | None = None
+        problem: Problem | None = None
+        how = {"seed": seed, "draws": draws, "progress": progress}
         for runner in runners:
             # A method that does not read in batches needs all rows, even if the method before it
             # has read them in batches.
-            if training is None or (training.stream is not None and not runner.streams):
+            reread = problem is not None and problem.windows and not runner.streams
+            if training is None or problem is None or reread:
                 streams = runner.streams
                 program, training = self._learned(data, streams=streams, progress=progress)
-            if training.stream is None:
-                refuse_degenerate(program.problem(training))
-            how = {"seed": seed, "draws": draws, "progress": progress}
+                problem = program.problem(training)
+                if training.stream is None:
+                    refuse_degenerate(problem)
             try:
                 try:
-                    found = runner.run(program.problem(training), **how)
+                    found = runner.run(problem, **how)
                 except RowsNeededError:
                     program, training = self._learned(data, progress=progress)
-                    found = runner.run(program.problem(training), **how)
+                    problem = program.problem(training)
+                    found = runner.run(problem, **how)
             except MethodError as error:
                 if runner is runners[-1]:
                     raise
@@ -168,8 +173,7 @@ class Model:
             seconds = time.perf_counter() - began
             found = replace(found, seed=seed)
             fit = Fit(program, training, found, runner.name, why, seconds)
-            for name in program.networks:
-                fit.network(name)  # sets the weights of the user's network
+            restore_networks(fit)
             return fit
         raise OptionError(f"there is no method to try for {method!r}")
 

@@ -32,7 +32,7 @@ from ranef.check.reference_hyperparameters import exact_scales
 from ranef.check.reference_importance import sampled
 from ranef.check.symptom import Symptom
 from ranef.inference.base import Draws
-from ranef.inference.block_ascent.networks import is_gaussian
+from ranef.inference.block_ascent.closed_form import is_gaussian
 from ranef.numerics.psis import threshold
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Problem
@@ -82,7 +82,7 @@ def second_opinion(posterior: Posterior, deadline: Deadline | None) -> Opinion:
     draws = posterior.draws
     if draws.statistics:
         return Opinion((), ("chains that began apart from each other",))
-    problem = posterior.program.problem(posterior.training)
+    problem = posterior.problem
     if draws.points:
         problem = problem.conditioned_on(draws.points, draws.carried)
     exact = is_exact(draws, problem)

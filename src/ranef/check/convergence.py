@@ -103,7 +103,7 @@ def rising(trace: NDArray[np.float64]) -> tuple[float, float]:
 def chains(posterior: Posterior) -> Iterator[Symptom]:
     """Report chains with a high R-hat, few effective draws, divergences or a low E-BFMI."""
     draws = posterior.draws
-    products = posterior.program.problem(posterior.training).bilinear
+    products = posterior.problem.bilinear
     ready = {n: draws.sites[n] for n in draws.sites if n not in draws.lazy_sites}
     for name, labels in posterior.program.site_labels(posterior.training.state).items():
         if name in ready:

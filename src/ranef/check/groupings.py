@@ -31,7 +31,7 @@ def groupings(posterior: Posterior) -> Iterator[Symptom]:
     """
     if posterior.training.stream is not None:
         return
-    problem = posterior.program.problem(posterior.written)
+    problem = posterior.written_problem
     blocks = {
         term: block
         for term, block in problem.unit_blocks().items()

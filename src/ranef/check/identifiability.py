@@ -328,7 +328,7 @@ def intercept_of(block: LinearBlock) -> int | None:
 
 def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
     """Label and block of every term whose coefficients belong to columns of a model matrix."""
-    problem = posterior.program.problem(posterior.written)
+    problem = posterior.written_problem
     for term, block in problem.unit_blocks().items():
         if block is None or not block.sites:
             continue
@@ -371,7 +371,7 @@ def common(
         Labels of the coefficients and columns (n, k) of each block. If rows are read in batches,
         the rows are those of the sample that is held.
     """
-    predicts = posterior.program.problem(posterior.training).predicts
+    predicts = posterior.problem.predicts
     for term, block in _blocks(posterior):
         if block.codes is None and parameter in (None, predicts[term]):
             yield _labels(posterior, block), np.asarray(block.columns, np.float64)

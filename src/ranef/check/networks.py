@@ -15,7 +15,6 @@ that a network or an intercept should carry.
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +23,12 @@ from ranef.check.deadline import Deadline, OutOfTimeError
 from ranef.check.reference import NoReference
 from ranef.check.symptom import Symptom
 from ranef.errors import RanefError
-from ranef.inference.block_ascent.glmm_step import GLMMStep, GLMMUpdate
-from ranef.inference.block_ascent.lmm_step import LMMStep, LMMUpdate
+from ranef.inference.block_ascent.closed_form import is_gaussian, step_for
 from ranef.inference.block_ascent.minibatches import Windows
-from ranef.inference.block_ascent.networks import applies, is_gaussian
-from ranef.inference.glmm.reweighted_products import ReweightedProducts
-from ranef.inference.lmm.design_layout import DesignLayout
-from ranef.lazy import jax
+from ranef.inference.block_ascent.networks import applies
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Batch, Problem
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
@@ -50,7 +46,7 @@ def trained(posterior: Posterior) -> tuple[str, ...]:
     """Labels of the terms whose networks' weights are point estimates."""
     if not posterior.draws.points:
         return ()
-    problem = posterior.program.problem(posterior.training)
+    problem = posterior.problem
     known = problem.conditioned_on(posterior.draws.points, posterior.draws.carried).unit_blocks()
     return tuple(
         label
@@ -76,28 +72,26 @@ def gain(
     Raises:
         OutOfTimeError: if the deadline passes.
     """
-    draws, problem = posterior.draws, posterior.program.problem(posterior.training)
+    draws, problem = posterior.draws, posterior.problem
     if draws.seed is None:
         return NoReference("it is not known which rows were held out")
     if problem.windows:
         return NoReference("rows are read in batches")
     if not applies(problem) or draws.settings.get("guide"):
         return NoReference("the networks were trained on all rows")
-    normal = is_gaussian(problem)
-    if not normal and problem.n > _MANY:
+    if not is_gaussian(problem) and problem.n > _MANY:
         return NoReference("the model takes too long to be fitted again")
     windows = Windows.of(problem, draws.seed)
     if windows.held is None:
         return NoReference("there were too few rows to hold any out")
-    whole = windows.count == 1
-    kind = LMMStep(problem, one_window=whole) if normal else GLMMStep(problem, one_window=whole)
+    step = step_for(problem)(problem, one_window=windows.count == 1)
     known = problem.conditioned_on(draws.points, draws.carried)
     rows, scores = windows.at(0), []
     try:
         for each in (known, _without(known, labels)):
             deadline.tick()
-            given = kind.given(each, rows, {}, None, patient=True, silent=True)
-            scores.append(_scores(given, each, windows.held))
+            given = step.given(each, rows, {}, None, patient=True, silent=True)
+            scores.append(given.log_density(each, windows.held))
     except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
         return NoReference(str(error))
     difference = scores[0] - scores[1]
@@ -116,36 +110,14 @@ def _mean(values: Array) -> tuple[float, float]:
 def _without(known: Problem, labels: Collection[str]) -> Problem:
     """The problem with the networks of these labels set to zero."""
 
-    def part(data: Any) -> Batch:
+    def part(data: Rows) -> Batch:
         found, none = known.batch(data), np.zeros(0)
-        n = len(data[1].value)
+        n = data.n
         empty = LinearBlock(np.zeros((n, 0)), None, 1, none, none, known=np.zeros(n))
         blocks = {n: empty if n in labels else block for n, block in found.blocks.items()}
         return Batch(found.normal, blocks)
 
     return replace(known, batch=part)
-
-
-def _scores(given: LMMUpdate | GLMMUpdate, known: Problem, rows: Any) -> Array:
-    """Log density of each row, (n,), with linear coefficients at their conditional means."""
-    part = known.batch(rows)
-    if isinstance(given, LMMUpdate):
-        away, v = given.residuals(part, known)
-        variance = given.sigma**2 / v
-        return -0.5 * (np.log(2 * np.pi * variance) + away**2 / variance)
-    layout = DesignLayout.of(part.blocks, len(rows[1].value), known, "check")
-    solution = given.q.solution
-    eta = ReweightedProducts(layout).layout.known.copy()
-    for c, k in enumerate(layout.predictor):
-        eta[:, k] += layout.columns[:, c] * solution.common[0, c]
-    bare = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0], known=eta)
-    eta = ReweightedProducts(bare).predictors(np.zeros(0), tuple(b[0] for b in solution.effects))
-    numbers = {name: given.sites[name] for name in given.density.numbers}
-    with jax.enable_x64(True):
-        each = {name: eta[:, k] for k, name in enumerate(layout.predictors)}
-        law = known.family
-        found = law.log_density(rows[1], **each, **law.on_link_scale(**numbers))
-        return np.asarray(found, np.float64)
 
 
 def networks(

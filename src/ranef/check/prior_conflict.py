@@ -79,8 +79,7 @@ def pull(posterior: Posterior) -> Iterator[Symptom]:
 
     Effects whose posterior is nearly as wide as their prior are reported too.
     """
-    program, training = posterior.program, posterior.training
-    for block in program.problem(training).unit_blocks().values():
+    for block in posterior.problem.unit_blocks().values():
         if block is None or block.carry is None or block.codes is not None:
             continue
         found = moved(block, posterior)

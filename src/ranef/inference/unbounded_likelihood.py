@@ -48,7 +48,7 @@ def refuse_degenerate(problem: Problem) -> None:
         DataError: with the name of the response, its fault and the remedy.
     """
     family = problem.family
-    response = problem.data[1]
+    response = problem.data.response
     if problem.windows or problem.incomplete or response.value is None:
         return
     value, name = np.asarray(response.value, np.float64), str(family.response.value)
@@ -165,7 +165,7 @@ def _predictor(problem: Problem) -> tuple[Array, Array | None]:
 
     The columns are None if a term of the predictor is not linear in its coefficients.
     """
-    n = len(problem.data[1].value)
+    n = problem.data.n
     blocks = [
         block
         for label, block in problem.unit_blocks().items()

@@ -29,7 +29,8 @@ def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
     """
     training = posterior.training
     rows = evenly(training.held)
-    designs, response = jax.tree.map(lambda a: a[rows], (training.designs, training.response))
+    some = jax.tree.map(lambda a: a[rows], training.in_memory)
+    designs, response = some.designs, some.response
     codes = posterior.program.codes(designs, training.state)
     factors = {
         v.factor: (name, v.dims[0], v.coords[0])

@@ -105,9 +105,9 @@ class IdataGroups:
         """
         training = self.posterior.training
         rows = evenly(training.held)
-        designs, response = jax.tree.map(lambda a: a[rows], (training.designs, training.response))
+        some = jax.tree.map(lambda a: a[rows], training.in_memory)
         predictive = self._predictive(seed, "sample", whole=True)
-        drawn = self._by_chain(predictive.responses(designs, response, len(rows)))
+        drawn = self._by_chain(predictive.responses(some.designs, some.response, len(rows)))
         return xr.Dataset(
             {self._response: (("chain", "draw", "row"), drawn)},
             {"chain": np.arange(len(drawn)), "draw": np.arange(drawn.shape[1]), "row": rows},

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ranef.errors import ColumnError, suggestion
 from ranef.lazy import jax, jnp, numpyro
 from ranef.posterior.posterior import Posterior, tails_of
+from ranef.program.training import Rows
 from ranef.terms.base import RunOptions
 
 # Largest number of posterior draws that are used; more draws are thinned to this number.
@@ -80,7 +81,7 @@ class Imputation:
                 own = places[start : start + size]
                 padded = np.pad(own, (0, size - len(own)), mode="edge")
                 key = jax.random.fold_in(jax.random.key(self.seed), start)
-                drawn = np.asarray(self._compiled(self._sites, *self._rows(padded), key)[name])
+                drawn = np.asarray(self._compiled(self._sites, self._rows(padded), key)[name])
                 out[:, start : start + len(own)] = drawn[:, : len(own)]
         return places, out
 
@@ -95,10 +96,9 @@ class Imputation:
         label = next(term.label for term in terms if name in term.incomplete())
         return self.posterior.training.designs[label].arrays
 
-    def _rows(self, places: NDArray[np.int64]) -> Any:
-        training = self.posterior.training
-        held = (training.designs, training.response)
-        return jax.tree.map(lambda a: jnp.asarray(a[places]), held)
+    def _rows(self, places: NDArray[np.int64]) -> Rows:
+        rows = self.posterior.training.in_memory
+        return jax.tree.map(lambda a: jnp.asarray(a[places]), rows)
 
     def _row(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions in the fitted table of the training rows at `places`."""
@@ -125,11 +125,11 @@ class Imputation:
         given = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
         replay = RunOptions(training=False)
 
-        def every(sites: Any, designs: Any, response: Any, key: Any) -> dict[str, Any]:
+        def every(sites: Any, rows: Rows, key: Any) -> dict[str, Any]:
             def one(sites: Any, key: Any) -> dict[str, Any]:
                 seeded = numpyro.handlers.seed(program.imputed, key)
                 run: Any = numpyro.handlers.substitute(seeded, data={**sites, **given})
-                return run(state, designs, response, replay)
+                return run(state, rows.designs, rows.response, replay)
 
             return jax.vmap(one)(sites, jax.random.split(key, self._count))
 

@@ -72,7 +72,7 @@ class LevelLikelihood:
             OptionError: if the arrays would be too large for memory, or if the model has columns
                 in mi(), whose missing values are integrated out row by row.
         """
-        problem = posterior.program.problem(posterior.training)
+        problem = posterior.problem
         if problem.incomplete:
             raise OptionError(
                 f"the levels of {group} cannot be left out beside {problem.incomplete[0]}, whose "
@@ -108,7 +108,7 @@ class LevelLikelihood:
     @property
     def _is_normal(self) -> bool:
         program, training = self.posterior.program, self.posterior.training
-        predicts = program.problem(training).predicts
+        predicts = self.posterior.problem.predicts
         located = all(predicts[label] == program.location for label in self.labels)
         return located and program.family.normal(training.response) is not None
 

@@ -16,6 +16,7 @@ from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.inference.base import Draws
 from ranef.lazy import arviz_base, xr
 from ranef.program import learning
+from ranef.program.problem import Problem
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
 from ranef.terms.base import CENTRED, Variable, clean_name
@@ -47,6 +48,16 @@ class Posterior:
     def written(self) -> Training:
         """The training rows with every parameter in the coordinates of the formula as written."""
         return learning.as_written(self.program, self.training)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The model on its training rows, as the method took it."""
+        return self.program.problem(self.training)
+
+    @cached_property
+    def written_problem(self) -> Problem:
+        """The problem in the coordinates of the formula as written."""
+        return self.program.problem(self.written)
 
     @cached_property
     def values(self) -> dict[str, NDArray[np.float64]]:

@@ -8,7 +8,7 @@ from the family. Predictions thus never use a second implementation of the model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -108,6 +108,21 @@ def _refuse_out_of_reach(
         raise OutOfReachError(int(places[np.argmax(beyond.any(axis=0))]))
 
 
+@dataclass
+class _Kept:
+    """What copies of a `Predictive` share.
+
+    Attributes:
+        predictors: compiled function behind `Predictive._run`, once it is needed.
+        density: compiled function behind `Predictive._density`, once it is needed.
+        latest: levels and draws of the latest batch; empty before the first.
+    """
+
+    predictors: Any = None
+    density: Any = None
+    latest: list[Any] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Predictive:
     """Predictions of a fitted model on any rows, for every posterior draw.
@@ -125,6 +140,7 @@ class Predictive:
     draws: Draws
     replay: RunOptions
     seed: int
+    _kept: _Kept = field(default_factory=_Kept, repr=False, compare=False)
 
     @cached_property
     def _grouped(self) -> dict[Varying, LevelSites]:
@@ -138,16 +154,11 @@ class Predictive:
 
     def given(self, draws: Draws) -> Predictive:
         """The same predictions with other draws, of equal number; keeps the compiled program."""
-        out = replace(self, draws=draws)
-        out.__dict__["_compiled"] = self._compiled
-        return out
+        return replace(self, draws=draws, _kept=_Kept(self._compiled))
 
     def seeded(self, seed: int) -> Predictive:
         """The same with another seed; keeps the compiled programs and the draws of effects."""
-        out = replace(self, seed=seed)
-        for kept in ("_compiled", "_compiled_density", "_latest"):
-            out.__dict__[kept] = getattr(self, kept)
-        return out
+        return replace(self, seed=seed)
 
     def over(self, designs: Designs, response: ResponseDesign, n: int) -> Iterator[RowChunk]:
         """Predictors of all rows, chunk by chunk. Every row occurs in exactly one chunk.
@@ -225,7 +236,7 @@ class Predictive:
 
     def _at(self, levels: Mapping[str, NDArray[np.int64]]) -> dict[str, Array]:
         """Draws of all sites, effects for `levels` alone; the draws of the last call are kept."""
-        latest = self._latest
+        latest = self._kept.latest
         if not latest or not all(np.array_equal(latest[0][n], own) for n, own in levels.items()):
             # Free the previous draws before new ones are made.
             latest.clear()
@@ -235,11 +246,6 @@ class Predictive:
             }
             latest.extend((levels, made))
         return latest[1]
-
-    @cached_property
-    def _latest(self) -> list[Any]:
-        """Levels and draws of the latest batch; empty before the first."""
-        return []
 
     def _unseen(self, key: Varying, grouped: LevelSites, names: list[str]) -> NDArray[np.float64]:
         """Standard normal numbers for the effects of u new levels, (draws, u, k).
@@ -268,8 +274,13 @@ class Predictive:
         key = jax.random.key(self.seed)
         return self._compiled_density(sites, designs, key, _known(met), response)
 
-    @cached_property
+    @property
     def _compiled_density(self) -> Any:
+        if self._kept.density is None:
+            self._kept.density = self._compile_density()
+        return self._kept.density
+
+    def _compile_density(self) -> Any:
         """The compiled function behind `_density`."""
 
         def run(
@@ -300,8 +311,13 @@ class Predictive:
         data = {**sites, **self.draws.points, **carried}
         return numpyro.handlers.substitute(numpyro.handlers.seed(run, key), data=data)
 
-    @cached_property
+    @property
     def _compiled(self) -> Any:
+        if self._kept.predictors is None:
+            self._kept.predictors = self._compile_predictors()
+        return self._kept.predictors
+
+    def _compile_predictors(self) -> Any:
         """The compiled function from (draws, designs, key, numbers of levels) to predictors."""
         vectors = {p.name for p in self.program.family.free_parameters() if p.labels}
 

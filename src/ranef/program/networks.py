@@ -1,7 +1,7 @@
 """Outputs and features of networks at known point estimates, computed in batches of rows."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,29 +17,48 @@ _FORWARD = 65_536
 
 
 @dataclass(frozen=True)
+class ForwardPass:
+    """A NumPyro program of networks, which is compiled once for all point estimates.
+
+    Attributes:
+        program: takes designs and run options, and returns columns (n, k) by term label.
+    """
+
+    program: Callable[[Designs, RunOptions], dict[str, Array]]
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The compiled function from (points, carried, designs) to columns in inference mode."""
+
+        def columns(points: Any, carried: Any, designs: Designs) -> dict[str, Array]:
+            replay = RunOptions(training=False, rows=length(designs))
+            known = Networks(self, points, carried)
+            run: Any = numpyro.handlers.seed(known.within(lambda: self.program(designs, replay)), 0)
+            return run()
+
+        return lazily(lambda f: jax.jit(f))(columns)
+
+
+@dataclass(frozen=True)
 class Networks:
     """The networks of a program, with or without known point estimates.
 
     Attributes:
-        shape: NumPyro program that takes designs and run options and returns the columns (n, k)
-            that depend on point estimates, by term label.
+        shape: the forward pass to the columns (n, k) that depend on point estimates.
         points: point estimates by site; empty while they are unknown.
         carried: state that the program updates as it runs, such as batch-norm statistics, by site.
-        inner: as `shape`, for the inputs of the last layer of each network that ends with a linear
-            one; None for no such program.
+        inner: the forward pass to the inputs of the last layer of each network that ends with a
+            linear one; None for no such pass.
     """
 
-    shape: Callable[[Designs, RunOptions], dict[str, Array]]
+    shape: ForwardPass
     points: Mapping[str, Any] = field(default_factory=dict)
     carried: Mapping[str, Any] = field(default_factory=dict)
-    inner: Callable[[Designs, RunOptions], dict[str, Array]] | None = None
+    inner: ForwardPass | None = None
 
     def at(self, points: Mapping[str, Any], carried: Mapping[str, Any]) -> "Networks":
         """The networks at other point estimates; compiled functions are kept."""
-        out = Networks(self.shape, points, carried, self.inner)
-        out.__dict__["_compiled"] = self._compiled
-        out.__dict__["_compiled_inner"] = self._compiled_inner
-        return out
+        return replace(self, points=points, carried=carried)
 
     def within(self, program: Callable[[], Any]) -> Callable[[], Any]:
         """The program with known estimates and state substituted and hidden from its trace."""
@@ -51,14 +70,14 @@ class Networks:
 
     def bases(self, designs: Designs) -> dict[str, NDArray[np.float64]]:
         """Columns (n, k) in inference mode, by term label; empty while estimates are unknown."""
-        return self._by_label(self._compiled, designs)
+        return self._by_label(self.shape, designs)
 
     def features(self, designs: Designs) -> dict[str, NDArray[np.float64]]:
         """Inputs (n, k) of the last layers in inference mode, by term label."""
-        return {} if self.inner is None else self._by_label(self._compiled_inner, designs)
+        return {} if self.inner is None else self._by_label(self.inner, designs)
 
-    def _by_label(self, compiled: Any, designs: Designs) -> dict[str, NDArray[np.float64]]:
-        """Run a compiled program over all rows in batches of equal size, the last one padded."""
+    def _by_label(self, forward: ForwardPass, designs: Designs) -> dict[str, NDArray[np.float64]]:
+        """Run a forward pass over all rows in batches of equal size, the last one padded."""
         if not self.points:
             return {}
         n, parts = length(designs), []
@@ -66,28 +85,11 @@ class Networks:
         for start in range(0, n, size):
             rows = np.arange(start, start + size).clip(max=n - 1)
             chunk = jax.tree.map(lambda a, rows=rows: jnp.asarray(a[rows]), designs)
-            parts.append(compiled(self.points, self.carried, chunk))
+            parts.append(forward.compiled(self.points, self.carried, chunk))
         return {
             label: np.concatenate([np.asarray(part[label], np.float64) for part in parts])[:n]
             for label in parts[0]
         }
-
-    @cached_property
-    def _compiled(self) -> Any:
-        return self._compile(self.shape)
-
-    @cached_property
-    def _compiled_inner(self) -> Any:
-        return None if self.inner is None else self._compile(self.inner)
-
-    def _compile(self, program: Callable[[Designs, RunOptions], dict[str, Array]]) -> Any:
-        def columns(points: Any, carried: Any, designs: Designs) -> dict[str, Array]:
-            replay = RunOptions(training=False, rows=length(designs))
-            known = Networks(program, points, carried)
-            run: Any = numpyro.handlers.seed(known.within(lambda: program(designs, replay)), 0)
-            return run()
-
-        return lazily(lambda f: jax.jit(f))(columns)
 
 
 def _share(n: int) -> int:

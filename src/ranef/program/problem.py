@@ -15,10 +15,11 @@ from ranef.data.moments import Scale
 from ranef.families.base import Family, NormalResponse
 from ranef.lazy import Array, constraints, dist, jax, jnp, numpyro
 from ranef.priors import Prior
+from ranef.program.training import Rows
 from ranef.terms.blocks import Bilinear, LinearBlock
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """A model on its training rows, as inference methods take it.
 
@@ -28,7 +29,7 @@ class Problem:
     Attributes:
         run: the NumPyro program, ``run(data, rows)``; `rows` is the number of rows that the
             minibatch `data` stands for.
-        data: a pytree whose every leaf has the rows as its leading axis.
+        data: the rows in memory.
         n: number of rows.
         blocks: function of the values of the hyperparameter sites that returns the linear blocks
             on `data`, by term label.
@@ -76,7 +77,7 @@ class Problem:
     """
 
     run: Callable[..., Any]
-    data: Any
+    data: Rows
     n: int
     blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
     residual_scale: float
@@ -88,10 +89,10 @@ class Problem:
     location: str
     priors: Mapping[str, Prior]
     network_columns: Callable[..., dict[str, Array]]
-    batch: Callable[[Any], "Batch"]
+    batch: Callable[[Rows], "Batch"]
     windows: int
-    window: Callable[[int, int], Any]
-    final_state: Callable[[Mapping[str, Any], Mapping[str, Any], Any], dict[str, Any]]
+    window: Callable[[int, int], Rows]
+    final_state: Callable[[Mapping[str, Any], Mapping[str, Any], Rows], dict[str, Any]]
     family: Family
     predictor_scales: Mapping[str, Scale]
     parameter_starts: Mapping[str, Any]

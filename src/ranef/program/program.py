@@ -26,11 +26,11 @@ from ranef.lazy import Array, jnp, numpyro
 from ranef.priors import Prior, RescaledDefault, sites
 from ranef.program import predictors as assignment
 from ranef.program.missing_values import FAMILIES, ConditionalDensity, MissingDataLikelihood, column
-from ranef.program.networks import Networks
+from ranef.program.networks import ForwardPass, Networks
 from ranef.program.problem import Batch, Problem
 from ranef.program.relabelling import relabel
-from ranef.program.training import Designs, Training, TrainingState, length
-from ranef.terms.base import CENTRED, Curve, LevelSites, RunOptions, Term, Variable, clean_name
+from ranef.program.training import Designs, Rows, Training, TrainingState, length
+from ranef.terms.base import CENTRED, Curve, LevelSites, Run, RunOptions, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear, LinearBlock
 
 _RESERVED = ("chain", "draw")
@@ -258,22 +258,17 @@ class Program:
         """
         state = training.state
         known = networks or Networks(
-            lambda designs, how: self.bases(state, designs, how),
-            inner=lambda designs, how: self.features(state, designs, how),
+            ForwardPass(lambda designs, how: self.bases(state, designs, how)),
+            inner=ForwardPass(lambda designs, how: self.features(state, designs, how)),
         )
 
-        def run(data: tuple[Designs, ResponseDesign], rows: int | None = None) -> Any:
-            return known.within(lambda: self(state, data[0], data[1], rows=rows))()
-
-        def shape(designs: Designs, training: bool = True) -> dict[str, Array]:
-            return self.bases(state, designs, RunOptions(training=training, rows=length(designs)))
+        def run(data: Rows, rows: int | None = None) -> Any:
+            return known.within(lambda: self(state, data.designs, data.response, rows=rows))()
 
         def blocks(hyperparameters: Mapping[str, Any]) -> dict[str, LinearBlock]:
             return self.blocks(state, training.designs, hyperparameters)
 
-        data = (training.designs, training.response)
-
-        def structure(designs: Designs) -> dict[str, LinearBlock | None]:
+        def unit_blocks(designs: Designs) -> dict[str, LinearBlock | None]:
             bases = known.bases(designs)
             return {
                 term.label: term.structure(
@@ -285,50 +280,59 @@ class Program:
                 for _, term in self.all_terms()
             }
 
-        def part(data: tuple[Designs, ResponseDesign]) -> Batch:
-            return Batch(self.family.normal(data[1]), structure(data[0]))
+        def network_columns(designs: Designs, training: bool = True) -> dict[str, Array]:
+            return self.bases(state, designs, RunOptions(training=training, rows=length(designs)))
 
-        def window(seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+        def batch(rows: Rows) -> Batch:
+            return Batch(self.family.normal(rows.response), unit_blocks(rows.designs))
+
+        def window(seed: int, number: int) -> Rows:
             assert training.stream is not None
             return training.stream.window(seed, number)
 
-        def settled(points: Any, carried: Any, data: tuple[Designs, ResponseDesign]) -> Any:
-            return {**carried, **self._settled(state, data[0], known.at(points, carried))}
+        def final_state(points: Any, carried: Any, data: Rows) -> dict[str, Any]:
+            return {**carried, **self._settled(state, data.designs, known.at(points, carried))}
 
-        law = self.family.bind(state.family)
+        family = self.family.bind(state.family)
         return Problem(
-            run,
-            data,
-            training.rows.used,
-            blocks,
-            self.family.row_scale(state.family),
-            self.family.name,
-            lambda: self.family.normal(training.response),
-            lambda: structure(training.designs),
-            lambda: map(part, training.parts()),
-            {term.label: parameter.name for parameter, term in self.all_terms()},
-            self.family.parameters[0].name,
-            state.priors,
-            shape,
-            part,
-            training.stream.windows if training.stream else 0,
-            window,
-            settled,
-            law,
-            state.scales,
-            {p.name: law.start(state.family, p) for p in law.free_parameters()},
-            lambda points, carried: self.problem(training, known.at(points, carried)),
-            lambda values: relabel(law, state.priors, values),
-            {
+            run=run,
+            data=training.in_memory,
+            n=training.rows.used,
+            blocks=blocks,
+            residual_scale=self.family.row_scale(state.family),
+            family_name=self.family.name,
+            normal=lambda: self.family.normal(training.response),
+            unit_blocks=lambda: unit_blocks(training.designs),
+            batches=lambda: map(batch, training.parts()),
+            predicts={term.label: parameter.name for parameter, term in self.all_terms()},
+            location=self.location,
+            priors=state.priors,
+            network_columns=network_columns,
+            batch=batch,
+            windows=training.stream.windows if training.stream else 0,
+            window=window,
+            final_state=final_state,
+            family=family,
+            predictor_scales=state.scales,
+            parameter_starts={
+                p.name: family.start(state.family, p) for p in family.free_parameters()
+            },
+            conditioned_on=lambda points, carried: self.problem(
+                training, known.at(points, carried)
+            ),
+            relabel=lambda values: relabel(family, state.priors, values),
+            residual_scales={
                 p.prefix + p.location: p.family.row_scale(p.family_state(state))
                 for p in self.programs
             },
-            tuple(term.label for _, term in self.all_terms() if term.incomplete()),
-            self._bilinear(state, training.designs),
-            self._carriable(state),
-            {site: value for _, t in self.all_terms() for site, value in t.without().items()},
-            known.features,
-            lambda points, changes: self._moved(state, points, changes),
+            incomplete=tuple(term.label for _, term in self.all_terms() if term.incomplete()),
+            bilinear=self._bilinear(state, training.designs),
+            carriable=self._carriable(state),
+            idle_networks={
+                site: value for _, t in self.all_terms() for site, value in t.without().items()
+            },
+            features=known.features,
+            shifted_networks=lambda points, changes: self._moved(state, points, changes),
         )
 
     def _bilinear(self, state: TrainingState, designs: Designs) -> dict[str, Bilinear]:
@@ -399,10 +403,9 @@ class Program:
         """Columns (n, k) that depend on point estimates, by term label; runs within a handler."""
         out, replay = {}, replace(replay, made={})
         for parameter, term in self.all_terms():
-            label, scale = term.label, state.scales[parameter.name]
-            basis = term.basis(state.terms[label], designs[label], scale, replay)
+            basis = term.basis(_run(state, designs, term, parameter.name, replay))
             if basis is not None:
-                out[label] = basis
+                out[term.label] = basis
         return out
 
     def features(
@@ -410,8 +413,8 @@ class Program:
     ) -> dict[str, Array]:
         """Inputs (n, k) of the networks' last layers, by term label; runs within a handler."""
         out, replay = {}, replace(replay, made={})
-        for _, term in self.all_terms():
-            found = term.features(state.terms[term.label], designs[term.label], replay)
+        for parameter, term in self.all_terms():
+            found = term.features(_run(state, designs, term, parameter.name, replay))
             if found is not None:
                 out[term.label] = found
         return out
@@ -535,13 +538,7 @@ class Program:
             name = parameter.name
             if name in self.terms:
                 curves[name] = [
-                    term.sample_given(
-                        state.terms[term.label],
-                        designs[term.label],
-                        state.priors,
-                        state.scales[self.prefix + name],
-                        replay,
-                    )
+                    term.sample_given(_run(state, designs, term, self.prefix + name, replay))
                     for term in self.terms[name]
                 ]
             else:
@@ -580,12 +577,7 @@ class Program:
         """`blocks` within a NumPyro handler that supplies the hyperparameters."""
         out = {}
         for parameter, term in self.all_terms():
-            block = term.linear_block(
-                state.terms[term.label],
-                designs[term.label],
-                state.priors,
-                state.scales[parameter.name],
-            )
+            block = term.linear_block(_run(state, designs, term, parameter.name, RunOptions()))
             if block is not None:
                 out[term.label] = block
         return out
@@ -725,6 +717,14 @@ class Program:
         own = {n: p for n, p in state.priors.items() if "/" not in n}
         titles = {n: v.title or n for n, v in self.variables(state).items()}
         return {titles.get(n, n): prior for n, prior in {**own, **out}.items()}
+
+
+def _run(
+    state: TrainingState, designs: Designs, term: Term, parameter: str, options: RunOptions
+) -> Run[Any]:
+    """What a term of this family parameter gets to know in one run."""
+    label = term.label
+    return Run(state.terms[label], designs[label], state.priors, state.scales[parameter], options)
 
 
 def name_clash(name: str) -> ColumnError:

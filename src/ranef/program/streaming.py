@@ -16,10 +16,9 @@ from ranef.data.complete_cases import CompleteCases, gaps, refuse_none
 from ranef.data.frame import Frame
 from ranef.data.parquet import Batches
 from ranef.data.tables import concatenate
-from ranef.families.base import ResponseDesign
 from ranef.program import learning
 from ranef.program.program import Program
-from ranef.program.training import Designs, Training, TrainingState, evenly
+from ranef.program.training import Rows, Training, TrainingState, evenly
 
 
 class _CompleteBatches:
@@ -117,19 +116,19 @@ class _Stream:
         """The stream with designs made by another state."""
         return replace(self, state=state)
 
-    def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
-        """Designs and responses of all complete rows, batch by batch."""
+    def parts(self) -> Iterator[Rows]:
+        """All complete rows, batch by batch."""
         for frame in self.complete:
             yield self._rows(frame)
 
-    def window(self, seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+    def window(self, seed: int, number: int) -> Rows:
         """The complete rows of a window that are not in the sample."""
         frame = self.complete.batches.window(seed, number)
         whole, _ = gaps(frame, self.complete.needs)
         sampled = np.concatenate(self.complete.sampled)
         return self._rows(frame.keep(whole & ~np.isin(np.asarray(frame.rows), sampled)))
 
-    def _rows(self, frame: Frame) -> tuple[Designs, ResponseDesign]:
-        """Designs and response of the rows of `frame`."""
+    def _rows(self, frame: Frame) -> Rows:
+        """The rows of `frame` as the program takes them."""
         program, state = self.program, self.state
-        return program.designs(state, frame), program.family.design(state.family, frame)
+        return Rows(program.designs(state, frame), program.family.design(state.family, frame))

@@ -11,7 +11,7 @@ from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families.base import ResponseDesign
-from ranef.lazy import jax
+from ranef.lazy import jax, pytree
 from ranef.priors import Prior
 from ranef.terms.base import Design
 
@@ -20,6 +20,27 @@ Designs = Mapping[str, Design]
 
 # Largest number of rows in the sample that is kept as read from the table.
 SAMPLE = 20_000
+
+
+@pytree(data=["designs", "response"], meta=[])
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a table as a program takes them: all of a fit, or a batch of them.
+
+    Every leaf of this pytree has the rows as its leading axis.
+
+    Attributes:
+        designs: the design of every term, by label.
+        response: the response, with weights, trials or standard errors beside it.
+    """
+
+    designs: Designs
+    response: ResponseDesign
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.response.value)
 
 
 @dataclass(frozen=True)
@@ -56,11 +77,11 @@ class Stream(Protocol):
         """The stream with designs made by another state."""
         ...
 
-    def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
-        """Designs and responses of all rows used, in batches, in the order of the table."""
+    def parts(self) -> Iterator[Rows]:
+        """All rows used, in batches, in the order of the table."""
         ...
 
-    def window(self, seed: int, number: int) -> tuple[Designs, ResponseDesign]:
+    def window(self, seed: int, number: int) -> Rows:
         """Rows in random order, without those of the sample.
 
         The windows of one seed together hold every other row once.
@@ -95,10 +116,15 @@ class Training:
         """Number of rows in `designs` and `response`."""
         return len(self.response.value)
 
-    def parts(self) -> Iterator[tuple[Designs, ResponseDesign]]:
-        """Designs and responses of all rows used, in batches."""
+    @property
+    def in_memory(self) -> Rows:
+        """The rows in `designs` and `response`."""
+        return Rows(self.designs, self.response)
+
+    def parts(self) -> Iterator[Rows]:
+        """All rows used, in batches."""
         if self.stream is None:
-            yield self.designs, self.response
+            yield self.in_memory
         else:
             yield from self.stream.parts()
 

@@ -270,7 +270,7 @@ def _refuse_inconsistent(
     labels = {term.label for _, term in program.all_terms()}
     if set(state.terms) != labels or set(training.designs) != labels:
         raise FileError("its terms are not those of its formula")
-    arrays = jax.tree.leaves((training.designs, training.response))
+    arrays = jax.tree.leaves(training.in_memory)
     if any(np.ndim(a) and len(a) != n for a in arrays):
         raise FileError("its rows differ in number")
     variables = program.variables(state)

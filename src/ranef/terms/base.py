@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +142,28 @@ class RunOptions:
     made: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
+_State = TypeVar("_State")
+
+
+@dataclass(frozen=True)
+class Run(Generic[_State]):
+    """What a term gets to know in one run of the NumPyro program.
+
+    Attributes:
+        state: state of the term.
+        design: the rows.
+        priors: prior of every parameter of the program, by name.
+        scale: location and sd of the predictor, for starting values and step sizes.
+        options: options of the run.
+    """
+
+    state: _State
+    design: Design
+    priors: Mapping[str, Prior]
+    scale: Scale
+    options: RunOptions = field(default_factory=RunOptions)
+
+
 # Suffix of the sds and correlations of group effects in centred coordinates, on which their default
 # priors are set.
 CENTRED = "/centred"
@@ -169,7 +191,7 @@ class Term(ABC):
 
     Before a fit its methods are called in this order: `scan` on each batch of training rows,
     `finish`, `renamed`, `columns` on each batch, `measured` with the moments of these columns,
-    `placed`, and `parameters` for the default priors. `sample` then runs within the NumPyro
+    `placed`, and `parameters` for the default priors. `eta` then runs within the NumPyro
     program. What is learned is passed around as `state`; the term itself is not changed by it.
 
     Args:
@@ -299,23 +321,19 @@ class Term(ABC):
         return None
 
     @abstractmethod
+    def eta(self, run: Run[Any]) -> Array:
+        """Sample the sites of the term within a NumPyro program and return its eta, (n,)."""
+
     def sample(
         self,
         state: Any,
         design: Design,
         priors_: Mapping[str, Prior],
         scale: Scale,
-        replay: RunOptions,
+        options: RunOptions,
     ) -> Array:
-        """Sample the sites of the term within a NumPyro program and return its eta, (n,).
-
-        Args:
-            state: state of the term.
-            design: the rows.
-            priors_: prior of every parameter, by name.
-            scale: location and sd of the predictor, for starting values and step sizes.
-            replay: options of the run.
-        """
+        """`eta` of a run that is given by its parts."""
+        return self.eta(Run(state, design, priors_, scale, options))
 
     def incomplete(self) -> tuple[str, ...]:
         """Columns whose missing values are integrated out; eta is linear in them.
@@ -324,25 +342,16 @@ class Term(ABC):
         """
         return ()
 
-    def sample_given(
-        self,
-        state: Any,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Curve:
+    def sample_given(self, run: Run[Any]) -> Curve:
         """Sample the sites within a NumPyro program; return eta as a function of `incomplete`."""
-        eta = self.sample(state, design, priors_, scale, replay)
+        eta = self.eta(run)
         return lambda completed, rows: eta[rows]
 
-    def linear_block(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale
-    ) -> LinearBlock | None:
+    def linear_block(self, run: Run[Any]) -> LinearBlock | None:
         """The term as a linear block, within a NumPyro program; None if it is not linear."""
         return None
 
-    def basis(self, state: Any, design: Design, scale: Scale, replay: RunOptions) -> Array | None:
+    def basis(self, run: Run[Any]) -> Array | None:
         """Columns (n, k) that depend on point estimates, within a NumPyro program.
 
         Given these columns the term is linear in its coefficients, and `structure` returns its
@@ -385,7 +394,7 @@ class Term(ABC):
         """The term as a bilinear block, or None if it is not bilinear."""
         return None
 
-    def features(self, state: Any, design: Design, replay: RunOptions) -> Array | None:
+    def features(self, run: Run[Any]) -> Array | None:
         """Inputs (n, k) of the last layer of its network, within a NumPyro program.
 
         None for a term without a network, or whose network does not end with a linear layer.
@@ -503,15 +512,7 @@ class LinearTerm(Term):
         """The columns, and the prior of the coefficients given the hyperparameters."""
 
     @abstractmethod
-    def coefficients(
-        self,
-        state: Any,
-        block: LinearBlock,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        design: Design,
-        replay: RunOptions,
-    ) -> Array:
+    def coefficients(self, run: Run[Any], block: LinearBlock) -> Array:
         """Sample the coefficients, (k,) or (levels, k), within a NumPyro program."""
 
     def structure(
@@ -519,22 +520,13 @@ class LinearTerm(Term):
     ) -> LinearBlock | None:
         return self.block(state, design, priors_, {})
 
-    def linear_block(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior], scale: Scale
-    ) -> LinearBlock:
-        hyperparameters = self.hyperparameters(state, priors_, scale)
-        return self.block(state, design, priors_, hyperparameters)
+    def linear_block(self, run: Run[Any]) -> LinearBlock:
+        hyperparameters = self.hyperparameters(run.state, run.priors, run.scale)
+        return self.block(run.state, run.design, run.priors, hyperparameters)
 
-    def sample(
-        self,
-        state: Any,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
-        block = self.linear_block(state, design, priors_, scale)
-        return block.predict(self.coefficients(state, block, priors_, scale, design, replay))
+    def eta(self, run: Run[Any]) -> Array:
+        block = self.linear_block(run)
+        return block.predict(self.coefficients(run, block))
 
 
 def clean_name(text: str) -> str:

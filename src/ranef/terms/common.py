@@ -20,7 +20,7 @@ from ranef.terms.base import (
     Design,
     LinearTerm,
     Parameter,
-    RunOptions,
+    Run,
     Variable,
     clean_name,
 )
@@ -293,22 +293,15 @@ class Common(LinearTerm):
         columns = state.slices[name]
         return (columns.stop - columns.start,) if self._is_vector(state, name) else ()
 
-    def coefficients(
-        self,
-        state: CommonState,
-        block: LinearBlock,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        design: Design,
-        replay: RunOptions,
-    ) -> Array:
+    def coefficients(self, run: Run[CommonState], block: LinearBlock) -> Array:
+        state, scale = run.state, run.scale
         units = scale.sd / _spread(state)
         parts = []
         for name, columns in state.own.items():
             shape = self._shape(state, name)
             value = sites.parameter(
                 self._site(name),
-                priors_[self._site(name)],
+                run.priors[self._site(name)],
                 shape=shape,
                 start=scale.start if name == INTERCEPT else 0.0,
                 unit=units[columns].reshape(shape),
@@ -320,21 +313,14 @@ class Common(LinearTerm):
             name = self._joint_site
             shape = start.shape
             unit = scale.sd
-            gamma = sites.parameter(name, priors_[name], shape=shape, start=start, unit=unit)
+            gamma = sites.parameter(name, run.priors[name], shape=shape, start=start, unit=unit)
             parts.append(gamma)
         return jnp.concatenate(parts)
 
-    def sample(
-        self,
-        state: CommonState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
-        block = self.block(state, design, priors_, {})
-        b = self.coefficients(state, block, priors_, scale, design, replay)
-        columns, out, start = design.arrays["columns"], jnp.zeros(()), 0
+    def eta(self, run: Run[CommonState]) -> Array:
+        state = run.state
+        b = self.coefficients(run, self.block(state, run.design, run.priors, {}))
+        columns, out, start = run.design.arrays["columns"], jnp.zeros(()), 0
         for place in state.own.values():
             beta = b[start : start + place.stop - place.start]
             out = out + columns[:, place] @ beta + jnp.asarray(state.mean[place]) @ beta

@@ -27,7 +27,7 @@ from ranef.terms.base import (
     LevelSites,
     LinearTerm,
     Parameter,
-    RunOptions,
+    Run,
     Variable,
     clean_name,
 )
@@ -328,20 +328,12 @@ class Group(LinearTerm):
             unit["cholesky"] = np.eye(k)
         return self.block(state, design, priors_, unit)
 
-    def coefficients(
-        self,
-        state: GroupState,
-        block: LinearBlock,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        design: Design,
-        replay: RunOptions,
-    ) -> Array:
-        effects = self._draw(state, block, jnp.asarray(self._unit(state, scale)))
-        new = design.unseen()
+    def coefficients(self, run: Run[GroupState], block: LinearBlock) -> Array:
+        effects = self._draw(run.state, block, jnp.asarray(self._unit(run.state, run.scale)))
+        new = run.design.unseen()
         if new == 0:
             return effects
-        if replay.new_levels == "zero":
+        if run.options.new_levels == "zero":
             unseen = jnp.zeros((new, effects.shape[1]))
         else:
             unseen = self._unseen(block, new)

@@ -28,8 +28,8 @@ from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.formula.expression import Column
 from ranef.lazy import Array, dist, jax, jnp, numpyro
-from ranef.priors import Prior, sites
-from ranef.terms.base import Design, LevelSites, Parameter, RunOptions, Term, Variable, clean_name
+from ranef.priors import sites
+from ranef.terms.base import Design, LevelSites, Parameter, Run, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear
 
 _OPTIONS = {"rank": 8}
@@ -132,34 +132,24 @@ class Factorization(Term):
     def parameters(self, state: FactorizationState, scale: Scale) -> dict[str, Parameter]:
         return {self._scale: Parameter(priors.HalfNormal(scale.sd), "positive")}
 
-    def sample(
-        self,
-        state: FactorizationState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
-        size = 0.3 * scale.sd
+    def eta(self, run: Run[FactorizationState]) -> Array:
+        design, size = run.design, 0.3 * run.scale.sd
         start = size * 0.8 ** np.arange(self.rank)
         tau = sites.parameter(
-            self._scale, priors_[self._scale], shape=(self.rank,), support="positive", start=start
+            self._scale,
+            run.priors[self._scale],
+            shape=(self.rank,),
+            support="positive",
+            start=start,
         )
-        u = self._side(0, state, tau, size, design.unseen(0), replay)
-        v = self._side(1, state, jnp.ones(self.rank), 1.0, design.unseen(1), replay)
+        u = self._side(0, run, tau, size)
+        v = self._side(1, run, jnp.ones(self.rank), 1.0)
         return jnp.sum(u[design.arrays["left"]] * v[design.arrays["right"]], axis=-1)
 
-    def _side(
-        self,
-        side: int,
-        state: FactorizationState,
-        sds: Array,
-        size: float,
-        new: int,
-        replay: RunOptions,
-    ) -> Array:
+    def _side(self, side: int, run: Run[FactorizationState], sds: Array, size: float) -> Array:
         """Sample the factors of one side, (levels, K), those of new levels last."""
-        site, shape = self._sites[side], (len(state.levels[side]), self.rank)
+        site, shape = self._sites[side], (len(run.state.levels[side]), self.rank)
+        new = run.design.unseen(side)
         # u = v = 0 is a stationary point of the likelihood, so a search starts at random values,
         # which depend on the site's name alone.
         away = jax.random.normal(jax.random.key(zlib.crc32(site.encode())), shape)
@@ -168,7 +158,7 @@ class Factorization(Term):
         known = jnp.asarray(numpyro.sample(site, law, infer=infer))
         if not new:
             return known
-        if replay.new_levels == "zero":
+        if run.options.new_levels == "zero":
             return jnp.concatenate([known, jnp.zeros((new, self.rank))])
         plain = dist.Normal(jnp.zeros((new, self.rank)), 1.0).to_event(2)
         unseen = jnp.asarray(numpyro.sample(f"{self.label}/{side}_new", plain))

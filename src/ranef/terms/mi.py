@@ -29,7 +29,7 @@ from ranef.terms.base import (
     Curve,
     Design,
     Parameter,
-    RunOptions,
+    Run,
     Term,
     Variable,
     clean_name,
@@ -147,39 +147,24 @@ class MissingColumn(Term):
     ) -> Array:
         return sites.parameter(self._site, priors_[self._site], start=0.0, unit=scale.sd / state.sd)
 
-    def sample(
-        self,
-        state: MissingState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
+    def eta(self, run: Run[MissingState]) -> Array:
         """Sample beta and return eta (n,), with missing values at the mean of the column."""
-        return self._coefficient(state, priors_, scale) * (design.arrays["value"] - state.centre)
+        value = run.design.arrays["value"]
+        return self._coefficient(run.state, run.priors, run.scale) * (value - run.state.centre)
 
-    def sample_given(
-        self,
-        state: MissingState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Curve:
-        beta = self._coefficient(state, priors_, scale)
-        return lambda completed, rows: beta * (completed[self.column] - state.centre)
+    def sample_given(self, run: Run[MissingState]) -> Curve:
+        beta, centre = self._coefficient(run.state, run.priors, run.scale), run.state.centre
+        return lambda completed, rows: beta * (completed[self.column] - centre)
 
-    def linear_block(
-        self, state: MissingState, design: Design, priors_: Mapping[str, Prior], scale: Scale
-    ) -> LinearBlock:
-        """The block of `sample`, in which missing values are at the mean of the column.
+    def linear_block(self, run: Run[MissingState]) -> LinearBlock:
+        """The block of `eta`, in which missing values are at the mean of the column.
 
         It is an approximation, so `structure` does not return it as part of the model.
         """
-        prior = priors_[self._site]
+        prior = run.priors[self._site]
         normal = isinstance(prior, priors.Normal)
         return LinearBlock(
-            design.arrays["value"][:, None] - state.centre,
+            run.design.arrays["value"][:, None] - run.state.centre,
             None,
             1,
             np.array([prior.mu if isinstance(prior, priors.Normal) else 0.0]),

@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
-from ranef.data.moments import Scale
 from ranef.errors import FormulaError
 from ranef.formula import transforms
 from ranef.formula.expression import Function
 from ranef.lazy import Array, jnp
 from ranef.priors import Prior
-from ranef.terms.base import Design, RunOptions, Term
+from ranef.terms.base import Design, Run, Term
 from ranef.terms.blocks import LinearBlock
 
 
@@ -50,12 +49,5 @@ class Offset(Term):
         column = design.arrays["values"][:, None]
         return LinearBlock(column, None, 1, np.ones(1), np.zeros(1))
 
-    def sample(
-        self,
-        state: transforms.Learned,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
-        return jnp.asarray(design.arrays["values"])
+    def eta(self, run: Run[transforms.Learned]) -> Array:
+        return jnp.asarray(run.design.arrays["values"])

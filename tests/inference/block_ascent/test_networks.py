@@ -121,7 +121,7 @@ def test_windows_hold_every_row_once_and_none_of_the_sample(tmp_path, monkeypatc
     stream = fit.training.stream
     assert stream is not None
     for seed in (1, 2):
-        seen = [stream.window(seed, k)[1].value for k in range(stream.windows)]
+        seen = [stream.window(seed, k).response.value for k in range(stream.windows)]
         sample = fit.training.response.value
         assert len(sample) == 300
         np.testing.assert_array_equal(np.sort(np.concatenate([*seen, sample])), y)

@@ -96,7 +96,9 @@ def test_whole_levels_are_held_out_beside_single_rows():
     table["h"] = np.random.default_rng(1).integers(0, 5, 1000).astype(str)
     problem = problem_of("y ~ nn(t) + (t || id) + (1 | h)", table)
     windows = Windows.of(problem, 0)
-    held, rows = (data[0]["1 + t || id"].arrays["codes"] for data in (windows.held, windows.at(0)))
+    held, rows = (
+        part.designs["1 + t || id"].arrays["codes"] for part in (windows.held, windows.at(0))
+    )
     assert len(held) == 100
     assert len(rows) == 900
     unseen = windows.unseen["id"]

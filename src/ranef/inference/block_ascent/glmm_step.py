@@ -12,7 +12,7 @@ where r_i is the contribution of the linear blocks to the predictors of row i un
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,14 @@ from ranef.inference.glmm.gaussian_approximation import GaussianPosterior
 from ranef.inference.glmm.marginal_posterior import GLMMHyperposterior
 from ranef.inference.glmm.reweighted_products import ReweightedProducts
 from ranef.inference.lmm.design_layout import DesignLayout
+from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.inference.pwls.schur_complement import DependentColumnError
-from ranef.lazy import jnp
+from ranef.lazy import jax, jnp
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.gauss_hermite import rule
 from ranef.program.problem import Batch, Problem
+from ranef.program.training import Rows
 
 Array = NDArray[np.float64]
 
@@ -60,7 +62,7 @@ MOST = 2_000_000
 
 @dataclass(frozen=True)
 class GLMMUpdate:
-    """Result of the closed-form step for any family, given the networks.
+    """The `ClosedFormUpdate` for any family.
 
     Attributes:
         density: posterior density of the hyperparameters.
@@ -83,7 +85,7 @@ class GLMMUpdate:
     changes: Mapping[str, Array]
 
     @property
-    def mixed(self) -> Any:
+    def mixed(self) -> LinearMixedModel:
         """The mixed model of the linear blocks."""
         return self.density.mixed
 
@@ -97,28 +99,20 @@ class GLMMUpdate:
         """The family parameters without a predictor, at the mode."""
         return {name: self.sites[name] for name in self.density.numbers}
 
-    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+    def error(self, known: Problem, rows: Rows, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
         """Minus the mean log density of rows, at the posterior means of the coefficients.
 
-        The effects of unseen levels are integrated over their prior, by the bound of a Gaussian
+        The effects of unseen levels are integrated over their prior by the bound of a Gaussian
         approximation.
-
-        Args:
-            known: the problem with known networks.
-            rows: any rows.
-            unseen: (J,) whether no training row has a level, by grouping.
-
-        Returns:
-            The error in nats per row.
         """
         part = known.batch(rows)
-        n = len(rows[1].value)
+        n = rows.n
         layout = DesignLayout.of(part.blocks, n, known, "svi")
         eta = ReweightedProducts(layout).layout.known.copy()
         common = self.q.solution.common[0]
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
-        changes = self.parts.changes(self.parts.features(known, rows[0]))
+        changes = self.parts.changes(self.parts.features(known, rows.designs))
         own = self.parts.eta(part, changes, common, self._effects, unseen)
         for name, added in own.items():
             eta[:, layout.predictors.index(name)] += added
@@ -129,13 +123,15 @@ class GLMMUpdate:
         total = self._of_unseen(known, kept(rows, new), part.keep(new), eta[new], unseen)
         if total is None:
             new, total = np.zeros(n, bool), 0.0
-        averages = expected_log_density_of(known.family, kept(rows[1], ~new), layout.predictors)
+        averages = expected_log_density_of(
+            known.family, kept(rows.response, ~new), layout.predictors
+        )
         return -(total + averages.at(self._numbers, eta[~new])) / n
 
     def _of_unseen(
         self,
         known: Problem,
-        rows: Any,
+        rows: Rows,
         part: Batch,
         eta: Array,
         unseen: Mapping[str, NDArray[np.bool_]],
@@ -166,17 +162,30 @@ class GLMMUpdate:
             q = density.near(density.coordinates.inverse(self.sites))
         return None if q is None else q.value
 
+    def log_density(self, known: Problem, rows: Rows) -> Array:
+        """Log p(y_i | eta_i, family parameters) of each row, (n,)."""
+        layout = DesignLayout.of(known.batch(rows).blocks, rows.n, known, "svi")
+        common = self.q.solution.common[0]
+        eta = ReweightedProducts(layout).layout.known.copy()
+        for c, k in enumerate(layout.predictor):
+            eta[:, k] += layout.columns[:, c] * common[c]
+        none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
+        none = replace(none, known=eta)
+        eta = ReweightedProducts(none).predictors(np.zeros(0), self._effects)
+        with jax.enable_x64(True):
+            each = {name: eta[:, k] for k, name in enumerate(layout.predictors)}
+            family = known.family
+            found = family.log_density(
+                rows.response, **each, **family.on_link_scale(**self._numbers)
+            )
+            return np.asarray(found, np.float64)
+
     def moves(self) -> dict[str, tuple[Array, float]]:
         """Changes of last layers by label, as from `CommonParts.moves`."""
         return self.parts.moves(self._effects)
 
-    def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
-        """The arrays that the gradient steps of the networks hold fixed.
-
-        Args:
-            known: the problem with known networks.
-            rows: the rows of the steps.
-            labels: labels of the terms that have networks.
+    def held(self, known: Problem, rows: Rows, labels: Sequence[str]) -> tuple[Any, Any]:
+        """What the gradient steps of the networks hold fixed.
 
         Returns:
             Arrays by row: "rest" (n, K), the mean predictors without networks; "root" (n, K, K), a
@@ -194,7 +203,7 @@ class GLMMUpdate:
         for label in labels:
             columns, coefficients[label] = shared(part, label, self.mixed, self._effects)
             rest[:, self.places[label]] -= columns @ coefficients[label]
-        response = rows[1]
+        response = rows.response
         root = np.asarray(root_of(jnp.asarray(self.q.covariance)))
         return (
             {"rest": rest, "root": root, "response": response},
@@ -203,18 +212,15 @@ class GLMMUpdate:
 
 
 class GLMMStep:
-    """Closed-form step and loss for networks in the predictors of any family.
+    """The `ClosedFormStep` for networks in the predictors of any family.
 
     Args:
         problem: the model and its rows.
         one_window: whether every round has all rows. Only then may last layers change in closed
             form.
-
-    Attributes:
-        finish: name of the method that computes the posterior at the end.
     """
 
-    finish = "laplace"
+    finish: ClassVar[str] = "laplace"
 
     def __init__(self, problem: Problem, *, one_window: bool) -> None:
         self.problem, self.parts = problem, CommonParts.of(problem, features=one_window)
@@ -227,36 +233,26 @@ class GLMMStep:
     def given(
         self,
         known: Problem,
-        rows: Any,
+        rows: Rows,
         before: Mapping[str, Any],
         earlier: CrossProducts | None,
         *,
         patient: bool,
         silent: bool,
     ) -> GLMMUpdate:
-        """The linear blocks given the networks.
+        """The linear blocks given the networks; `earlier` is not used.
 
-        Args:
-            known: the problem with known networks.
-            rows: the rows of the round.
-            before: `sites` and `begin` of the round before; empty in the first.
-            earlier: not used.
-            patient: whether to search for the mode of the hyperparameters; otherwise they stay at
-                `before`.
-            silent: whether the networks add nothing, so that their last layers do not change.
-
-        Raises:
-            DataError: if the linear terms have no finite posterior.
+        If it is not `patient`, the hyperparameters stay at `before`.
         """
         part = known.batch(rows)
-        features = {} if silent else self.parts.features(known, rows[0])
+        features = {} if silent else self.parts.features(known, rows.designs)
         parts = self.parts.along(features)
         changes = parts.changes(features)
         beside = parts.beside(part, changes)
         own = replace(
             parts.problem(known),
             data=rows,
-            n=len(rows[1].value),
+            n=rows.n,
             unit_blocks=lambda: beside.blocks,
         )
         own = self.started(own, before)
@@ -308,23 +304,17 @@ class GLMMStep:
         return replace(known, predictor_scales=scales)
 
     def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
-        """Mean over a minibatch of -E log p(y_i | eta_i) in nats, by quadrature.
-
-        Args:
-            bases: columns of the networks by label.
-            rows: arrays by row from `held`.
-            fixed: numbers for all rows from `held`.
-        """
+        """Mean over a minibatch of -E log p(y_i | eta_i) in nats, by quadrature."""
         eta = rows["rest"]
         for label, c in fixed["coefficients"].items():
             eta = eta.at[:, self._places[label]].add(bases[label] @ c)
         points, weights = rule(eta.shape[1], _NODES if eta.shape[1] == 1 else 0)
-        law = self.problem.family
-        numbers = law.on_link_scale(**fixed["numbers"])
+        family = self.problem.family
+        numbers = family.on_link_scale(**fixed["numbers"])
         total = 0.0
         for point, weight in zip(points, weights, strict=True):
             moved = eta + jnp.einsum("nkl,l->nk", rows["root"], point)
             each = {name: moved[:, k] for k, name in enumerate(self._predictors)}
-            density = law.log_density(rows["response"], **each, **numbers)
+            density = family.log_density(rows["response"], **each, **numbers)
             total = total + weight * jnp.mean(density)
         return -total

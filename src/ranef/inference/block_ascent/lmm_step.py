@@ -25,6 +25,7 @@ from ranef.lazy import jnp
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
 from ranef.program.problem import Batch, Problem
+from ranef.program.training import Rows
 
 Array = NDArray[np.float64]
 
@@ -40,7 +41,7 @@ _DEAR = 300
 
 @dataclass(frozen=True)
 class LMMUpdate:
-    """Result of the closed-form step for a Gaussian response, given the networks.
+    """The `ClosedFormUpdate` for a Gaussian response.
 
     Attributes:
         mixed: the mixed model of y - f, with its cross-products.
@@ -50,7 +51,6 @@ class LMMUpdate:
         common: (p,) posterior mean of the common effects, those of common parts at the end.
         effects: posterior means of the effects by factor, (J, k).
         parts: common parts of group effects, and changes of last layers.
-        begin: further starting values for the next round: none.
     """
 
     mixed: LinearMixedModel
@@ -60,7 +60,11 @@ class LMMUpdate:
     common: Array
     effects: tuple[Array, ...]
     parts: CommonParts
-    begin: ClassVar[Mapping[str, Array]] = {}
+
+    @property
+    def begin(self) -> Mapping[str, Array]:
+        """Nothing: the next round starts from the hyperparameters alone."""
+        return {}
 
     @classmethod
     def of(
@@ -113,23 +117,12 @@ class LMMUpdate:
             parts or CommonParts({}, {}, {}, {}),
         )
 
-    def error(self, known: Problem, rows: Any, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
-        """Minus the mean log density of rows, at the posterior means of the coefficients.
-
-        The effects of unseen levels are integrated over their prior.
-
-        Args:
-            known: the problem with known networks.
-            rows: any rows.
-            unseen: (J,) whether no training row has a level, by grouping.
-
-        Returns:
-            The error in nats per row.
-        """
+    def error(self, known: Problem, rows: Rows, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+        """Minus the mean log density of rows, at the posterior means of the coefficients."""
         part = known.batch(rows)
         assert part.normal is not None
         away, v = self.residuals(part, known)
-        changes = self.parts.changes(self.parts.features(known, rows[0]))
+        changes = self.parts.changes(self.parts.features(known, rows.designs))
         added = self.parts.eta(part, changes, self.common, self.effects, unseen)
         away -= added.get(known.location, 0.0)
         blocks = of_unseen(part, unseen)
@@ -148,17 +141,18 @@ class LMMUpdate:
             marginal = LMMHyperposterior.of(mixed, known.priors, known.residual_scale)
             return -marginal.log_likelihood(marginal.coordinates.inverse(self.sites)) / len(away)
 
+    def log_density(self, known: Problem, rows: Rows) -> Array:
+        """Log N(y_i; eta_i, sigma^2 / v_i) of each row, (n,)."""
+        away, v = self.residuals(known.batch(rows), known)
+        variance = self.sigma**2 / v
+        return -0.5 * (np.log(2 * np.pi * variance) + away**2 / variance)
+
     def moves(self) -> dict[str, tuple[Array, float]]:
         """Changes of last layers by label, as from `CommonParts.moves`."""
         return self.parts.moves(self.effects)
 
-    def held(self, known: Problem, rows: Any, labels: Sequence[str]) -> tuple[Any, Any]:
-        """The arrays that the gradient steps of the networks hold fixed.
-
-        Args:
-            known: the problem with known networks.
-            rows: the rows of the steps.
-            labels: labels of the terms that have networks.
+    def held(self, known: Problem, rows: Rows, labels: Sequence[str]) -> tuple[Any, Any]:
+        """What the gradient steps of the networks hold fixed.
 
         Returns:
             Arrays by row: "target" (n,), the response less all other terms, and "weights" (n,),
@@ -186,18 +180,15 @@ class LMMUpdate:
 
 
 class LMMStep:
-    """Closed-form step and loss for networks in the mean of a Gaussian response.
+    """The `ClosedFormStep` for networks in the mean of a Gaussian response.
 
     Args:
         problem: the model and its rows.
         one_window: whether every round has all rows. Only then may last layers change in closed
             form.
-
-    Attributes:
-        finish: name of the method that computes the posterior at the end.
     """
 
-    finish = "exact"
+    finish: ClassVar[str] = "exact"
 
     def __init__(self, problem: Problem, *, one_window: bool) -> None:
         # With several windows, cross-products are accumulated over rounds between which the
@@ -207,29 +198,17 @@ class LMMStep:
     def given(
         self,
         known: Problem,
-        rows: Any,
+        rows: Rows,
         before: Mapping[str, Any],
         earlier: CrossProducts | None,
         *,
         patient: bool,
         silent: bool,
     ) -> LMMUpdate:
-        """The linear blocks given the networks.
-
-        Args:
-            known: the problem with known networks.
-            rows: the rows of the round.
-            before: hyperparameters of the round before by site; empty in the first.
-            earlier: cross-products of earlier windows, or None.
-            patient: whether to search for the mode even if that is expensive.
-            silent: whether the networks add nothing, so that their last layers do not change.
-
-        Raises:
-            DataError: if the common effects fit the response exactly.
-        """
+        """The linear blocks given the networks; refuses common effects that leave no residual."""
         part = known.batch(rows)
         n = len(part.normal.value) if part.normal else 0
-        features = {} if silent else self.parts.features(known, rows[0])
+        features = {} if silent else self.parts.features(known, rows.designs)
         parts = self.parts.along(features)
         beside = parts.beside(part, parts.changes(features))
         own = replace(parts.problem(known), n=n, batches=lambda: iter([beside]))
@@ -240,13 +219,7 @@ class LMMStep:
         return known
 
     def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
-        """Mean over a minibatch of v (y - eta)^2 / (2 sigma^2).
-
-        Args:
-            bases: columns of the networks by label.
-            rows: arrays by row from `held`.
-            fixed: numbers for all rows from `held`.
-        """
+        """Mean over a minibatch of v (y - eta)^2 / (2 sigma^2)."""
         eta = sum(bases[label] @ c for label, c in fixed["coefficients"].items())
         return 0.5 * jnp.mean(rows["weights"] * (rows["target"] - eta) ** 2)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ranef.lazy import jax
 from ranef.program.problem import Problem
+from ranef.program.training import Rows
 
 # Minimal number of rounds if every round has all rows.
 ROUNDS = 30
@@ -93,9 +94,9 @@ class Windows:
 
     count: int
     n: int
-    held: Any
+    held: Rows | None
     unseen: Mapping[str, NDArray[np.bool_]]
-    at: Callable[[int], Any]
+    at: Callable[[int], Rows]
 
     @classmethod
     def of(cls, problem: Problem, seed: int) -> "Windows":
@@ -117,7 +118,7 @@ def _in_memory(problem: Problem, seed: int) -> Windows:
     count = round(len(rows) / _WINDOW) if len(rows) >= 2 * _WINDOW else 1
     whole = kept(problem.data, rows) if count == 1 else None
 
-    def at(number: int) -> Any:
+    def at(number: int) -> Rows:
         if whole is not None:
             return whole
         shuffled = np.random.default_rng([seed, 2, number // count]).permutation(rows)
@@ -169,16 +170,16 @@ def _streamed(problem: Problem, seed: int) -> Windows:
     count, reader = problem.windows, ThreadPoolExecutor(1)
     ahead: dict[int, Future] = {}
 
-    def read(number: int) -> Any:
+    def read(number: int) -> Rows:
         return problem.window(seed + number // count, number % count)
 
-    def at(number: int) -> Any:
+    def at(number: int) -> Rows:
         found = ahead.pop(number, None) or reader.submit(read, number)
         ahead.clear()
         ahead[number + 1] = reader.submit(read, number + 1)
         return found.result()
 
-    held = len(problem.data[1].value)
+    held = problem.data.n
     return Windows(count, problem.n - held, problem.data, {}, at)
 
 

@@ -37,8 +37,13 @@ from tqdm import tqdm
 from ranef import registry
 from ranef.errors import DataError
 from ranef.inference.base import Draws, Method
-from ranef.inference.block_ascent.glmm_step import MOST, GLMMStep, GLMMUpdate
-from ranef.inference.block_ascent.lmm_step import LMMStep, LMMUpdate
+from ranef.inference.block_ascent.closed_form import (
+    ClosedFormStep,
+    ClosedFormUpdate,
+    is_gaussian,
+    step_for,
+)
+from ranef.inference.block_ascent.glmm_step import MOST
 from ranef.inference.block_ascent.minibatches import (
     LAST,
     RATE,
@@ -53,6 +58,7 @@ from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.lazy import Array, jax, jnp, numpyro, optax
 from ranef.program.problem import Problem, sites_in
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
 
 # If the held-out error has not improved for this share of all rounds, skip to the last part of
@@ -169,8 +175,8 @@ class BlockAscent:
         self.resumed_from: int | None = None
         self.interrupted = False
         self.windows = windows = Windows.of(problem, seed)
-        kind = LMMStep if is_gaussian(problem) else GLMMStep
-        self.kind = kind(problem, one_window=windows.count == 1)
+        step = step_for(problem)
+        self.kind: ClosedFormStep = step(problem, one_window=windows.count == 1)
         self.batch = min(settings["batch_size"] or batch_size(windows.n), windows.n)
         # With several windows each round reads the next one. With one window every round has all
         # rows.
@@ -191,11 +197,11 @@ class BlockAscent:
         self._compiled = jax.jit(self._round)
         self._following = jax.jit(self._followed)
 
-    def _designs(self, data: Any) -> dict[str, Any]:
+    def _designs(self, data: Rows) -> dict[str, Any]:
         """The designs of all terms, with arrays only for those that have networks."""
         return {
             label: design if label in self.labels else replace(design, arrays={})
-            for label, design in data[0].items()
+            for label, design in data.designs.items()
         }
 
     @staticmethod
@@ -259,7 +265,7 @@ class BlockAscent:
                 self.interrupted = True
                 return state
 
-    def _follow(self, state: _AscentState, rows: Any) -> None:
+    def _follow(self, state: _AscentState, rows: Rows) -> None:
         """Updates running averages, such as those of batch norm, at the current weights.
 
         The averages lag behind the steps. Without the update the held-out error would be that of
@@ -268,7 +274,7 @@ class BlockAscent:
         floats = (jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(state.carried))
         if not any(floats):
             return
-        designs, n = self._designs(rows), len(rows[1].value)
+        designs, n = self._designs(rows), rows.n
         rng = np.random.default_rng([self.seed, 3, state.rounds])
         for _ in range(1 if state.rounds else _FIRST_FOLLOWING):
             places = rng.integers(0, n, (_FOLLOWING, self.batch))
@@ -285,7 +291,7 @@ class BlockAscent:
 
         return jax.lax.scan(step, carried, (batches, keys))[0]
 
-    def _closed_form(self, state: _AscentState, rows: Any) -> tuple[float, tuple[Any, Any]]:
+    def _closed_form(self, state: _AscentState, rows: Rows) -> tuple[float, tuple[Any, Any]]:
         """Solves for the linear blocks given the networks.
 
         Returns:
@@ -326,7 +332,7 @@ class BlockAscent:
             self._judge(state, given, error)
         return error, given.held(known, rows, self.labels)
 
-    def _judge(self, state: _AscentState, given: LMMUpdate | GLMMUpdate, error: float) -> None:
+    def _judge(self, state: _AscentState, given: ClosedFormUpdate, error: float) -> None:
         """Records a round in `state`, and skips to the last part if the error no longer falls."""
         whole = self.problem.n / given.mixed.n
         now = [whole * given.evidence, error, state.steps]
@@ -345,14 +351,14 @@ class BlockAscent:
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - LAST
 
-    def _descend(self, state: _AscentState, rows: Any, arrays: tuple[Any, Any]) -> None:
+    def _descend(self, state: _AscentState, rows: Rows, arrays: tuple[Any, Any]) -> None:
         """The gradient steps of a round, over random minibatches of its rows.
 
         Raises:
             DataError: if no step has a finite loss.
         """
         rng = np.random.default_rng([self.seed, 1, state.rounds])
-        wanted, n = self.steps * self.batch, len(rows[1].value)
+        wanted, n = self.steps * self.batch, rows.n
         order = np.concatenate([rng.permutation(n) for _ in range(-(-wanted // n))])[:wanted]
         places = order.reshape(self.steps, self.batch)
         batches = jax.tree.map(
@@ -446,7 +452,7 @@ class BlockAscent:
         if self._leaves_out(state):
             carried = {**carried, **self.problem.idle_networks}
         rows = self.windows.at(0)
-        n = len(rows[1].value)
+        n = rows.n
         some = np.random.default_rng([self.seed, 3]).permutation(n)[:_SOME]
         carried = self.problem.final_state(points, carried, kept(rows, some))
         known = self.kind.started(self.problem.conditioned_on(points, carried), state.best_sites)
@@ -479,7 +485,7 @@ class BlockAscent:
         if state.skipped:
             text += f", of which {state.skipped:,} were skipped because they were not finite"
         if self.windows.held is not None:
-            held = len(self.windows.held[1].value)
+            held = self.windows.held.n
             least = min(state.least, state.without)
             text += f"; mean log density {-least:.4g} on {held:,} rows held out"
         if self._leaves_out(state):
@@ -502,8 +508,7 @@ def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
     Raises:
         MethodError: for crossed groupings that are too large.
     """
-    name = LMMStep.finish if is_gaussian(problem) else GLMMStep.finish
-    method: Method = registry.load("method", name)()
+    method: Method = registry.load("method", step_for(problem).finish)()
     found = method.run(problem, seed=seed, draws=draws, progress=progress)
     return replace(
         found,
@@ -537,10 +542,3 @@ def _is_closed(problem: Problem, structure: Mapping[str, LinearBlock | None]) ->
     if not all(block.gaussian for block in structure.values() if block is not None):
         return False
     return is_gaussian(problem) or (not problem.windows and problem.n <= MOST)
-
-
-def is_gaussian(problem: Problem) -> bool:
-    """Whether the response is normal and its mean is the only parameter with a predictor."""
-    if problem.normal() is None:
-        return False
-    return all(problem.predicts[label] == problem.location for label in problem.predicts)

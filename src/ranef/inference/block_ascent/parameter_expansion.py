@@ -93,7 +93,7 @@ class CommonParts:
             features: whether the last layers of networks may change in closed form.
         """
         whole = problem.unit_blocks()
-        n = len(problem.data[1].value)
+        n = problem.data.n
         some = np.unique(np.linspace(0, n - 1, min(n, _ROWS)).astype(np.int64))
         blocks = {label: block and block.keep(some) for label, block in whole.items()}
         spanned = {
@@ -319,7 +319,7 @@ def _between(
     for label in (label for label, block in blocks.items() if block is None):
         same = problem.predicts[label]
         codes = [own for name, own in groups.items() if problem.predicts[name] == same]
-        arrays = [np.asarray(a) for a in problem.data[0][label].arrays.values()]
+        arrays = [np.asarray(a) for a in problem.data.designs[label].arrays.values()]
         # Arrays with more axes, such as images, have too many numbers to look at.
         inputs = [a[some].reshape(len(some), -1).astype(np.float64) for a in arrays if a.ndim <= 2]
         if any(_share_between(x, own) > _BETWEEN for x in inputs for own in codes):

@@ -27,7 +27,6 @@ from ranef.inference.glmm.expected_log_density import expected_log_density_of
 from ranef.inference.glmm.predictor_variances import predictor_covariances
 from ranef.inference.glmm.reweighted_products import ReweightedProducts, between, predictors_of
 from ranef.inference.lmm.design_layout import DesignLayout
-from ranef.inference.pwls.nested_elimination import NestedElimination
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.selected_inverse import SelectedInverse
 from ranef.inference.pwls.solver import PWLS, Solution, TooManyEffectsError
@@ -128,7 +127,7 @@ class GaussianApproximator:
         *,
         averaged: bool = True,
     ) -> None:
-        response = problem.data[1]
+        response = problem.data.response
         n = len(response.value)
         self.layout = DesignLayout.of(problem.unit_blocks(), n, problem, method)
         self.rows = ReweightedProducts(self.layout)
@@ -215,7 +214,7 @@ class GaussianApproximator:
             out = PWLS(self.rows.products(weights, right))
         except TooManyEffectsError as error:
             raise MethodError(self._method, str(error)) from None
-        if not isinstance(out.system, NestedElimination):
+        if not out.system.has_row_covariances:
             raise MethodError(
                 self._method,
                 "takes crossed groupings of which all but the largest have few levels together",

@@ -9,6 +9,7 @@ of their number, and time grows with its cube.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CrossedElimination:
-    """The elimination of one factor, and the system that remains.
+    """An `Elimination` of one factor, and the system that remains.
 
     Attributes:
         factor: index of the eliminated factor.
@@ -34,6 +35,9 @@ class CrossedElimination:
         remainder: layout of the remaining coefficients.
         matrix: (Q, Q) cross-products of the remaining coefficients before the elimination.
     """
+
+    takes_batches: ClassVar[bool] = False
+    has_row_covariances: ClassVar[bool] = False
 
     factor: int
     own: Array
@@ -88,16 +92,7 @@ class CrossedElimination:
         )
 
     def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedFactorization":
-        """The factorization at one value of the hyperparameters.
-
-        Args:
-            roots: Lambda of each factor, (1, k, k).
-            penalty: (1, p + 1, p + 1) prior of the common effects as a quadratic form of
-                (beta, -1).
-
-        Raises:
-            DependentColumnError: if common columns are linearly dependent.
-        """
+        """The factorization at one value of the hyperparameters, B = 1."""
         k, r = len(self.own), self.remainder.random
         found = _EliminatedLevels.of(roots[self.factor], self.every)
         columns = found.half[:, k:]
@@ -116,16 +111,16 @@ class CrossedElimination:
         return np.concatenate([self.own, self.columns], axis=1)
 
     def bare(self) -> "CrossedElimination":
-        """As `NestedElimination.bare`."""
+        """The same elimination with no other cross-products than the sparse ones."""
         own, columns = self.own[..., :0], self.columns[..., :0]
         return replace(self, own=own, columns=columns, matrix=self.matrix[:0])
 
     def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
-        """As `NestedElimination.family`."""
+        """The given levels of the eliminated factor, sorted; they have no ancestors."""
         return {f: np.unique(own) for f, own in levels.items() if f == self.factor}
 
     def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
-        """As `NestedElimination.parents`; the single eliminated factor has none."""
+        """Empty, because no factor is eliminated later."""
         return {}
 
     def drawn(
@@ -136,7 +131,7 @@ class CrossedElimination:
         above: Iterable[Array],
         noise: Array,
     ) -> Array:
-        """As `NestedElimination.drawn`."""
+        """Exact draws (k, M, J), by factorizing the given levels anew."""
         every = np.ascontiguousarray(given.every[0][..., levels])
         found = _EliminatedLevels.of(given.roots[factor], every)
         half = found.half[:, len(every) :]
@@ -146,7 +141,7 @@ class CrossedElimination:
 
 @dataclass(frozen=True)
 class _EliminatedLevels:
-    """The factorization of levels of the eliminated factor, as `StageFactor`.
+    """The factorization of levels of the eliminated factor.
 
     Attributes:
         root: (k, k, 1, 1) Lambda.
@@ -203,16 +198,20 @@ class CrossedFactorization:
         return self.remainder.log_det_random + 2 * np.log(lower[k, k]).sum(axis=(0, 2))
 
     def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> EffectConditionals:
-        """As `NestedFactorization.given`."""
+        """The conditional distributions of the effects, given draws `last` of the remainder."""
         return EffectConditionals(roots, (self.levels.every,), sigma, last)
 
     def effects(self) -> tuple[dict[int, Array], Array]:
-        """As `NestedFactorization.effects`."""
+        """The solution by back-substitution."""
         last, levels = self.remainder.coefficients, self.levels
         half = levels.half[:, len(levels.root) :]
         b = levels.effects(self.crossed.cross_blocks.left(last, half, levels.reduce))
         out = {self.crossed.factor: b.transpose(1, 2, 0)}
         return {**out, **self.remainder.layout.effects(last)}, last
+
+    def covariances(self, *, common: bool) -> "CrossedCovariances":
+        """Blocks of the posterior covariance; with `common`, common effects are uncertain."""
+        return CrossedCovariances(self, common=common)
 
 
 class CrossedCovariances:
@@ -255,7 +254,7 @@ class CrossedCovariances:
         return self._spread(whole, reach) + whole[:, :, None]
 
     def variances(self) -> tuple[dict[int, Array], Array]:
-        """As `SelectedInverse.variances`."""
+        """Variances of the effects by factor, (1, J, k), and of the remainder, (1, Q)."""
         system = self.system
         at = np.arange(len(system.levels.root))
         out = {system.crossed.factor: self._eliminated()[at, at].transpose(1, 2, 0)}
@@ -265,7 +264,7 @@ class CrossedCovariances:
         return out, last
 
     def combined(self, factor: int, combinations: Array) -> Array:
-        """As `SelectedInverse.combined`."""
+        """Variances (1, J, m) of linear combinations (m, k) of each level's effects."""
         if factor != self.system.crossed.factor:
             parts = self.system.remainder.layout.parts
             part = next(p for p in parts if p.factor == factor)
@@ -274,7 +273,7 @@ class CrossedCovariances:
         return np.einsum("mk,klbj,ml->bjm", combinations, blocks, combinations, optimize=True)
 
     def derivatives(self) -> dict[int, tuple[Array, Array]]:
-        """As `SelectedInverse.derivatives`."""
+        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each."""
         system, levels = self.system, self.system.levels
         k = len(levels.root)
         out = system.remainder.derivatives(self.inverse)

@@ -110,6 +110,7 @@ class EffectSampler:
             in files that were written before it existed.
     """
 
+    # Not `Elimination`: a saved fit may hold one of these two classes and no other.
     system: NestedElimination | CrossedElimination
     cells: tuple[SharedFactorization, ...]
     places: tuple[SitePlacement, ...]

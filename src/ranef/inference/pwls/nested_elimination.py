@@ -16,6 +16,7 @@ hyperparameters.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from ranef.inference.pwls import batched_linalg
 from ranef.inference.pwls.cross_products import CrossProducts, LevelPairs
 from ranef.inference.pwls.schur_complement import SchurFactor, SchurLayout
+from ranef.inference.pwls.selected_inverse import SelectedInverse
 
 Array = NDArray[np.float64]
 
@@ -91,13 +93,16 @@ class EffectConditionals:
 
 @dataclass(frozen=True)
 class NestedElimination:
-    """Stages in order of elimination, and the system that remains after them.
+    """An `Elimination` of nested factors: stages in order, and the system that remains after them.
 
     Attributes:
         stages: the eliminated factors.
         remainder: layout of the remaining coefficients.
         matrix: (Q, Q) cross-products of the remaining coefficients before any elimination.
     """
+
+    takes_batches: ClassVar[bool] = True
+    has_row_covariances: ClassVar[bool] = True
 
     stages: tuple[EliminationStage, ...]
     remainder: SchurLayout
@@ -149,16 +154,7 @@ class NestedElimination:
         )
 
     def factorize(self, roots: Sequence[Array], penalty: Array) -> "NestedFactorization":
-        """The factorization at B values of the hyperparameters.
-
-        Args:
-            roots: Lambda of each factor, (B, k, k).
-            penalty: (B, p + 1, p + 1) prior of the common effects as a quadratic form of
-                (beta, -1).
-
-        Raises:
-            DependentColumnError: for B = 1, if common columns are linearly dependent.
-        """
+        """The factorization, stage by stage, at B values of the hyperparameters at once."""
         batch = len(penalty)
         count = len(self.stages)
         own = [stage.own for stage in self.stages]
@@ -195,7 +191,7 @@ class NestedElimination:
         )
 
     def bare(self) -> "NestedElimination":
-        """The same elimination without cross-products, for draws from `EffectConditionals`."""
+        """The same elimination without cross-products."""
         stages = tuple(
             replace(
                 stage,
@@ -211,14 +207,7 @@ class NestedElimination:
         return [stage.factor for stage in self.stages].index(factor)
 
     def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
-        """The given levels of eliminated factors and all their ancestors.
-
-        Args:
-            levels: by factor, levels.
-
-        Returns:
-            By eliminated factor, sorted levels; the factor that is eliminated last comes first.
-        """
+        """The given levels of the chain's factors and all their ancestors."""
         out: dict[int, NDArray[np.int64]] = {}
         for stage in self.stages:
             asked = [self.parents(f, own)[stage.factor] for f, own in out.items()]
@@ -245,18 +234,7 @@ class NestedElimination:
         above: Iterable[Array],
         noise: Array,
     ) -> Array:
-        """Exact draws of the effects of some levels, given their parents and the remainder.
-
-        Args:
-            factor: index of the factor.
-            levels: (J,) levels to draw.
-            given: hyperparameters, cross-products and draws of the remaining coefficients.
-            above: by later factor of the chain, draws (k', M, J) of the levels' parents.
-            noise: (k, M, J) standard normal numbers.
-
-        Returns:
-            (k, M, J) draws.
-        """
+        """Exact draws (k, M, J), by factorizing the given levels anew."""
         s = self._stage(factor)
         places = self.stages[s].place[levels]
         every = np.ascontiguousarray(given.every[s][..., places])
@@ -352,11 +330,7 @@ class NestedFactorization:
         return EffectConditionals(roots, tuple(step.every for step in self.steps), sigma, last)
 
     def effects(self) -> tuple[dict[int, Array], Array]:
-        """The solution by back-substitution.
-
-        Returns:
-            The coefficients by factor, (B, J, k), and the remaining coefficients (B, Q).
-        """
+        """The solution by back-substitution, from the last stage to the first."""
         last = self.remainder.coefficients
         found: list[Array] = []
         out: dict[int, Array] = {}
@@ -366,6 +340,10 @@ class NestedFactorization:
             out[stage.factor] = np.empty((b.shape[1], b.shape[2], b.shape[0]))
             out[stage.factor][:, stage.order] = b.transpose(1, 2, 0)
         return {**out, **self.remainder.layout.effects(last)}, last
+
+    def covariances(self, *, common: bool) -> SelectedInverse:
+        """The selected inverse; with `common`, common effects are uncertain."""
+        return SelectedInverse(self, common=common)
 
 
 def dense(products: CrossProducts, remainder: SchurLayout) -> Array:

@@ -5,11 +5,16 @@ last stage back to the first. It forms only those blocks of the inverse in which
 has nonzero blocks.
 """
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.pwls import batched_linalg
-from ranef.inference.pwls.nested_elimination import NestedFactorization, StageFactor
+
+if TYPE_CHECKING:
+    from ranef.inference.pwls.nested_elimination import NestedFactorization
 
 Array = NDArray[np.float64]
 
@@ -38,7 +43,7 @@ class SelectedInverse:
             remaining coefficients (k, Q, B, J).
     """
 
-    def __init__(self, system: NestedFactorization, *, common: bool, whole: bool = False) -> None:
+    def __init__(self, system: "NestedFactorization", *, common: bool, whole: bool = False) -> None:
         self.system, self._whole = system, whole
         self.inverse = system.remainder.inverse(common=common)
         self.last = system.remainder.covariance(self.inverse)
@@ -164,7 +169,7 @@ class SelectedInverse:
             spread = self._spread_by(s, reduced[:, k:])[0]
             information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
             above = stage.above(found)
-            bare = StageFactor(step.root, step.every, step.lower, reduced)
+            bare = replace(step, half=reduced)
             score = bare.outer(above, last)[:, 0]
             found.append(step.effects(step.outer(above, last)[:, None])[:, 0])
             root = step.root[..., 0, 0]

@@ -22,11 +22,8 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError
 from ranef.inference.pwls.cross_products import CrossProducts
-from ranef.inference.pwls.crossed_elimination import (
-    CrossedCovariances,
-    CrossedElimination,
-    CrossedFactorization,
-)
+from ranef.inference.pwls.crossed_elimination import CrossedElimination
+from ranef.inference.pwls.elimination import Covariances, Elimination, Factorization
 from ranef.inference.pwls.nested_elimination import (
     EffectConditionals,
     NestedElimination,
@@ -81,7 +78,7 @@ class PWLS:
         transform, self._offset = products.centre.transform(products.predictor)
         # The inverse of T is 2 I - T, because (T - I)^2 = 0.
         self._back = 2 * np.eye(len(transform)) - transform
-        self.system = _analysed(products)
+        self.system = select_elimination(products)
 
     @property
     def p(self) -> int:
@@ -105,12 +102,12 @@ class PWLS:
     @property
     def is_cheap(self) -> bool:
         """Whether thousands of evaluations take a second or less."""
-        return isinstance(self.system, NestedElimination) and self.cost <= _CHEAP
+        return self.system.takes_batches and self.cost <= _CHEAP
 
     @property
     def is_affordable(self) -> bool:
         """Whether thousands of evaluations can be afforded if cheaper methods fail."""
-        return isinstance(self.system, NestedElimination) and self.cost <= _AFFORDABLE
+        return self.system.takes_batches and self.cost <= _AFFORDABLE
 
     @property
     def serves_chains(self) -> bool:
@@ -120,7 +117,7 @@ class PWLS:
     @property
     def batch(self) -> int:
         """Number of values of the hyperparameters that are solved for at once."""
-        return max(1, _BATCH // self.cost) if isinstance(self.system, NestedElimination) else 1
+        return batch_size(self.system)
 
     def penalty(self, mean: Array, precision: Array) -> Array:
         """The normal prior of the common effects as a quadratic form of (beta, -1).
@@ -171,7 +168,12 @@ class PWLS:
             yield slice(start, min(count, start + self.batch))
 
 
-def _analysed(products: CrossProducts) -> NestedElimination | CrossedElimination:
+def batch_size(system: Elimination) -> int:
+    """Number of values of the hyperparameters that an elimination factorizes at once."""
+    return max(1, _BATCH // system.cells) if system.takes_batches else 1
+
+
+def select_elimination(products: CrossProducts) -> NestedElimination | CrossedElimination:
     """Choose the factors to eliminate, and dense or sparse storage of their cross-products.
 
     Args:
@@ -231,7 +233,7 @@ class Solution:
     """
 
     solver: PWLS
-    system: NestedFactorization | CrossedFactorization
+    system: Factorization
     roots: tuple[Array, ...]
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -278,27 +280,22 @@ class Solution:
         return (centred + solver._offset) @ solver._back.T
 
     @property
-    def covariances(self) -> SelectedInverse | CrossedCovariances:
+    def covariances(self) -> Covariances:
         """Blocks of the posterior covariance."""
         # Not a cached property: before Python 3.12 these share one lock across all instances, so
         # that threads would wait for each other.
         if "covariances" not in self._cache:
-            self._cache["covariances"] = self._inverse(common=True)
+            self._cache["covariances"] = self.system.covariances(common=True)
         return self._cache["covariances"]
 
     def whole_covariances(self) -> SelectedInverse:
         """Every covariance block that the variance of a row's predictor needs.
 
-        It requires elimination along a chain. In contrast to `covariances`, the covariances of a
-        single stage with the remaining coefficients are included.
+        It requires an elimination with `has_row_covariances`. In contrast to `covariances`, the
+        covariances of a single stage with the remaining coefficients are included.
         """
         assert isinstance(self.system, NestedFactorization)
         return SelectedInverse(self.system, common=True, whole=True)
-
-    def _inverse(self, *, common: bool) -> SelectedInverse | CrossedCovariances:
-        if isinstance(self.system, CrossedFactorization):
-            return CrossedCovariances(self.system, common=common)
-        return SelectedInverse(self.system, common=common)
 
     @property
     def effect_variances(self) -> tuple[Array, ...]:
@@ -333,7 +330,7 @@ class Solution:
         Returns:
             By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each.
         """
-        inverse = self.covariances if common else self._inverse(common=False)
+        inverse = self.covariances if common else self.system.covariances(common=False)
         found = inverse.derivatives()
         return [found[f] for f in range(len(self.roots))]
 

@@ -21,7 +21,7 @@ from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.lazy import Array, jnp, mutable, numpyro
 from ranef.priors import Prior
-from ranef.terms.base import Design, Parameter, RunOptions, Term, Variable
+from ranef.terms.base import Design, Parameter, Run, Term, Variable
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.nn import graph, inputs, perceptron, variables
 from ranef.terms.nn.state import NetworkState
@@ -377,18 +377,11 @@ class Network(Term):
     def variables(self, state: NetworkState) -> dict[str, Variable]:
         return self.weights.variables(state)
 
-    def sample(
-        self,
-        state: NetworkState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
-        return self.weights.sample(state, design, priors_, scale, replay)
+    def eta(self, run: Run[NetworkState]) -> Array:
+        return self.weights.sample(run)
 
-    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
-        return self.weights.basis(state, design, scale, replay)
+    def basis(self, run: Run[NetworkState]) -> Array:
+        return self.weights.basis(run)
 
     def settled(
         self,
@@ -466,30 +459,30 @@ class Network(Term):
             for v in model.trainable_variables
         ]
 
-    def column(
-        self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
-    ) -> Array:
+    def column(self, run: Run[NetworkState]) -> Array:
         """The term's contribution to eta, (n, 1); terms that share a network run it once."""
-        if self.site not in replay.made:
+        state, scale, made = run.state, run.scale, run.options.made
+        if self.site not in made:
             weights = self.points(state, state.model)
-            output = self.output(state, design, replay, state.model, weights)
-            replay.made[self.site] = output.reshape(-1, len(self.users))
+            output = self.output(run, state.model, weights)
+            made[self.site] = output.reshape(-1, len(self.users))
         place = self._place
         carried: Any = mutable(self._kept, cast(Any, {"kept": np.ones((), np.int32)}))
         kept = jnp.asarray(carried["kept"])
-        output = replay.made[self.site][:, place : place + 1]
+        output = made[self.site][:, place : place + 1]
         # The switch has the dtype of the network, so that the precision is not raised.
         unit = self.unit(state, scale) * kept.astype(output.dtype)
         return (output - self.output_shift(state, scale)) * unit
 
-    def features(self, state: NetworkState, design: Design, replay: RunOptions) -> Array | None:
+    def features(self, run: Run[NetworkState]) -> Array | None:
+        state = run.state
         last = graph.linear_end(state.model)
         if last is None or len(getattr(last.input, "shape", ())) != 2:
             return None
         inner = graph.before_last(self.keras.Model, state.model)[0]
         if not inner.trainable_variables:
             return None
-        return self.output(state, design, replay, inner, self.points(state, inner))
+        return self.output(run, inner, self.points(state, inner))
 
     def moved(
         self,
@@ -511,36 +504,30 @@ class Network(Term):
             out[site] = jnp.asarray(bias)
         return out
 
-    def output(
-        self,
-        state: NetworkState,
-        design: Design,
-        replay: RunOptions,
-        model: Any,
-        weights: list[Array],
-    ) -> Array:
+    def output(self, run: Run[NetworkState], model: Any, weights: list[Array]) -> Array:
         """Output of `model`, the network or a part of it, within a NumPyro program.
 
         The state that the network updates is carried on, and its regularization losses are
         subtracted from the log density.
         """
+        state, options = run.state, run.options
         carried, others = self._carried(state, model)
         # Seeds of dropout are drawn anew, because those in the carried state would give all samples
         # of one step the same mask.
-        seeds = variables.seeds(state.model) if replay.training else []
+        seeds = variables.seeds(state.model) if options.training else []
         key = numpyro.prng_key() if seeds else None
         drawn = variables.drawn(seeds, key) if key is not None else {}
         output, updated, losses = model.stateless_call(
             weights,
             [drawn.get(name, carried[name]) for name in others],
-            graph.packed(state.model, self.rows(design)),
-            training=replay.training,
+            graph.packed(state.model, self.rows(run.design)),
+            training=options.training,
             return_losses=True,
         )
         after = zip(others, updated, strict=True)
         carried.update({name: value for name, value in after if name not in drawn})
         if losses:
-            numpyro.factor(f"{self.site}/penalty", -replay.rows * sum(losses))
+            numpyro.factor(f"{self.site}/penalty", -options.rows * sum(losses))
         return output
 
     def _carried(self, state: NetworkState, model: Any) -> tuple[Any, list[str]]:

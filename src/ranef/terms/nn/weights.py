@@ -21,7 +21,7 @@ from ranef import priors
 from ranef.data.moments import Scale
 from ranef.lazy import Array, dist, jax, jnp, mutable, numpyro
 from ranef.priors import Prior, sites
-from ranef.terms.base import Design, Parameter, RunOptions, Variable
+from ranef.terms.base import Design, Parameter, Run, Variable
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.nn import graph, linearized_laplace
 from ranef.terms.nn.state import NetworkState
@@ -33,9 +33,7 @@ class NetworkTerm(Protocol):
 
     label: str
 
-    def column(
-        self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
-    ) -> Array:
+    def column(self, run: Run[NetworkState]) -> Array:
         """The term's contribution to eta, (n, 1); terms that share a network run it once."""
         ...
 
@@ -56,14 +54,7 @@ class NetworkTerm(Protocol):
         """The module Keras."""
         ...
 
-    def output(
-        self,
-        state: NetworkState,
-        design: Design,
-        replay: RunOptions,
-        model: Any,
-        weights: list[Array],
-    ) -> Array:
+    def output(self, run: Run[NetworkState], model: Any, weights: list[Array]) -> Array:
         """Output of `model`, the network or a part of it, within a NumPyro program."""
         ...
 
@@ -122,7 +113,7 @@ class Weights(ABC):
         return {}
 
     @abstractmethod
-    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
+    def basis(self, run: Run[NetworkState]) -> Array:
         """Columns (n, k) that depend on point estimates, within a NumPyro program."""
 
     def settled(
@@ -140,14 +131,7 @@ class Weights(ABC):
         """The linear block with the columns of `basis`."""
 
     @abstractmethod
-    def sample(
-        self,
-        state: NetworkState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
+    def sample(self, run: Run[NetworkState]) -> Array:
         """Sample the sites within a NumPyro program and return eta, (n,)."""
 
     def variables(self, state: NetworkState) -> dict[str, Variable]:
@@ -164,21 +148,14 @@ class PointWeights(Weights):
 
     about = "a point estimate"
 
-    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
-        return self.network.column(state, design, scale, replay)
+    def basis(self, run: Run[NetworkState]) -> Array:
+        return self.network.column(run)
 
     def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
         return LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))
 
-    def sample(
-        self,
-        state: NetworkState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
-        return self.basis(state, design, scale, replay)[:, 0]
+    def sample(self, run: Run[NetworkState]) -> Array:
+        return self.basis(run)[:, 0]
 
 
 class _ScaledWeights(PointWeights):
@@ -254,21 +231,19 @@ class LastLayerWeights(_ScaledWeights):
         """Site that is present once the search for point estimates has ended."""
         return f"{self.network.label}/settled"
 
-    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
+    def basis(self, run: Run[NetworkState]) -> Array:
         if not mutable(self._settled, cast(Any, {})):
-            return super().basis(state, design, scale, replay)
-        return self._features(state, design, scale, replay)
+            return super().basis(run)
+        return self._features(run)
 
-    def _features(
-        self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions
-    ) -> Array:
+    def _features(self, run: Run[NetworkState]) -> Array:
         """The columns (h(x; w), 1), (n, k), in units of the predictor."""
-        features, layer = self._parts(state)
-        weights = self.network.points(state, features)
-        columns = self.network.output(state, design, replay, features, weights)
+        features, layer = self._parts(run.state)
+        weights = self.network.points(run.state, features)
+        columns = self.network.output(run, features, weights)
         if layer.use_bias:
             columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
-        return columns * self.network.unit(state, scale)
+        return columns * self.network.unit(run.state, run.scale)
 
     def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
         k = len(self._units(state))
@@ -285,19 +260,13 @@ class LastLayerWeights(_ScaledWeights):
             scales=(self.scale_site,) * k,
         )
 
-    def sample(
-        self,
-        state: NetworkState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
+    def sample(self, run: Run[NetworkState]) -> Array:
+        state, scale = run.state, run.scale
         zeros = jnp.zeros(len(self._units(state)))
         infer = {"start": zeros, "unit": jnp.full_like(zeros, self.spread(state, scale))}
-        law = dist.Normal(zeros, self.tau(state, priors_, scale)).to_event(1)
+        law = dist.Normal(zeros, self.tau(state, run.priors, scale)).to_event(1)
         coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
-        return self._features(state, design, scale, replay) @ coefficients
+        return self._features(run) @ coefficients
 
     def variables(self, state: NetworkState) -> dict[str, Variable]:
         units = self._units(state)
@@ -344,13 +313,13 @@ class FullWeights(_ScaledWeights):
         found = numpyro.handlers.seed(given(program), 0)()
         return {f"{network.label}/linear": found, **network.kept()}
 
-    def basis(self, state: NetworkState, design: Design, scale: Scale, replay: RunOptions) -> Array:
+    def basis(self, run: Run[NetworkState]) -> Array:
         linear = self._linear()
         if not linear:
-            return super().basis(state, design, scale, replay)
-        output = self.network.frozen(state, scale)
-        weights = self.network.points(state, state.model)
-        return linearized_laplace.columns(output, weights, self.network.rows(design), linear)
+            return super().basis(run)
+        output = self.network.frozen(run.state, run.scale)
+        weights = self.network.points(run.state, run.state.model)
+        return linearized_laplace.columns(output, weights, self.network.rows(run.design), linear)
 
     def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
         k = basis.shape[1] - 1
@@ -368,34 +337,27 @@ class FullWeights(_ScaledWeights):
             known=basis[:, 0],
         )
 
-    def sample(
-        self,
-        state: NetworkState,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        replay: RunOptions,
-    ) -> Array:
+    def sample(self, run: Run[NetworkState]) -> Array:
+        state, scale = run.state, run.scale
         network, linear = self.network, self._linear()
-        tau = self.tau(state, priors_, scale)
+        tau = self.tau(state, run.priors, scale)
         if not linear:
-            return self._sampled(state, design, tau, scale, replay)
+            return self._sampled(run, tau)
         p, k = linear["directions"].shape
         law = dist.Normal(jnp.zeros(k), tau).to_event(1)
         infer = {"start": jnp.asarray(linear["mean"]), "unit": jnp.ones(k)}
         a = jnp.asarray(numpyro.sample(self._directions, law, infer=infer))
         u = jnp.zeros(p)
-        if k < p and not replay.training:
+        if k < p and not run.options.training:
             # Directions that are not integrated keep their prior and are drawn in predictions.
             rest = dist.Normal(u, tau).to_event(1)
             u = jnp.asarray(numpyro.sample(f"{network.label}/rest", rest))
         output, weights = network.frozen(state, scale), network.points(state, state.model)
-        return linearized_laplace.moved(output, weights, network.rows(design), linear, a, u)
+        return linearized_laplace.moved(output, weights, network.rows(run.design), linear, a, u)
 
-    def _sampled(
-        self, state: NetworkState, design: Design, tau: Array, scale: Scale, replay: RunOptions
-    ) -> Array:
+    def _sampled(self, run: Run[NetworkState], tau: Array) -> Array:
         """Sample all weights from their prior; eta (n,) of the network without linearization."""
+        state, scale = run.state, run.scale
         network, weights = self.network, []
         for site, variable in zip(
             (site for site, _ in network.starts(state, state.model)),
@@ -408,7 +370,7 @@ class FullWeights(_ScaledWeights):
             start = jax.random.normal(jax.random.key(zlib.crc32(site.encode())), shape) * own
             infer = {"start": start, "unit": jnp.asarray(own)}
             weights.append(jnp.asarray(numpyro.sample(site, law, infer=infer)))
-        output = network.output(state, design, replay, state.model, weights)
+        output = network.output(run, state.model, weights)
         return (output.reshape(-1) - network.output_shift(state, scale)) * network.unit(
             state, scale
         )

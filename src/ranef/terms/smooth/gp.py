@@ -29,7 +29,7 @@ from ranef.terms.base import (
     LevelSites,
     LinearTerm,
     Parameter,
-    RunOptions,
+    Run,
     Variable,
     clean_name,
 )
@@ -307,24 +307,17 @@ class Process(LinearTerm):
             spectrum=spectrum,
         )
 
-    def coefficients(
-        self,
-        state: ProcessState,
-        block: LinearBlock,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        design: Design,
-        replay: RunOptions,
-    ) -> Array:
+    def coefficients(self, run: Run[ProcessState], block: LinearBlock) -> Array:
+        state = run.state
         shape = (block.levels, state.width) if state.levels else (state.width,)
         zeros = jnp.zeros(shape)
         law = dist.Normal(zeros, block.factor).to_event(len(shape))
-        unit = jnp.full(shape, 0.3 * scale.sd / math.sqrt(state.width))
+        unit = jnp.full(shape, 0.3 * run.scale.sd / math.sqrt(state.width))
         drawn = numpyro.sample(self._weights, law, infer={"start": zeros, "unit": unit})
-        weights, new = jnp.asarray(drawn), design.unseen()
+        weights, new = jnp.asarray(drawn), run.design.unseen()
         if not new:
             return weights
-        if replay.new_levels == "zero":
+        if run.options.new_levels == "zero":
             unseen = jnp.zeros((new, state.width))
         else:
             plain = dist.Normal(jnp.zeros((new, state.width)), 1.0).to_event(2)

@@ -25,7 +25,7 @@ from ranef.errors import FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.lazy import Array, dist, jnp, numpyro
 from ranef.priors import Prior, sites
-from ranef.terms.base import Design, LinearTerm, Parameter, RunOptions, Variable, clean_name
+from ranef.terms.base import Design, LinearTerm, Parameter, Run, Variable, clean_name
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import ranges
 
@@ -149,18 +149,10 @@ class Spline(LinearTerm):
             scales=(self._sd,) * k,
         )
 
-    def coefficients(
-        self,
-        state: SplineState,
-        block: LinearBlock,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        design: Design,
-        replay: RunOptions,
-    ) -> Array:
+    def coefficients(self, run: Run[SplineState], block: LinearBlock) -> Array:
         zeros = jnp.zeros(self.k - 2)
         law = dist.Normal(zeros, block.factor).to_event(1)
-        infer = {"start": zeros, "unit": jnp.full_like(zeros, 0.3 * scale.sd)}
+        infer = {"start": zeros, "unit": jnp.full_like(zeros, 0.3 * run.scale.sd)}
         return jnp.asarray(numpyro.sample(self._weights, law, infer=infer))
 
     def variables(self, state: SplineState) -> dict[str, Variable]:
