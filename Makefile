@@ -1,6 +1,6 @@
 # Two commands do everything on a machine with python3 (3.11 or later) and make:
 #   make demo    the post's models on generated house sales, and a report
-#   make test    the tests
+#   make test    the tests, in five minutes; make test-all runs the long ones too
 PYTHON ?= python3
 DEMO_VENV := .venvs/demo
 TEST_VENV := .venvs/test
@@ -8,14 +8,21 @@ SOURCES := src tests hatch_build.py
 PIP := -m pip install --quiet --disable-pip-version-check
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint package docs-check requirements clean
+.PHONY: demo test test-long test-all lint package docs-check requirements clean
 
 demo: $(DEMO_VENV)/ready
 	$(DEMO_VENV)/bin/ranef zillow --beyond --out demo
 
+PYTEST := $(TEST_VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+  --ignore=tests/docs
+
 test: $(TEST_VENV)/ready
-	$(TEST_VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	  --ignore=tests/docs $(PYTEST_ARGS)
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-long: $(TEST_VENV)/ready
+	$(PYTEST) -m long $(PYTEST_ARGS)
+
+test-all: test test-long
 
 $(DEMO_VENV)/ready: requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv $(DEMO_VENV)

@@ -50,7 +50,12 @@ _LONG = (
 
 
 def pytest_collection_modifyitems(items):
+    """The longest files first; `long` on every test that `long_tests.txt` names."""
     items.sort(key=lambda item: item.path.name not in _LONG)
+    named = set((ROOT / "tests" / "long_tests.txt").read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid in named:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="module", autouse=True)
