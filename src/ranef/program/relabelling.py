@@ -138,7 +138,7 @@ def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int6
         each = each.reshape(*each.shape[:3], -1)
         if each.shape[-1] <= _MOST:
             # Distances between positive parameters are taken on the log scale.
-            features.append(np.log(each) if (each > 0).all() and each.ndim == 4 else each)
+            features.append(np.log(each) if (each > 0).all() else each)
     found = np.concatenate(features, axis=-1)
     flat = found.reshape(-1, *found.shape[2:])
     middle = found[0].mean(axis=0)
