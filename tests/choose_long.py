@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-LONGEST = 2.5
+LONGEST = 1.5
 NEVER = 8.0
 _LINE = re.compile(r"^\s*([\d.]+)s (call|setup|teardown)\s+(tests/\S.*)$")
 
