@@ -241,9 +241,11 @@ class Fit:
         check_ = self.check(quick=True)
         more = len(check_.symptoms) - 1
         first = f": {check_.symptoms[0].sign}" if check_.symptoms else ""
-        rest = f", and {more} more; see fit.check()" if more > 0 else ""
+        rest = f", and {more} more" if more > 0 else ""
         if check_.verdict == "unchecked" and "_checked" not in self.__dict__:
             rest += "; fit.check() takes a second opinion"
+        elif more > 0:
+            rest += "; see fit.check()"
         return "\n".join([*self._notes(), f"verdict: {check_.verdict}{first}{rest}"])
 
     def fixef(self) -> pd.DataFrame:
