@@ -5,7 +5,7 @@
 
 A line of the result is the node id of a test that takes more than `LONGEST` seconds. Where every
 case of a parametrized test takes longer, the quickest stays in `make test`, unless it alone takes
-more than `NEVER` seconds.
+more than `NEVER` seconds. Tests that share a slow fixture carry the mark themselves.
 """
 
 import re
@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-LONGEST = 1.5
+LONGEST = 1.0
 NEVER = 8.0
 _LINE = re.compile(r"^\s*([\d.]+)s (call|setup|teardown)\s+(tests/\S.*)$")
 

@@ -31,6 +31,7 @@ def generated(tmp_path_factory):
     return (*(stream.getvalue() for stream in streams), out)
 
 
+@pytest.mark.long
 def test_zillow_prints_one_json_object(generated):
     printed, progress, out = generated
     result = json.loads(printed)
@@ -51,6 +52,7 @@ def test_zillow_prints_one_json_object(generated):
     }
 
 
+@pytest.mark.long
 def test_the_report_holds_the_results(generated):
     printed, _, out = generated
     result, page = json.loads(printed), (out / "report.html").read_text()
@@ -65,6 +67,7 @@ def test_the_report_holds_the_results(generated):
     assert len(page) < 8e6
 
 
+@pytest.mark.long
 def test_gaussian_models_are_exact_but_for_the_network(generated):
     printed, _, out = generated
     result, page = json.loads(printed), (out / "report.html").read_text()
@@ -74,6 +77,7 @@ def test_gaussian_models_are_exact_but_for_the_network(generated):
     assert "Method exact: the response is gaussian" in page
 
 
+@pytest.mark.long
 def test_sales_with_gaps_are_kept_beside(generated):
     printed, _, out = generated
     result = json.loads(printed)
