@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import machine
@@ -69,7 +70,7 @@ def fit(path: Path) -> None:
 
     def waiting(problem, seed):  # noqa: ANN001, ANN202
         found = streamed(problem, seed)
-        return minibatches.Windows(found.count, found.n, found.held, timed(found.at))
+        return replace(found, at=timed(found.at))
 
     parquet.Batches.__iter__, minibatches._streamed = batches, waiting
     began = time.perf_counter()
