@@ -376,3 +376,22 @@ def test_a_shape_that_may_be_infinite_keeps_its_tail():
     assert expected[-1] - expected[1] > math.log(8.0)
     np.testing.assert_allclose(np.log(np.quantile(alpha, levels)), expected, atol=0.25)
     assert any("alpha has a heavy tail" in reason for reason in found.check().reasons)
+
+
+def test_the_gradient_is_known_wherever_the_density_is():
+    """Far from the mode extrapolated working models have no positive definite system."""
+    rng = np.random.default_rng(4)
+    g, x = rng.integers(0, 6, 120), rng.normal(size=120)
+    y = np.where(g == 3, 0.0, (rng.random(120) < 0.4) * 1.0)
+    table = {"y": y, "x": x, "g": g.astype(str)}
+    target = density("y ~ x + (1 | g)", table, "bernoulli")
+    target.refinement = AdaptiveQuadrature(target.working)
+    for step in (-0.6, -0.3, 0.0, 0.3, 0.6):
+        target.value_and_gradient(target.start + step * target.width)
+    target.settle(target.start)
+    for step in (1.0, 2.0, 3.0, 4.0, 6.0, 8.0):
+        place = target.start + step * target.width
+        value, gradient = target.value_and_gradient(place)
+        assert value == pytest.approx(float(target.log_density(place[None])[0]), abs=1e-6)
+        assert np.isfinite(gradient).all()
+        assert (gradient != 0).all()
