@@ -12,6 +12,8 @@ from functools import cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
+
 if TYPE_CHECKING:
     import arviz_base
     import jax
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from jax import Array
     from jax.flatten_util import ravel_pytree
     from jax.scipy import special as jsp
+    from jax.typing import ArrayLike
     from numpyro.distributions import constraints
     from numpyro.infer.util import log_density
     from numpyro.primitives import mutable
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Array",
+    "ArrayLike",
     "arviz_base",
     "constraints",
     "dist",
@@ -152,6 +156,9 @@ if not TYPE_CHECKING:
 
     class Array(metaclass=_ArrayType):
         """`jax.Array` in annotations, without JAX."""
+
+    # What JAX's functions take: an array of either library or a number.
+    ArrayLike = Array | np.ndarray | np.generic | complex | float | int | bool
 
     jax = LazyModule("jax")
     jnp = LazyModule("jax.numpy")

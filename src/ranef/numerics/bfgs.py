@@ -6,8 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Float
+
 Array = NDArray[np.float64]
-Objective = Callable[[Array], tuple[float, Array]]
+Vector = Float[Array, "d"]
+Matrix = Float[Array, "d d"]
+Objective = Callable[[Vector], tuple[float, Vector]]
 
 # First Wolfe condition (Nocedal and Wright, 2006, eq. 3.6): a step brings at least this share of
 # the decrease that the initial slope predicts.
@@ -34,42 +38,42 @@ class Minimum:
     """The end of a search.
 
     Attributes:
-        x: (d,) the point.
+        x: the point.
         value: value of the function at x.
-        gradient: (d,) its gradient at x.
-        inverse: (d, d) approximation of the inverse Hessian at x.
+        gradient: its gradient at x.
+        inverse: approximation of the inverse Hessian at x.
         converged: whether the gradient shows that nothing is left to gain.
         evaluations: number of evaluations of the function.
     """
 
-    x: Array
+    x: Vector
     value: float
-    gradient: Array
-    inverse: Array
+    gradient: Vector
+    inverse: Matrix
     converged: bool
     evaluations: int
 
 
 def minimise(
     objective: Objective,
-    start: Array,
+    start: Vector,
     *,
     gain: float = 1e-12,
-    width: Array | None = None,
-    inverse: Array | None = None,
+    width: Vector | None = None,
+    inverse: Matrix | None = None,
 ) -> Minimum:
     """Minimise a function by BFGS (Nocedal and Wright, 2006, algorithm 6.1).
 
     The line search finds a step that satisfies the Wolfe conditions by doubling and bisection.
 
     Args:
-        objective: returns value and gradient (d,) at x (d,). Points where the value is not finite
+        objective: returns value and gradient at x. Points where the value is not finite
             are rejected by the line search.
-        start: (d,) a point with finite value.
+        start: a point with finite value.
         gain: the search ends when the next step is predicted to lower the function by less.
-        width: (d,) approximate distance in each coordinate over which the function rises by one;
+        width: approximate distance in each coordinate over which the function rises by one;
             its square is the initial diagonal of the inverse Hessian.
-        inverse: (d, d) approximation of the inverse Hessian at the start, if one is known.
+        inverse: approximation of the inverse Hessian at the start, if one is known.
 
     Returns:
         The end of the search, converged or not.
@@ -77,7 +81,7 @@ def minimise(
     x = np.array(start, dtype=np.float64)
     value, gradient = objective(x)
     evaluations, fresh = 1, inverse is None
-    last: Array | None = None
+    last: Matrix | None = None
     begin = _steepest(gradient) if width is None else np.diag(width**2)
     inverse = begin if inverse is None else inverse
     idle = 0
@@ -118,12 +122,12 @@ def minimise(
     return Minimum(x, value, gradient, metric, flat, evaluations)
 
 
-def _steepest(gradient: Array) -> Array:
+def _steepest(gradient: Vector) -> Matrix:
     """An inverse Hessian with which the first step follows the gradient, of length at most one."""
     return np.eye(len(gradient)) / max(1.0, float(np.linalg.norm(gradient)))
 
 
-def _shortened(step: Array) -> Array:
+def _shortened(step: Vector) -> Vector:
     """The step, shortened so that no coordinate changes by more than `_FAR`.
 
     A wrong initial Hessian then cannot move the search far away from any minimum.
@@ -132,8 +136,8 @@ def _shortened(step: Array) -> Array:
 
 
 def _line(
-    objective: Objective, x: Array, step: Array, value: float, slope: float, gain: float
-) -> tuple[float, float, Array, int]:
+    objective: Objective, x: Vector, step: Vector, value: float, slope: float, gain: float
+) -> tuple[float, float, Vector, int]:
     """Line search by doubling and bisection for a length that satisfies the Wolfe conditions.
 
     The bisection ends when the slope predicts less than `gain` within its interval. A function
@@ -144,7 +148,7 @@ def _line(
         both conditions, the longest found with sufficient decrease is returned, or a length of 0.
     """
     low, high, length = 0.0, np.inf, 1.0
-    best: tuple[float, float, Array] | None = None
+    best: tuple[float, float, Vector] | None = None
     trial = 0
     for trial in range(1, _TRIALS + 1):
         new_value, new_gradient = objective(x + length * step)
