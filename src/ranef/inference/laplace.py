@@ -103,7 +103,9 @@ class Laplace(Method):
             return
         if scalar:
             may_save = nodes is None and target.mixed.n > _MANY
-            target.refinement = AdaptiveQuadrature(target.working, nodes or NODES, may_save)
+            target.refinement = AdaptiveQuadrature(
+                target.working, nodes or NODES, may_save, may_add=nodes is None
+            )
         elif SkewnessCorrection.applies(target.working):
             target.refinement = SkewnessCorrection(target.working)
         else:

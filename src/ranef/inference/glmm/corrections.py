@@ -18,6 +18,7 @@ then taken as normal.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -30,8 +31,13 @@ from ranef.inference.pwls.solver import PWLS, Solution
 
 Array = NDArray[np.float64]
 
-# Quadrature nodes, unless the user asks for another number.
+# Least number of quadrature nodes, unless the user asks for another number.
 NODES = 15
+# Larger numbers of nodes, for effects with large posterior sds. They are few, because the integrals
+# are compiled for each.
+_MORE = (21, 31, 45, 63, 91, 127)
+# Error of log p(y | theta) that `nodes_for` aims at, in nats.
+_ERROR = 1e-3
 # Smaller numbers of nodes, tried where levels have many rows.
 _FEWER = (5, 7)
 # A smaller number is taken if it changes the log density, and its change over one posterior sd of
@@ -193,8 +199,9 @@ class AdaptiveQuadrature:
 
     Attributes:
         working: the rows.
-        nodes: number of quadrature nodes.
+        nodes: number of quadrature nodes; the least number if `may_add`.
         may_save: whether fewer nodes may be taken if they give the same result.
+        may_add: whether more nodes are taken where `nodes_for` asks for them.
         away: (p,) the common effects' mode less that of q, where the correction was settled; None
             before.
     """
@@ -202,6 +209,7 @@ class AdaptiveQuadrature:
     working: GaussianApproximator
     nodes: int = NODES
     may_save: bool = False
+    may_add: bool = False
     away: Array | None = None
 
     @classmethod
@@ -209,6 +217,14 @@ class AdaptiveQuadrature:
         """Whether there is exactly one grouping, with one effect per level."""
         factors, groupings = working.layout.factors, working.layout.groupings
         return len(factors) == 1 and factors[0].columns.shape[1] == 1 and not groupings[0].shared
+
+    @cached_property
+    def largest_columns(self) -> Array:
+        """(J,) the largest absolute value of the effect's column in the rows of each level."""
+        factor = self.working.layout.factors[0]
+        out = np.zeros(factor.levels)
+        np.maximum.at(out, factor.codes, np.abs(factor.columns[:, 0]))
+        return out
 
     def settled(
         self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
@@ -293,13 +309,17 @@ class AdaptiveQuadrature:
         """Integrals at the mode of p(beta | y, theta), by Newton steps from the mode under q."""
         layout, solution, root = self.working.layout, q.solution, _sd(roots)
         factor, own = layout.factors[0], solution.solver.products.own[0][0, 0]
+        scale, nodes = 1 / np.sqrt(1 + root**2 * own), self.nodes
+        if self.may_add:
+            sds = abs(root) * scale * self.largest_columns
+            nodes = max(nodes, nodes_for(float(sds.max()), len(sds)))
         over = LevelQuadrature(
             factor.codes,
             factor.columns[:, 0],
             int(predictors_of(factor)[0]),
-            self.nodes,
+            nodes,
             solution.effects[0][0, :, 0] / root,
-            1 / np.sqrt(1 + root**2 * own),
+            scale,
         )
         covariance = solution.common_covariance[0]
         beta = solution.common[0] if self.away is None else solution.common[0] + self.away
@@ -329,6 +349,22 @@ class AdaptiveQuadrature:
         if out is None:
             raise FloatingPointError("the integrals over the levels are not finite")
         return out
+
+
+def nodes_for(sd: float, levels: int) -> int:
+    """Number of nodes for integrals over effects with posterior sds of up to `sd`.
+
+    As a function of the predictor, the log density of a logistic response has its poles at a
+    distance of pi from the real line, and so has that of a response with a log link and a shape.
+    The error of n Gauss-Hermite nodes is then about exp(-2 pi sqrt(n) / sd) for each level
+    (Barrett, 1961).
+
+    Args:
+        sd: largest posterior sd of an effect's contribution to a predictor, on the link's scale.
+        levels: number of levels.
+    """
+    needed = (sd * math.log(levels / _ERROR) / (2 * math.pi)) ** 2
+    return next((n for n in (NODES, *_MORE) if n >= needed), _MORE[-1])
 
 
 def _sd(roots: list[Array]) -> float:

@@ -40,6 +40,9 @@ Array = NDArray[np.float64]
 
 # Step of forward differences, in posterior sds of each coordinate.
 _STEP = 0.03
+# A search for q ends with less than this many nats left to gain if differences of its solution are
+# taken as derivatives: over a step they change by little more than the errors of other searches.
+_LEFT_FOR_DIFFERENCES = 1e-11
 # A search for q has not reached a maximum of T, and the density is rough, if this many nats or more
 # are left to gain.
 _ROUGH = 0.01
@@ -368,7 +371,7 @@ class GLMMHyperposterior:
 
     def _exact(self, x: Array, q: GaussianPosterior) -> GaussianPosterior:
         """The q at x (d,), searched closely enough for derivatives by differences."""
-        return self._working_at(x).fit(*self._given(x), q, left=LEFT)
+        return self._working_at(x).fit(*self._given(x), q, left=_LEFT_FOR_DIFFERENCES)
 
     def _slopes(
         self,
