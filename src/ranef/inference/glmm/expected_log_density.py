@@ -131,7 +131,11 @@ class ExpectedLogDensity:
         return float(total), slope, curvature
 
     def settle(self, covariance: Blocks) -> None:
-        """Does nothing: here the number of nodes is chosen at each call."""
+        """Does nothing: here the number of nodes is chosen at each call, by `_count`.
+
+        With `_MANY` rows or more, the averages therefore jump by the error of the smaller rule
+        where the largest variance of a predictor passes `_NEARLY_KNOWN`.
+        """
 
     def at(self, numbers: FamilyValues, eta: Predictors) -> float:
         """The sum over rows of log p at known predictors."""
