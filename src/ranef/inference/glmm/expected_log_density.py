@@ -223,7 +223,7 @@ def _by_number(
     """Derivatives in the shared family parameters of the sum of E log p."""
     etas, weights = _points(count, mean, covariance)
 
-    def total(numbers: JaxFamilyValues) -> Array:
+    def total(numbers: JaxFamilyValues) -> Float[Array, ""]:
         return jnp.sum(weights @ jax.vmap(lambda eta: density.rows(response, numbers, eta))(etas))
 
     return jax.grad(total)(numbers)
@@ -242,10 +242,10 @@ def _averages(
     k = mean.shape[1]
     etas, weights = _points(count, mean, covariance)
 
-    def slopes(eta: Array) -> Array:
+    def slopes(eta: JaxPredictors) -> JaxPredictors:
         return jax.grad(lambda eta: density.rows(response, numbers, eta).sum())(eta)
 
-    def each(eta: Array) -> tuple[Array, Array, Array]:
+    def each(eta: JaxPredictors) -> tuple[JaxPerRow, JaxPredictors, JaxBlocks]:
         slope, along = jax.linearize(slopes, eta)
         # One vectorised product for all directions: a program that grows with their number takes
         # seconds to compile.
@@ -273,19 +273,21 @@ def _thirds(
     """E of the third derivative in each predictor."""
     etas, weights = _points(count, mean, covariance)
 
-    def each(eta: Array) -> Array:
+    def each(eta: JaxPredictors) -> JaxPredictors:
         out = []
         for c in range(mean.shape[1]):
 
-            def alone(along: Array, c: int = c) -> Array:
+            def alone(along: JaxPerRow, c: int = c) -> Float[Array, ""]:
                 return density.rows(response, numbers, eta.at[:, c].add(along)).sum()
 
             ones = jnp.ones_like(eta[:, 0])
             slope = jax.grad(alone)
 
             def bend(
-                along: Array, slope: Callable[[Array], Array] = slope, ones: Array = ones
-            ) -> Array:
+                along: JaxPerRow,
+                slope: Callable[[JaxPerRow], JaxPerRow] = slope,
+                ones: JaxPerRow = ones,
+            ) -> JaxPerRow:
                 return jax.jvp(slope, (along,), (ones,))[1]
 
             out.append(jax.jvp(bend, (jnp.zeros_like(ones),), (ones,))[1])

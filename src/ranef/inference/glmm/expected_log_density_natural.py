@@ -116,9 +116,9 @@ class NaturalExpectedLogDensity:
         if len(mean) >= _MANY:
             with jax.enable_x64(True):
                 sums = (jnp.zeros(()),) * (order + 1)
-                at = jnp.asarray(mean), jnp.asarray(variance)
+                moments = jnp.asarray(mean), jnp.asarray(variance)
                 for node in zip(jnp.asarray(nodes), jnp.asarray(weights), strict=True):
-                    sums = _added(self.natural.cumulants, order, sums, node, *at)
+                    sums = _added(self.natural.cumulants, order, sums, node, *moments)
                 return tuple(np.asarray(each) for each in sums)
         out = tuple(np.zeros_like(mean) for _ in range(order + 1))
         for at in range(0, len(mean), _CHUNK):

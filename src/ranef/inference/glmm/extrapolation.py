@@ -36,7 +36,7 @@ class WorkingModelExtrapolator:
     """
 
     width: Point
-    _known: list[tuple[Array, Array, Array]] = field(default_factory=list)
+    _known: list[tuple[Point, Blocks, Predictors]] = field(default_factory=list)
     # For the stored points: the bases and their pseudoinverses, which give interpolation weights.
     _inverses: list[tuple[Array, Array]] = field(default_factory=list)
     _centre: Point = field(default_factory=lambda: np.zeros(0))

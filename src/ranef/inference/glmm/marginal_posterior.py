@@ -390,7 +390,7 @@ class GLMMHyperposterior:
         steps = _STEP * self.width
         places = [x, *(x + step for step in np.diag(steps))]
 
-        def differences(models: Sequence[WorkingModel | None]) -> Array:
+        def differences(models: Sequence[WorkingModel | None]) -> Point:
             each = zip(places, models, strict=True)
             here, *beside = (value(place, model, q) for place, model in each)
             return (np.array(beside) - here) / steps
