@@ -442,7 +442,7 @@ class BlockAscent:
 
     def _forward(
         self, points: NetworkWeights, network_state: NetworkState, designs: Designs, key: Array
-    ) -> tuple[dict[str, Float[Array, "_ _"]], NetworkState, Float[Array, ""]]:
+    ) -> tuple[dict[str, Float[Array, "_ _"]], NetworkState, Shaped[Array, ""]]:
         """The networks' columns by label, their updated state, and their penalty on these rows.
 
         The penalty, in nats, is minus the log density of the observed sites of the program.
