@@ -258,7 +258,7 @@ def test_effects_of_large_sds_have_more_nodes():
     target.settle(target.start)
     target.refinement = AdaptiveQuadrature(target.working, may_add=True)
     x = target.coordinates.inverse({"1|g_sigma": np.array(6.0)})
-    q, given = target.fit(x), target._given(x)
+    q, given = target.fit(x), target._roots_and_numbers(x)
     by_rule = target.refinement._integrated(q, *given)
     few, many = (AdaptiveQuadrature(target.working, n)._integrated(q, *given) for n in (15, 251))
     assert by_rule.value == pytest.approx(many.value, abs=5e-3)

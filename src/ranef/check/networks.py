@@ -90,8 +90,8 @@ def gain(
     try:
         for each in (known, _without(known, labels)):
             deadline.tick()
-            given = step.given(each, rows, {}, None, patient=True, silent=True)
-            scores.append(given.log_density(each, windows.held))
+            update = step.update(each, rows, {}, None, patient=True, silent=True)
+            scores.append(update.log_density(each, windows.held))
     except (RanefError, ArithmeticError, np.linalg.LinAlgError) as error:
         return NoReference(str(error))
     difference = scores[0] - scores[1]

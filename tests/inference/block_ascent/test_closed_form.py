@@ -37,11 +37,11 @@ def test_the_error_of_known_levels_is_minus_the_mean_log_density(family):
     assert isinstance(step, ClosedFormStep)
     search = BlockAscent(problem, SVI().settings, 0)
     state, windows = search.begin(), search.windows
-    known = problem.conditioned_on(state.points, {**state.carried, **problem.idle_networks})
+    known = problem.conditioned_on(state.points, {**state.network_state, **problem.idle_networks})
     rows = windows.at(0)
-    given = step.given(known, rows, {}, None, patient=True, silent=True)
-    assert isinstance(given, ClosedFormUpdate)
-    each = given.log_density(known, rows)
+    update = step.update(known, rows, {}, None, patient=True, silent=True)
+    assert isinstance(update, ClosedFormUpdate)
+    each = update.log_density(known, rows)
     assert each.shape == (rows.n,)
     none = {name: np.zeros_like(own) for name, own in windows.unseen.items()}
-    assert given.error(known, rows, none) == pytest.approx(-each.mean(), rel=1e-6)
+    assert update.error(known, rows, none) == pytest.approx(-each.mean(), rel=1e-6)

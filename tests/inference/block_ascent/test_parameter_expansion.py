@@ -115,25 +115,25 @@ def test_rows_of_new_levels_have_their_joint_density():
     problem = problem_of("y ~ nn(t, hidden=[4]) + (t | id)", table)
     search = search_of(problem)
     state, rows = search.begin(), search.windows.at(0)
-    known = problem.conditioned_on(state.points, {**state.carried, **problem.idle_networks})
-    given = search.kind.given(known, rows, {}, None, patient=True, silent=True)
+    known = problem.conditioned_on(state.points, {**state.network_state, **problem.idle_networks})
+    update = search.kind.update(known, rows, {}, None, patient=True, silent=True)
     held, unseen = search.windows.held, search.windows.unseen
-    error = given.error(known, held, unseen)
+    error = update.error(known, held, unseen)
     block = known.batch(held).blocks["1 + t | id"]
-    away, _ = given.residuals(known.batch(held), known)
+    away, _ = update.residuals(known.batch(held), known)
     new = unseen["id"][block.codes]
     assert 0 < new.sum() < len(new)
-    sites = given.sites
+    sites = update.sites
     scales = np.array([sites[name] for name in block.scales])
     root = scales[:, None] * sites[block.cholesky]
     z = block.columns[new]
     same = block.codes[new][:, None] == block.codes[new][None]
-    covariance = (z @ root @ root.T @ z.T) * same + given.sigma**2 * np.eye(int(new.sum()))
-    parts = given.parts.eta(known.batch(held), {}, given.common, given.effects, unseen)["mu"]
+    covariance = (z @ root @ root.T @ z.T) * same + update.sigma**2 * np.eye(int(new.sum()))
+    parts = update.parts.eta(known.batch(held), {}, update.common, update.effects, unseen)["mu"]
     assert np.abs(parts[~new]).max() > 1.0
     expected = multivariate_normal(np.zeros(int(new.sum())), covariance).logpdf(away[new])
     left = away[~new] - parts[~new]
-    expected += -0.5 * np.sum(np.log(2 * np.pi * given.sigma**2) + (left / given.sigma) ** 2)
+    expected += -0.5 * np.sum(np.log(2 * np.pi * update.sigma**2) + (left / update.sigma) ** 2)
     assert -error * len(new) == pytest.approx(expected, rel=1e-9)
 
 

@@ -26,14 +26,14 @@ N = 60
 
 def both(name, predictors):
     """In closed form and by differentiation, of rows drawn from the family's example."""
-    law, example, rng = family(name), EXAMPLES[name], np.random.default_rng(0)
+    distribution, example, rng = family(name), EXAMPLES[name], np.random.default_rng(0)
     with jax.enable_x64(True):
         response = example.response(example.law.rvs(size=N, random_state=rng).astype(float))
-    closed = expected_log_density_of(law, response, predictors)
+    closed = expected_log_density_of(distribution, response, predictors)
     assert isinstance(closed, AnalyticExpectedLogDensity)
     others = {own: value for own, value in example.values.items() if own not in predictors}
     numbers = {own: np.asarray(value, np.float64) for own, value in others.items()}
-    return closed, ExpectedLogDensity(law, response, predictors), numbers, rng
+    return closed, ExpectedLogDensity(distribution, response, predictors), numbers, rng
 
 
 def covariances(k, rng):
@@ -47,15 +47,15 @@ def covariances(k, rng):
 @pytest.mark.parametrize(("name", "predictors"), CASES)
 @pytest.mark.parametrize("chunk", [16_384, 300])
 def test_averages_are_those_of_any_family(name, predictors, chunk, monkeypatch):
-    """Whether the rows are gone through at once or in several parts."""
+    """Whether the rows are gone through at once or in several batches."""
     monkeypatch.setattr(expected_log_density_analytic, "_CHUNK", chunk)
     closed, automatic, numbers, rng = both(name, predictors)
-    mean, spread = rng.normal(size=(N, len(predictors))), covariances(len(predictors), rng)
-    given = numbers, mean, spread
-    pairs = [*zip(closed.of(*given), automatic.of(*given), strict=True)]
-    pairs.append((closed.third(*given), automatic.third(*given)))
+    mean, covariance = rng.normal(size=(N, len(predictors))), covariances(len(predictors), rng)
+    arguments = numbers, mean, covariance
+    pairs = [*zip(closed.of(*arguments), automatic.of(*arguments), strict=True)]
+    pairs.append((closed.third(*arguments), automatic.third(*arguments)))
     pairs.append((closed.at(numbers, mean), automatic.at(numbers, mean)))
-    slopes, expected = closed.by_number(*given), automatic.by_number(*given)
+    slopes, expected = closed.by_number(*arguments), automatic.by_number(*arguments)
     assert set(slopes) == set(expected)
     pairs += [(slopes[own], value) for own, value in expected.items()]
     for own, other in pairs:
@@ -69,8 +69,8 @@ def test_integrals_over_levels_are_those_of_any_family(name, predictors, monkeyp
     place, k = len(predictors) - 1, len(predictors)
     levels = rng.normal(size=7), np.full(7, 0.4)
     over = LevelQuadrature(rng.integers(0, 7, N), rng.normal(size=N), place, 9, *levels)
-    given = over, rng.normal(size=(N, k)), 0.8, numbers
-    own, other = closed.integrals(*given), automatic.integrals(*given)
+    arguments = over, rng.normal(size=(N, k)), 0.8, numbers
+    own, other = closed.integrals(*arguments), automatic.integrals(*arguments)
     for field in ("value", "mean", "variance", "slope"):
         np.testing.assert_allclose(
             getattr(own, field), getattr(other, field), rtol=1e-9, atol=1e-12, err_msg=field
@@ -82,8 +82,8 @@ def test_integrals_over_levels_are_those_of_any_family(name, predictors, monkeyp
 
 def test_very_many_rows_are_compiled(monkeypatch):
     monkeypatch.setattr(averages_module, "_COMPILED", N)
-    law, response = family("ordinal"), EXAMPLES["ordinal"].response(np.ones(N))
-    assert isinstance(expected_log_density_of(law, response, ["mu"]), ExpectedLogDensity)
+    distribution, response = family("ordinal"), EXAMPLES["ordinal"].response(np.ones(N))
+    assert isinstance(expected_log_density_of(distribution, response, ["mu"]), ExpectedLogDensity)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

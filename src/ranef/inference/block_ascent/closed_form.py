@@ -1,4 +1,4 @@
-"""The closed-form part of a round of block ascent: all that is linear, given the networks.
+"""The closed-form step of a round of block ascent, which solves all that is linear.
 
 `LMMStep` takes Gaussian responses whose mean alone has a predictor, `GLMMStep` all others. J is the
 number of levels of a grouping, n that of rows and p that of common effects.
@@ -7,18 +7,24 @@ number of levels of a grouping, n that of rows and p that of common effects.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ranef.inference.block_ascent.glmm_step import GLMMStep
 from ranef.inference.block_ascent.lmm_step import LMMStep
-from ranef.inference.block_ascent.parameter_expansion import CommonParts
+from ranef.inference.block_ascent.parameter_expansion import (
+    CommonParts,
+    LayerChange,
+    UnseenLevels,
+)
+from ranef.inference.glmm.arrays import Array, PerRow, SiteValues
 from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.pwls.cross_products import CrossProducts
+from ranef.lazy import Array as JaxArray
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Problem
 from ranef.program.training import Rows
 
-Array = NDArray[np.float64]
+# What the gradient steps of the networks hold fixed: arrays by row, (n, ...) by name, and numbers
+# for all rows by name.
+LossArguments = tuple[Mapping[str, object], Mapping[str, object]]
 
 
 @runtime_checkable
@@ -31,7 +37,7 @@ class ClosedFormUpdate(Protocol):
         ...
 
     @property
-    def sites(self) -> Mapping[str, Any]:
+    def sites(self) -> SiteValues:
         """The hyperparameters at their mode, by site."""
         ...
 
@@ -45,7 +51,7 @@ class ClosedFormUpdate(Protocol):
         """Log p(theta, y | w) at the mode in nats, all coefficients integrated out."""
         ...
 
-    def error(self, known: Problem, rows: Rows, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+    def error(self, known: Problem, rows: Rows, unseen: UnseenLevels) -> float:
         """Minus the mean log density of rows, the effects of unseen levels integrated out.
 
         Args:
@@ -58,8 +64,8 @@ class ClosedFormUpdate(Protocol):
         """
         ...
 
-    def log_density(self, known: Problem, rows: Rows) -> Array:
-        """Log density of each row, (n,) in nats, at the posterior means of the coefficients.
+    def log_density(self, known: Problem, rows: Rows) -> PerRow:
+        """Log density of each row in nats, at the posterior means of the coefficients.
 
         Common parts of group effects and changes of last layers are left out.
 
@@ -69,20 +75,17 @@ class ClosedFormUpdate(Protocol):
         """
         ...
 
-    def moves(self) -> dict[str, tuple[Array, float]]:
-        """Changes of last layers by label, as coefficients (k,) and a constant."""
+    def moves(self) -> dict[str, LayerChange]:
+        """Changes of last layers by label."""
         ...
 
-    def held(self, known: Problem, rows: Rows, labels: Sequence[str]) -> tuple[Any, Any]:
+    def loss_arguments(self, known: Problem, rows: Rows, labels: Sequence[str]) -> LossArguments:
         """What the gradient steps of the networks hold fixed, the arguments of `loss`.
 
         Args:
             known: the problem with known networks.
             rows: the rows of the steps.
             labels: labels of the terms that have networks.
-
-        Returns:
-            Arrays by row, (n, ...) by name, and numbers for all rows.
         """
         ...
 
@@ -102,11 +105,11 @@ class ClosedFormStep(Protocol):
         """The common parts of group effects, which networks may take over."""
         ...
 
-    def given(
+    def update(
         self,
         known: Problem,
         rows: Rows,
-        before: Mapping[str, Any],
+        before: SiteValues,
         earlier: CrossProducts | None,
         *,
         patient: bool,
@@ -128,16 +131,18 @@ class ClosedFormStep(Protocol):
         """
         ...
 
-    def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
+    def started(self, known: Problem, before: SiteValues) -> Problem:
         """The problem from which the last method starts where a round ended."""
         ...
 
-    def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
+    def loss(
+        self, bases: Mapping[str, Float[JaxArray, "n _"]], rows: Any, fixed: Any
+    ) -> Float[JaxArray, ""]:
         """Minus the mean expected log density of a minibatch, up to a constant, in nats.
 
         Args:
-            bases: columns (n, k) of the networks by label.
-            rows: arrays by row, the first of what `ClosedFormUpdate.held` returns.
+            bases: columns of the networks by label.
+            rows: arrays by row, the first of what `ClosedFormUpdate.loss_arguments` returns.
             fixed: numbers for all rows, the second of it.
         """
         ...

@@ -3,7 +3,7 @@
 A term u_j' v_m has factors u_j ~ N(0, diag(tau^2)) and v_m ~ N(0, I) of rank K for the J levels of
 one grouping and the M levels of another. The approximation is q(u) q(v) q(tau), normal for each
 level. Let r_i be the residual of row i after all other terms, w_i the weight of the row and
-beta = 1 / sigma^2. The optimum of each part given the others is
+beta = 1 / sigma^2. The optimum of each factor of q given the others is
 
     q(u_j) = N(m_j, C_j),   C_j^-1 = E diag(tau^-2) + beta sum_(i of j) w_i E v v',
                             C_j^-1 m_j = beta sum_(i of j) w_i r_i E v,
@@ -20,7 +20,6 @@ bound (ELBO) that comes from the priors. The best A is known in closed form (Lut
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +27,15 @@ from scipy import sparse
 
 from ranef import priors
 from ranef.errors import OptionError
+from ranef.inference.glmm.arrays import Array, PerRow
 from ranef.numerics.counter_rng import CounterRNG
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior
 from ranef.priors.log_density import log_density
 from ranef.terms.blocks import Bilinear
 
-Array = NDArray[np.float64]
+# A number for each component.
+PerComponent = Float[Array, "K"]
 
 # Steps of subspace iteration towards the singular vectors where the search begins.
 _POWERS = 8
@@ -52,20 +54,20 @@ class FactorPosterior:
     """Normal approximation of the factors of one grouping, independent between levels.
 
     Attributes:
-        mean: (J, K) mean for each level.
-        covariance: (J, K, K) covariance for each level.
+        mean: of each level.
+        covariance: of each level.
     """
 
-    mean: Array
-    covariance: Array
+    mean: Float[Array, "J K"]
+    covariance: Float[Array, "J K K"]
 
     @property
-    def second(self) -> Array:
-        """E u u' for each level, (J, K, K)."""
+    def second(self) -> Float[Array, "J K K"]:
+        """E u u' for each level."""
         return self.mean[:, :, None] * self.mean[:, None] + self.covariance
 
-    def turned(self, a: Array) -> "FactorPosterior":
-        """The distribution of A u, for a matrix A (K, K)."""
+    def rotated(self, a: Float[Array, "K K"]) -> "FactorPosterior":
+        """The distribution of A u, for a matrix A."""
         return FactorPosterior(self.mean @ a.T, a @ self.covariance @ a.T)
 
     def entropy(self) -> float:
@@ -79,24 +81,24 @@ class ScalePosterior:
     """q(tau) on a grid, independent between the K components.
 
     Attributes:
-        log_tau: (K, G) points of log tau.
-        mass: (K, G) their probabilities.
-        bound: the part of the ELBO that comes from tau and the prior of u, without the entropy of u
-            and without the constant J K / 2 log(2 pi), in nats.
+        log_tau: G points of log tau by component.
+        mass: their probabilities.
+        bound: the contribution of tau and the prior of u to the ELBO in nats, without the entropy
+            of u and without the constant J K / 2 log(2 pi).
     """
 
-    log_tau: Array
-    mass: Array
+    log_tau: Float[Array, "K G"]
+    mass: Float[Array, "K G"]
     bound: float
 
     @classmethod
-    def of(cls, prior: Prior, squares: Array, levels: int) -> "ScalePosterior":
+    def of(cls, prior: Prior, squares: PerComponent, levels: int) -> "ScalePosterior":
         """The optimal q(tau) given q(u).
 
         Args:
             prior: prior of each tau_k. A fixed value or a point estimate gives a grid of one
                 point, for a point estimate the maximum likelihood value.
-            squares: (K,) sum_j E u_jk^2.
+            squares: sum_j E u_jk^2.
             levels: J.
         """
         squares = np.maximum(squares, np.finfo(np.float64).tiny)
@@ -110,13 +112,13 @@ class ScalePosterior:
         return cls(at, np.ones_like(at), float(log_p.sum()))
 
     @classmethod
-    def _free(cls, prior: Prior, squares: Array, levels: int) -> "ScalePosterior":
+    def _free(cls, prior: Prior, squares: PerComponent, levels: int) -> "ScalePosterior":
         """`of` for a prior that is a distribution."""
         low = getattr(prior, "lower", 0.0)
         high = 1.0 if isinstance(prior, priors.Beta) else getattr(prior, "upper", np.inf)
 
-        def density(log_tau: Array) -> Array:
-            """Unnormalised log density of log tau, (K, G)."""
+        def density(log_tau: Float[Array, "K G"]) -> Float[Array, "K G"]:
+            """Unnormalised log density of log tau."""
             tau = np.exp(log_tau)
             with np.errstate(all="ignore"):
                 own = log_density(prior, tau)[0] + log_tau
@@ -138,23 +140,23 @@ class ScalePosterior:
         return cls(log_tau, mass / total[:, None], float((top + np.log(total * spacing)).sum()))
 
     @property
-    def precision(self) -> Array:
-        """E tau^-2 of each component, (K,)."""
+    def precision(self) -> PerComponent:
+        """E tau^-2 of each component."""
         return (self.mass * np.exp(-2 * self.log_tau)).sum(axis=1)
 
     @property
-    def mean(self) -> Array:
-        """E tau of each component, (K,)."""
+    def mean(self) -> PerComponent:
+        """E tau of each component."""
         return (self.mass * np.exp(self.log_tau)).sum(axis=1)
 
     @property
-    def sd(self) -> Array:
-        """Posterior sd of the tau of each component, (K,)."""
+    def sd(self) -> PerComponent:
+        """Posterior sd of the tau of each component."""
         square = (self.mass * np.exp(2 * self.log_tau)).sum(axis=1)
         return np.sqrt(np.maximum(square - self.mean**2, 0.0))
 
-    def draw(self, rng: np.random.Generator, size: int) -> Array:
-        """Draws of tau by inversion of the distribution on the grid, (size, K)."""
+    def draw(self, rng: np.random.Generator, size: int) -> Float[Array, "{size} K"]:
+        """Draws of tau by inversion of the distribution on the grid."""
         uniform = rng.random((len(self.mass), size))
         columns = [
             log_tau[np.searchsorted(np.cumsum(mass), own).clip(max=len(mass) - 1)]
@@ -168,10 +170,10 @@ class RatingsTable:
 
     Args:
         term: the term, with the levels of each row.
-        weights: (n,) weights of the rows, or None for weights of one.
+        weights: of the rows, or None for weights of one.
     """
 
-    def __init__(self, term: Bilinear, weights: Array | None) -> None:
+    def __init__(self, term: Bilinear, weights: PerRow | None) -> None:
         self.left, self.right = (np.asarray(codes, np.int64) for codes in term.codes)
         self.levels, self.rank = term.levels, term.rank
         self.weights = np.ones(len(self.left)) if weights is None else weights
@@ -179,21 +181,21 @@ class RatingsTable:
         self._pairs, self._place = np.unique(key, return_inverse=True)
         self._sums = self._matrix(self.weights)
 
-    def _matrix(self, values: Array) -> Any:
-        """Sums of `values` (n,) over the rows of each pair of levels, sparse (J, M)."""
+    def _matrix(self, values: PerRow) -> sparse.csr_array:
+        """Sums of `values` over the rows of each pair of levels, sparse (J, M)."""
         data = np.bincount(self._place, values, len(self._pairs))
         starts = np.searchsorted(self._pairs, np.arange(self.levels[0] + 1) * self.levels[1])
         columns = self._pairs % self.levels[1]
         return sparse.csr_array((data, columns, starts), shape=self.levels)
 
-    def begin(self, residual: Array, rng: np.random.Generator) -> FactorPosterior:
+    def begin(self, residual: PerRow, rng: np.random.Generator) -> FactorPosterior:
         """The v that a search begins with: leading right singular vectors of the table.
 
         The table has the weighted sums of residuals, and zero for pairs that do not occur. The
         vectors are approximate (`_POWERS` steps of subspace iteration), scaled to mean square one.
 
         Args:
-            residual: (n,) residual of each row without this term.
+            residual: of each row without this term.
             rng: generator of the random start of the iteration.
         """
         table = self._matrix(self.weights * residual)
@@ -204,13 +206,13 @@ class RatingsTable:
         return FactorPosterior(v, np.zeros((*v.shape, self.rank)))
 
     def sweep(
-        self, q: "TermPosterior", residual: Array, beta: float, *, held: bool = False
+        self, q: "TermPosterior", residual: PerRow, beta: float, *, held: bool = False
     ) -> "TermPosterior":
         """Updates q(u), q(v) and, unless `held`, q(tau) once.
 
         Args:
             q: the approximation so far.
-            residual: (n,) residual of each row without this term.
+            residual: of each row without this term.
             beta: 1 / sigma^2.
             held: whether q(tau) stays as it is.
         """
@@ -219,15 +221,15 @@ class RatingsTable:
         v = _side(self._sums.T.tocsr(), table.T.tocsr(), u, np.ones(self.rank), beta)
         if not isinstance(q.prior, priors.Fixed):
             # With tau integrated over a flat prior, the optimal rotation has M - 1 in place of M.
-            u, v = _turned(u, v, self.levels[1] - (not isinstance(q.prior, priors.PointEstimate)))
+            u, v = _rotated(u, v, self.levels[1] - (not isinstance(q.prior, priors.PointEstimate)))
         if held:
             return replace(q, u=u, v=v)
         squares = np.einsum("jk,jk->k", u.mean, u.mean)
         squares = squares + np.einsum("jkk->k", u.covariance)
         return replace(q, u=u, v=v, scales=ScalePosterior.of(q.prior, squares, self.levels[0]))
 
-    def moments(self, q: "TermPosterior") -> tuple[Array, Array]:
-        """Posterior mean and variance of u'v in each row, (n,) each.
+    def moments(self, q: "TermPosterior") -> tuple[PerRow, PerRow]:
+        """Posterior mean and variance of u'v in each row.
 
         For independent u and v the variance is
         E v' C_u E v + E u' C_v E u + tr(C_u C_v).
@@ -237,19 +239,23 @@ class RatingsTable:
         mean = np.einsum("pk,pk->p", u, v)
         variance = np.empty(len(mean))
         for start in range(0, len(mean), 65_536):
-            part = slice(start, start + 65_536)
-            of_u, of_v = q.u.covariance[left[part]], q.v.covariance[right[part]]
-            v_part, u_part = v[part], u[part]
-            variance[part] = (
-                np.einsum("pk,pkl,pl->p", v_part, of_u, v_part, optimize=True)
-                + np.einsum("pk,pkl,pl->p", u_part, of_v, u_part, optimize=True)
+            own = slice(start, start + 65_536)
+            of_u, of_v = q.u.covariance[left[own]], q.v.covariance[right[own]]
+            own_u, own_v = u[own], v[own]
+            variance[own] = (
+                np.einsum("pk,pkl,pl->p", own_v, of_u, own_v, optimize=True)
+                + np.einsum("pk,pkl,pl->p", own_u, of_v, own_u, optimize=True)
                 + np.einsum("pkl,pkl->p", of_u, of_v)
             )
         return mean[self._place], variance[self._place]
 
 
 def _side(
-    sums: Any, table: Any, other: FactorPosterior, precision: Array, beta: float
+    sums: sparse.csr_array,
+    table: sparse.csr_array,
+    other: FactorPosterior,
+    precision: PerComponent,
+    beta: float,
 ) -> FactorPosterior:
     """The optimal q of one grouping's factors, given the other's.
 
@@ -257,7 +263,7 @@ def _side(
         sums: sparse (J, M) sums of weights.
         table: sparse (J, M) weighted sums of residuals.
         other: q of the other factors, M levels.
-        precision: (K,) expected prior precision.
+        precision: expected prior precision.
         beta: 1 / sigma^2.
     """
     k = len(precision)
@@ -268,7 +274,7 @@ def _side(
     return FactorPosterior(np.einsum("jkl,jl->jk", covariance, pulled), covariance)
 
 
-def _turned(
+def _rotated(
     u: FactorPosterior, v: FactorPosterior, size: int
 ) -> tuple[FactorPosterior, FactorPosterior]:
     """The q of u and v after the rotation that maximises the bound (Luttinen and Ilin, 2010).
@@ -281,7 +287,7 @@ def _turned(
     axes = np.linalg.eigh(0.5 * (inner + inner.T))[1][:, ::-1]
     turn = axes.T @ np.linalg.inv(root)
     axes = axes * np.where(((v.mean @ turn.T) ** 3).sum(axis=0) < 0, -1.0, 1.0)
-    return u.turned(axes.T @ root.T), v.turned(axes.T @ np.linalg.inv(root))
+    return u.rotated(axes.T @ root.T), v.rotated(axes.T @ np.linalg.inv(root))
 
 
 @dataclass(frozen=True)
@@ -302,14 +308,14 @@ class TermPosterior:
 
     @classmethod
     def begin(
-        cls, table: RatingsTable, prior: Prior, residual: Array, seed: list[int]
+        cls, table: RatingsTable, prior: Prior, residual: PerRow, seed: list[int]
     ) -> "TermPosterior":
         """The q that a search begins with: v near singular vectors, u with mean zero.
 
         Args:
             table: the rows.
             prior: prior of tau.
-            residual: (n,) residual of each row without this term.
+            residual: of each row without this term.
             seed: seed of the random start of the singular vectors.
         """
         v = table.begin(residual, np.random.default_rng(seed))
@@ -333,13 +339,13 @@ class FactorDraws:
     """Draws of the factors of requested levels only, as `LevelDraws`.
 
     Attributes:
-        sides: by site, mean (J, K) and square root of the covariance (J, K, K) for each level.
+        sides: by site, mean and square root of the covariance for each level.
         draws: number of draws, all chains together.
         seed: seed of the noise. The noise of a level depends on this and the level only.
         chains: number of chains that the draws are divided into.
     """
 
-    sides: Mapping[str, tuple[Array, Array]]
+    sides: Mapping[str, tuple[Float[Array, "_ _"], Float[Array, "_ _ _"]]]
     draws: int
     seed: int
     chains: int = 1
@@ -373,8 +379,8 @@ class FactorDraws:
         return out
 
 
-def _root(covariance: Array) -> Array:
-    """Symmetric square roots (J, K, K), which exist for nearly singular covariances too."""
+def _root(covariance: Float[Array, "J K K"]) -> Float[Array, "J K K"]:
+    """Symmetric square roots, which exist for nearly singular covariances too."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0.0))[:, None]) @ vectors.transpose(0, 2, 1)
 
@@ -390,7 +396,7 @@ class LazyFactorDraws(Mapping[str, Array]):
         OptionError: on request of a site whose draws would take more than 3.2 GB.
     """
 
-    def __init__(self, drawn: FactorDraws, beside: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, drawn: FactorDraws, beside: Sequence[Mapping[str, NDArray]]) -> None:
         self._drawn, self._beside = drawn, beside
         self._made: dict[str, Array] = {}
 

@@ -12,15 +12,24 @@ where r_i is the contribution of the linear blocks to the predictors of row i un
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ranef.errors import DataError
+from ranef.families.base import ResponseDesign
 from ranef.inference.block_ascent.lmm_step import away_from_zero, mode, shared
 from ranef.inference.block_ascent.minibatches import kept
-from ranef.inference.block_ascent.parameter_expansion import CommonParts, of_unseen, rows_of_unseen
+from ranef.inference.block_ascent.parameter_expansion import (
+    Columns,
+    CommonParts,
+    Effects,
+    LayerChange,
+    UnseenLevels,
+    of_unseen,
+    rows_of_unseen,
+)
+from ranef.inference.glmm.arrays import Array, FamilyValues, PerRow, Predictors, SiteValues
 from ranef.inference.glmm.expected_log_density import expected_log_density_of, root_of
 from ranef.inference.glmm.gaussian_approximation import GaussianPosterior
 from ranef.inference.glmm.marginal_posterior import GLMMHyperposterior
@@ -29,13 +38,13 @@ from ranef.inference.lmm.design_layout import DesignLayout
 from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.inference.pwls.schur_complement import DependentColumnError
+from ranef.lazy import Array as JaxArray
 from ranef.lazy import jax, jnp
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.gauss_hermite import rule
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Batch, Problem
 from ranef.program.training import Rows
-
-Array = NDArray[np.float64]
 
 # Gauss-Hermite nodes of the loss of a gradient step for one predictor. Several predictors use a
 # rule of degree three.
@@ -60,6 +69,32 @@ _FIRST = 6
 MOST = 2_000_000
 
 
+class GLMMLossRows(TypedDict):
+    """What the gradient steps of the networks hold fixed, by row.
+
+    Attributes:
+        rest: (n, K) the mean predictors without networks.
+        root: (n, K, K) a root of the predictors' covariance.
+        response: the response.
+    """
+
+    rest: JaxArray | Array
+    root: JaxArray | Array
+    response: ResponseDesign
+
+
+class GLMMLossNumbers(TypedDict):
+    """What the gradient steps of the networks hold fixed for all rows.
+
+    Attributes:
+        coefficients: (k,) of the columns of each network, by label.
+        numbers: values of the family parameters.
+    """
+
+    coefficients: Mapping[str, JaxArray | Array]
+    numbers: Mapping[str, JaxArray | Array | float]
+
+
 @dataclass(frozen=True)
 class GLMMUpdate:
     """The `ClosedFormUpdate` for any family.
@@ -76,13 +111,13 @@ class GLMMUpdate:
     """
 
     density: GLMMHyperposterior
-    sites: Mapping[str, Any]
+    sites: SiteValues
     begin: Mapping[str, Array]
     q: GaussianPosterior
     evidence: float
     places: Mapping[str, int]
     parts: CommonParts
-    changes: Mapping[str, Array]
+    changes: Mapping[str, Columns]
 
     @property
     def mixed(self) -> LinearMixedModel:
@@ -90,37 +125,37 @@ class GLMMUpdate:
         return self.density.mixed
 
     @property
-    def _effects(self) -> tuple[Array, ...]:
-        """Posterior means of the effects by factor, (J, k)."""
+    def _effects(self) -> Effects:
+        """Posterior means of the effects by factor."""
         return tuple(b[0] for b in self.q.solution.effects)
 
     @property
-    def _numbers(self) -> dict[str, Any]:
+    def _numbers(self) -> FamilyValues:
         """The family parameters without a predictor, at the mode."""
         return {name: self.sites[name] for name in self.density.numbers}
 
-    def error(self, known: Problem, rows: Rows, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+    def error(self, known: Problem, rows: Rows, unseen: UnseenLevels) -> float:
         """Minus the mean log density of rows, at the posterior means of the coefficients.
 
         The effects of unseen levels are integrated over their prior by the bound of a Gaussian
         approximation.
         """
-        part = known.batch(rows)
+        batch = known.batch(rows)
         n = rows.n
-        layout = DesignLayout.of(part.blocks, n, known, "svi")
+        layout = DesignLayout.of(batch.blocks, n, known, "svi")
         eta = ReweightedProducts(layout).layout.known.copy()
         common = self.q.solution.common[0]
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
         changes = self.parts.changes(self.parts.features(known, rows.designs))
-        own = self.parts.eta(part, changes, common, self._effects, unseen)
+        own = self.parts.eta(batch, changes, common, self._effects, unseen)
         for name, added in own.items():
             eta[:, layout.predictors.index(name)] += added
         none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
         none = replace(none, known=eta)
         eta = ReweightedProducts(none).predictors(np.zeros(0), self._effects[: len(layout.factors)])
-        new = rows_of_unseen(part, unseen)
-        total = self._of_unseen(known, kept(rows, new), part.keep(new), eta[new], unseen)
+        new = rows_of_unseen(batch, unseen)
+        total = self._of_unseen(known, kept(rows, new), batch.keep(new), eta[new], unseen)
         if total is None:
             new, total = np.zeros(n, bool), 0.0
         averages = expected_log_density_of(
@@ -132,24 +167,24 @@ class GLMMUpdate:
         self,
         known: Problem,
         rows: Rows,
-        part: Batch,
-        eta: Array,
-        unseen: Mapping[str, NDArray[np.bool_]],
+        batch: Batch,
+        eta: Predictors,
+        unseen: UnseenLevels,
     ) -> float | None:
         """Log density of rows that all have an unseen level, its effects integrated out.
 
         Args:
             known: the problem with known networks.
             rows: the rows.
-            part: the same rows as a batch.
-            eta: (n, K) predictors without the effects of unseen levels.
-            unseen: (J,) whether no training row has a level, by grouping.
+            batch: the same rows as a batch.
+            eta: predictors without the effects of unseen levels.
+            unseen: whether no training row has a level, by grouping.
 
         Returns:
             The sum over the rows in nats. None if there are no rows, or the search for the
             Gaussian approximation fails.
         """
-        blocks = of_unseen(part, unseen) if len(eta) else None
+        blocks = of_unseen(batch, unseen) if len(eta) else None
         if blocks is None:
             return None
         for k, name in enumerate(dict.fromkeys(known.predicts[label] for label in blocks)):
@@ -162,8 +197,8 @@ class GLMMUpdate:
             q = density.near(density.coordinates.inverse(self.sites))
         return None if q is None else q.value
 
-    def log_density(self, known: Problem, rows: Rows) -> Array:
-        """Log p(y_i | eta_i, family parameters) of each row, (n,)."""
+    def log_density(self, known: Problem, rows: Rows) -> PerRow:
+        """Log p(y_i | eta_i, family parameters) of each row."""
         layout = DesignLayout.of(known.batch(rows).blocks, rows.n, known, "svi")
         common = self.q.solution.common[0]
         eta = ReweightedProducts(layout).layout.known.copy()
@@ -180,28 +215,24 @@ class GLMMUpdate:
             )
             return np.asarray(found, np.float64)
 
-    def moves(self) -> dict[str, tuple[Array, float]]:
+    def moves(self) -> dict[str, LayerChange]:
         """Changes of last layers by label, as from `CommonParts.moves`."""
         return self.parts.moves(self._effects)
 
-    def held(self, known: Problem, rows: Rows, labels: Sequence[str]) -> tuple[Any, Any]:
-        """What the gradient steps of the networks hold fixed.
-
-        Returns:
-            Arrays by row: "rest" (n, K), the mean predictors without networks; "root" (n, K, K), a
-            root of the predictors' covariance; "response". And numbers for all rows:
-            "coefficients" of the networks' columns by label, and "numbers", the family parameters.
-        """
-        part = known.batch(rows)
+    def loss_arguments(
+        self, known: Problem, rows: Rows, labels: Sequence[str]
+    ) -> tuple[GLMMLossRows, GLMMLossNumbers]:
+        """What the gradient steps of the networks hold fixed."""
+        batch = known.batch(rows)
         rest = self.q.mean.copy()
         # Leave the common parts of group effects to the networks.
-        names = list(dict.fromkeys(known.predicts[label] for label in part.blocks))
+        names = list(dict.fromkeys(known.predicts[label] for label in batch.blocks))
         common, changes = self.q.solution.common[0], self.changes
-        for name, added in self.parts.eta(part, changes, common, self._effects, {}).items():
+        for name, added in self.parts.eta(batch, changes, common, self._effects, {}).items():
             rest[:, names.index(name)] -= added
-        coefficients = {}
+        coefficients: dict[str, JaxArray | Array] = {}
         for label in labels:
-            columns, coefficients[label] = shared(part, label, self.mixed, self._effects)
+            columns, coefficients[label] = shared(batch, label, self.mixed, self._effects)
             rest[:, self.places[label]] -= columns @ coefficients[label]
         response = rows.response
         root = np.asarray(root_of(jnp.asarray(self.q.covariance)))
@@ -230,25 +261,27 @@ class GLMMStep:
         self._predictors = predictors
         self._places = {n: predictors.index(p) for n, p in problem.predicts.items()}
 
-    def given(
+    def update(
         self,
         known: Problem,
         rows: Rows,
-        before: Mapping[str, Any],
+        before: SiteValues,
         earlier: CrossProducts | None,
         *,
         patient: bool,
         silent: bool,
     ) -> GLMMUpdate:
-        """The linear blocks given the networks; `earlier` is not used.
+        """The linear blocks given the networks.
 
-        If it is not `patient`, the hyperparameters stay at `before`.
+        If it is not `patient`, the hyperparameters stay at `before`. `earlier` is always None: a
+        model of `MOST` rows or fewer has a single window, and there are no cross-products to keep
+        from round to round, because the working weights change.
         """
-        part = known.batch(rows)
+        batch = known.batch(rows)
         features = {} if silent else self.parts.features(known, rows.designs)
         parts = self.parts.along(features)
         changes = parts.changes(features)
-        beside = parts.beside(part, changes)
+        beside = parts.beside(batch, changes)
         own = replace(
             parts.problem(known),
             data=rows,
@@ -263,13 +296,14 @@ class GLMMStep:
                 scales = {name: v for name, v in before.items() if not name.startswith("/")}
                 if _COMMON in before:
                     factors = density.working.layout.factors
+                    common = np.asarray(before[_COMMON])
                     old = len(factors) - len(changes)
                     effects = (
-                        *(before[f"{_EFFECTS}/{f}"] for f in range(old)),
+                        *(np.asarray(before[f"{_EFFECTS}/{f}"]) for f in range(old)),
                         # Changes start at zero, because their directions differ in each round.
                         *(np.zeros((1, own.shape[1])) for own in changes.values()),
                     )
-                    density.working = density.working.warm_started(before[_COMMON], effects)
+                    density.working = density.working.warm_started(common, effects)
                 x = density.coordinates.inverse({**density.sites(density.start), **scales})
                 held = int(before.get(_HELD, 0))
                 if known.family.parts() and held < _FIRST:
@@ -290,7 +324,7 @@ class GLMMStep:
         begin |= {f"{_EFFECTS}/{f}": b[0] for f, b in enumerate(q.solution.effects)}
         return GLMMUpdate(density, density.sites(x), begin, q, value, self._places, parts, changes)
 
-    def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
+    def started(self, known: Problem, before: SiteValues) -> Problem:
         """The problem with its predictors starting where a round ended.
 
         If the log density is not concave, a search from another start may end in another mode, to
@@ -299,22 +333,27 @@ class GLMMStep:
         if _STARTS not in before:
             return known
         scales = dict(known.predictor_scales)
-        for name, start in zip(self._predictors, before[_STARTS], strict=True):
+        for name, start in zip(self._predictors, np.asarray(before[_STARTS]), strict=True):
             scales[name] = replace(scales[name], away=float(start) - scales[name].location)
         return replace(known, predictor_scales=scales)
 
-    def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
+    def loss(
+        self,
+        bases: Mapping[str, Float[JaxArray, "n _"]],
+        rows: GLMMLossRows,
+        fixed: GLMMLossNumbers,
+    ) -> Float[JaxArray, ""]:
         """Mean over a minibatch of -E log p(y_i | eta_i) in nats, by quadrature."""
-        eta = rows["rest"]
+        eta = jnp.asarray(rows["rest"])
         for label, c in fixed["coefficients"].items():
             eta = eta.at[:, self._places[label]].add(bases[label] @ c)
         points, weights = rule(eta.shape[1], _NODES if eta.shape[1] == 1 else 0)
         family = self.problem.family
         numbers = family.on_link_scale(**fixed["numbers"])
-        total = 0.0
+        total: JaxArray | float = 0.0
         for point, weight in zip(points, weights, strict=True):
             moved = eta + jnp.einsum("nkl,l->nk", rows["root"], point)
             each = {name: moved[:, k] for k, name in enumerate(self._predictors)}
             density = family.log_density(rows["response"], **each, **numbers)
             total = total + weight * jnp.mean(density)
-        return -total
+        return -jnp.asarray(total)

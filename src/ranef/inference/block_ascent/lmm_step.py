@@ -8,12 +8,18 @@ common effect of its own (``parameter_expansion``), which the networks take over
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ranef.inference.block_ascent.parameter_expansion import CommonParts, of_unseen
+from ranef.inference.block_ascent.parameter_expansion import (
+    CommonParts,
+    Effects,
+    LayerChange,
+    UnseenLevels,
+    of_unseen,
+)
+from ranef.inference.glmm.arrays import Array, CommonEffects, PerRow, Point, SiteValues
 from ranef.inference.hyperparameters.point_estimates import HyperDensity
 from ranef.inference.lmm.degenerate_residual import refuse_without_residual
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
@@ -21,13 +27,13 @@ from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.lmm.sufficient_statistics import accumulate, batch_to_rows
 from ranef.inference.pwls.cross_products import Centre, CrossProducts, cross_products
 from ranef.inference.pwls.solver import PWLS
+from ranef.lazy import Array as JaxArray
 from ranef.lazy import jnp
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Batch, Problem
 from ranef.program.training import Rows
-
-Array = NDArray[np.float64]
 
 # The search for the mode of theta ends when a further step would gain less than this, in nats.
 _GAIN = 1e-3
@@ -39,6 +45,28 @@ _AGAIN = 0.3
 _DEAR = 300
 
 
+class LMMLossRows(TypedDict):
+    """What the gradient steps of the networks hold fixed, by row.
+
+    Attributes:
+        target: (n,) the response less all terms but the networks.
+        weights: (n,) v / sigma^2.
+    """
+
+    target: JaxArray | Array
+    weights: JaxArray | Array
+
+
+class LMMLossNumbers(TypedDict):
+    """What the gradient steps of the networks hold fixed for all rows.
+
+    Attributes:
+        coefficients: (k,) of the columns of each network, by label.
+    """
+
+    coefficients: Mapping[str, JaxArray | Array]
+
+
 @dataclass(frozen=True)
 class LMMUpdate:
     """The `ClosedFormUpdate` for a Gaussian response.
@@ -48,17 +76,17 @@ class LMMUpdate:
         sites: scales and correlations at their mode, by site.
         sigma: residual sd.
         evidence: log p(theta, y - f) at the mode in nats, coefficients integrated out.
-        common: (p,) posterior mean of the common effects, those of common parts at the end.
-        effects: posterior means of the effects by factor, (J, k).
+        common: posterior mean of the common effects, those of common parts at the end.
+        effects: posterior means of the effects by factor.
         parts: common parts of group effects, and changes of last layers.
     """
 
     mixed: LinearMixedModel
-    sites: Mapping[str, Any]
+    sites: SiteValues
     sigma: float
     evidence: float
-    common: Array
-    effects: tuple[Array, ...]
+    common: CommonEffects
+    effects: Effects
     parts: CommonParts
 
     @property
@@ -70,7 +98,7 @@ class LMMUpdate:
     def of(
         cls,
         problem: Problem,
-        before: Mapping[str, Any],
+        before: SiteValues,
         earlier: CrossProducts | None = None,
         *,
         patient: bool = True,
@@ -117,21 +145,21 @@ class LMMUpdate:
             parts or CommonParts({}, {}, {}, {}),
         )
 
-    def error(self, known: Problem, rows: Rows, unseen: Mapping[str, NDArray[np.bool_]]) -> float:
+    def error(self, known: Problem, rows: Rows, unseen: UnseenLevels) -> float:
         """Minus the mean log density of rows, at the posterior means of the coefficients."""
-        part = known.batch(rows)
-        assert part.normal is not None
-        away, v = self.residuals(part, known)
+        batch = known.batch(rows)
+        assert batch.normal is not None
+        away, v = self.residuals(batch, known)
         changes = self.parts.changes(self.parts.features(known, rows.designs))
-        added = self.parts.eta(part, changes, self.common, self.effects, unseen)
+        added = self.parts.eta(batch, changes, self.common, self.effects, unseen)
         away -= added.get(known.location, 0.0)
-        blocks = of_unseen(part, unseen)
+        blocks = of_unseen(batch, unseen)
         if blocks is None:
             variance = self.sigma**2 / v
             return float(0.5 * np.mean(np.log(2 * np.pi * variance) + away**2 / variance))
-        own = Batch(replace(part.normal, value=away), blocks)
-        layout, sigma, given = batch_to_rows(own, known, "svi")
-        products = cross_products(given, Centre.of(given))
+        own = Batch(replace(batch.normal, value=away), blocks)
+        layout, sigma, row_batch = batch_to_rows(own, known, "svi")
+        products = cross_products(row_batch, Centre.of(row_batch))
         none = np.zeros(0)
         mixed = LinearMixedModel(
             *(PWLS(products), layout.groupings, (), (), none, none, sigma, len(away)),
@@ -141,37 +169,34 @@ class LMMUpdate:
             marginal = LMMHyperposterior.of(mixed, known.priors, known.residual_scale)
             return -marginal.log_likelihood(marginal.coordinates.inverse(self.sites)) / len(away)
 
-    def log_density(self, known: Problem, rows: Rows) -> Array:
-        """Log N(y_i; eta_i, sigma^2 / v_i) of each row, (n,)."""
+    def log_density(self, known: Problem, rows: Rows) -> PerRow:
+        """Log N(y_i; eta_i, sigma^2 / v_i) of each row."""
         away, v = self.residuals(known.batch(rows), known)
         variance = self.sigma**2 / v
         return -0.5 * (np.log(2 * np.pi * variance) + away**2 / variance)
 
-    def moves(self) -> dict[str, tuple[Array, float]]:
+    def moves(self) -> dict[str, LayerChange]:
         """Changes of last layers by label, as from `CommonParts.moves`."""
         return self.parts.moves(self.effects)
 
-    def held(self, known: Problem, rows: Rows, labels: Sequence[str]) -> tuple[Any, Any]:
-        """What the gradient steps of the networks hold fixed.
-
-        Returns:
-            Arrays by row: "target" (n,), the response less all other terms, and "weights" (n,),
-            v / sigma^2. And numbers for all rows: "coefficients" of the networks' columns by label.
-        """
-        part = known.batch(rows)
-        target, v = self.residuals(part, known)
-        coefficients = {}
+    def loss_arguments(
+        self, known: Problem, rows: Rows, labels: Sequence[str]
+    ) -> tuple[LMMLossRows, LMMLossNumbers]:
+        """What the gradient steps of the networks hold fixed."""
+        batch = known.batch(rows)
+        target, v = self.residuals(batch, known)
+        coefficients: dict[str, JaxArray | Array] = {}
         for label in labels:
-            columns, coefficients[label] = shared(part, label, self.mixed, self.effects)
+            columns, coefficients[label] = shared(batch, label, self.mixed, self.effects)
             target = target + columns @ coefficients[label]
         return {"target": target, "weights": v / self.sigma**2}, {"coefficients": coefficients}
 
-    def residuals(self, part: Batch, problem: Problem) -> tuple[Array, Array]:
-        """Residuals y - eta of the rows of a batch (n,), and their weights v (n,).
+    def residuals(self, batch: Batch, problem: Problem) -> tuple[PerRow, PerRow]:
+        """Residuals y - eta of the rows of a batch, and their weights v.
 
-        Common parts and changes of last layers are not part of eta.
+        Common parts and changes of last layers are left out of eta.
         """
-        *_, rows = batch_to_rows(part, problem, "svi")
+        *_, rows = batch_to_rows(batch, problem, "svi")
         away = rows.response - rows.common @ self.common[: rows.common.shape[1]]
         own = self.effects[: len(rows.factors)]
         for factor, effects in zip(rows.factors, own, strict=True):
@@ -195,49 +220,54 @@ class LMMStep:
         # features of the networks change.
         self.problem, self.parts = problem, CommonParts.of(problem, features=one_window)
 
-    def given(
+    def update(
         self,
         known: Problem,
         rows: Rows,
-        before: Mapping[str, Any],
+        before: SiteValues,
         earlier: CrossProducts | None,
         *,
         patient: bool,
         silent: bool,
     ) -> LMMUpdate:
         """The linear blocks given the networks; refuses common effects that leave no residual."""
-        part = known.batch(rows)
-        n = len(part.normal.value) if part.normal else 0
+        batch = known.batch(rows)
+        n = len(batch.normal.value) if batch.normal else 0
         features = {} if silent else self.parts.features(known, rows.designs)
         parts = self.parts.along(features)
-        beside = parts.beside(part, parts.changes(features))
+        beside = parts.beside(batch, parts.changes(features))
         own = replace(parts.problem(known), n=n, batches=lambda: iter([beside]))
         return LMMUpdate.of(own, before, earlier, patient=patient, parts=parts)
 
-    def started(self, known: Problem, before: Mapping[str, Any]) -> Problem:
+    def started(self, known: Problem, before: SiteValues) -> Problem:
         """The problem itself, because the posterior of the coefficients has one mode."""
         return known
 
-    def loss(self, bases: Mapping[str, Any], rows: Any, fixed: Any) -> Any:
+    def loss(
+        self,
+        bases: Mapping[str, Float[JaxArray, "n _"]],
+        rows: LMMLossRows,
+        fixed: LMMLossNumbers,
+    ) -> Float[JaxArray, ""]:
         """Mean over a minibatch of v (y - eta)^2 / (2 sigma^2)."""
         eta = sum(bases[label] @ c for label, c in fixed["coefficients"].items())
         return 0.5 * jnp.mean(rows["weights"] * (rows["target"] - eta) ** 2)
 
 
 def shared(
-    part: Batch, label: str, mixed: LinearMixedModel, effects: Sequence[Array]
-) -> tuple[Array, Array]:
-    """Columns (n, k) of a block without levels, and their coefficients (k,).
+    batch: Batch, label: str, mixed: LinearMixedModel, effects: Effects
+) -> tuple[Float[Array, "n k"], Float[Array, "k"]]:
+    """Columns of a block without levels, and their coefficients.
 
     The coefficients are posterior means if the model infers them, else prior means.
 
     Args:
-        part: the rows.
+        batch: the rows.
         label: label of the term.
         mixed: the mixed model of the linear blocks.
-        effects: (J, k) effects by factor.
+        effects: effects by factor.
     """
-    block = part.blocks[label]
+    block = batch.blocks[label]
     assert block is not None
     coefficients = np.asarray(block.mean, dtype=np.float64)
     for grouping in mixed.groupings:
@@ -246,8 +276,8 @@ def shared(
     return np.asarray(block.columns), coefficients
 
 
-def away_from_zero(x: Array, density: Any) -> Array:
-    """A warm start x (d,) with its scales moved away from zero.
+def away_from_zero(x: Point, density: HyperDensity) -> Point:
+    """A warm start x with its scales moved away from zero.
 
     The density of a scale is flat at zero. A scale that was zero in a round in which the networks
     had not learned much would otherwise stay there.
@@ -258,18 +288,18 @@ def away_from_zero(x: Array, density: Any) -> Array:
     return out
 
 
-def mode(marginal: HyperDensity, start: Array) -> tuple[Array, float]:
+def mode(marginal: HyperDensity, start: Point) -> tuple[Point, float]:
     """The mode of a hyperposterior by BFGS.
 
     Args:
         marginal: log density of theta and its gradient.
-        start: (d,) where the search begins.
+        start: where the search begins.
 
     Returns:
-        The mode (d,), and the log density there.
+        The mode, and the log density there.
     """
 
-    def negative(x: Array) -> tuple[float, Array]:
+    def negative(x: Point) -> tuple[float, Point]:
         value, gradient = marginal.value_and_gradient(x)
         return -value, -gradient
 

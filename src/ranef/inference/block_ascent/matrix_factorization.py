@@ -3,15 +3,15 @@
     y_i = u[a_i]' v[b_i] + x_i' beta + sum_f z_fi' b_f[j] + e_i,   e_i ~ N(0, sigma^2 / w_i)
 
 The approximation is q(u) q(v) q(tau) q(rest), where tau are the sds of u, and the rest are the
-common effects beta, the group effects b and their hyperparameters theta. Each part is updated to
-its optimum given the others, which raises the ELBO. ``factor_posterior`` has the updates of u, v
-and tau. Given q(u) and q(v), the rest is a Gaussian mixed model of y - E u'v, whose residual sum
-of squares grows by the variance of u'v. During the search theta is at its mode (``lmm_step``); at
-the end the method ``exact`` computes the posterior of the rest.
+common effects beta, the group effects b and their hyperparameters theta. Each factor of q is
+updated to its optimum given the others, which raises the ELBO. ``factor_posterior`` has the updates
+of u, v and tau. Given q(u) and q(v), the rest is a Gaussian mixed model of y - E u'v, whose
+residual sum of squares grows by the variance of u'v. During the search theta is at its mode
+(``lmm_step``); at the end the method ``exact`` computes the posterior of the rest.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,11 +29,13 @@ from ranef.inference.block_ascent.factor_posterior import (
     TermPosterior,
 )
 from ranef.inference.block_ascent.lmm_step import LMMUpdate
+from ranef.inference.glmm.arrays import PerRow, SiteValues
 from ranef.lazy import numpyro
 from ranef.program.problem import Batch, Problem
 from ranef.terms.blocks import LinearBlock
 
-Array = NDArray[np.float64]
+# Mean and variance of u'v in each row.
+RowMoments = tuple[PerRow, PerRow]
 
 # Sweeps over u, v and tau in a round.
 _SWEEPS = 4
@@ -117,13 +119,13 @@ class MatrixFactorization:
         """
         n = len(self.normal.value)
         moments = {label: (np.zeros(n), np.zeros(n)) for label in self.tables}
-        sites: Mapping[str, Any] = {}
+        sites: SiteValues = {}
         nearly = False
         bar = tqdm(total=self.rounds, desc="svi", unit="round", disable=not progress, leave=False)
         with bar:
             try:
                 for number in range(self.rounds):
-                    known = self._given(moments)
+                    known = self._linear_problem(moments)
                     # The scales converge early, so that expensive ones are searched for in some
                     # rounds only.
                     patient = number in _PATIENT or nearly
@@ -148,7 +150,7 @@ class MatrixFactorization:
         self,
         rest: LMMUpdate,
         known: Problem,
-        moments: dict[str, tuple[Array, Array]],
+        moments: dict[str, RowMoments],
         *,
         held: bool,
     ) -> float:
@@ -157,7 +159,7 @@ class MatrixFactorization:
         Args:
             rest: the linear terms given the factors.
             known: the problem with known factors.
-            moments: mean and variance of u'v in each row, (n,), by label.
+            moments: mean and variance of u'v in each row, by label.
             held: whether tau stays as it is.
 
         Returns:
@@ -183,32 +185,32 @@ class MatrixFactorization:
         self.steps += self.sweeps
         return moved
 
-    def _given(self, moments: Mapping[str, tuple[Array, Array]]) -> Problem:
+    def _linear_problem(self, moments: Mapping[str, RowMoments]) -> Problem:
         """The problem of the linear terms, with E u'v known and the variance of u'v added."""
         n, none = len(self.normal.value), np.zeros(0)
         blocks = dict(self.blocks)
         for label, (mean, variance) in moments.items():
             columns = np.zeros((n, 0))
             blocks[label] = LinearBlock(columns, None, 1, none, none, known=mean, variance=variance)
-        part = Batch(self.normal, blocks)
+        batch = Batch(self.normal, blocks)
         return replace(
             self.problem,
             unit_blocks=lambda: blocks,
-            batches=lambda: iter([part]),
+            batches=lambda: iter([batch]),
             run=self._without_factors(),
             bilinear={},
         )
 
-    def _without_factors(self) -> Any:
+    def _without_factors(self) -> Callable[..., object]:
         """The NumPyro program with the factors and their scales known and hidden."""
         data = {}
         for label, q in self.q.items():
             term = self.problem.bilinear[label]
             data |= {term.sites[0]: q.u.mean, term.sites[1]: q.v.mean, term.scale: q.scales.mean}
 
-        def run(*args: Any) -> Any:
-            given = numpyro.handlers.substitute(lambda: self.problem.run(*args), data=data)
-            return numpyro.handlers.block(given, hide=list(data))()
+        def run(*args: object) -> object:
+            known = numpyro.handlers.substitute(lambda: self.problem.run(*args), data=data)
+            return numpyro.handlers.block(known, hide=list(data))()
 
         return run
 
@@ -226,7 +228,7 @@ class MatrixFactorization:
         """
         moments = {label: table.moments(self.q[label]) for label, table in self.tables.items()}
         last: Method = registry.load("method", "exact")()
-        known = self._given(moments)
+        known = self._linear_problem(moments)
         found = last.run(known, seed=self.seed, draws=draws, progress=progress)
         # The method "exact" can fall back on nuts, which has several chains.
         ready = (found.sites[name] for name in found.sites if name not in found.lazy_sites)

@@ -9,14 +9,20 @@ import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.inference.block_ascent.parameter_expansion import UnseenLevels
 from ranef.lazy import jax
+from ranef.numerics.shapes import Bool, Int, Shaped
 from ranef.program.problem import Problem
 from ranef.program.training import Rows
+
+_Tree = TypeVar("_Tree")
+# The level of each row and the number of levels, by grouping.
+_Codes = Mapping[str, tuple[Int[NDArray[np.int64], "n"], int]]
 
 # Minimal number of rounds if every round has all rows.
 ROUNDS = 30
@@ -87,7 +93,7 @@ class Windows:
         count: number of windows that make one pass.
         n: number of training rows.
         held: the held-out rows, None if there are none.
-        unseen: (J,) whether no training row has a level, by grouping; empty if the rows are read
+        unseen: whether no training row has a level, by grouping; empty if the rows are read
             in batches.
         at: function from the number of a window, counted over all passes, to its rows.
     """
@@ -95,7 +101,7 @@ class Windows:
     count: int
     n: int
     held: Rows | None
-    unseen: Mapping[str, NDArray[np.bool_]]
+    unseen: UnseenLevels
     at: Callable[[int], Rows]
 
     @classmethod
@@ -130,8 +136,8 @@ def _in_memory(problem: Problem, seed: int) -> Windows:
     return Windows(count, len(rows), kept(problem.data, out) if held else None, unseen, at)
 
 
-def _codes(problem: Problem) -> dict[str, tuple[NDArray[np.int64], int]]:
-    """The level of each row (n,) and the number of levels, by grouping."""
+def _codes(problem: Problem) -> _Codes:
+    """The level of each row and the number of levels, by grouping."""
     return {
         block.grouping: (np.asarray(block.codes, np.int64), block.levels)
         for block in problem.unit_blocks().values()
@@ -140,9 +146,9 @@ def _codes(problem: Problem) -> dict[str, tuple[NDArray[np.int64], int]]:
 
 
 def _whole_levels(
-    codes: Mapping[str, tuple[NDArray[np.int64], int]], n: int, most: int, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """(n,) whether a row belongs to a level that is held out as a whole.
+    codes: _Codes, n: int, most: int, rng: np.random.Generator
+) -> Bool[NDArray[np.bool_], "{n}"]:
+    """Whether a row belongs to a level that is held out as a whole.
 
     Each grouping with enough levels gets an equal share of `most` rows. Its levels are drawn at
     random while their rows stay within this share; a level with more rows than that is not drawn.
@@ -168,7 +174,7 @@ def _whole_levels(
 def _streamed(problem: Problem, seed: int) -> Windows:
     """Windows read from a stream; a thread reads the next one while a round uses the current."""
     count, reader = problem.windows, ThreadPoolExecutor(1)
-    ahead: dict[int, Future] = {}
+    ahead: dict[int, Future[Rows]] = {}
 
     def read(number: int) -> Rows:
         return problem.window(seed + number // count, number % count)
@@ -183,6 +189,6 @@ def _streamed(problem: Problem, seed: int) -> Windows:
     return Windows(count, problem.n - held, problem.data, {}, at)
 
 
-def kept(data: Any, rows: Any) -> Any:
-    """The rows of a tree of arrays at the indices `rows`."""
+def kept(data: _Tree, rows: Shaped[NDArray, "_"]) -> _Tree:
+    """The rows of a tree of arrays at the indices `rows`, or where a mask `rows` is true."""
     return jax.tree.map(lambda a: np.asarray(a)[rows], data)

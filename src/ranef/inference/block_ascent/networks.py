@@ -28,7 +28,7 @@ posterior of all other parameters given the weights is computed on all rows by t
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ from ranef.inference.base import Draws, Method
 from ranef.inference.block_ascent.closed_form import (
     ClosedFormStep,
     ClosedFormUpdate,
+    LossArguments,
     is_gaussian,
     step_for,
 )
@@ -55,11 +56,22 @@ from ranef.inference.block_ascent.minibatches import (
     rate,
 )
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
+from ranef.inference.glmm.arrays import SiteValues
 from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.lazy import Array, jax, jnp, numpyro, optax
+from ranef.numerics.shapes import Float, Shaped
 from ranef.program.problem import Problem, sites_in
-from ranef.program.training import Rows
+from ranef.program.training import Designs, Rows
 from ranef.terms.blocks import LinearBlock
+
+# Network weights by site.
+NetworkWeights = Mapping[str, Array | NDArray]
+# What networks update as they run, such as batch norm averages: trees of arrays, by site and name.
+NetworkState = Mapping[str, Mapping[str, object]]
+# What a gradient step changes: weights, state of the networks, and state of the optimizer.
+StepState = tuple[NetworkWeights, NetworkState, Any]
+# One PRNG key for each batch.
+Keys = Shaped[Array, "batches ..."]
 
 # If the held-out error has not improved for this share of all rounds, skip to the last part of
 # the learning rate schedule.
@@ -82,17 +94,17 @@ class _AscentState:
 
     Attributes:
         points: network weights by site.
-        carried: state that the networks update as they run, such as batch norm averages, by site.
+        network_state: what the networks update as they run, such as batch norm averages, by site.
         moments: state of the optimizer.
         done: share of the schedule that is done, from 0 to 1.
         rounds: number of finished rounds.
         steps: number of gradient steps taken, skipped ones included.
         skipped: number of steps rejected because the loss or the gradient was not finite.
-        best: `points` and `carried` of the round with the least held-out error, among the rounds
-            with networks.
+        best: `points` and `network_state` of the round with the least held-out error, among the
+            rounds with networks.
         least: the held-out error of `best`, in nats per row.
         since: the round of `best`.
-        trace: (rounds, 3) log evidence, held-out error and number of steps at each round.
+        trace: log evidence, held-out error and number of steps at each round.
         sites: hyperparameters by site, the warm start of the next round. Names that begin with
             "/" hold further starting values (see ``glmm_step``).
         best_sites: `sites` of the round of `best`.
@@ -101,28 +113,28 @@ class _AscentState:
         without: held-out error of the model without its networks.
     """
 
-    points: Any
-    carried: Any
+    points: NetworkWeights
+    network_state: NetworkState
     moments: Any
     done: float
     rounds: int
     steps: int
     skipped: int
-    best: tuple[Any, Any]
+    best: tuple[NetworkWeights, NetworkState]
     least: float
     since: int
-    trace: NDArray[np.float64]
-    sites: Mapping[str, Any]
-    best_sites: Mapping[str, Any]
+    trace: Float[NDArray[np.float64], "rounds 3"]
+    sites: SiteValues
+    best_sites: SiteValues
     products: CrossProducts | None
     without: float = math.inf
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, NDArray]:
         """The state as named arrays, for a checkpoint."""
         numbers = [self.done, self.rounds, self.steps, self.skipped, self.least, self.since]
         numbers.append(self.without)
         return {
-            **flat("network", (self.points, self.carried, self.moments)),
+            **flat("network", (self.points, self.network_state, self.moments)),
             **flat("best", self.best),
             **{f"site/{name}": np.asarray(value) for name, value in self.sites.items()},
             **{f"best_site/{name}": np.asarray(v) for name, v in self.best_sites.items()},
@@ -133,13 +145,13 @@ class _AscentState:
 
     def at(self, arrays: Mapping[str, NDArray]) -> "_AscentState":
         """The state that a checkpoint holds; its trees have the structure of this state's."""
-        points, carried, moments = filled(
-            "network", (self.points, self.carried, self.moments), arrays
+        points, network_state, moments = filled(
+            "network", (self.points, self.network_state, self.moments), arrays
         )
         done, rounds, steps, skipped, least, since, without = arrays["numbers"]
         return _AscentState(
             points,
-            carried,
+            network_state,
             moments,
             float(done),
             int(rounds),
@@ -197,7 +209,7 @@ class BlockAscent:
         self._compiled = jax.jit(self._round)
         self._following = jax.jit(self._followed)
 
-    def _designs(self, data: Rows) -> dict[str, Any]:
+    def _designs(self, data: Rows) -> Designs:
         """The designs of all terms, with arrays only for those that have networks."""
         return {
             label: design if label in self.labels else replace(design, arrays={})
@@ -215,12 +227,12 @@ class BlockAscent:
             name: jnp.asarray(site.start, jnp.result_type(float))
             for name, site in self.sites.points.items()
         }
-        carried = dict(self.sites.carried)
+        network_state = dict(self.sites.carried)
         moments = self.optimizer.init(points)
-        best = (points, carried)
+        best = (points, network_state)
         trace = np.zeros((0, 3))
         return _AscentState(
-            points, carried, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {}, {}, None
+            points, network_state, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {}, {}, None
         )
 
     def run(self, progress: bool) -> _AscentState:
@@ -271,7 +283,9 @@ class BlockAscent:
         The averages lag behind the steps. Without the update the held-out error would be that of
         the weights with averages of earlier weights.
         """
-        floats = (jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(state.carried))
+        floats = (
+            jnp.issubdtype(a.dtype, jnp.floating) for a in jax.tree.leaves(state.network_state)
+        )
         if not any(floats):
             return
         designs, n = self._designs(rows), rows.n
@@ -280,78 +294,82 @@ class BlockAscent:
             places = rng.integers(0, n, (_FOLLOWING, self.batch))
             keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), _FOLLOWING)
             batches = jax.tree.map(lambda a, at=places: jnp.asarray(np.asarray(a)[at]), designs)
-            state.carried = self._following(state.points, state.carried, batches, keys)
+            state.network_state = self._following(state.points, state.network_state, batches, keys)
 
-    def _followed(self, points: Any, carried: Any, batches: Any, keys: Array) -> Any:
+    def _followed(
+        self, points: NetworkWeights, network_state: NetworkState, batches: Designs, keys: Keys
+    ) -> NetworkState:
         """The state of the networks after they have run on these batches at fixed weights."""
 
-        def step(carried: Any, inputs: tuple[Any, Array]) -> tuple[Any, None]:
+        def step(
+            network_state: NetworkState, inputs: tuple[Designs, Array]
+        ) -> tuple[NetworkState, None]:
             designs, key = inputs
-            return self._shaped(points, carried, designs, key)[1], None
+            return self._forward(points, network_state, designs, key)[1], None
 
-        return jax.lax.scan(step, carried, (batches, keys))[0]
+        return jax.lax.scan(step, network_state, (batches, keys))[0]
 
-    def _closed_form(self, state: _AscentState, rows: Rows) -> tuple[float, tuple[Any, Any]]:
+    def _closed_form(self, state: _AscentState, rows: Rows) -> tuple[float, LossArguments]:
         """Solves for the linear blocks given the networks.
 
         Returns:
-            The held-out error, and the arrays that the steps hold fixed: by row, and for all rows.
+            The held-out error, and what the gradient steps hold fixed.
         """
         # The first round is the model without networks, because untrained networks add only noise.
         first = {} if state.rounds else self.problem.idle_networks
-        known = self.problem.conditioned_on(state.points, {**state.carried, **first})
+        known = self.problem.conditioned_on(state.points, {**state.network_state, **first})
         earlier = None
         if state.products is not None:
             earlier = state.products.scaled(1 - 1 / self.windows.count)
         # The scales converge early. If their search is expensive, it runs in rounds 0, 4, 8, 16,
         # ... only.
         patient = state.rounds not in _HELD and state.rounds & (state.rounds - 1) == 0
-        given = self.kind.given(
+        update = self.kind.update(
             known, rows, state.sites, earlier, patient=patient, silent=not state.rounds
         )
         held = self.windows.held
-        error = given.error(known, rows if held is None else held, self.windows.unseen)
+        error = update.error(known, rows if held is None else held, self.windows.unseen)
         if not math.isfinite(error):
             raise DataError(
                 "svi ended where the networks' predictions are not finite; check the scale of the "
                 "columns, or take smaller steps by optimizer="
             )
         if state.rounds == 0:
-            self._judge(state, given, error)
+            self._judge(state, update, error)
             if self.kind.parts.networks:
                 # Without networks the group effects have absorbed what the networks should learn.
                 # Solve again with the untrained networks and closed-form changes of their last
                 # layers, from the default start of the scales.
-                known = self.problem.conditioned_on(state.points, state.carried)
-                given = self.kind.given(known, rows, {}, None, patient=True, silent=False)
-                state.sites = {**given.sites, **given.begin}
-        changes = given.moves()
+                known = self.problem.conditioned_on(state.points, state.network_state)
+                update = self.kind.update(known, rows, {}, None, patient=True, silent=False)
+                state.sites = {**update.sites, **update.begin}
+        changes = update.moves()
         if changes:
             state.points = self.problem.shifted_networks(state.points, changes)
         if state.rounds:
-            self._judge(state, given, error)
-        return error, given.held(known, rows, self.labels)
+            self._judge(state, update, error)
+        return error, update.loss_arguments(known, rows, self.labels)
 
-    def _judge(self, state: _AscentState, given: ClosedFormUpdate, error: float) -> None:
+    def _judge(self, state: _AscentState, update: ClosedFormUpdate, error: float) -> None:
         """Records a round in `state`, and skips to the last part if the error no longer falls."""
-        whole = self.problem.n / given.mixed.n
-        now = [whole * given.evidence, error, state.steps]
-        state.trace, state.sites = np.vstack([state.trace, now]), {**given.sites, **given.begin}
+        whole = self.problem.n / update.mixed.n
+        now = [whole * update.evidence, error, state.steps]
+        state.trace, state.sites = np.vstack([state.trace, now]), {**update.sites, **update.begin}
         if self.windows.count > 1:
-            state.products = given.mixed.solver.products
+            state.products = update.mixed.solver.products
         if state.rounds == 0:
             state.without, state.best_sites = error, state.sites
         elif error < state.least:
-            state.best, state.best_sites = (state.points, state.carried), state.sites
+            state.best, state.best_sites = (state.points, state.network_state), state.sites
             state.least, state.since = error, state.rounds
         elif state.rounds - state.since >= _PATIENCE * self.rounds and state.done < 1 - LAST:
             # The error no longer falls at this learning rate. Return to the best weights and begin
             # the last part of the schedule, with lower rates.
-            (state.points, state.carried), state.sites = state.best, state.best_sites
+            (state.points, state.network_state), state.sites = state.best, state.best_sites
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - LAST
 
-    def _descend(self, state: _AscentState, rows: Rows, arrays: tuple[Any, Any]) -> None:
+    def _descend(self, state: _AscentState, rows: Rows, arrays: LossArguments) -> None:
         """The gradient steps of a round, over random minibatches of its rows.
 
         Raises:
@@ -371,14 +389,14 @@ class BlockAscent:
             jax.random.fold_in(jax.random.key(self.seed), state.rounds), self.steps
         )
         fixed = jax.tree.map(jnp.asarray, arrays[1])
-        carry = (state.points, state.carried, state.moments)
+        carry = (state.points, state.network_state, state.moments)
         carry, skipped = self._compiled(carry, fixed, batches, rates, keys)
         if int(skipped) == self.steps:
             raise DataError(
                 f"svi could not take a step: the loss was not finite {self.steps} times in a row; "
                 "check the scale of the columns"
             )
-        state.points, state.carried, state.moments = carry
+        state.points, state.network_state, state.moments = carry
         state.skipped += int(skipped)
         state.steps += self.steps
         state.rounds += 1
@@ -387,16 +405,24 @@ class BlockAscent:
             state.done = 1.0
 
     def _round(
-        self, carry: Any, fixed: Any, batches: Any, rates: Array, keys: Array
-    ) -> tuple[Any, Array]:
-        """The compiled loop of steps: the new carry, and the number of rejected steps."""
+        self,
+        carry: StepState,
+        fixed: Mapping[str, object],
+        batches: tuple[Designs, Mapping[str, object]],
+        rates: Float[Array, "batches"],
+        keys: Keys,
+    ) -> tuple[StepState, Shaped[Array, ""]]:
+        """The compiled loop of steps: the new state, and the number of rejected steps."""
 
-        def step(carry: Any, inputs: tuple[Any, Array, Array]) -> tuple[Any, Array]:
-            points, carried, moments = carry
+        def step(
+            carry: StepState,
+            inputs: tuple[tuple[Designs, Mapping[str, object]], Array, Array],
+        ) -> tuple[StepState, Array]:
+            points, network_state, moments = carry
             (designs, own), factor, key = inputs
 
-            def loss(points: Any) -> tuple[Array, Any]:
-                bases, updated, penalty = self._shaped(points, carried, designs, key)
+            def loss(points: NetworkWeights) -> tuple[Array, NetworkState]:
+                bases, updated, penalty = self._forward(points, network_state, designs, key)
                 return self.kind.loss(bases, own, fixed) + penalty / self.batch, updated
 
             (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(points)
@@ -407,31 +433,31 @@ class BlockAscent:
             after = jax.tree.map(
                 lambda a, b: jnp.where(good, a, b),
                 (moved, updated, new),
-                (points, carried, moments),
+                (points, network_state, moments),
             )
             return after, ~good
 
         carry, skipped = jax.lax.scan(step, carry, (batches, rates, keys))
         return carry, jnp.sum(skipped)
 
-    def _shaped(
-        self, points: Any, carried: Any, designs: Any, key: Array
-    ) -> tuple[dict[str, Array], Any, Array]:
+    def _forward(
+        self, points: NetworkWeights, network_state: NetworkState, designs: Designs, key: Array
+    ) -> tuple[dict[str, Float[Array, "_ _"]], NetworkState, Shaped[Array, ""]]:
         """The networks' columns by label, their updated state, and their penalty on these rows.
 
         The penalty, in nats, is minus the log density of the observed sites of the program.
         """
-        given = {**points, **{name: dict(v) for name, v in carried.items()}}
+        data = {**points, **{name: dict(v) for name, v in network_state.items()}}
         seeded = numpyro.handlers.seed(self.problem.network_columns, key)
-        program = numpyro.handlers.trace(numpyro.handlers.substitute(seeded, data=given))
-        bases: Any = program(designs, True)
+        program = numpyro.handlers.trace(numpyro.handlers.substitute(seeded, data=data))
+        bases = cast(dict[str, Array], program(designs, True))
         sites = program.trace
         penalty = -sum(
             jnp.sum(site["fn"].log_prob(site["value"]))
             for site in sites.values()
             if site["type"] == "sample" and site["is_observed"]
         )
-        return bases, {name: sites[name]["value"] for name in carried}, jnp.asarray(penalty)
+        return bases, {name: sites[name]["value"] for name in network_state}, jnp.asarray(penalty)
 
     def finish(self, state: _AscentState, draws: int, progress: bool) -> Draws:
         """The posterior of all other parameters given the best networks.
@@ -460,8 +486,9 @@ class BlockAscent:
         found = last.run(known, seed=self.seed, draws=draws, progress=progress)
         evidence, held, steps = state.trace.T
         designs = self._designs(kept(rows, some))
-        shaped = self._shaped(points, state.best[1], designs, jax.random.key(self.seed))
-        penalty = float(shaped[2]) * self.problem.n / len(some)
+        key = jax.random.key(self.seed)
+        _, _, of_some = self._forward(points, state.best[1], designs, key)
+        penalty = float(of_some) * self.problem.n / len(some)
         return replace(
             found,
             points={**found.points, **points},

@@ -22,17 +22,26 @@ slowly.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
+from ranef.inference.glmm.arrays import Array, CommonEffects, PerRow
+from ranef.numerics.shapes import Bool, Float, Int
 from ranef.priors import Prior
 from ranef.program.problem import Batch, Problem
+from ranef.program.training import Designs
 from ranef.terms.blocks import LinearBlock
 
-Array = NDArray[np.float64]
+# Columns of each row.
+Columns = Float[Array, "n _"]
+# Effects (levels, k) by factor.
+Effects = tuple[Float[Array, "_ _"], ...]
+# By grouping, whether no training row has a level.
+UnseenLevels = Mapping[str, Bool[NDArray[np.bool_], "_"]]
+# Coefficients of the features of a last layer, and a constant.
+LayerChange = tuple[Float[Array, "_"], float]
 
 # Prior sd of the contribution of a common part to the predictor, in units of the predictor's sd.
 # It is wide, and only keeps nearly collinear columns determined.
@@ -74,8 +83,8 @@ class CommonParts:
     """
 
     places: Mapping[str, tuple[int, ...]]
-    sds: Mapping[str, Array]
-    middles: Mapping[str, Array]
+    sds: Mapping[str, Float[Array, "_"]]
+    middles: Mapping[str, Float[Array, "_"]]
     predicts: Mapping[str, str]
     networks: tuple[str, ...] = ()
     predictor_sds: Mapping[str, float] = field(default_factory=dict)
@@ -131,18 +140,18 @@ class CommonParts:
                 sds[label] = np.append(sds.get(label, np.zeros(0)), sd)
         networks = _between(problem, blocks, some) if features else ()
         predicts = {label: problem.predicts[label] for label in (*places, *networks)}
-        spreads = {label: problem.predictor_scales[predicts[label]].sd for label in networks}
-        return cls(places, sds, middles, predicts, networks, spreads)
+        predictor_sds = {label: problem.predictor_scales[predicts[label]].sd for label in networks}
+        return cls(places, sds, middles, predicts, networks, predictor_sds)
 
-    def along(self, features: Mapping[str, Array]) -> "CommonParts":
-        """These common parts with principal directions of `features`, (n, k) by label."""
+    def along(self, features: Mapping[str, Columns]) -> "CommonParts":
+        """These common parts with principal directions of `features`, by label."""
         own = {
             label: Directions.of(features[label]) for label in self.networks if label in features
         }
         return replace(self, directions=own)
 
-    def features(self, known: Problem, designs: Any) -> dict[str, Array]:
-        """Features that the last layers of networks receive, (n, k) by label.
+    def features(self, known: Problem, designs: Designs) -> dict[str, Columns]:
+        """Features that the last layers of networks receive, by label.
 
         Args:
             known: the problem with known networks.
@@ -155,11 +164,11 @@ class CommonParts:
         """Number of columns with a common part."""
         return sum(map(len, self.places.values()))
 
-    def beside(self, part: Batch, changes: Mapping[str, Array]) -> Batch:
+    def beside(self, batch: Batch, changes: Mapping[str, Columns]) -> Batch:
         """The batch with common parts and changes of last layers as further blocks, at the end.
 
         Args:
-            part: the rows.
+            batch: the rows.
             changes: columns of the changes of last layers, from `changes`.
         """
         own = {
@@ -172,7 +181,7 @@ class CommonParts:
                 sites=((_label(label), columns.shape[1]),),
                 shapes=((columns.shape[1],),),
             )
-            for label, columns in self.columns(part).items()
+            for label, columns in self.columns(batch).items()
         }
         for label, columns in changes.items():
             k = columns.shape[1]
@@ -186,7 +195,7 @@ class CommonParts:
                 shapes=((k,),),
                 scales=(_scale(label),) * k,
             )
-        return Batch(part.normal, {**part.blocks, **own})
+        return Batch(batch.normal, {**batch.blocks, **own})
 
     def problem(self, known: Problem) -> Problem:
         """The problem with the common parts and changes of last layers among its terms.
@@ -195,8 +204,8 @@ class CommonParts:
         """
         predicts = {_label(label): name for label, name in self.predicts.items()}
         scales: dict[str, Prior] = {
-            _scale(label): priors.HalfNormal(_CHANGE * spread)
-            for label, spread in self.predictor_sds.items()
+            _scale(label): priors.HalfNormal(_CHANGE * sd)
+            for label, sd in self.predictor_sds.items()
         }
         return replace(
             known,
@@ -204,18 +213,15 @@ class CommonParts:
             priors={**known.priors, **scales},
         )
 
-    def changes(self, features: Mapping[str, Array]) -> dict[str, Array]:
-        """Columns of the changes of last layers: features along the directions, (n, m) by label."""
+    def changes(self, features: Mapping[str, Columns]) -> dict[str, Columns]:
+        """Columns of the changes of last layers: features along the directions, by label."""
         return {label: own.columns(features[label]) for label, own in self.directions.items()}
 
-    def moves(self, effects: tuple[Array, ...]) -> dict[str, tuple[Array, float]]:
-        """Changes of last layers, for `Problem.shifted_networks`.
+    def moves(self, effects: Effects) -> dict[str, LayerChange]:
+        """Changes of last layers by label, for `Problem.shifted_networks`.
 
         Args:
-            effects: (levels, k) posterior means by factor, those of the changes at the end.
-
-        Returns:
-            By label, coefficients (k,) of the features and a constant.
+            effects: posterior means by factor, those of the changes at the end.
         """
         last = effects[len(effects) - len(self.directions) :]
         out = {}
@@ -224,11 +230,11 @@ class CommonParts:
             out[label] = (slopes, -float(own.mean @ slopes))
         return out
 
-    def columns(self, part: Batch) -> dict[str, Array]:
-        """Columns with a common part, less their `middles`, (n, k) by label."""
+    def columns(self, batch: Batch) -> dict[str, Columns]:
+        """Columns with a common part, less their `middles`, by label."""
         out = {}
         for label, places in self.places.items():
-            block = part.blocks[label]
+            block = batch.blocks[label]
             assert block is not None
             columns = np.asarray(block.columns, np.float64)[:, list(places)]
             out[label] = columns - self.middles[label]
@@ -236,34 +242,31 @@ class CommonParts:
 
     def eta(
         self,
-        part: Batch,
-        changes: Mapping[str, Array],
-        common: Array,
-        effects: tuple[Array, ...],
-        unseen: Mapping[str, NDArray[np.bool_]],
-    ) -> dict[str, Array]:
-        """The contribution of common parts and changes of last layers to each predictor.
+        batch: Batch,
+        changes: Mapping[str, Columns],
+        common: CommonEffects,
+        effects: Effects,
+        unseen: UnseenLevels,
+    ) -> dict[str, PerRow]:
+        """The contribution of common parts and changes of last layers, by family parameter.
 
         Rows of unseen levels get no common part of the effects of that grouping, because the
         networks have not learned it yet.
 
         Args:
-            part: the rows.
+            batch: the rows.
             changes: columns of the changes of last layers, from `changes`.
-            common: (p,) all common effects, those of common parts at the end.
-            effects: (levels, k) effects by factor, those of the changes at the end.
-            unseen: (J,) whether no training row has a level, by grouping.
-
-        Returns:
-            (n,) by family parameter.
+            common: all common effects, those of common parts at the end.
+            effects: effects by factor, those of the changes at the end.
+            unseen: whether no training row has a level, by grouping.
         """
         out: dict[str, Array] = {}
         start = len(common) - self.size
-        for label, columns in self.columns(part).items():
+        for label, columns in self.columns(batch).items():
             a = common[start : start + columns.shape[1]]
             start += columns.shape[1]
             added = columns @ a
-            block = part.blocks[label]
+            block = batch.blocks[label]
             if block is not None and block.grouping in unseen:
                 added = np.where(unseen[block.grouping][np.asarray(block.codes)], 0.0, added)
             name = self.predicts[label]
@@ -284,16 +287,16 @@ class Directions:
     which the features hardly vary.
 
     Attributes:
-        mean: (k,) mean of the features.
-        matrix: (k, m) directions, divided by the sd along the first.
+        mean: mean of the features.
+        matrix: directions, divided by the sd along the first.
     """
 
-    mean: Array
-    matrix: Array
+    mean: Float[Array, "k"]
+    matrix: Float[Array, "k m"]
 
     @classmethod
-    def of(cls, features: Array) -> "Directions":
-        """The directions of the features (n, k) of some rows."""
+    def of(cls, features: Float[Array, "n k"]) -> "Directions":
+        """The directions of the features of some rows."""
         mean = features.mean(axis=0)
         away = features - mean
         values, vectors = np.linalg.eigh(away.T @ away / len(away))
@@ -301,13 +304,13 @@ class Directions:
         largest = np.sqrt(max(float(values[0]), 0.0))
         return cls(mean, vectors / largest if largest > 0 else 0.0 * vectors)
 
-    def columns(self, features: Array) -> Array:
-        """Features (n, k) of any rows along the directions, (n, m)."""
+    def columns(self, features: Float[Array, "n k"]) -> Float[Array, "n m"]:
+        """Features of any rows along the directions."""
         return (features - self.mean) @ self.matrix
 
 
 def _between(
-    problem: Problem, blocks: Mapping[str, LinearBlock | None], some: NDArray[np.int64]
+    problem: Problem, blocks: Mapping[str, LinearBlock | None], some: Int[NDArray[np.int64], "_"]
 ) -> tuple[str, ...]:
     """Labels of networks with an input that varies between the levels of a grouping."""
     groups = {
@@ -327,8 +330,8 @@ def _between(
     return tuple(found)
 
 
-def _share_between(x: Array, codes: NDArray[np.int64]) -> float:
-    """The largest between-level share of a variance among the columns of x (n, k).
+def _share_between(x: Float[Array, "n k"], codes: Int[NDArray[np.int64], "n"]) -> float:
+    """The largest between-level share of a variance among the columns of x.
 
     The share is 1 - (within mean square) / (total mean square), which is zero on average for a
     column unrelated to the levels.
@@ -346,14 +349,12 @@ def _share_between(x: Array, codes: NDArray[np.int64]) -> float:
     return float(share.max(initial=0.0))
 
 
-def of_unseen(
-    part: Batch, unseen: Mapping[str, NDArray[np.bool_]]
-) -> dict[str, LinearBlock] | None:
+def of_unseen(batch: Batch, unseen: UnseenLevels) -> dict[str, LinearBlock] | None:
     """Blocks in which only the effects of unseen levels are unknown.
 
     Args:
-        part: the rows.
-        unseen: (J,) whether no training row has a level, by grouping.
+        batch: the rows.
+        unseen: whether no training row has a level, by grouping.
 
     Returns:
         Blocks by label. Terms without unseen levels have a block without columns. None if no row
@@ -361,7 +362,7 @@ def of_unseen(
     """
     out: dict[str, LinearBlock] = {}
     n_unseen = 0
-    for label, block in part.blocks.items():
+    for label, block in batch.blocks.items():
         assert block is not None
         n = len(np.asarray(block.columns))
         if block.codes is None or not unseen.get(block.grouping, np.zeros(1, bool)).any():
@@ -379,10 +380,10 @@ def of_unseen(
     return out if n_unseen else None
 
 
-def rows_of_unseen(part: Batch, unseen: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """(n,) whether a row has an unseen level in some grouping."""
+def rows_of_unseen(batch: Batch, unseen: UnseenLevels) -> Bool[NDArray[np.bool_], "n"]:
+    """Whether a row has an unseen level in some grouping."""
     out: NDArray[np.bool_] | None = None
-    for block in part.blocks.values():
+    for block in batch.blocks.values():
         if block is None:
             continue
         if out is None:
@@ -393,8 +394,8 @@ def rows_of_unseen(part: Batch, unseen: Mapping[str, NDArray[np.bool_]]) -> NDAr
     return out
 
 
-def _is_spanned(column: Array, others: list[Array]) -> bool:
-    """Whether a column (n, 1) is a linear combination of the others, within `_LEFT`."""
+def _is_spanned(column: Float[Array, "n 1"], others: list[Columns]) -> bool:
+    """Whether a column is a linear combination of the others, within `_LEFT`."""
     if not others:
         return False
     x = np.concatenate(others, axis=1)

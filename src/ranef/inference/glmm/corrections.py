@@ -19,17 +19,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ranef.inference.glmm.arrays import Array, CommonEffects, FamilyValues, PerLevel, Roots
 from ranef.inference.glmm.gaussian_approximation import GaussianApproximator, GaussianPosterior
 from ranef.inference.glmm.level_quadrature import LevelQuadrature
 from ranef.inference.glmm.reweighted_products import predictors_of
 from ranef.inference.pwls.solver import PWLS, Solution
+from ranef.numerics.shapes import Float
 
-Array = NDArray[np.float64]
+# The corrected log p(y | theta), and its derivatives: by factor in the root (k, k) of its
+# covariance, and by family parameter or scale.
+Slopes = tuple[float, dict[int, Float[Array, "_ _"]], FamilyValues]
 
 # Least number of quadrature nodes, unless the user asks for another number.
 NODES = 15
@@ -64,32 +67,23 @@ class Correction(Protocol):
     parameters that all rows share.
     """
 
-    def correction(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> float:
+    def correction(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> float:
         """The correction of T, in nats."""
         ...
 
-    def solution(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> Solution:
+    def solution(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> Solution:
         """The coefficients' posterior under the correction."""
         ...
 
-    def slopes(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> tuple[float, dict[int, Array], Mapping[str, Any]] | None:
+    def slopes(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> Slopes | None:
         """The corrected log p(y | theta) and its derivatives at fixed log |X' V^-1 X + P|.
 
         Returns:
-            the value, derivatives in the root of each factor, and derivatives by family parameter
-            or scale; None if derivatives are known for T alone.
+            None if derivatives are known for T alone.
         """
         ...
 
-    def settled(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> "Correction":
+    def settled(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> "Correction":
         """The correction with settings that suit hyperparameters near those of q."""
         ...
 
@@ -112,9 +106,7 @@ class SkewnessCorrection:
         """Whether any factor has few enough columns."""
         return any(factor.columns.shape[1] <= _WIDE for factor in working.layout.factors)
 
-    def correction(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> float:
+    def correction(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> float:
         layout = self.working.layout
         third = self.working.averages.third(numbers, q.mean, q.covariance)
         owns = q.solution.solver.products.own
@@ -141,16 +133,14 @@ class SkewnessCorrection:
                 out += float((shares / (1 + _BENT * shares)).sum())
         return out
 
-    def solution(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> Solution:
+    def solution(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> Solution:
         return q.solution
 
-    def slopes(self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]) -> None:
+    def slopes(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> None:
         return None
 
     def settled(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+        self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues
     ) -> "SkewnessCorrection":
         return self
 
@@ -158,10 +148,10 @@ class SkewnessCorrection:
         return SkewnessCorrection(working)
 
 
-def _alone(root: Array, own: Array) -> Array:
-    """Covariance (k, k, J) of each level's effects given all other coefficients.
+def _alone(root: Float[Array, "k k"], own: Float[Array, "k k J"]) -> Float[Array, "k k J"]:
+    """Covariance of each level's effects given all other coefficients.
 
-    A shift of all levels that the common effects offset changes no predictor, and takes no part.
+    A shift of all levels that the common effects offset changes no predictor, and is left out.
     """
     precision = np.eye(len(root)) + root.T @ own.transpose(2, 0, 1) @ root
     values, vectors = np.linalg.eigh(precision)
@@ -175,17 +165,17 @@ class _ModeQuadrature:
     """Log p(y | beta, theta) by quadrature, at the mode of beta.
 
     Attributes:
-        beta: (p,) the mode.
+        beta: the mode.
         value: log p(y | beta, theta), with the gain of a Newton step that was not taken.
-        mean, variance: (J,) posterior moments of the standardised effects u.
+        mean, variance: posterior moments of the standardised effects u.
         by_number: derivatives in the family parameters.
     """
 
-    beta: Array
+    beta: CommonEffects
     value: float
-    mean: Array
-    variance: Array
-    by_number: Mapping[str, Any]
+    mean: PerLevel
+    variance: PerLevel
+    by_number: Mapping[str, Array]
 
     @property
     def squares(self) -> float:
@@ -202,7 +192,7 @@ class AdaptiveQuadrature:
         nodes: number of quadrature nodes; the least number if `may_add`.
         may_save: whether fewer nodes may be taken if they give the same result.
         may_add: whether more nodes are taken where `nodes_for` asks for them.
-        away: (p,) the common effects' mode less that of q, where the correction was settled; None
+        away: the common effects' mode less that of q, where the correction was settled; None
             before.
     """
 
@@ -210,7 +200,7 @@ class AdaptiveQuadrature:
     nodes: int = NODES
     may_save: bool = False
     may_add: bool = False
-    away: Array | None = None
+    away: CommonEffects | None = None
 
     @classmethod
     def applies(cls, working: GaussianApproximator) -> bool:
@@ -219,15 +209,15 @@ class AdaptiveQuadrature:
         return len(factors) == 1 and factors[0].columns.shape[1] == 1 and not groupings[0].shared
 
     @cached_property
-    def largest_columns(self) -> Array:
-        """(J,) the largest absolute value of the effect's column in the rows of each level."""
+    def largest_columns(self) -> PerLevel:
+        """The largest absolute value of the effect's column in the rows of each level."""
         factor = self.working.layout.factors[0]
         out = np.zeros(factor.levels)
         np.maximum.at(out, factor.codes, np.abs(factor.columns[:, 0]))
         return out
 
     def settled(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+        self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues
     ) -> "AdaptiveQuadrature":
         found = self._integrated(q, roots, numbers)
         settled = replace(self, away=found.beta - q.solution.common[0])
@@ -244,9 +234,7 @@ class AdaptiveQuadrature:
     def of(self, working: GaussianApproximator) -> "AdaptiveQuadrature":
         return replace(self, working=working)
 
-    def correction(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> float:
+    def correction(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> float:
         return self._density(q, self._integrated(q, roots, numbers)) - q.value
 
     def _density(self, q: GaussianPosterior, found: _ModeQuadrature) -> float:
@@ -259,9 +247,7 @@ class AdaptiveQuadrature:
             + self.working.constant
         )
 
-    def slopes(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> tuple[float, dict[int, Array], Mapping[str, Any]]:
+    def slopes(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> Slopes:
         """As `Correction.slopes`; the derivative in the sd is sum_j E (u_j^2 - 1) / sd.
 
         This is Fisher's identity, u_j being the standardised effect of level j.
@@ -272,9 +258,7 @@ class AdaptiveQuadrature:
         by_scale = layout.by_scale((found.beta - layout.mean) ** 2)
         return self._density(q, found), {0: along}, {**found.by_number, **by_scale}
 
-    def solution(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> Solution:
+    def solution(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> Solution:
         """The posterior of a working model with the moments that quadrature gives.
 
         Its cross-products are changed so that the common effects lie around their mode, and each
@@ -304,7 +288,7 @@ class AdaptiveQuadrature:
         return PWLS(changed).solve([roots[0][None]], penalty)
 
     def _integrated(
-        self, q: GaussianPosterior, roots: list[Array], numbers: Mapping[str, Any]
+        self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues
     ) -> _ModeQuadrature:
         """Integrals at the mode of p(beta | y, theta), by Newton steps from the mode under q."""
         layout, solution, root = self.working.layout, q.solution, _sd(roots)
@@ -367,7 +351,7 @@ def nodes_for(sd: float, levels: int) -> int:
     return next((n for n in (NODES, *_MORE) if n >= needed), _MORE[-1])
 
 
-def _sd(roots: list[Array]) -> float:
+def _sd(roots: Roots) -> float:
     """The sd of the effects with its sign, not smaller than the least sd that keeps digits."""
     root = float(roots[0][0, 0])
     return math.copysign(max(abs(root), _NOTHING), root)

@@ -9,14 +9,13 @@ default nAGQ=1).
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError
+from ranef.inference.glmm.arrays import Array, CommonEffects, FamilyValues
 from ranef.inference.glmm.corrections import AdaptiveQuadrature
 from ranef.inference.glmm.gaussian_approximation import GaussianPosterior
 from ranef.inference.glmm.laplace_gradient import LaplaceGradient
@@ -26,9 +25,16 @@ from ranef.inference.lmm.model import LinearMixedModel, dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Problem
 
-Array = NDArray[np.float64]
+# Covariance parameters of the group effects.
+Theta = Float[Array, "theta"]
+# Coordinates of the family parameters.
+FamilyCoordinates = Float[Array, "z"]
+# Coordinates of a `_ScaledCriterion`.
+Scaled = Float[Array, "v"]
+Covariance = Float[Array, "p p"]
 
 # Step of the central differences behind a gradient, in the units of `_ScaledCriterion`: standard
 # errors for the common effects.
@@ -69,11 +75,11 @@ class IntegratedLikelihood:
         return self.density.mixed
 
     @property
-    def columns(self) -> Array:
-        """Columns (n, p) of the common effects, centred if the family has thresholds."""
+    def columns(self) -> Float[Array, "n p"]:
+        """Columns of the common effects, centred if the family has thresholds."""
         return self._working.layout.columns
 
-    def number_values(self, z: Array) -> dict[str, Any]:
+    def number_values(self, z: FamilyCoordinates) -> FamilyValues:
         """The family parameters at their coordinates z, by name."""
         density = self.density
         x = density.start.copy()
@@ -83,20 +89,20 @@ class IntegratedLikelihood:
 
     def criterion(
         self,
-        theta: Array,
-        common: Array,
-        numbers: Mapping[str, Any],
+        theta: Theta,
+        common: CommonEffects,
+        numbers: FamilyValues,
         start: GaussianPosterior | None = None,
     ) -> float:
         """-2 log likelihood at given parameters; infinity where the arithmetic fails.
 
         Args:
             theta: covariance parameters of the group effects.
-            common: (p,) common effects.
+            common: common effects.
             numbers: values of the family parameters.
             start: warm start of the search for the mode of the group effects.
         """
-        working = self._working.given(common)
+        working = self._working.at_common_effects(common)
         roots = self.layout.roots(theta)
         try:
             q = working.fit(roots, numbers, start)
@@ -109,7 +115,11 @@ class IntegratedLikelihood:
         return -2.0 * value
 
     def gradient(
-        self, theta: Array, common: Array, numbers: Mapping[str, Any], start: GaussianPosterior
+        self,
+        theta: Theta,
+        common: CommonEffects,
+        numbers: FamilyValues,
+        start: GaussianPosterior,
     ) -> tuple[float, LaplaceGradient] | None:
         """The criterion and the derivatives of Laplace's approximation of log p(y | theta).
 
@@ -119,7 +129,7 @@ class IntegratedLikelihood:
             -2 log likelihood, and the derivatives of the log likelihood; None where the arithmetic
             fails.
         """
-        working = self._working.given(common)
+        working = self._working.at_common_effects(common)
         roots = self.layout.roots(theta)
         try:
             q = working.fit(roots, numbers, start)
@@ -132,7 +142,7 @@ class IntegratedLikelihood:
         """Whether `gradient` applies: Laplace's approximation with a single predictor."""
         return self.nodes == 1 and len(self._working.layout.predictors) == 1
 
-    def deviance(self, theta: Any, reml: bool = False) -> float:
+    def deviance(self, theta: object, reml: bool = False) -> float:
         """The criterion at theta, minimised over the common effects and family parameters.
 
         Args:
@@ -183,7 +193,7 @@ class IntegratedLikelihood:
             **numbers,
         }
 
-    def joint(self, theta: Array, numbers: Mapping[str, Any]) -> GaussianPosterior:
+    def joint(self, theta: Theta, numbers: FamilyValues) -> GaussianPosterior:
         """The joint mode of common and group effects.
 
         Raises:
@@ -218,7 +228,7 @@ class IntegratedLikelihood:
             found = self._least(inside, free=True, z=z, common=common)
         return found
 
-    def _at_joint(self, theta: Array, z: Array) -> float:
+    def _at_joint(self, theta: Theta, z: FamilyCoordinates) -> float:
         """The criterion at the common effects of the joint mode of common and group effects."""
         numbers = self.number_values(z)
         q = self.joint(theta, numbers)
@@ -226,11 +236,11 @@ class IntegratedLikelihood:
 
     def _least(
         self,
-        theta: Array,
+        theta: Theta,
         *,
         free: bool,
-        z: Array | None = None,
-        common: Array | None = None,
+        z: FamilyCoordinates | None = None,
+        common: CommonEffects | None = None,
     ) -> "_SearchEnd":
         """A local minimum of the criterion; theta is held at its start if not `free`."""
         z = self.density.start[self.density.number_places] if z is None else z
@@ -249,8 +259,8 @@ class IntegratedLikelihood:
                 place = theta, z, common
                 return _SearchEnd(found.value, place, self.number_values(z), round_, found.x)
 
-    def _covariance(self, found: "_SearchEnd") -> Array:
-        """Covariance (p, p) of the common effects, with theta and family parameters uncertain.
+    def _covariance(self, found: "_SearchEnd") -> Covariance:
+        """Covariance of the common effects, with theta and family parameters uncertain.
 
         If the second derivatives are not positive definite, it is the covariance at known theta.
         """
@@ -279,10 +289,10 @@ class _SearchEnd:
     """
 
     value: float
-    place: tuple[Array, Array, Array]
-    numbers: Mapping[str, Any]
+    place: tuple[Theta, FamilyCoordinates, CommonEffects]
+    numbers: FamilyValues
     round: "_ScaledCriterion"
-    x: Array
+    x: Scaled
 
 
 @dataclass(frozen=True)
@@ -294,33 +304,33 @@ class _ScaledCriterion:
         start: warm start of every search for the mode of the group effects.
         theta, z, common: the point: theta, the coordinates of the family parameters, and the common
             effects.
-        root: Cholesky factor of the common effects' covariance, (p, p).
+        root: Cholesky factor of the common effects' covariance.
         free: number of elements of theta; 0 if theta is held.
     """
 
     whole: IntegratedLikelihood
     start: GaussianPosterior
-    theta: Array
-    z: Array
-    common: Array
-    root: Array
+    theta: Theta
+    z: FamilyCoordinates
+    common: CommonEffects
+    root: Covariance
     free: int
 
     @property
     def size(self) -> int:
         return self.free + len(self.z) + len(self.common)
 
-    def place(self, v: Array) -> tuple[Array, Array, Array]:
+    def place(self, v: Scaled) -> tuple[Theta, FamilyCoordinates, CommonEffects]:
         """Theta, the coordinates of the family parameters, and the common effects at v."""
         free, m = self.free, self.free + len(self.z)
         theta = self.theta + _UNIT * v[:free] if free else self.theta
         return theta, self.z + _UNIT * v[free:m], self.common + self.root @ v[m:]
 
-    def value(self, v: Array) -> float:
+    def value(self, v: Scaled) -> float:
         theta, z, common = self.place(v)
         return self.whole.criterion(theta, common, self.whole.number_values(z), self.start)
 
-    def objective(self, v: Array) -> tuple[float, Array]:
+    def objective(self, v: Scaled) -> tuple[float, Scaled]:
         """The criterion and its gradient in v."""
         if not self.whole.has_gradient:
             return self._differences(v)
@@ -335,13 +345,13 @@ class _ScaledCriterion:
         for i in range(len(z)):
             step = np.zeros(len(z))
             step[i] = _STEP * _UNIT
-            ends = [slopes.number_part(self.whole.number_values(z + s)) for s in (step, -step)]
+            ends = [slopes.by_family_values(self.whole.number_values(z + s)) for s in (step, -step)]
             by_z[i] = (ends[0] - ends[1]) / (2 * step[i])
         by_common = self.whole.columns.T @ slopes.by_eta
         whole = [_UNIT * by_theta, _UNIT * by_z, self.root.T @ by_common]
         return value, -2.0 * np.concatenate(whole)
 
-    def _differences(self, v: Array) -> tuple[float, Array]:
+    def _differences(self, v: Scaled) -> tuple[float, Scaled]:
         """The criterion and its gradient by central differences."""
         here, slope = self.value(v), np.zeros(len(v))
         for i in range(len(v) if np.isfinite(here) else 0):
@@ -350,7 +360,7 @@ class _ScaledCriterion:
             slope[i] = (self.value(v + step) - self.value(v - step)) / (2 * _STEP)
         return here, slope
 
-    def curvature(self, v: Array) -> Array:
+    def curvature(self, v: Scaled) -> Float[Array, "v v"]:
         """Second derivatives of the criterion, by central differences of the gradient."""
         out = np.zeros((len(v), len(v)))
         for i in range(len(v)):

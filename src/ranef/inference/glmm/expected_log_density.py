@@ -6,14 +6,14 @@ Averages are by quadrature: Gauss-Hermite for one or two predictors, and a rule 
 (Stroud, 1971) for more. Derivatives are by automatic differentiation of the family's log density.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.families.base import Family
+from ranef.families.base import Family, ResponseDesign
+from ranef.inference.glmm.arrays import Blocks, FamilyValues, Predictors
 from ranef.inference.glmm.expected_log_density_analytic import (
     LEAST_PIVOT,
     AnalyticExpectedLogDensity,
@@ -22,6 +22,13 @@ from ranef.inference.glmm.expected_log_density_natural import NaturalExpectedLog
 from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
 from ranef.lazy import Array, jax, jnp, lazily
 from ranef.numerics.gauss_hermite import nodes_of, rule
+from ranef.numerics.shapes import Float, Int
+
+JaxPerRow = Float[Array, "n"]
+JaxPredictors = Float[Array, "n K"]
+JaxBlocks = Float[Array, "n K K"]
+# Values of the family parameters that all rows share, by name.
+JaxFamilyValues = Mapping[str, Array]
 
 # Nodes per predictor where all predictors have small variances.
 _FEW = 3
@@ -56,14 +63,16 @@ class ResponseDensity:
         """The density of a family with these predicted parameters."""
         return cls(family, tuple(predictors), family.signature())
 
-    def rows(self, response: Any, numbers: Mapping[str, Any], eta: Array) -> Array:
-        """Log p of each row, (n,), at predictors eta (n, K) and shared family parameters."""
+    def rows(
+        self, response: ResponseDesign, numbers: JaxFamilyValues, eta: JaxPredictors
+    ) -> JaxPerRow:
+        """Log p of each row at predictors eta and shared family parameters."""
         each = {name: eta[:, k] for k, name in enumerate(self.predictors)}
         return self.family.log_density(response, **each, **self.family.on_link_scale(**numbers))
 
 
 def expected_log_density_of(
-    family: Family, response: Any, predictors: Sequence[str]
+    family: Family, response: ResponseDesign, predictors: Sequence[str]
 ) -> "ExpectedLogDensity | NaturalExpectedLogDensity | AnalyticExpectedLogDensity":
     """The fastest class of averages for the rows of a response.
 
@@ -97,63 +106,67 @@ class ExpectedLogDensity:
         predictors: names of the predicted parameters, in order.
     """
 
-    def __init__(self, family: Family, response: Any, predictors: Sequence[str]) -> None:
+    def __init__(self, family: Family, response: ResponseDesign, predictors: Sequence[str]) -> None:
         self.density = ResponseDensity.of(family, predictors)
         with jax.enable_x64(True):
-            self.response = jax.tree.map(jnp.asarray, response)
+            self.response: ResponseDesign = jax.tree.map(jnp.asarray, response)
 
     def of(
-        self, numbers: Mapping[str, Any], mean: NDArray, covariance: NDArray
-    ) -> tuple[float, NDArray, NDArray]:
+        self, numbers: FamilyValues, mean: Predictors, covariance: Blocks
+    ) -> tuple[float, Predictors, Blocks]:
         """The sum over rows of E log p, and averages of its derivatives in eta.
 
         Args:
             numbers: values of the family parameters that all rows share.
-            mean: (n, K) means m of the predictors.
-            covariance: (n, K, K) covariances C of the predictors.
+            mean: means m of the predictors.
+            covariance: covariances C of the predictors.
 
         Returns:
-            the sum, (n, K) averages of the first derivatives, and (n, K, K) averages of minus the
-            second derivatives.
+            the sum, averages of the first derivatives, and averages of minus the second
+            derivatives.
         """
         with jax.enable_x64(True):
-            found = _averages(*self._at(numbers, mean, covariance))
+            found = _averages(*self._arguments(numbers, mean, covariance))
             total, slope, curvature = (np.asarray(each, np.float64) for each in found)
         return float(total), slope, curvature
 
-    def settle(self, covariance: NDArray) -> None:
-        """Does nothing: here the number of nodes is chosen at each call."""
+    def settle(self, covariance: Blocks) -> None:
+        """Does nothing: here the number of nodes is chosen at each call, by `_count`.
 
-    def at(self, numbers: Mapping[str, Any], eta: NDArray) -> float:
-        """The sum over rows of log p at known predictors (n, K)."""
+        With `_MANY` rows or more, the averages therefore jump by the error of the smaller rule
+        where the largest variance of a predictor passes `_NEARLY_KNOWN`.
+        """
+
+    def at(self, numbers: FamilyValues, eta: Predictors) -> float:
+        """The sum over rows of log p at known predictors."""
         with jax.enable_x64(True):
-            given = {name: jnp.asarray(value, jnp.float64) for name, value in numbers.items()}
-            rows = self.density.rows(self.response, given, jnp.asarray(eta, jnp.float64))
+            values = _as_jax(numbers)
+            rows = self.density.rows(self.response, values, jnp.asarray(eta, jnp.float64))
             return float(jnp.sum(rows))
 
     def by_number(
-        self, numbers: Mapping[str, Any], mean: NDArray, covariance: NDArray
-    ) -> dict[str, NDArray]:
+        self, numbers: FamilyValues, mean: Predictors, covariance: Blocks
+    ) -> dict[str, NDArray[np.float64]]:
         """Derivatives of the sum of E log p in each shared family parameter, by name."""
         if not numbers:
             return {}
         with jax.enable_x64(True):
-            found = _by_number(*self._at(numbers, mean, covariance))
+            found = _by_number(*self._arguments(numbers, mean, covariance))
             return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
-    def third(self, numbers: Mapping[str, Any], mean: NDArray, covariance: NDArray) -> NDArray:
-        """E of the third derivative in each predictor, (n, K)."""
+    def third(self, numbers: FamilyValues, mean: Predictors, covariance: Blocks) -> Predictors:
+        """E of the third derivative in each predictor."""
         with jax.enable_x64(True):
-            return np.asarray(_thirds(*self._at(numbers, mean, covariance)), np.float64)
+            return np.asarray(_thirds(*self._arguments(numbers, mean, covariance)), np.float64)
 
     def integrals(
-        self, over: LevelQuadrature, base: NDArray, root: float, numbers: Mapping[str, Any]
+        self, over: LevelQuadrature, base: Predictors, root: float, numbers: FamilyValues
     ) -> LevelIntegrals:
         """Log integrals over the effects of levels, by quadrature.
 
         Args:
             over: levels and quadrature nodes.
-            base: (n, K) predictors without the effects.
+            base: predictors without the effects.
             root: the sd of the effects.
             numbers: values of the family parameters that all rows share.
 
@@ -162,30 +175,38 @@ class ExpectedLogDensity:
             effects.
         """
         with jax.enable_x64(True):
-            given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
-            at = over.codes, over.column, over.u, over.log_weights
-            (value, moments), (slope, by_number) = _log_marginal(
-                self.density, over.place, base, given, self.response, root, *at
+            values = _as_jax(numbers)
+            nodes = (jnp.asarray(a) for a in (over.codes, over.column, over.u, over.log_weights))
+            (value, moments), (slope, by_number) = _log_marginal_and_slopes(
+                *(self.density, over.place, jnp.asarray(base), values),
+                *(self.response, jnp.asarray(root, jnp.float64), *nodes),
             )
-            mean, variance, slope = (np.asarray(m, np.float64) for m in (*moments, slope))
-            numbers = {name: np.asarray(each, np.float64) for name, each in by_number.items()}
-            return LevelIntegrals(float(value), mean, variance, slope, numbers)
+            mean, variance, slopes = (np.asarray(m, np.float64) for m in (*moments, slope))
+            found = {name: np.asarray(each, np.float64) for name, each in by_number.items()}
+            return LevelIntegrals(float(value), mean, variance, slopes, found)
 
-    def _at(
-        self, numbers: Mapping[str, Any], mean: NDArray, covariance: NDArray
-    ) -> tuple[Any, ...]:
-        given = {name: np.asarray(value, np.float64) for name, value in numbers.items()}
-        return self.density, self._count(covariance), self.response, given, mean, covariance
+    def _arguments(
+        self, numbers: FamilyValues, mean: Predictors, covariance: Blocks
+    ) -> tuple[ResponseDensity, int, ResponseDesign, JaxFamilyValues, JaxPredictors, JaxBlocks]:
+        """The arguments of the compiled averages."""
+        at = _as_jax(numbers), jnp.asarray(mean), jnp.asarray(covariance)
+        return self.density, self._count(covariance), self.response, *at
 
-    def _count(self, covariance: NDArray) -> int:
+    def _count(self, covariance: Blocks) -> int:
         """Nodes per predictor, for predictors with these covariances."""
         k = len(self.density.predictors)
         few = len(covariance) >= _MANY and covariance.max(initial=0.0) < _NEARLY_KNOWN
         return _FEW if few and nodes_of(k) else nodes_of(k)
 
 
-def _points(count: int, mean: Array, covariance: Array) -> tuple[Array, NDArray]:
-    """Quadrature points of the predictors, (m, n, K), and their weights (m,)."""
+def _as_jax(numbers: FamilyValues) -> JaxFamilyValues:
+    return {name: jnp.asarray(value, jnp.float64) for name, value in numbers.items()}
+
+
+def _points(
+    count: int, mean: JaxPredictors, covariance: JaxBlocks
+) -> tuple[Float[Array, "m n K"], Float[NDArray[np.float64], "m"]]:
+    """Quadrature points of the predictors, and their weights."""
     points, weights = rule(mean.shape[1], count)
     return mean + jnp.einsum("nkl,ml->mnk", root_of(covariance), points), weights
 
@@ -194,15 +215,15 @@ def _points(count: int, mean: Array, covariance: Array) -> tuple[Array, NDArray]
 def _by_number(
     density: ResponseDensity,
     count: int,
-    response: Any,
-    numbers: Any,
-    mean: Array,
-    covariance: Array,
+    response: ResponseDesign,
+    numbers: JaxFamilyValues,
+    mean: JaxPredictors,
+    covariance: JaxBlocks,
 ) -> dict[str, Array]:
     """Derivatives in the shared family parameters of the sum of E log p."""
     etas, weights = _points(count, mean, covariance)
 
-    def total(numbers: Any) -> Array:
+    def total(numbers: JaxFamilyValues) -> Float[Array, ""]:
         return jnp.sum(weights @ jax.vmap(lambda eta: density.rows(response, numbers, eta))(etas))
 
     return jax.grad(total)(numbers)
@@ -212,19 +233,19 @@ def _by_number(
 def _averages(
     density: ResponseDensity,
     count: int,
-    response: Any,
-    numbers: Any,
-    mean: Array,
-    covariance: Array,
-) -> tuple[Array, Array, Array]:
-    """The sum of E log p, and averages of slope (n, K) and of minus the Hessian (n, K, K)."""
+    response: ResponseDesign,
+    numbers: JaxFamilyValues,
+    mean: JaxPredictors,
+    covariance: JaxBlocks,
+) -> tuple[Float[Array, ""], JaxPredictors, JaxBlocks]:
+    """The sum of E log p, and averages of the slope and of minus the Hessian."""
     k = mean.shape[1]
     etas, weights = _points(count, mean, covariance)
 
-    def slopes(eta: Array) -> Array:
+    def slopes(eta: JaxPredictors) -> JaxPredictors:
         return jax.grad(lambda eta: density.rows(response, numbers, eta).sum())(eta)
 
-    def each(eta: Array) -> tuple[Array, Array, Array]:
+    def each(eta: JaxPredictors) -> tuple[JaxPerRow, JaxPredictors, JaxBlocks]:
         slope, along = jax.linearize(slopes, eta)
         # One vectorised product for all directions: a program that grows with their number takes
         # seconds to compile.
@@ -244,25 +265,29 @@ def _averages(
 def _thirds(
     density: ResponseDensity,
     count: int,
-    response: Any,
-    numbers: Any,
-    mean: Array,
-    covariance: Array,
-) -> Array:
-    """E of the third derivative in each predictor, (n, K)."""
+    response: ResponseDesign,
+    numbers: JaxFamilyValues,
+    mean: JaxPredictors,
+    covariance: JaxBlocks,
+) -> JaxPredictors:
+    """E of the third derivative in each predictor."""
     etas, weights = _points(count, mean, covariance)
 
-    def each(eta: Array) -> Array:
+    def each(eta: JaxPredictors) -> JaxPredictors:
         out = []
         for c in range(mean.shape[1]):
 
-            def alone(along: Array, c: int = c) -> Array:
+            def alone(along: JaxPerRow, c: int = c) -> Float[Array, ""]:
                 return density.rows(response, numbers, eta.at[:, c].add(along)).sum()
 
             ones = jnp.ones_like(eta[:, 0])
             slope = jax.grad(alone)
 
-            def bend(along: Array, slope: Any = slope, ones: Array = ones) -> Array:
+            def bend(
+                along: JaxPerRow,
+                slope: Callable[[JaxPerRow], JaxPerRow] = slope,
+                ones: JaxPerRow = ones,
+            ) -> JaxPerRow:
                 return jax.jvp(slope, (along,), (ones,))[1]
 
             out.append(jax.jvp(bend, (jnp.zeros_like(ones),), (ones,))[1])
@@ -271,24 +296,21 @@ def _thirds(
     return jnp.einsum("m,mnk->nk", weights, jax.vmap(each)(etas))
 
 
-@lazily(
-    lambda f: jax.jit(jax.value_and_grad(f, argnums=(2, 3), has_aux=True), static_argnums=(0, 1))
-)
 def _log_marginal(
     density: ResponseDensity,
     place: int,
-    base: Any,
-    numbers: Mapping[str, Any],
-    response: Any,
-    root: Any,
-    codes: Any,
-    column: Any,
-    u: Any,
-    log_weights: Any,
-) -> tuple[Any, tuple[Any, Any]]:
+    base: JaxPredictors,
+    numbers: JaxFamilyValues,
+    response: ResponseDesign,
+    root: Float[Array, ""],
+    codes: Int[Array, "n"],
+    column: JaxPerRow,
+    u: Float[Array, "count J"],
+    log_weights: Float[Array, "count J"],
+) -> tuple[Float[Array, ""], tuple[Float[Array, "J"], Float[Array, "J"]]]:
     """The sum over levels of the log integral over u, and the mean and variance of u by level."""
 
-    def level(u: Any) -> Any:
+    def level(u: Float[Array, "J"]) -> Float[Array, "J"]:
         eta = base.at[:, place].add(root * column * u[codes])
         rows = density.rows(response, numbers, eta)
         return jax.ops.segment_sum(rows, codes, num_segments=len(u)) - 0.5 * u**2
@@ -301,16 +323,39 @@ def _log_marginal(
     return jnp.sum(total), (mean, variance)
 
 
-def root_of(covariance: Array) -> Array:
-    """Cholesky factors L (n, K, K) with L L' = covariance, which may be singular.
+@lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
+def _log_marginal_and_slopes(
+    density: ResponseDensity,
+    place: int,
+    base: JaxPredictors,
+    numbers: JaxFamilyValues,
+    response: ResponseDesign,
+    root: Float[Array, ""],
+    codes: Int[Array, "n"],
+    column: JaxPerRow,
+    u: Float[Array, "count J"],
+    log_weights: Float[Array, "count J"],
+) -> tuple[
+    tuple[Float[Array, ""], tuple[Float[Array, "J"], Float[Array, "J"]]],
+    tuple[JaxPredictors, JaxFamilyValues],
+]:
+    """`_log_marginal`, and the derivatives of the sum in `base` and in `numbers`."""
+    found = jax.value_and_grad(_log_marginal, argnums=(2, 3), has_aux=True)
+    return found(density, place, base, numbers, response, root, codes, column, u, log_weights)
+
+
+def root_of(covariance: JaxBlocks) -> JaxBlocks:
+    """Cholesky factors L with L L' = covariance, which may be singular.
 
     Computed column by column like ``expected_log_density_analytic.root_of``, in a loop whose
     program does not grow with K.
     """
     each = jnp.arange(covariance.shape[-1])
 
-    def column(j: Any, carried: tuple[Array, Array]) -> tuple[Array, Array]:
-        left, out = carried
+    def column(
+        j: Int[Array, ""], state: tuple[JaxBlocks, JaxBlocks]
+    ) -> tuple[JaxBlocks, JaxBlocks]:
+        left, out = state
         pivot = jnp.sqrt(jnp.maximum(left[:, j, j], 0.0))[:, None]
         known = (each > j) & (pivot > LEAST_PIVOT)
         below = jnp.where(known, left[:, :, j] / jnp.where(pivot > 0, pivot, 1.0), 0.0)

@@ -6,16 +6,14 @@ arithmetic. That is as long as the whole computation takes here for some hundred
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ranef.families.row_density import RowDensity
+from ranef.inference.glmm.arrays import Array, Blocks, FamilyValues, Predictors
 from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
 from ranef.numerics.gauss_hermite import nodes_of, rule
-
-Array = NDArray[np.float64]
+from ranef.numerics.shapes import Float
 
 # Number of predictors at quadrature points that are handled at a time: 128 KB for each of about ten
 # intermediate arrays, which then stay in a processor's cache.
@@ -37,49 +35,49 @@ class AnalyticExpectedLogDensity:
         self.density = density
         self._points, self._weights = rule(k, nodes_of(k))
         self._slices = _slices(n, len(self._weights) * k)
-        self._parts = [density.take(rows) for rows in self._slices]
+        self._densities = [density.take(rows) for rows in self._slices]
 
     def of(
-        self, numbers: Mapping[str, Any], mean: Array, covariance: Array
-    ) -> tuple[float, Array, Array]:
+        self, numbers: FamilyValues, mean: Predictors, covariance: Blocks
+    ) -> tuple[float, Predictors, Blocks]:
         """As `ExpectedLogDensity.of`: the sum of E log p, and averages of slope and curvature."""
         total, slope, second = self._averaged(numbers, mean, covariance, 2)
         return float(total.sum()), slope, -second
 
-    def settle(self, covariance: Array) -> None:
+    def settle(self, covariance: Blocks) -> None:
         """Does nothing: here the number of nodes is fixed."""
 
-    def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
-        """The sum over rows of log p at known predictors (n, K)."""
+    def at(self, numbers: FamilyValues, eta: Predictors) -> float:
+        """The sum over rows of log p at known predictors."""
         with np.errstate(all="ignore"):
             return float(self.density.derivatives(eta[None], numbers, 0)[0].sum())
 
     def by_number(
-        self, numbers: Mapping[str, Any], mean: Array, covariance: Array
+        self, numbers: FamilyValues, mean: Predictors, covariance: Blocks
     ) -> dict[str, Array]:
         """Derivatives of the sum of E log p in each shared family parameter, by name."""
         out: dict[str, Array] = {}
         if not numbers:
             return out
         with np.errstate(all="ignore"):
-            for etas, weights, density in self._by_part(mean, covariance):
+            for etas, weights, density in self._by_batch(mean, covariance):
                 _add(out, density.by_number(etas, numbers, weights[:, None]))
         return out
 
-    def third(self, numbers: Mapping[str, Any], mean: Array, covariance: Array) -> Array:
-        """E of the third derivative in each predictor, (n, K)."""
+    def third(self, numbers: FamilyValues, mean: Predictors, covariance: Blocks) -> Predictors:
+        """E of the third derivative in each predictor."""
         return self._averaged(numbers, mean, covariance, 3)[3]
 
     def integrals(
-        self, over: LevelQuadrature, base: Array, root: float, numbers: Mapping[str, Any]
+        self, over: LevelQuadrature, base: Predictors, root: float, numbers: FamilyValues
     ) -> LevelIntegrals:
         """As `ExpectedLogDensity.integrals`: log integrals over the effects of levels."""
         codes, levels, u = over.codes, len(over.centre), over.u
         z = root * over.column
         values, slopes = np.empty((len(u), len(base))), np.empty((len(u), *base.shape))
-        parts = [(rows, self.density.take(rows)) for rows in _slices(len(base), len(u))]
+        batches = [(rows, self.density.take(rows)) for rows in _slices(len(base), len(u))]
         with np.errstate(all="ignore"):
-            for rows, density in parts:
+            for rows, density in batches:
                 eta = _moved(base[rows], over.place, z[rows] * u[:, codes[rows]])
                 values[:, rows], slopes[:, rows] = density.derivatives(eta, numbers, 1)
             densities = over.log_weights - 0.5 * u**2
@@ -94,31 +92,33 @@ class AnalyticExpectedLogDensity:
             weights = share[:, codes]
             slope = np.einsum("mn,mnk->nk", weights, slopes)
             by_number: dict[str, Array] = {}
-            for rows, density in parts if numbers else ():
+            for rows, density in batches if numbers else ():
                 eta = _moved(base[rows], over.place, z[rows] * u[:, codes[rows]])
                 _add(by_number, density.by_number(eta, numbers, weights[:, rows]))
         return LevelIntegrals(float(logs.sum()), mean, variance, slope, by_number)
 
     def _averaged(
-        self, numbers: Mapping[str, Any], mean: Array, covariance: Array, order: int
-    ) -> list[Array]:
+        self, numbers: FamilyValues, mean: Predictors, covariance: Blocks, order: int
+    ) -> list[Float[Array, "_ ..."]]:
         """Averages of each row's log p and of its derivatives up to `order`, 3 at most."""
         found = []
         with np.errstate(all="ignore"):
-            for etas, weights, density in self._by_part(mean, covariance):
+            for etas, weights, density in self._by_batch(mean, covariance):
                 found.append(density.averaged(etas, numbers, weights, order))
         if len(found) == 1:
             return list(found[0])
         return [np.concatenate(each) for each in zip(*found, strict=True)]
 
-    def _by_part(self, mean: Array, covariance: Array) -> Iterator[tuple[Array, Array, RowDensity]]:
-        """By batch of rows: predictors at the points (m, n, K), weights (m,), and density."""
+    def _by_batch(
+        self, mean: Predictors, covariance: Blocks
+    ) -> Iterator[tuple[Float[Array, "m _ K"], Float[Array, "m"], RowDensity]]:
+        """By batch of rows: predictors at the m points, weights, and density."""
         known = not covariance.any()
         points, weights = self._points, self._weights
         if known:
             points, weights = np.zeros_like(points[:1]), np.ones(1)
         roots = covariance if known else root_of(covariance)
-        for rows, density in zip(self._slices, self._parts, strict=True):
+        for rows, density in zip(self._slices, self._densities, strict=True):
             if mean.shape[1] == 1:
                 yield mean[rows] + roots[rows, :, 0] * points[:, :, None], weights, density
             else:
@@ -138,15 +138,15 @@ def _add(sums: dict[str, Array], found: Mapping[str, Array]) -> None:
         sums[name] = np.asarray(sums.get(name, 0.0) + each)
 
 
-def _moved(base: Array, place: int, by: Array) -> Array:
-    """The predictors (n, K) with the one at `place` shifted by (m, n): (m, n, K)."""
+def _moved(base: Predictors, place: int, by: Float[Array, "m n"]) -> Float[Array, "m n K"]:
+    """The predictors with the one at `place` shifted."""
     out = np.repeat(base[None], len(by), axis=0)
     out[:, :, place] += by
     return out
 
 
-def root_of(covariance: Array) -> Array:
-    """Cholesky factors L (n, K, K) with L L' = covariance, which may be singular."""
+def root_of(covariance: Blocks) -> Blocks:
+    """Cholesky factors L with L L' = covariance, which may be singular."""
     if covariance.shape[1] == 1:
         return np.sqrt(np.maximum(covariance, 0.0))
     left, out = covariance.copy(), np.zeros_like(covariance)

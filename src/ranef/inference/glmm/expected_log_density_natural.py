@@ -10,19 +10,23 @@ requires. Few rows are handled by NumPy, without compilation; many by JAX, whose
 times as fast.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ranef.families.exponential_family import ExponentialFamilyRows
+from ranef.inference.glmm.arrays import Array, Blocks, FamilyValues, PerRow, Predictors
 from ranef.inference.glmm.level_quadrature import LevelIntegrals, LevelQuadrature
+from ranef.lazy import Array as JaxArray
 from ranef.lazy import jax, jnp, lazily
 from ranef.numerics.gauss_hermite import hermite
+from ranef.numerics.shapes import Float
 
-Array = NDArray[np.float64]
+JaxPerRow = Float[JaxArray, "n"]
+# A cumulant function, as `ExponentialFamilyRows.cumulants`, on arrays of JAX.
+Cumulants = Callable[[ModuleType, JaxPerRow, int], tuple[JaxPerRow, ...]]
 
 # Number of rows from which compiling a program, which takes a tenth of a second, pays off.
 _MANY = 50_000
@@ -45,40 +49,40 @@ class NaturalExpectedLogDensity:
         self._least = _NODES[0][1]
 
     def of(
-        self, numbers: Mapping[str, Any], mean: Array, covariance: Array
-    ) -> tuple[float, Array, Array]:
+        self, numbers: FamilyValues, mean: Predictors, covariance: Blocks
+    ) -> tuple[float, Predictors, Blocks]:
         """As `ExpectedLogDensity.of`: the sum of E log p, and averages of slope and curvature."""
         y, m = self.natural.value, self.natural.size
         a, first, second = self._averaged(mean[:, 0], covariance[:, 0, 0], 2)
         total = float(y @ mean[:, 0] - m @ a) + self.natural.constant
         return total, (y - m * first)[:, None], (m * second)[:, None, None]
 
-    def settle(self, covariance: Array) -> None:
-        """Raises the least number of nodes to what twice the variances (n, 1, 1) require.
+    def settle(self, covariance: Blocks) -> None:
+        """Raises the least number of nodes to what twice the variances require.
 
         With a fixed number the average is smooth: it jumps a little where the number changes.
         """
         self._least = max(self._least, _needed(2 * float(covariance.max(initial=0.0))))
 
-    def at(self, numbers: Mapping[str, Any], eta: Array) -> float:
-        """The sum over rows of log p at known predictors (n, 1)."""
+    def at(self, numbers: FamilyValues, eta: Predictors) -> float:
+        """The sum over rows of log p at known predictors."""
         a = self._cumulants(eta[:, 0], 0)[0]
         y, m = self.natural.value, self.natural.size
         return float(y @ eta[:, 0] - m @ a) + self.natural.constant
 
     def by_number(
-        self, numbers: Mapping[str, Any], mean: Array, covariance: Array
+        self, numbers: FamilyValues, mean: Predictors, covariance: Blocks
     ) -> dict[str, Array]:
         """An empty mapping: the family has no other parameter."""
         return {}
 
-    def third(self, numbers: Mapping[str, Any], mean: Array, covariance: Array) -> Array:
-        """E of the third derivative, (n, 1)."""
+    def third(self, numbers: FamilyValues, mean: Predictors, covariance: Blocks) -> Predictors:
+        """E of the third derivative."""
         third = self._averaged(mean[:, 0], covariance[:, 0, 0], 3)[3]
         return -(self.natural.size * third)[:, None]
 
     def integrals(
-        self, over: LevelQuadrature, base: Array, root: float, numbers: Mapping[str, Any]
+        self, over: LevelQuadrature, base: Predictors, root: float, numbers: FamilyValues
     ) -> LevelIntegrals:
         """As `ExpectedLogDensity.integrals`: log integrals over the effects of levels."""
         codes, levels, u = over.codes, len(over.centre), over.u
@@ -99,8 +103,8 @@ class NaturalExpectedLogDensity:
         value = float(logs.sum() + y @ eta) + self.natural.constant
         return LevelIntegrals(value, mean, variance, (y - m * expected)[:, None], {})
 
-    def _averaged(self, mean: Array, variance: Array, order: int) -> tuple[Array, ...]:
-        """E A and the averages of its derivatives up to `order`, each (n,)."""
+    def _averaged(self, mean: PerRow, variance: PerRow, order: int) -> tuple[PerRow, ...]:
+        """E A and the averages of its derivatives up to `order`."""
         largest = float(variance.max(initial=0.0))
         if not largest > 0:
             return self._cumulants(mean, order)
@@ -111,9 +115,10 @@ class NaturalExpectedLogDensity:
         weights = weights / weights.sum()
         if len(mean) >= _MANY:
             with jax.enable_x64(True):
-                sums = (np.zeros(()),) * (order + 1)
-                for node in zip(nodes, weights, strict=True):
-                    sums = _added(self.natural.cumulants, order, sums, node, mean, variance)
+                sums = (jnp.zeros(()),) * (order + 1)
+                moments = jnp.asarray(mean), jnp.asarray(variance)
+                for node in zip(jnp.asarray(nodes), jnp.asarray(weights), strict=True):
+                    sums = _added(self.natural.cumulants, order, sums, node, *moments)
                 return tuple(np.asarray(each) for each in sums)
         out = tuple(np.zeros_like(mean) for _ in range(order + 1))
         for at in range(0, len(mean), _CHUNK):
@@ -125,12 +130,12 @@ class NaturalExpectedLogDensity:
                     total[rows] += weight * each
         return out
 
-    def _cumulants(self, eta: Array, order: int) -> tuple[Array, ...]:
-        """A and its derivatives up to `order` at eta, each (n,)."""
+    def _cumulants(self, eta: PerRow, order: int) -> tuple[PerRow, ...]:
+        """A and its derivatives up to `order` at eta."""
         if len(eta) < _MANY:
             return self.natural.cumulants(np, eta, order)
         with jax.enable_x64(True):
-            found = _compiled(self.natural.cumulants, order, eta)
+            found = _compiled(self.natural.cumulants, order, jnp.asarray(eta))
             return tuple(np.asarray(each) for each in found)
 
 
@@ -139,18 +144,20 @@ def _needed(variance: float) -> int:
     return next(count for limit, count in _NODES if variance <= limit)
 
 
-Cumulants = Callable[[Any, Any, int], tuple[Any, ...]]
-
-
 @lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
-def _compiled(cumulants: Cumulants, order: int, eta: Any) -> tuple[Any, ...]:
+def _compiled(cumulants: Cumulants, order: int, eta: JaxPerRow) -> tuple[JaxPerRow, ...]:
     return cumulants(jnp, eta, order)
 
 
 @lazily(lambda f: jax.jit(f, static_argnums=(0, 1)))
 def _added(
-    cumulants: Cumulants, order: int, sums: Any, node: Any, mean: Any, variance: Any
-) -> tuple[Any, ...]:
+    cumulants: Cumulants,
+    order: int,
+    sums: tuple[JaxArray, ...],
+    node: tuple[Float[JaxArray, ""], Float[JaxArray, ""]],
+    mean: JaxPerRow,
+    variance: JaxPerRow,
+) -> tuple[JaxPerRow, ...]:
     """The sums with one node's terms added; one sum over all nodes would not run in parallel."""
     place, weight = node
     found = cumulants(jnp, mean + place * jnp.sqrt(variance), order)

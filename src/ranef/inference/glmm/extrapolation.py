@@ -11,9 +11,9 @@ approximation q that starts there is almost at its end.
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from ranef.inference.glmm.arrays import Array, Blocks, Point, Predictors, WorkingModel
+from ranef.numerics.shapes import Float
 
 # Limit of the numbers that stored working models may have in all.
 _NUMBERS = 60_000_000
@@ -32,22 +32,22 @@ class WorkingModelExtrapolator:
     """Stored working models, and their extrapolation.
 
     Attributes:
-        width: (d,) about one posterior sd of each coordinate.
+        width: about one posterior sd of each coordinate.
     """
 
-    width: Array
-    _known: list[tuple[Array, Array, Array]] = field(default_factory=list)
+    width: Point
+    _known: list[tuple[Point, Blocks, Predictors]] = field(default_factory=list)
     # For the stored points: the bases and their pseudoinverses, which give interpolation weights.
     _inverses: list[tuple[Array, Array]] = field(default_factory=list)
-    _centre: Array = field(default_factory=lambda: np.zeros(0))
+    _centre: Point = field(default_factory=lambda: np.zeros(0))
 
     @property
     def _most(self) -> int:
         """Number of stored models: those of the last mode and the points beside it."""
         return 2 * len(self.width) + 4
 
-    def add(self, x: Array, weights: Array, right: Array) -> None:
-        """Stores the working model at x (d,), and drops the oldest if there are too many."""
+    def add(self, x: Point, weights: Blocks, right: Predictors) -> None:
+        """Stores the working model at x, and drops the oldest if there are too many."""
         if self._most * (weights.size + right.size) <= _NUMBERS:
             self._known = [*self._known[1 - self._most :], (x.copy(), weights, right)]
             self._inverses = []
@@ -58,13 +58,13 @@ class WorkingModelExtrapolator:
         out._known = list(self._known)
         return out
 
-    def at(self, x: Array) -> tuple[Array, Array] | None:
-        """Extrapolated weights and right side at x (d,); None if x is too far away."""
+    def at(self, x: Point) -> WorkingModel | None:
+        """Extrapolated weights and right side at x; None if x is too far away."""
         c = self._coefficients(x)
         return None if c is None else self._combined(c)
 
-    def around(self, x: Array, steps: Array) -> list[tuple[Array, Array]] | None:
-        """Extrapolated models at x (d,), and at a step along each coordinate from it.
+    def around(self, x: Point, steps: Point) -> list[WorkingModel] | None:
+        """Extrapolated models at x, and at a step along each coordinate from it.
 
         Returns None if a point is too far from the stored ones, or if these lie so close together
         that differences would measure their errors.
@@ -76,7 +76,7 @@ class WorkingModelExtrapolator:
         slopes = np.abs(np.array(found[1:]) - found[0]).sum(axis=1) * self.width / steps
         return None if (slopes > _STEEP).any() else [self._combined(c) for c in found]
 
-    def _coefficients(self, x: Array) -> Array | None:
+    def _coefficients(self, x: Point) -> Float[Array, "m"] | None:
         """The interpolation weight c_r of each stored model, or None if they cannot be trusted."""
         if not self._known:
             return None
@@ -95,13 +95,13 @@ class WorkingModelExtrapolator:
                 return np.asarray(c, np.float64)
         return None
 
-    def _basis(self, x: Array, squares: bool) -> Array:
+    def _basis(self, x: Float[Array, "m d"], squares: bool) -> Float[Array, "m basis"]:
         """The constant, coordinates and squares at points (m, d): (m, 1 + d) or (m, 1 + 2 d)."""
         z = (x - self._centre) / self.width
         return np.concatenate([np.ones((len(z), 1)), z, *([z**2] if squares else [])], axis=1)
 
-    def _combined(self, c: Array) -> tuple[Array, Array]:
+    def _combined(self, c: Float[Array, "m"]) -> WorkingModel:
         """The combination of the stored models with weights c."""
-        parts = list(zip(c, self._known, strict=True))
-        weights = sum(each * known[1] for each, known in parts)
-        return np.asarray(weights), np.asarray(sum(each * known[2] for each, known in parts))
+        models = list(zip(c, self._known, strict=True))
+        weights = sum(each * known[1] for each, known in models)
+        return np.asarray(weights), np.asarray(sum(each * known[2] for each, known in models))

@@ -15,14 +15,22 @@ derivative of T in theta is the derivative at a fixed q.
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ranef.errors import MethodError
+from ranef.inference.glmm.arrays import (
+    Array,
+    Blocks,
+    CommonEffects,
+    FamilyValues,
+    Predictors,
+    Roots,
+    SiteValues,
+    WorkingModel,
+)
 from ranef.inference.glmm.expected_log_density import expected_log_density_of
 from ranef.inference.glmm.predictor_variances import predictor_covariances
 from ranef.inference.glmm.reweighted_products import ReweightedProducts, between, predictors_of
@@ -30,9 +38,8 @@ from ranef.inference.lmm.design_layout import DesignLayout
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.selected_inverse import SelectedInverse
 from ranef.inference.pwls.solver import PWLS, Solution, TooManyEffectsError
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Problem
-
-Array = NDArray[np.float64]
 
 # Largest number of steps of a search for q.
 _STEPS = 100
@@ -80,12 +87,11 @@ class GaussianPosterior:
         value: T(theta), in nats.
         climbed: the objective that the steps raise: T, or log p(y, b, beta | theta) where q is the
             normal at the mode.
-        mean, covariance: of each row's linear predictors eta under q, (n, K) and (n, K, K).
-        weights, right: the working model that q is the posterior of: working weights W (n, K, K),
-            and W times the working response (n, K), from which the known part of eta has been
-            subtracted.
-        slope, curvature: averages under q of the first derivatives of log p in eta (n, K), and of
-            minus the second derivatives (n, K, K).
+        mean, covariance: of each row's linear predictors eta under q.
+        weights, right: the working model that q is the posterior of: working weights W, and W times
+            the working response, from which the known part of eta has been subtracted.
+        slope, curvature: averages under q of the first derivatives of log p in eta, and of minus
+            the second derivatives.
         numbers: values of the family parameters shared by all rows, at which `slope` and
             `curvature` were taken.
         solution: of the working model, by penalized least squares.
@@ -94,17 +100,17 @@ class GaussianPosterior:
 
     value: float
     climbed: float
-    mean: Array
-    covariance: Array
-    weights: Array
-    right: Array
-    slope: Array
-    curvature: Array
-    numbers: Mapping[str, Any]
+    mean: Predictors
+    covariance: Blocks
+    weights: Blocks
+    right: Predictors
+    slope: Predictors
+    curvature: Blocks
+    numbers: FamilyValues
     solution: Solution
     left: float
 
-    def at(self, numbers: Mapping[str, Any]) -> bool:
+    def at(self, numbers: FamilyValues) -> bool:
         """Whether `slope` and `curvature` hold for these values of the family parameters."""
         return all(np.array_equal(self.numbers[name], value) for name, value in numbers.items())
 
@@ -135,12 +141,12 @@ class GaussianApproximator:
         self.averaged, self._gain = averaged, _GAIN if averaged else _GAIN_AT_MODE
         starts = [problem.predictor_scales[name].start for name in self.layout.predictors]
         self._begin = self.layout.known + np.array(starts)
-        self._spreads = np.array([problem.predictor_scales[n].sd for n in self.layout.predictors])
+        self._sds = np.array([problem.predictor_scales[n].sd for n in self.layout.predictors])
         self._nothing = np.zeros((*self._begin.shape, self._begin.shape[1]))
         self._method = method
         self.constant = self._with(self.layout).constant
 
-    def initial_system(self, numbers: Mapping[str, Any]) -> PWLS:
+    def initial_system(self, numbers: FamilyValues) -> PWLS:
         """The least-squares system of the working model at the starting value of eta.
 
         It has the structure of every later working model, and sets the units of the scales.
@@ -149,8 +155,10 @@ class GaussianApproximator:
         weights = _positive(curvature)
         return self._solver(weights, self._right(weights, self._begin, slope))
 
-    def warm_started(self, common: Array, effects: tuple[Array, ...]) -> "GaussianApproximator":
-        """A copy whose searches start at these common effects (p,) and group effects (J, k)."""
+    def warm_started(
+        self, common: CommonEffects, effects: tuple[Float[Array, "_ _"], ...]
+    ) -> "GaussianApproximator":
+        """A copy whose searches start at these common effects and, by factor, effects (J, k)."""
         out = copy.copy(self)
         centred = common @ self.rows.centre.transform(self.layout.predictor)[0].T
         out._begin = self.rows.predictors(centred, effects)
@@ -161,16 +169,16 @@ class GaussianApproximator:
         flat = np.zeros_like(self.layout.precision)
         return self._with(replace(self.layout, precision=flat, tails=()))
 
-    def about(self, middle: Array) -> "GaussianApproximator":
-        """A copy with constants (p,) subtracted from the columns of the common effects."""
+    def about(self, middle: CommonEffects) -> "GaussianApproximator":
+        """A copy with constants subtracted from the columns of the common effects."""
         return self._with(replace(self.layout, columns=self.layout.columns - middle))
 
-    def at_scales(self, values: Mapping[str, Any]) -> "GaussianApproximator":
+    def at_scales(self, values: SiteValues) -> "GaussianApproximator":
         """A copy with t priors replaced by normal ones of these scales, by site."""
         return self._with(self.layout.at_scales(values)) if self.layout.tails else self
 
-    def given(self, common: Array) -> "GaussianApproximator":
-        """A copy in which the common effects (p,) are known, and part of the known eta."""
+    def at_common_effects(self, common: CommonEffects) -> "GaussianApproximator":
+        """A copy in which the common effects are known, and their contribution is in `known`."""
         layout = self.layout
         known = layout.known.copy()
         for c, k in enumerate(layout.predictor):
@@ -201,8 +209,8 @@ class GaussianApproximator:
         out.constant = 0.5 * (log_precision + int((precision == 0).sum()) * np.log(2 * np.pi))
         return out
 
-    def next(self, q: GaussianPosterior) -> tuple[Array, Array]:
-        """The next working model: weights (n, K, K) and right side (n, K) from q's averages."""
+    def next(self, q: GaussianPosterior) -> WorkingModel:
+        """The next working model, from q's averages."""
         return q.curvature, self._right(q.curvature, q.mean, q.slope)
 
     def _right(self, weights: Array, mean: Array, slope: Any) -> Array:
@@ -223,20 +231,20 @@ class GaussianApproximator:
 
     def fit(
         self,
-        roots: list[Array],
-        numbers: Mapping[str, Any],
+        roots: Roots,
+        numbers: FamilyValues,
         start: GaussianPosterior | None = None,
-        foretold: tuple[Array, Array] | None = None,
+        extrapolated: WorkingModel | None = None,
         left: float = LEFT,
     ) -> GaussianPosterior:
         """Finds q at given roots of the covariances and given family parameters.
 
         Args:
-            roots: by factor, the root Lambda (k, k) of the effects' covariance Lambda Lambda'.
+            roots: by factor, the root Lambda of the effects' covariance Lambda Lambda'.
             numbers: values of the family parameters shared by all rows.
             start: q at other hyperparameters, as a warm start.
-            foretold: extrapolated weights (n, K, K) and right side (n, K) of the working model.
-                They are preferred to `start` if little is left to gain from them.
+            extrapolated: an extrapolated working model. It is preferred to `start` if little is
+                left to gain from it.
             left: the search ends when the next step is estimated to gain less than this many nats.
 
         Returns:
@@ -247,7 +255,7 @@ class GaussianApproximator:
                 start.
             DependentColumnError: if columns of common effects with flat priors are dependent.
         """
-        found, before = self._first(roots, numbers, start, foretold), None
+        found, before = self._first(roots, numbers, start, extrapolated), None
         for _ in range(_STEPS):
             if found.left < left:
                 break
@@ -261,15 +269,15 @@ class GaussianApproximator:
         return replace(found, value=found.value + found.left) if found.left < _GAIN else found
 
     def from_working_model(
-        self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
+        self, roots: Roots, numbers: FamilyValues, weights: Blocks, right: Predictors
     ) -> GaussianPosterior:
         """The q that is the posterior of a given working model.
 
         Args:
-            roots: by factor, (k, k).
+            roots: by factor, as for `fit`.
             numbers: values of the family parameters shared by all rows.
-            weights: (n, K, K), made positive where they are not.
-            right: (n, K).
+            weights: working weights, made positive where they are not.
+            right: the right side of the working model.
 
         Raises:
             ArithmeticError: if the density is not finite there.
@@ -279,21 +287,19 @@ class GaussianApproximator:
             raise FloatingPointError("the density is not finite where it was looked for")
         return found
 
-    def log_det_common(self, roots: list[Array], weights: Array, right: Array) -> float:
+    def log_det_common(self, roots: Roots, weights: Blocks, right: Predictors) -> float:
         """Log |X' V^-1 X + P| of a given working model, P being the prior precision."""
         solver = self._solver(weights, right)
         penalty = solver.penalty(self.layout.mean, self.layout.precision)
         return float(solver.solve([root[None] for root in roots], penalty).log_det_common[0])
 
-    def initial_posterior(
-        self, roots: list[Array], numbers: Mapping[str, Any]
-    ) -> GaussianPosterior:
+    def initial_posterior(self, roots: Roots, numbers: FamilyValues) -> GaussianPosterior:
         """The q whose predictors are pinned at their starting values by pseudo-observations.
 
         Raises:
             ArithmeticError: if the density is not finite there.
         """
-        each = np.diag((_NEARLY / self._spreads) ** 2)
+        each = np.diag((_NEARLY / self._sds) ** 2)
         weights = np.broadcast_to(each, self._nothing.shape).copy()
         found = self._tried(roots, numbers, weights, self._right(weights, self._begin, 0.0))
         if found is None:
@@ -302,14 +308,14 @@ class GaussianApproximator:
 
     def _first(
         self,
-        roots: list[Array],
-        numbers: Mapping[str, Any],
+        roots: Roots,
+        numbers: FamilyValues,
         start: GaussianPosterior | None,
-        foretold: tuple[Array, Array] | None,
+        extrapolated: WorkingModel | None,
     ) -> GaussianPosterior:
         """Starts from the extrapolated working model, the warm start, or the starting eta."""
-        if foretold is not None:
-            found = self._tried(roots, numbers, _positive(foretold[0]), foretold[1])
+        if extrapolated is not None:
+            found = self._tried(roots, numbers, _positive(extrapolated[0]), extrapolated[1])
             # With more left to gain, the search could end at another maximum, where there are
             # several.
             if found is not None and found.left < NEXT_TO:
@@ -331,8 +337,8 @@ class GaussianApproximator:
 
     def _step(
         self,
-        roots: list[Array],
-        numbers: Mapping[str, Any],
+        roots: Roots,
+        numbers: FamilyValues,
         before: GaussianPosterior,
         earlier: GaussianPosterior | None = None,
     ) -> GaussianPosterior:
@@ -374,8 +380,8 @@ class GaussianApproximator:
         return before.left < _NEAR_THE_END and found.left < before.left
 
     def _secant(
-        self, earlier: GaussianPosterior, before: GaussianPosterior, to: tuple[Array, Array]
-    ) -> tuple[Array, Array]:
+        self, earlier: GaussianPosterior, before: GaussianPosterior, to: WorkingModel
+    ) -> WorkingModel:
         """The next working model, each row's step scaled by a secant through its last two steps.
 
         For a level with few rows, the working weights and the variance of its effect can overshoot
@@ -398,7 +404,7 @@ class GaussianApproximator:
         return moved[:, : k * k].reshape(before.weights.shape), moved[:, k * k :]
 
     def _tried(
-        self, roots: list[Array], numbers: Mapping[str, Any], weights: Array, right: Array
+        self, roots: Roots, numbers: FamilyValues, weights: Blocks, right: Predictors
     ) -> GaussianPosterior | None:
         """The posterior of a working model, T there, and the averages for the next one.
 
@@ -425,7 +431,8 @@ class GaussianApproximator:
             covariance = predictor_covariances(covariances, rows)
         left = right - np.einsum("nkl,nl->nk", weights, mean - layout.known)
         squares = sum(
-            float(((root.T @ rows.levelwise(f, left)) ** 2).sum()) for f, root in enumerate(roots)
+            float(((root.T @ rows.sums_by_level(f, left)) ** 2).sum())
+            for f, root in enumerate(roots)
         )
         away = solution.common[0] - layout.mean
         total, slope, curvature = self.averages.of(numbers, mean, covariance)
@@ -450,7 +457,7 @@ class GaussianApproximator:
             value, climbed, mean, covariance, weights, right, *averages, solution, ahead
         )
 
-    def _ahead(self, covariances: SelectedInverse, slope: Array, weights: Array) -> float:
+    def _ahead(self, covariances: SelectedInverse, slope: Predictors, weights: Blocks) -> float:
         """Estimate of the gain in T, in nats, if working slopes and weights change by this much.
 
         1/2 g' V g + 1/4 tr (V D)^2 for g = X' slope, D = X' weights X and the covariance V of the
@@ -464,7 +471,7 @@ class GaussianApproximator:
         out = 0.5 * float(g @ common @ g) + 0.25 * float((turned * turned.T).sum())
         for f, v in covariances.own().items():
             factor = self.layout.factors[f]
-            g = rows.levelwise(f, slope)
+            g = rows.sums_by_level(f, slope)
             out += 0.5 * float(np.einsum("aj,abj,bj->", g, v, g))
             for a, k in enumerate(predictors_of(factor)):
                 each = factor.columns[:, a] ** 2 * weights[:, k, k]
@@ -473,7 +480,7 @@ class GaussianApproximator:
         return out
 
 
-def _positive(weights: Array) -> Array:
+def _positive(weights: Blocks) -> Blocks:
     """Weights with the absolute values of the eigenvalues, bounded away from zero."""
     if weights.shape[1] == 1:
         size = np.abs(weights)

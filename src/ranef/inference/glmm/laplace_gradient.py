@@ -17,16 +17,14 @@ derivative by automatic differentiation.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ranef.inference.glmm.arrays import Array, FamilyValues, PerRow, Roots
 from ranef.inference.glmm.gaussian_approximation import GaussianApproximator, GaussianPosterior
 from ranef.inference.glmm.predictor_variances import predictor_covariances
 from ranef.inference.pwls.solver import PWLS
-
-Array = NDArray[np.float64]
+from ranef.numerics.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -36,33 +34,33 @@ class LaplaceGradient:
     Attributes:
         working: the rows, with known common effects.
         q: the normal approximation at the mode.
-        by_eta: (n,) derivatives in constants added to each row's predictor.
-        by_root: derivatives in the root (k, k) of each factor's covariance.
-        variance: (n,) h, the variance of each row's predictor given theta and beta.
-        response: (n,) Z t, the change of each predictor along the gradient of log |H|.
+        by_eta: derivatives in constants added to each row's predictor.
+        by_root: derivatives in the root of each factor's covariance.
+        variance: h, the variance of each row's predictor given theta and beta.
+        response: Z t, the change of each predictor along the gradient of log |H|.
     """
 
     working: GaussianApproximator
     q: GaussianPosterior
-    by_eta: Array
-    by_root: Mapping[int, Array]
-    variance: Array
-    response: Array
+    by_eta: PerRow
+    by_root: Mapping[int, Float[Array, "_ _"]]
+    variance: PerRow
+    response: PerRow
 
     @classmethod
     def at(
         cls,
         working: GaussianApproximator,
         q: GaussianPosterior,
-        roots: list[Array],
-        numbers: Mapping[str, Any],
+        roots: Roots,
+        numbers: FamilyValues,
     ) -> "LaplaceGradient":
         """The derivatives for a model whose common effects are known.
 
         Args:
             working: the rows, at the mode, with one predictor and no common effects.
             q: the end of the search for the mode.
-            roots: by factor, the root (k, k) of its covariance.
+            roots: by factor, the root of its covariance.
             numbers: values of the family parameters that all rows share.
         """
         rows, solution = working.rows, q.solution
@@ -77,11 +75,11 @@ class LaplaceGradient:
         bent = (s - q.curvature[:, 0, 0] * moved[:, 0])[:, None]
         by_root = {}
         for f, (log_det, residual) in enumerate(solution.root_derivatives(common=False)):
-            g, d = rows.levelwise(f, q.slope), rows.levelwise(f, bent)
+            g, d = rows.sums_by_level(f, q.slope), rows.sums_by_level(f, bent)
             by_root[f] = (d @ g.T + g @ d.T) @ roots[f] - 0.5 * (log_det + residual)
         return cls(working, q, q.slope[:, 0] + bent[:, 0], by_root, variance, moved[:, 0])
 
-    def number_part(self, numbers: Mapping[str, Any]) -> float:
+    def by_family_values(self, numbers: FamilyValues) -> float:
         """T as a function of the family parameters at fixed eta, h and t, to first order.
 
         Only its differences have a meaning.

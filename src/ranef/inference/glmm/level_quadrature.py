@@ -3,14 +3,15 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.inference.glmm.arrays import Array, PerLevel, PerRow, Predictors
 from ranef.numerics.gauss_hermite import hermite
+from ranef.numerics.shapes import Float, Int
 
-Array = NDArray[np.float64]
+Nodes = Float[Array, "count J"]
 
 
 @dataclass(frozen=True)
@@ -20,28 +21,28 @@ class LevelQuadrature:
     The effect adds root z_i u_j to a predictor of row i, root being the sd of the effects.
 
     Attributes:
-        codes: (n,) level j of each row.
-        column: (n,) z.
+        codes: level j of each row.
+        column: z.
         place: which predictor the effect is added to.
         count: number of nodes x, placed at u = centre + scale x.
-        centre, scale: (J,) by level.
+        centre, scale: by level.
     """
 
-    codes: NDArray[Any]
-    column: Array
+    codes: Int[NDArray, "n"]
+    column: PerRow
     place: int
     count: int
-    centre: Array
-    scale: Array
+    centre: PerLevel
+    scale: PerLevel
 
     @property
-    def u(self) -> Array:
-        """The nodes, (count, J)."""
+    def u(self) -> Nodes:
+        """The nodes."""
         return self.centre + self.scale * hermite(self.count)[0][:, None]
 
     @property
-    def log_weights(self) -> Array:
-        """Log quadrature weights (count, J).
+    def log_weights(self) -> Nodes:
+        """Log quadrature weights.
 
         The integral of exp(f(u)) N(u; 0, 1) is the sum over the nodes of exp(log_weights + f(u) -
         u^2 / 2).
@@ -57,13 +58,13 @@ class LevelIntegrals:
 
     Attributes:
         value: the sum.
-        mean, variance: (J,) posterior moments of u given the level's rows.
-        slope: (n, K) derivatives of the sum in the predictors `base`.
+        mean, variance: posterior moments of u given the level's rows.
+        slope: derivatives of the sum in the predictors `base`.
         by_number: derivatives of the sum in the family parameters.
     """
 
     value: float
-    mean: Array
-    variance: Array
-    slope: Array
+    mean: PerLevel
+    variance: PerLevel
+    slope: Predictors
     by_number: Mapping[str, Array]

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
+from ranef.inference.glmm.arrays import Array, FamilyValues, Point, Roots, SiteValues, WorkingModel
 from ranef.inference.glmm.corrections import Correction
 from ranef.inference.glmm.extrapolation import WorkingModelExtrapolator
 from ranef.inference.glmm.gaussian_approximation import (
@@ -34,9 +34,8 @@ from ranef.inference.lmm.marginal_posterior import LMMHyperposterior, scale_deri
 from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import Solution
+from ranef.numerics.shapes import Float, Int
 from ranef.program.problem import Problem
-
-Array = NDArray[np.float64]
 
 # Step of forward differences, in posterior sds of each coordinate.
 _STEP = 0.03
@@ -50,9 +49,6 @@ _ROUGH = 0.01
 _ROW = 10
 # Exceptions of a search that has stepped too far.
 _FAILURES = (ArithmeticError, DependentColumnError, np.linalg.LinAlgError)
-
-# Weights and right side of an extrapolated working model, or None.
-_WorkingModel = tuple[Array, Array] | None
 
 
 @dataclass
@@ -68,7 +64,7 @@ class GLMMHyperposterior:
         coordinates: of the hyperparameters that are not fixed.
         numbers: names of the family parameters that all rows share.
         known: values of the fixed hyperparameters, by site.
-        start: (d,) where a search for the mode begins.
+        start: where a search for the mode begins.
         refinement: the correction that is added to T, or None.
         left: nats that the next step of a search for q may still gain where the search ends; None
             for the default, which is small enough for derivatives by differences.
@@ -78,8 +74,8 @@ class GLMMHyperposterior:
     groups: LMMHyperposterior
     coordinates: Coordinates
     numbers: tuple[str, ...]
-    known: Mapping[str, Any]
-    start: Array
+    known: SiteValues
+    start: Point
     refinement: Correction | None = None
     left: float | None = None
     solves_many = False
@@ -98,22 +94,22 @@ class GLMMHyperposterior:
         )
 
     @classmethod
-    def of(cls, problem: Problem, method: str, **how: Any) -> "GLMMHyperposterior":
+    def of(cls, problem: Problem, method: str, *, averaged: bool = True) -> "GLMMHyperposterior":
         """The posterior of a problem's hyperparameters.
 
         Args:
             problem: with rows, priors and family.
             method: the name of the method, for messages.
-            **how: options of `GaussianApproximator`.
+            averaged: as for `GaussianApproximator`.
 
         Raises:
             MethodError: for a model that is not linear and Gaussian in its predictors.
         """
-        working = GaussianApproximator(problem, method, **how)
+        working = GaussianApproximator(problem, method, averaged=averaged)
         layout = working.layout
         free = [p for p in problem.family.free_parameters() if p.name not in layout.predictors]
-        known: dict[str, Any] = {}
-        begin: dict[str, Any] = {}
+        known: dict[str, Array] = {}
+        begin: dict[str, Array] = {}
         scales: list[ScaleCoordinate] = []
         ordered: list[OrderedCoordinates] = []
         for parameter in free:
@@ -171,7 +167,7 @@ class GLMMHyperposterior:
         return self.mixed.n * len(self.working.layout.predictors) ** 2
 
     @property
-    def number_places(self) -> NDArray[np.int64]:
+    def number_places(self) -> Int[NDArray[np.int64], "z"]:
         """Places of the coordinates of the family parameters."""
         own = [s.name for s in self.groups.coordinates.scales]
         first = sum(s.name not in own for s in self.coordinates.scales)
@@ -185,55 +181,56 @@ class GLMMHyperposterior:
         return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in own]
 
     @property
-    def width(self) -> Array:
-        """(d,) rough posterior sds of the coordinates, from the number of observations of each."""
+    def width(self) -> Point:
+        """Rough posterior sds of the coordinates, from the number of observations of each."""
         out = np.full(len(self.start), 1 / math.sqrt(2 * self.mixed.n))
         out[np.setdiff1d(np.arange(len(out)), self.number_places)] = self.groups.width
         for place in self.coordinates.ordered_slices:
             out[place] *= 4.0
         return np.minimum(out, 0.5)
 
-    def sites(self, x: Array) -> dict[str, Any]:
-        """Values of all hyperparameters at x (..., d), fixed ones included, by site."""
-        values = self.coordinates.values(x)
+    def sites(self, x: Float[Array, "*batch d"]) -> SiteValues:
+        """Values of all hyperparameters at x, fixed ones included, by site."""
+        values: dict[str, NDArray | float] = {**self.coordinates.values(x)}
         for name, value in self.known.items():
             values[name] = np.broadcast_to(value, (*x.shape[:-1], *np.shape(value)))
         return values
 
-    def fit(self, x: Array, start: GaussianPosterior | None = None) -> GaussianPosterior:
-        """The normal approximation q of the coefficients at x (d,).
+    def fit(self, x: Point, start: GaussianPosterior | None = None) -> GaussianPosterior:
+        """The normal approximation q of the coefficients at x.
 
         Args:
-            x: (d,).
+            x: the hyperparameters.
             start: q at other hyperparameters, as a warm start.
 
         Raises:
             ArithmeticError: if T is not finite where the search begins.
         """
-        told = self._extrapolator.at(x)
-        return self._working_at(x).fit(*self._given(x), start, told, self.left or LEFT)
+        model = self._extrapolator.at(x)
+        left = self.left or LEFT
+        return self._working_at(x).fit(*self._roots_and_numbers(x), start, model, left)
 
-    def initial_posterior(self, x: Array) -> GaussianPosterior:
-        """The q at x (d,) whose predictors are pinned at their starting values."""
-        return self._working_at(x).initial_posterior(*self._given(x))
+    def initial_posterior(self, x: Point) -> GaussianPosterior:
+        """The q at x whose predictors are pinned at their starting values."""
+        return self._working_at(x).initial_posterior(*self._roots_and_numbers(x))
 
-    def _given(self, x: Array) -> tuple[list[Array], dict[str, Any]]:
+    def _roots_and_numbers(self, x: Point) -> tuple[Roots, FamilyValues]:
         """Roots of the factors' covariances, and values of the family parameters."""
         values = self.sites(x)
         roots = self.mixed.roots(self.groups.absolute(values))
         return roots, {name: values[name] for name in self.numbers}
 
-    def _working_at(self, x: Array) -> GaussianApproximator:
-        """The approximator with the priors of the common effects at x (d,)."""
+    def _working_at(self, x: Point) -> GaussianApproximator:
+        """The approximator with the priors of the common effects at x."""
         return self.working.at_scales(self.sites(x) if self.working.layout.tails else {})
 
-    def _refinement_at(self, x: Array) -> Correction:
-        """The correction with the priors of the common effects at x (d,)."""
+    def _refinement_at(self, x: Point) -> Correction:
+        """The correction with the priors of the common effects at x."""
         assert self.refinement is not None
         return self.refinement.of(self._working_at(x))
 
-    def settle(self, x: Array) -> None:
-        """Fix the starts of all searches: the q at x (d,), and the working models found near it.
+    def settle(self, x: Point) -> None:
+        """Fix the starts of all searches: the q at x, and the working models found near it.
 
         Until the next call, the density at a point does not depend on earlier evaluations.
         """
@@ -241,32 +238,34 @@ class GLMMHyperposterior:
         self._extrapolator = self._gathered.copy()
         self.working.averages.settle(self._anchor[0].covariance)
         if self.refinement is not None:
-            self.refinement = self._refinement_at(x).settled(self._anchor[0], *self._given(x))
+            self.refinement = self._refinement_at(x).settled(
+                self._anchor[0], *self._roots_and_numbers(x)
+            )
 
     @property
     def has_normal(self) -> bool:
         """Whether the search for q reached a maximum of T where the density was last settled."""
         return self._anchor[0].left < _ROUGH
 
-    def solve(self, x: Array) -> tuple[Solution, Array]:
-        """The coefficients' posterior at x (1, d) or (d,), and the working model's sigma, one."""
+    def solve(self, x: Float[Array, "1 d"] | Point) -> tuple[Solution, Float[Array, "1"]]:
+        """The coefficients' posterior at x, and the working model's sigma, one."""
         x = np.atleast_2d(x)[0]
         # A search may step too far on its way, and come back.
         with np.errstate(all="ignore"):
             found = self.fit(x, *self._anchor)
             if self.refinement is None:
                 return found.solution, np.ones(1)
-            return self._refinement_at(x).solution(found, *self._given(x)), np.ones(1)
+            return self._refinement_at(x).solution(found, *self._roots_and_numbers(x)), np.ones(1)
 
-    def near(self, x: Array) -> GaussianPosterior | None:
-        """The q at x (d,), warm-started at the last q that this method found; None on failure."""
+    def near(self, x: Point) -> GaussianPosterior | None:
+        """The q at x, warm-started at the last q that this method found; None on failure."""
         found = self._found(x, (*self._latest, *self._anchor, None))
         if found is not None:
             self._latest[:] = [found]
         return found
 
     def _found(
-        self, x: Array, starts: Iterable[GaussianPosterior | None]
+        self, x: Point, starts: Iterable[GaussianPosterior | None]
     ) -> GaussianPosterior | None:
         """The q at x, from the first of these starts that leads to one."""
         with np.errstate(all="ignore"):
@@ -277,28 +276,28 @@ class GLMMHyperposterior:
                     continue
         return None
 
-    def _at(self, x: Array) -> GaussianPosterior | None:
+    def _at(self, x: Point) -> GaussianPosterior | None:
         """The q at x, independent of earlier evaluations."""
         return self._found(x, (*self._anchor, None))
 
-    def log_density(self, x: Array) -> Array:
-        """Log density (B,) at x (B, d); minus infinity where the arithmetic fails."""
+    def log_density(self, x: Float[Array, "B d"]) -> Float[Array, "B"]:
+        """Log density at x; minus infinity where the arithmetic fails."""
         with np.errstate(all="ignore"):
             out = np.array([self._value(each, self._at(each)) for each in x])
             out = out + self.coordinates.log_prior(x)[0]
         return np.where(np.isfinite(out), out, -np.inf)
 
-    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """Log density and gradient (d,) at x (d,); minus infinity and zero on failure."""
+    def value_and_gradient(self, x: Point) -> tuple[float, Point]:
+        """Log density and gradient at x; minus infinity and zero on failure."""
         return self._with_gradient(x, self._refined)
 
-    def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
+    def bound_and_gradient(self, x: Point) -> tuple[float, Point]:
         """Like `value_and_gradient`, for T without its correction."""
         return self._with_gradient(x, self._bound)
 
     def _with_gradient(
-        self, x: Array, density: Callable[[Array, GaussianPosterior], tuple[float, Array]]
-    ) -> tuple[float, Array]:
+        self, x: Point, density: Callable[[Point, GaussianPosterior], tuple[float, Point]]
+    ) -> tuple[float, Point]:
         """Adds the prior to an approximation of log p(y | theta), with its gradient."""
         found = self._at(x)
         if found is not None and found.left < NEXT_TO:
@@ -317,12 +316,12 @@ class GLMMHyperposterior:
             return -np.inf, np.zeros_like(x)
         return value, gradient
 
-    def _refined(self, x: Array, q: GaussianPosterior) -> tuple[float, Array]:
-        """T with its correction, and the gradient, given q at x (d,)."""
-        given = self._given(x)
+    def _refined(self, x: Point, q: GaussianPosterior) -> tuple[float, Point]:
+        """T with its correction, and the gradient, given q at x."""
+        at = self._roots_and_numbers(x)
         direct = None
         if self.refinement is not None:
-            direct = self._refinement_at(x).slopes(q, *given)
+            direct = self._refinement_at(x).slopes(q, *at)
         if direct is not None:
             value, by_root, by_number = direct
             slope = -0.5 * self._slopes(x, q, self._log_det)
@@ -330,14 +329,14 @@ class GLMMHyperposterior:
         value, gradient = self._bound(x, q)
         if self.refinement is None:
             return value, gradient
-        value += self._refinement_at(x).correction(q, *given)
+        value += self._refinement_at(x).correction(q, *at)
         return value, gradient + self._slopes(x, q, self._correction)
 
-    def _bound(self, x: Array, q: GaussianPosterior) -> tuple[float, Array]:
-        """T and its gradient, given q at x (d,)."""
+    def _bound(self, x: Point, q: GaussianPosterior) -> tuple[float, Point]:
+        """T and its gradient, given q at x."""
         derivatives = q.solution.root_derivatives()
         by_root = {f: -0.5 * (a + b) for f, (a, b) in enumerate(derivatives)}
-        numbers = self._given(x)[1]
+        numbers = self._roots_and_numbers(x)[1]
         by_number = self.working.averages.by_number(numbers, q.mean, q.covariance)
         layout = self._working_at(x).layout
         by_scale: dict[str, float] = {}
@@ -346,40 +345,43 @@ class GLMMHyperposterior:
             by_scale = layout.by_scale((q.solution.common[0] - layout.mean) ** 2 + variance)
         return q.value, self._along(x, by_root, {**by_number, **by_scale})
 
-    def _along(self, x: Array, by_root: Mapping[int, Array], by_number: Mapping[str, Any]) -> Array:
-        """Gradient in the coordinates at x (d,), by the chain rule."""
+    def _along(
+        self, x: Point, by_root: Mapping[int, Float[Array, "_ _"]], by_number: FamilyValues
+    ) -> Point:
+        """Gradient in the coordinates at x, by the chain rule."""
         by_value = scale_derivatives(self.mixed.groupings, self.sites(x), by_root)
         return self.coordinates.gradient(x, {**by_value, **by_number})
 
-    def _value(self, x: Array, q: GaussianPosterior | None) -> float:
-        """T with its correction, given q at x (d,); minus infinity without a q."""
+    def _value(self, x: Point, q: GaussianPosterior | None) -> float:
+        """T with its correction, given q at x; minus infinity without a q."""
         if q is None or self.refinement is None:
             return -np.inf if q is None else q.value
-        return q.value + self._refinement_at(x).correction(q, *self._given(x))
+        return q.value + self._refinement_at(x).correction(q, *self._roots_and_numbers(x))
 
-    def _correction(self, x: Array, told: _WorkingModel, q: GaussianPosterior) -> float:
-        """The correction at x (d,), at the extrapolated working model if there is one."""
-        given = self._given(x)
-        found = self._working_at(x).from_working_model(*given, *told) if told else self._exact(x, q)
-        return self._refinement_at(x).correction(found, *given)
+    def _correction(self, x: Point, model: WorkingModel | None, q: GaussianPosterior) -> float:
+        """The correction at x, at the extrapolated working model if there is one."""
+        at = self._roots_and_numbers(x)
+        working = self._working_at(x)
+        found = working.from_working_model(*at, *model) if model else self._exact(x, q)
+        return self._refinement_at(x).correction(found, *at)
 
-    def _log_det(self, x: Array, told: _WorkingModel, q: GaussianPosterior) -> float:
-        """Log |X' V^-1 X + P| at x (d,), of the extrapolated working model if there is one."""
-        if told:
-            return self._working_at(x).log_det_common(self._given(x)[0], *told)
+    def _log_det(self, x: Point, model: WorkingModel | None, q: GaussianPosterior) -> float:
+        """Log |X' V^-1 X + P| at x, of the extrapolated working model if there is one."""
+        if model:
+            return self._working_at(x).log_det_common(self._roots_and_numbers(x)[0], *model)
         return float(self._exact(x, q).solution.log_det_common[0])
 
-    def _exact(self, x: Array, q: GaussianPosterior) -> GaussianPosterior:
-        """The q at x (d,), searched closely enough for derivatives by differences."""
-        return self._working_at(x).fit(*self._given(x), q, left=_LEFT_FOR_DIFFERENCES)
+    def _exact(self, x: Point, q: GaussianPosterior) -> GaussianPosterior:
+        """The q at x, searched closely enough for derivatives by differences."""
+        return self._working_at(x).fit(*self._roots_and_numbers(x), q, left=_LEFT_FOR_DIFFERENCES)
 
     def _slopes(
         self,
-        x: Array,
+        x: Point,
         q: GaussianPosterior,
-        value: Callable[[Array, _WorkingModel, GaussianPosterior], float],
-    ) -> Array:
-        """Gradient of a value at x (d,) by forward differences.
+        value: Callable[[Point, WorkingModel | None, GaussianPosterior], float],
+    ) -> Point:
+        """Gradient of a value at x by forward differences.
 
         The working models at the steps are extrapolated where possible, which takes no search for q
         and leaves no errors of a search in the differences. Far from the stored points an
@@ -391,7 +393,7 @@ class GLMMHyperposterior:
         steps = _STEP * self.width
         places = [x, *(x + step for step in np.diag(steps))]
 
-        def differences(models: Sequence[_WorkingModel]) -> Array:
+        def differences(models: Sequence[WorkingModel | None]) -> Point:
             each = zip(places, models, strict=True)
             here, *beside = (value(place, model, q) for place, model in each)
             return (np.array(beside) - here) / steps

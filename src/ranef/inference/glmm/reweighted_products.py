@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ranef.inference.glmm.arrays import Array, Blocks, CommonEffects, Predictors
 from ranef.inference.lmm.design_layout import DesignLayout
 from ranef.inference.pwls.cross_products import (
     Centre,
@@ -22,8 +23,10 @@ from ranef.inference.pwls.cross_products import (
     RowBatch,
     pair_keys,
 )
+from ranef.numerics.shapes import Float, Int
 
-Array = NDArray[np.float64]
+# The predictor that each of some columns adds to.
+ColumnPredictors = Int[NDArray[np.int64], "k"]
 
 # Number of columns from which a sparse product is faster than one bincount per column.
 _SEVERAL = 12
@@ -62,8 +65,8 @@ class ReweightedProducts:
             out.columns = np.asfortranarray(layout.columns - out.centre.common)
         return out
 
-    def products(self, weights: Array, right: Array) -> CrossProducts:
-        """Cross-products for weights W (n, K, K) and W times the response, v (n, K)."""
+    def products(self, weights: Blocks, right: Predictors) -> CrossProducts:
+        """Cross-products for weights W, and W times the response, v."""
         layout, x = self.layout, self.columns
         n, p = x.shape
         weighted = [np.empty((n, p), order="F") for _ in range(right.shape[1])]
@@ -87,9 +90,14 @@ class ReweightedProducts:
         )
 
     def _own(
-        self, f: int, factor: GroupingFactor, weights: Array, weighted: list[Array], right: Array
-    ) -> tuple[Array, Array]:
-        """Blocks (k, k, J) of a factor with itself, and (k, p + 1, J) with common columns and v."""
+        self,
+        f: int,
+        factor: GroupingFactor,
+        weights: Blocks,
+        weighted: list[Float[Array, "n p"]],
+        right: Predictors,
+    ) -> tuple[Float[Array, "k k J"], Float[Array, "k p+1 J"]]:
+        """Blocks of a factor with itself, and with the common columns and v."""
         places = predictors_of(factor)
         width, p = factor.columns.shape[1], self.columns.shape[1]
         own = np.empty((width, width, factor.levels))
@@ -114,7 +122,7 @@ class ReweightedProducts:
             cross[a, p] = np.bincount(factor.codes, z * right[:, k], factor.levels)
         return own, cross
 
-    def _pairs(self, at: tuple[int, int], weights: Array) -> LevelPairs:
+    def _pairs(self, at: tuple[int, int], weights: Blocks) -> LevelPairs:
         """Blocks of the pairs of levels of two factors that occur together."""
         first, second = (self.layout.factors[f] for f in at)
         seen, inverse = self._keys[at]
@@ -129,28 +137,30 @@ class ReweightedProducts:
                 values[a, b] = np.bincount(inverse, each, len(seen))
         return LevelPairs(seen // second.levels, seen % second.levels, values)
 
-    def right(self, products: CrossProducts, right: Array) -> CrossProducts:
-        """The same cross-products with another v (n, K)."""
+    def right(self, products: CrossProducts, right: Predictors) -> CrossProducts:
+        """The same cross-products with another v."""
         common = products.common.copy()
         p = self.columns.shape[1]
         for c in range(p):
             common[c, p] = common[p, c] = self.columns[:, c] @ right[:, self.layout.predictor[c]]
         cross = tuple(
-            np.concatenate([block[:, :p], self.levelwise(f, right)[:, None]], axis=1)
+            np.concatenate([block[:, :p], self.sums_by_level(f, right)[:, None]], axis=1)
             for f, block in enumerate(products.cross)
         )
         return replace(products, common=common, cross=cross)
 
-    def levelwise(self, f: int, values: Array) -> Array:
-        """Z_f' v by level, (k, J), for v (n, K)."""
+    def sums_by_level(self, f: int, values: Predictors) -> Float[Array, "k J"]:
+        """Z_f' v by level."""
         factor = self.layout.factors[f]
         out = np.empty((factor.columns.shape[1], factor.levels))
         for a, k in enumerate(predictors_of(factor)):
             out[a] = np.bincount(factor.codes, factor.columns[:, a] * values[:, k], factor.levels)
         return out
 
-    def predictors(self, common: Array, effects: tuple[Array, ...]) -> Array:
-        """Eta (n, K) from coefficients (p,) of the centred columns and effects (J, k) by factor."""
+    def predictors(
+        self, common: CommonEffects, effects: tuple[Float[Array, "_ _"], ...]
+    ) -> Predictors:
+        """Eta from coefficients of the centred columns and, by factor, effects (J, k)."""
         out = self.layout.known.copy()
         for c, k in enumerate(self.layout.predictor):
             out[:, k] += self.columns[:, c] * common[c]
@@ -167,9 +177,13 @@ def _centre(layout: DesignLayout) -> Centre:
 
 
 def between(
-    z: Array, k: NDArray[np.int64], weights: Array, x: Array, m: NDArray[np.int64]
-) -> Array:
-    """Z' W X (a, b), where k and m are the predictors of the columns of z (n, a) and x (n, b)."""
+    z: Float[Array, "n a"],
+    k: Int[NDArray[np.int64], "a"],
+    weights: Blocks,
+    x: Float[Array, "n b"],
+    m: Int[NDArray[np.int64], "b"],
+) -> Float[Array, "a b"]:
+    """Z' W X, where k and m are the predictors of the columns of z and x."""
     out = np.empty((z.shape[1], x.shape[1]))
     columns = [(j, np.flatnonzero(m == j)) for j in np.unique(m)]
     right = [(j, there, x[:, there]) for j, there in columns]
@@ -181,8 +195,8 @@ def between(
     return out
 
 
-def predictors_of(factor: GroupingFactor) -> NDArray[np.int64]:
-    """The predictor that each column of a factor adds to, (k,)."""
+def predictors_of(factor: GroupingFactor) -> ColumnPredictors:
+    """The predictor that each column of a factor adds to."""
     if factor.predictor is None:
         return np.zeros(factor.columns.shape[1], dtype=np.int64)
     return factor.predictor
