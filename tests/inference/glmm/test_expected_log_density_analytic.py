@@ -94,3 +94,29 @@ def test_roots_of_singular_covariances_give_them_back(k):
     for own in (expected_log_density_analytic.root_of(spread), compiled):
         np.testing.assert_allclose(own @ own.transpose(0, 2, 1), spread, atol=1e-12)
         assert (np.triu(own, 1) == 0).all()
+
+
+def test_the_number_of_nodes_changes_only_where_it_is_settled(monkeypatch):
+    """Many rows have fewer nodes, for which no place of the density may have a jump."""
+    monkeypatch.setattr(averages_module, "_MANY", 500)
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        response = EXAMPLES["student"].response(rng.normal(size=500))
+    averages = ExpectedLogDensity(family("student"), response, ["mu"])
+    numbers, mean = {"nu": 4.0, "sigma": 1.0}, rng.normal(size=(500, 1))
+
+    def total(variance):
+        return averages.of(numbers, mean, np.full((500, 1, 1), variance))[0]
+
+    whole = total(0.01)
+    averages.settle(np.full((500, 1, 1), 0.01))
+    assert total(0.01) != whole
+    assert total(0.01) == pytest.approx(whole, abs=0.01)
+    # The sum changes with the variance as the derivative says, also where 500 v^3 passes the limit.
+    limit = (averages_module._NEARLY_KNOWN / 500) ** (1 / 3)
+    below, at, above = (total(limit * (1 + step)) for step in (-1e-4, 0.0, 1e-4))
+    assert above - at == pytest.approx(at - below, rel=1e-2)
+    averages.settle(np.full((500, 1, 1), 0.5))
+    full = total(0.5)
+    averages._count = 25
+    assert full == pytest.approx(total(0.5), abs=0.05)
