@@ -170,9 +170,7 @@ class Spline(LinearTerm):
         return Summand(("f", Sub(name), "(", str(self.call.arguments[0]), Sub("i"), ")"), (law,))
 
 
-def b_splines(
-    u: Float[Numbers, "n"], k: int, xp: ModuleType = np
-) -> Float[Numbers, "n splines"]:
+def b_splines(u: Float[Numbers, "n"], k: int, xp: ModuleType = np) -> Float[Numbers, "n splines"]:
     """Evaluate k cubic B-splines on evenly spaced knots over [-1, 1].
 
     Args:
