@@ -27,6 +27,9 @@ GROUND = (
     "formula.grammar",
     "formula.model_matrix",
     "formula.transforms",
+    "posterior.group_predictive",
+    "posterior.level_batches",
+    "posterior.level_likelihood",
     "posterior.predictive",
 )
 install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "beartype.beartype")

@@ -71,8 +71,9 @@ def groupings(posterior: Posterior) -> Iterator[Symptom]:
 
 def _one_row_each(posterior: Posterior, block: LinearBlock) -> Iterator[Symptom]:
     """Report a grouping with about one row for each level: its effects are residuals."""
-    family, n = posterior.program.family, len(block.codes)
-    beyond = n - len(np.unique(block.codes))
+    family, codes = posterior.program.family, np.asarray(block.codes)
+    n = len(codes)
+    beyond = n - len(np.unique(codes))
     if beyond > _BEYOND * n:
         return
     how = (

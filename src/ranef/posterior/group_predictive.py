@@ -7,11 +7,16 @@ from numpy.typing import NDArray
 
 from ranef.errors import OptionError
 from ranef.lazy import jax, xr
+from ranef.numerics.shapes import Float, Int
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
 from ranef.program.training import evenly
 
 Array = NDArray[np.float64]
+# A number for each row, the level of each row, and a number for each level.
+Rows = Float[Array, "rows"]
+Codes = Int[NDArray[np.int64], "rows"]
+Vector = Float[Array, "levels"]
 
 
 def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
@@ -64,7 +69,7 @@ def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
     return xr.Dataset(variables, coords)
 
 
-def _means(values: Array, codes: NDArray[np.int64], size: Array) -> Array:
+def _means(values: Rows, codes: Codes, size: Vector) -> Vector:
     """Mean of the values of each level; NaN for a level without rows."""
     total = np.bincount(codes, values, len(size))
     return np.divide(total, size, out=np.full(len(size), np.nan), where=size > 0)

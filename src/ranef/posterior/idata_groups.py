@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ from ranef.data.frame import Frame, LevelsSeen
 from ranef.data.tables import from_arrays
 from ranef.errors import OptionError, suggestion
 from ranef.inference.base import Draws
-from ranef.lazy import jax, numpyro, xr
+from ranef.lazy import Array, jax, numpyro, xr
+from ranef.numerics.shapes import Float, Int, Shaped
 from ranef.posterior.group_predictive import by_group
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
@@ -46,7 +47,16 @@ _NO_LEVEL = "\x00"
 
 
 # The record of NumPyro's trace handler: site name to the site's entries.
-Trace = Mapping[str, Any]
+Trace = Mapping[str, Mapping[str, Any]]
+# The values of a column at the points of a grid.
+Grid = Shaped[NDArray[np.generic], "_ ..."]
+Curve = Float[NDArray[np.float64], "points"]
+# Positions of the rows of the sample.
+Places = Int[NDArray[np.int64], "sample"]
+# What a Dataset is made of: the dimensions and the values of a variable.
+Variables = dict[str, tuple[str | tuple[str, ...], NDArray]]
+
+_Drawn = TypeVar("_Drawn")
 
 
 @dataclass(frozen=True)
@@ -123,15 +133,17 @@ class IdataGroups:
             {"row": np.arange(each.shape[1])},
         )
 
-    def _by_chain(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Values of all draws, (draws, rows), chain by chain."""
+    def _by_chain(
+        self, values: Shaped[NDArray, "draws rows"]
+    ) -> Shaped[NDArray, "chains draws rows"]:
+        """Values of all draws, chain by chain."""
         chains = next((v.shape[0] for v in self.posterior.draws.sites.values()), 1)
         return values.reshape(chains, -1, values.shape[1])
 
     def prior(self, seed: int) -> xr.Dataset:
         """Draws of every variable from its prior, (chain, draw, ...)."""
 
-        def sites(trace: Trace, location: Any) -> dict[str, Any]:
+        def sites(trace: Trace, location: Array) -> dict[str, Array]:
             return {n: site["value"] for n, site in trace.items() if site["type"] == "sample"}
 
         training = self.posterior.training
@@ -143,8 +155,8 @@ class IdataGroups:
         return self.posterior.dataset(values)
 
     def _prior_run(
-        self, frame: Frame, seed: int, size: int, want: Callable[[Trace, Any], Any]
-    ) -> Any:
+        self, frame: Frame, seed: int, size: int, want: Callable[[Trace, Array], _Drawn]
+    ) -> _Drawn:
         """Run the program on the rows of `frame` with `size` draws from the prior.
 
         Args:
@@ -155,7 +167,7 @@ class IdataGroups:
                 it does not return is not compiled: a gamma variate alone takes seconds.
 
         Returns:
-            What `want` returns, with a leading axis of `size` draws.
+            What `want` returns, with a leading axis of `size` draws, in NumPy.
 
         Raises:
             OptionError: for a model with a flat prior, which cannot be drawn from.
@@ -171,7 +183,7 @@ class IdataGroups:
         replay = RunOptions(training=False, new_levels="zero")
         response = program.family.design(state.family, frame, known=False, beside=False)
 
-        def one(key: Any) -> Any:
+        def one(key: Array) -> _Drawn:
             handler: Any = numpyro.handlers.trace(numpyro.handlers.seed(program, key))
             values = handler(state, designs, replay=replay)
             return want(handler.trace, program.family.mean(response, **values))
@@ -205,12 +217,12 @@ class IdataGroups:
         shape = (-1, *(len(side) for side in sides))
         dims = ("draw", *("first", "second")[: len(names)])
         drawn = self._locations(frame, seed)[: _PLANES * 5 : 5]
-        variables: dict[str, Any] = {"posterior": (dims, drawn.reshape(shape))}
+        variables: Variables = {"posterior": (dims, drawn.reshape(shape))}
         if not any(
             isinstance(p, priors.Flat) for p in self.posterior.training.state.priors.values()
         ):
             prior = self._prior_run(frame, seed, len(drawn), lambda _, location: location)
-            variables["prior"] = (dims, prior.reshape(shape))
+            variables["prior"] = (dims, np.asarray(prior).reshape(shape))
         rows = self._sample_rows()
         for place, name in zip(("first", "second"), names, strict=False):
             variables[f"row_{place}"] = ("row", self.posterior.training.sample.numbers(name))
@@ -247,11 +259,11 @@ class IdataGroups:
         frame = self._grid([{name: grid} for name, grid in grids.items()])
         location = self._locations(frame, seed)
         ends = np.cumsum([len(grid) for grid in grids.values()])
-        parts = np.split(location, ends[:-1], axis=1)
+        curves = np.split(location, ends[:-1], axis=1)
         return xr.Dataset(
             {
-                clean_name(name): (("draw", f"{clean_name(name)}_point"), part)
-                for name, part in zip(grids, parts, strict=True)
+                clean_name(name): (("draw", f"{clean_name(name)}_point"), curve)
+                for name, curve in zip(grids, curves, strict=True)
             },
             {f"{clean_name(name)}_point": grid for name, grid in grids.items()},
             {"response": self._response},
@@ -328,7 +340,7 @@ class IdataGroups:
                 f"{self.posterior.program.formula.text!r} has no mi(), whose missing values to show"
             )
         found, variables = Imputation(self.posterior, seed), {}
-        coords: dict[str, Any] = {}
+        coords: dict[str, NDArray[np.int64]] = {}
         for name in names:
             own, (places, values) = clean_name(name), found.draws(name)
             variables[own] = (("draw", f"{own}_row"), values)
@@ -359,7 +371,7 @@ class IdataGroups:
             return "level"
         return "number"
 
-    def _grid(self, varying: Sequence[Mapping[str, Any]]) -> Frame:
+    def _grid(self, varying: Sequence[Mapping[str, Grid]]) -> Frame:
         """The rows of several grids, one below the other.
 
         Each element of `varying` maps the columns of one grid to their values. All other
@@ -373,32 +385,33 @@ class IdataGroups:
             for e in term.call.expressions()
             for name in e.columns()
         }
-        sizes = [len(next(iter(part.values()))) for part in varying]
+        sizes = [len(next(iter(grid.values()))) for grid in varying]
         columns = {}
         for name, uses in needs.items():
             if name not in predictors:
-                typical: Any = _NO_LEVEL
+                typical = _NO_LEVEL
             elif self._kind(name, uses) == "level":
                 typical = _common_levels(sample, name)[0]
             else:
                 typical = np.nanmean(sample.numbers(name), axis=0)
-            parts = [
-                part.get(name, np.stack([typical] * size))
-                for part, size in zip(varying, sizes, strict=True)
-            ]
-            columns[name] = np.concatenate(parts)
+            columns[name] = np.concatenate(
+                [
+                    grid.get(name, np.stack([np.asarray(typical)] * size))
+                    for grid, size in zip(varying, sizes, strict=True)
+                ]
+            )
             if sample.is_boolean(name) and columns[name].dtype == object:
                 columns[name] = columns[name] == "True"
         return from_arrays(columns)
 
-    def _locations(self, frame: Frame, seed: int) -> NDArray[np.float64]:
-        """Posterior draws of the response's mean on the rows of `frame`, (draw, n)."""
+    def _locations(self, frame: Frame, seed: int) -> Float[NDArray[np.float64], "draws rows"]:
+        """Posterior draws of the response's mean on the rows of `frame`."""
         program, state = self.posterior.program, self.posterior.training.state
         designs = program.designs(state, frame)
         response = program.family.design(state.family, frame, known=False, beside=False)
         return self._predictive(seed, "zero").locations(designs, response, frame.n)
 
-    def _sample_rows(self) -> NDArray[np.int64]:
+    def _sample_rows(self) -> Places:
         return evenly(self.posterior.training.held)
 
     def _predictive(self, seed: int, new_levels: str, whole: bool = False) -> Predictive:
@@ -413,7 +426,7 @@ class IdataGroups:
         return self.posterior.draws.thinned(_DRAWS)
 
 
-def _between(values: NDArray[np.float64], points: int) -> NDArray[np.float64]:
+def _between(values: NDArray[np.float64], points: int) -> Curve:
     """Evenly spaced values between the outer quantiles of a column, missing values ignored."""
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [_TAIL, 1 - _TAIL])

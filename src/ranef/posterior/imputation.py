@@ -1,6 +1,6 @@
 """Multiple imputation: draws of the missing values of a column in mi(), given all observed data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,10 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, suggestion
-from ranef.lazy import jax, jnp, numpyro
+from ranef.inference.base import Draws
+from ranef.lazy import Array, jax, jnp
+from ranef.numerics.shapes import Float, Int, Shaped
 from ranef.posterior.posterior import Posterior, tails_of
+from ranef.priors import handlers
 from ranef.program.training import Rows
 from ranef.terms.base import RunOptions
+
+# Positions of the m missing values of a column among the training rows that are held.
+Places = Int[NDArray[np.int64], "m"]
+# The sites of one draw or of all draws, and completed columns, by name.
+Arrays = dict[str, Array]
 
 # Largest number of posterior draws that are used; more draws are thinned to this number.
 _DRAWS = 1_000
@@ -57,12 +65,12 @@ class Imputation:
             }
         )
 
-    def draws(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Draws of the m missing values of a column.
+    def draws(self, name: str) -> tuple[Places, Float[NDArray[np.float64], "draws m"]]:
+        """Draws of the missing values of a column.
 
         Returns:
-            Positions of the missing values among the training rows that are held, (m,), and
-            draws of the values, (draws, m).
+            Positions of the missing values among the training rows that are held, and draws of
+            the values.
 
         Raises:
             ColumnError: for a column that is in no mi().
@@ -85,32 +93,32 @@ class Imputation:
                 out[:, start : start + len(own)] = drawn[:, : len(own)]
         return places, out
 
-    def observed(self, name: str) -> NDArray[np.float64]:
+    def observed(self, name: str) -> Float[NDArray[np.float64], "observed"]:
         """The observed values of a column, in the order of the rows."""
         column = self._column(name)
         return np.asarray(column["value"])[~np.asarray(column["missing"])]
 
-    def _column(self, name: str) -> Mapping[str, Any]:
+    def _column(self, name: str) -> Mapping[str, Shaped[Array | NDArray, "n"]]:
         """The design arrays `value` and `missing` of a column in mi()."""
         terms = (term for _, term in self.posterior.program.all_terms())
         label = next(term.label for term in terms if name in term.incomplete())
         return self.posterior.training.designs[label].arrays
 
-    def _rows(self, places: NDArray[np.int64]) -> Rows:
+    def _rows(self, places: Places) -> Rows:
         rows = self.posterior.training.in_memory
         return jax.tree.map(lambda a: jnp.asarray(a[places]), rows)
 
-    def _row(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _row(self, places: Places) -> Places:
         """Positions in the fitted table of the training rows at `places`."""
         kept = self.posterior.training.rows.places
         return places if kept is None else np.asarray(kept)[places]
 
     @cached_property
-    def _thinned(self) -> Any:
+    def _thinned(self) -> Draws:
         return self.posterior.draws.thinned(_DRAWS)
 
     @cached_property
-    def _sites(self) -> dict[str, Any]:
+    def _sites(self) -> Arrays:
         sites = self._thinned.sites
         return {name: jnp.asarray(sites[name][0]) for name in sites}
 
@@ -119,16 +127,17 @@ class Imputation:
         return next((len(value) for value in self._sites.values()), 1)
 
     @cached_property
-    def _compiled(self) -> Any:
+    def _compiled(self) -> Callable[[Arrays, Rows, Array], Arrays]:
+        """The compiled function from (sites, rows, key) to completed columns at every draw."""
         program, state = self.posterior.program, self.posterior.training.state
         draws = self._thinned
-        given = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
+        known = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
         replay = RunOptions(training=False)
 
-        def every(sites: Any, rows: Rows, key: Any) -> dict[str, Any]:
-            def one(sites: Any, key: Any) -> dict[str, Any]:
-                seeded = numpyro.handlers.seed(program.imputed, key)
-                run: Any = numpyro.handlers.substitute(seeded, data={**sites, **given})
+        def every(sites: Arrays, rows: Rows, key: Array) -> Arrays:
+            def one(sites: Arrays, key: Array) -> Arrays:
+                seeded = handlers.seeded(program.imputed, key)
+                run = handlers.substituted(seeded, {**sites, **known})
                 return run(state, rows.designs, rows.response, replay)
 
             return jax.vmap(one)(sites, jax.random.split(key, self._count))

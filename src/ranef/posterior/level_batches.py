@@ -7,14 +7,17 @@ levels that occur in one batch do. Within a batch, the rows are coded among thes
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Int
 from ranef.terms.base import Design
 
-Codes = NDArray[np.int64]
+Codes = Int[NDArray[np.int64], "_"]
+
+_Grouping = TypeVar("_Grouping")
 
 # Smallest number of levels, known and new ones each, for which a program is compiled. Programs
 # for fewer levels would each need a compilation of their own and run no faster.
@@ -26,8 +29,8 @@ class LevelSubset:
     """The levels of one grouping that occur in a batch of rows.
 
     Attributes:
-        known: (m,) codes of the levels that occurred in training, in increasing order.
-        new: (u,) the other levels, each by its position in `Design.new`.
+        known: codes of the levels that occurred in training, in increasing order.
+        new: the other levels, each by its position in `Design.new`.
         levels: number of levels in training.
     """
 
@@ -36,7 +39,7 @@ class LevelSubset:
     levels: int
 
     @classmethod
-    def of(cls, codes: NDArray, levels: int) -> "LevelSubset":
+    def of(cls, codes: Int[NDArray, "n"], levels: int) -> "LevelSubset":
         """The levels in `codes`, where codes of `levels` and more stand for new levels."""
         distinct = np.unique(codes).astype(np.int64)
         first = int(np.searchsorted(distinct, levels))
@@ -70,11 +73,11 @@ def _padded(levels: Codes, size: int) -> Codes:
     return np.pad(levels, (0, size - len(levels)), mode="edge")
 
 
-def batches(codes: Sequence[NDArray], n: int, most: int) -> list[Codes]:
+def batches(codes: Sequence[Int[NDArray, "n"]], n: int, most: int) -> list[Codes]:
     """Split n rows into batches in which at most `most` levels of each grouping occur.
 
     Args:
-        codes: codes of each grouping, (n,) each.
+        codes: codes of each grouping.
         n: number of rows.
         most: largest number of levels of a grouping in one batch.
 
@@ -86,7 +89,7 @@ def batches(codes: Sequence[NDArray], n: int, most: int) -> list[Codes]:
     return _split(codes, np.arange(n), most)
 
 
-def _split(codes: Sequence[NDArray], rows: Codes, most: int) -> list[Codes]:
+def _split(codes: Sequence[Int[NDArray, "n"]], rows: Codes, most: int) -> list[Codes]:
     if not codes or len(rows) <= most:
         return [rows]
     places = [np.unique(each[rows], return_inverse=True)[1] for each in codes]
@@ -96,7 +99,7 @@ def _split(codes: Sequence[NDArray], rows: Codes, most: int) -> list[Codes]:
     place = places[int(np.argmax(counts))]
     order = np.argsort(place, kind="stable")
     cuts = np.searchsorted(place[order], np.arange(most, max(counts), most))
-    return [batch for part in np.split(rows[order], cuts) for batch in _split(codes, part, most)]
+    return [batch for some in np.split(rows[order], cuts) for batch in _split(codes, some, most)]
 
 
 def stepped(count: int, least: int, most: int) -> int:
@@ -115,8 +118,8 @@ def stepped(count: int, least: int, most: int) -> int:
 
 
 def pad_subsets(
-    batches: Sequence[Mapping[Any, LevelSubset]], most: int = _LEAST_LEVELS
-) -> list[dict[Any, LevelSubset]]:
+    batches: Sequence[Mapping[_Grouping, LevelSubset]], most: int = _LEAST_LEVELS
+) -> list[dict[_Grouping, LevelSubset]]:
     """The level subsets of all batches, padded to the same numbers of levels in every batch.
 
     The padded numbers are rounded by `stepped`, so that tables of similar size share a compiled

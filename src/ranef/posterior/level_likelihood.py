@@ -16,9 +16,8 @@ Otherwise the integral is estimated by importance sampling of b at quasi-random 
 them from a t distribution around the level's posterior and half from its prior N(0, Sigma(phi)).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +25,23 @@ from scipy.special import gammaln
 
 from ranef.errors import OptionError
 from ranef.inference.base import Draws
+from ranef.lazy import Array as JaxArray
 from ranef.lazy import jax, jnp, stats
+from ranef.numerics.shapes import Float, Int
 from ranef.posterior.posterior import Posterior
-from ranef.posterior.predictive import Predictive
+from ranef.posterior.predictive import Predictive, RowChunk
 from ranef.terms.base import RunOptions
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
+# The level of each of n rows.
+Codes = Int[NDArray[np.int64], "n"]
+# A number for each draw and level.
+Matrix = Float[Array, "draws levels"]
+# The k effects of each level, at every draw or the same at all of them.
+Effects = Float[Array, "draws levels k"] | Float[Array, "levels k"]
+# A root R (k, k) at every draw.
+Roots = Float[Array, "draws k k"]
 
 # Largest number of posterior draws of phi that are used; more draws are thinned to this number.
 _DRAWS = 1_000
@@ -56,16 +65,16 @@ class LevelLikelihood:
         labels: labels of the terms that vary by the grouping.
         blocks: linear blocks of these terms at unit scales. Their columns side by side form Z.
             Empty for a model without the grouping, whose likelihood needs no integral.
-        codes: (n,) level of each row.
+        codes: level of each row.
     """
 
     posterior: Posterior
     labels: tuple[str, ...]
     blocks: tuple[LinearBlock, ...]
-    codes: NDArray[np.int64]
+    codes: Codes
 
     @classmethod
-    def of(cls, posterior: Posterior, group: str, codes: NDArray[np.int64]) -> "LevelLikelihood":
+    def of(cls, posterior: Posterior, group: str, codes: Codes) -> "LevelLikelihood":
         """The likelihood of the grouping named `group`, with the level of each row in `codes`.
 
         Raises:
@@ -97,7 +106,7 @@ class LevelLikelihood:
         return cls(replace(posterior, draws=draws), tuple(known), blocks, codes)
 
     @property
-    def _columns(self) -> Array:
+    def _columns(self) -> Float[Array, "n k"]:
         return np.concatenate([np.asarray(b.columns, np.float64) for b in self.blocks], axis=1)
 
     @property
@@ -112,8 +121,8 @@ class LevelLikelihood:
         located = all(predicts[label] == program.location for label in self.labels)
         return located and program.family.normal(training.response) is not None
 
-    def log_likelihood(self, seed: int) -> Array:
-        """Log p(y_j | phi) of every draw and level, (draws, J).
+    def log_likelihood(self, seed: int) -> Matrix:
+        """Log p(y_j | phi) of every draw and level.
 
         Args:
             seed: for the quasi-random importance points.
@@ -125,16 +134,16 @@ class LevelLikelihood:
                 return self._normal(self._roots())
             return self._drawn(self._roots(), seed)
 
-    def _roots(self) -> Array:
-        """R, the root of Sigma = R R', at every draw: (draws, k, k), block diagonal by term."""
+    def _roots(self) -> Roots:
+        """R, the root of Sigma = R R', at every draw, block diagonal by term."""
         program, training = self.posterior.program, self.posterior.training
-        given = {n: v for n, v in self.posterior.draws.points.items() if np.ndim(v) == 0}
+        known = {n: v for n, v in self.posterior.draws.points.items() if np.ndim(v) == 0}
         named = {n for block in self.blocks for n in (*block.scales, block.cholesky) if n}
         sites = {n: _flat(v) for n, v in self._sites().items() if n in named}
         few = jax.tree.map(lambda a: a[:1], training.designs)
 
-        def one(values: Mapping[str, Any]) -> Any:
-            blocks = program.blocks(training.state, few, {**values, **given})
+        def one(values: Mapping[str, JaxArray]) -> Float[JaxArray, "k k"]:
+            blocks = program.blocks(training.state, few, {**values, **known})
             factors = [jnp.asarray(blocks[label].factor) for label in self.labels]
             return jax.scipy.linalg.block_diag(
                 *(f if f.ndim == 2 else jnp.diag(f) for f in factors)
@@ -145,15 +154,15 @@ class LevelLikelihood:
             return np.broadcast_to(root, (self._count, *root.shape))
         return np.asarray(jax.jit(jax.vmap(one))(jax.tree.map(jnp.asarray, sites)))
 
-    def _sites(self) -> Mapping[str, Any]:
+    def _sites(self) -> Mapping[str, NDArray]:
         return self.posterior.draws.sites
 
     @property
     def _count(self) -> int:
         return next((v.shape[0] * v.shape[1] for v in self._sites().values()), 1)
 
-    def _with(self, effects: Array) -> Draws:
-        """The draws with the grouping's effects replaced by `effects`, (J, k) or (S, J, k)."""
+    def _with(self, effects: Effects) -> Draws:
+        """The draws with the grouping's effects replaced by `effects`."""
         sites = {name: _flat(self._sites()[name]) for name in self._sites()}
         start = 0
         for block in self.blocks:
@@ -173,22 +182,22 @@ class LevelLikelihood:
         none = self._with(np.zeros((self.levels, width)))
         return Predictive(program, training.state, none, RunOptions(False, "zero"), 0)
 
-    def _chunks(self, predictive: Predictive) -> Any:
+    def _chunks(self, predictive: Predictive) -> Iterator[RowChunk]:
         training = self.posterior.training
         return predictive.over(training.designs, training.response, training.held)
 
-    def _normal(self, roots: Array) -> Array:
+    def _normal(self, roots: Roots) -> Matrix:
         """The closed form of a normal response, from cross-products summed within each level."""
         program, (draws, k) = self.posterior.program, roots.shape[:2]
         columns, codes = self._columns, self.codes
         log_w, square = np.zeros((draws, self.levels)), np.zeros((draws, self.levels))
         moment = np.zeros((draws, self.levels, k))
         second = np.zeros((draws, self.levels, k, k))
-        for part in self._chunks(self._predictive()):
-            own, z = codes[part.places], columns[part.places]
-            variance = part.own(program.family.variance(part.response, **part.values))
-            y = np.asarray(part.response.value, np.float64)[: part.count]
-            r = y - part.own(part.values[program.location])
+        for chunk in self._chunks(self._predictive()):
+            own, z = codes[chunk.places], columns[chunk.places]
+            variance = chunk.own(program.family.variance(chunk.response, **chunk.values))
+            y = np.asarray(chunk.response.value, np.float64)[: chunk.count]
+            r = y - chunk.own(chunk.values[program.location])
             w = 1 / variance
             add = _by_level(own, self.levels)
             log_w += add(np.log(w))
@@ -206,7 +215,7 @@ class LevelLikelihood:
         log_det = np.linalg.slogdet(whitened)[1]
         return -0.5 * (rows * np.log(2 * np.pi) - log_w + log_det + square - inside)
 
-    def _drawn(self, roots: Array, seed: int) -> Array:
+    def _drawn(self, roots: Roots, seed: int) -> Matrix:
         """Estimate log p(y_j | phi) by importance sampling of b, for all levels at once.
 
         The proposal is a half-and-half mixture: quasi-random points from a t distribution around
@@ -232,23 +241,24 @@ class LevelLikelihood:
             far = np.broadcast_to((roots @ e)[:, None], (len(roots), self.levels, k))
             for b, known in ((near, prior), (far, constant - 0.5 * float(e @ e))):
                 mixed = np.logaddexp(known, proposal.log_density(b)) - np.log(2)
-                out = np.logaddexp(out, known - mixed + self._rows(predictive.given(self._with(b))))
+                rows = self._rows(predictive.with_draws(self._with(b)))
+                out = np.logaddexp(out, known - mixed + rows)
         return out - np.log(2 * len(normal))
 
-    def _own(self) -> Array:
-        """Posterior draws of the grouping's effects, (draws, J, k)."""
-        parts = [
+    def _own(self) -> Float[Array, "draws levels k"]:
+        """Posterior draws of the grouping's effects."""
+        each = [
             _flat(self._sites()[name]).reshape(self._count, self.levels, count)
             for block in self.blocks
             for name, count in block.sites
         ]
-        return np.concatenate(parts, axis=-1)
+        return np.concatenate(each, axis=-1)
 
-    def _rows(self, predictive: Predictive) -> Array:
-        """Log likelihood of the rows of each level given its effects, (draws, J)."""
+    def _rows(self, predictive: Predictive) -> Matrix:
+        """Log likelihood of the rows of each level given its effects."""
         out = np.zeros((self._count, self.levels))
-        for part in self._chunks(predictive):
-            out += _by_level(self.codes[part.places], self.levels)(predictive.log_density(part))
+        for chunk in self._chunks(predictive):
+            out += _by_level(self.codes[chunk.places], self.levels)(predictive.log_density(chunk))
         return out
 
 
@@ -257,34 +267,36 @@ class _Proposal:
     """A multivariate t proposal around each level's posterior, with `_NU` degrees of freedom.
 
     Attributes:
-        mean: (J, k) posterior means of the effects.
-        factor: (J, k, k) Cholesky factors of the scale matrices.
+        mean: posterior means of the effects.
+        factor: Cholesky factors of the scale matrices.
     """
 
-    mean: Array
-    factor: Array
+    mean: Float[Array, "levels k"]
+    factor: Float[Array, "levels k k"]
 
     @classmethod
-    def of(cls, draws: Array, occurs: NDArray[np.int64]) -> "_Proposal":
-        """The proposal from posterior draws (S, J, k).
+    def of(
+        cls, draws: Float[Array, "draws levels k"], occurs: Int[NDArray[np.int64], "_"]
+    ) -> "_Proposal":
+        """The proposal from posterior draws of the effects.
 
         Levels that are not in `occurs` have no rows; their scale matrix is the identity.
         """
         k = draws.shape[-1]
         mean = draws.mean(axis=0)
         away = np.moveaxis(draws[:, occurs] - mean[occurs], 0, -1)
-        spread = away @ np.swapaxes(away, -1, -2) / len(draws)
-        size = np.trace(spread, axis1=-2, axis2=-1)[:, None, None]
+        covariance = away @ np.swapaxes(away, -1, -2) / len(draws)
+        size = np.trace(covariance, axis1=-2, axis2=-1)[:, None, None]
         factor = np.broadcast_to(np.eye(k), (len(mean), k, k)).copy()
-        factor[occurs] = _WIDER * np.linalg.cholesky(spread + 1e-12 * size * np.eye(k))
+        factor[occurs] = _WIDER * np.linalg.cholesky(covariance + 1e-12 * size * np.eye(k))
         return cls(mean, factor)
 
-    def at(self, step: Array) -> Array:
-        """The point of every level, (J, k), for one standardized t vector `step` (k,)."""
+    def at(self, step: Float[Array, "k"]) -> Float[Array, "levels k"]:
+        """The point of every level for one standardized t vector `step`."""
         return self.mean + self.factor @ step
 
-    def log_density(self, b: Array) -> Array:
-        """Log density at b (..., J, k), (..., J)."""
+    def log_density(self, b: Float[Array, "*draws levels k"]) -> Float[Array, "*draws levels"]:
+        """Log density at b."""
         k = b.shape[-1]
         z = np.linalg.solve(self.factor, (b - self.mean)[..., None])[..., 0]
         constant = gammaln((_NU + k) / 2) - gammaln(_NU / 2) - 0.5 * k * np.log(_NU * np.pi)
@@ -292,26 +304,28 @@ class _Proposal:
         return constant - 0.5 * (_NU + k) * np.log1p((z**2).sum(axis=-1) / _NU)
 
 
-def _points(k: int, seed: int) -> tuple[Array, Array]:
-    """Scrambled Sobol points of a k-dimensional normal and t distribution, (`_EACH`, k) each."""
+def _points(k: int, seed: int) -> tuple[Float[Array, "points k"], Float[Array, "points k"]]:
+    """`_EACH` scrambled Sobol points of a k-dimensional normal and t distribution."""
     even = stats.qmc.Sobol(k + 1, rng=np.random.default_rng([seed, 7])).random(_EACH)
     even = np.clip(even, 1e-9, 1 - 1e-9)
     normal = stats.norm.ppf(even[:, :k])
     return normal, normal * np.sqrt(_NU / stats.chi2.ppf(even[:, k:], _NU))
 
 
-def _flat(values: Any) -> Array:
-    """(chain, draw, ...) as (draws, ...)."""
+def _flat(values: Float[NDArray, "chains _ ..."]) -> Float[Array, "draws ..."]:
+    """The draws of all chains along one axis."""
     array = np.asarray(values, np.float64)
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
-def _by_level(codes: NDArray[np.int64], levels: int) -> Any:
-    """A function that sums values (draws, rows) over the rows of each level, to (draws, J)."""
+def _by_level(
+    codes: Int[NDArray[np.int64], "rows"], levels: int
+) -> Callable[[Float[Array, "draws rows"]], Matrix]:
+    """A function that sums values over the rows of each level."""
     order = np.argsort(codes, kind="stable")
     present, starts = np.unique(codes[order], return_index=True)
 
-    def add(values: Array) -> Array:
+    def add(values: Float[Array, "draws rows"]) -> Matrix:
         out = np.zeros((len(values), levels))
         out[:, present] = np.add.reduceat(values[:, order], starts, axis=1)
         return out

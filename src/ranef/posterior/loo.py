@@ -10,7 +10,7 @@ integrated out first (`level_likelihood`),
     p(y_j | phi) = integral p(y_j | b_j, phi) p(b_j | phi) db_j,
 
 and phi holds the hyperparameters, the common effects and the effects of all other levels. The
-importance weights then only have to carry phi from the posterior given all rows to the posterior
+importance weights then only have to move phi from the posterior given all rows to the posterior
 without level j. Weights conditional on b_j would fail, since nearly all information about b_j is
 in the rows that are left out.
 """
@@ -18,7 +18,7 @@ in the rows that are left out.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,12 +26,17 @@ from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.numerics.psis import threshold
+from ranef.numerics.shapes import Float, Int
 from ranef.posterior.level_likelihood import LevelLikelihood
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
 from ranef.terms.base import RunOptions, clean_name
 
+if TYPE_CHECKING:
+    from arviz_stats.base.array import BaseArray
+
 Array = NDArray[np.float64]
+Vector = Float[Array, "m"]
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,12 @@ class LeaveOneOut:
     __repr__ = __str__
 
 
-# The level of each row (n,), and the names of the levels.
-Levels = tuple[NDArray[np.int64], tuple[str, ...]]
+# The level of each row, and the names of the levels.
+Levels = tuple[Int[NDArray[np.int64], "n"], tuple[str, ...]]
 
 
 def levels_of(posterior: Posterior, group: str) -> Levels | None:
-    """The level of each row (n,) and the names of the levels; None if there is no such grouping."""
+    """The level of each row and the names of the levels; None if there is no such grouping."""
     codes = posterior.program.codes(posterior.training.designs, posterior.training.state)
     for name, variable in posterior.variables.items():
         if variable.role == "group" and variable.factor == clean_name(str(group)):
@@ -164,15 +169,15 @@ def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | Non
     return posterior.by_level(group, [names[level] for level in occurs], found)
 
 
-def smoothed_out(log_density: Array, efficiency: float) -> Mapping[str, Array]:
-    """PSIS-LOO of each column of log p(y_j | phi_s), (draws, m).
+def smoothed_out(log_density: Float[Array, "draws m"], efficiency: float) -> Mapping[str, Vector]:
+    """PSIS-LOO of each column of log p(y_j | phi_s).
 
     Args:
-        log_density: (draws, m).
+        log_density: log p(y_j | phi_s) of m rows or levels.
         efficiency: effective draws per draw, for the smoothing of the tail.
 
     Returns:
-        elpd, p (effective number of parameters) and k (k-hat), (m,) each.
+        elpd, p (effective number of parameters) and k (k-hat).
     """
     elpd, k, p = _statistics().loo(log_density[None], chain_axis=0, draw_axis=1, r_eff=efficiency)
     return {"elpd": np.asarray(elpd), "p": np.asarray(p), "k": np.asarray(k)}
@@ -192,7 +197,7 @@ def _efficiency(posterior: Posterior) -> float:
     return float(min(1.0, ess / (flat.shape[0] * flat.shape[1])))
 
 
-def _statistics() -> Any:
+def _statistics() -> "BaseArray":
     """ArviZ's array functions, imported late: loading them takes longer than a small fit."""
     from arviz_stats.base.array import array_stats
 

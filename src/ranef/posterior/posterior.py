@@ -14,12 +14,17 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.inference.base import Draws
-from ranef.lazy import arviz_base, xr
+from ranef.lazy import ArrayLike, arviz_base, xr
+from ranef.numerics.shapes import Float
 from ranef.program import learning
 from ranef.program.problem import Problem
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
 from ranef.terms.base import CENTRED, Variable, clean_name
+
+# Draws of a number, and of a site or variable.
+Vector = Float[NDArray[np.float64], "draws"]
+VariableDraws = Float[NDArray[np.float64], "chains draws ..."]
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,12 @@ class Posterior:
         return self.program.problem(self.written)
 
     @cached_property
-    def values(self) -> dict[str, NDArray[np.float64]]:
-        """Draws of every variable that has a posterior, (chain, draw, ...)."""
+    def values(self) -> dict[str, VariableDraws]:
+        """Draws of every variable that has a posterior."""
         return variable_values(self.program, self.training.state, self.draws.sites)
 
     @cached_property
-    def _ready(self) -> dict[str, NDArray[np.float64]]:
+    def _ready(self) -> dict[str, VariableDraws]:
         """The draws that are available without those sites whose draws are made on demand."""
         later = set(self.draws.lazy_sites)
         if not later:
@@ -78,8 +83,8 @@ class Posterior:
         """Mean and sd of the variables whose posterior moments the method has in closed form."""
         known = self.draws.known_moments
         state = self.training.state
-        # A coefficient is a site, or a part of one, so its sd can be taken out of the site's sds
-        # in the same way as its mean.
+        # A coefficient is a site, or an element of one, so its sd can be taken out of the site's
+        # sds in the same way as its mean.
         mean, sd = (
             variable_values(self.program, state, {name: both[i] for name, both in known.items()})
             for i in (0, 1)
@@ -89,7 +94,7 @@ class Posterior:
         return {name: known.get(name, (mean[name], sd[name])) for name in mean}
 
     @cached_property
-    def constants(self) -> dict[str, tuple[Any, str]]:
+    def constants(self) -> dict[str, tuple[float | NDArray[np.float64], str]]:
         """Parameters without a posterior: name to (value, "point estimate" or "fixed")."""
         out = {}
         for name, prior in self.training.state.priors.items():
@@ -108,7 +113,7 @@ class Posterior:
             labels = list(self.program.site_labels(self.training.state).get(name, ()))
         return labels if len(labels) == size else [name] * size
 
-    def sd_draws(self, name: str) -> NDArray[np.float64]:
+    def sd_draws(self, name: str) -> VariableDraws:
         """Draws of an sd of group effects in the coordinates of its default prior.
 
         For terms that are parametrized with centred columns, this is the sd of the effect when
@@ -117,8 +122,8 @@ class Posterior:
         site = f"{name}{CENTRED}"
         return np.asarray(self.draws.sites[site]) if site in self.draws.sites else self._ready[name]
 
-    def dataset(self, values: Mapping[str, NDArray], **attributes: Any) -> xr.Dataset:
-        """An xarray Dataset of variables (chain, draw, ...) with their dimensions and labels."""
+    def dataset(self, values: Mapping[str, VariableDraws], **attributes: object) -> xr.Dataset:
+        """An xarray Dataset of variables with their dimensions and labels."""
         dims = {name: list(self.variables[name].dims) for name in values}
         coords = {
             dim: list(coord)
@@ -204,7 +209,9 @@ class Posterior:
         columns = {"term": terms, "mean": np.concatenate(means), "sd": np.concatenate(sds)}
         return self.by_level(factor, list(levels) * len(names), columns)
 
-    def by_level(self, factor: str, levels: Sequence[str], columns: Mapping[str, Any]) -> Any:
+    def by_level(
+        self, factor: str, levels: Sequence[str], columns: Mapping[str, NDArray | Sequence[str]]
+    ) -> Any:
         """A table with one row for each level, of the kind of the training table.
 
         The levels are converted to the type of their column.
@@ -220,12 +227,12 @@ class Posterior:
         flat = self._flat(name)[:, place]
         return float(flat.mean()), float(flat.std(ddof=1))
 
-    def _flat(self, name: str) -> NDArray[np.float64]:
-        """Draws of a variable, (chains x draws, elements)."""
+    def _flat(self, name: str) -> Float[NDArray[np.float64], "draws elements"]:
+        """Draws of a variable from all chains."""
         values = self._ready[name] if name in self._ready else self.values[name]
         return values.reshape(values.shape[0] * values.shape[1], -1)
 
-    def _shares(self) -> dict[str, NDArray[np.float64]]:
+    def _shares(self) -> dict[str, Vector]:
         """Share of variance of each grouping, for every draw:
 
             share(g) = V_g / (V_common + sum_h V_h + V_residual),
@@ -234,31 +241,31 @@ class Posterior:
         that of the common effects, and V_residual the mean residual variance over rows. Empty for
         a family without a residual variance, and for a model without groupings.
         """
-        known: dict[str, Any] = {
+        known: dict[str, NDArray[np.float64]] = {
             name: values.reshape(-1, *values.shape[2:]) for name, values in self._ready.items()
         }
         size = max((len(v) for v in known.values()), default=1)
         for name, (value, _) in self.constants.items():
             known[name] = np.broadcast_to(np.asarray(value, float), (size, *np.shape(value)))
-        parts: dict[str, NDArray[np.float64]] = {}
+        variances: dict[str, NDArray[np.float64]] = {}
         for term in self.program.terms.get(self.program.location, ()):
             state = self.training.state.terms[term.label]
             design = self.training.designs[term.label]
             for factor, variance in term.variances(state, design, known).items():
-                parts[factor] = parts.get(factor, 0.0) + variance
+                variances[factor] = variances.get(factor, 0.0) + variance
         residual = self.program.family.residual(self.training.state.family, known)
-        if residual is None or not any(parts):
+        if residual is None or not any(variances):
             return {}
         response = self.training.response
         if response.form == "weights":
             # The residual variance of row i is sigma^2 / w_i.
             residual = residual * np.mean(1.0 / np.asarray(response.companion, np.float64))
-        total = residual + sum(parts.values())
-        return {factor: variance / total for factor, variance in parts.items() if factor}
+        total = residual + sum(variances.values())
+        return {factor: variance / total for factor, variance in variances.items() if factor}
 
 
 def variable_values(
-    program: Program, state: TrainingState, sites: Mapping[str, Any]
+    program: Program, state: TrainingState, sites: Mapping[str, ArrayLike]
 ) -> dict[str, NDArray[np.float64]]:
     """The variables computed from draws of sites, in the order of the formula."""
     known = {name: np.asarray(value, dtype=np.float64) for name, value in sites.items()}
@@ -277,13 +284,13 @@ def tails_of(interval: float) -> tuple[float, float]:
     return (1 - interval) / 2, (1 + interval) / 2
 
 
-def _element(value: Any, place: int) -> float:
+def _element(value: float | NDArray[np.float64], place: int) -> float:
     """One element of a constant, which may be a single number for all elements."""
     flat = np.ravel(value)
     return float(flat[place] if len(flat) > 1 else flat[0])
 
 
-def _describe(values: NDArray[np.float64], tails: tuple[float, float]) -> tuple[float, ...]:
-    """Mean, sd, and lower and upper quantile of draws (S,)."""
+def _describe(values: Vector, tails: tuple[float, float]) -> tuple[float, ...]:
+    """Mean, sd, and lower and upper quantile of draws."""
     lower, upper = np.quantile(values, tails)
     return float(values.mean()), float(values.std(ddof=1)), float(lower), float(upper)

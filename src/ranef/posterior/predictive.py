@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,31 @@ from scipy.special import logsumexp
 from ranef.errors import DataError
 from ranef.families.base import Family, ResponseDesign
 from ranef.inference.base import Draws
-from ranef.lazy import Array, jax, jnp, numpyro, xr
+from ranef.lazy import Array, ArrayLike, jax, jnp, xr
 from ranef.numerics.blas_threads import side_by_side
 from ranef.numerics.counter_rng import CounterRNG
+from ranef.numerics.shapes import Float, Int, Shaped
 from ranef.posterior.level_batches import LevelSubset, batches, level_key, pad_subsets, stepped
+from ranef.priors import handlers
 from ranef.program.program import Program, Varying
 from ranef.program.training import Designs, TrainingState
 from ranef.terms.base import LevelSites, RunOptions
+
+# A number for each draw and row.
+Matrix = Float[NDArray[np.float64], "draws rows"]
+# A number for each of all n rows, or of the rows of a chunk.
+Vector = Float[NDArray[np.float64], "n"]
+Rows = Int[NDArray[np.int64], "rows"]
+Places = Int[NDArray[np.int64], "_"]
+# Arrays by name, with the rows first.
+ByRow = dict[str, Shaped[NDArray, "n ..."]]
+# A number for each row.
+Means = Float[NDArray[np.float64], "rows"]
+# A family parameter at every draw: on the rows, or a vector that is the same for all rows.
+Parameter = Float[Array, "draws rows"] | Float[Array, "draws 1 _"]
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 # Largest value of draws x rows that is held at once.
 _CELLS = 4_000_000
@@ -49,19 +67,18 @@ class RowChunk:
     Attributes:
         family: the family of the model.
         response: the response design of the chunk.
-        predictors: family parameter to its predictor on the link's scale, (draws, rows); a
-            parameter that is a vector of k numbers is (draws, 1, k).
+        predictors: family parameter to its predictor on the link's scale.
         places: positions of the rows among all rows. Rows of the chunk beyond these are padding.
         integrated: for a model with columns in mi(), computes log p(y_i | draw) with the missing
-            values integrated out, (draws, rows). None for other models, whose log density
-            follows from the predictors.
+            values integrated out. None for other models, whose log density follows from the
+            predictors.
     """
 
     family: Family
     response: ResponseDesign
-    predictors: Mapping[str, Array]
-    places: NDArray[np.int64]
-    integrated: Callable[[], Array] | None = None
+    predictors: Mapping[str, Parameter]
+    places: Places
+    integrated: Callable[[], Float[Array, "draws rows"]] | None = None
 
     @cached_property
     def values(self) -> dict[str, Array]:
@@ -73,8 +90,8 @@ class RowChunk:
         """Number of rows without the padding."""
         return len(self.places)
 
-    def own(self, values: Any) -> NDArray[np.float64]:
-        """`values` broadcast to (draws, rows), without the padding."""
+    def own(self, values: ArrayLike) -> Matrix:
+        """`values` broadcast to draws and rows, without the padding."""
         shape = self.predictors[self.family.parameters[0].name].shape
         return np.broadcast_to(np.asarray(values, dtype=np.float64), shape)[:, : self.count]
 
@@ -95,9 +112,9 @@ class OutOfReachError(DataError):
 
 
 def _refuse_out_of_reach(
-    values: NDArray[np.float64], places: NDArray[np.int64], most: float = _FARTHEST
+    values: Float[NDArray, "draws rows"], places: Rows, most: float = _FARTHEST
 ) -> None:
-    """Refuse values (draws, rows) that are not finite or exceed `most` in absolute value.
+    """Refuse values that are not finite or exceed `most` in absolute value.
 
     Raises:
         OutOfReachError: for the first row with such a value.
@@ -115,12 +132,14 @@ class _Kept:
     Attributes:
         predictors: compiled function behind `Predictive._run`, once it is needed.
         density: compiled function behind `Predictive._density`, once it is needed.
-        latest: levels and draws of the latest batch; empty before the first.
+        latest: levels and draws of the latest batch by site; empty before the first.
     """
 
-    predictors: Any = None
-    density: Any = None
-    latest: list[Any] = field(default_factory=list)
+    predictors: Callable[..., dict[str, Array]] | None = None
+    density: Callable[..., Array] | None = None
+    latest: list[tuple[Mapping[str, NDArray[np.int64]], dict[str, Array]]] = field(
+        default_factory=list
+    )
 
 
 @dataclass(frozen=True)
@@ -152,7 +171,7 @@ class Predictive:
         none = {site: np.zeros(0, np.int64) for g in self._grouped.values() for site in g.sites}
         return next((v.shape[0] * v.shape[1] for v in self.draws.at(none).values()), 1)
 
-    def given(self, draws: Draws) -> Predictive:
+    def with_draws(self, draws: Draws) -> Predictive:
         """The same predictions with other draws, of equal number; keeps the compiled program."""
         return replace(self, draws=draws, _kept=_Kept(self._compiled))
 
@@ -200,7 +219,7 @@ class Predictive:
         self,
         designs: Designs,
         response: ResponseDesign,
-        rows: NDArray[np.int64],
+        rows: Places,
         size: int,
         met: Mapping[Varying, LevelSubset],
     ) -> Iterator[RowChunk]:
@@ -209,15 +228,15 @@ class Predictive:
         for start in range(0, len(rows), size):
             places = rows[start : start + size]
             own = np.pad(places, (0, size - len(places)), mode="edge")
-            part, beside = jax.tree.map(lambda a, own=own: a[own], (designs, response))
+            held, beside = jax.tree.map(lambda a, own=own: a[own], (designs, response))
             for key, levels in met.items():
                 label, place = key
                 codes = self._grouped[key].codes
-                part = {**part, label: levels.recoded(part[label], codes, place)}
-            part, beside = jax.tree.map(jnp.asarray, (part, beside))
-            density = partial(self._density, sites, part, beside, met)
+                held = {**held, label: levels.recoded(held[label], codes, place)}
+            held, beside = jax.tree.map(jnp.asarray, (held, beside))
+            density = partial(self._density, sites, held, beside, met)
             integrated = density if self.program.columns else None
-            predictors = self._run(sites, part, met)
+            predictors = self._run(sites, held, met)
             for eta in predictors.values():
                 if eta.ndim == 2:
                     _refuse_out_of_reach(np.asarray(eta, np.float64)[:, : len(places)], places)
@@ -237,18 +256,20 @@ class Predictive:
     def _at(self, levels: Mapping[str, NDArray[np.int64]]) -> dict[str, Array]:
         """Draws of all sites, effects for `levels` alone; the draws of the last call are kept."""
         latest = self._kept.latest
-        if not latest or not all(np.array_equal(latest[0][n], own) for n, own in levels.items()):
+        if not latest or not all(np.array_equal(latest[0][0][n], own) for n, own in levels.items()):
             # Free the previous draws before new ones are made.
             latest.clear()
             made = {
                 name: jnp.asarray(value.reshape(self._count, *value.shape[2:]))
                 for name, value in self.draws.at(levels).items()
             }
-            latest.extend((levels, made))
-        return latest[1]
+            latest.append((levels, made))
+        return latest[0][1]
 
-    def _unseen(self, key: Varying, grouped: LevelSites, names: list[str]) -> NDArray[np.float64]:
-        """Standard normal numbers for the effects of u new levels, (draws, u, k).
+    def _unseen(
+        self, key: Varying, grouped: LevelSites, names: list[str]
+    ) -> Float[NDArray, "draws levels k"]:
+        """Standard normal numbers for the effects of new levels.
 
         They depend on the seed and on the level's name, not on which other levels occur.
         """
@@ -259,8 +280,8 @@ class Predictive:
 
     def _run(
         self, sites: dict[str, Array], designs: Designs, met: Mapping[Varying, LevelSubset]
-    ) -> dict[str, Array]:
-        """Each family parameter on its link's scale, (draws, rows)."""
+    ) -> dict[str, Parameter]:
+        """Each family parameter on its link's scale."""
         return self._compiled(sites, designs, jax.random.key(self.seed), _known(met))
 
     def _density(
@@ -269,18 +290,18 @@ class Predictive:
         designs: Designs,
         response: ResponseDesign,
         met: Mapping[Varying, LevelSubset],
-    ) -> Array:
-        """Log p(y_i | draw), (draws, rows), with missing values of columns integrated out."""
+    ) -> Float[Array, "draws rows"]:
+        """Log p(y_i | draw), with missing values of columns integrated out."""
         key = jax.random.key(self.seed)
         return self._compiled_density(sites, designs, key, _known(met), response)
 
     @property
-    def _compiled_density(self) -> Any:
+    def _compiled_density(self) -> Callable[..., Array]:
         if self._kept.density is None:
             self._kept.density = self._compile_density()
         return self._kept.density
 
-    def _compile_density(self) -> Any:
+    def _compile_density(self) -> Callable[..., Array]:
         """The compiled function behind `_density`."""
 
         def run(
@@ -298,26 +319,28 @@ class Predictive:
             state = self.program.narrowed(self.state, dict(known))
 
             def one(sites: Mapping[str, Array], key: Array) -> Array:
-                return self._given(run, sites, key)(state, designs, self.replay, response)
+                return self._at_draw(run, sites, key)(state, designs, self.replay, response)
 
             # Sequentially over draws: quadrature over missing values takes memory for every row.
             return jax.lax.map(lambda own: one(*own), (sites, jax.random.split(key, self._count)))
 
         return jax.jit(every, static_argnums=3)
 
-    def _given(self, run: Callable, sites: Mapping[str, Array], key: Array) -> Any:
+    def _at_draw(
+        self, run: Callable[_Arguments, _Result], sites: Mapping[str, Array], key: Array
+    ) -> Callable[_Arguments, _Result]:
         """A NumPyro program with its sites set to one draw and to the point estimates."""
         carried = {name: dict(value) for name, value in self.draws.carried.items()}
-        data = {**sites, **self.draws.points, **carried}
-        return numpyro.handlers.substitute(numpyro.handlers.seed(run, key), data=data)
+        values = {**sites, **self.draws.points, **carried}
+        return handlers.substituted(handlers.seeded(run, key), values)
 
     @property
-    def _compiled(self) -> Any:
+    def _compiled(self) -> Callable[..., dict[str, Array]]:
         if self._kept.predictors is None:
             self._kept.predictors = self._compile_predictors()
         return self._kept.predictors
 
-    def _compile_predictors(self) -> Any:
+    def _compile_predictors(self) -> Callable[..., dict[str, Array]]:
         """The compiled function from (draws, designs, key, numbers of levels) to predictors."""
         vectors = {p.name for p in self.program.family.free_parameters() if p.labels}
 
@@ -327,8 +350,8 @@ class Predictive:
             state = self.program.narrowed(self.state, dict(known))
 
             def one(sites: Mapping[str, Array], key: Array) -> dict[str, Array]:
-                run = self._given(self.program.predictors, sites, key)
-                values: Any = run(state, designs, self.replay)
+                run = self._at_draw(self.program.predictors, sites, key)
+                values = run(state, designs, self.replay)
                 return {
                     name: v[None] if name in vectors else jnp.atleast_1d(v)
                     for name, v in values.items()
@@ -346,7 +369,7 @@ class Predictive:
 
     def summaries(
         self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
-    ) -> dict[str, NDArray[np.float64]]:
+    ) -> dict[str, Vector]:
         """Posterior mean, sd and central interval of each row's mean or response.
 
         The sd of a response is the root of Var(mean) + E[Var(response | draw)] over draws; its
@@ -360,52 +383,52 @@ class Predictive:
             interval: probability of the central interval.
 
         Returns:
-            mean, sd, lower and upper, (n,) each. For a family with categories also ``p[c]``,
+            mean, sd, lower and upper. For a family with categories also ``p[c]``,
             the posterior mean of the probability of category c.
         """
         family = self.program.family
         tails = [(1 - interval) / 2, (1 + interval) / 2]
         rng = np.random.default_rng(self.seed)
 
-        def describe(part: RowChunk) -> dict[str, NDArray]:
-            location = cells = self._location(part)
+        def describe(chunk: RowChunk) -> dict[str, NDArray]:
+            location = cells = self._location(chunk)
             variance = location.var(axis=0)
             if kind == "response":
-                _refuse_limits(part)
-                spread = family.variance(part.response, **part.values)
-                variance = variance + part.own(spread).mean(axis=0)
-                cells = part.own(family.sample(rng, part.response, **part.values))
+                _refuse_limits(chunk)
+                own = family.variance(chunk.response, **chunk.values)
+                variance = variance + chunk.own(own).mean(axis=0)
+                cells = chunk.own(family.sample(rng, chunk.response, **chunk.values))
             lower, upper = _quantiles(cells, tails)
             sd = np.sqrt(variance)
             shares = {
-                f"p[{name}]": part.own(each).mean(axis=0)
-                for name, each in family.probabilities(**part.values).items()
+                f"p[{name}]": chunk.own(each).mean(axis=0)
+                for name, each in family.probabilities(**chunk.values).items()
             }
             mean = location.mean(axis=0)
             return {"mean": mean, "sd": sd, "lower": lower, "upper": upper, **shares}
 
         return self._by_row(designs, response, n, describe)
 
-    def components(self, designs: Designs, response: ResponseDesign, n: int) -> dict[str, NDArray]:
+    def components(self, designs: Designs, response: ResponseDesign, n: int) -> ByRow:
         """`component`, the number of each row's most probable component, from 1, and ``p[c]``.
 
-        ``p[c]`` is the posterior mean of P(component c | y_i), (n,).
+        ``p[c]`` is the posterior mean of P(component c | y_i).
         """
         family = self.program.family
 
-        def judge(part: RowChunk) -> dict[str, NDArray]:
-            found = family.responsibilities(part.response, **part.predictors)
-            return {f"p[{name}]": part.own(each).mean(axis=0) for name, each in found.items()}
+        def judge(chunk: RowChunk) -> dict[str, NDArray]:
+            found = family.responsibilities(chunk.response, **chunk.predictors)
+            return {f"p[{name}]": chunk.own(each).mean(axis=0) for name, each in found.items()}
 
         shares = self._by_row(designs, response, n, judge)
         largest = np.argmax(np.stack(list(shares.values())), axis=0)
         return {"component": 1 + largest, **shares}
 
-    def log_scores(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
-        """Log predictive density of each row, log mean_s p(y_i | draw s), (n,)."""
+    def log_scores(self, designs: Designs, response: ResponseDesign, n: int) -> Vector:
+        """Log predictive density of each row, log mean_s p(y_i | draw s)."""
 
-        def score(part: RowChunk) -> dict[str, NDArray]:
-            return {"score": _log_mean(self.log_density(part))}
+        def score(chunk: RowChunk) -> dict[str, NDArray]:
+            return {"score": _log_mean(self.log_density(chunk))}
 
         return self._by_row(designs, response, n, score)["score"]
 
@@ -422,50 +445,51 @@ class Predictive:
         family = self.program.family
         rng = np.random.default_rng(self.seed)
 
-        def judge(part: RowChunk) -> dict[str, NDArray]:
-            _refuse_limits(part)
-            drawn = part.own(family.sample(rng, part.response, **part.values))
-            observed = np.asarray(part.response.value, np.float64)[: part.count]
+        def judge(chunk: RowChunk) -> dict[str, NDArray]:
+            _refuse_limits(chunk)
+            drawn = chunk.own(family.sample(rng, chunk.response, **chunk.values))
+            observed = np.asarray(chunk.response.value, np.float64)[: chunk.count]
             below, equal = (drawn < observed).sum(axis=0), (drawn == observed).sum(axis=0)
-            uniform = rng.random(part.count)
+            uniform = rng.random(chunk.count)
             return {
                 "observed": observed,
-                "mean": self._location(part).mean(axis=0),
+                "mean": self._location(chunk).mean(axis=0),
                 "pit": (below + uniform * (equal + 1)) / (len(drawn) + 1),
-                "log_score": _log_mean(self.log_density(part)),
+                "log_score": _log_mean(self.log_density(chunk)),
             }
 
         columns = self._by_row(designs, response, n, judge)
         return xr.Dataset({name: ("row", values) for name, values in columns.items()})
 
-    def centre(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
-        """Posterior mean of the response's mean, (n,)."""
+    def centre(self, designs: Designs, response: ResponseDesign, n: int) -> Vector:
+        """Posterior mean of the response's mean."""
 
-        def mean(part: RowChunk) -> dict[str, NDArray]:
-            return {"mean": self._location(part).mean(axis=0)}
+        def mean(chunk: RowChunk) -> dict[str, NDArray]:
+            return {"mean": self._location(chunk).mean(axis=0)}
 
         return self._by_row(designs, response, n, mean)["mean"]
 
-    def locations(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
-        """Draws of the response's mean, (draws, n)."""
-        each = self._by_row(designs, response, n, lambda part: {"a": self._location(part).T})
+    def locations(self, designs: Designs, response: ResponseDesign, n: int) -> Matrix:
+        """Draws of the response's mean on every row."""
+        each = self._by_row(designs, response, n, lambda chunk: {"a": self._location(chunk).T})
         return each["a"].T
 
-    def responses(self, designs: Designs, response: ResponseDesign, n: int) -> NDArray[np.float64]:
-        """One sampled response for every draw and row, (draws, n)."""
+    def responses(
+        self, designs: Designs, response: ResponseDesign, n: int
+    ) -> Shaped[NDArray, "draws rows"]:
+        """One sampled response for every draw and row."""
         rng = np.random.default_rng(self.seed)
 
-        def draw(part: RowChunk) -> dict[str, NDArray]:
-            _refuse_limits(part)
-            return {"a": part.own(self.program.family.sample(rng, part.response, **part.values)).T}
+        def draw(chunk: RowChunk) -> dict[str, NDArray]:
+            _refuse_limits(chunk)
+            drawn = self.program.family.sample(rng, chunk.response, **chunk.values)
+            return {"a": chunk.own(drawn).T}
 
         return self._by_row(designs, response, n, draw)["a"].T
 
-    def log_likelihood(
-        self, designs: Designs, response: ResponseDesign, n: int
-    ) -> NDArray[np.float64]:
-        """Log p(y_i | draw s), (draws, n)."""
-        each = self._by_row(designs, response, n, lambda part: {"a": self.log_density(part).T})
+    def log_likelihood(self, designs: Designs, response: ResponseDesign, n: int) -> Matrix:
+        """Log p(y_i | draw s) of every draw and row."""
+        each = self._by_row(designs, response, n, lambda chunk: {"a": self.log_density(chunk).T})
         return each["a"].T
 
     def by_log_density(
@@ -473,28 +497,28 @@ class Predictive:
         designs: Designs,
         response: ResponseDesign,
         n: int,
-        describe: Callable[[NDArray[np.float64]], Mapping[str, NDArray]],
-    ) -> dict[str, NDArray]:
-        """Apply `describe` to log p(y_i | draw s), (draws, m), of each chunk of m rows.
+        describe: Callable[[Matrix], Mapping[str, NDArray]],
+    ) -> ByRow:
+        """Apply `describe` to log p(y_i | draw s) of each chunk of rows.
 
         Returns:
             The arrays of `describe`, rows first, joined over chunks in the order of the rows.
         """
         return self._by_row(
-            designs, response, n, lambda part: dict(describe(self.log_density(part)))
+            designs, response, n, lambda chunk: dict(describe(self.log_density(chunk)))
         )
 
     def means(
         self, designs: Designs, response: ResponseDesign, n: int
-    ) -> dict[str, NDArray[np.float64]]:
+    ) -> dict[str, Float[NDArray, "n ..."]]:
         """Posterior mean of each family parameter's predictor, (n,), or (n, k) for a vector."""
 
-        def mean(part: RowChunk) -> dict[str, NDArray]:
+        def mean(chunk: RowChunk) -> dict[str, NDArray]:
             return {
-                name: part.own(eta).mean(axis=0)
+                name: chunk.own(eta).mean(axis=0)
                 if eta.ndim == 2
-                else np.repeat(np.asarray(eta.mean(axis=0)), part.count, axis=0)
-                for name, eta in part.predictors.items()
+                else np.repeat(np.asarray(eta.mean(axis=0)), chunk.count, axis=0)
+                for name, eta in chunk.predictors.items()
             }
 
         return self._by_row(designs, response, n, mean)
@@ -505,36 +529,36 @@ class Predictive:
         response: ResponseDesign,
         n: int,
         describe: Callable[[RowChunk], dict[str, NDArray]],
-    ) -> dict[str, NDArray]:
+    ) -> ByRow:
         """Apply `describe` to each chunk and join its arrays, rows first, in the rows' order."""
         out: dict[str, NDArray] = {}
         with jax.enable_x64(True):
-            for part in self.over(designs, response, n):
-                for name, values in describe(part).items():
+            for chunk in self.over(designs, response, n):
+                for name, values in describe(chunk).items():
                     whole = out.setdefault(name, np.empty((n, *values.shape[1:]), values.dtype))
-                    whole[part.places] = values
+                    whole[chunk.places] = values
         return out
 
-    def _location(self, part: RowChunk) -> NDArray[np.float64]:
-        """Draws of the response's mean (its location if it has no mean), (draws, rows)."""
-        location = part.own(self.program.family.mean(part.response, **part.values))
-        _refuse_out_of_reach(location, part.places)
+    def _location(self, chunk: RowChunk) -> Matrix:
+        """Draws of the response's mean (its location if it has no mean)."""
+        location = chunk.own(self.program.family.mean(chunk.response, **chunk.values))
+        _refuse_out_of_reach(location, chunk.places)
         return location
 
-    def log_density(self, part: RowChunk) -> NDArray[np.float64]:
-        """Log p(y_i | draw s) of a chunk, (draws, rows).
+    def log_density(self, chunk: RowChunk) -> Matrix:
+        """Log p(y_i | draw s) of the rows of a chunk.
 
         Raises:
             OutOfReachError: for a row with a parameter that has underflowed or overflowed to the
                 boundary of its range.
         """
-        if part.integrated is not None:
-            return part.own(part.integrated())
-        _refuse_limits(part)
-        return part.own(self.program.family.log_density(part.response, **part.predictors))
+        if chunk.integrated is not None:
+            return chunk.own(chunk.integrated())
+        _refuse_limits(chunk)
+        return chunk.own(self.program.family.log_density(chunk.response, **chunk.predictors))
 
 
-def _refuse_limits(part: RowChunk) -> None:
+def _refuse_limits(chunk: RowChunk) -> None:
     """Refuse rows with a family parameter at the boundary of its range.
 
     These are parameters with a log link that have become zero or infinite, and, in continuous
@@ -543,15 +567,15 @@ def _refuse_limits(part: RowChunk) -> None:
     Raises:
         OutOfReachError: for the first such row.
     """
-    for parameter in part.family.parameters:
-        eta = part.predictors.get(parameter.name)
+    for parameter in chunk.family.parameters:
+        eta = chunk.predictors.get(parameter.name)
         # Continuous families compute their density from the share itself, discrete ones from its
         # logit, which does not overflow.
-        shared = parameter.link == "logit" and not part.family.discrete
+        shared = parameter.link == "logit" and not chunk.family.discrete
         if eta is not None and eta.ndim == 2 and (parameter.link == "log" or shared):
             # A mean that has underflowed to zero is no error for a count: the count is zero.
-            own = np.maximum(part.own(eta), 0.0) if part.family.discrete else part.own(eta)
-            _refuse_out_of_reach(own, part.places, _LARGEST_EXPONENT)
+            own = np.maximum(chunk.own(eta), 0.0) if chunk.family.discrete else chunk.own(eta)
+            _refuse_out_of_reach(own, chunk.places, _LARGEST_EXPONENT)
 
 
 def _known(met: Mapping[Varying, LevelSubset]) -> tuple[tuple[Varying, int], ...]:
@@ -559,12 +583,12 @@ def _known(met: Mapping[Varying, LevelSubset]) -> tuple[tuple[Varying, int], ...
     return tuple((name, len(levels.known)) for name, levels in met.items())
 
 
-def _log_mean(log_density: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of the mean of exp(log_density) over draws, the first axis."""
+def _log_mean(log_density: Matrix) -> Means:
+    """Log of the mean of exp(log_density) over draws."""
     return logsumexp(log_density, axis=0) - np.log(len(log_density))
 
 
-def _quantiles(values: NDArray[np.float64], tails: list[float]) -> NDArray[np.float64]:
+def _quantiles(values: Matrix, tails: list[float]) -> Float[NDArray[np.float64], "tails rows"]:
     """Quantiles of each column, in parallel: they take most of the time of a prediction."""
     stripes = [values[:, start : start + _STRIPE] for start in range(0, values.shape[1], _STRIPE)]
     found = side_by_side(lambda stripe: np.quantile(stripe, tails, axis=0), stripes, _STRIPE)

@@ -2,7 +2,6 @@
 
 import html
 from collections.abc import Callable
-from typing import Any
 
 import pandas as pd
 
@@ -25,7 +24,7 @@ class Summary(pd.DataFrame):
         return out
 
     @property
-    def _constructor(self) -> Any:
+    def _constructor(self) -> type[pd.DataFrame]:
         return pd.DataFrame
 
     def __repr__(self) -> str:

@@ -23,7 +23,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,16 @@ from ranef.families.base import Family, ResponseDesign
 from ranef.lazy import Array, jax, jnp
 from ranef.numerics.gauss_hermite import rule
 from ranef.numerics.jax_cholesky import cholesky, solve
+from ranef.numerics.shapes import Bool, Float
+from ranef.terms.blocks import Places
+
+# A number for each of n rows, or of a selection of m of them.
+Vector = Float[Array, "n"]
+Selected = Float[Array, "m"]
+# Values of the d real-valued columns.
+Matrix = Float[Array, "m d"]
+# The places of a selection of rows among all rows.
+Rows = Places | slice
 
 # Gauss-Hermite nodes along each axis, by the number of real-valued columns with missing values. The
 # product rules have 15, 81, 216, 256, 243 and 729 points.
@@ -65,12 +74,12 @@ class IncompleteColumn:
     Attributes:
         name: name of the column.
         unit: sd of its observed values over the training rows.
-        support: (S,) the values that it can take; None for a real-valued column.
+        support: the values that it can take; None for a real-valued column.
     """
 
     name: str
     unit: float
-    support: NDArray[np.float64] | None = None
+    support: Float[NDArray[np.float64], "support"] | None = None
 
 
 def column(name: str, family: str, unit: float, largest: float) -> IncompleteColumn:
@@ -109,20 +118,20 @@ class ConditionalDensity:
 
     Attributes:
         family: its family.
-        at: function of the completed columns, (m,) by name, and the places of these m rows among
-            all rows. It returns each family parameter on the scale of its link.
+        at: function of the completed columns, by name, and the places of their rows among all
+            rows. It returns each family parameter on the scale of its link.
         straight: whether incomplete columns enter the predictor of the location alone.
         response: design of the response on all rows; None for the density of a column, whose
             values are taken from the completed columns.
     """
 
     family: Family
-    at: Callable[[Mapping[str, Array], Any], dict[str, Array]]
+    at: Callable[[Mapping[str, Selected], Rows], dict[str, Array]]
     straight: bool
     response: ResponseDesign | None = None
 
-    def log_density(self, name: str, completed: Mapping[str, Array], rows: Any) -> Array:
-        """Log density of column `name`, or of the response, at the rows `rows`, (m,)."""
+    def log_density(self, name: str, completed: Mapping[str, Selected], rows: Rows) -> Selected:
+        """Log density of column `name`, or of the response, at the rows `rows`."""
         own: ResponseDesign = (
             ResponseDesign(completed[name])
             if self.response is None
@@ -142,15 +151,15 @@ class MissingDataLikelihood:
 
     Attributes:
         columns: the incomplete columns.
-        value: column name to its values, (n,); the entries of missing values are arbitrary.
-        missing: column name to (n,) booleans, True where the value is missing.
+        value: column name to its values; the entries of missing values are arbitrary.
+        missing: column name to whether each value is missing.
         densities: column name to the conditional density of the column; "" to that of the
             response.
     """
 
     columns: tuple[IncompleteColumn, ...]
-    value: Mapping[str, Array]
-    missing: Mapping[str, Array]
+    value: Mapping[str, Vector]
+    missing: Mapping[str, Bool[Array, "n"]]
     densities: Mapping[str, ConditionalDensity]
 
     @property
@@ -164,14 +173,14 @@ class MissingDataLikelihood:
             self, densities={name: density for name, density in self.densities.items() if name}
         )
 
-    def density(self, completed: Mapping[str, Array], rows: Any) -> Array:
-        """Values f_i of the rows `rows`, (m,), at completed columns (m,)."""
+    def density(self, completed: Mapping[str, Selected], rows: Rows) -> Selected:
+        """Values f_i of the rows `rows` at their completed columns."""
         each = [
             density.log_density(name, completed, rows) for name, density in self.densities.items()
         ]
         return jnp.sum(jnp.stack(each), axis=0)
 
-    def log_likelihood(self, most: int) -> Array:
+    def log_likelihood(self, most: int) -> Float[Array, ""]:
         """Log likelihood sum_i log p(y_i, x_i observed | theta), missing values integrated out.
 
         Args:
@@ -187,13 +196,13 @@ class MissingDataLikelihood:
         integral = self.at(rows).log_integral()
         return total + jnp.where(jnp.arange(size) < gap.sum(), integral, 0.0).sum()
 
-    def log_density(self) -> Array:
-        """Log p(y_i | x_i observed, theta) of every row, (n,)."""
+    def log_density(self) -> Vector:
+        """Log p(y_i | x_i observed, theta) of every row."""
         whole = slice(None)
         alone = self.without_response().at(whole).log_integral()
         return self.at(whole).log_integral() - alone
 
-    def at(self, rows: Any) -> "MissingRows":
+    def at(self, rows: Rows) -> "MissingRows":
         """The rows `rows`, ready to integrate over or draw their missing values."""
         return MissingRows(
             self.columns,
@@ -210,21 +219,21 @@ class MissingRows:
 
     Attributes:
         columns: the incomplete columns.
-        value: column name to its values, (m,); the entries of missing values are arbitrary.
-        missing: column name to (m,) booleans, True where the value is missing.
-        density: function of the completed columns that returns f_i of each row, (m,).
+        value: column name to its values; the entries of missing values are arbitrary.
+        missing: column name to whether each value is missing.
+        density: function of the completed columns that returns f_i of each row.
         quadratic: whether f is quadratic in all incomplete columns.
     """
 
     columns: tuple[IncompleteColumn, ...]
-    value: Mapping[str, Array]
-    missing: Mapping[str, Array]
-    density: Callable[[Mapping[str, Array]], Array]
+    value: Mapping[str, Selected]
+    missing: Mapping[str, Bool[Array, "m"]]
+    density: Callable[[Mapping[str, Selected]], Selected]
     quadratic: bool
 
     @cached_property
     def _numbers(self) -> tuple[IncompleteColumn, ...]:
-        """The D real-valued columns."""
+        """The d real-valued columns."""
         return tuple(c for c in self.columns if c.support is None)
 
     @cached_property
@@ -232,21 +241,25 @@ class MissingRows:
         """The binary and count columns, each with its support."""
         return tuple((c, c.support) for c in self.columns if c.support is not None)
 
-    def log_integral(self) -> Array:
-        """Log of the integral of exp f over the missing values of each row, (m,)."""
+    def log_integral(self) -> Selected:
+        """Log of the integral of exp f over the missing values of each row."""
         if not self._listed:
             return self._over_numbers(self.value)
         return jax.scipy.special.logsumexp(self._by_choice(), axis=0)
 
-    def drawn(self, key: Any) -> dict[str, Array]:
+    def drawn(self, key: Array | None) -> dict[str, Selected]:
         """Draw the missing values given the rest of each row.
 
         Draws are exact where f is quadratic, or where only binary and count columns have missing
         values. Other real-valued columns are drawn by sampling importance resampling.
 
+        Args:
+            key: PRNG key, as a handler with one supplies it.
+
         Returns:
-            Column name to its completed values, (m,).
+            Column name to its completed values.
         """
+        assert key is not None, "values are drawn within a handler with a PRNG key"
         choose, place, pick = jax.random.split(key, 3)
         value = dict(self.value)
         if self._listed:
@@ -258,18 +271,18 @@ class MissingRows:
     # Binary and count columns: sums over their support
 
     @cached_property
-    def _choices(self) -> NDArray[np.float64]:
-        """All C combinations of values of the binary and count columns, (C, number of columns)."""
+    def _choices(self) -> Float[NDArray[np.float64], "choices columns"]:
+        """All combinations of values of the binary and count columns."""
         return np.array(list(product(*(support for _, support in self._listed))))
 
-    def _by_choice(self) -> Array:
-        """Log integral over the real-valued columns at each combination of the others, (C, m).
+    def _by_choice(self) -> Float[Array, "choices m"]:
+        """Log integral over the real-valued columns at each combination of the others.
 
         Where a binary or count column is observed, all values of its support yield the same
         integral, so log S is subtracted for a support of S values: it then counts once in the sum.
         """
 
-        def at(choice: Array) -> Array:
+        def at(choice: Float[Array, "columns"]) -> Selected:
             value = dict(self.value)
             for k, (column, _) in enumerate(self._listed):
                 value[column.name] = self._filled(column.name, choice[k])
@@ -281,33 +294,37 @@ class MissingRows:
         )
         return jax.vmap(at)(jnp.asarray(self._choices)) - repeated
 
-    def _filled(self, name: str, value: Array) -> Array:
-        """Column `name` with its missing entries taken from `value`, (m,)."""
+    def _filled(self, name: str, value: Selected | Float[Array, ""]) -> Selected:
+        """Column `name` with its missing entries taken from `value`."""
         return jnp.where(self.missing[name], value, self.value[name])
 
     # Real-valued columns: closed form or quadrature
 
     @property
-    def _free(self) -> Array:
-        """Whether each real-valued column is missing, (m, D)."""
+    def _free(self) -> Bool[Array, "m d"]:
+        """Whether each real-valued column is missing."""
         return jnp.stack([self.missing[c.name] for c in self._numbers], axis=-1)
 
     @property
-    def _unit(self) -> Array:
-        """Sds of the real-valued columns, (D,)."""
+    def _unit(self) -> Float[Array, "d"]:
+        """Sds of the real-valued columns."""
         return jnp.asarray([c.unit for c in self._numbers])
 
-    def _function(self, value: Mapping[str, Array]) -> tuple[Callable[[Array], Array], Array]:
-        """Return f as a function of the real-valued columns (m, D), and their values in `value`."""
+    def _function(
+        self, value: Mapping[str, Selected]
+    ) -> tuple[Callable[[Matrix], Selected], Matrix]:
+        """Return f as a function of the real-valued columns, and their values in `value`."""
 
-        def f(u: Array) -> Array:
+        def f(u: Matrix) -> Selected:
             own = {c.name: u[:, k] for k, c in enumerate(self._numbers)}
             return self.density({**value, **own})
 
         return f, jnp.stack([jnp.asarray(value[c.name]) for c in self._numbers], axis=-1)
 
-    def _slopes(self, f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
-        """Gradient (m, D) and negative Hessian (m, D, D) of f in the missing values.
+    def _slopes(
+        self, f: Callable[[Matrix], Selected], u: Matrix
+    ) -> tuple[Matrix, Float[Array, "m d d"]]:
+        """Gradient and negative Hessian of f in the missing values.
 
         Observed values have gradient zero and the rows and columns of an identity matrix.
         """
@@ -319,8 +336,8 @@ class MissingRows:
         both = free[:, :, None] & free[:, None, :]
         return jnp.where(free, slopes[0], 0.0), jnp.where(both, second, jnp.eye(u.shape[1]))
 
-    def _over_numbers(self, value: Mapping[str, Array]) -> Array:
-        """Log integral of exp f over the real-valued missing values, (m,).
+    def _over_numbers(self, value: Mapping[str, Selected]) -> Selected:
+        """Log integral of exp f over the real-valued missing values.
 
         With gradient g and negative Hessian H = L L' at any u, a quadratic f has the integral
         exp(f(u) + g' H^-1 g / 2) (2 pi)^(d/2) / det L, d being the number of missing values.
@@ -347,27 +364,29 @@ class MissingRows:
         mode, root = jax.lax.stop_gradient(self._mode(f, u))
         nodes, log_weights = _rule(len(self._numbers))
 
-        def at(z: Array) -> Array:
-            z = jnp.where(self._free, z, 0.0)
-            return f(mode + solve(root, z, transposed=True)) + 0.5 * (z**2).sum(axis=-1)
+        def at(z: Float[Array, "d"]) -> Selected:
+            each = jnp.where(self._free, z, 0.0)
+            return f(mode + solve(root, each, transposed=True)) + 0.5 * (each**2).sum(axis=-1)
 
         values = jax.vmap(at)(jnp.asarray(nodes)) + jnp.asarray(log_weights)[:, None]
         log_det = self._log_det(root)
         return jax.scipy.special.logsumexp(values, axis=0) - log_det + constant
 
-    def _log_det(self, root: Array) -> Array:
-        """Log determinant of the Cholesky factors over the missing values, (m,)."""
+    def _log_det(self, root: Float[Array, "m d d"]) -> Selected:
+        """Log determinant of the Cholesky factors over the missing values."""
         diagonal = jnp.diagonal(root, axis1=-2, axis2=-1)
         return jnp.where(self._free, jnp.log(diagonal), 0.0).sum(axis=-1)
 
-    def _mode(self, f: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
+    def _mode(
+        self, f: Callable[[Matrix], Selected], u: Matrix
+    ) -> tuple[Matrix, Float[Array, "m d d"]]:
         """The mode of f by damped Newton steps, and the curvature there.
 
         Eigenvalues of the negative Hessian are raised to at least `_LEAST`, because f need not be
         concave.
 
         Returns:
-            The mode (m, D), and the Cholesky factor of the negative Hessian there (m, D, D).
+            The mode, and the Cholesky factor of the negative Hessian there.
         """
         unit = self._unit
 
@@ -382,7 +401,7 @@ class MissingRows:
                 scaled = (vectors * values[:, None, :]) @ jnp.swapaxes(vectors, -1, -2)
             return cholesky(scaled / unit / unit[:, None])
 
-        def step(_: Any, u: Array) -> Array:
+        def step(_: object, u: Matrix) -> Matrix:
             slope, curvature = self._slopes(f, u)
             root = positive(curvature)
             away = solve(root, solve(root, slope), transposed=True)
@@ -391,7 +410,9 @@ class MissingRows:
         u = jax.lax.fori_loop(0, _STEPS, step, u)
         return u, positive(self._slopes(f, u)[1])
 
-    def _drawn_numbers(self, value: Mapping[str, Array], place: Any, pick: Any) -> dict[str, Array]:
+    def _drawn_numbers(
+        self, value: Mapping[str, Selected], place: Array, pick: Array
+    ) -> dict[str, Selected]:
         """The columns with real-valued missing entries drawn from exp f.
 
         Draws are exact where f is quadratic. Otherwise one of `_CANDIDATES` draws of the widened
@@ -416,7 +437,9 @@ class MissingRows:
         return {**value, **own}
 
 
-def _rule(d: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Nodes (Q, d) and log weights (Q,) of a product rule for E[g(z)], z ~ N(0, I_d)."""
+def _rule(
+    d: int,
+) -> tuple[Float[NDArray[np.float64], "nodes _"], Float[NDArray[np.float64], "nodes"]]:
+    """Nodes (nodes, d) and log weights of a product rule for E[g(z)], z ~ N(0, I_d)."""
     nodes, weights = rule(d, _NODES[d])
     return nodes, np.log(weights)

@@ -1,8 +1,11 @@
 """What a NumPyro program's mutable sites hold."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpyro.primitives import Messenger
+
+from ranef.lazy import ArrayLike
 
 
 class MutableRecorder(Messenger):
@@ -10,8 +13,8 @@ class MutableRecorder(Messenger):
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, dict[str, ArrayLike]] = {}
 
-    def postprocess_message(self, msg: Any) -> None:
+    def postprocess_message(self, msg: Mapping[str, Any]) -> None:
         if msg["type"] == "mutable":
             self.values[msg["name"]] = dict(msg["value"])

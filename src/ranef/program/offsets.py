@@ -1,7 +1,6 @@
 """Sums of the offset() terms of each predictor; default priors refer to the predictor without."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +8,10 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments
 from ranef.families.base import FamilyParameter
+from ranef.numerics.shapes import Float
 from ranef.terms.base import Term
 
-Array = NDArray[np.float64]
+Vector = Float[NDArray[np.float64], "n"]
 
 
 class Offsets:
@@ -23,7 +23,7 @@ class Offsets:
     """
 
     def __init__(
-        self, terms: Sequence[tuple[FamilyParameter, Term]], states: Mapping[str, Any]
+        self, terms: Sequence[tuple[FamilyParameter, Term]], states: Mapping[str, object]
     ) -> None:
         self._states = states
         self._terms: dict[str, list[Term]] = {}
@@ -35,15 +35,15 @@ class Offsets:
         # log sum_i w_i exp(o_i) of each predictor; used under a log link.
         self._logs = dict.fromkeys(self._terms, -np.inf)
 
-    def rows(self, name: str, frame: Frame) -> Array:
-        """Sum of the offsets of a family parameter's predictor on the rows of `frame`, (n,)."""
+    def rows(self, name: str, frame: Frame) -> Vector:
+        """Sum of the offsets of a family parameter's predictor on the rows of `frame`."""
         out = np.zeros(frame.n)
         for term in self._terms.get(name, ()):
             out += term.columns(self._states[term.label], frame)[:, 0]
         return out
 
-    def add(self, frame: Frame, weights: Array | None) -> None:
-        """Add a batch of rows, with weights (n,) or None."""
+    def add(self, frame: Frame, weights: Vector | None) -> None:
+        """Add a batch of rows, with their weights or None."""
         with np.errstate(over="ignore", invalid="ignore"):
             for name in self._terms:
                 known = self.rows(name, frame)

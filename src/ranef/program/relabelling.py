@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 
 from ranef.families.base import Family
 from ranef.lazy import optimize
+from ranef.numerics.shapes import Bool, Float, Int
 from ranef.priors import Prior
 
 Array = NDArray[np.float64]
+# Draws of sites, and of one array with the components as a third axis.
+Draws = Mapping[str, Float[Array, "chains draws ..."]]
+Stacked = Float[Array, "chains draws components ..."]
+Order = Int[NDArray[np.int64], "chains draws components"]
 
 # Largest number of alternations between labels and means.
 _ROUNDS = 20
@@ -43,12 +48,12 @@ class Exchange:
     sites: Mapping[str, tuple[str, ...]]
     odds: Mapping[str, tuple[str, ...]]
 
-    def permuted(self, order: NDArray[np.int64], values: Mapping[str, Array]) -> dict[str, Array]:
+    def permuted(self, order: Order, values: Draws) -> dict[str, Float[Array, "chains draws ..."]]:
         """The sites of each draw with component `order[..., k]` moved to place k.
 
         Args:
-            order: (chain, draw, components) permutation of each draw.
-            values: draws of the sites, (chain, draw, ...).
+            order: permutation of each draw.
+            values: draws of the sites.
         """
         out: dict[str, Array] = {}
         for names in self.sites.values():
@@ -64,18 +69,21 @@ class Exchange:
 
 
 def relabel(
-    family: Family, priors: Mapping[str, Prior], values: Mapping[str, Array]
-) -> tuple[dict[str, Array], NDArray[np.bool_] | None]:
+    family: Family, priors: Mapping[str, Prior], values: Draws
+) -> tuple[
+    dict[str, Float[Array, "chains draws ..."]],
+    Bool[NDArray[np.bool_], "chains draws"] | None,
+]:
     """Draws of the sites in one numbering of the components.
 
     Args:
         family: the family, with its components.
         priors: priors by parameter name.
-        values: draws of the sites, (chain, draw, ...).
+        values: draws of the sites.
 
     Returns:
-        The relabelled draws, and (chain, draw) booleans, True where a draw had another numbering
-        than the most frequent one; None where no components are exchangeable.
+        The relabelled draws, and whether each draw had another numbering than the most frequent
+        one; None where no components are exchangeable.
     """
     out, moved = dict(values), None
     for exchange in exchanges(family, priors, values):
@@ -124,14 +132,14 @@ def _roles(parameters: Mapping[str, str], names: Collection[str]) -> dict[str, s
     }
 
 
-def _taken(values: Array, order: NDArray[np.int64]) -> Array:
+def _taken(values: Stacked, order: Order) -> Stacked:
     """Permute the third axis of `values`, the components, as `order` says."""
     index = order.reshape(*order.shape, *(1,) * (values.ndim - 3))
     return np.take_along_axis(values, index, axis=2)
 
 
-def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int64]:
-    """The order of components closest to the means over all draws, (chain, draw, components)."""
+def _nearest(exchange: Exchange, values: Draws) -> Order:
+    """The order of components closest to the means over all draws."""
     features = []
     for names in exchange.sites.values():
         each = np.stack([values[name] for name in names], axis=2)
@@ -145,8 +153,8 @@ def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int6
     order = np.broadcast_to(np.arange(len(middle)), flat.shape[:2])
     for _ in range(_ROUNDS):
         before = order
-        spread = np.take_along_axis(flat, order[..., None], axis=1).std(axis=0) + 1e-12
-        away = (flat[:, :, None, :] - middle[None, None]) / spread[None, None]
+        sd = np.take_along_axis(flat, order[..., None], axis=1).std(axis=0) + 1e-12
+        away = (flat[:, :, None, :] - middle[None, None]) / sd[None, None]
         order = np.array(
             [optimize.linear_sum_assignment(cost.T)[1] for cost in (away**2).sum(axis=-1)]
         )
@@ -156,7 +164,7 @@ def _nearest(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int6
     return order.reshape(found.shape[:3])
 
 
-def _by_intercept(exchange: Exchange, values: Mapping[str, Array]) -> NDArray[np.int64]:
+def _by_intercept(exchange: Exchange, values: Draws) -> Order:
     """Order by increasing mean of the location's intercept, the same for every draw."""
     ends = ("_Intercept", "_/common")  # the first coordinate of common effects is the constant
     role = next((r for r in exchange.sites if r.endswith(ends)), None)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
-from ranef.families.base import ResponseDesign
+from ranef.families.base import FamilyState, ResponseDesign
 from ranef.lazy import jax, pytree
+from ranef.numerics.shapes import Int
 from ranef.priors import Prior
 from ranef.terms.base import Design
 
@@ -57,10 +58,10 @@ class TrainingState:
     """
 
     terms: Mapping[str, Any]
-    family: Any
+    family: FamilyState
     priors: Mapping[str, Prior]
     scales: Mapping[str, Scale]
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, FamilyState] = field(default_factory=dict)
     gaps: int = 0
 
 
@@ -129,7 +130,7 @@ class Training:
             yield from self.stream.parts()
 
 
-def evenly(n: int) -> NDArray[np.int64]:
+def evenly(n: int) -> Int[NDArray[np.int64], "sample"]:
     """Places of at most `SAMPLE` evenly spaced rows among n."""
     return np.unique(np.linspace(0, n - 1, SAMPLE).astype(np.int64))
 

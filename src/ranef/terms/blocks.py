@@ -3,11 +3,27 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ranef.lazy import Array, jnp, pytree
+from ranef.lazy import Array, ArrayLike, jnp, pytree
+from ranef.numerics.shapes import Float, Int
+
+Numbers = Array | NDArray[np.float64]
+Codes = Array | NDArray[np.int32]
+# Places of rows, or a mask of them.
+Places = Array | NDArray[np.integer] | NDArray[np.bool_]
+
+# Types of the fields of a pytree, which are not checked at run time: while JAX rebuilds a pytree,
+# its fields may hold anything.
+if TYPE_CHECKING:
+    Leaf = Numbers
+    CodesLeaf = Codes
+else:
+    Leaf = CodesLeaf = object
 
 
 class Spectrum(ABC):
@@ -27,8 +43,10 @@ class Spectrum(ABC):
         """
 
     @abstractmethod
-    def sds(self, values: Mapping[str, Any], xp: Any = np) -> Any:
-        """The sds (..., k) at values (...) of the scales.
+    def sds(
+        self, values: Mapping[str, ArrayLike], xp: ModuleType = np
+    ) -> Float[Numbers, "*draws k"]:
+        """The sds at the values of the scales, which have leading axes of draws or none.
 
         Args:
             values: values of the scales, by site.
@@ -36,8 +54,10 @@ class Spectrum(ABC):
         """
 
     @abstractmethod
-    def slopes(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Derivatives of the sds with respect to each scale, (..., k) by site, in NumPy."""
+    def slopes(
+        self, values: Mapping[str, ArrayLike]
+    ) -> dict[str, Float[NDArray[np.float64], "*draws k"]]:
+        """Derivatives of the sds with respect to each scale, by site, in NumPy."""
 
 
 @pytree(
@@ -82,11 +102,11 @@ class LinearBlock:
             for normal ones; None where all priors are normal, or where one is neither.
     """
 
-    columns: Any
-    codes: Any
+    columns: Leaf
+    codes: CodesLeaf | None
     levels: int
-    mean: Any
-    factor: Any
+    mean: Leaf
+    factor: Leaf
     gaussian: bool = True
     sites: tuple[tuple[str, int], ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
@@ -95,13 +115,13 @@ class LinearBlock:
     cholesky: str = ""
     correlation: str = ""
     spectrum: Spectrum | None = None
-    known: Any = None
-    variance: Any = None
-    carry: Any = None
+    known: Leaf | None = None
+    variance: Leaf | None = None
+    carry: Leaf | None = None
     carried: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
-    freedom: Any = None
+    freedom: Leaf | None = None
 
-    def keep(self, places: Any) -> "LinearBlock":
+    def keep(self, places: Places) -> "LinearBlock":
         """The block on the rows at `places`."""
         codes = None if self.codes is None else self.codes[places]
         known = None if self.known is None else self.known[places]
@@ -109,10 +129,10 @@ class LinearBlock:
         columns = self.columns[places]
         return replace(self, columns=columns, codes=codes, known=known, variance=variance)
 
-    def predict(self, coefficients: Array) -> Array:
-        """Products x_i . b_{j(i)}, (n,), for b (levels, k), or (k,) where `codes` is None."""
+    def predict(self, coefficients: Float[Array, "*levels k"]) -> Float[Array, "n"]:
+        """Products x_i . b_{j(i)}, where `coefficients` holds one b, or one of each level."""
         if self.codes is None:
-            return self.columns @ coefficients
+            return jnp.matmul(self.columns, coefficients)
         return jnp.sum(self.columns * coefficients[self.codes], axis=-1)
 
 
@@ -123,14 +143,14 @@ class Bilinear:
         eta_i = sum_k u[j(i), k] v[m(i), k],   u_jk ~ N(0, tau_k^2),   v_mk ~ N(0, 1)
 
     Attributes:
-        codes: two arrays (n,), the levels j(i) and m(i) of each row.
+        codes: the levels j(i) and m(i) of each row.
         levels: the numbers of levels J and M.
         rank: the number of components K.
         sites: the sites of u (J, K) and of v (M, K).
         scale: the site of tau (K,), which is also the name of the parameter that takes its prior.
     """
 
-    codes: tuple[Any, Any]
+    codes: tuple[Int[Codes, "n"], Int[Codes, "n"]]
     levels: tuple[int, int]
     rank: int
     sites: tuple[str, str]

@@ -163,7 +163,7 @@ class Guide:
             return {}
         blocks, out = self.blocks(self.constrain(self.place(u))[0]), {}
         for label, index in followed.items():
-            factor = blocks[label].factor
+            factor = jnp.asarray(blocks[label].factor)
             root = (jnp.diag(factor) if factor.ndim == 1 else factor) / self.unit[index][:, None]
             out[label] = square(solve(root, jnp.eye(len(root))))
         return out

@@ -132,7 +132,8 @@ class DesignLayout:
             if block.known is not None:
                 known[:, place] += np.asarray(block.known, dtype=np.float64)
             if block.variance is not None:
-                variance = block.variance if variance is None else variance + block.variance
+                own = np.asarray(block.variance)
+                variance = own if variance is None else variance + own
         # Coefficients that all rows share, but whose scale is a parameter, form a factor with a
         # single level.
         varying = [p for p in parts if p.block.codes is not None or p.block.scales]

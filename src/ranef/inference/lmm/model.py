@@ -91,7 +91,7 @@ class RandomEffectsTerm:
     def sds(self, values: Mapping[str, Any]) -> Array:
         """The sd of each column, (..., k), from values (...) of the scales by site."""
         if self.spectrum is not None:
-            return self.spectrum.sds(values)
+            return np.asarray(self.spectrum.sds(values))
         return np.stack([values[name] for name in self.scales], axis=-1)
 
     def by_scale(self, values: Mapping[str, Any], by_sd: Array) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The graph of a Keras network: its inputs, its last layer, and the layers that codes reach."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 from ranef.errors import OptionError
+from ranef.terms.nn.keras_types import Dense, KerasTensor, Layer, Model
+
+_Rows = TypeVar("_Rows")
 
 # Layers and operations that pass on the values of their inputs unchanged, in another shape.
 _PASSING = (
@@ -17,17 +20,17 @@ _QUANTITIES = (
 )
 
 
-def inputs(network: Any) -> list[tuple[str, Any]]:
+def inputs(network: Model) -> list[tuple[str, KerasTensor]]:
     """Name and symbolic tensor of each input, in the order in which the network lists them.
 
     Raises:
         OptionError: for inputs in another structure than a flat list or dict.
     """
-    given = _structure(network)
-    if isinstance(given, Mapping):
-        found = [(str(key), tensor) for key, tensor in given.items()]
+    structure = _structure(network)
+    if isinstance(structure, Mapping):
+        found = [(str(key), tensor) for key, tensor in structure.items()]
     else:
-        listed = given if isinstance(given, (list, tuple)) else [given]
+        listed = structure if isinstance(structure, Sequence) else [structure]
         found = [(str(getattr(tensor, "name", "")), tensor) for tensor in listed]
     if not all(hasattr(tensor, "shape") for _, tensor in found):
         raise OptionError(
@@ -36,15 +39,15 @@ def inputs(network: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def packed(network: Any, arrays: Sequence[Any]) -> Any:
+def packed(network: Model, arrays: Sequence[_Rows]) -> _Rows | list[_Rows] | dict[object, _Rows]:
     """Arrays in the order of `inputs`, in the structure with which the network is called."""
-    given = _structure(network)
-    if isinstance(given, Mapping):
-        return dict(zip(given, arrays, strict=True))
-    return list(arrays) if isinstance(given, (list, tuple)) else arrays[0]
+    structure = _structure(network)
+    if isinstance(structure, Mapping):
+        return dict(zip(structure, arrays, strict=True))
+    return list(arrays) if isinstance(structure, Sequence) else arrays[0]
 
 
-def before_last(model: Any, network: Any) -> tuple[Any, Any]:
+def before_last(model: type[Model], network: Model) -> tuple[Model, Dense]:
     """Split a network before its last layer, which must be linear.
 
     Args:
@@ -72,24 +75,28 @@ def before_last(model: Any, network: Any) -> tuple[Any, Any]:
     return model(_structure(network), tensor), last
 
 
-def linear_end(network: Any) -> Any:
+def linear_end(network: Model) -> Dense | None:
     """The last layer, if it is a Dense layer without an activation; None otherwise."""
     last = network.layers[-1]
     return last if _is_linear(last) and last.output is network.outputs[0] else None
 
 
-def _is_linear(layer: Any) -> bool:
+def _is_linear(layer: Layer) -> bool:
     """Whether a layer is a Dense layer without an activation."""
     return type(layer).__name__ == "Dense" and layer.activation.__name__ == "linear"
 
 
-def _structure(network: Any) -> Any:
+def _structure(
+    network: Model,
+) -> KerasTensor | Sequence[KerasTensor] | Mapping[str, KerasTensor]:
     """The symbolic inputs of a network, in the structure in which it takes them."""
     # Of Keras models only a Sequential has `pop`. It has one input, and no node of its own.
     return network.inputs[0] if hasattr(network, "pop") else network.input
 
 
-def entries(network: Any, tensor: Any, name: str, coded: Sequence[tuple[str, int]]) -> int:
+def entries(
+    network: Model, tensor: KerasTensor, name: str, coded: Sequence[tuple[str, int]]
+) -> int:
     """Number of entries of the smallest Embedding that an input leads to; 0 for none.
 
     Args:
@@ -123,7 +130,7 @@ def entries(network: Any, tensor: Any, name: str, coded: Sequence[tuple[str, int
     return min(sizes, default=0)
 
 
-def _takers(network: Any, tensor: Any) -> Iterator[Any]:
+def _takers(network: Model, tensor: KerasTensor) -> Iterator[Layer]:
     """The layers that a tensor reaches with its values unchanged."""
     for layer in getattr(network, "operations", None) or network.layers:
         for node in layer._inbound_nodes:

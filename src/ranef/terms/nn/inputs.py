@@ -8,7 +8,7 @@ codes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,15 @@ from ranef.data.frame import Frame, NameIndex
 from ranef.errors import DataError, OptionError
 from ranef.formula import model_matrix, transforms
 from ranef.formula.expression import Expression
+from ranef.numerics.shapes import Int, Shaped
 
 # The code of a level that is not in the training rows. Training levels have the codes 1, 2, ...
 UNSEEN = 0
 
 # The shape of a row; None along an axis on which an input takes any size.
 Shape = tuple[int | None, ...]
+
+_Rows = TypeVar("_Rows")
 
 
 @dataclass(frozen=True)
@@ -84,31 +87,31 @@ class Input:
     name: str
     shape: Shape
 
-    def takes(self, given: Sequence[Argument]) -> tuple[int, ...] | None:
+    def takes(self, arguments: Sequence[Argument]) -> tuple[int, ...] | None:
         """The shape of a row in which it takes these arguments together; None if it cannot."""
-        if len({a.is_coded for a in given}) != 1:
+        if len({a.is_coded for a in arguments}) != 1:
             return None
-        if len(given) == 1:
-            return _reshaped(given[0].shape, self.shape)
-        return _reshaped((sum(a.width for a in given),), self.shape)
+        if len(arguments) == 1:
+            return _reshaped(arguments[0].shape, self.shape)
+        return _reshaped((sum(a.width for a in arguments),), self.shape)
 
 
-def _reshaped(given: tuple[int, ...], wanted: Shape) -> tuple[int, ...] | None:
-    """The shape in which values of shape `given` fit `wanted`; None if they do not.
+def _reshaped(own: tuple[int, ...], wanted: Shape) -> tuple[int, ...] | None:
+    """The shape in which values of shape `own` fit `wanted`; None if they do not.
 
     As in Keras, a last axis of length one may be added or dropped. Any shape can be flattened to a
     vector of the same size, and a vector reshaped to any shape, in row-major order. Axes are never
     permuted.
     """
-    for shape in (given, (*given, 1), given[:-1] if given[-1:] == (1,) else given):
+    for shape in (own, (*own, 1), own[:-1] if own[-1:] == (1,) else own):
         if len(shape) == len(wanted) and all(
             w in (None, s) for s, w in zip(shape, wanted, strict=True)
         ):
             return shape
-    size = int(np.prod(given, dtype=int))
+    size = int(np.prod(own, dtype=int))
     if len(wanted) == 1 and wanted[0] in (None, size):
         return (size,)
-    if len(given) <= 1 and None not in wanted:
+    if len(own) <= 1 and None not in wanted:
         whole = tuple(int(w or 0) for w in wanted)
         return whole if int(np.prod(whole, dtype=int)) == size else None
     return None
@@ -132,16 +135,16 @@ def match(
         OptionError: naming the input and what it would get, if they do not match.
     """
     places = _places(inputs, arguments)
-    left = sorted(set(range(len(arguments))) - {place for given in places for place in given})
+    left = sorted(set(range(len(arguments))) - {place for own in places for place in own})
     feeds = []
-    for i, (entry, given) in enumerate(zip(inputs, places, strict=True)):
+    for i, (entry, own) in enumerate(zip(inputs, places, strict=True)):
         # Arguments that are left over are assigned to the last input, whose error names them.
-        given = [*given, *left] if i == len(inputs) - 1 else given
-        chosen = [arguments[place] for place in given]
+        own = [*own, *left] if i == len(inputs) - 1 else own
+        chosen = [arguments[place] for place in own]
         shape = entry.takes(chosen)
         if shape is None:
             raise _mismatch(network, label, inputs, i, chosen)
-        feeds.append(Feed(entry.name, tuple(given), shape))
+        feeds.append(Feed(entry.name, tuple(own), shape))
     return tuple(feeds)
 
 
@@ -172,22 +175,22 @@ def _filling(entry: Input, waiting: Sequence[Argument]) -> int:
 
 
 def _mismatch(
-    network: str, label: str, inputs: Sequence[Input], i: int, given: Sequence[Argument]
+    network: str, label: str, inputs: Sequence[Input], i: int, arguments: Sequence[Argument]
 ) -> OptionError:
     """The error for arguments that input i does not take."""
-    coded = [a for a in given if a.is_coded]
-    if coded and len(coded) < len(given):
+    coded = [a for a in arguments if a.is_coded]
+    if coded and len(coded) < len(arguments):
         return OptionError(
             f"{label} gives the levels of {coded[0].name} and numbers to one input of the network "
             f"{network!r}; give the levels an Input(()) of their own, with an Embedding after it"
         )
-    numbers = all(a.shape == () and not a.is_coded for a in given)
-    columns = f"{len(given)} column{'s' if len(given) > 1 else ''}"
-    shown = columns if numbers and given else ", ".join(map(str, given)) or "nothing"
+    numbers = all(a.shape == () and not a.is_coded for a in arguments)
+    columns = f"{len(arguments)} column{'s' if len(arguments) > 1 else ''}"
+    shown = columns if numbers and arguments else ", ".join(map(str, arguments)) or "nothing"
     where, shape = "input", (None, *inputs[i].shape)
     if len(inputs) > 1:
         where = f"input {inputs[i].name!r} ({i + 1} of {len(inputs)})"
-        shown = f"it {', '.join(map(str, given)) or 'nothing'}"
+        shown = f"it {', '.join(map(str, arguments)) or 'nothing'}"
         return OptionError(
             f"the network {network!r} expects shape {shape} at its {where} and {label} gives "
             f"{shown}; change its Input or the arguments"
@@ -233,11 +236,12 @@ def finish(seen: InputScan, expressions: Sequence[Expression]) -> tuple[Argument
 
 def values(
     argument: Argument, expression: Expression, frame: Frame, learned: transforms.Learned
-) -> tuple[NDArray, tuple[str, ...]]:
+) -> tuple[Shaped[NDArray, "n ..."], tuple[str, ...]]:
     """Values of an argument on the rows of `frame`.
 
     Returns:
-        The numbers or codes, (n, *shape), and the levels that are not in the training rows.
+        The numbers or codes, in the shape of the argument, and the levels that are not in the
+        training rows.
 
     Raises:
         DataError: for rows of another shape than in training, or without a level.
@@ -255,8 +259,8 @@ def values(
 
 def _codes(
     levels: tuple[str, ...], column: str, frame: Frame
-) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Codes (n,) of a column of levels, and the levels that are not in the training rows."""
+) -> tuple[Int[NDArray[np.int32], "n"], tuple[str, ...]]:
+    """Codes of a column of levels, and the levels that are not in the training rows."""
     found = frame.levels(column)
     place = NameIndex(levels).places(found.names)
     present = found.present()
@@ -269,9 +273,12 @@ def _codes(
 
 
 def filled(
-    feeds: Sequence[Feed], arguments: Sequence[Argument], given: Sequence[NDArray], n: int
-) -> dict[str, NDArray]:
-    """The array of every input, (n, *shape), by the place of the input as a text.
+    feeds: Sequence[Feed],
+    arguments: Sequence[Argument],
+    rows: Sequence[Shaped[NDArray, "n ..."]],
+    n: int,
+) -> dict[str, Shaped[NDArray, "n ..."]]:
+    """The array of every input by the place of the input as a text.
 
     Numeric rows with several axes, such as images, are held in single precision, the precision of
     networks, to save memory.
@@ -279,7 +286,7 @@ def filled(
     Args:
         feeds: what each input is fed.
         arguments: arguments of the term.
-        given: values of the arguments.
+        rows: values of the arguments.
         n: number of rows.
 
     Raises:
@@ -287,29 +294,27 @@ def filled(
     """
     out = {}
     for i, feed in enumerate(feeds):
-        parts = [given[place] for place in feed.arguments]
-        for place, part in zip(feed.arguments, parts, strict=True):
+        own = [rows[place] for place in feed.arguments]
+        for place, codes in zip(feed.arguments, own, strict=True):
             if feed.entries and not arguments[place].is_coded:
-                _refuse_strangers(arguments[place].name, part, feed.entries)
-        whole = (
-            parts[0] if len(parts) == 1 else np.concatenate([p.reshape(n, -1) for p in parts], 1)
-        )
+                _refuse_strangers(arguments[place].name, codes, feed.entries)
+        whole = own[0] if len(own) == 1 else np.concatenate([a.reshape(n, -1) for a in own], 1)
         dtype = np.float32 if len(feed.shape) > 1 and whole.dtype.kind == "f" else whole.dtype
         out[str(i)] = whole.reshape(n, *feed.shape).astype(dtype, copy=False)
     return out
 
 
-def _refuse_strangers(name: str, part: NDArray, entries: int) -> None:
+def _refuse_strangers(name: str, codes: NDArray, entries: int) -> None:
     """Raise DataError for numbers that are no entries of an Embedding."""
-    bad = (part != np.floor(part)) | (part < 0) | (part >= entries)
+    bad = (codes != np.floor(codes)) | (codes < 0) | (codes >= entries)
     if bad.any():
         raise DataError(
-            f"{name} holds {part[bad][0]:.15g}, and its Embedding takes the whole numbers from 0 "
+            f"{name} holds {codes[bad][0]:.15g}, and its Embedding takes the whole numbers from 0 "
             f"to {entries - 1}; write C({name}) to number its levels, or make input_dim larger"
         )
 
 
-def ordered(arrays: Mapping[str, Any]) -> list[Any]:
+def ordered(arrays: Mapping[str, _Rows]) -> list[_Rows]:
     """The arrays of `filled`, in the order of the inputs."""
     return [arrays[str(i)] for i in range(len(arrays))]
 
@@ -324,8 +329,8 @@ def joint_shape(arguments: Sequence[Argument]) -> tuple[int, ...]:
 
 def coded(feed: Feed, arguments: Sequence[Argument]) -> list[tuple[str, int]]:
     """Name and number of levels of each argument with levels that an input is fed."""
-    given = [arguments[place] for place in feed.arguments]
-    return [(a.name, len(a.levels)) for a in given if a.levels is not None]
+    own = [arguments[place] for place in feed.arguments]
+    return [(a.name, len(a.levels)) for a in own if a.levels is not None]
 
 
 def shown(feed: Feed, arguments: Sequence[Argument]) -> str:

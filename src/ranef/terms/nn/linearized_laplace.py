@@ -17,12 +17,12 @@ hardly inform them:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.lazy import Array, jax, jnp, ravel_pytree
+from ranef.numerics.shapes import Float
 
 # Largest number of directions that are integrated.
 DIRECTIONS = 256
@@ -32,13 +32,17 @@ _HELD = 40_000_000
 # Rows whose derivatives are held in memory at once.
 _ROWS = 512
 
-# The outputs (n,) as a function of the weights, and of an array per input with the rows as its
-# leading axis.
-Output = Callable[[Sequence[Array], Sequence[Array]], Array]
+# Single-precision numbers, one for each of the p weights.
+Weights = Float[NDArray[np.float32], "p"]
+# The outputs as a function of the weights, and of an array per input with the rows as its leading
+# axis.
+Output = Callable[[Sequence[Array], Sequence[Array]], Float[Array, "n"]]
+# What `directions` returns, as NumPy or as JAX arrays.
+Linear = Mapping[str, Array | NDArray[np.floating]]
 
 
-def scales(shapes: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
-    """Diagonal of D^1/2, (P,): one over the square root of the fan-in, and one for a bias."""
+def scales(shapes: Sequence[tuple[int, ...]]) -> Weights:
+    """Diagonal of D^1/2: one over the square root of the fan-in, and one for a bias."""
     out = [
         np.full(int(np.prod(shape)), 1 / np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else 1.0)
         for shape in shapes
@@ -57,8 +61,8 @@ def directions(
         rows: inputs of training rows, of which the first ones are used.
 
     Returns:
-        "directions" V (P, K), the leading right singular vectors of J D^1/2, and "mean"
-        V' D^-1/2 w^, (K,).
+        "directions" V (p, k), the leading right singular vectors of J D^1/2, and "mean"
+        V' D^-1/2 w^, (k,).
     """
     flat, _ = ravel_pytree(list(weights))
     scale = scales([np.shape(w) for w in weights])
@@ -76,9 +80,9 @@ def directions(
 
 
 def columns(
-    output: Output, weights: Sequence[Array], rows: Sequence[Array], linear: Mapping[str, Any]
-) -> Array:
-    """Columns of the linear model, (n, 1 + K).
+    output: Output, weights: Sequence[Array], rows: Sequence[Array], linear: Linear
+) -> Float[Array, "n columns"]:
+    """The 1 + k columns of the linear model.
 
     The first column is the known part, f(x; w^) - J D^1/2 V mean; the others are J D^1/2 V.
     """
@@ -87,8 +91,8 @@ def columns(
     n = len(rows[0])
     size = min(_ROWS, n)
     padded = [jnp.pad(a, ((0, -n % size), *[(0, 0)] * (a.ndim - 1)), mode="edge") for a in rows]
-    parts = [a.reshape(-1, size, *a.shape[1:]) for a in padded]
-    each = jax.lax.map(lambda part: _derivatives(output, weights, part) @ v, parts)
+    chunks = [a.reshape(-1, size, *a.shape[1:]) for a in padded]
+    each = jax.lax.map(lambda chunk: _derivatives(output, weights, chunk) @ v, chunks)
     j = each.reshape(-1, v.shape[1])[:n]
     return jnp.concatenate([(output(weights, rows) - j @ linear["mean"])[:, None], j], axis=1)
 
@@ -97,19 +101,19 @@ def moved(
     output: Output,
     weights: Sequence[Array],
     rows: Sequence[Array],
-    linear: Mapping[str, Any],
-    a: Array,
-    rest: Array,
-) -> Array:
-    """The linearized network (n,) at given weights.
+    linear: Linear,
+    a: Float[Array, "k"],
+    rest: Float[Array, "p"],
+) -> Float[Array, "n"]:
+    """The outputs of the linearized network.
 
     Args:
         output: the network.
         weights: the estimates w^.
         rows: inputs of the rows.
         linear: what `directions` returned.
-        a: (K,) coordinates of the weights in the directions V.
-        rest: (P,) the vector u, of which the part outside of V is used.
+        a: coordinates of the weights in the directions V.
+        rest: the vector u, of which the projection on the complement of V is used.
     """
     v = jnp.asarray(linear["directions"])
     scale = scales([np.shape(w) for w in weights])
@@ -122,8 +126,10 @@ def moved(
     return value + change
 
 
-def _derivatives(output: Output, weights: Sequence[Array], rows: Sequence[Array]) -> Array:
-    """The Jacobian J, (n, P), of the outputs in the weights."""
+def _derivatives(
+    output: Output, weights: Sequence[Array], rows: Sequence[Array]
+) -> Float[Array, "n p"]:
+    """The Jacobian J of the outputs in the weights."""
 
     def one(*row: Array) -> Array:
         def value(w: Sequence[Array]) -> Array:

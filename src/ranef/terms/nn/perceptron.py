@@ -4,11 +4,12 @@ A column of q levels is embedded in min(50, (q + 1) // 2) dimensions.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from types import ModuleType
 
-from ranef.lazy import jax, jnp
+from ranef.lazy import Array, jax, jnp
 from ranef.terms.nn.inputs import Argument, Feed
+from ranef.terms.nn.keras_types import Model
 
 # Largest dimension of an embedding.
 _WIDEST = 50
@@ -41,19 +42,19 @@ def embedded(levels: int) -> int:
 
 
 def build(
-    keras: Any,
+    keras: ModuleType,
     arguments: Sequence[Argument],
-    given: Sequence[Feed],
+    inputs: Sequence[Feed],
     widths: Sequence[int],
-    activation: Any,
+    activation: object,
     l2: float,
-) -> Any:
+) -> Model:
     """Build the network. `start` draws its initial weights.
 
     Args:
         keras: the module Keras.
         arguments: arguments of the term.
-        given: inputs of the network, as returned by `feeds`.
+        inputs: inputs of the network, as returned by `feeds`.
         widths: widths of the hidden layers.
         activation: activation of the hidden layers.
         l2: L2 penalty on every kernel and embedding.
@@ -72,13 +73,13 @@ def build(
     except ValueError as error:
         raise UnknownActivation(str(error)) from None
     layers.append(keras.layers.Dense(1, kernel_regularizer=penalty, name="output"))
-    if not any(arguments[place].is_coded for feed in given for place in feed.arguments):
-        return keras.Sequential([keras.layers.Input(given[0].shape), *layers], name="nn")
-    entries, parts = [], []
-    for i, feed in enumerate(given):
+    if not any(arguments[place].is_coded for feed in inputs for place in feed.arguments):
+        return keras.Sequential([keras.layers.Input(inputs[0].shape), *layers], name="nn")
+    entries, vectors = [], []
+    for i, feed in enumerate(inputs):
         if not feed.entries:
             entries.append(keras.Input(feed.shape, name="numbers"))
-            parts.append(entries[-1])
+            vectors.append(entries[-1])
             continue
         entries.append(keras.Input((), dtype="int32", name=f"levels_{i}"))
         embedding = keras.layers.Embedding(
@@ -87,14 +88,15 @@ def build(
             embeddings_regularizer=penalty,
             name=_layer_name(i, feed.name),
         )
-        parts.append(embedding(entries[-1]))
-    out = keras.layers.Concatenate(name="joined")(parts) if len(parts) > 1 else parts[0]
+        vectors.append(embedding(entries[-1]))
+    joined = keras.layers.Concatenate(name="joined")
+    out = joined(vectors) if len(vectors) > 1 else vectors[0]
     for layer in layers:
         out = layer(out)
     return keras.Model(entries, out, name="nn")
 
 
-def start(path: str, shape: tuple[int, ...]) -> Any:
+def start(path: str, shape: tuple[int, ...]) -> Array | Callable[[Array], Array]:
     """Initial weights, or a function of a PRNG key that draws them.
 
     A bias starts at zero, a kernel at Glorot's uniform distribution, and an embedding at uniform

@@ -5,11 +5,12 @@ classes listed here are written or read, and Keras never loads a network from a 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import ModuleType
 
 from numpy.typing import NDArray
 
 from ranef.errors import FileError, OptionError
+from ranef.terms.nn.keras_types import Model
 from ranef.terms.nn.term import keras_on_jax
 
 # Allowed classes, by the module that Keras records for them.
@@ -48,7 +49,7 @@ _LEFT_OUT = ("compile_config",)
 _DEEPEST = 60
 
 
-def configuration(network: Any, name: str) -> Any:
+def configuration(network: Model, name: str) -> object:
     """The configuration of a network.
 
     Args:
@@ -71,7 +72,7 @@ def configuration(network: Any, name: str) -> Any:
     return config
 
 
-def rebuilt(config: Any, variables: Sequence[tuple[str, NDArray]]) -> Any:
+def rebuilt(config: object, variables: Sequence[tuple[str, NDArray]]) -> Model:
     """Build the network of a configuration.
 
     Args:
@@ -106,7 +107,9 @@ def rebuilt(config: Any, variables: Sequence[tuple[str, NDArray]]) -> Any:
     return network
 
 
-def _outline(keras: Any, config: Any, expected: list[tuple[int, ...]]) -> Any:
+def _outline(
+    keras: ModuleType, config: Mapping[str, object], expected: list[tuple[int, ...]]
+) -> Model:
     """Build the network, and allocate its variables only if they have the expected shapes."""
     from keras.src.backend.common import global_state
 
@@ -129,14 +132,14 @@ def _outline(keras: Any, config: Any, expected: list[tuple[int, ...]]) -> Any:
     return network
 
 
-def _without(value: Any) -> Any:
+def _without(value: object) -> object:
     """A configuration without the entries that are left out."""
     if isinstance(value, Mapping):
         return {k: _without(v) for k, v in value.items() if k not in _LEFT_OUT}
     return [_without(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _objects(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+def _objects(value: object, depth: int = 0) -> Iterator[Mapping[str, object]]:
     """All entries of a configuration that name a class.
 
     Raises:
@@ -154,7 +157,7 @@ def _objects(value: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
             yield from _objects(item, depth + 1)
 
 
-def _is_listed(found: Mapping[str, Any]) -> bool:
+def _is_listed(found: Mapping[str, object]) -> bool:
     """Whether the class that an entry names is allowed."""
     name, module = found["class_name"], found.get("module")
     if not isinstance(name, str):

@@ -492,6 +492,7 @@ class Network(Term):
         change: tuple[NDArray[np.float64], float],
     ) -> dict[str, Any]:
         last, known = graph.linear_end(state.model), variables.names(state.model)
+        assert last is not None, "a network without a linear end has no features"
         unit, place = self.unit(state, scale), self._place
         (slopes, constant), site = change, f"{self.site}/{known[id(last.kernel)]}"
         kernel = np.array(points[site])

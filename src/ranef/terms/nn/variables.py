@@ -1,18 +1,19 @@
 """The variables of a Keras network by name: their values, and the seeds of random layers."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
-from ranef.lazy import Array, jax
+from ranef.lazy import Array, ArrayLike, jax, mutable
+from ranef.terms.nn.keras_types import Model
 
 Values = Mapping[str, NDArray]
 
 
-def names(network: Any) -> dict[int, str]:
+def names(network: Model) -> dict[int, str]:
     """Unique name of each variable, by its `id`: its path, with "_" appended to repeated ones."""
     out: dict[int, str] = {}
     taken: set[str] = set()
@@ -25,7 +26,7 @@ def names(network: Any) -> dict[int, str]:
     return out
 
 
-def values(network: Any) -> dict[str, NDArray]:
+def values(network: Model) -> dict[str, NDArray]:
     """Values of the variables by name; empty before the network is built."""
     if not getattr(network, "built", False):
         return {}
@@ -33,7 +34,7 @@ def values(network: Any) -> dict[str, NDArray]:
     return {known[id(v)]: np.array(v.value) for v in network.variables}
 
 
-def assign(network: Any, held: Values) -> None:
+def assign(network: Model, held: Values) -> None:
     """Assign values to the variables of a network.
 
     Raises:
@@ -50,7 +51,7 @@ def assign(network: Any, held: Values) -> None:
         variable.assign(held[known[id(variable)]])
 
 
-def seeds(network: Any) -> list[str]:
+def seeds(network: Model) -> list[str]:
     """Names of the seeds of its random layers, such as dropout."""
     known = names(network)
     return [
@@ -62,3 +63,13 @@ def drawn(names: Iterable[str], key: Array) -> dict[str, Array]:
     """Draw a value of each seed, with `key`."""
     keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(names)}
     return {name: jax.random.bits(own, (2,), "uint32") for name, own in keys.items()}
+
+
+def mutable_state(site: str, start: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    """The mutable state at a site, within a NumPyro program.
+
+    It is `start` unless it is substituted, and is updated in place.
+    """
+    # NumPyro takes any pytree here, and its annotation says that it takes an array.
+    state = cast("Callable[[str, Mapping[str, ArrayLike]], dict[str, ArrayLike]]", mutable)
+    return state(site, start)

@@ -12,19 +12,36 @@
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.data.moments import Scale
-from ranef.lazy import Array, dist, jax, jnp, mutable, numpyro
-from ranef.priors import Prior, sites
+from ranef.lazy import Array, ArrayLike, dist, jax, jnp, numpyro
+from ranef.numerics.shapes import Float
+from ranef.priors import Prior, handlers, sites
 from ranef.terms.base import Design, Parameter, Run, Variable
-from ranef.terms.blocks import LinearBlock
-from ranef.terms.nn import graph, linearized_laplace
+from ranef.terms.blocks import LinearBlock, Numbers
+from ranef.terms.nn import graph, linearized_laplace, variables
+from ranef.terms.nn.keras_types import Dense, Model
 from ranef.terms.nn.state import NetworkState
+
+# Mutable state of the program, by site and name.
+MutableState = Mapping[str, Mapping[str, ArrayLike]]
+
+
+@runtime_checkable
+class SiteDraws(Protocol):
+    """Draws of the sites of a fit."""
+
+    @property
+    def sites(self) -> Mapping[str, NDArray]:
+        """Draws of each site, (chain, draw, ...)."""
+        ...
 
 
 @runtime_checkable
@@ -33,15 +50,15 @@ class NetworkTerm(Protocol):
 
     label: str
 
-    def column(self, run: Run[NetworkState]) -> Array:
-        """The term's contribution to eta, (n, 1); terms that share a network run it once."""
+    def column(self, run: Run[NetworkState]) -> Float[Array, "n 1"]:
+        """The term's contribution to eta; terms that share a network run it once."""
         ...
 
-    def frozen(self, state: NetworkState, scale: Scale) -> Any:
-        """The contribution to eta (n,) in inference mode, as a function of weights and inputs."""
+    def frozen(self, state: NetworkState, scale: Scale) -> linearized_laplace.Output:
+        """The contribution to eta in inference mode, as a function of weights and inputs."""
         ...
 
-    def kept(self) -> dict[str, dict[str, Any]]:
+    def kept(self) -> MutableState:
         """State that the program carries, by site, where the network is not left out.
 
         Networks whose weights have a prior are never left out, because the posterior of their
@@ -50,11 +67,11 @@ class NetworkTerm(Protocol):
         ...
 
     @property
-    def keras(self) -> Any:
+    def keras(self) -> ModuleType:
         """The module Keras."""
         ...
 
-    def output(self, run: Run[NetworkState], model: Any, weights: list[Array]) -> Array:
+    def output(self, run: Run[NetworkState], model: Model, weights: list[Array]) -> Array:
         """Output of `model`, the network or a part of it, within a NumPyro program."""
         ...
 
@@ -62,7 +79,7 @@ class NetworkTerm(Protocol):
         """The output at which the network adds zero to the predictor."""
         ...
 
-    def points(self, state: NetworkState, model: Any) -> list[Array]:
+    def points(self, state: NetworkState, model: Model) -> list[Array]:
         """Point estimates of the trainable weights of `model`, within a NumPyro program."""
         ...
 
@@ -75,7 +92,7 @@ class NetworkTerm(Protocol):
         """The term with its columns alone, such as nn(x, z), which names its variables."""
         ...
 
-    def starts(self, state: NetworkState, model: Any) -> list[tuple[str, Any]]:
+    def starts(self, state: NetworkState, model: Model) -> Sequence[tuple[str, object]]:
         """Site and starting value of each trainable weight of `model`."""
         ...
 
@@ -113,32 +130,39 @@ class Weights(ABC):
         return {}
 
     @abstractmethod
-    def basis(self, run: Run[NetworkState]) -> Array:
-        """Columns (n, k) that depend on point estimates, within a NumPyro program."""
+    def basis(self, run: Run[NetworkState]) -> Float[Array, "n k"]:
+        """Columns that depend on point estimates, within a NumPyro program."""
 
     def settled(
         self,
         state: NetworkState,
         design: Design,
         scale: Scale,
-        given: Callable[[Callable], Callable],
-    ) -> dict[str, Any]:
-        """State that the program carries once the search has ended, as `Term.settled`."""
+        substituted: Callable[[Callable], Callable],
+    ) -> dict[str, Mapping[str, ArrayLike]]:
+        """State that the program carries once the search has ended, by site.
+
+        Args:
+            state: state of the term.
+            design: some training rows.
+            scale: location and sd of the predictor.
+            substituted: returns a NumPyro program with the point estimates substituted.
+        """
         return {}
 
     @abstractmethod
-    def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Float[Numbers, "n k"]) -> LinearBlock:
         """The linear block with the columns of `basis`."""
 
     @abstractmethod
-    def sample(self, run: Run[NetworkState]) -> Array:
-        """Sample the sites within a NumPyro program and return eta, (n,)."""
+    def sample(self, run: Run[NetworkState]) -> Float[Array, "n"]:
+        """Sample the sites within a NumPyro program and return eta."""
 
     def variables(self, state: NetworkState) -> dict[str, Variable]:
         """Variables that the weights contribute to the posterior, by name."""
         return {}
 
-    def means(self, state: NetworkState, draws: Any) -> dict[int, Any]:
+    def means(self, state: NetworkState, draws: SiteDraws) -> dict[int, NDArray]:
         """Posterior means of the variables that have a posterior, by the `id` of the variable."""
         return {}
 
@@ -148,13 +172,13 @@ class PointWeights(Weights):
 
     about = "a point estimate"
 
-    def basis(self, run: Run[NetworkState]) -> Array:
+    def basis(self, run: Run[NetworkState]) -> Float[Array, "n k"]:
         return self.network.column(run)
 
-    def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Float[Numbers, "n k"]) -> LinearBlock:
         return LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))
 
-    def sample(self, run: Run[NetworkState]) -> Array:
+    def sample(self, run: Run[NetworkState]) -> Float[Array, "n"]:
         return self.basis(run)[:, 0]
 
 
@@ -175,17 +199,17 @@ class _ScaledWeights(PointWeights):
         # Features are of the order of one, so coefficients are of the order of the predictor's sd.
         return {
             self.scale_site: Parameter(
-                priors.HalfNormal(2.0 * self.spread(state, scale)), "positive"
+                priors.HalfNormal(2.0 * self.output_sd(state, scale)), "positive"
             )
         }
 
-    def spread(self, state: NetworkState, scale: Scale) -> float:
+    def output_sd(self, state: NetworkState, scale: Scale) -> float:
         """The sd of the predictor, in units of the output of the network."""
         return scale.sd / self.network.unit(state, scale)
 
     def tau(self, state: NetworkState, priors_: Mapping[str, Prior], scale: Scale) -> Array:
         """Sample tau, the prior scale of the weights, within a NumPyro program."""
-        name, start = self.scale_site, self.spread(state, scale)
+        name, start = self.scale_site, self.output_sd(state, scale)
         return sites.parameter(name, priors_[name], support="positive", start=start)
 
     def variables(self, state: NetworkState) -> dict[str, Variable]:
@@ -205,15 +229,15 @@ class LastLayerWeights(_ScaledWeights):
         return f"{self.network.short}_last"
 
     def check(self, state: NetworkState) -> None:
-        self._parts(state)
+        self._split(state)
 
-    def _parts(self, state: NetworkState) -> tuple[Any, Any]:
+    def _split(self, state: NetworkState) -> tuple[Model, Dense]:
         """The network before its last layer, and that layer."""
         return graph.before_last(self.network.keras.Model, state.model)
 
     def _units(self, state: NetworkState) -> tuple[str, ...]:
         """Labels of the coefficients: units of the layer before the last, and the bias."""
-        layer = self._parts(state)[1]
+        layer = self._split(state)[1]
         named = (f"unit {i + 1}" for i in range(int(layer.kernel.shape[0])))
         return (*named, "bias") if layer.use_bias else tuple(named)
 
@@ -222,8 +246,8 @@ class LastLayerWeights(_ScaledWeights):
         state: NetworkState,
         design: Design,
         scale: Scale,
-        given: Callable[[Callable], Callable],
-    ) -> dict[str, Any]:
+        substituted: Callable[[Callable], Callable],
+    ) -> dict[str, Mapping[str, ArrayLike]]:
         return {self._settled: {"last": np.ones(())}, **self.network.kept()}
 
     @property
@@ -231,21 +255,21 @@ class LastLayerWeights(_ScaledWeights):
         """Site that is present once the search for point estimates has ended."""
         return f"{self.network.label}/settled"
 
-    def basis(self, run: Run[NetworkState]) -> Array:
-        if not mutable(self._settled, cast(Any, {})):
+    def basis(self, run: Run[NetworkState]) -> Float[Array, "n k"]:
+        if not variables.mutable_state(self._settled, {}):
             return super().basis(run)
         return self._features(run)
 
-    def _features(self, run: Run[NetworkState]) -> Array:
-        """The columns (h(x; w), 1), (n, k), in units of the predictor."""
-        features, layer = self._parts(run.state)
+    def _features(self, run: Run[NetworkState]) -> Float[Array, "n k"]:
+        """The columns (h(x; w), 1), in units of the predictor."""
+        features, layer = self._split(run.state)
         weights = self.network.points(run.state, features)
         columns = self.network.output(run, features, weights)
         if layer.use_bias:
             columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
         return columns * self.network.unit(run.state, run.scale)
 
-    def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Float[Numbers, "n k"]) -> LinearBlock:
         k = len(self._units(state))
         if basis.shape[1] != k:
             return super().structure(state, basis)
@@ -260,12 +284,12 @@ class LastLayerWeights(_ScaledWeights):
             scales=(self.scale_site,) * k,
         )
 
-    def sample(self, run: Run[NetworkState]) -> Array:
+    def sample(self, run: Run[NetworkState]) -> Float[Array, "n"]:
         state, scale = run.state, run.scale
         zeros = jnp.zeros(len(self._units(state)))
-        infer = {"start": zeros, "unit": jnp.full_like(zeros, self.spread(state, scale))}
-        law = dist.Normal(zeros, self.tau(state, run.priors, scale)).to_event(1)
-        coefficients = jnp.asarray(numpyro.sample(self.site, law, infer=infer))
+        infer = {"start": zeros, "unit": jnp.full_like(zeros, self.output_sd(state, scale))}
+        normal = dist.Normal(zeros, self.tau(state, run.priors, scale)).to_event(1)
+        coefficients = jnp.asarray(numpyro.sample(self.site, normal, infer=infer))
         return self._features(run) @ coefficients
 
     def variables(self, state: NetworkState) -> dict[str, Variable]:
@@ -275,8 +299,8 @@ class LastLayerWeights(_ScaledWeights):
             self.site: Variable("weight", (f"{self.network.short}_unit",), (units,)),
         }
 
-    def means(self, state: NetworkState, draws: Any) -> dict[int, Any]:
-        layer = self._parts(state)[1]
+    def means(self, state: NetworkState, draws: SiteDraws) -> dict[int, NDArray]:
+        layer = self._split(state)[1]
         mean = np.asarray(draws.sites[self.site]).mean(axis=(0, 1)).reshape(-1)
         out = {id(layer.kernel): mean[: layer.kernel.shape[0], None]}
         return {**out, id(layer.bias): mean[-1:]} if layer.use_bias else out
@@ -292,28 +316,29 @@ class FullWeights(_ScaledWeights):
         """The site of the coordinates a of the weights."""
         return f"{self.network.label}/directions"
 
-    def _linear(self) -> dict[str, Any]:
+    def _linear(self) -> dict[str, Array]:
         """The directions of the linear model; empty until the search has ended."""
-        return dict(cast(Any, mutable(f"{self.network.label}/linear", cast(Any, {}))))
+        linear = variables.mutable_state(f"{self.network.label}/linear", {})
+        return {name: jnp.asarray(value) for name, value in linear.items()}
 
     def settled(
         self,
         state: NetworkState,
         design: Design,
         scale: Scale,
-        given: Callable[[Callable], Callable],
-    ) -> dict[str, Any]:
+        substituted: Callable[[Callable], Callable],
+    ) -> dict[str, Mapping[str, ArrayLike]]:
         """The directions of the linear model at the point estimates."""
         network = self.network
 
-        def program() -> dict[str, Any]:
+        def program() -> dict[str, NDArray[np.float32]]:
             output, weights = network.frozen(state, scale), network.points(state, state.model)
             return linearized_laplace.directions(output, weights, network.rows(design))
 
-        found = numpyro.handlers.seed(given(program), 0)()
+        found = handlers.seeded(substituted(program), 0)()
         return {f"{network.label}/linear": found, **network.kept()}
 
-    def basis(self, run: Run[NetworkState]) -> Array:
+    def basis(self, run: Run[NetworkState]) -> Float[Array, "n k"]:
         linear = self._linear()
         if not linear:
             return super().basis(run)
@@ -321,7 +346,7 @@ class FullWeights(_ScaledWeights):
         weights = self.network.points(run.state, run.state.model)
         return linearized_laplace.columns(output, weights, self.network.rows(run.design), linear)
 
-    def structure(self, state: NetworkState, basis: Any) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Float[Numbers, "n k"]) -> LinearBlock:
         k = basis.shape[1] - 1
         if k == 0:
             return super().structure(state, basis)
@@ -337,16 +362,16 @@ class FullWeights(_ScaledWeights):
             known=basis[:, 0],
         )
 
-    def sample(self, run: Run[NetworkState]) -> Array:
+    def sample(self, run: Run[NetworkState]) -> Float[Array, "n"]:
         state, scale = run.state, run.scale
         network, linear = self.network, self._linear()
         tau = self.tau(state, run.priors, scale)
         if not linear:
             return self._sampled(run, tau)
         p, k = linear["directions"].shape
-        law = dist.Normal(jnp.zeros(k), tau).to_event(1)
-        infer = {"start": jnp.asarray(linear["mean"]), "unit": jnp.ones(k)}
-        a = jnp.asarray(numpyro.sample(self._directions, law, infer=infer))
+        normal = dist.Normal(jnp.zeros(k), tau).to_event(1)
+        infer = {"start": linear["mean"], "unit": jnp.ones(k)}
+        a = jnp.asarray(numpyro.sample(self._directions, normal, infer=infer))
         u = jnp.zeros(p)
         if k < p and not run.options.training:
             # Directions that are not integrated keep their prior and are drawn in predictions.
@@ -355,8 +380,8 @@ class FullWeights(_ScaledWeights):
         output, weights = network.frozen(state, scale), network.points(state, state.model)
         return linearized_laplace.moved(output, weights, network.rows(run.design), linear, a, u)
 
-    def _sampled(self, run: Run[NetworkState], tau: Array) -> Array:
-        """Sample all weights from their prior; eta (n,) of the network without linearization."""
+    def _sampled(self, run: Run[NetworkState], tau: Array) -> Float[Array, "n"]:
+        """Sample all weights from their prior; eta of the network without linearization."""
         state, scale = run.state, run.scale
         network, weights = self.network, []
         for site, variable in zip(
@@ -366,10 +391,10 @@ class FullWeights(_ScaledWeights):
         ):
             shape = tuple(variable.shape)
             own = linearized_laplace.scales([shape]).reshape(shape)
-            law = dist.Normal(jnp.zeros(shape), tau * own).to_event(len(shape))
+            normal = dist.Normal(jnp.zeros(shape), tau * own).to_event(len(shape))
             start = jax.random.normal(jax.random.key(zlib.crc32(site.encode())), shape) * own
             infer = {"start": start, "unit": jnp.asarray(own)}
-            weights.append(jnp.asarray(numpyro.sample(site, law, infer=infer)))
+            weights.append(jnp.asarray(numpyro.sample(site, normal, infer=infer)))
         output = network.output(run, state.model, weights)
         return (output.reshape(-1) - network.output_shift(state, scale)) * network.unit(
             state, scale

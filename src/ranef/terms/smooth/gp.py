@@ -23,6 +23,7 @@ from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.lazy import Array, dist, jnp, numpyro, optimize, stats
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
 from ranef.terms.base import (
     Design,
@@ -35,6 +36,9 @@ from ranef.terms.base import (
 )
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.smooth import hilbert_basis, ranges
+
+# Shortest and longest length scale of each column.
+Lengths = Float[NDArray[np.float64], "d 2"]
 
 _OPTIONS = {"by": None, "kernel": "matern52", "m": None, "boundary": None, "iso": False}
 
@@ -67,22 +71,22 @@ class ProcessScan:
 
 @dataclass(frozen=True)
 class ProcessState:
-    """The basis of a process of D columns.
+    """The basis of a process of d columns.
 
     Attributes:
-        middle: (D,) middle of the range of each column over the training rows.
-        half: (D,) half of that range.
+        middle: middle of the range of each column over the training rows.
+        half: half of that range.
         sizes: number of basis functions m of each column.
         factors: boundary factor c of each column; the basis extends to middle -+ c half.
-        plausible: (D, 2) shortest and longest plausible length scale of each column.
+        plausible: shortest and longest plausible length scale of each column.
         levels: levels of the grouping, in the order of their codes; empty without one.
     """
 
-    middle: NDArray[np.float64]
-    half: NDArray[np.float64]
+    middle: Float[NDArray[np.float64], "d"]
+    half: Float[NDArray[np.float64], "d"]
     sizes: tuple[int, ...]
     factors: tuple[float, ...]
-    plausible: NDArray[np.float64]
+    plausible: Lengths
     levels: tuple[str, ...]
 
     @cached_property
@@ -384,7 +388,7 @@ class Process(LinearTerm):
         return Summand(("f", *at, "(", *inside, ")"), (law,))
 
 
-def _common(plausible: NDArray[np.float64]) -> NDArray[np.float64]:
+def _common(plausible: Lengths) -> Lengths:
     """The shortest and longest plausible length scale when all columns share one."""
     return np.repeat([[plausible[:, 0].max(), plausible[:, 1].max()]], len(plausible), axis=0)
 
@@ -398,9 +402,8 @@ def _inverse_gamma(low: float, high: float) -> tuple[float, float]:
     """
 
     def excess(log_alpha: float) -> float:
-        law = stats.invgamma(math.exp(log_alpha))
-        return float(np.log(law.ppf(1 - _TAIL) / law.ppf(_TAIL))) - math.log(high / low)
+        gamma = stats.invgamma(math.exp(log_alpha))
+        return float(np.log(gamma.ppf(1 - _TAIL) / gamma.ppf(_TAIL))) - math.log(high / low)
 
-    root: Any = optimize.brentq(excess, -1.0, 7.0)
-    alpha = math.exp(root)
+    alpha = math.exp(np.asarray(optimize.brentq(excess, -1.0, 7.0)))
     return alpha, float(low / stats.invgamma(alpha).ppf(_TAIL))

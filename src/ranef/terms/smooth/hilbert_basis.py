@@ -16,14 +16,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.terms.blocks import Spectrum
+from ranef.lazy import ArrayLike
+from ranef.numerics.shapes import Float
+from ranef.terms.blocks import Numbers, Spectrum
 
 Array = NDArray[np.float64]
+Sds = Float[Array, "*draws k"]
 
 # Lower bound on the sds relative to the amplitude, added to them in quadrature. In single
 # precision, normal densities with smaller sds cannot be computed.
@@ -100,12 +103,14 @@ class SpectralSds(Spectrum):
         return dict(zip(self.lengths, self.begin, strict=True))
 
     @cached_property
-    def frequencies(self) -> Array:
-        """The frequencies w_jd, (k, D)."""
+    def frequencies(self) -> Float[Array, "k d"]:
+        """The frequencies w_jd of each column and dimension."""
         return np.array(orders(self.sizes)) * np.pi / (2 * np.array(self.ends))
 
-    def _relative(self, values: Mapping[str, Any], xp: Any) -> tuple[Any, Any]:
-        """S(w_j) / (a^2 prod_d 2 L_d), (..., k), and (l_d w_jd)^2, (..., k, D)."""
+    def _relative(
+        self, values: Mapping[str, ArrayLike], xp: ModuleType
+    ) -> tuple[Float[Numbers, "*draws k"], Float[Numbers, "*draws k d"]]:
+        """S(w_j) / (a^2 prod_d 2 L_d), and (l_d w_jd)^2 of each dimension."""
         d, nu = len(self.sizes), KERNELS[self.kernel].smoothness
         each = [values[name] for name in self.lengths]
         length = xp.stack(each * d if len(each) == 1 else each, axis=-1)
@@ -118,14 +123,16 @@ class SpectralSds(Spectrum):
         constant *= math.gamma(nu + d / 2) / math.gamma(nu)
         return constant * volume * (2 * nu + q) ** -(nu + d / 2), squares
 
-    def sds(self, values: Mapping[str, Any], xp: Any = np) -> Any:
+    def sds(
+        self, values: Mapping[str, ArrayLike], xp: ModuleType = np
+    ) -> Float[Numbers, "*draws k"]:
         relative, _ = self._relative(values, xp)
         amplitude = xp.asarray(values[self.amplitude])[..., None]
         return amplitude * xp.sqrt(relative + _LEAST**2)
 
-    def slopes(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Derivatives of the sds in the amplitude and in each length scale, (..., k) by site."""
-        relative, squares = self._relative(values, np)
+    def slopes(self, values: Mapping[str, ArrayLike]) -> dict[str, Sds]:
+        """Derivatives of the sds in the amplitude and in each length scale, by site."""
+        relative, squares = map(np.asarray, self._relative(values, np))
         d, nu = len(self.sizes), KERNELS[self.kernel].smoothness
         root = np.sqrt(relative + _LEAST**2)
         if math.isinf(nu):
@@ -133,10 +140,10 @@ class SpectralSds(Spectrum):
         else:
             by_log = 1 - (2 * nu + d) * squares / (2 * nu + squares.sum(axis=-1))[..., None]
         # Derivatives of the sds with respect to the log length scales, (..., k, D).
-        by_log = (relative / root * values[self.amplitude] / 2)[..., None] * by_log
+        by_log = (relative / root * np.asarray(values[self.amplitude]) / 2)[..., None] * by_log
         if len(self.lengths) == 1:
             by_log = by_log.sum(axis=-1, keepdims=True)
-        out = {n: by_log[..., i] / values[n] for i, n in enumerate(self.lengths)}
+        out = {n: by_log[..., i] / np.asarray(values[n]) for i, n in enumerate(self.lengths)}
         return {self.amplitude: root, **out}
 
 
@@ -145,29 +152,37 @@ def orders(sizes: Sequence[int]) -> list[tuple[int, ...]]:
     return list(product(*(range(1, m + 1) for m in sizes)))
 
 
-def columns(u: Any, sizes: Sequence[int], factors: Sequence[float], xp: Any = np) -> Any:
+def columns(
+    u: Float[Numbers, "n d"],
+    sizes: Sequence[int],
+    factors: Sequence[float],
+    xp: ModuleType = np,
+) -> Float[Numbers, "n k"]:
     """The columns prod_d sqrt(2 L_d) phi_jd(u_d) of the basis.
 
     Args:
-        u: (n, D) points, scaled so that training data are on [-1, 1].
+        u: points, scaled so that training data are on [-1, 1].
         sizes: number of basis functions m_d of each dimension.
         factors: L_d on this scale.
         xp: `numpy` or `jax.numpy`.
 
     Returns:
-        (n, k) columns. Beyond L_d they are zero, so that the process is at its mean there.
+        The columns. Beyond L_d they are zero, so that the process is at its mean there.
     """
-    out = None
+    each = []
     for d, (m, c) in enumerate(zip(sizes, factors, strict=True)):
         at = xp.clip(u[:, d], -c, c)[:, None]
-        own = math.sqrt(2.0) * xp.sin(np.arange(1, m + 1) * (np.pi / (2 * c)) * (at + c))
-        out = own if out is None else (out[:, :, None] * own[:, None, :]).reshape(len(own), -1)
+        waves = np.arange(1, m + 1) * (np.pi / (2 * c))
+        each.append(math.sqrt(2.0) * xp.sin(waves * (at + c)))
+    out = each[0]
+    for own in each[1:]:
+        out = (out[:, :, None] * own[:, None, :]).reshape(len(own), -1)
     return out
 
 
-def covariance(kernel: str, distance: Any) -> Any:
+def covariance(kernel: str, distance: Float[Array, "*pairs"]) -> Float[Array, "*pairs"]:
     """The covariance function k(r) at r = |x - x'| / l, for an amplitude of one."""
-    nu, r = KERNELS[kernel].smoothness, np.asarray(distance, dtype=np.float64)
+    nu, r = KERNELS[kernel].smoothness, distance
     if math.isinf(nu):
         return np.exp(-(r**2) / 2)
     r = math.sqrt(2 * nu) * r

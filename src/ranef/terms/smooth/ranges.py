@@ -11,8 +11,10 @@ from ranef.errors import DataError, FormulaError
 from ranef.formula import transforms
 from ranef.formula.expression import Expression
 from ranef.formula.formula import TermCall
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
+Vector = Float[Array, "d"]
 
 # Distinct values of a column are counted up to about this number.
 _MOST = 1_000
@@ -20,16 +22,16 @@ _MOST = 1_000
 
 @dataclass(frozen=True)
 class ColumnRanges:
-    """Ranges of the D columns of a term over the rows so far.
+    """Ranges of the d columns of a term over the rows so far.
 
     Attributes:
-        low: (D,) smallest value of each column.
-        high: (D,) largest value of each column.
+        low: smallest value of each column.
+        high: largest value of each column.
         values: distinct values of each column, while there are at most a thousand.
     """
 
-    low: Array
-    high: Array
+    low: Vector
+    high: Vector
     values: tuple[frozenset[float], ...]
 
     def distinct(self) -> tuple[int, ...]:
@@ -53,8 +55,8 @@ def check(call: TermCall) -> None:
             )
 
 
-def values_of(arguments: Sequence[Expression], frame: Frame) -> Array:
-    """Values of the arguments, (n, D)."""
+def values_of(arguments: Sequence[Expression], frame: Frame) -> Float[Array, "n d"]:
+    """Values of the arguments on the rows of a table."""
     each = [transforms.evaluate_single(argument, frame, {}) for argument in arguments]
     return np.stack(each, axis=1)
 

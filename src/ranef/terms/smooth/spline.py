@@ -13,6 +13,7 @@ deviation from it.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from ranef.data.moments import Scale
 from ranef.errors import FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.lazy import Array, dist, jnp, numpyro
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
 from ranef.terms.base import Design, LinearTerm, Parameter, Run, Variable, clean_name
-from ranef.terms.blocks import LinearBlock
+from ranef.terms.blocks import LinearBlock, Numbers
 from ranef.terms.smooth import ranges
 
 _OPTIONS = {"k": 20}
@@ -46,15 +48,15 @@ class SplineState:
     Attributes:
         middle: middle of the range of x over the training rows.
         half: half of that range.
-        curves: (k, k - 2) coefficients of the B-splines for each element of u.
-        line: (2, k - 2) constant and slope that are subtracted from each curve, x being scaled to
+        curves: coefficients of the B-splines for each element of u.
+        line: constant and slope that are subtracted from each curve, x being scaled to
             [-1, 1].
     """
 
     middle: float
     half: float
-    curves: NDArray[np.float64]
-    line: NDArray[np.float64]
+    curves: Float[NDArray[np.float64], "splines curves"]
+    line: Float[NDArray[np.float64], "2 curves"]
 
 
 class Spline(LinearTerm):
@@ -168,16 +170,16 @@ class Spline(LinearTerm):
         return Summand(("f", Sub(name), "(", str(self.call.arguments[0]), Sub("i"), ")"), (law,))
 
 
-def b_splines(u: Any, k: int, xp: Any = np) -> Any:
+def b_splines(u: Float[Numbers, "n"], k: int, xp: ModuleType = np) -> Float[Numbers, "n splines"]:
     """Evaluate k cubic B-splines on evenly spaced knots over [-1, 1].
 
     Args:
-        u: (n,) points.
+        u: points.
         k: number of B-splines.
         xp: `numpy` or `jax.numpy`.
 
     Returns:
-        (n, k) values, which continue linearly beyond [-1, 1].
+        The values of each spline, which continue linearly beyond [-1, 1].
     """
     at = xp.clip(u, -1.0, 1.0)
     # Distance from the centre of each B-spline, in units of the distance between knots.
