@@ -122,7 +122,7 @@ class _Blocks:
         self.random, self.size = system.remainder.layout.random, len(self.last) - 1
         self.common = self.last[self.random : self.size, self.random : self.size]
         self.stage = {stage.factor: s for s, stage in enumerate(system.stages)}
-        self.part = {part.factor: part for part in system.remainder.layout.parts}
+        self.part = {span.factor: span for span in system.remainder.layout.slices}
         self.widths = [factor.columns.shape[1] for factor in self.layout.factors]
         self.place: dict[int, NDArray[Any]] = {}
         for f, factor in enumerate(self.layout.factors):
