@@ -78,6 +78,21 @@ class DesignLayout:
             precision[tail.column] = float(values[tail.name]) ** -2.0
         return replace(self, precision=precision)
 
+    def without_common(self, known: Float[Array, "n K"]) -> "DesignLayout":
+        """The layout of group effects alone, with `known` in place of its known summand."""
+        return replace(
+            self,
+            common=(),
+            shapes=(),
+            mean=self.mean[:0],
+            precision=self.precision[:0],
+            columns=self.columns[:, :0],
+            predictor=self.predictor[:0],
+            known=known,
+            derived=None,
+            tails=(),
+        )
+
     def by_scale(self, squares: Float[Array, "p"]) -> dict[str, float]:
         """Derivatives of the log density in the scales lambda of the t priors, by name.
 
