@@ -369,7 +369,7 @@ def cell(found: EffectSampler, **changes) -> EffectSampler:
 
 
 def given(found: EffectSampler, **changes) -> EffectSampler:
-    return cell(found, given=replace(found.cells[0].given, **changes))
+    return cell(found, conditionals=replace(found.cells[0].conditionals, **changes))
 
 
 def stage(found: EffectSampler, **changes) -> EffectSampler:
@@ -389,11 +389,11 @@ UNSOUND = {
     "a draw twice": lambda e: cell(e, members=e.cells[0].members + 1),
     "a draw fewer": lambda e: replace(e, cells=e.cells[1:]),
     "chains that do not divide the draws": lambda e: replace(e, chains=7),
-    "a sigma too few": lambda e: given(e, sigma=e.cells[0].given.sigma[1:]),
-    "a remainder too narrow": lambda e: given(e, last=e.cells[0].given.last[:, 1:]),
+    "a sigma too few": lambda e: given(e, sigma=e.cells[0].conditionals.sigma[1:]),
+    "a remainder too narrow": lambda e: given(e, last=e.cells[0].conditionals.last[:, 1:]),
     "wide roots": lambda e: given(e, roots=tuple(np.ones((1, 5, 5)) for _ in e.widths)),
     "few cross-products": lambda e: given(
-        e, every=tuple(a[..., 1:] for a in e.cells[0].given.every)
+        e, every=tuple(a[..., 1:] for a in e.cells[0].conditionals.every)
     ),
 }
 OF_STAGES = {

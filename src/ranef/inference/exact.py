@@ -94,7 +94,9 @@ class Exact(Method):
         coefficients = CoefficientPosterior(marginal, x, seed)
         sites = marginal.coordinates.values(x)
         hidden = {*points, *(tail.name for tail in mixed.tails)}
-        hyper = {name: value[None] for name, value in sites.items() if name not in hidden}
+        hyper = {
+            name: np.asarray(value)[None] for name, value in sites.items() if name not in hidden
+        }
         return Draws(
             lambda: coefficients.sites(hyper),
             points,

@@ -231,7 +231,7 @@ class Laplace(Method):
         coefficients = CoefficientPosterior(target, x, seed)
         sites = target.coordinates.values(x)
         hidden = {*points, *(tail.name for tail in mixed.tails)}
-        hyper: dict[str, Any] = {n: v[None] for n, v in sites.items() if n not in hidden}
+        hyper = {n: np.asarray(v)[None] for n, v in sites.items() if n not in hidden}
         said = message(found, draws) if target.has_normal else f"{_NO_NORMAL}; {draws:,} draws"
         return Draws(
             lambda: coefficients.sites(hyper),

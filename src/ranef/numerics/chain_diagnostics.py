@@ -6,10 +6,17 @@ Carpenter and Buerkner (2021), as computed by ArviZ.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ranef.numerics.shapes import Float, Shaped
+
+if TYPE_CHECKING:
+    from arviz_stats.base.array import BaseArray
+
+Array = NDArray[np.float64]
 
 # Largest R-hat of chains that agree.
 R_HAT = 1.01
@@ -48,13 +55,13 @@ class Convergence:
         return self.ess >= ESS * self.chains
 
 
-def convergence(values: Mapping[str, NDArray]) -> Convergence:
-    """The worst diagnostics of variables by name, (chain, draw, ...).
+def convergence(values: Mapping[str, Shaped[NDArray, "_chains _draws ..."]]) -> Convergence:
+    """The worst diagnostics of variables by name.
 
     Elements of variables that are constant over all draws are left out.
     """
     stats = _statistics()
-    worst_r, worst_ess, of = (-np.inf, ""), (np.inf, ""), {"chain_axis": 0, "draw_axis": 1}
+    worst_r, worst_ess = (-np.inf, ""), (np.inf, "")
     chains = 1
     for name, value in values.items():
         chains = value.shape[0]
@@ -63,20 +70,22 @@ def convergence(values: Mapping[str, NDArray]) -> Convergence:
         if flat.shape[-1] == 0:
             continue
         if chains > 1:
-            worst_r = max(worst_r, (float(np.max(stats.rhat(flat, **of))), name))
-        bulk = stats.ess(flat, method="bulk", **of)
-        tail = stats.ess(flat, method="tail", prob=(0.05, 0.95), **of)
+            r_hat = stats.rhat(flat, chain_axis=0, draw_axis=1)
+            worst_r = max(worst_r, (float(np.max(r_hat)), name))
+        bulk = stats.ess(flat, chain_axis=0, draw_axis=1, method="bulk")
+        tail = stats.ess(flat, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
         worst_ess = min(worst_ess, (float(np.min([bulk, tail])), name))
-    r_hat = worst_r if np.isfinite(worst_r[0]) else (np.nan, "")
-    return Convergence(*r_hat, *worst_ess, chains)
+    if not np.isfinite(worst_r[0]):
+        worst_r = (np.nan, "")
+    return Convergence(*worst_r, *worst_ess, chains)
 
 
-def energy_fractions(energy: NDArray) -> NDArray[np.float64]:
-    """E-BFMI (chain,) of each chain (Betancourt, 2016), from energies (chain, draw)."""
+def energy_fractions(energy: Shaped[NDArray, "chains draws"]) -> Float[Array, "chains"]:
+    """E-BFMI of each chain (Betancourt, 2016), from the energies of its draws."""
     return np.asarray(_statistics().bfmi(energy, chain_axis=0, draw_axis=1), dtype=np.float64)
 
 
-def _statistics() -> Any:
+def _statistics() -> "BaseArray":
     """ArviZ's statistics, imported on first use because the import is slow."""
     from arviz_stats.base.array import array_stats
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Float, Shaped
+
 
 @dataclass(frozen=True)
 class CounterRNG:
@@ -22,8 +24,10 @@ class CounterRNG:
     seed: int
     stream: int
 
-    def of(self, levels: NDArray, size: int) -> NDArray[np.float64]:
-        """Standard normal numbers (J, size) for levels (J,), integers from 0 to 2^64 - 1."""
+    def of(
+        self, levels: Shaped[NDArray[np.integer], "levels"], size: int
+    ) -> Float[NDArray[np.float64], "levels {size}"]:
+        """`size` standard normal numbers for each level, an integer from 0 to 2^64 - 1."""
         key = np.random.SeedSequence([self.seed, self.stream]).generate_state(2, np.uint64)
         bits = np.random.Philox(key=key)
         normal, state = np.random.Generator(bits), bits.state

@@ -7,6 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Float
+
 Array = NDArray[np.float64]
 
 # Nodes in each dimension by number of linear predictors; with more predictors than these, Stroud's
@@ -15,8 +17,8 @@ _NODES = {1: 7, 2: 5}
 
 
 @functools.cache
-def hermite(count: int) -> tuple[Array, Array]:
-    """Nodes and weights, (count,) each, for integrals of f(x) exp(-x^2 / 2); they are cached.
+def hermite(count: int) -> tuple[Float[Array, "{count}"], Float[Array, "{count}"]]:
+    """Nodes and weights for integrals of f(x) exp(-x^2 / 2); they are cached.
 
     With the weights divided by their sum, the rule gives the expectation of f(x) for standard
     normal x.
@@ -30,13 +32,13 @@ def nodes_of(k: int) -> int:
     return _NODES.get(k, 0)
 
 
-def rule(k: int, count: int) -> tuple[Array, Array]:
-    """Points (m, k) and weights (m,) for expectations over a standard normal vector.
+def rule(k: int, count: int) -> tuple[Float[Array, "points {k}"], Float[Array, "points"]]:
+    """Points and weights for expectations over a standard normal vector.
 
     Args:
         k: dimension.
-        count: nodes in each dimension of a product of Gauss-Hermite rules, m = count^k; 0 for the
-            rule of degree three of Stroud (1971), m = 2 k.
+        count: nodes in each dimension of a product of Gauss-Hermite rules, with count^k points; 0
+            for the rule of degree three of Stroud (1971), with 2 k points.
     """
     if count:
         nodes, weights = hermite(count)

@@ -1,4 +1,4 @@
-"""Batched Cholesky factorization and triangular solves in JAX, for matrices (..., k, k).
+"""Batched Cholesky factorization and triangular solves in JAX.
 
 Small matrices are factorized by columns in unrolled code, which compiles to one loop over the
 matrices. For k from one to three, as in most models, calling LAPACK for each matrix takes several
@@ -13,9 +13,9 @@ are split into halves recursively, so that most of the work is in matrix product
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from ranef.lazy import Array, jax, jnp, lazily
+from ranef.numerics.shapes import Float
 
 # Largest number of columns for unrolled code; with more it would take long to compile.
 _MOST = 6
@@ -23,8 +23,8 @@ _MOST = 6
 _MOST_IN_LOOPS = 64
 
 
-def cholesky(matrix: Array) -> Array:
-    """Lower triangular L with L L' = A, for symmetric positive definite A (..., k, k)."""
+def cholesky(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch k k"]:
+    """Lower triangular L with L L' = A, for symmetric positive definite A."""
     k = matrix.shape[-1]
     if k > _MOST_IN_LOOPS:
         return _by_halves(matrix)
@@ -40,8 +40,10 @@ def cholesky(matrix: Array) -> Array:
     return jnp.stack(columns, axis=-1)
 
 
-def solve(root: Array, right: Array, *, transposed: bool = False) -> Array:
-    """L^-1 a for vectors a (..., k), or L'^-1 a if `transposed`."""
+def solve(
+    root: Float[Array, "*#batch k k"], right: Float[Array, "*#batch k"], *, transposed: bool = False
+) -> Float[Array, "*batch k"]:
+    """L^-1 a for vectors a, or L'^-1 a if `transposed`."""
     k = root.shape[-1]
     if k > _MOST_IN_LOOPS:
         h = k // 2
@@ -69,8 +71,10 @@ def solve(root: Array, right: Array, *, transposed: bool = False) -> Array:
     return jnp.stack([found[i] for i in range(k)], axis=-1)
 
 
-def solve_columns(root: Array, right: Array) -> Array:
-    """L^-1 A for matrices A (..., k, m)."""
+def solve_columns(
+    root: Float[Array, "*#batch k k"], right: Float[Array, "*#batch k m"]
+) -> Float[Array, "*batch k m"]:
+    """L^-1 A for matrices A."""
     k = root.shape[-1]
     if k > _MOST_IN_LOOPS:
         h = k // 2
@@ -81,17 +85,19 @@ def solve_columns(root: Array, right: Array) -> Array:
     return jnp.swapaxes(found, -1, -2)
 
 
-def product(matrix: Array, right: Array) -> Array:
-    """A a for matrices A (..., k, k) and vectors a (..., k)."""
+def product(
+    matrix: Float[Array, "*#batch m k"], right: Float[Array, "*#batch k"]
+) -> Float[Array, "*batch m"]:
+    """A a for matrices A and vectors a."""
     return jnp.sum(matrix * right[..., None, :], axis=-1)
 
 
-def square(root: Array) -> Array:
-    """L L' for L (..., k, k)."""
+def square(root: Float[Array, "*batch k k"]) -> Float[Array, "*batch k k"]:
+    """L L' for lower triangular L."""
     return jnp.sum(root[..., :, None, :] * root[..., None, :, :], axis=-1)
 
 
-def _by_halves(matrix: Array) -> Array:
+def _by_halves(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch k k"]:
     """Lower triangular L with L L' = A: first half of the columns, then its Schur complement."""
     h = matrix.shape[-1] // 2
     first = cholesky(matrix[..., :h, :h])
@@ -102,14 +108,16 @@ def _by_halves(matrix: Array) -> Array:
     return jnp.concatenate([top, jnp.concatenate([below, last], axis=-1)], axis=-2)
 
 
-def _differentiable(function: Callable[..., Array], differential: Callable[..., Any]) -> Any:
+def _differentiable(
+    function: Callable[..., Array], differential: Callable[..., tuple[Array, Array]]
+) -> Callable[..., Array]:
     out = jax.custom_jvp(function)
     out.defjvp(differential)
     return out
 
 
 @lazily(lambda f: _differentiable(f, _factor_jvp))
-def _factor(matrix: Array) -> Array:
+def _factor(matrix: Float[Array, "*batch k k"]) -> Float[Array, "*batch k k"]:
     """Lower triangular L with L L' = A, by a loop over the columns."""
     places = jnp.arange(matrix.shape[-1])
 
@@ -133,8 +141,10 @@ def _factor_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
 
 
 @lazily(lambda f: _differentiable(f, _substitute_jvp))
-def _substitute(root: Array, right: Array) -> Array:
-    """L^-1 a for vectors a (..., k), by a loop over the rows."""
+def _substitute(
+    root: Float[Array, "*#batch k k"], right: Float[Array, "*#batch k"]
+) -> Float[Array, "*batch k"]:
+    """L^-1 a for vectors a, by a loop over the rows."""
     return _rows(root, right)
 
 
@@ -147,7 +157,9 @@ def _substitute_jvp(
     return found, _rows(root, right_moved - product(root_moved, found))
 
 
-def _rows(root: Array, right: Array) -> Array:
+def _rows(
+    root: Float[Array, "*#batch k k"], right: Float[Array, "*#batch k"]
+) -> Float[Array, "*batch k"]:
     """L^-1 a by a loop that is linear in a, so that JAX can transpose it."""
     shape = jnp.broadcast_shapes(root.shape[:-1], right.shape)
 

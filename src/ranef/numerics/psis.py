@@ -3,20 +3,22 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Float
+
 Array = NDArray[np.float64]
 
 
-def smoothed(log_ratios: Array) -> tuple[Array, float]:
+def smoothed(log_ratios: Float[Array, "draws"]) -> tuple[Float[Array, "draws"], float]:
     """Normalised importance weights with a smoothed upper tail.
 
     The largest min(S / 5, 3 sqrt(S)) ratios are replaced by quantiles of a generalised Pareto
     distribution that is fitted to them.
 
     Args:
-        log_ratios: (S,) logarithms of the unnormalised importance ratios.
+        log_ratios: logarithms of the unnormalised importance ratios, S in number.
 
     Returns:
-        The weights (S,), which sum to one, and k-hat, the shape of the fitted distribution. It is
+        The weights, which sum to one, and k-hat, the shape of the fitted distribution. It is
         infinite if there are too few ratios to fit one, and -infinity if the ratios of the tail
         are equal.
     """
@@ -43,13 +45,13 @@ def smoothed(log_ratios: Array) -> tuple[Array, float]:
     return weights / weights.sum(), float(k)
 
 
-def fit(excess: Array) -> tuple[float, float]:
+def fit(excess: Float[Array, "tail"]) -> tuple[float, float]:
     """Fit a generalised Pareto distribution by the method of Zhang and Stephens (2009).
 
     The shape is shrunk towards 1/2 with the weight of ten observations.
 
     Args:
-        excess: (m,) values above the threshold, in increasing order.
+        excess: values above the threshold, in increasing order.
 
     Returns:
         Shape and scale.

@@ -9,7 +9,14 @@ the types then state the class of the array alone.
 import sys
 from typing import TYPE_CHECKING
 
-__all__ = ["Bool", "Float", "Int", "Shaped"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Bool", "Float", "Int", "Numbers", "Shaped"]
+
+# A number or an array of numbers. NumPy's functions return the one or the other, as their argument
+# is.
+Numbers = float | NDArray[np.float64]
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     from jaxtyping import Bool, Float, Int, Shaped

@@ -94,11 +94,11 @@ def _within(places: NDArray, size: int) -> bool:
 def _system(found: EffectSampler) -> bool:
     """Whether the eliminated and remaining factors make up all factors, with valid indices."""
     system, layout = found.system, found.system.remainder
-    kept = [part.factor for part in layout.parts]
+    kept = [part.factor for part in layout.slices]
     parts = all(
         (part.levels, part.width) == (found.levels[part.factor], found.widths[part.factor])
         and 0 <= part.start <= part.place.stop <= layout.random
-        for part in layout.parts
+        for part in layout.slices
     )
     if isinstance(system, crossed_elimination.CrossedElimination):
         return (
@@ -150,7 +150,7 @@ def _drift(found: EffectSampler) -> bool:
 
 def _cell(found: EffectSampler, cell: SharedFactorization) -> bool:
     """Whether the arrays of one shared factorization have the shapes of the system."""
-    given, count = cell.given, len(cell.members)
+    given, count = cell.conditionals, len(cell.members)
     system, size = found.system, found.system.remainder.size
     if isinstance(system, crossed_elimination.CrossedElimination):
         order, most = [system.factor], size - system.remainder.random

@@ -97,6 +97,8 @@ CLASSES = {
 FIELDS = {
     "moments.Scale": {"spread": "sd"},
     "inference.crossed.Crossed": {"meetings": "cross_blocks"},
+    "inference.effects.Cell": {"given": "conditionals"},
+    "inference.remainder.Remainder": {"parts": "slices"},
 }
 
 

@@ -22,7 +22,7 @@ def products_of(*names):
 def factors_of(system):
     """The eliminated factors, and those that remain, each in their order."""
     own = [stage.factor for stage in system.stages]
-    return own, [part.factor for part in system.remainder.parts]
+    return own, [part.factor for part in system.remainder.slices]
 
 
 def test_nested_factors_are_eliminated_as_a_chain_from_the_largest_on():
@@ -50,7 +50,7 @@ def test_large_crossed_factors_leave_the_largest_alone_to_a_sparse_elimination(s
     system = select_elimination(products_of("p", "h", "g"))
     assert isinstance(system, CrossedElimination)
     assert system.factor == 2
-    assert sorted(part.factor for part in system.remainder.parts) == [0, 1]
+    assert sorted(part.factor for part in system.remainder.slices) == [0, 1]
 
 
 def test_nested_factors_are_a_chain_however_large(sparse):
@@ -90,7 +90,7 @@ def test_both_eliminations_of_one_factor_are_one_model(names):
     for system, found in zip(systems, (one, other), strict=True):
         effects, remaining = found.effects()
         covariances = found.covariances(common=True)
-        given = found.given(roots, np.full(4, 0.7), last)
+        given = found.conditionals(roots, np.full(4, 0.7), last)
         assert list(system.family({first: levels[::-1], 0: levels})) == [first]
         np.testing.assert_array_equal(system.family({first: levels[::-1]})[first], levels)
         assert system.parents(first, levels) == {}

@@ -157,7 +157,7 @@ def test_draws_have_the_posterior_mean_and_covariance(case):
     remainder = solution.remainder_draws(rng, sigma)
     products, cell = (
         solver.products,
-        SharedFactorization(np.arange(20_000), solution.given(sigma, remainder)),
+        SharedFactorization(np.arange(20_000), solution.conditionals(sigma, remainder)),
     )
     sizes = tuple(products.levels), tuple(products.widths)
     made = EffectSampler(solver.system.bare(), (cell,), (), *sizes, 1, 0, solver.largest)

@@ -151,8 +151,7 @@ class GLMMUpdate:
         own = self.parts.eta(batch, changes, common, self._effects, unseen)
         for name, added in own.items():
             eta[:, layout.predictors.index(name)] += added
-        none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
-        none = replace(none, known=eta)
+        none = layout.without_common(eta)
         eta = ReweightedProducts(none).predictors(np.zeros(0), self._effects[: len(layout.factors)])
         new = rows_of_unseen(batch, unseen)
         total = self._of_unseen(known, kept(rows, new), batch.keep(new), eta[new], unseen)
@@ -204,8 +203,7 @@ class GLMMUpdate:
         eta = ReweightedProducts(layout).layout.known.copy()
         for c, k in enumerate(layout.predictor):
             eta[:, k] += layout.columns[:, c] * common[c]
-        none = replace(layout, columns=layout.columns[:, :0], predictor=layout.predictor[:0])
-        none = replace(none, known=eta)
+        none = layout.without_common(eta)
         eta = ReweightedProducts(none).predictors(np.zeros(0), self._effects)
         with jax.enable_x64(True):
             each = {name: eta[:, k] for k, name in enumerate(layout.predictors)}

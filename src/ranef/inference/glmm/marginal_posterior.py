@@ -138,7 +138,7 @@ class GLMMHyperposterior:
             0.0,
             0.0,
             (0.0, 0.0),
-            layout.carried,
+            layout.derived,
             layout.tails,
         )
         groups = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)

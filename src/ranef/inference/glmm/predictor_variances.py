@@ -129,7 +129,7 @@ class _CoefficientCovariances:
         self.random, self.size = system.remainder.layout.random, len(self.last) - 1
         self.common = self.last[self.random : self.size, self.random : self.size]
         self.stage = {stage.factor: s for s, stage in enumerate(system.stages)}
-        self.slice = {each.factor: each for each in system.remainder.layout.parts}
+        self.slice = {each.factor: each for each in system.remainder.layout.slices}
         self.widths = [factor.columns.shape[1] for factor in self.layout.factors]
         self.place: dict[int, NDArray[np.integer]] = {}
         for f, factor in enumerate(self.layout.factors):

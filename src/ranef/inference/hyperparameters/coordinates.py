@@ -22,7 +22,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +37,7 @@ from scipy.special import (
 )
 
 from ranef import priors
+from ranef.numerics.shapes import Float, Numbers
 from ranef.priors import Prior
 from ranef.priors.log_density import is_finite_at_zero, log_density, log_density_of_real
 
@@ -102,7 +102,8 @@ class ScaleCoordinate:
     @property
     def _gamma(self) -> tuple[float, float]:
         """Shape and rate of 1 / t^2, for a quantile."""
-        inner: Any = getattr(self.prior, "prior", None)
+        inner = getattr(self.prior, "prior", None)
+        assert isinstance(inner, priors.InverseGamma)
         return inner.alpha, inner.beta
 
     @property
@@ -119,7 +120,7 @@ class ScaleCoordinate:
         """The prior's lower and upper bound."""
         return getattr(self.prior, "lower", 0.0), getattr(self.prior, "upper", 1.0)
 
-    def value(self, x: Any) -> Any:
+    def value(self, x: Numbers) -> Numbers:
         """The parameter at x, with the sign of x if it is folded."""
         x = np.clip(x, -_FARTHEST, _FARTHEST)
         if self.kind == "folded":
@@ -140,7 +141,7 @@ class ScaleCoordinate:
             return low + np.exp(x)
         return low + (high - low) / (1 + np.exp(-x))
 
-    def slope(self, x: Any) -> Any:
+    def slope(self, x: Numbers) -> Numbers:
         """Derivative of the value in x."""
         x = np.clip(x, -_FARTHEST, _FARTHEST)
         if self.kind == "folded":
@@ -155,12 +156,12 @@ class ScaleCoordinate:
             return np.exp(self._log_slope(x))
         return (high - low) / (2 + np.exp(-x) + np.exp(x))
 
-    def _log_slope(self, x: Any) -> Any:
+    def _log_slope(self, x: Numbers) -> Numbers:
         """Log slope of a bounded coordinate: log (s cosh(x) / cosh(s sinh(x) / b)^2)."""
         inside = self.unit / self._bounds()[1] * np.sinh(x)
         return np.log(self.unit) + _log_cosh(x) - 2 * _log_cosh(inside)
 
-    def inverse(self, value: Any) -> Any:
+    def inverse(self, value: Numbers) -> Numbers:
         """The coordinate x of a value."""
         if self.kind == "folded":
             return np.arcsinh(value / self.unit)
@@ -188,7 +189,7 @@ class ScaleCoordinate:
             value = low + (high - low) * min(max((value - low) / (high - low), 0.05), 0.95)
         return float(self.inverse(value))
 
-    def log_prior(self, x: Any) -> tuple[Any, Any]:
+    def log_prior(self, x: Numbers) -> tuple[Numbers, Numbers]:
         """Log prior density in x, Jacobian included, and its derivative; zeros for points."""
         if self.is_point:
             return np.zeros_like(x), np.zeros_like(x)
@@ -212,14 +213,14 @@ class ScaleCoordinate:
         return density + np.log(slope), derivative * np.sign(value) * slope + bend
 
 
-def _log_cosh(x: Any) -> Any:
+def _log_cosh(x: Numbers) -> Numbers:
     """Log cosh x, without overflow."""
     return np.abs(x) + np.log1p(np.exp(-2 * np.abs(x))) - np.log(2.0)
 
 
 @dataclass(frozen=True)
 class CorrelationCoordinates:
-    """Coordinates of the correlations of k columns: k (k - 1) / 2 partial correlations.
+    """Coordinates of the correlations of k columns: a partial correlation for each pair of them.
 
     Attributes:
         name: of the site of the Cholesky factor.
@@ -236,8 +237,8 @@ class CorrelationCoordinates:
         """Row and column of each coordinate, row by row."""
         return [(i, j) for i in range(self.size) for j in range(i)]
 
-    def cholesky(self, x: Array) -> Array:
-        """Cholesky factors (..., k, k) at coordinates (..., k (k - 1) / 2)."""
+    def cholesky(self, x: Float[Array, "*batch pairs"]) -> Float[Array, "*batch k k"]:
+        """Cholesky factors at these coordinates."""
         out = np.zeros((*x.shape[:-1], self.size, self.size))
         left = np.ones((*x.shape[:-1], self.size))
         for e, (i, j) in enumerate(self.places):
@@ -247,15 +248,17 @@ class CorrelationCoordinates:
             out[..., i, i] = left[..., i]
         return out
 
-    def inverse(self, cholesky: Array) -> Array:
-        """Coordinates (..., k (k - 1) / 2) of Cholesky factors (..., k, k)."""
+    def inverse(self, cholesky: Float[Array, "*batch k k"]) -> Float[Array, "*batch pairs"]:
+        """Coordinates of Cholesky factors."""
         left = 1 - np.cumsum(cholesky**2, axis=-1) + cholesky**2
         partial = [cholesky[..., i, j] / np.sqrt(left[..., i, j]) for i, j in self.places]
         edge = 1 - np.finfo(np.float64).epsneg
         return np.arctanh(np.clip(np.stack(partial, axis=-1), -edge, edge))
 
-    def gradient(self, x: Array, by_cholesky: Array) -> Array:
-        """Derivatives in x of a function, from its derivatives in the Cholesky factor (k, k)."""
+    def gradient(
+        self, x: Float[Array, "pairs"], by_cholesky: Float[Array, "k k"]
+    ) -> Float[Array, "pairs"]:
+        """Derivatives in x of a function, from its derivatives in the Cholesky factor."""
         lower = self.cholesky(x)
         out = np.zeros(len(x))
         for e, (i, j) in enumerate(self.places):
@@ -266,8 +269,10 @@ class CorrelationCoordinates:
             out[e] -= np.tanh(x[e]) * float(by_cholesky[i, later] @ lower[i, later])
         return out
 
-    def log_prior(self, x: Array) -> tuple[Any, Array]:
-        """Log prior density in x (..., k (k - 1) / 2), Jacobian included, and its derivative."""
+    def log_prior(
+        self, x: Float[Array, "*batch pairs"]
+    ) -> tuple[Numbers, Float[Array, "*batch pairs"]]:
+        """Log prior density in x, Jacobian included, and its derivative."""
         column = np.array([j for _, j in self.places])
         b = self.eta + (self.size - 2 - column) / 2
         # Log sech^2 x, without overflow.
@@ -283,30 +288,32 @@ class OrderedCoordinates:
     Attributes:
         name: of the site.
         size: k.
-        prior: of each number, given that they are in order.
+        prior: of each number, conditional on their order.
     """
 
     name: str
     size: int
     prior: Prior
 
-    def value(self, x: Array) -> Array:
-        """The numbers (..., k) at coordinates (..., k)."""
+    def value(self, x: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
+        """The numbers at these coordinates."""
         gaps = np.exp(np.clip(x[..., 1:], -_FARTHEST, _FARTHEST))
         return np.cumsum(np.concatenate([x[..., :1], gaps], axis=-1), axis=-1)
 
-    def inverse(self, value: Array) -> Array:
-        """Coordinates (..., k) of numbers (..., k)."""
+    def inverse(self, value: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
+        """Coordinates of numbers."""
         return np.concatenate([value[..., :1], np.log(np.diff(value, axis=-1))], axis=-1)
 
-    def gradient(self, x: Array, by_value: Array) -> Array:
-        """Derivatives in x (..., k) of a function, from its derivatives in the numbers."""
+    def gradient(
+        self, x: Float[Array, "*batch k"], by_value: Float[Array, "*batch k"]
+    ) -> Float[Array, "*batch k"]:
+        """Derivatives in x of a function, from its derivatives in the numbers."""
         later = np.cumsum(by_value[..., ::-1], axis=-1)[..., ::-1]
         gaps = np.exp(np.clip(x[..., 1:], -_FARTHEST, _FARTHEST))
         return np.concatenate([later[..., :1], gaps * later[..., 1:]], axis=-1)
 
-    def log_prior(self, x: Array) -> tuple[Any, Array]:
-        """Log prior density in x (..., k), Jacobian included, and its derivative."""
+    def log_prior(self, x: Float[Array, "*batch k"]) -> tuple[Numbers, Float[Array, "*batch k"]]:
+        """Log prior density in x, Jacobian included, and its derivative."""
         density, slope = log_density_of_real(self.prior, self.value(x))
         value = density.sum(axis=-1) + gammaln(self.size + 1.0) + x[..., 1:].sum(axis=-1)
         out = self.gradient(x, slope)
@@ -352,8 +359,8 @@ class Coordinates:
             start = out[-1].stop
         return out
 
-    def values(self, x: Array) -> dict[str, Any]:
-        """Values by site at x (..., d).
+    def values(self, x: Float[Array, "*batch d"]) -> dict[str, Numbers]:
+        """Values by site at x.
 
         They are scales (folded ones with the sign of x), Cholesky factors and ordered vectors.
         """
@@ -364,17 +371,19 @@ class Coordinates:
             out[each.name] = each.value(x[..., place])
         return out
 
-    def inverse(self, values: Mapping[str, Any]) -> Array:
-        """Coordinates x (..., d) of values by site."""
+    def inverse(self, values: Mapping[str, Numbers]) -> Float[Array, "... d"]:
+        """Coordinates x of values by site."""
         shape = np.shape(next(iter(values.values()), 0.0))
-        parts = [np.zeros((*shape, 0))] if not self.size else []
-        parts += [np.asarray(s.inverse(values[s.name]))[..., None] for s in self.scales]
-        parts += [c.inverse(values[c.name]) for c, _ in self.correlations]
-        parts += [o.inverse(values[o.name]) for o in self.ordered]
-        return np.concatenate(parts, axis=-1)
+        found = [np.zeros((*shape, 0))] if not self.size else []
+        found += [np.asarray(s.inverse(values[s.name]))[..., None] for s in self.scales]
+        found += [c.inverse(np.asarray(values[c.name])) for c, _ in self.correlations]
+        found += [o.inverse(np.asarray(values[o.name])) for o in self.ordered]
+        return np.concatenate(found, axis=-1)
 
-    def log_prior(self, x: Array) -> tuple[Array, Array]:
-        """Log prior density (...) at x (..., d), Jacobian included, and derivative (..., d)."""
+    def log_prior(
+        self, x: Float[Array, "*batch d"]
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch d"]]:
+        """Log prior density at x, Jacobian included, and its derivative."""
         value, slope = np.zeros(x.shape[:-1]), np.zeros_like(x)
         for i, scale in enumerate(self.scales):
             density, slope[..., i] = scale.log_prior(x[..., i])
@@ -387,16 +396,16 @@ class Coordinates:
             value = value + density
         return value, slope
 
-    def gradient(self, x: Array, by_value: Mapping[str, Any]) -> Array:
-        """Derivatives in x (d,) of a function, from its derivatives in the values by site."""
+    def gradient(self, x: Float[Array, "d"], by_value: Mapping[str, Numbers]) -> Float[Array, "d"]:
+        """Derivatives in x of a function, from its derivatives in the values by site."""
         out = np.zeros_like(x)
         for i, scale in enumerate(self.scales):
             if scale.name in by_value:
                 out[i] = float(by_value[scale.name]) * float(scale.slope(x[i]))
         for (correlation, _), place in zip(self.correlations, self.slices, strict=True):
-            out[place] = correlation.gradient(x[place], by_value[correlation.name])
+            out[place] = correlation.gradient(x[place], np.asarray(by_value[correlation.name]))
         for each, place in zip(self.ordered, self.ordered_slices, strict=True):
-            out[place] = each.gradient(x[place], by_value[each.name])
+            out[place] = each.gradient(x[place], np.asarray(by_value[each.name]))
         return out
 
     @property
@@ -404,8 +413,8 @@ class Coordinates:
         """Places of the coordinates in which the density is even."""
         return [i for i, scale in enumerate(self.scales) if scale.is_folded]
 
-    def signs(self, flips: Sequence[int]) -> Array:
-        """Signs (d,) of all coordinates after the scales at `flips` change theirs.
+    def signs(self, flips: Sequence[int]) -> Float[Array, "d"]:
+        """Signs of all coordinates after the scales at `flips` change theirs.
 
         If a column's sd changes sign, its correlations change theirs, and the model is the same.
         """
@@ -417,8 +426,8 @@ class Coordinates:
             out[where] = [own[i] * own[j] for i, j in correlation.places]
         return out
 
-    def canonical(self, x: Array) -> Array:
-        """Coordinates (n, d) of the same models, with every scale positive."""
+    def canonical(self, x: Float[Array, "points d"]) -> Float[Array, "points d"]:
+        """Coordinates of the same models, with every scale positive."""
         out = x.copy()
         for i in self.folded:
             below = out[:, i] < 0

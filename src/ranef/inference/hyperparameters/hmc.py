@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from ranef.inference.hyperparameters.mode import Mode
 from ranef.numerics.chain_diagnostics import ESS, convergence
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
-Gradient = Callable[[Array], tuple[float, Array]]
+Vector = Float[Array, "d"]
+Points = Float[Array, "points d"]
+Gradient = Callable[[Vector], tuple[float, Vector]]
 
 # Number of chains, enough for R-hat to see whether they disagree.
 CHAINS = 4
@@ -67,8 +70,8 @@ class Chains:
     """Draws after the warm-up, and diagnostics.
 
     Attributes:
-        x: (chains, draws, d).
-        values: (chains, draws) log densities.
+        x: the draws.
+        values: their log densities.
         r_hat: the largest of all coordinates.
         ess: the smallest effective sample size, bulk or tail, of all coordinates.
         evaluations: of the density and its gradient.
@@ -76,8 +79,8 @@ class Chains:
             chain.
     """
 
-    x: Array
-    values: Array
+    x: Float[Array, "chains draws d"]
+    values: Float[Array, "chains draws"]
     r_hat: float
     ess: float
     evaluations: int
@@ -86,16 +89,16 @@ class Chains:
 
 @dataclass(frozen=True)
 class _State:
-    """State of a chain: whitened z (d,), the log density, and its gradient in z."""
+    """State of a chain: whitened z, the log density, and its gradient in z."""
 
-    z: Array
+    z: Vector
     value: float
-    gradient: Array
+    gradient: Vector
 
 
 def hmc(
     density: Gradient,
-    canonical: Callable[[Array], Array],
+    canonical: Callable[[Points], Points],
     top: Mode,
     rng: np.random.Generator,
     draws: int,
@@ -104,8 +107,8 @@ def hmc(
     """Draws of x from a density by four chains.
 
     Args:
-        density: log density and gradient at x (d,); minus infinity where it cannot be evaluated.
-        canonical: maps points (n, d) to the one that stands for all points of equal density.
+        density: log density and gradient at x; minus infinity where it cannot be evaluated.
+        canonical: maps points to the one that stands for all points of equal density.
         top: the mode of the density, around which the chains start.
         rng: of all that is drawn.
         draws: number of draws of all chains together; there are fewer if `most` ends the chains.
@@ -157,8 +160,8 @@ class _Sampler:
         self.step = 0.8 * max(1, len(top.x)) ** (-1 / 6)
         self.evaluations = 0
 
-    def _at(self, z: Array) -> _State:
-        """State at whitened z (d,)."""
+    def _at(self, z: Vector) -> _State:
+        """State at whitened z."""
         self.evaluations += 1
         root = self._top.root * self._scale
         value, gradient = self._density(self._top.x + root @ z)
@@ -194,8 +197,8 @@ class _Sampler:
         self.step = average.final
         return states
 
-    def _rescaled(self, states: list[_State], z: Array) -> list[_State]:
-        """The states with coordinates rescaled by the sds of the draws z (n, d)."""
+    def _rescaled(self, states: list[_State], z: Points) -> list[_State]:
+        """The states with coordinates rescaled by the sds of the draws z."""
         n = len(z)
         variance = (n * z.var(axis=0) + 5.0) / (n + 5.0)
         ratio = np.sqrt(variance)
@@ -204,11 +207,11 @@ class _Sampler:
 
     def run(
         self, states: list[_State], rng: np.random.Generator, size: int
-    ) -> tuple[Array, Array, list[_State]]:
+    ) -> tuple[Float[Array, "chains draws d"], Float[Array, "chains draws"], list[_State]]:
         """Runs each chain for `size` draws.
 
         Returns:
-            draws x (chains, size, d), their log densities (chains, size), and the last states.
+            draws x, their log densities, and the last states.
         """
         z = np.empty((len(states), size, len(self._top.x)))
         values = np.empty((len(states), size))
@@ -220,8 +223,8 @@ class _Sampler:
         root = self._top.root * self._scale
         return self._top.x + z @ root.T, values, states
 
-    def places(self, states: list[_State]) -> Array:
-        """The chains' positions x, (chains, d)."""
+    def places(self, states: list[_State]) -> Float[Array, "chains d"]:
+        """The chains' positions x."""
         root = self._top.root * self._scale
         return self._top.x + np.array([state.z for state in states]) @ root.T
 

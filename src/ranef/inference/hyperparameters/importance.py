@@ -13,6 +13,7 @@ from scipy.special import gammaln, logsumexp
 
 from ranef.inference.hyperparameters.mode import Mode, Target, signs
 from ranef.numerics.psis import smoothed
+from ranef.numerics.shapes import Float, Int
 
 Array = NDArray[np.float64]
 
@@ -26,32 +27,32 @@ class ProposalMixture:
     where s runs over the sign changes under which the target is the same.
 
     Attributes:
-        centres: (m, d).
-        root: (d, d) lower triangular.
+        centres: m of them.
+        root: lower triangular.
         nu: degrees of freedom.
-        signs: (s, d), of ones and minus ones, the first row all ones.
+        signs: rows of ones and minus ones, the first row all ones.
     """
 
-    centres: Array
-    root: Array
+    centres: Float[Array, "m d"]
+    root: Float[Array, "d d"]
     nu: float
-    signs: Array
+    signs: Float[Array, "folds d"]
 
-    def sample(self, rng: np.random.Generator, size: int) -> Array:
-        """Draws (size, d) before sign changes, divided evenly among the centres."""
+    def sample(self, rng: np.random.Generator, size: int) -> Float[Array, "{size} d"]:
+        """Draws before sign changes, divided evenly among the centres."""
         m, d = self.centres.shape
         which = rng.permutation(np.arange(size) % m)
         noise = rng.standard_normal((size, d)) @ self.root.T
         stretch = np.sqrt(self.nu / rng.chisquare(self.nu, size))
         return self.centres[which] + noise * stretch[:, None]
 
-    def log_density(self, x: Array) -> Array:
-        """Log q (n,) at x (n, d), summed over the sign changes."""
+    def log_density(self, x: Float[Array, "points d"]) -> Float[Array, "points"]:
+        """Log q at x, summed over the sign changes."""
         images = np.stack([self._plain(x * sign) for sign in self.signs])
         return np.asarray(logsumexp(images, axis=0), dtype=np.float64)
 
-    def _plain(self, x: Array) -> Array:
-        """Log density (n,) at x (n, d) of the mixture without sign changes."""
+    def _plain(self, x: Float[Array, "points d"]) -> Float[Array, "points"]:
+        """Log density at x of the mixture without sign changes."""
         m, d = self.centres.shape
         inverse = np.linalg.inv(self.root)
         a, c = x @ inverse.T, self.centres @ inverse.T
@@ -70,12 +71,14 @@ class ProposalMixture:
         return each[:, 0] if m == 1 else logsumexp(each, axis=1) - np.log(m)
 
 
-def resampled(rng: np.random.Generator, weights: Array, size: int) -> NDArray[np.int64]:
+def resampled(
+    rng: np.random.Generator, weights: Float[Array, "points"], size: int
+) -> Int[NDArray[np.int64], "{size}"]:
     """Systematic resampling (Kitagawa, 1996).
 
     Args:
         rng: of the resampling.
-        weights: (n,), normalised.
+        weights: normalised.
         size: number of draws.
 
     Returns:
@@ -87,15 +90,19 @@ def resampled(rng: np.random.Generator, weights: Array, size: int) -> NDArray[np
 
 
 def adapted(
-    rng: np.random.Generator, x: Array, weights: Array, signs: Array, centres: int = 60
+    rng: np.random.Generator,
+    x: Float[Array, "points d"],
+    weights: Float[Array, "points"],
+    signs: Float[Array, "folds d"],
+    centres: int = 60,
 ) -> ProposalMixture:
     """A kernel mixture with about the mean and covariance of weighted draws (West, 1993).
 
     Args:
         rng: of the centres.
-        x: (n, d) draws.
-        weights: (n,), normalised.
-        signs: sign changes under which the target is the same, (s, d).
+        x: draws.
+        weights: normalised.
+        signs: sign changes under which the target is the same.
         centres: number of components.
     """
     d = x.shape[1]
@@ -119,23 +126,23 @@ _EFFECTIVE = 0.3
 
 
 def importance(
-    log_density: Callable[[Array], Array],
+    log_density: Callable[[Float[Array, "B d"]], Float[Array, "B"]],
     target: Target,
     top: Mode,
     rng: np.random.Generator,
     size: int,
-) -> tuple[Array, Array, float, float, int]:
+) -> tuple[Float[Array, "{size} d"], Float[Array, "{size}"], float, float, int]:
     """Weighted draws by adaptive importance sampling.
 
     Args:
-        log_density: of the distribution to draw from, (B,) at x (B, d).
+        log_density: of the distribution to draw from.
         target: has the symmetries of that density.
         top: its mode.
         rng: of the draws.
         size: number of draws of each proposal.
 
     Returns:
-        x (size, d), smoothed weights (size,), k-hat and effective share of the best round, and the
+        x, smoothed weights, k-hat and effective share of the best round, and the
         number of evaluations of all rounds.
 
     Raises:

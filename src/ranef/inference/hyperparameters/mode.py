@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.numerics.bfgs import minimise
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
+Vector = Float[Array, "d"]
+Matrix = Float[Array, "d d"]
 
 # Symmetry matters if the mode of an even density is within this many sds of zero.
 _FOLD = 6.0
@@ -38,22 +41,22 @@ _NEAR = 3.0
 
 @runtime_checkable
 class Target(Protocol):
-    """A log density of x (d,), up to a constant."""
+    """A log density of x, up to a constant."""
 
-    def log_density(self, x: Array) -> Array:
-        """Log density (B,) at x (B, d)."""
+    def log_density(self, x: Float[Array, "B d"]) -> Float[Array, "B"]:
+        """Log density at x."""
         ...
 
-    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """Log density and gradient (d,) at x (d,)."""
+    def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
+        """Log density and gradient at x."""
         ...
 
-    def canonical(self, x: Array) -> Array:
-        """Maps points (n, d) to the one that stands for all points of equal density."""
+    def canonical(self, x: Float[Array, "points d"]) -> Float[Array, "points d"]:
+        """Maps points to the one that stands for all points of equal density."""
         ...
 
-    def folds(self) -> list[tuple[int, Array]]:
-        """Coordinates in which the density is even, with the sign changes (d,) of all."""
+    def folds(self) -> list[tuple[int, Vector]]:
+        """Coordinates in which the density is even, with the sign changes of all."""
         ...
 
 
@@ -62,20 +65,20 @@ class Mode:
     """A mode and the curvature there.
 
     Attributes:
-        x: (d,).
+        x: its place.
         value: of the log density.
-        root: (d, d) lower triangular; root root' is the inverse curvature.
-        points, values, gradients: evaluations at and around the mode, (m, d), (m,) and (m, d).
+        root: lower triangular; root root' is the inverse curvature.
+        points, values, gradients: evaluations at and around the mode.
         evaluations: of the density, in all.
         found: whether the search converged, or its gradient is small relative to the curvature.
     """
 
-    x: Array
+    x: Vector
     value: float
-    root: Array
-    points: Array
-    values: Array
-    gradients: Array
+    root: Matrix
+    points: Float[Array, "points d"]
+    values: Float[Array, "points"]
+    gradients: Float[Array, "points d"]
     evaluations: int
     found: bool
 
@@ -85,26 +88,26 @@ class Mode:
         log_det = float(np.log(np.diagonal(self.root)).sum())
         return self.value + 0.5 * len(self.x) * math.log(2 * math.pi) + log_det
 
-    def covers(self, x: Array) -> bool:
-        """Whether x (d,) is within a few posterior sds of the mode in every whitened direction."""
+    def covers(self, x: Vector) -> bool:
+        """Whether x is within a few posterior sds of the mode in every whitened direction."""
         return bool(np.abs(np.linalg.solve(self.root, x - self.x)).max(initial=0.0) < _NEAR)
 
 
 def find_mode(
     target: Target,
-    start: Array,
-    width: Array,
+    start: Vector,
+    width: Vector,
     tick: Callable[[], object],
-    root: Array | None = None,
+    root: Matrix | None = None,
 ) -> Mode:
     """Finds a mode, and the curvature there from gradients at a step to both sides.
 
     Args:
         target: the log density.
-        start: (d,) where the search begins.
-        width: (d,) about one posterior sd of each coordinate.
+        start: where the search begins.
+        width: about one posterior sd of each coordinate.
         tick: called at each evaluation.
-        root: (d, d), with root root' about the inverse curvature, if that is known.
+        root: with root root' about the inverse curvature, if that is known.
     """
 
     def negative(x: Array) -> tuple[float, Array]:
@@ -158,16 +161,16 @@ def find_mode(
 
 
 def modes(
-    target: Target, starts: Sequence[Array], width: Array, tick: Callable[[], object]
+    target: Target, starts: Sequence[Vector], width: Vector, tick: Callable[[], object]
 ) -> list[Mode]:
-    """The modes at which searches from several starts (d,) end, that of the largest mass first.
+    """The modes at which searches from several starts end, that of the largest mass first.
 
     Modes of negligible mass, by Laplace's approximation, are left out.
 
     Args:
         target: the log density.
         starts: where the searches begin.
-        width: (d,) about one posterior sd of each coordinate.
+        width: about one posterior sd of each coordinate.
         tick: called at each evaluation.
     """
 
@@ -195,7 +198,7 @@ def modes(
     return [top for top in out if top.evidence > out[0].evidence - _MASSLESS]
 
 
-def _inverse_root(curvature: Array, step: Array) -> Array:
+def _inverse_root(curvature: Matrix, step: Vector) -> Matrix:
     """Root of the inverse curvature; flat directions get a width of a few steps."""
     values, vectors = np.linalg.eigh(np.nan_to_num(curvature) * step * step[:, None])
     values = np.maximum(values, 0.05)
@@ -203,8 +206,8 @@ def _inverse_root(curvature: Array, step: Array) -> Array:
     return np.asarray(np.linalg.cholesky(inverse), dtype=np.float64)
 
 
-def signs(target: Target, top: Mode) -> Array:
-    """Sign changes (s, d) under which the density is the same and its images overlap."""
+def signs(target: Target, top: Mode) -> Float[Array, "folds d"]:
+    """Sign changes under which the density is the same and its images overlap."""
     sd = np.sqrt((top.root**2).sum(axis=1))
     folds = target.folds()
     near = sorted((f for f in folds if abs(top.x[f[0]]) < _FOLD * sd[f[0]]),

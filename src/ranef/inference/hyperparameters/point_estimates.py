@@ -1,16 +1,18 @@
-"""The posterior density of the hyperparameters, given those that are estimated as points."""
+"""The posterior density of the hyperparameters conditional on those estimated as points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.hyperparameters.coordinates import Coordinates
 from ranef.inference.hyperparameters.mode import find_mode
+from ranef.numerics.shapes import Float, Int, Numbers
 
 Array = NDArray[np.float64]
+Vector = Float[Array, "d"]
 
 # Further searches begin with length scales longer and shorter by a factor of exp(1.5): from the
 # middle of the plausible range to near its ends.
@@ -27,13 +29,13 @@ class HyperDensity(Protocol):
     def coordinates(self) -> Coordinates: ...
 
     @property
-    def start(self) -> Array:
-        """(d,) where a search for the mode begins."""
+    def start(self) -> Vector:
+        """Where a search for the mode begins."""
         ...
 
     @property
-    def width(self) -> Array:
-        """(d,) about one posterior sd of each coordinate."""
+    def width(self) -> Vector:
+        """About one posterior sd of each coordinate."""
         ...
 
     @property
@@ -41,12 +43,12 @@ class HyperDensity(Protocol):
         """Places of the length scales, in which the density may have several modes."""
         ...
 
-    def log_density(self, x: Array) -> Array:
-        """Log density (B,) at x (B, d)."""
+    def log_density(self, x: Float[Array, "B d"]) -> Float[Array, "B"]:
+        """Log density at x."""
         ...
 
-    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """Log density and gradient (d,) at x (d,)."""
+    def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
+        """Log density and gradient at x."""
         ...
 
 
@@ -55,21 +57,21 @@ class RestrictedDensity:
     """The log density of some coordinates, with the others fixed: a `Target` of sampling.
 
     Attributes:
-        marginal: the density of all coordinates.
-        free: places of those that have a posterior.
+        marginal: the density of all D coordinates.
+        free: places of the d coordinates that have a posterior.
         base: values of all, of which those that are not free are used.
     """
 
     marginal: HyperDensity
-    free: NDArray[np.int64]
-    base: Array
+    free: Int[NDArray[np.int64], "d"]
+    base: Float[Array, "D"]
 
     @property
-    def start(self) -> Array:
+    def start(self) -> Vector:
         return self.base[self.free]
 
     @property
-    def starts(self) -> list[Array]:
+    def starts(self) -> list[Vector]:
         """Where searches for modes begin: `start`, and with shorter and longer length scales."""
         out = [self.start]
         for place in np.flatnonzero(np.isin(self.free, self.marginal.lengths)):
@@ -79,26 +81,26 @@ class RestrictedDensity:
         return out[:_MOST_STARTS]
 
     @property
-    def width(self) -> Array:
+    def width(self) -> Vector:
         return self.marginal.width[self.free]
 
-    def whole(self, x: Array) -> Array:
-        """All coordinates (n, D) at free ones (n, d)."""
+    def whole(self, x: Float[Array, "points d"]) -> Float[Array, "points D"]:
+        """All coordinates at the free ones x."""
         out = np.repeat(self.base[None], len(x), axis=0)
         out[:, self.free] = x
         return out
 
-    def log_density(self, x: Array) -> Array:
+    def log_density(self, x: Float[Array, "B d"]) -> Float[Array, "B"]:
         return self.marginal.log_density(self.whole(x))
 
-    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
         value, gradient = self.marginal.value_and_gradient(self.whole(x[None])[0])
         return value, gradient[self.free]
 
-    def canonical(self, x: Array) -> Array:
+    def canonical(self, x: Float[Array, "points d"]) -> Float[Array, "points d"]:
         return self.marginal.coordinates.canonical(self.whole(x))[:, self.free]
 
-    def folds(self) -> list[tuple[int, Array]]:
+    def folds(self) -> list[tuple[int, Vector]]:
         coordinates = self.marginal.coordinates
         place = {int(whole): i for i, whole in enumerate(self.free)}
         return [
@@ -110,8 +112,8 @@ class RestrictedDensity:
 class DensityWithBound(HyperDensity, Protocol):
     """A log density with a lower bound whose gradient is much cheaper."""
 
-    def bound_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """The bound and its gradient (d,) at x (d,)."""
+    def bound_and_gradient(self, x: Vector) -> tuple[float, Vector]:
+        """The bound and its gradient at x."""
         ...
 
 
@@ -121,17 +123,17 @@ class RestrictedBound(RestrictedDensity):
 
     marginal: DensityWithBound
 
-    def log_density(self, x: Array) -> Array:
+    def log_density(self, x: Float[Array, "B d"]) -> Float[Array, "B"]:
         return np.array([self.value_and_gradient(each)[0] for each in x])
 
-    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
         value, gradient = self.marginal.bound_and_gradient(self.whole(x[None])[0])
         return value, gradient[self.free]
 
 
 def fix_point_estimates(
     marginal: HyperDensity, tick: Callable[[], object]
-) -> tuple[RestrictedDensity, dict[str, Any]]:
+) -> tuple[RestrictedDensity, dict[str, Numbers]]:
     """Estimates the parameters that have no posterior at the joint mode of all.
 
     Args:

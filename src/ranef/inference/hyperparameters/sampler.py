@@ -24,6 +24,7 @@ from ranef.inference.hyperparameters.importance import ProposalMixture, importan
 from ranef.inference.hyperparameters.mode import Mode, Target, find_mode, signs
 from ranef.inference.hyperparameters.surrogate_sampler import sample_surrogate
 from ranef.numerics.psis import smoothed, threshold
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
 
@@ -58,8 +59,8 @@ class HyperDraws:
     """Draws of the hyperparameters, and how they were found.
 
     Attributes:
-        x: (draws, d), equally weighted.
-        mode: (d,).
+        x: the draws, equally weighted.
+        mode: its place.
         k_hat: of the importance weights; None for a surrogate's own draws and for chains without
             weights.
         error: of the surrogate, root mean square in nats; None without one.
@@ -71,8 +72,8 @@ class HyperDraws:
         ess: the smallest effective sample size of all coordinates; None without chains.
     """
 
-    x: Array
-    mode: Array
+    x: Float[Array, "draws d"]
+    mode: Float[Array, "d"]
     k_hat: float | None
     error: float | None
     evaluations: int
@@ -85,8 +86,8 @@ class HyperDraws:
 
 def sample(
     target: Target,
-    start: Array,
-    width: Array,
+    start: Float[Array, "d"],
+    width: Float[Array, "d"],
     rng: np.random.Generator,
     draws: int,
     *,
@@ -98,12 +99,12 @@ def sample(
     near: Mode | None = None,
     tick: Callable[[], object] = lambda: None,
 ) -> HyperDraws:
-    """Draws of x from the posterior with a given log density.
+    """Draws of x from the posterior with a known log density.
 
     Args:
         target: the log density.
-        start: (d,) where the search for the mode begins.
-        width: (d,) about one posterior sd of each coordinate.
+        start: where the search for the mode begins.
+        width: about one posterior sd of each coordinate.
         rng: of all that is drawn.
         draws: number of draws.
         cheap: whether thousands of evaluations take a second at most.
@@ -157,7 +158,7 @@ def _at_mode(
     """
     proposal = ProposalMixture(top.x[None], _WIDER * top.root, _DEGREES, signs(target, top))
 
-    def drawn(size: int) -> tuple[Array, Array]:
+    def drawn(size: int) -> tuple[Float[Array, "{size} d"], Float[Array, "{size}"]]:
         x = target.canonical(proposal.sample(rng, size))
         log_ratios = target.log_density(x) - proposal.log_density(x)
         for _ in range(size):
@@ -190,7 +191,7 @@ def at_mode_alone(target: Target, top: Mode, rng: np.random.Generator, draws: in
     return HyperDraws(x, top.x, None, None, top.evaluations, False, False, top.evidence)
 
 
-def _share(weights: Array) -> float:
+def _share(weights: Float[Array, "points"]) -> float:
     """Effective sample size per weighted draw."""
     return 1 / float((weights**2).sum()) / len(weights)
 

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from ranef.numerics.shapes import Float
+
 Array = NDArray[np.float64]
 
 # Candidates for the length scale l, in posterior sds.
@@ -28,30 +30,35 @@ _JITTERS = (1e-6, 1e-5, 1e-4)
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The Gaussian process given the observations.
+    """The Gaussian process conditional on the observations.
 
     Attributes:
-        points: (m, d).
-        constant, linear, curvature: c, b (d,) and H (d, d).
-        weights: (m, 1 + d) of the kernel and of its derivatives at each point.
+        points: places of the observations.
+        constant, linear, curvature: c, b and H.
+        weights: of the kernel and of its derivatives at each point.
         length: l.
     """
 
-    points: Array
+    points: Float[Array, "points d"]
     constant: float
-    linear: Array
-    curvature: Array
-    weights: Array
+    linear: Float[Array, "d"]
+    curvature: Float[Array, "d d"]
+    weights: Float[Array, "points d+1"]
     length: float
 
     @classmethod
-    def of(cls, points: Array, values: Array, gradients: Array) -> "Surrogate":
+    def of(
+        cls,
+        points: Float[Array, "points d"],
+        values: Float[Array, "points"],
+        gradients: Float[Array, "points d"],
+    ) -> "Surrogate":
         """Fits a surrogate; length scale and relative noise are those of maximum likelihood.
 
         Args:
-            points: (m, d).
-            values: (m,) of log p.
-            gradients: (m, d) of log p; nan where they were not evaluated.
+            points: places of the observations.
+            values: of log p.
+            gradients: of log p; nan where they were not evaluated.
         """
         m, d = points.shape
         constant, linear, curvature = _quadratic(points, values, gradients)
@@ -59,17 +66,17 @@ class Surrogate:
         smooth = constant + points @ linear - 0.5 * (points * moved).sum(axis=1)
         observed = np.concatenate([(values - smooth)[:, None], gradients - linear + moved], axis=1)
         known = np.isfinite(observed).ravel()
-        told = observed.ravel()[known]
+        residuals = observed.ravel()[known]
         best: tuple[float, float, Array] | None = None
         for length in _LENGTHS:
             covariance = _covariance(points, length)[np.ix_(known, known)]
             own = np.diag(np.diagonal(covariance))
             for jitter in _JITTERS:
                 factor = cho_factor(covariance + jitter * own, lower=True)
-                solved = cho_solve(factor, told)
-                scale = max(float(told @ solved) / len(told), 1e-30)
+                solved = cho_solve(factor, residuals)
+                scale = max(float(residuals @ solved) / len(residuals), 1e-30)
                 log_det = 2 * np.log(np.diagonal(factor[0])).sum()
-                likelihood = -0.5 * (log_det + len(told) * np.log(scale))
+                likelihood = -0.5 * (log_det + len(residuals) * np.log(scale))
                 if best is None or likelihood > best[0]:
                     weights = np.zeros(m * (1 + d))
                     weights[known] = solved
@@ -77,8 +84,8 @@ class Surrogate:
         assert best is not None
         return cls(points, constant, linear, curvature, best[2], best[1])
 
-    def log_density(self, z: Array) -> Array:
-        """The surrogate's log density (n,) at z (n, d)."""
+    def log_density(self, z: Float[Array, "B d"]) -> Float[Array, "B"]:
+        """The surrogate's log density at z."""
         out = self.constant + z @ self.linear - 0.5 * (z * (z @ self.curvature)).sum(axis=1)
         squares = (z**2).sum(axis=1)[:, None] + (self.points**2).sum(axis=1)
         kernel = np.exp(-np.maximum(squares - 2 * z @ self.points.T, 0.0) / (2 * self.length**2))
@@ -88,8 +95,10 @@ class Surrogate:
         return out + (kernel * (self.weights[:, 0] + moved)).sum(axis=1)
 
 
-def _covariance(points: Array, length: float) -> Array:
-    """Covariance of values and gradients at the points, (m (1 + d), m (1 + d)), for a = 1."""
+def _covariance(
+    points: Float[Array, "points d"], length: float
+) -> Float[Array, "points*(d+1) points*(d+1)"]:
+    """Covariance of values and gradients at the points, for a = 1."""
     m, d = points.shape
     away = (points[:, None] - points) / length
     kernel = np.exp(-0.5 * (away**2).sum(axis=2))
@@ -102,7 +111,11 @@ def _covariance(points: Array, length: float) -> Array:
     return out.reshape(m * (1 + d), m * (1 + d))
 
 
-def _quadratic(points: Array, values: Array, gradients: Array) -> tuple[float, Array, Array]:
+def _quadratic(
+    points: Float[Array, "points d"],
+    values: Float[Array, "points"],
+    gradients: Float[Array, "points d"],
+) -> tuple[float, Float[Array, "d"], Float[Array, "d d"]]:
     """Least-squares c, b and H; the standard normal if the least eigenvalue of H is too small."""
     m, d = points.shape
     rows, columns = np.triu_indices(d)
@@ -115,9 +128,9 @@ def _quadratic(points: Array, values: Array, gradients: Array) -> tuple[float, A
         design[:, 1 + i, 1 + d + e] -= points[:, j]
         if i != j:
             design[:, 1 + j, 1 + d + e] -= points[:, i]
-    told = np.concatenate([values[:, None], gradients], axis=1).ravel()
-    known = np.isfinite(told)
-    solution = np.linalg.lstsq(design.reshape(len(told), -1)[known], told[known])[0]
+    observed = np.concatenate([values[:, None], gradients], axis=1).ravel()
+    known = np.isfinite(observed)
+    solution = np.linalg.lstsq(design.reshape(len(observed), -1)[known], observed[known])[0]
     curvature = np.zeros((d, d))
     curvature[rows, columns] = curvature[columns, rows] = solution[1 + d :]
     if np.linalg.eigvalsh(curvature)[0] < _FLATTEST:

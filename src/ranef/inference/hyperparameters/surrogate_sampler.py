@@ -18,6 +18,7 @@ from ranef.inference.hyperparameters.importance import importance, resampled
 from ranef.inference.hyperparameters.mode import Mode, Target
 from ranef.inference.hyperparameters.surrogate import Surrogate
 from ranef.numerics.psis import smoothed, threshold
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
 
@@ -85,7 +86,7 @@ class SurrogateDraws:
     """Draws from the surrogate, or weighted by the density where the surrogate fails.
 
     Attributes:
-        x: (draws, d), equally weighted.
+        x: the draws, equally weighted.
         error: of the surrogate at the last check's points among its draws, root mean square in
             nats.
         evaluations: of the density.
@@ -94,7 +95,7 @@ class SurrogateDraws:
         k_hat: of draws that the density itself weights; None for the surrogate's own draws.
     """
 
-    x: Array
+    x: Float[Array, "draws d"]
     error: float
     evaluations: int
     reliable: bool
@@ -111,9 +112,9 @@ class SurrogateCheck:
             is larger. They weight the outer errors.
     """
 
-    inner: Array
-    outer: Array
-    mass: Array
+    inner: Float[Array, "inner"]
+    outer: Float[Array, "outer"]
+    mass: Float[Array, "outer"]
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -136,15 +137,15 @@ class Observations:
 
     Attributes:
         top: the mode.
-        points: (m, d), whitened.
-        values: (m,) log densities less that of the mode, compressed far below it.
-        gradients: (m, d) in the whitened coordinates; nan where they are not known.
+        points: whitened coordinates.
+        values: log densities less that of the mode, compressed far below it.
+        gradients: in the whitened coordinates; nan where they are not known.
     """
 
     top: Mode
-    points: Array
-    values: Array
-    gradients: Array
+    points: Float[Array, "points d"]
+    values: Float[Array, "points"]
+    gradients: Float[Array, "points d"]
 
     @classmethod
     def of(cls, top: Mode) -> "Observations":
@@ -154,13 +155,18 @@ class Observations:
         out.add(top.points, top.values, top.gradients)
         return out
 
-    def whitened(self, x: Array) -> Array:
-        """Whitened coordinates of x (n, d)."""
+    def whitened(self, x: Float[Array, "points d"]) -> Float[Array, "points d"]:
+        """Whitened coordinates of x."""
         away = np.linalg.solve(self.top.root, (x - self.top.x).T).T
         return np.asarray(away, dtype=np.float64)
 
-    def add(self, x: Array, values: Array, gradients: Array) -> None:
-        """Adds values (n,) and gradients (n, d) at x (n, d)."""
+    def add(
+        self,
+        x: Float[Array, "points d"],
+        values: Float[Array, "points"],
+        gradients: Float[Array, "points d"],
+    ) -> None:
+        """Adds values and gradients at x."""
         away = values - self.top.value
         slopes = np.where((away > -self._knee)[:, None], gradients @ self.top.root, np.nan)
         self.points = np.vstack([self.points, self.whitened(x)])
@@ -172,7 +178,7 @@ class Observations:
         """The depth in nats below the mode from which values are compressed."""
         return _DEEP + len(self.top.x)
 
-    def bent(self, away: Array) -> Array:
+    def bent(self, away: Float[Array, "points"]) -> Float[Array, "points"]:
         """Log densities less that of the mode, with those far below it compressed."""
         beyond = np.maximum(-away - self._knee, 0.0)
         bent = -self._knee - np.minimum(_UNIT * np.log1p(beyond / _UNIT), _FLOOR)
@@ -182,8 +188,8 @@ class Observations:
         """Whether no evaluation is far above the end of the search for the mode."""
         return float(self.values.max()) < _CONSTANT
 
-    def surrogate(self) -> Callable[[Array], Array]:
-        """A surrogate log density of x (B, d), less that of the mode."""
+    def surrogate(self) -> Callable[[Float[Array, "B d"]], Float[Array, "B"]]:
+        """A surrogate log density of x, less that of the mode."""
         fitted = Surrogate.of(self.points, self.values, self.gradients)
         return lambda x: np.minimum(fitted.log_density(self.whitened(x)), _ABOVE)
 
@@ -208,11 +214,11 @@ def sample_surrogate(
         tick: called at each evaluation.
         spare: number of evaluations that may be spent on weighted draws if the surrogate fails.
     """
-    told = Observations.of(top)
-    on_axes = _told_on_axes(told, target, tick) if spare else 0
+    seen = Observations.of(top)
+    on_axes = _observe_axes(seen, target, tick) if spare else 0
     # The number of weighted draws is fixed, so that the number of draws asked for does not change
     # the points of the checks.
-    check, evaluations = _checked(told, target, rng, _WEIGHTED, tick)
+    check, evaluations = _checked(seen, target, rng, _WEIGHTED, tick)
     evaluations += on_axes
     for trial in range(1, _CHECKS):
         if check.within(_ERRORS):
@@ -222,16 +228,16 @@ def sample_surrogate(
                 tick()
                 place = top.x + top.root @ z
                 value, gradient = target.value_and_gradient(place)
-                told.add(place[None], np.array([value]), gradient[None])
+                seen.add(place[None], np.array([value]), gradient[None])
                 evaluations += 1
-        check, used = _checked(told, target, rng, _WEIGHTED, tick)
+        check, used = _checked(seen, target, rng, _WEIGHTED, tick)
         evaluations += used
     # Includes the values at the points of the last check, which that check could not assess.
-    guess = told.surrogate()
+    guess = seen.surrogate()
     x, weights, *_ = importance(guess, target, top, rng, max(_POOL * draws, _WEIGHTED))
     if check.within(_RELIABLE) or not spare:
         chosen = x[resampled(rng, weights, draws)]
-        reliable = check.within(_RELIABLE) and told.is_mode()
+        reliable = check.within(_RELIABLE) and seen.is_mode()
         return SurrogateDraws(chosen, check.errors[0], evaluations, reliable)
     # A flatter surrogate also has mass where the surrogate is a little too low.
     places = x[resampled(rng, _flatter(guess(x), weights, _FLATTER), spare)]
@@ -241,20 +247,24 @@ def sample_surrogate(
     ratios = values - _FLATTER * guess(places)
     weights, k = smoothed(np.where(np.isfinite(ratios), ratios, -1e300))
     chosen = places[resampled(rng, weights, draws)]
-    top_found = told.is_mode() and bool(np.max(values) < top.value + _CONSTANT)
+    top_found = seen.is_mode() and bool(np.max(values) < top.value + _CONSTANT)
     reliable = bool(k < threshold(spare)) and _worth(places, weights) > _FEW and top_found
     return SurrogateDraws(chosen, check.errors[0], evaluations + spare, reliable, k)
 
 
 def _checked(
-    told: Observations,
+    seen: Observations,
     target: Target,
     rng: np.random.Generator,
     size: int,
     tick: Callable[[], object],
 ) -> tuple[SurrogateCheck, int]:
-    """Compares the surrogate with the density, and adds the values; number of evaluations."""
-    top, guess = told.top, told.surrogate()
+    """Compares the surrogate with the density, and adds the values.
+
+    Returns:
+        The comparison, and the number of evaluations.
+    """
+    top, guess = seen.top, seen.surrogate()
     x, weights, *_ = importance(guess, target, top, rng, size)
     inner = x[resampled(rng, weights, _INNER)]
     # From a flatter density, to see mass that the surrogate misses.
@@ -263,14 +273,16 @@ def _checked(
     values = target.log_density(places)
     for _ in places:
         tick()
-    true, guessed = told.bent(values - top.value), told.bent(guess(places))
-    told.add(places, values, np.full_like(places, np.nan))
+    true, guessed = seen.bent(values - top.value), seen.bent(guess(places))
+    seen.add(places, values, np.full_like(places, np.nan))
     missed, larger = true - guessed, np.maximum(true, guessed)[_INNER:]
     mass = np.exp((1 - _OUTWARD) * (larger - larger.max()))
     return SurrogateCheck(missed[:_INNER], missed[_INNER:], mass / mass.sum()), len(places)
 
 
-def _flatter(log_density: Array, weights: Array, power: float) -> Array:
+def _flatter(
+    log_density: Float[Array, "points"], weights: Float[Array, "points"], power: float
+) -> Float[Array, "points"]:
     """Weights for a power of a density, from the weights of draws for the density itself.
 
     Points far below the maximum get weight zero: powers of exp(-2000) overflow.
@@ -281,19 +293,22 @@ def _flatter(log_density: Array, weights: Array, power: float) -> Array:
     return np.asarray(flat / flat.sum(), np.float64)
 
 
-def _told_on_axes(told: Observations, target: Target, tick: Callable[[], object]) -> int:
-    """Adds values on the axes of the curvature, and gradients in long tails; evaluations.
+def _observe_axes(seen: Observations, target: Target, tick: Callable[[], object]) -> int:
+    """Adds values on the axes of the curvature, and gradients in long tails.
 
     A direction is left as soon as its points are reflected, as those of a negative sd are: what is
     there is known from the other side.
+
+    Returns:
+        The number of evaluations.
     """
-    top = told.top
+    top = seen.top
     axes = np.concatenate([top.root.T, -top.root.T])
     at = _ON_AXES[-1]
     whole = top.x + np.concatenate([away * axes for away in _ON_AXES])
     places = target.canonical(whole)
     values = target.log_density(places)
-    told.add(places, values, np.full_like(places, np.nan))
+    seen.add(places, values, np.full_like(places, np.nan))
     evaluations = len(places)
     heavy = (values > top.value - _HEAVY) & (places == whole).all(axis=1)
     axes = axes[heavy[-len(axes) :]]
@@ -305,7 +320,7 @@ def _told_on_axes(told: Observations, target: Target, tick: Callable[[], object]
         places = target.canonical(whole)
         found = [target.value_and_gradient(place) for place in places]
         values = np.array([value for value, _ in found])
-        told.add(places, values, np.array([gradient for _, gradient in found]))
+        seen.add(places, values, np.array([gradient for _, gradient in found]))
         evaluations += len(places)
         axes = axes[(values > top.value - _TAIL) & (places == whole).all(axis=1)]
     for _ in range(evaluations):
@@ -313,7 +328,7 @@ def _told_on_axes(told: Observations, target: Target, tick: Callable[[], object]
     return evaluations
 
 
-def _worth(places: Array, weights: Array) -> float:
+def _worth(places: Float[Array, "points d"], weights: Float[Array, "points"]) -> float:
     """Effective number of draws, with the weights of equal points added up first."""
     _, same = np.unique(places, axis=0, return_inverse=True)
     return 1 / float((np.bincount(same.ravel(), weights) ** 2).sum())
@@ -324,7 +339,7 @@ def _rms(x: Array) -> float:
     return float(np.sqrt((x**2).mean()))
 
 
-def _design(d: int) -> list[Array]:
+def _design(d: int) -> list[Float[Array, "{d}"]]:
     """Whitened points on each axis, near and far, and then near on each pair of axes."""
     out = []
     for distance in (_NEAR, _FAR):

@@ -40,8 +40,10 @@ from ranef.inference.pwls.effect_draws import (
 )
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.blas_threads import side_by_side, threads_for
+from ranef.numerics.shapes import Float, Int
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 # Total cost of the factorizations of all cells, in array elements: _CELLS divided by the cost of
 # one factorization is the number of cells, within the bounds below.
@@ -74,7 +76,7 @@ _REALISED = 400_000_000
 
 
 class LazySites(Mapping[str, Array]):
-    """Draws by site, (chain, draw, ...). Those of group effects are computed on first access."""
+    """Draws by site, "chains draws ..." each; those of group effects from their first access on."""
 
     def __init__(self, ready: Mapping[str, Array], later: "CoefficientPosterior") -> None:
         self._ready, self._later = dict(ready), later
@@ -111,8 +113,8 @@ class ConditionalPosterior(Protocol):
         """Cost of one solution: the number of array elements, each used some tens of times."""
         ...
 
-    def solve(self, x: Array) -> tuple[Solution, Array]:
-        """The solution at hyperparameters x (B, d), and the residual sd sigma (B,)."""
+    def solve(self, x: Float[Array, "B d"]) -> tuple[Solution, Float[Array, "B"]]:
+        """The solution at hyperparameters x, and the residual sd sigma."""
         ...
 
 
@@ -121,12 +123,12 @@ class _SharedFactorization:
     """A cell: draws that are solved together.
 
     Attributes:
-        members: (m,) indices of the draws.
-        x: (m, d) their hyperparameters, or (1, d) the single value that represents all of them.
+        members: indices of the draws.
+        x: their hyperparameters, or the single value that represents all of them.
     """
 
-    members: NDArray[np.int64]
-    x: Array
+    members: Int[Indices, "draws"]
+    x: Float[Array, "#draws d"]
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,18 @@ class _MeanSurface:
     The weights w_c do not depend on the means, so that B is a sum over cells.
 
     Attributes:
-        weights: (cells, m) the w_c. They sum to zero over cells.
-        away: (draws, m) the features of each draw less their mean in its cell.
+        weights: the w_c. They sum to zero over cells.
+        away: the features of each draw less their mean in its cell.
     """
 
-    weights: Array
-    away: Array
+    weights: Float[Array, "cells m"]
+    away: Float[Array, "draws m"]
 
     @classmethod
-    def through(cls, x: Array, cells: Sequence[_SharedFactorization]) -> "_MeanSurface | None":
-        """The surface for draws x (draws, d).
+    def through(
+        cls, x: Float[Array, "draws d"], cells: Sequence[_SharedFactorization]
+    ) -> "_MeanSurface | None":
+        """The surface for draws x.
 
         Returns:
             The surface, or None if there is only one cell or if every draw has its own solution.
@@ -178,8 +182,8 @@ class _MeanSurface:
             away[cell.members] -= away[cell.members].mean(axis=0)
         return cls(np.asarray(np.linalg.solve(gram, weighted.T).T, np.float64), away)
 
-    def variances(self, slopes: Array) -> Array:
-        """Variances (...) of B phi within cells, averaged over draws, for B' `slopes` (m, ...)."""
+    def variances(self, slopes: Float[Array, "m *shape"]) -> Float[Array, "*shape"]:
+        """Variances of B phi within cells, averaged over draws, for B' `slopes`."""
         within = np.linalg.qr(self.away / np.sqrt(len(self.away)), mode="r")
         return np.asarray((np.tensordot(within, slopes, axes=1) ** 2).sum(axis=0))
 
@@ -190,13 +194,13 @@ class CoefficientPosterior:
 
     Attributes:
         marginal: the conditional posterior of the coefficients given the hyperparameters.
-        x: (draws, d) draws of the hyperparameters.
+        x: draws of the hyperparameters.
         seed: seed of the draws of coefficients, which do not depend on the order of access.
         chains: number of chains; their draws follow each other along the first axis of `x`.
     """
 
     marginal: ConditionalPosterior
-    x: Array
+    x: Float[Array, "draws d"]
     seed: int
     chains: int = 1
 
@@ -214,14 +218,14 @@ class CoefficientPosterior:
             return [_SharedFactorization(np.arange(draws), self.x[:1])]
         if self.marginal.solves_many and solver.cost * draws <= _EACH:
             return [
-                _SharedFactorization(np.arange(draws)[part], self.x[part])
-                for part in solver.chunks(draws)
+                _SharedFactorization(np.arange(draws)[chunk], self.x[chunk])
+                for chunk in solver.chunks(draws)
             ]
         d = self.x.shape[1]
         most = max(min(_MOST, _MOST_EACH * d), min(_FOR_EACH * _numbers(d), _FOR_ALL))
         count = int(np.clip(_CELLS // self.marginal.cost, _LEAST, most))
-        spread = self.x.std(axis=0)
-        scaled = self.x / np.where(spread > 0, spread, 1.0)
+        sd = self.x.std(axis=0)
+        scaled = self.x / np.where(sd > 0, sd, 1.0)
         return [
             _SharedFactorization(members, self.x[members].mean(axis=0, keepdims=True))
             for members in _split(scaled, np.arange(draws), min(count, draws))
@@ -236,8 +240,8 @@ class CoefficientPosterior:
         """Posterior mean and sd of all coefficients by site, each of the shape of the site."""
         mixed = self.marginal.mixed
         factors = len(mixed.solver.products.widths)
-        carried = [g for g in mixed.groupings if g.carried is not None]
-        sums = [_MomentSums(self._surface) for _ in range(factors + 2 + len(carried))]
+        derived = [g for g in mixed.groupings if g.derived is not None]
+        sums = [_MomentSums(self._surface) for _ in range(factors + 2 + len(derived))]
 
         def known(cell: _SharedFactorization) -> list[tuple[Array, Array]]:
             """Conditional means and variances, in this order: the effects of each factor, the
@@ -245,8 +249,8 @@ class CoefficientPosterior:
             with np.errstate(all="ignore"):
                 solution, sigma = self.marginal.solve(cell.x)
                 covariance = solution.common_covariance
-                spread = np.diagonal(covariance, axis1=1, axis2=2)
-                rows = mixed.carried.matrix if mixed.carried else np.zeros((0, mixed.solver.p))
+                variance = np.diagonal(covariance, axis1=1, axis2=2)
+                rows = mixed.derived.matrix if mixed.derived else np.zeros((0, mixed.solver.p))
                 combined = np.einsum("mp,bpq,mq->bm", rows, covariance, rows, optimize=True)
                 square = sigma[:, None, None] ** 2
                 return [
@@ -256,9 +260,9 @@ class CoefficientPosterior:
                             solution.effects, solution.effect_variances, strict=True
                         )
                     ),
-                    (solution.common, spread * sigma[:, None] ** 2),
+                    (solution.common, variance * sigma[:, None] ** 2),
                     (solution.common @ rows.T, combined * sigma[:, None] ** 2),
-                    *(_carried(grouping, solution, square) for grouping in carried),
+                    *(_derived(grouping, solution, square) for grouping in derived),
                 ]
 
         largest = mixed.solver.largest
@@ -276,7 +280,7 @@ class CoefficientPosterior:
             mean, sd = sums[grouping.factor].moments()
             means.update(effects_by_site(grouping, mean))
             sds.update(effects_by_site(grouping, sd))
-        made = [mixed.carried, *(grouping.carried for grouping in carried)]
+        made = [mixed.derived, *(grouping.derived for grouping in derived)]
         for each, total in zip(made, sums[factors + 1 :], strict=True):
             if each is not None:
                 mean, sd = total.moments()
@@ -284,8 +288,8 @@ class CoefficientPosterior:
                 sds.update(each.by_name(sd))
         return {name: (means[name], sds[name]) for name in means}
 
-    def sites(self, hyper: Mapping[str, Array]) -> LazySites:
-        """Draws of all sites, (chain, draw, ...), given those of the hyperparameters `hyper`."""
+    def sites(self, hyper: Mapping[str, Float[Array, "chains _draws ..."]]) -> LazySites:
+        """Draws of all sites, from those of the hyperparameters `hyper`."""
         return LazySites({**hyper, **self._drawn[1]}, self)
 
     @property
@@ -311,7 +315,9 @@ class CoefficientPosterior:
                 sigma = np.broadcast_to(sigma, (len(cell.members),))
                 remainder = solution.remainder_draws(rng, sigma)
                 common[cell.members] = solution.common_of(remainder)
-                cells.append(SharedFactorization(cell.members, solution.given(sigma, remainder)))
+                cells.append(
+                    SharedFactorization(cell.members, solution.conditionals(sigma, remainder))
+                )
                 if surface is not None:
                     common_slopes.add(place, solution.common)
                     for slopes, means in zip(effect_slopes, solution.effects, strict=True):
@@ -336,8 +342,8 @@ class CoefficientPosterior:
         )
         return made, common_by_site(mixed, by_chain)
 
-    def group_draws(self) -> dict[str, Array]:
-        """Draws of every group effect by site, (chain, draw, ...).
+    def group_draws(self) -> dict[str, Float[Array, "chains _draws ..."]]:
+        """Draws of every group effect by site.
 
         Raises:
             OptionError: if the draws would take too much memory.
@@ -354,12 +360,14 @@ class CoefficientPosterior:
         return self.effects.at({n: np.arange(g.levels) for g in groupings for n, _ in g.sites})
 
 
-def _carried(grouping: RandomEffectsTerm, solution: Solution, square: Array) -> tuple[Array, Array]:
-    """Means and variances (B, J, m) of a grouping's derived coefficients; `square` is sigma^2."""
-    assert grouping.carried is not None
+def _derived(
+    grouping: RandomEffectsTerm, solution: Solution, square: Float[Array, "B 1 1"]
+) -> tuple[Float[Array, "B levels m"], Float[Array, "B levels m"]]:
+    """Means and variances of a grouping's derived coefficients; `square` is sigma^2."""
+    assert grouping.derived is not None
     own = solution.effects[grouping.factor]
-    whole = np.zeros((len(grouping.carried.matrix), own.shape[-1]))
-    whole[:, grouping.columns] = grouping.carried.matrix
+    whole = np.zeros((len(grouping.derived.matrix), own.shape[-1]))
+    whole[:, grouping.columns] = grouping.derived.matrix
     return own @ whole.T, solution.combined_variances(grouping.factor, whole) * square
 
 
@@ -377,13 +385,13 @@ def _numbers(d: int) -> int:
 
 
 class _SurfaceProducts:
-    """B' of a surface, (m, ...), accumulated over cells; zero without a surface."""
+    """B' of a surface, "m ...", accumulated over cells; zero without a surface."""
 
     def __init__(self, surface: _MeanSurface | None) -> None:
         self.surface, self.total = surface, np.zeros(())
 
-    def add(self, place: int, means: Array) -> None:
-        """Add the conditional means (1, ...) of the cell with index `place`."""
+    def add(self, place: int, means: Float[Array, "_B ..."]) -> None:
+        """Add the conditional means of the cell with index `place`, of which the first counts."""
         if self.surface is not None:
             self.total = self.total + np.multiply.outer(self.surface.weights[place], means[0])
 
@@ -403,13 +411,19 @@ class _MomentSums:
         self.share, self.first, self.mean, self.square = 0.0, np.zeros(0), 0.0, 0.0
         self.slopes = _SurfaceProducts(surface)
 
-    def add(self, place: int, means: Array, variances: Array, share: float) -> None:
+    def add(
+        self,
+        place: int,
+        means: Float[Array, "B *shape"],
+        variances: Float[Array, "B *shape"],
+        share: float,
+    ) -> None:
         """Add the cell with index `place`.
 
         Args:
             place: index of the cell.
-            means: (B, ...) conditional means.
-            variances: (B, ...) conditional variances.
+            means: conditional means.
+            variances: conditional variances.
             share: weight of each of the B values.
         """
         if not self.share:
@@ -427,7 +441,9 @@ class _MomentSums:
         return self.first + away, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _split(x: Array, members: NDArray[np.int64], count: int) -> Iterator[NDArray[np.int64]]:
+def _split(
+    x: Float[Array, "draws d"], members: Int[Indices, "_m"], count: int
+) -> Iterator[Int[Indices, "_m"]]:
     """Yield `count` sets of neighbouring draws by recursive bisection along the first principal
     component."""
     if count == 1 or len(members) < 2:

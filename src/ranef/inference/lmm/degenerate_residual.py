@@ -1,7 +1,6 @@
 """Refuses linear mixed models whose residual variance double precision cannot resolve."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from ranef.inference.unbounded_likelihood import (
     how_to_fix,
     refuse_constant,
 )
+from ranef.numerics.shapes import Numbers
 from ranef.program.problem import Problem
 
 # Share of the residual variance of the common effects alone below which a known residual variance
@@ -43,7 +43,7 @@ def refuse_without_residual(mixed: LinearMixedModel, problem: Problem) -> None:
 
 
 def refuse_vanished(
-    sites: Mapping[str, Any], mixed: LinearMixedModel, problem: Problem, *, found: bool
+    sites: Mapping[str, Numbers], mixed: LinearMixedModel, problem: Problem, *, found: bool
 ) -> None:
     """Refuse a posterior in which the group effects leave next to nothing for the residual.
 

@@ -14,7 +14,7 @@ sum of squares. It is minimised by BFGS.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.bfgs import minimise
 from ranef.numerics.blas_threads import threads_for
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
 
@@ -41,6 +42,24 @@ _SIZES = (0.02, 0.05, 0.1, 0.2, 0.4)
 _LOWER = 1e-11
 # Largest number of searches that start again from a theta off the boundary.
 RESTARTS = 5
+
+
+class Estimates(TypedDict):
+    """Estimates of maximum likelihood or REML.
+
+    Attributes:
+        theta: elements of the relative Cholesky factors.
+        deviance: the profiled deviance there.
+        fixef: table of the common effects: estimate and se.
+        varcorr: table of sds and correlations: estimate.
+        sigma: the residual sd.
+    """
+
+    theta: Float[Array, "d"]
+    deviance: float
+    fixef: pd.DataFrame
+    varcorr: pd.DataFrame
+    sigma: float
 
 
 @dataclass(frozen=True)
@@ -79,15 +98,15 @@ class ProfiledDeviance:
         return sum(len(_elements(g)) for g in self.mixed.groupings)
 
     @property
-    def start(self) -> Array:
+    def start(self) -> Float[Array, "d"]:
         """The theta whose relative Cholesky factors are identity matrices."""
         return np.concatenate(
             [np.array([float(i == j) for i, j in _elements(self.mixed.groupings[g])])
              for g in self.order] or [np.zeros(0)]
         )  # fmt: skip
 
-    def roots(self, theta: Array) -> list[Array]:
-        """The relative Cholesky factor of each grouping factor, (k, k)."""
+    def roots(self, theta: Float[Array, "d"]) -> list[Float[Array, "_k _k"]]:
+        """The relative Cholesky factor of each grouping factor."""
         own: list[Array] = [np.zeros((0, 0))] * len(self.mixed.groupings)
         start = 0
         for g in self.order:
@@ -100,11 +119,11 @@ class ProfiledDeviance:
             start += len(places)
         return self.mixed.roots(own)
 
-    def deviance(self, theta: Any, reml: bool = False) -> float:
+    def deviance(self, theta: object, reml: bool = False) -> float:
         """The profiled deviance: -2 log likelihood at theta, or -2 log restricted likelihood.
 
         Args:
-            theta: (d,) elements of the relative Cholesky factors.
+            theta: elements of the relative Cholesky factors, as many as `size`.
             reml: whether the likelihood is the restricted one.
 
         Raises:
@@ -113,7 +132,7 @@ class ProfiledDeviance:
         """
         return self._value(self._solve(self.checked(theta)), reml)
 
-    def checked(self, theta: Any) -> Array:
+    def checked(self, theta: object) -> Float[Array, "d"]:
         """`theta` as an array of numbers.
 
         Raises:
@@ -127,7 +146,7 @@ class ProfiledDeviance:
             raise OptionError(f"theta must be {self.size} finite numbers, not {theta!r}")
         return values
 
-    def _solve(self, theta: Array) -> Solution:
+    def _solve(self, theta: Float[Array, "d"]) -> Solution:
         try:
             return self.mixed.solver.solve(self.roots(theta))
         except DependentColumnError as error:
@@ -151,15 +170,17 @@ class ProfiledDeviance:
             out += float(solution.log_det_common[0])
         return out + freedom * (1.0 + math.log(2.0 * math.pi * residual / freedom))
 
-    def value_and_gradient(self, theta: Array, reml: bool = False) -> tuple[float, Array]:
-        """The deviance and its gradient (d,) at theta."""
+    def value_and_gradient(
+        self, theta: Float[Array, "d"], reml: bool = False
+    ) -> tuple[float, Float[Array, "d"]]:
+        """The deviance and its gradient at theta."""
         solution = self._solve(theta)
         ratio = self._freedom(reml) / float(solution.residual[0])
         found = solution.root_derivatives(common=reml)
         by_root = {f: log_det + ratio * residual for f, (log_det, residual) in enumerate(found)}
         return self._value(solution, reml), self.by_theta(by_root)
 
-    def by_theta(self, by_root: Mapping[int, Array]) -> Array:
+    def by_theta(self, by_root: Mapping[int, Float[Array, "_k _k"]]) -> Float[Array, "d"]:
         """The gradient in theta of a function, from its derivatives in each factor's root."""
         out: list[float] = []
         for g in self.order:
@@ -168,15 +189,11 @@ class ProfiledDeviance:
             out += [own[i, j] for i, j in _elements(grouping)]
         return np.array(out)
 
-    def maximum(self, reml: bool = False) -> dict[str, Any]:
+    def maximum(self, reml: bool = False) -> Estimates:
         """Maximum likelihood or REML estimates.
 
         Args:
             reml: whether the restricted likelihood is maximised.
-
-        Returns:
-            A dictionary of theta (array), deviance, fixef (table of estimate and se), varcorr
-            (table of estimate) and sigma.
 
         Raises:
             DataError: if common columns are linearly dependent or fit the response exactly.
@@ -209,14 +226,14 @@ class ProfiledDeviance:
             "sigma": sigma,
         }
 
-    def on_boundary(self, theta: Array) -> list[int]:
+    def on_boundary(self, theta: Float[Array, "d"]) -> list[int]:
         """Indices in theta of scales that are zero."""
         places = [place for g in self.order for place in _elements(self.mixed.groupings[g])]
         return [e for e, (i, j) in enumerate(places) if i == j and abs(theta[e]) <= _AT_ZERO]
 
     def off_the_boundary(
-        self, deviance: Callable[[Array], float], theta: Array, least: float
-    ) -> Array | None:
+        self, deviance: Callable[[Array], float], theta: Float[Array, "d"], least: float
+    ) -> Float[Array, "d"] | None:
         """Look for a theta of lower deviance in which a scale is not zero.
 
         The deviance is an even function of a scale. Its derivative at zero is therefore zero
@@ -224,11 +241,11 @@ class ProfiledDeviance:
 
         Args:
             deviance: the deviance as a function of theta.
-            theta: (d,) where the search ended.
+            theta: where the search ended.
             least: the deviance at theta.
 
         Returns:
-            (d,) the first theta of lower deviance found, or None.
+            The first theta of lower deviance found, or None.
         """
         for e in self.on_boundary(theta):
             for size in _SIZES:
@@ -238,8 +255,8 @@ class ProfiledDeviance:
                     return inside
         return None
 
-    def signed(self, theta: Array) -> Array:
-        """An equivalent theta (d,) whose diagonal elements are not negative."""
+    def signed(self, theta: Float[Array, "d"]) -> Float[Array, "d"]:
+        """An equivalent theta whose diagonal elements are not negative."""
         out, start = theta.copy(), 0
         for g in self.order:
             places = _elements(self.mixed.groupings[g])
@@ -251,8 +268,8 @@ class ProfiledDeviance:
             start += len(places)
         return out + 0.0
 
-    def fixef(self, common: Array, covariance: Array) -> pd.DataFrame:
-        """The table of common effects (p,), and their standard errors from a covariance (p, p)."""
+    def fixef(self, common: Float[Array, "p"], covariance: Float[Array, "p p"]) -> pd.DataFrame:
+        """The table of common effects, and their standard errors from a covariance."""
         names = []
         for name, count in self.mixed.common:
             names += [name] if count == 1 else [f"{name}[{i + 1}]" for i in range(count)]
@@ -260,7 +277,7 @@ class ProfiledDeviance:
         table = pd.DataFrame({"estimate": common, "se": se}, index=names)
         return table.rename_axis("parameter")
 
-    def varcorr(self, theta: Array, sigma: float) -> pd.DataFrame:
+    def varcorr(self, theta: Float[Array, "d"], sigma: float) -> pd.DataFrame:
         """The table of sds and correlations of the group effects, and sigma, at theta."""
         rows: list[tuple[str, float]] = []
         roots = self.roots(theta)

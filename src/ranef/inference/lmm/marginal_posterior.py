@@ -17,7 +17,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,13 +31,14 @@ from ranef.inference.lmm.model import LinearMixedModel, RandomEffectsTerm
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.blas_threads import side_by_side
+from ranef.numerics.shapes import Float, Numbers
 from ranef.priors import Prior
 
 Array = NDArray[np.float64]
 
 # Approximate number of coefficients of one level that determine the scale and each length scale
 # of a spectrum: few columns of its basis have most of the variance.
-_TOLD = 3
+_INFORMATIVE = 3
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class LMMHyperposterior:
         mixed: the model and its cross-products.
         coordinates: the map from x to the unknown hyperparameters.
         known: values of the fixed hyperparameters by site.
-        start: (d,) start of the search for the mode.
+        start: start of the search for the mode.
     """
 
     mixed: LinearMixedModel
     coordinates: Coordinates
     known: Mapping[str, float]
-    start: Array
+    start: Float[Array, "d"]
     # `solve` takes several values of the hyperparameters at once.
     solves_many = True
 
@@ -66,32 +66,32 @@ class LMMHyperposterior:
 
     @classmethod
     def of(
-        cls, mixed: LinearMixedModel, given: Mapping[str, Prior], spread: float
+        cls, mixed: LinearMixedModel, by_name: Mapping[str, Prior], response_scale: float
     ) -> "LMMHyperposterior":
-        """The density for given priors, with a start from the cross-products.
+        """The density under these priors, with a start from the cross-products.
 
         Args:
             mixed: the model and its cross-products.
-            given: priors by name.
-            spread: scale of the response. The residual sd starts at no less than 1e-6 of it, and
-                scales of columns of zeros at twice its value.
+            by_name: priors by name.
+            response_scale: scale of the response. The residual sd starts at no less than 1e-6 of
+                it, and scales of columns of zeros at twice its value.
         """
         known: dict[str, float] = {}
         scales: list[ScaleCoordinate] = []
         start: list[float] = []
         residual = _residual(mixed) if mixed.sigma else 1.0
         if mixed.sigma:
-            prior = given[mixed.sigma]
+            prior = by_name[mixed.sigma]
             if isinstance(prior, priors.Fixed):
                 known[mixed.sigma] = residual = prior.value
             else:
-                residual = max(residual, 1e-6 * spread)
+                residual = max(residual, 1e-6 * response_scale)
                 scales.append(ScaleCoordinate.of(mixed.sigma, prior, residual, folds=False))
                 start.append(scales[-1].place(getattr(prior, "start", None) or residual))
         correlations = []
         for grouping in mixed.groupings:
-            for each in scale_starts(mixed, grouping, residual, spread):
-                prior = given[each.name]
+            for each in scale_starts(mixed, grouping, residual, response_scale):
+                prior = by_name[each.name]
                 if isinstance(prior, priors.Fixed):
                     known[each.name] = prior.value
                 if each.name in known or each.name in {scale.name for scale in scales}:
@@ -99,7 +99,7 @@ class LMMHyperposterior:
                 scales.append(ScaleCoordinate.of(each.name, prior, each.unit, folds=each.folds))
                 start.append(scales[-1].place(getattr(prior, "start", None) or each.start))
             if grouping.cholesky:
-                eta = float(getattr(given[grouping.correlation], "eta", 1.0))
+                eta = float(getattr(by_name[grouping.correlation], "eta", 1.0))
                 correlations.append(
                     (
                         CorrelationCoordinates(grouping.cholesky, grouping.width, eta),
@@ -115,15 +115,15 @@ class LMMHyperposterior:
         return cls(mixed, coordinates, known, places)
 
     @property
-    def width(self) -> Array:
-        """(d,) approximate posterior sd of each coordinate, from its number of observations.
+    def width(self) -> Float[Array, "d"]:
+        """Approximate posterior sd of each coordinate, from its number of observations.
 
         The log of an sd that is estimated from m normal values has an sd of about 1 / sqrt(2 m),
         a correlation (on the scale of its Fisher transform) one of about 1 / sqrt(m).
         """
         out = np.empty(self.coordinates.size)
         levels = {
-            name: g.levels * max(1, g.scales.count(name)) * (_TOLD if g.spectrum else 1)
+            name: g.levels * max(1, g.scales.count(name)) * (_INFORMATIVE if g.spectrum else 1)
             for g in self.mixed.groupings
             for name in (*g.scales, g.cholesky)
         }
@@ -144,8 +144,8 @@ class LMMHyperposterior:
         return [i for i, scale in enumerate(self.coordinates.scales) if scale.name in names]
 
     @cached_property
-    def _fixed_prior(self) -> tuple[Array, float, int]:
-        """The part of the prior of the common effects that does not depend on hyperparameters.
+    def _fixed_prior(self) -> tuple[Float[Array, "q q"], float, int]:
+        """The priors of the common effects that do not depend on hyperparameters.
 
         Returns:
             The penalty divided by sigma^2 of normal priors, their log|P|+, and the number of flat
@@ -158,30 +158,30 @@ class LMMHyperposterior:
         return penalty, float(np.log(precision[precision > 0]).sum()), flat
 
     @cached_property
-    def _units(self) -> dict[str, Array]:
+    def _units(self) -> dict[str, Float[Array, "q q"]]:
         """By name of its scale, the penalty of each t prior at a scale of one."""
         solver, mean = self.mixed.solver, self.mixed.mean
         return {t.name: solver.penalty(mean, np.eye(solver.p)[t.column]) for t in self.mixed.tails}
 
-    def _prior(self, values: Mapping[str, Any]) -> tuple[Array, Any, int]:
+    def _prior(self, values: Mapping[str, Numbers]) -> tuple[Float[Array, "... q q"], Numbers, int]:
         """The penalty divided by sigma^2, log|P|+ and the number of flat priors, with t priors."""
         penalty, log_precision, flat = self._fixed_prior
-        log_det: Any = log_precision
+        log_det: Numbers = log_precision
         for name, unit in self._units.items():
             scale = np.asarray(values[name])
             penalty = penalty + scale[..., None, None] ** -2.0 * unit
             log_det = log_det - 2 * np.log(scale)
         return penalty, log_det, flat
 
-    def sites(self, x: Array) -> dict[str, Any]:
-        """All hyperparameters by site at x (..., d), including fixed ones."""
+    def sites(self, x: Float[Array, "*batch d"]) -> dict[str, Numbers]:
+        """All hyperparameters by site at x, including fixed ones."""
         values = self.coordinates.values(x)
         for name, value in self.known.items():
             values[name] = np.full(x.shape[:-1], value)
         return values
 
-    def absolute(self, values: Mapping[str, Any]) -> list[Array]:
-        """By term, the Cholesky factor of the effects' covariance (not relative), (..., k, k)."""
+    def absolute(self, values: Mapping[str, Numbers]) -> list[Float[Array, "*_batch _k _k"]]:
+        """By term, the Cholesky factor of the effects' covariance (not relative)."""
         out = []
         for grouping in self.mixed.groupings:
             sd = grouping.sds(values)
@@ -191,11 +191,13 @@ class LMMHyperposterior:
                 out.append(sd[..., None] * np.eye(grouping.width))
         return out
 
-    def _sigma(self, values: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
-        return values[self.mixed.sigma] if self.mixed.sigma else np.ones(shape)
+    def _sigma(self, values: Mapping[str, Numbers], shape: tuple[int, ...]) -> Array:
+        return np.asarray(values[self.mixed.sigma]) if self.mixed.sigma else np.ones(shape)
 
-    def solve(self, x: Array) -> tuple[Solution, Array]:
-        """The posterior of the coefficients at x (B, d) or (d,), and the residual sd sigma (B,)."""
+    def solve(
+        self, x: Float[Array, "B d"] | Float[Array, "d"]
+    ) -> tuple[Solution, Float[Array, "B"]]:
+        """The posterior of the coefficients at x, and the residual sd sigma."""
         x = np.atleast_2d(x)
         values = self.sites(x)
         sigma = self._sigma(values, x.shape[:-1])
@@ -203,8 +205,10 @@ class LMMHyperposterior:
         penalty = sigma[:, None, None] ** 2 * self._prior(values)[0]
         return self.mixed.solver.solve(self.mixed.roots(roots), penalty), sigma
 
-    def _likelihood(self, x: Array) -> tuple[Array, Solution, Array]:
-        """Log p(y | theta) (B,) at x (B, d) or (d,), the posterior of the coefficients, sigma."""
+    def _likelihood(
+        self, x: Float[Array, "B d"] | Float[Array, "d"]
+    ) -> tuple[Float[Array, "B"], Solution, Float[Array, "B"]]:
+        """Log p(y | theta) at x, the posterior of the coefficients, and sigma."""
         solution, sigma = self.solve(x)
         _, log_precision, flat = self._prior(self.sites(np.atleast_2d(x)) if self._units else {})
         log_det = solution.log_det_random + solution.log_det_common
@@ -219,28 +223,28 @@ class LMMHyperposterior:
         )
         return value, solution, sigma
 
-    def log_likelihood(self, x: Array) -> float:
-        """The log marginal likelihood log p(y | theta) at x (d,), without the prior of theta."""
+    def log_likelihood(self, x: Float[Array, "d"]) -> float:
+        """The log marginal likelihood log p(y | theta) at x, without the prior of theta."""
         return float(self._likelihood(x)[0][0])
 
-    def log_density(self, x: Array) -> Array:
-        """The log density (B,) at x (B, d); minus infinity where the factorization fails."""
+    def log_density(self, x: Float[Array, "B d"]) -> Float[Array, "B"]:
+        """The log density at x; minus infinity where the factorization fails."""
         solver = self.mixed.solver
 
-        def part(rows: slice) -> Array:
+        def of_chunk(chunk: slice) -> Array:
             with np.errstate(all="ignore"):
                 try:
-                    return self._likelihood(x[rows])[0]
+                    return self._likelihood(x[chunk])[0]
                 except DependentColumnError:
-                    return np.full(len(x[rows]), -np.inf)
+                    return np.full(len(x[chunk]), -np.inf)
 
-        found = np.concatenate(side_by_side(part, solver.chunks(len(x)), solver.largest))
+        found = np.concatenate(side_by_side(of_chunk, solver.chunks(len(x)), solver.largest))
         with np.errstate(all="ignore"):
             out = found + self.coordinates.log_prior(x)[0]
         return np.where(np.isfinite(out), out, -np.inf)
 
-    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
-        """The log density and its gradient (d,) at x (d,).
+    def value_and_gradient(self, x: Float[Array, "d"]) -> tuple[float, Float[Array, "d"]]:
+        """The log density and its gradient at x.
 
         They are minus infinity and zeros where the factorization fails.
         """
@@ -254,7 +258,7 @@ class LMMHyperposterior:
             if not np.isfinite(value + prior[0]):
                 return -np.inf, np.zeros_like(x)
         sigma = float(sigma_[0])
-        values = {name: v[0] for name, v in self.sites(x[None]).items()}
+        values = {name: np.asarray(v)[0] for name, v in self.sites(x[None]).items()}
         derivatives = solution.root_derivatives()
         by_root = {
             f: -0.5 * (log_det + residual / sigma**2) / sigma
@@ -283,19 +287,21 @@ class LMMHyperposterior:
 
 
 def scale_derivatives(
-    groupings: Sequence[RandomEffectsTerm], values: Mapping[str, Any], by_root: Mapping[int, Array]
-) -> dict[str, Any]:
+    groupings: Sequence[RandomEffectsTerm],
+    values: Mapping[str, Numbers],
+    by_root: Mapping[int, Float[Array, "_k _k"]],
+) -> dict[str, Numbers]:
     """Chain rule from the Cholesky factors of the covariances to scales and correlations.
 
     Args:
         groupings: the terms with group effects.
         values: scales and Cholesky factors of the correlations, by site.
-        by_root: by factor, derivative in the Cholesky factor of its covariance, (k, k).
+        by_root: by factor, derivative in the Cholesky factor of its covariance.
 
     Returns:
         Derivatives by site.
     """
-    out: dict[str, Any] = {}
+    out: dict[str, Numbers] = {}
     for grouping in groupings:
         own = by_root[grouping.factor][grouping.columns, grouping.columns]
         shape = values[grouping.cholesky] if grouping.cholesky else np.eye(grouping.width)
@@ -325,7 +331,7 @@ class ScaleStart:
 
 
 def scale_starts(
-    mixed: LinearMixedModel, grouping: RandomEffectsTerm, residual: float, spread: float
+    mixed: LinearMixedModel, grouping: RandomEffectsTerm, residual: float, response_scale: float
 ) -> list[ScaleStart]:
     """Start values and units of all scales of a term.
 
@@ -333,21 +339,21 @@ def scale_starts(
         mixed: the model and its cross-products.
         grouping: the term.
         residual: residual sd.
-        spread: scale of the response, which is used for columns of zeros.
+        response_scale: scale of the response, which is used for columns of zeros.
     """
     own = mixed.solver.products.own[grouping.factor]
     place = range(grouping.columns.start, grouping.columns.stop)
     if not grouping.is_tied:
         information = [float(own[column, column].mean()) for column in place]
-        units = [residual / math.sqrt(i) if i > 0 else spread for i in information]
+        units = [residual / math.sqrt(i) if i > 0 else response_scale for i in information]
         return [
             ScaleStart(name, unit, 2 * unit)
             for name, unit in zip(grouping.scales, units, strict=True)
         ]
     per_row = float(np.mean([own[column, column].sum() for column in place])) / mixed.n
-    row = residual / math.sqrt(per_row) if per_row > 0 else spread
+    row = residual / math.sqrt(per_row) if per_row > 0 else response_scale
     # All columns inform one scale, so that a smaller one than for a single row can be detected.
-    unit = row * min(1.0, math.sqrt(_TOLD * grouping.levels / mixed.n))
+    unit = row * min(1.0, math.sqrt(_INFORMATIVE * grouping.levels / mixed.n))
     lengths = grouping.spectrum.starts if grouping.spectrum else {}
     return [
         ScaleStart(name, 1.0, lengths[name], folds=False)

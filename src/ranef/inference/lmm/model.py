@@ -8,7 +8,6 @@ Terms with the same grouping share one factor f with vector-valued effects b_fj 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from ranef.errors import DataError
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import PWLS
+from ranef.numerics.shapes import Float, Numbers
 from ranef.priors import InverseGamma, Variance
 from ranef.terms.blocks import Spectrum
 
@@ -30,14 +30,14 @@ class DerivedCoefficients:
 
     Attributes:
         names: name, number and shape of each set of coefficients.
-        matrix: (m, k).
+        matrix: a row for each derived coefficient.
     """
 
     names: tuple[tuple[str, int, tuple[int, ...]], ...]
-    matrix: Array
+    matrix: Float[Array, "m k"]
 
-    def by_name(self, values: Array) -> dict[str, Array]:
-        """Split values (..., m) of all derived coefficients into arrays by name."""
+    def by_name(self, values: Float[Array, "*batch m"]) -> dict[str, Float[Array, "..."]]:
+        """Split values of all derived coefficients into arrays by name."""
         out, start = {}, 0
         for name, count, shape in self.names:
             own = values[..., start : start + count]
@@ -54,7 +54,7 @@ class RandomEffectsTerm:
         label: label of the term.
         factor: index of the factor.
         columns: the columns of the term within the factor.
-        levels: number of levels J.
+        levels: number of levels.
         sites: names of the sites of its coefficients, each with its number of columns.
         shapes: shape of each of these sites for one level.
         scales: by column, the site of its sd; or the sites from which `spectrum` computes the sds.
@@ -62,7 +62,7 @@ class RandomEffectsTerm:
         correlation: parameter that has the prior of the correlations.
         spectrum: the map from scales to sds; None if each scale is the sd of a column.
         shared: whether all rows share its single level. The sites then have no axis for levels.
-        carried: the effects of the formula's columns, if the solver has other columns.
+        derived: the effects of the formula's columns, if the solver has other columns.
     """
 
     label: str
@@ -76,7 +76,7 @@ class RandomEffectsTerm:
     correlation: str
     spectrum: Spectrum | None = None
     shared: bool = False
-    carried: DerivedCoefficients | None = None
+    derived: DerivedCoefficients | None = None
 
     @property
     def width(self) -> int:
@@ -88,18 +88,20 @@ class RandomEffectsTerm:
         """Whether a scale determines the sds of several columns."""
         return self.spectrum is not None or len(set(self.scales)) < len(self.scales)
 
-    def sds(self, values: Mapping[str, Any]) -> Array:
-        """The sd of each column, (..., k), from values (...) of the scales by site."""
+    def sds(self, values: Mapping[str, Numbers]) -> Float[Array, "... k"]:
+        """The sd of each column, from values of the scales by site, "..." each."""
         if self.spectrum is not None:
             return np.asarray(self.spectrum.sds(values))
         return np.stack([values[name] for name in self.scales], axis=-1)
 
-    def by_scale(self, values: Mapping[str, Any], by_sd: Array) -> dict[str, Any]:
-        """Chain rule: derivatives in the scales, by site, from derivatives `by_sd` (k,) in the sds.
+    def by_scale(
+        self, values: Mapping[str, Numbers], by_sd: Float[Array, "k"]
+    ) -> dict[str, Numbers]:
+        """Chain rule: derivatives in the scales, by site, from derivatives `by_sd` in the sds.
 
         `values` has the scales by site.
         """
-        out: dict[str, Any] = {}
+        out: dict[str, Numbers] = {}
         if self.spectrum is not None:
             slopes = self.spectrum.slopes(values)
             return {name: np.asarray(slope @ by_sd) for name, slope in slopes.items()}
@@ -141,14 +143,14 @@ class LinearMixedModel:
         groupings: terms of group effects in the order of the formula.
         common: names of the sites of the common (fixed) effects, each with its number of columns.
         shapes: shape of each of these sites.
-        mean: (p,) prior means of the common effects.
-        precision: (p,) prior precisions; 0 for a flat prior.
+        mean: prior means of the common effects.
+        precision: prior precisions; 0 for a flat prior.
         sigma: name of the residual sd; "" if it is known to be one.
         n: number of rows.
         log_weights: sum of the logarithms of the weights.
         total: weighted sum of squares of the response less the constant by which it is centred.
         span: smallest and largest response.
-        carried: the common effects of the formula's columns, if the solver has other columns.
+        derived: the common effects of the formula's columns, if the solver has other columns.
         tails: t priors among those of the common effects. Their precision depends on a
             hyperparameter.
     """
@@ -157,18 +159,20 @@ class LinearMixedModel:
     groupings: tuple[RandomEffectsTerm, ...]
     common: tuple[tuple[str, int], ...]
     shapes: tuple[tuple[int, ...], ...]
-    mean: Array
-    precision: Array
+    mean: Float[Array, "p"]
+    precision: Float[Array, "p"]
     sigma: str
     n: int
     log_weights: float
     total: float
     span: tuple[float, float]
-    carried: DerivedCoefficients | None = None
+    derived: DerivedCoefficients | None = None
     tails: tuple[HeavyTail, ...] = ()
 
-    def roots(self, of: Sequence[Array]) -> list[Array]:
-        """The root of each factor, (..., k, k), block-diagonal in the roots `of` its terms."""
+    def roots(
+        self, of: Sequence[Float[Array, "*_batch _k _k"]]
+    ) -> list[Float[Array, "*_batch _k _k"]]:
+        """The root of each factor, block-diagonal in the roots `of` its terms."""
         out = []
         for f, width in enumerate(self.solver.products.widths):
             inside = [
@@ -213,8 +217,10 @@ def dependent(mixed: LinearMixedModel, error: DependentColumnError) -> DataError
     )
 
 
-def common_by_site(mixed: LinearMixedModel, values: Array) -> dict[str, Array]:
-    """Split values (..., p) of the common effects into arrays by site."""
+def common_by_site(
+    mixed: LinearMixedModel, values: Float[Array, "*batch p"]
+) -> dict[str, Float[Array, "..."]]:
+    """Split values of the common effects into arrays by site."""
     out: dict[str, Array] = {}
     start = 0
     for (name, count), shape in zip(mixed.common, mixed.shapes, strict=True):
@@ -223,8 +229,10 @@ def common_by_site(mixed: LinearMixedModel, values: Array) -> dict[str, Array]:
     return out
 
 
-def effects_by_site(grouping: RandomEffectsTerm, values: Array) -> dict[str, Array]:
-    """Split values (..., J, k) of a factor into arrays of the sites of one of its terms."""
+def effects_by_site(
+    grouping: RandomEffectsTerm, values: Float[Array, "*batch levels k"]
+) -> dict[str, Float[Array, "..."]]:
+    """Split values of the effects of a factor into arrays of the sites of one of its terms."""
     out: dict[str, Array] = {}
     start = grouping.columns.start
     for (name, count), shape in zip(grouping.sites, grouping.shapes, strict=True):

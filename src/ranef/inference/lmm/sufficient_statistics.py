@@ -70,8 +70,8 @@ def _compressed(
     layout: DesignLayout | None = None
     sigma = ""
     low, high = math.inf, -math.inf
-    for part in problem.batches():
-        layout, sigma, rows = batch_to_rows(part, problem, method)
+    for batch in problem.batches():
+        layout, sigma, rows = batch_to_rows(batch, problem, method)
         if products is None:
             products = cross_products(rows, Centre.of(rows, varying))
         else:
@@ -80,7 +80,7 @@ def _compressed(
                 if place >= 0 and (rows.common[:, place] != value).any():
                     raise _VaryingOffsetError(int(place))
             products = products + cross_products(rows, centre)
-        value = np.asarray(part.normal.value if part.normal else 0.0)
+        value = np.asarray(batch.normal.value if batch.normal else 0.0)
         low, high = min(low, float(value.min())), max(high, float(value.max()))
     if products is None or layout is None:
         raise DataError("there are no rows to fit")
@@ -102,7 +102,7 @@ def _compressed(
         products.log_weights,
         float(products.common[-1, -1]),
         (low, high),
-        layout.carried,
+        layout.derived,
         layout.tails,
     )
 

@@ -1,16 +1,17 @@
 """Linear algebra of many small dense matrices, vectorised over the levels of a factor.
 
-The matrices of all levels are one array (rows, columns, B, J), for B values of the
-hyperparameters and J levels. Python loops run over the few rows and columns, and each operation
+The matrices of all levels are one array with the axes "rows columns B levels", for B values of the
+hyperparameters. Python loops run over the few rows and columns, and each operation
 is vectorised over B and J. For small matrices this is about ten times as fast as one LAPACK call
 for each. From `_WIDE` rows on, as bases of smooth terms have them, LAPACK is faster and is used.
 """
 
 import contextlib
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ranef.numerics.shapes import Float, Int
 
 Array = NDArray[np.float64]
 
@@ -18,8 +19,8 @@ Array = NDArray[np.float64]
 _WIDE = 12
 
 
-def cholesky(a: Array) -> Array:
-    """Cholesky factor L with L L' = A, (k, k, B, J); nan where A is not positive definite."""
+def cholesky(a: Float[Array, "k k B levels"]) -> Float[Array, "k k B levels"]:
+    """Cholesky factor L with L L' = A; nan where A is not positive definite."""
     k = len(a)
     if k >= _WIDE:
         return _lapack_cholesky(a)
@@ -32,8 +33,10 @@ def cholesky(a: Array) -> Array:
     return out
 
 
-def forward(lower: Array, b: Array) -> Array:
-    """L^-1 b, for b (k, m, B, J)."""
+def forward(
+    lower: Float[Array, "k k #B levels"], b: Float[Array, "k m B levels"]
+) -> Float[Array, "k m B levels"]:
+    """L^-1 b."""
     if len(lower) >= _WIDE:
         return _by_columns(np.linalg.solve(_by_level(lower), _by_level(b)))
     out = np.empty_like(b)
@@ -43,8 +46,10 @@ def forward(lower: Array, b: Array) -> Array:
     return out
 
 
-def backward(lower: Array, b: Array) -> Array:
-    """L'^-1 b, for b (k, m, B, J)."""
+def backward(
+    lower: Float[Array, "k k #B levels"], b: Float[Array, "k m B levels"]
+) -> Float[Array, "k m B levels"]:
+    """L'^-1 b."""
     k = len(lower)
     if k >= _WIDE:
         upper = np.swapaxes(_by_level(lower), -1, -2)
@@ -56,8 +61,10 @@ def backward(lower: Array, b: Array) -> Array:
     return out
 
 
-def times(a: Array, b: Array) -> Array:
-    """A b, for a (k, l, B, J or 1) and b (l, m, B or 1, J)."""
+def times(
+    a: Float[Array, "k l #B #levels"], b: Float[Array, "l m #B levels"]
+) -> Float[Array, "k m B levels"]:
+    """A b."""
     if a.shape[2:] == (1, 1) and b.shape[2] == 1:
         flat = a[..., 0, 0] @ b.reshape(len(b), -1)
         return flat.reshape(len(a), *b.shape[1:])
@@ -66,24 +73,26 @@ def times(a: Array, b: Array) -> Array:
     return np.stack([sum(a[i, c] * b[c] for c in range(len(b))) for i in range(len(a))])
 
 
-def transposed(a: Array) -> Array:
+def transposed(a: Float[Array, "k m B levels"]) -> Float[Array, "m k B levels"]:
     """A' of every level."""
     return np.swapaxes(a, 0, 1)
 
 
-def gram(a: Array, b: Array) -> Array:
-    """Sum over levels of A' B, (B, m, m'), for a (k, m, B, J) and b (k, m', B, J)."""
+def gram(a: Float[Array, "k l B levels"], b: Float[Array, "k m B levels"]) -> Float[Array, "B l m"]:
+    """Sum over levels of A' B."""
     return np.matmul(_flat(a), np.swapaxes(_flat(b), 1, 2))
 
 
-def _flat(a: Array) -> Array:
-    """(B, m, k J) from (k, m, B, J)."""
+def _flat(a: Float[Array, "k m B levels"]) -> Float[Array, "B m k*levels"]:
+    """The rows of all levels side by side."""
     k, m, batch, levels = a.shape
     return np.ascontiguousarray(a.transpose(2, 1, 0, 3)).reshape(batch, m, k * levels)
 
 
-def per_level(a: Array, b: Array) -> Array:
-    """A' B of every level, (m, m', B, J), for a (k, m, B, J) and b (k, m', B, J)."""
+def per_level(
+    a: Float[Array, "k l B levels"], b: Float[Array, "k m B levels"]
+) -> Float[Array, "l m B levels"]:
+    """A' B of every level."""
     if len(a) >= _WIDE:
         return _by_columns(np.swapaxes(_by_level(a), -1, -2) @ _by_level(b))
     return np.stack(
@@ -92,16 +101,20 @@ def per_level(a: Array, b: Array) -> Array:
     )  # fmt: skip
 
 
-def combine(a: Array, weights: Array) -> Array:
-    """A w of every level, (k, M, J), for a (k, m, B, J) and weights w (M, m), B being 1 or M."""
+def combine(
+    a: Float[Array, "k m #draws levels"], weights: Float[Array, "draws m"]
+) -> Float[Array, "k draws levels"]:
+    """A w of every level, for each row w of the weights."""
     if a.shape[2] == 1:
         k, m, _, levels = a.shape
         return np.matmul(weights, a.reshape(k, m, levels))
     return np.einsum("kmbj,bm->kbj", a, weights)
 
 
-def quadratic(a: Array, middle: Array) -> Array:
-    """A M A' of every level, (k, k, B, J), for a (k, m, B, J) and symmetric `middle` (B, m, m)."""
+def quadratic(
+    a: Float[Array, "k m B levels"], middle: Float[Array, "B m m"]
+) -> Float[Array, "k k B levels"]:
+    """A M A' of every level, for a symmetric M, `middle`."""
     k, m, batch, levels = a.shape
     if k >= _WIDE:
         rows = _by_level(a)
@@ -116,22 +129,26 @@ def quadratic(a: Array, middle: Array) -> Array:
     return out
 
 
-def segments(values: Array, starts: NDArray[np.int64]) -> Array:
+def segments(
+    values: Float[Array, "*batch levels"], starts: Int[NDArray[np.int64], "parents"]
+) -> Float[Array, "*batch parents"]:
     """Sums over the children of each parent, which are adjacent and begin at `starts`."""
     return np.add.reduceat(values, starts, axis=-1)
 
 
-def _by_level(a: Array) -> Array:
-    """(B, J, k, m), the order of axes for LAPACK, from (k, m, B, J)."""
+def _by_level(a: Float[Array, "k m B levels"]) -> Float[Array, "B levels k m"]:
+    """The same matrices, in the order of axes for LAPACK."""
     return np.ascontiguousarray(np.moveaxis(a, (2, 3), (0, 1)))
 
 
-def _by_columns(a: NDArray[Any]) -> Array:
-    """(k, m, B, J) from (B, J, k, m)."""
-    return np.ascontiguousarray(np.moveaxis(a, (0, 1), (2, 3)))
+def _by_columns(
+    a: Float[NDArray[np.floating], "B levels k m"],
+) -> Float[Array, "k m B levels"]:
+    """The inverse of `_by_level`."""
+    return np.ascontiguousarray(np.moveaxis(a, (0, 1), (2, 3)), dtype=np.float64)
 
 
-def _lapack_cholesky(a: Array) -> Array:
+def _lapack_cholesky(a: Float[Array, "k k B levels"]) -> Float[Array, "k k B levels"]:
     """As `cholesky`, by LAPACK; matrix by matrix if any is not positive definite."""
     each = _by_level(a)
     try:

@@ -1,14 +1,13 @@
 """Weighted cross-products of the rows, which are sufficient statistics of a Gaussian mixed model.
 
-The linear predictor is eta = X beta + sum_f Z_f b_f, with p common columns X, and with J levels
-and k columns for grouping factor f. For a response y, weights W and q = p + 1, the
+The linear predictor is eta = X beta + sum_f Z_f b_f, with p common columns X, and with k columns
+for each level of grouping factor f. For a response y, weights W and q = p + 1, the
 cross-products are
 
-    [X y]' W [X y]     (q, q)
-    Z_f' W Z_f         one block for each level of f,             (k, k, J)
-    Z_f' W [X y]       one block for each level of f,             (k, q, J)
-    Z_f' W Z_h         one block for each pair of levels of f
-                       and h that share a row,                    (k, k', m)
+    [X y]' W [X y]     "q q"
+    Z_f' W Z_f         "k k levels": one block for each level of f
+    Z_f' W [X y]       "k q levels": one block for each level of f
+    Z_f' W Z_h         "k l pairs": one block for each pair of levels of f and h that share a row
 
 They are sums over rows, so the cross-products of batches or partitions of the rows add up. Levels
 lie along the last axis, so that NumPy operations are vectorised over all of them.
@@ -16,17 +15,19 @@ lie along the last axis, so that NumPy operations are vectorised over all of the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ranef.numerics.shapes import Float, Int
+
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 # Rows in one chunk of the accumulation, few enough for the products to stay in the cache.
 _CHUNK = 32_768
-# Upper bound on the numbers of an array of row-wise products. With many columns it reduces the
+# Upper bound on the numbers of an array of products of every row. With many columns it reduces the
 # size of a chunk.
 _NUMBERS = 20_000_000
 # Number of product columns from which one sparse matrix product is faster than a `bincount` for
@@ -39,17 +40,17 @@ class GroupingFactor:
     """A grouping factor and its columns: it adds columns_i . b[codes_i] to eta_i.
 
     Attributes:
-        codes: (n,) level of each row, an integer below `levels`.
-        columns: (n, k) columns whose coefficients vary by level.
-        levels: J, the number of levels.
-        predictor: (k,) index of the linear predictor to which each column belongs; None if all
-            belong to the first.
+        codes: level of each row, an integer below `levels`.
+        columns: columns whose coefficients vary by level.
+        levels: number of levels.
+        predictor: index of the linear predictor to which each column belongs; None if all belong
+            to the first.
     """
 
-    codes: NDArray[Any]
-    columns: Array
+    codes: Int[NDArray[np.integer], "n"]
+    columns: Float[Array, "n k"]
     levels: int
-    predictor: NDArray[np.int64] | None = None
+    predictor: Int[Indices, "k"] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,24 +58,23 @@ class RowBatch:
     """A batch of rows of a (working) Gaussian mixed model with K linear predictors.
 
     Attributes:
-        response: (n,), or (n, K) with K predictors; the response less known offsets, or the
-            working response.
-        common: (n, p) columns of the common (fixed) effects.
+        response: the response less known offsets, or the working response.
+        common: columns of the common (fixed) effects.
         factors: the grouping factors, the same in every batch, with the same numbers of levels.
-        weights: (n,) or, for K predictors, (n, K, K) symmetric and positive semidefinite; None
-            for weights of one.
-        predictor: (p,) index of the linear predictor to which each common column belongs; None
-            if all belong to the first.
-        variance: (n,) variance of an uncertain response whose expectation is `response`; None if
-            the response is known.
+        weights: a number or, for K predictors, a symmetric and positive semidefinite matrix for
+            each row; None for weights of one.
+        predictor: index of the linear predictor to which each common column belongs; None if all
+            belong to the first.
+        variance: variance of an uncertain response whose expectation is `response`; None if the
+            response is known. With it, the weights must be numbers, not matrices.
     """
 
-    response: Array
-    common: Array
+    response: Float[Array, "n"] | Float[Array, "n K"]
+    common: Float[Array, "n p"]
     factors: Sequence[GroupingFactor] = ()
-    weights: Array | None = None
-    predictor: NDArray[np.int64] | None = None
-    variance: Array | None = None
+    weights: Float[Array, "n"] | Float[Array, "n K K"] | None = None
+    predictor: Int[Indices, "p"] | None = None
+    variance: Float[Array, "n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class Centre:
     squared.
 
     Attributes:
-        constant: (K,) index of the constant column of each predictor, -1 if it has none.
-        value: (K,) value of that column.
-        common: (p,) constants subtracted from the common columns.
-        response: (K,) constants subtracted from the response.
+        constant: index of the constant column of each predictor, -1 if it has none.
+        value: value of that column.
+        common: constants subtracted from the common columns.
+        response: constants subtracted from the response.
     """
 
-    constant: NDArray[np.int64]
-    value: Array
-    common: Array
-    response: Array
+    constant: Int[Indices, "K"]
+    value: Float[Array, "K"]
+    common: Float[Array, "p"]
+    response: Float[Array, "K"]
 
     @classmethod
     def of(cls, rows: RowBatch, varying: frozenset[int] = frozenset()) -> "Centre":
@@ -119,8 +119,10 @@ class Centre:
         common[constant[known]] = 0.0
         return cls(constant, value, common, np.where(known, y.mean(axis=0), 0.0))
 
-    def transform(self, predictor: NDArray[np.int64]) -> tuple[Array, Array]:
-        """T (p, p) and t (p,), such that the coefficients of the centred columns are T beta - t."""
+    def transform(
+        self, predictor: Int[Indices, "p"]
+    ) -> tuple[Float[Array, "p p"], Float[Array, "p"]]:
+        """T and t, such that the coefficients of the centred columns are T beta - t."""
         t, off = np.eye(len(self.common)), np.zeros(len(self.common))
         for k, place in enumerate(self.constant):
             if place >= 0:
@@ -135,13 +137,13 @@ class LevelPairs:
     """The nonzero blocks of Z_f' W Z_h: one for each pair of levels that share a row.
 
     Attributes:
-        left, right: (m,) levels of f and of h, sorted by f, then by h.
-        values: (k, k', m) the blocks.
+        left, right: levels of f and of h, sorted by f, then by h.
+        values: the blocks.
     """
 
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
-    values: Array
+    left: Int[Indices, "pairs"]
+    right: Int[Indices, "pairs"]
+    values: Float[Array, "k l pairs"]
 
 
 @dataclass(frozen=True)
@@ -152,25 +154,25 @@ class CrossProducts:
         rows: number of rows times number of linear predictors.
         log_weights: log determinant of W.
         centre: constants that were subtracted from the columns and the response.
-        predictor: (p,) index of the linear predictor to which each common column belongs.
-        common: (q, q) [X y]' W [X y].
-        own: Z_f' W Z_f of each factor, (k, k, J).
-        cross: Z_f' W [X y] of each factor, (k, q, J).
+        predictor: index of the linear predictor to which each common column belongs.
+        common: [X y]' W [X y].
+        own: Z_f' W Z_f of each factor.
+        cross: Z_f' W [X y] of each factor.
         pairs: Z_f' W Z_h by factors (f, h) with f < h.
     """
 
     rows: int
     log_weights: float
     centre: Centre
-    predictor: NDArray[np.int64]
-    common: Array
-    own: tuple[Array, ...]
-    cross: tuple[Array, ...]
+    predictor: Int[Indices, "p"]
+    common: Float[Array, "q q"]
+    own: tuple[Float[Array, "_k _k _levels"], ...]
+    cross: tuple[Float[Array, "_k q _levels"], ...]
     pairs: dict[tuple[int, int], LevelPairs]
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Number of levels J of each factor."""
+        """Number of levels of each factor."""
         return tuple(block.shape[-1] for block in self.own)
 
     @property
@@ -178,10 +180,10 @@ class CrossProducts:
         """Number of columns k of each factor."""
         return tuple(len(block) for block in self.own)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, NDArray[np.number]]:
         """All fields as arrays by name, for storage; `at` is the inverse."""
         centre = self.centre
-        out: dict[str, NDArray[Any]] = {
+        out: dict[str, NDArray[np.number]] = {
             "products/common": self.common,
             "products/predictor": self.predictor,
             "products/counts": np.array([self.rows, self.log_weights]),
@@ -198,7 +200,7 @@ class CrossProducts:
         return out
 
     @classmethod
-    def at(cls, arrays: Mapping[str, NDArray[Any]]) -> "CrossProducts":
+    def at(cls, arrays: Mapping[str, NDArray]) -> "CrossProducts":
         """The cross-products stored as `arrays`."""
         rows, log_weights = arrays["products/counts"]
         centre = (arrays[f"products/{n}"] for n in ("constant", "value", "taken", "response"))
@@ -269,7 +271,7 @@ def cross_products(rows: RowBatch, centre: Centre | None = None) -> CrossProduct
     y = _two_dimensional(rows.response) - centre.response
     n, k = y.shape
     x = rows.common - centre.common
-    roots, log_weights = _roots(rows.weights, n, k)
+    roots, log_weights = _roots(rows.weights)
     q, widths = x.shape[1] + 1, [f.columns.shape[1] for f in rows.factors]
     common = np.zeros((q, q))
     tables = [np.zeros((f.levels, w * (w + q))) for f, w in zip(rows.factors, widths, strict=True)]
@@ -284,19 +286,19 @@ def cross_products(rows: RowBatch, centre: Centre | None = None) -> CrossProduct
                  + [widths[f] * widths[h] for f, h in keys] + [1])  # fmt: skip
     size = min(size, max(_NUMBERS // widest, 1_024))
     for start in range(0, n, size):
-        part = slice(start, start + size)
+        chunk = slice(start, start + size)
         for row in range(k):
-            xy = _scaled(x[part], y[part], predictor, roots, part, row)
+            xy = _scaled(x[chunk], y[chunk], predictor, roots, chunk, row)
             common += xy.T @ xy
             columns = [
-                _weighted(f.columns[part], _predictor(f.predictor, w), roots, part, row)
+                _weighted(f.columns[chunk], _predictor(f.predictor, w), roots, chunk, row)
                 for f, w in zip(rows.factors, widths, strict=True)
             ]
             for factor, z, table in zip(rows.factors, columns, tables, strict=True):
-                _add_by_level(table, factor.codes[part], z, xy)
+                _add_by_level(table, factor.codes[chunk], z, xy)
             for (f, h), (_, inverse) in keys.items():
                 products = np.einsum("na,nb->abn", columns[f], columns[h])
-                _add_by_pair(met[f, h], inverse[part], products.reshape(-1, products.shape[-1]))
+                _add_by_pair(met[f, h], inverse[chunk], products.reshape(-1, products.shape[-1]))
     if rows.variance is not None:
         # E[y^2] = E[y]^2 + var(y).
         common[-1, -1] += float(
@@ -320,16 +322,19 @@ def cross_products(rows: RowBatch, centre: Centre | None = None) -> CrossProduct
     )
 
 
-def _two_dimensional(response: Array) -> Array:
+def _two_dimensional(response: Array) -> Float[Array, "n K"]:
     return response if response.ndim == 2 else response[:, None]
 
 
-def _predictor(given: NDArray[np.int64] | None, size: int) -> NDArray[np.int64]:
-    return np.zeros(size, dtype=np.int64) if given is None else given
+def _predictor(own: Int[Indices, "m"] | None, size: int) -> Int[Indices, "m"]:
+    """The predictor of each of `size` columns, the first one by default."""
+    return np.zeros(size, dtype=np.int64) if own is None else own
 
 
-def _roots(weights: Array | None, n: int, k: int) -> tuple[Array | None, float]:
-    """Square roots R (n, K, K) with R'R = W, and log det W.
+def _roots(
+    weights: Float[Array, "n"] | Float[Array, "n K K"] | None,
+) -> tuple[Float[Array, "n K K"] | None, float]:
+    """Square roots R with R'R = W, and log det W.
 
     Multiplied by R, a row with K predictors becomes K rows of weight one.
     """
@@ -345,30 +350,39 @@ def _roots(weights: Array | None, n: int, k: int) -> tuple[Array | None, float]:
 
 
 def _weighted(
-    columns: Array, predictor: NDArray[np.int64], roots: Array | None, part: slice, row: int
-) -> Array:
+    columns: Float[Array, "chunk m"],
+    predictor: Int[Indices, "m"],
+    roots: Float[Array, "n K K"] | None,
+    chunk: slice,
+    row: int,
+) -> Float[Array, "chunk m"]:
     """Columns of a chunk times row number `row` of R."""
     if roots is None:
         return columns
-    return columns * roots[part, row][:, predictor]
+    return columns * roots[chunk, row][:, predictor]
 
 
 def _scaled(
-    x: Array,
-    y: Array,
-    predictor: NDArray[np.int64],
-    roots: Array | None,
-    part: slice,
+    x: Float[Array, "chunk p"],
+    y: Float[Array, "chunk K"],
+    predictor: Int[Indices, "p"],
+    roots: Float[Array, "n K K"] | None,
+    chunk: slice,
     row: int,
-) -> Array:
+) -> Float[Array, "chunk q"]:
     """[x y] of a chunk times row number `row` of R."""
     if roots is None:
         return np.concatenate([x, y], axis=1)
-    response = (roots[part, row] * y).sum(axis=1, keepdims=True)
-    return np.concatenate([_weighted(x, predictor, roots, part, row), response], axis=1)
+    response = (roots[chunk, row] * y).sum(axis=1, keepdims=True)
+    return np.concatenate([_weighted(x, predictor, roots, chunk, row), response], axis=1)
 
 
-def _add_by_level(table: Array, codes: NDArray[Any], z: Array, xy: Array) -> None:
+def _add_by_level(
+    table: Float[Array, "levels m"],
+    codes: Int[NDArray[np.integer], "chunk"],
+    z: Float[Array, "chunk k"],
+    xy: Float[Array, "chunk q"],
+) -> None:
     """Add the products z_i [z_i xy_i] of every row i to the table's row of its level."""
     k, n = z.shape[1], len(z)
     both = np.concatenate([z, xy], axis=1)
@@ -380,8 +394,12 @@ def _add_by_level(table: Array, codes: NDArray[Any], z: Array, xy: Array) -> Non
     table += places @ products
 
 
-def _add_by_pair(table: Array, places: NDArray[Any], products: Array) -> None:
-    """Add products (c, n) of every row to the column of its pair in the table (c, m)."""
+def _add_by_pair(
+    table: Float[Array, "m pairs"],
+    places: Int[Indices, "chunk"],
+    products: Float[Array, "m chunk"],
+) -> None:
+    """Add the products of every row to the column of its pair in the table."""
     if len(products) < _SEVERAL:
         for total, each in zip(table, products, strict=True):
             total += np.bincount(places, each, len(total))
@@ -391,12 +409,14 @@ def _add_by_pair(table: Array, places: NDArray[Any], products: Array) -> None:
     table += (adding @ products.T).T
 
 
-def pair_keys(factors: Sequence[GroupingFactor]) -> dict[tuple[int, int], tuple[NDArray, NDArray]]:
+def pair_keys(
+    factors: Sequence[GroupingFactor],
+) -> dict[tuple[int, int], tuple[Int[Indices, "_pairs"], Int[Indices, "n"]]]:
     """The pairs of levels that occur together, for factors f < h.
 
     Returns:
-        By (f, h), the sorted keys (m,) level of f times J_h plus level of h of the pairs that
-        occur, and the index (n,) of each row's pair among them.
+        By (f, h), the sorted keys of the pairs that occur, level of f times number of levels of h
+        plus level of h; and the index of each row's pair among them.
     """
     out = {}
     for h in range(len(factors)):

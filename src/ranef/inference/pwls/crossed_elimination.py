@@ -19,8 +19,10 @@ from ranef.inference.pwls.cross_products import CrossProducts
 from ranef.inference.pwls.nested_elimination import EffectConditionals, dense, pairs_of
 from ranef.inference.pwls.schur_complement import SchurFactor, SchurLayout
 from ranef.inference.pwls.sparse_cross_blocks import SparseCrossBlocks
+from ranef.numerics.shapes import Float, Int
 
 Array = NDArray[np.float64]
+Levels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,22 @@ class CrossedElimination:
 
     Attributes:
         factor: index of the eliminated factor.
-        own: (k, k, 1, J) cross-products of each of its levels with itself.
-        columns: (k, q, 1, J) cross-products with the common columns and the response.
-        meetings: sparse cross-products with the coefficients of the remaining factors.
+        own: cross-products of each of its levels with itself.
+        columns: cross-products with the common columns and the response.
+        cross_blocks: sparse cross-products with the coefficients of the remaining factors.
         remainder: layout of the remaining coefficients.
-        matrix: (Q, Q) cross-products of the remaining coefficients before the elimination.
+        matrix: cross-products of the remaining coefficients before the elimination.
     """
 
     takes_batches: ClassVar[bool] = False
     has_row_covariances: ClassVar[bool] = False
 
     factor: int
-    own: Array
-    columns: Array
+    own: Float[Array, "_k _k 1 _levels"]
+    columns: Float[Array, "_k _q 1 _levels"]
     cross_blocks: SparseCrossBlocks
     remainder: SchurLayout
-    matrix: Array
+    matrix: Float[Array, "_Q Q"]
 
     @classmethod
     def of(cls, products: CrossProducts, factor: int, rest: Sequence[int]) -> "CrossedElimination":
@@ -54,11 +56,11 @@ class CrossedElimination:
             [(f, levels[f], widths[f]) for f in rest], len(products.common) - 1
         )
         level, places, values = [], [], []
-        for part in remainder.parts:
-            pairs = pairs_of(products, factor, part.factor)
-            for c in range(part.width):
+        for span in remainder.slices:
+            pairs = pairs_of(products, factor, span.factor)
+            for c in range(span.width):
                 level.append(pairs.left)
-                places.append(part.start + pairs.right * part.width + c)
+                places.append(span.start + pairs.right * span.width + c)
                 values.append(pairs.values[:, c])
         flat_level, flat_place = np.concatenate(level), np.concatenate(places)
         order = np.lexsort((flat_place, flat_level))
@@ -91,7 +93,9 @@ class CrossedElimination:
             + self.remainder.size**3 // 1_000
         )
 
-    def factorize(self, roots: Sequence[Array], penalty: Array) -> "CrossedFactorization":
+    def factorize(
+        self, roots: Sequence[Float[Array, "1 _k _k"]], penalty: Float[Array, "1 q q"]
+    ) -> "CrossedFactorization":
         """The factorization at one value of the hyperparameters, B = 1."""
         k, r = len(self.own), self.remainder.random
         found = _EliminatedLevels.of(roots[self.factor], self.every)
@@ -101,13 +105,13 @@ class CrossedElimination:
         g[:r, r:] -= self.cross_blocks.turned(found.reduce, columns[:, :, 0])
         g[r:, :r] = g[:r, r:].T
         g[r:, r:] -= batched_linalg.gram(columns, columns)[0]
-        rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
+        rest = {span.factor: roots[span.factor] for span in self.remainder.slices}
         remainder = self.remainder.factorize(g[None], rest, penalty)
         return CrossedFactorization(self, found, remainder)
 
     @cached_property
-    def every(self) -> Array:
-        """[own, columns] of each level, (k, k + q, 1, J)."""
+    def every(self) -> Float[Array, "k _m 1 levels"]:
+        """[own, columns] of each level, with k + q columns."""
         return np.concatenate([self.own, self.columns], axis=1)
 
     def bare(self) -> "CrossedElimination":
@@ -115,28 +119,32 @@ class CrossedElimination:
         own, columns = self.own[..., :0], self.columns[..., :0]
         return replace(self, own=own, columns=columns, matrix=self.matrix[:0])
 
-    def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+    def family(
+        self, levels: Mapping[int, Int[Levels, "_levels"]]
+    ) -> dict[int, Int[Levels, "_levels"]]:
         """The given levels of the eliminated factor, sorted; they have no ancestors."""
         return {f: np.unique(own) for f, own in levels.items() if f == self.factor}
 
-    def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    def parents(
+        self, factor: int, levels: Int[Levels, "levels"]
+    ) -> dict[int, Int[Levels, "levels"]]:
         """Empty, because no factor is eliminated later."""
         return {}
 
     def drawn(
         self,
         factor: int,
-        levels: NDArray[np.int64],
-        given: EffectConditionals,
-        above: Iterable[Array],
-        noise: Array,
-    ) -> Array:
-        """Exact draws (k, M, J), by factorizing the given levels anew."""
-        every = np.ascontiguousarray(given.every[0][..., levels])
-        found = _EliminatedLevels.of(given.roots[factor], every)
+        levels: Int[Levels, "levels"],
+        conditionals: EffectConditionals,
+        above: Iterable[Float[Array, "_l draws levels"]],
+        noise: Float[Array, "k draws levels"],
+    ) -> Float[Array, "k draws levels"]:
+        """Exact draws, by factorizing these levels anew."""
+        every = np.ascontiguousarray(conditionals.every[0][..., levels])
+        found = _EliminatedLevels.of(conditionals.roots[factor], every)
         half = found.half[:, len(every) :]
-        rest = self.cross_blocks.at(levels).left(given.last, half, found.reduce)
-        return found.effects(rest + given.sigma[:, None] * noise)
+        rest = self.cross_blocks.at(levels).left(conditionals.last, half, found.reduce)
+        return found.effects(rest + conditionals.sigma[:, None] * noise)
 
 
 @dataclass(frozen=True)
@@ -144,22 +152,24 @@ class _EliminatedLevels:
     """The factorization of levels of the eliminated factor.
 
     Attributes:
-        root: (k, k, 1, 1) Lambda.
-        every: (k, k + q, 1, J) cross-products with itself, common columns and response.
-        lower: (k, k, 1, J) Cholesky factor L of Lambda' A Lambda + I.
-        half: (k, k + q, 1, J) L^-1 Lambda' `every`.
-        reduce: (k, k, J) L^-1 Lambda'.
+        root: Lambda.
+        every: cross-products with itself, common columns and response: k + q columns.
+        lower: Cholesky factor L of Lambda' A Lambda + I.
+        half: L^-1 Lambda' `every`.
+        reduce: L^-1 Lambda'.
     """
 
-    root: Array
-    every: Array
-    lower: Array
-    half: Array
-    reduce: Array
+    root: Float[Array, "k k 1 1"]
+    every: Float[Array, "k m 1 levels"]
+    lower: Float[Array, "k k 1 levels"]
+    half: Float[Array, "k m 1 levels"]
+    reduce: Float[Array, "k k levels"]
 
     @classmethod
-    def of(cls, root: Array, every: Array) -> "_EliminatedLevels":
-        """From Lambda (1, k, k) and cross-products (k, k + q, 1, J) of all levels or of some."""
+    def of(
+        cls, root: Float[Array, "1 k k"], every: Float[Array, "k m 1 levels"]
+    ) -> "_EliminatedLevels":
+        """From Lambda and the cross-products of all levels or of some."""
         k = len(every)
         root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
         turned = batched_linalg.transposed(root)
@@ -170,8 +180,8 @@ class _EliminatedLevels:
         reduce = batched_linalg.forward(lower, np.broadcast_to(turned, lower.shape))[:, :, 0]
         return cls(root, every, lower, batched_linalg.forward(lower, scaled), reduce)
 
-    def effects(self, rest: Array) -> Array:
-        """Lambda L'^-1 rest, (k, M, J)."""
+    def effects(self, rest: Float[Array, "k draws levels"]) -> Float[Array, "k draws levels"]:
+        """Lambda L'^-1 rest."""
         return batched_linalg.times(self.root, batched_linalg.backward(self.lower, rest[:, None]))[
             :, 0
         ]
@@ -192,16 +202,21 @@ class CrossedFactorization:
     remainder: SchurFactor
 
     @property
-    def log_det_random(self) -> Array:
-        """(1,) log |Lambda' Z'WZ Lambda + I|."""
+    def log_det_random(self) -> Float[Array, "1"]:
+        """Log |Lambda' Z'WZ Lambda + I|."""
         lower, k = self.levels.lower, np.arange(len(self.levels.root))
         return self.remainder.log_det_random + 2 * np.log(lower[k, k]).sum(axis=(0, 2))
 
-    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> EffectConditionals:
+    def conditionals(
+        self,
+        roots: tuple[Float[Array, "1 _k _k"], ...],
+        sigma: Float[Array, "draws"],
+        last: Float[Array, "draws Q"],
+    ) -> EffectConditionals:
         """The conditional distributions of the effects, given draws `last` of the remainder."""
         return EffectConditionals(roots, (self.levels.every,), sigma, last)
 
-    def effects(self) -> tuple[dict[int, Array], Array]:
+    def effects(self) -> tuple[dict[int, Float[Array, "1 _levels _k"]], Float[Array, "1 Q"]]:
         """The solution by back-substitution."""
         last, levels = self.remainder.coefficients, self.levels
         half = levels.half[:, len(levels.root) :]
@@ -226,8 +241,8 @@ class CrossedCovariances:
 
     Attributes:
         system: the factorization.
-        inverse: (1, m, m) inverse of the Schur complement.
-        last: (1, Q, Q) covariance V of the remaining coefficients.
+        inverse: "1 m m", inverse of the Schur complement.
+        last: "1 Q Q", covariance V of the remaining coefficients.
     """
 
     def __init__(self, system: CrossedFactorization, *, common: bool) -> None:
@@ -235,53 +250,57 @@ class CrossedCovariances:
         self.inverse = system.remainder.inverse(common=common)
         self.last = system.remainder.covariance(self.inverse)
 
-    def _spread(self, root: Array, half: Array) -> Array:
-        """X V X' of every level, (k, k, 1, J), for X = [root v, half]."""
-        meetings, v = self.system.crossed.cross_blocks, self.last[0]
-        r = meetings.r
+    def _congruence(
+        self, root: Float[Array, "k k levels"], half: Float[Array, "k q 1 levels"]
+    ) -> Float[Array, "k k 1 levels"]:
+        """X V X' of every level, for X = [root v, half]."""
+        blocks, v = self.system.crossed.cross_blocks, self.last[0]
+        r = blocks.r
         out = batched_linalg.quadratic(half, self.last[:, r:, r:])[:, :, 0]
-        mixed = meetings.times(root, np.ascontiguousarray(v[:r, r:]))
+        mixed = blocks.times(root, np.ascontiguousarray(v[:r, r:]))
         crossings = np.einsum("aqj,cqj->acj", mixed, half[:, :, 0])
         out = out + crossings + crossings.transpose(1, 0, 2)
-        return (out + meetings.congruence(root, v[:r, :r]))[:, :, None]
+        return (out + blocks.congruence(root, v[:r, :r]))[:, :, None]
 
-    def _eliminated(self) -> Array:
-        """The covariance matrix of the eliminated effects of each level, (k, k, 1, J)."""
+    def _eliminated(self) -> Float[Array, "k k 1 levels"]:
+        """The covariance matrix of the eliminated effects of each level."""
         levels = self.system.levels
         back = batched_linalg.backward(levels.lower, levels.half[:, len(levels.root) :])
         reach = batched_linalg.times(levels.root, back)
         whole = np.einsum("baj,bcj->acj", levels.reduce, levels.reduce)
-        return self._spread(whole, reach) + whole[:, :, None]
+        return self._congruence(whole, reach) + whole[:, :, None]
 
-    def variances(self) -> tuple[dict[int, Array], Array]:
-        """Variances of the effects by factor, (1, J, k), and of the remainder, (1, Q)."""
+    def variances(self) -> tuple[dict[int, Float[Array, "1 _levels _k"]], Float[Array, "1 Q"]]:
+        """Variances of the effects by factor, and of the remainder."""
         system = self.system
         at = np.arange(len(system.levels.root))
         out = {system.crossed.factor: self._eliminated()[at, at].transpose(1, 2, 0)}
         last = np.diagonal(self.last, axis1=1, axis2=2)
-        for part in system.remainder.layout.parts:
-            out[part.factor] = last[:, part.place].reshape(1, part.levels, part.width)
+        for span in system.remainder.layout.slices:
+            out[span.factor] = last[:, span.place].reshape(1, span.levels, span.width)
         return out, last
 
-    def combined(self, factor: int, combinations: Array) -> Array:
-        """Variances (1, J, m) of linear combinations (m, k) of each level's effects."""
+    def combined(
+        self, factor: int, combinations: Float[Array, "m k"]
+    ) -> Float[Array, "1 levels m"]:
+        """Variances of linear combinations of each level's effects."""
         if factor != self.system.crossed.factor:
-            parts = self.system.remainder.layout.parts
-            part = next(p for p in parts if p.factor == factor)
-            return part.combined(self.last, combinations)
+            slices = self.system.remainder.layout.slices
+            span = next(p for p in slices if p.factor == factor)
+            return span.combined(self.last, combinations)
         blocks = self._eliminated()
         return np.einsum("mk,klbj,ml->bjm", combinations, blocks, combinations, optimize=True)
 
-    def derivatives(self) -> dict[int, tuple[Array, Array]]:
-        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each."""
+    def derivatives(self) -> dict[int, tuple[Float[Array, "_k _k"], Float[Array, "_k _k"]]]:
+        """By factor, d log det / d Lambda and d residual / d Lambda."""
         system, levels = self.system, self.system.levels
         k = len(levels.root)
         out = system.remainder.derivatives(self.inverse)
         own = levels.half[:, :k]
         reduced = levels.every - batched_linalg.times(batched_linalg.transposed(own), levels.half)
         left = np.eye(k)[:, :, None] - np.einsum("baj,bcj->acj", own[:, :, 0], levels.reduce)
-        spread = self._spread(left, reduced[:, k:])
-        information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
+        explained = self._congruence(left, reduced[:, k:])
+        information = (reduced[:, :k] - explained)[:, :, 0].sum(axis=-1)
         last = system.remainder.coefficients
         score = system.crossed.cross_blocks.left(last, reduced[:, k:], left)[:, 0]
         root = levels.root[..., 0, 0]

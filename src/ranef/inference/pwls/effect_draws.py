@@ -2,7 +2,7 @@
 
     b_j = E[b_j | c] + sigma Lambda L_j'^-1 z_j,    z_j ~ N(0, I)
 
-for level j, given draws c of the coefficients that are not eliminated; L_j is the Cholesky factor
+for level j and draws c of the coefficients that are not eliminated; L_j is the Cholesky factor
 of `nested_elimination`. The noise z_j depends on the seed and the level alone, and levels are
 processed in tiles of a fixed size. A draw therefore does not depend, not even in its rounding, on
 which other levels are requested.
@@ -18,6 +18,7 @@ from ranef.inference.pwls.crossed_elimination import CrossedElimination
 from ranef.inference.pwls.nested_elimination import EffectConditionals, NestedElimination
 from ranef.numerics.blas_threads import side_by_side, threads_for
 from ranef.numerics.counter_rng import CounterRNG
+from ranef.numerics.shapes import Float, Int
 
 Array = NDArray[np.float64]
 Levels = NDArray[np.int64]
@@ -31,12 +32,12 @@ class SharedFactorization:
     """Draws that share a factorization.
 
     Attributes:
-        members: (M,) indices of the draws.
-        given: the conditional distributions of their effects.
+        members: indices of the draws.
+        conditionals: the conditional distributions of their effects.
     """
 
-    members: NDArray[np.int64]
-    given: EffectConditionals
+    members: Int[NDArray[np.int64], "_draws"]
+    conditionals: EffectConditionals
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class SitePlacement:
     shape: tuple[int, ...]
     shared: bool = False
 
-    def of(self, effects: Array) -> Array:
-        """Its values (..., J, *shape), extracted from the effects (..., J, k) of the factor."""
+    def of(self, effects: Float[Array, "draws levels k"]) -> Float[Array, "draws levels ..."]:
+        """Its values, an array of `shape` for each level, from the effects of the factor."""
         own = effects[..., self.start : self.start + self.count]
         return own.reshape((*effects.shape[:-1], *self.shape))
 
@@ -74,15 +75,15 @@ class EffectDrift:
     features of the hyperparameters and slopes.
 
     Attributes:
-        away: (draws, m) features of the hyperparameters less their mean in the cell.
-        slopes: by factor, (m, J, k) derivative of the effects in each feature.
+        away: m features of the hyperparameters less their mean in the cell.
+        slopes: by factor, derivative of the effects in each feature.
     """
 
-    away: Array
-    slopes: tuple[Array, ...]
+    away: Float[Array, "_draws _m"]
+    slopes: tuple[Float[Array, "_m _levels _k"], ...]
 
-    def of(self, factor: int, levels: Levels) -> Array:
-        """The shift (draws, len, k) of the effects of some levels.
+    def of(self, factor: int, levels: Int[Levels, "levels"]) -> Float[Array, "_draws levels _k"]:
+        """The shift of the effects of some levels.
 
         It is computed element by element, so that it does not depend on the other levels.
         """
@@ -101,7 +102,7 @@ class EffectSampler:
         system: the elimination by which the cells were factorized.
         cells: a partition of the draws into sets that share a factorization.
         places: the position of each site.
-        levels: number of levels J of each factor.
+        levels: number of levels of each factor.
         widths: number of columns k of each factor.
         chains: number of chains; their draws follow each other.
         seed: seed of the noise.
@@ -126,14 +127,16 @@ class EffectSampler:
         """Number of draws."""
         return sum(len(cell.members) for cell in self.cells)
 
-    def at(self, levels: Mapping[str, Levels]) -> dict[str, Array]:
+    def at(
+        self, levels: Mapping[str, Int[Levels, "_levels"]]
+    ) -> dict[str, Float[Array, "chains _draws ..."]]:
         """Draws of the effects of some levels.
 
         Args:
             levels: by site, the levels, in any order.
 
         Returns:
-            By site, (chain, draw, len, ...); without the axis of levels for shared sites.
+            By site, draws with an axis of levels, except for shared sites, and those of its shape.
         """
         asked = [place for place in self.places if place.site in levels]
         wanted = {
@@ -150,8 +153,10 @@ class EffectSampler:
             )
         return out
 
-    def by_factor(self, levels: Mapping[int, Levels]) -> dict[int, Array]:
-        """By factor, draws of the effects of the given levels, (draws, len, k)."""
+    def by_factor(
+        self, levels: Mapping[int, Int[Levels, "_levels"]]
+    ) -> dict[int, Float[Array, "draws _levels _k"]]:
+        """By factor, draws of the effects of these levels."""
         family = self.system.family(levels)
         found: dict[int, Array] = {}
         with threads_for(self.largest):
@@ -167,17 +172,24 @@ class EffectSampler:
             return out
         return {factor: b + self.drift.of(factor, levels[factor]) for factor, b in out.items()}
 
-    def _remaining(self, factor: int, levels: Levels) -> Array:
-        """Draws (draws, len, k) of a factor that is not eliminated."""
+    def _remaining(
+        self, factor: int, levels: Int[Levels, "levels"]
+    ) -> Float[Array, "draws levels k"]:
+        """Draws of a factor that is not eliminated."""
         out = np.empty((self.draws, len(levels), self.widths[factor]))
+        position = self.system.remainder.slice_of(factor)
         for cell in self.cells:
-            out[cell.members] = self.system.remainder.part(factor).of(cell.given.last)[:, levels]
+            out[cell.members] = position.of(cell.conditionals.last)[:, levels]
         return out
 
     def _eliminated(
-        self, factor: int, levels: Levels, family: Mapping[int, Levels], found: Mapping[int, Array]
-    ) -> Array:
-        """Draws (draws, len, k) of an eliminated factor.
+        self,
+        factor: int,
+        levels: Int[Levels, "levels"],
+        family: Mapping[int, Int[Levels, "_levels"]],
+        found: Mapping[int, Float[Array, "draws _levels _k"]],
+    ) -> Float[Array, "draws levels k"]:
+        """Draws of an eliminated factor.
 
         Args:
             factor: index of the factor.
@@ -199,14 +211,16 @@ class EffectSampler:
             for cell in self.cells:
                 above = (_levels_last(b[cell.members][:, place]) for b, place in parents)
                 z = noise[:, cell.members]
-                b = self.system.drawn(factor, tile, cell.given, above, z)
+                b = self.system.drawn(factor, tile, cell.conditionals, above, z)
                 out[cell.members, start : start + len(own)] = b.transpose(1, 2, 0)[:, : len(own)]
 
         side_by_side(draw, range(0, len(levels), size), self.largest)
         return out
 
-    def _noise(self, factor: int, levels: Levels, size: int) -> Array:
-        """Standard normal noise (k, draws, size), zero beyond the given levels."""
+    def _noise(
+        self, factor: int, levels: Int[Levels, "levels"], size: int
+    ) -> Float[Array, "k draws {size}"]:
+        """Standard normal noise of these levels, followed by zeros."""
         out = np.zeros((self.widths[factor], self.draws, size))
         noise = CounterRNG(self.seed, factor).of(levels, out.shape[0] * self.draws)
         each = noise.reshape(len(levels), *out.shape[:2])
@@ -214,13 +228,14 @@ class EffectSampler:
         return out
 
 
-def _levels_last(b: Array) -> Array:
-    """(k, M, J) from (M, J, k)."""
+def _levels_last(b: Float[Array, "draws levels k"]) -> Float[Array, "k draws levels"]:
     return np.ascontiguousarray(b.transpose(2, 0, 1))
 
 
-def _taken(draws: Array, have: Levels, want: Levels) -> Array:
-    """The draws of the levels `want`, out of draws (draws, J, ...) of the sorted levels `have`."""
+def _taken(
+    draws: Float[Array, "draws have ..."], have: Int[Levels, "have"], want: Int[Levels, "want"]
+) -> Float[Array, "draws want ..."]:
+    """The draws of the levels `want`, out of draws of the sorted levels `have`."""
     if np.array_equal(have, want):
         return draws
     return draws[:, np.searchsorted(have, want)]

@@ -2,9 +2,9 @@
 
 `NestedElimination` eliminates a chain of nested factors with dense cross-products,
 `CrossedElimination` the largest of crossed factors with sparse ones. `solver.select_elimination`
-chooses. Throughout, B is the number of values of the hyperparameters, J that of the levels of a
-factor, k that of its columns, M that of draws, and Q that of the remaining coefficients: those of
-the factors that are not eliminated, the common effects, and a constant -1 for the response.
+chooses. The names of axes are those of the table in ``inference/README.md``. The remaining
+coefficients, Q in number, are those of the factors that are not eliminated, the common effects,
+and a constant -1 for the response.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ranef.inference.pwls.nested_elimination import EffectConditionals
 from ranef.inference.pwls.schur_complement import SchurFactor, SchurLayout
+from ranef.numerics.shapes import Float, Int
 
 Array = NDArray[np.float64]
 Levels = NDArray[np.int64]
@@ -25,20 +26,22 @@ class Covariances(Protocol):
     """Blocks of the posterior covariance of the coefficients, in units of sigma^2."""
 
     @property
-    def last(self) -> Array:
-        """(B, Q, Q) covariance of the remaining coefficients."""
+    def last(self) -> Float[Array, "B Q Q"]:
+        """Covariance of the remaining coefficients."""
         ...
 
-    def variances(self) -> tuple[dict[int, Array], Array]:
-        """Variances of the effects by factor, (B, J, k), and of the remainder, (B, Q)."""
+    def variances(self) -> tuple[dict[int, Float[Array, "B _levels _k"]], Float[Array, "B Q"]]:
+        """Variances of the effects by factor, and of the remainder."""
         ...
 
-    def combined(self, factor: int, combinations: Array) -> Array:
-        """Variances (B, J, m) of linear combinations (m, k) of each level's effects."""
+    def combined(
+        self, factor: int, combinations: Float[Array, "m k"]
+    ) -> Float[Array, "B levels m"]:
+        """Variances of linear combinations of each level's effects."""
         ...
 
-    def derivatives(self) -> dict[int, tuple[Array, Array]]:
-        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each, for B = 1.
+    def derivatives(self) -> dict[int, tuple[Float[Array, "_k _k"], Float[Array, "_k _k"]]]:
+        """By factor, d log det / d Lambda and d residual / d Lambda, for B = 1.
 
         The log determinant includes that of the common effects if they are uncertain.
         """
@@ -55,26 +58,27 @@ class Factorization(Protocol):
         ...
 
     @property
-    def log_det_random(self) -> Array:
-        """(B,) log |Lambda' Z'WZ Lambda + I|."""
+    def log_det_random(self) -> Float[Array, "B"]:
+        """Log |Lambda' Z'WZ Lambda + I|."""
         ...
 
-    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> EffectConditionals:
+    def conditionals(
+        self,
+        roots: tuple[Float[Array, "_B _k _k"], ...],
+        sigma: Float[Array, "draws"],
+        last: Float[Array, "draws Q"],
+    ) -> EffectConditionals:
         """The conditional distributions of the eliminated effects.
 
         Args:
-            roots: Lambda of each factor, (B, k, k).
-            sigma: (M,) residual sd of each draw; M equals B unless B is 1.
-            last: (M, Q) draws of the remaining coefficients.
+            roots: Lambda of each factor.
+            sigma: residual sd of each draw. There are B draws unless B is 1.
+            last: draws of the remaining coefficients.
         """
         ...
 
-    def effects(self) -> tuple[dict[int, Array], Array]:
-        """The solution by back-substitution.
-
-        Returns:
-            The coefficients by factor, (B, J, k), and the remaining coefficients (B, Q).
-        """
+    def effects(self) -> tuple[dict[int, Float[Array, "B _levels _k"]], Float[Array, "B Q"]]:
+        """The solution by back-substitution: coefficients by factor, and the remaining ones."""
         ...
 
     def covariances(self, *, common: bool) -> Covariances:
@@ -109,13 +113,14 @@ class Elimination(Protocol):
         """Cost of an evaluation: array elements held for one value of the hyperparameters."""
         ...
 
-    def factorize(self, roots: Sequence[Array], penalty: Array) -> Factorization:
+    def factorize(
+        self, roots: Sequence[Float[Array, "B _k _k"]], penalty: Float[Array, "B q q"]
+    ) -> Factorization:
         """The factorization at B values of the hyperparameters.
 
         Args:
-            roots: Lambda of each factor, (B, k, k).
-            penalty: (B, p + 1, p + 1) prior of the common effects as a quadratic form of
-                (beta, -1).
+            roots: Lambda of each factor.
+            penalty: prior of the common effects as a quadratic form of (beta, -1).
 
         Raises:
             DependentColumnError: for B = 1, if common columns are linearly dependent.
@@ -126,8 +131,10 @@ class Elimination(Protocol):
         """The same elimination without what draws from `EffectConditionals` do not need."""
         ...
 
-    def family(self, levels: Mapping[int, Levels]) -> dict[int, Levels]:
-        """The given levels of eliminated factors and all their ancestors.
+    def family(
+        self, levels: Mapping[int, Int[Levels, "_levels"]]
+    ) -> dict[int, Int[Levels, "_levels"]]:
+        """These levels of eliminated factors and all their ancestors.
 
         Args:
             levels: by factor, levels. Those of factors that are not eliminated are ignored.
@@ -137,28 +144,27 @@ class Elimination(Protocol):
         """
         ...
 
-    def parents(self, factor: int, levels: Levels) -> dict[int, Levels]:
+    def parents(
+        self, factor: int, levels: Int[Levels, "levels"]
+    ) -> dict[int, Int[Levels, "levels"]]:
         """By later eliminated factor, the level in which each of `levels` is nested."""
         ...
 
     def drawn(
         self,
         factor: int,
-        levels: Levels,
-        given: EffectConditionals,
-        above: Iterable[Array],
-        noise: Array,
-    ) -> Array:
-        """Exact draws of the effects of some levels, given their parents and the remainder.
+        levels: Int[Levels, "levels"],
+        conditionals: EffectConditionals,
+        above: Iterable[Float[Array, "_l draws levels"]],
+        noise: Float[Array, "k draws levels"],
+    ) -> Float[Array, "k draws levels"]:
+        """Exact draws of the effects of some levels, conditional on their parents and the rest.
 
         Args:
             factor: index of the factor.
-            levels: (J,) levels to draw.
-            given: hyperparameters, cross-products and draws of the remaining coefficients.
-            above: by later eliminated factor, draws (k', M, J) of the levels' parents.
-            noise: (k, M, J) standard normal numbers.
-
-        Returns:
-            (k, M, J) draws.
+            levels: levels to draw.
+            conditionals: hyperparameters, cross-products and draws of the remaining coefficients.
+            above: by later eliminated factor, draws of the levels' parents.
+            noise: standard normal numbers.
         """
         ...

@@ -25,8 +25,10 @@ from ranef.inference.pwls import batched_linalg
 from ranef.inference.pwls.cross_products import CrossProducts, LevelPairs
 from ranef.inference.pwls.schur_complement import SchurFactor, SchurLayout
 from ranef.inference.pwls.selected_inverse import SelectedInverse
+from ranef.numerics.shapes import Float, Int
 
 Array = NDArray[np.float64]
+Levels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -35,39 +37,41 @@ class EliminationStage:
 
     Attributes:
         factor: index of the factor.
-        order: (J,) the level at each position.
-        own: (k, k, 1, J) cross-products of each level with itself.
+        order: the level at each position.
+        own: cross-products of each level with itself.
         later: by later factor of the chain, cross-products of each level with the parent in that
-            factor, (k, k', 1, J).
-        parents: by later factor, the position of each level's parent, (J,).
-        starts: by later factor, the position of the first child of each parent, (J',).
-        columns: (k, Q, 1, J) cross-products with the remaining coefficients.
+            factor.
+        parents: by later factor, the position of each level's parent.
+        starts: by later factor, the position of the first child of each parent.
+        columns: cross-products with the remaining coefficients.
     """
 
     factor: int
-    order: NDArray[np.int64]
-    own: Array
-    later: tuple[Array, ...]
-    parents: tuple[NDArray[np.int64], ...]
-    starts: tuple[NDArray[np.int64], ...]
-    columns: Array
+    order: Int[Levels, "_levels"]
+    own: Float[Array, "_k _k 1 _levels"]
+    later: tuple[Float[Array, "_k _l 1 _levels"], ...]
+    parents: tuple[Int[Levels, "_levels"], ...]
+    starts: tuple[Int[Levels, "_parents"], ...]
+    columns: Float[Array, "_k _Q 1 _levels"]
 
     @cached_property
-    def every(self) -> Array:
-        """[A, C] before any elimination, (k, k + ... + Q, 1, J)."""
+    def every(self) -> Float[Array, "k _m 1 levels"]:
+        """[A, C] before any elimination, with k + ... + Q columns."""
         return np.concatenate([self.own, *self.later, self.columns], axis=1)
 
     @cached_property
-    def place(self) -> NDArray[np.int64]:
-        """(J,) the position of each level, the inverse of `order`."""
+    def place(self) -> Int[Levels, "levels"]:
+        """The position of each level, the inverse of `order`."""
         out = np.empty(len(self.order), dtype=np.int64)
         out[self.order] = np.arange(len(out))
         return out
 
-    def above(self, later: Sequence[Array]) -> list[Array]:
-        """Coefficients of each level's parents, (k', M, J) by later factor in chain order.
+    def above(
+        self, later: Sequence[Float[Array, "_l draws _parents"]]
+    ) -> list[Float[Array, "_l draws _levels"]]:
+        """Coefficients of each level's parents, by later factor in chain order.
 
-        `later` holds the coefficients (k', M, J') of the later factors, the last factor first.
+        `later` holds the coefficients of the later factors, the last factor first.
         """
         pairs = zip(self.parents, reversed(later), strict=True)
         return [b[:, :, place] for place, b in pairs]
@@ -78,17 +82,17 @@ class EffectConditionals:
     """What determines the conditional distributions of the effects of single levels.
 
     Attributes:
-        roots: Lambda of each factor, (B, k, k), at B values of the hyperparameters.
-        every: by eliminated factor, [A, C] at the time of its elimination,
-            (k, k + ... + Q, 1 or B, J).
-        sigma: (M,) residual sd of each draw; M equals B unless B is 1.
-        last: (M, Q) draws of the remaining coefficients, the last of them the constant -1.
+        roots: Lambda of each factor.
+        every: by eliminated factor, [A, C] at the time of its elimination, with k + ... + Q
+            columns, for all values of the hyperparameters together (1) or for each of them (B).
+        sigma: residual sd of each draw. There are B draws unless B is 1.
+        last: draws of the remaining coefficients, the last of them the constant -1.
     """
 
-    roots: tuple[Array, ...]
-    every: tuple[Array, ...]
-    sigma: Array
-    last: Array
+    roots: tuple[Float[Array, "_B _k _k"], ...]
+    every: tuple[Float[Array, "_k _m _B _levels"], ...]
+    sigma: Float[Array, "_draws"]
+    last: Float[Array, "_draws _Q"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class NestedElimination:
     Attributes:
         stages: the eliminated factors.
         remainder: layout of the remaining coefficients.
-        matrix: (Q, Q) cross-products of the remaining coefficients before any elimination.
+        matrix: cross-products of the remaining coefficients before any elimination.
     """
 
     takes_batches: ClassVar[bool] = True
@@ -106,7 +110,7 @@ class NestedElimination:
 
     stages: tuple[EliminationStage, ...]
     remainder: SchurLayout
-    matrix: Array
+    matrix: Float[Array, "_Q Q"]
 
     @classmethod
     def of(
@@ -153,7 +157,9 @@ class NestedElimination:
             + len(self.matrix) ** 2
         )
 
-    def factorize(self, roots: Sequence[Array], penalty: Array) -> "NestedFactorization":
+    def factorize(
+        self, roots: Sequence[Float[Array, "B _k _k"]], penalty: Float[Array, "B q q"]
+    ) -> "NestedFactorization":
         """The factorization, stage by stage, at B values of the hyperparameters at once."""
         batch = len(penalty)
         count = len(self.stages)
@@ -172,20 +178,20 @@ class NestedElimination:
                 continue
             widths = [own[t].shape[1] for t in range(s + 1, count)]
             edges = np.cumsum([k, *widths])
-            parts = [half[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            to_later = [half[:, a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
             h = half[:, edges[-1] :]
             for i, t in enumerate(range(s + 1, count)):
                 starts = stage.starts[i]
 
-                def less(b: Array, a: Array = parts[i], starts: NDArray = starts) -> Array:
+                def less(b: Array, a: Array = to_later[i], starts: NDArray = starts) -> Array:
                     return batched_linalg.segments(batched_linalg.per_level(a, b), starts)
 
-                own[t] = own[t] - less(parts[i])
-                for j in range(i + 1, len(parts)):
-                    later[t][j - i - 1] = later[t][j - i - 1] - less(parts[j])
+                own[t] = own[t] - less(to_later[i])
+                for j in range(i + 1, len(to_later)):
+                    later[t][j - i - 1] = later[t][j - i - 1] - less(to_later[j])
                 columns[t] = columns[t] - less(h)
             g = g - batched_linalg.gram(h, h)
-        rest = {part.factor: roots[part.factor] for part in self.remainder.parts}
+        rest = {span.factor: roots[span.factor] for span in self.remainder.slices}
         return NestedFactorization(
             self.stages, tuple(steps), self.remainder.factorize(g, rest, penalty)
         )
@@ -206,9 +212,11 @@ class NestedElimination:
     def _stage(self, factor: int) -> int:
         return [stage.factor for stage in self.stages].index(factor)
 
-    def family(self, levels: Mapping[int, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+    def family(
+        self, levels: Mapping[int, Int[Levels, "_levels"]]
+    ) -> dict[int, Int[Levels, "_levels"]]:
         """The given levels of the chain's factors and all their ancestors."""
-        out: dict[int, NDArray[np.int64]] = {}
+        out: dict[int, Levels] = {}
         for stage in self.stages:
             asked = [self.parents(f, own)[stage.factor] for f, own in out.items()]
             asked += [levels[stage.factor]] if stage.factor in levels else []
@@ -216,7 +224,9 @@ class NestedElimination:
                 out[stage.factor] = np.unique(np.concatenate(asked))
         return dict(reversed(out.items()))
 
-    def parents(self, factor: int, levels: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+    def parents(
+        self, factor: int, levels: Int[Levels, "levels"]
+    ) -> dict[int, Int[Levels, "levels"]]:
         """By later factor of the chain, the level in which each of `levels` is nested."""
         s = self._stage(factor)
         stage = self.stages[s]
@@ -229,17 +239,17 @@ class NestedElimination:
     def drawn(
         self,
         factor: int,
-        levels: NDArray[np.int64],
-        given: EffectConditionals,
-        above: Iterable[Array],
-        noise: Array,
-    ) -> Array:
-        """Exact draws (k, M, J), by factorizing the given levels anew."""
+        levels: Int[Levels, "levels"],
+        conditionals: EffectConditionals,
+        above: Iterable[Float[Array, "_l draws levels"]],
+        noise: Float[Array, "k draws levels"],
+    ) -> Float[Array, "k draws levels"]:
+        """Exact draws, by factorizing these levels anew."""
         s = self._stage(factor)
         places = self.stages[s].place[levels]
-        every = np.ascontiguousarray(given.every[s][..., places])
-        step = StageFactor.of(given.roots[factor], every)
-        rest = step.outer(list(above), given.last) + given.sigma[:, None] * noise
+        every = np.ascontiguousarray(conditionals.every[s][..., places])
+        step = StageFactor.of(conditionals.roots[factor], every)
+        rest = step.outer(list(above), conditionals.last) + conditionals.sigma[:, None] * noise
         return step.effects(rest[:, None])[:, 0]
 
 
@@ -248,20 +258,22 @@ class StageFactor:
     """The factorization of levels of one stage at B values of the hyperparameters.
 
     Attributes:
-        root: (k, k, B, 1) Lambda.
-        every: (k, k + ... + Q, 1 or B, J) [A, C].
-        lower: (k, k, B, J) Cholesky factor L of Lambda' A Lambda + I.
-        half: (k, k + ... + Q, B, J) L^-1 Lambda' [A, C].
+        root: Lambda.
+        every: [A, C], with k + ... + Q columns.
+        lower: Cholesky factor L of Lambda' A Lambda + I.
+        half: L^-1 Lambda' [A, C].
     """
 
-    root: Array
-    every: Array
-    lower: Array
-    half: Array
+    root: Float[Array, "k k #B 1"]
+    every: Float[Array, "k m #B levels"]
+    lower: Float[Array, "k k B levels"]
+    half: Float[Array, "k m B levels"]
 
     @classmethod
-    def of(cls, root: Array, every: Array) -> "StageFactor":
-        """From Lambda (B, k, k) and [A, C] of all levels or of some."""
+    def of(
+        cls, root: Float[Array, "#B k k"], every: Float[Array, "k m #B levels"]
+    ) -> "StageFactor":
+        """From Lambda and [A, C] of all levels or of some."""
         k = len(every)
         root = np.ascontiguousarray(root.transpose(1, 2, 0))[..., None]
         scaled = batched_linalg.times(batched_linalg.transposed(root), every)
@@ -277,20 +289,21 @@ class StageFactor:
         """Number of columns k."""
         return len(self.root)
 
-    def effects(self, rest: Array) -> Array:
-        """Lambda L'^-1 rest, for rest (k, m, B, J): the effects b from `outer`."""
+    def effects(self, rest: Float[Array, "k m B levels"]) -> Float[Array, "k m B levels"]:
+        """Lambda L'^-1 rest: the effects b from `outer`."""
         return batched_linalg.times(self.root, batched_linalg.backward(self.lower, rest))
 
-    def outer(self, above: Sequence[Array], last: Array) -> Array:
-        """Right-hand side -half_C c for given later coefficients c.
+    def outer(
+        self, above: Sequence[Float[Array, "_l draws levels"]], last: Float[Array, "draws Q"]
+    ) -> Float[Array, "_k draws levels"]:
+        """Right-hand side -half_C c for known later coefficients c.
 
         Args:
-            above: by later stage, coefficients of each level's parent, (k', M, J).
-            last: (M, Q) remaining coefficients. The constant -1 at their end brings in the
-                response.
+            above: by later stage, coefficients of each level's parent.
+            last: remaining coefficients. The constant -1 at their end brings in the response.
 
         Returns:
-            (k, M, J), from which `effects` computes the conditional means.
+            The side from which `effects` computes the conditional means.
         """
         out = -batched_linalg.combine(self.half[:, self.half.shape[1] - last.shape[1] :], last)
         start = self.width
@@ -316,8 +329,8 @@ class NestedFactorization:
     remainder: SchurFactor
 
     @property
-    def log_det_random(self) -> Array:
-        """(B,) log |Lambda' Z'WZ Lambda + I|."""
+    def log_det_random(self) -> Float[Array, "B"]:
+        """Log |Lambda' Z'WZ Lambda + I|."""
         out = self.remainder.log_det_random
         for step in self.steps:
             k = np.arange(step.width)
@@ -325,11 +338,16 @@ class NestedFactorization:
             out = out + 2 * np.log(step.lower[k, k]).sum(axis=(0, 2))
         return out
 
-    def given(self, roots: tuple[Array, ...], sigma: Array, last: Array) -> EffectConditionals:
+    def conditionals(
+        self,
+        roots: tuple[Float[Array, "_B _k _k"], ...],
+        sigma: Float[Array, "draws"],
+        last: Float[Array, "draws Q"],
+    ) -> EffectConditionals:
         """The conditional distributions of the effects, given draws `last` of the remainder."""
         return EffectConditionals(roots, tuple(step.every for step in self.steps), sigma, last)
 
-    def effects(self) -> tuple[dict[int, Array], Array]:
+    def effects(self) -> tuple[dict[int, Float[Array, "B _levels _k"]], Float[Array, "B Q"]]:
         """The solution by back-substitution, from the last stage to the first."""
         last = self.remainder.coefficients
         found: list[Array] = []
@@ -346,38 +364,40 @@ class NestedFactorization:
         return SelectedInverse(self, common=common)
 
 
-def dense(products: CrossProducts, remainder: SchurLayout) -> Array:
-    """The cross-products among the remaining coefficients as a dense matrix, (Q, Q)."""
+def dense(products: CrossProducts, remainder: SchurLayout) -> Float[Array, "Q Q"]:
+    """The cross-products among the remaining coefficients as a dense matrix."""
     out = np.zeros((remainder.size, remainder.size))
     r = remainder.random
     out[r:, r:] = products.common
-    for part in remainder.parts:
-        place = part.start + np.arange(part.levels)[:, None] * part.width + np.arange(part.width)
-        own = products.own[part.factor].transpose(2, 0, 1)
+    for span in remainder.slices:
+        place = span.start + np.arange(span.levels)[:, None] * span.width + np.arange(span.width)
+        own = products.own[span.factor].transpose(2, 0, 1)
         out[place[:, :, None], place[:, None, :]] = own
         across = (
-            products.cross[part.factor].transpose(2, 0, 1).reshape(-1, products.common.shape[0])
+            products.cross[span.factor].transpose(2, 0, 1).reshape(-1, products.common.shape[0])
         )
-        out[part.place, r:], out[r:, part.place] = across, across.T
-        for other in remainder.parts:
-            if other.start > part.start:
-                pairs = pairs_of(products, part.factor, other.factor)
-                a = part.start + pairs.left * part.width + np.arange(part.width)[:, None]
+        out[span.place, r:], out[r:, span.place] = across, across.T
+        for other in remainder.slices:
+            if other.start > span.start:
+                pairs = pairs_of(products, span.factor, other.factor)
+                a = span.start + pairs.left * span.width + np.arange(span.width)[:, None]
                 b = other.start + pairs.right * other.width + np.arange(other.width)[:, None]
                 out[a[:, None], b[None]] = pairs.values
                 out[b[None], a[:, None]] = pairs.values
     return out
 
 
-def _columns(products: CrossProducts, factor: int, remainder: SchurLayout) -> Array:
-    """Cross-products of each level of a factor with the remaining coefficients, (k, Q, J)."""
+def _columns(
+    products: CrossProducts, factor: int, remainder: SchurLayout
+) -> Float[Array, "k Q levels"]:
+    """Cross-products of each level of a factor with the remaining coefficients."""
     k, levels = products.widths[factor], products.levels[factor]
     out = np.zeros((k, remainder.size, levels))
     out[:, remainder.random :] = products.cross[factor]
-    for part in remainder.parts:
-        pairs = pairs_of(products, factor, part.factor)
-        for c in range(part.width):
-            out[:, part.start + pairs.right * part.width + c, pairs.left] = pairs.values[:, c]
+    for span in remainder.slices:
+        pairs = pairs_of(products, factor, span.factor)
+        for c in range(span.width):
+            out[:, span.start + pairs.right * span.width + c, pairs.left] = pairs.values[:, c]
     return out
 
 
@@ -395,8 +415,8 @@ def pairs_of(products: CrossProducts, f: int, h: int) -> LevelPairs:
 def nested(products: CrossProducts, f: int, h: int) -> bool:
     """Whether f is nested in h: each level of f occurs with exactly one level of h.
 
-    Levels that no row has, such as those that rows held out take with them, make no factor nested:
-    the elimination takes it that every level of either factor occurs.
+    A factor with a level that no row has, because rows are held out, counts as not nested: the
+    elimination requires that every level of either factor occurs.
     """
     pairs = pairs_of(products, f, h)
     once = np.array_equal(pairs.left, np.arange(products.levels[f]))
@@ -405,17 +425,17 @@ def nested(products: CrossProducts, f: int, h: int) -> bool:
 
 def _family_order(
     products: CrossProducts, chain: Sequence[int]
-) -> tuple[list[NDArray[np.int64]], list[dict[int, NDArray[np.int64]]]]:
+) -> tuple[list[Int[Levels, "_levels"]], list[dict[int, Int[Levels, "_levels"]]]]:
     """For each factor of a chain, an order of its levels and the parent of each level.
 
-    The order makes the children of each parent adjacent. Parents are given by later position in
-    the chain, (J,).
+    The order makes the children of each parent adjacent. Parents are indexed by later position in
+    the chain.
     """
     parents = [
         {t: pairs_of(products, f, chain[t]).right for t in range(s + 1, len(chain))}
         for s, f in enumerate(chain)
     ]
-    orders: list[NDArray[np.int64]] = [np.arange(0)] * len(chain)
+    orders: list[Levels] = [np.arange(0)] * len(chain)
     for s in reversed(range(len(chain))):
         levels = products.levels[chain[s]]
         if s + 1 == len(chain):

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import get_lapack_funcs
 
+from ranef.numerics.shapes import Float
+
 Array = NDArray[np.float64]
 
 _potrf, _potri, _trtrs = get_lapack_funcs(("potrf", "potri", "trtrs"), dtype=np.float64)
@@ -45,7 +47,7 @@ class FactorSlice:
     Attributes:
         factor: index of the factor.
         start: position of its first coefficient.
-        levels: number of levels J.
+        levels: number of levels.
         width: number of columns k, the coefficients of one level.
     """
 
@@ -59,12 +61,14 @@ class FactorSlice:
         """The positions of its coefficients."""
         return slice(self.start, self.start + self.levels * self.width)
 
-    def of(self, last: Array) -> Array:
-        """Its coefficients (M, J, k), extracted from all remaining coefficients (M, Q)."""
+    def of(self, last: Float[Array, "draws Q"]) -> Float[Array, "draws levels k"]:
+        """Its coefficients, extracted from all remaining coefficients."""
         return last[:, self.place].reshape(len(last), self.levels, self.width)
 
-    def combined(self, covariance: Array, combinations: Array) -> Array:
-        """Variances (M, J, m) of linear combinations (m, k) of each level's coefficients."""
+    def combined(
+        self, covariance: Float[Array, "B Q Q"], combinations: Float[Array, "m k"]
+    ) -> Float[Array, "B levels m"]:
+        """Variances of linear combinations of each level's coefficients."""
         at = self.start + np.arange(self.levels)[:, None] * self.width + np.arange(self.width)
         blocks = covariance[:, at[:, :, None], at[:, None, :]]
         return np.einsum("mk,bjkl,ml->bjm", combinations, blocks, combinations, optimize=True)
@@ -75,43 +79,45 @@ class SchurLayout:
     """The layout of the dense matrix.
 
     Attributes:
-        parts: the remaining factors in order.
+        slices: the remaining factors in order.
         common: number of common effects p.
     """
 
-    parts: tuple[FactorSlice, ...]
+    slices: tuple[FactorSlice, ...]
     common: int
 
     @classmethod
     def of(cls, factors: Sequence[tuple[int, int, int]], common: int) -> "SchurLayout":
         """From (factor, levels, width) of each remaining factor."""
-        parts, start = [], 0
+        slices, start = [], 0
         for factor, levels, width in factors:
-            parts.append(FactorSlice(factor, start, levels, width))
+            slices.append(FactorSlice(factor, start, levels, width))
             start += levels * width
-        return cls(tuple(parts), common)
+        return cls(tuple(slices), common)
 
     @property
     def random(self) -> int:
         """Number R of coefficients of the remaining factors."""
-        return sum(part.levels * part.width for part in self.parts)
+        return sum(span.levels * span.width for span in self.slices)
 
     @property
     def size(self) -> int:
         """Order of the matrix, Q = R + p + 1."""
         return self.random + self.common + 1
 
-    def part(self, factor: int) -> FactorSlice:
+    def slice_of(self, factor: int) -> FactorSlice:
         """The slice of a remaining factor."""
-        return next(part for part in self.parts if part.factor == factor)
+        return next(span for span in self.slices if span.factor == factor)
 
-    def effects(self, last: Array) -> dict[int, Array]:
-        """By factor, its coefficients (M, J, k), extracted from all remaining ones (M, Q)."""
-        return {part.factor: part.of(last) for part in self.parts}
+    def effects(self, last: Float[Array, "draws Q"]) -> dict[int, Float[Array, "draws _levels _k"]]:
+        """By factor, its coefficients, extracted from all remaining ones."""
+        return {span.factor: span.of(last) for span in self.slices}
 
-    def scaled(self, g: Array, roots: Mapping[int, Array]) -> Array:
-        """E' g E, for g (B, Q, Q) or a leading block of it."""
-        if all(part.width == 1 for part in self.parts):
+    def scaled(
+        self, g: Float[Array, "B m m"], roots: Mapping[int, Float[Array, "B _k _k"]]
+    ) -> Float[Array, "B m m"]:
+        """E' g E, for a matrix g of the remaining coefficients (m = Q) or a leading block of it."""
+        if all(span.width == 1 for span in self.slices):
             scale = self._diagonal(roots)[:, : g.shape[1]]
             out = g * scale[:, :, None]
             out *= scale[:, None, :]
@@ -119,54 +125,65 @@ class SchurLayout:
         half = self._rows_scaled(g, roots)
         return np.swapaxes(self._rows_scaled(np.swapaxes(half, 1, 2), roots), 1, 2)
 
-    def _diagonal(self, roots: Mapping[int, Array]) -> Array:
-        """The diagonal of E (B, Q), for factors of one column each."""
-        parts = [np.repeat(roots[p.factor][:, :, 0], p.levels, axis=1) for p in self.parts]
-        batch = len(parts[0]) if parts else 1
-        return np.concatenate([*parts, np.ones((batch, self.common + 1))], axis=1)
+    def _diagonal(self, roots: Mapping[int, Float[Array, "B 1 1"]]) -> Float[Array, "B Q"]:
+        """The diagonal of E, for factors of one column each."""
+        scales = [np.repeat(roots[p.factor][:, :, 0], p.levels, axis=1) for p in self.slices]
+        batch = len(scales[0]) if scales else 1
+        return np.concatenate([*scales, np.ones((batch, self.common + 1))], axis=1)
 
-    def _rows_scaled(self, g: Array, roots: Mapping[int, Array]) -> Array:
+    def _rows_scaled(
+        self, g: Float[Array, "B m m"], roots: Mapping[int, Float[Array, "B _k _k"]]
+    ) -> Float[Array, "B m m"]:
         """E' g."""
         out = g.copy()
-        for part in self.parts:
-            rows = out[:, part.place]
-            split = rows.reshape(len(g), part.levels, part.width, -1)
-            rows[...] = np.einsum("bca,bjcm->bjam", roots[part.factor], split).reshape(rows.shape)
+        for span in self.slices:
+            rows = out[:, span.place]
+            split = rows.reshape(len(g), span.levels, span.width, -1)
+            rows[...] = np.einsum("bca,bjcm->bjam", roots[span.factor], split).reshape(rows.shape)
         return out
 
-    def columns_scaled(self, rows: Array, roots: Mapping[int, Array]) -> Array:
-        """The product of rows (r, m) and E, for B = 1."""
-        if all(part.width == 1 for part in self.parts):
+    def columns_scaled(
+        self, rows: Float[Array, "l m"], roots: Mapping[int, Float[Array, "1 _k _k"]]
+    ) -> Float[Array, "l m"]:
+        """The product of rows and E, for B = 1."""
+        if all(span.width == 1 for span in self.slices):
             return rows * self._diagonal(roots)[0, : rows.shape[1]]
         out = rows.copy()
-        for part in self.parts:
-            split = out[:, part.place].reshape(len(out), part.levels, part.width)
-            out[:, part.place] = (split @ roots[part.factor][0]).reshape(len(out), -1)
+        for span in self.slices:
+            split = out[:, span.place].reshape(len(out), span.levels, span.width)
+            out[:, span.place] = (split @ roots[span.factor][0]).reshape(len(out), -1)
         return out
 
-    def unscaled(self, vectors: Array, roots: Mapping[int, Array]) -> Array:
-        """The product of E and vectors, (M, R + p) or (M, Q), for B equal to 1 or M."""
+    def unscaled(
+        self, vectors: Float[Array, "draws m"], roots: Mapping[int, Float[Array, "#draws _k _k"]]
+    ) -> Float[Array, "draws m"]:
+        """The product of E and vectors, for m equal to R + p or Q."""
         out = vectors.copy()
-        for part in self.parts:
-            split = out[:, part.place].reshape(len(out), part.levels, part.width)
-            turned = np.matmul(split, np.swapaxes(roots[part.factor], 1, 2))
-            out[:, part.place] = turned.reshape(len(out), -1)
+        for span in self.slices:
+            split = out[:, span.place].reshape(len(out), span.levels, span.width)
+            turned = np.matmul(split, np.swapaxes(roots[span.factor], 1, 2))
+            out[:, span.place] = turned.reshape(len(out), -1)
         return out
 
-    def factorize(self, g: Array, roots: Mapping[int, Array], penalty: Array) -> "SchurFactor":
+    def factorize(
+        self,
+        g: Float[Array, "B Q Q"],
+        roots: Mapping[int, Float[Array, "B _k _k"]],
+        penalty: Float[Array, "B q q"],
+    ) -> "SchurFactor":
         """The factorization at B values of the hyperparameters.
 
         Args:
-            g: (B, Q, Q) cross-products after the elimination.
-            roots: by remaining factor, Lambda (B, k, k).
-            penalty: (B, p + 1, p + 1) prior of the common effects as a quadratic form of
-                (beta, -1); precisions are in units of 1 / sigma^2.
+            g: cross-products after the elimination.
+            roots: by remaining factor, Lambda.
+            penalty: prior of the common effects as a quadratic form of (beta, -1); precisions are
+                in units of 1 / sigma^2.
 
         Raises:
             DependentColumnError: for B = 1, if S is singular to working precision. For B > 1 the
                 results of singular systems are nan.
         """
-        s = self.scaled(g, roots) if self.parts else g.copy()
+        s = self.scaled(g, roots) if self.slices else g.copy()
         diagonal = np.arange(self.random)
         s[:, diagonal, diagonal] += 1.0
         s[:, self.random :, self.random :] += penalty
@@ -191,7 +208,9 @@ class SchurLayout:
             np.maximum(total - (half**2).sum(axis=1), 0.0),
         )
 
-    def _one(self, s: Array, right: Array) -> tuple[Array, Array, Array]:
+    def _one(
+        self, s: Float[Array, "Q Q"], right: Float[Array, "m"]
+    ) -> tuple[Float[Array, "1 m m"], Float[Array, "1 m"], Float[Array, "1 m"]]:
         """L, L^-1 right and S^-1 right of one matrix, by LAPACK; each with a leading axis of 1."""
         size = len(right)
         if size == 0:
@@ -210,7 +229,9 @@ class SchurLayout:
         return lower[None], half[None], solution[None]
 
 
-def _each(s: Array, right: Array) -> tuple[Array, Array, Array]:
+def _each(
+    s: Float[Array, "B m m"], right: Float[Array, "B m"]
+) -> tuple[Float[Array, "B m m"], Float[Array, "B m"], Float[Array, "B m"]]:
     """As `SchurLayout._one` for several matrices; nan for those that are not positive definite."""
     try:
         lower = np.linalg.cholesky(s)
@@ -234,33 +255,33 @@ class SchurFactor:
 
     Attributes:
         layout: layout of the matrix.
-        g: (B, Q, Q) cross-products G before scaling by the roots.
-        roots: by remaining factor, Lambda (B, k, k).
-        lower: (B, R + p, R + p) Cholesky factor L.
-        coefficients: (B, Q) the solution c = (b, beta, -1). The scores of the coefficients are
-            -G c.
-        log_det_random: (B,) log determinant of the leading (R, R) block of S.
-        log_det_common: (B,) log determinant of the Schur complement of this block, (p, p).
-        residual: (B,) penalized residual sum of squares.
+        g: cross-products G before scaling by the roots.
+        roots: by remaining factor, Lambda.
+        lower: Cholesky factor L, with R + p columns.
+        coefficients: the solution c = (b, beta, -1). The scores of the coefficients are -G c.
+        log_det_random: log determinant of the leading block of S, with R rows and columns.
+        log_det_common: log determinant of the Schur complement of this block, with p rows and
+            columns.
+        residual: penalized residual sum of squares.
     """
 
     layout: SchurLayout
-    g: Array
-    roots: Mapping[int, Array]
-    lower: Array
-    coefficients: Array
-    log_det_random: Array
-    log_det_common: Array
-    residual: Array
+    g: Float[Array, "B Q Q"]
+    roots: Mapping[int, Float[Array, "B _k _k"]]
+    lower: Float[Array, "B Q-1 Q-1"]
+    coefficients: Float[Array, "B Q"]
+    log_det_random: Float[Array, "B"]
+    log_det_common: Float[Array, "B"]
+    residual: Float[Array, "B"]
 
-    def inverse(self, *, common: bool) -> Array:
+    def inverse(self, *, common: bool) -> Float[Array, "B m m"]:
         """The inverse of S without the response.
 
         Args:
             common: whether common effects are included; otherwise they are held fixed.
 
         Returns:
-            (B, m, m), where m is R + p with common effects and R without.
+            The inverse, with R + p columns if common effects are included and R without.
         """
         m = self.layout.size - 1 if common else self.layout.random
         lower = self.lower[:, :m, :m]
@@ -275,48 +296,49 @@ class SchurFactor:
         half = np.linalg.inv(lower)
         return np.matmul(np.swapaxes(half, 1, 2), half)
 
-    def covariance(self, inverse: Array) -> Array:
-        """E S^-1 E', (B, Q, Q): the covariance of b and beta in units of sigma^2.
+    def covariance(self, inverse: Float[Array, "B m m"]) -> Float[Array, "B Q Q"]:
+        """E S^-1 E', the covariance of b and beta in units of sigma^2.
 
         Rows and columns of the response, and of common effects that are held fixed, are zero.
         """
         m, size = inverse.shape[1], self.layout.size
-        if self.layout.parts:
+        if self.layout.slices:
             swapped = {f: np.swapaxes(root, 1, 2) for f, root in self.roots.items()}
             inverse = self.layout.scaled(inverse, swapped)
         out = np.zeros((len(inverse), size, size))
         out[:, :m, :m] = inverse
         return out
 
-    def derivatives(self, inverse: Array) -> dict[int, tuple[Array, Array]]:
-        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each, for B = 1.
+    def derivatives(
+        self, inverse: Float[Array, "1 m m"]
+    ) -> dict[int, tuple[Float[Array, "_k _k"], Float[Array, "_k _k"]]]:
+        """By factor, d log det / d Lambda and d residual / d Lambda, for B = 1.
 
         With T = sum_j [Z' V^-1 Z]_jj and the scores s_j = Z_j' V^-1 (y - X beta) of the levels j,
         the derivatives are 2 T Lambda and -2 (sum_j s_j s_j') Lambda. No inverse of Lambda is
         needed, because T Lambda = sum_j [G E S^-1]_jj.
         """
-        out: dict[int, tuple[Array, Array]] = {}
+        out = {}
         m = inverse.shape[1]
-        for part in self.layout.parts:
-            k, root = part.width, self.roots[part.factor][0]
-            rows = self.g[0, part.place]
+        for span in self.layout.slices:
+            k, root = span.width, self.roots[span.factor][0]
+            rows = self.g[0, span.place]
             scaled = self.layout.columns_scaled(rows[:, :m], self.roots)
-            blocks = scaled.reshape(part.levels, k, m)
-            inverses = inverse[0, part.place].reshape(part.levels, k, m)
+            blocks = scaled.reshape(span.levels, k, m)
+            inverses = inverse[0, span.place].reshape(span.levels, k, m)
             information = _summed(blocks, inverses)
-            score = (-rows @ self.coefficients[0]).reshape(part.levels, k)
-            out[part.factor] = (2 * information, -2 * (score.T @ score) @ root)
+            score = (-rows @ self.coefficients[0]).reshape(span.levels, k)
+            out[span.factor] = (2 * information, -2 * (score.T @ score) @ root)
         return out
 
-    def draws(self, sigma: Array, noise: Array) -> Array:
+    def draws(
+        self, sigma: Float[Array, "draws"], noise: Float[Array, "draws m"]
+    ) -> Float[Array, "draws m+1"]:
         """Posterior draws of (b, beta, -1), c + E L'^-1 noise times sigma.
 
         Args:
-            sigma: (M,) residual sd of each draw; M equals B unless B is 1.
-            noise: (M, R + p) standard normal numbers.
-
-        Returns:
-            (M, Q) draws.
+            sigma: residual sd of each draw. There are B draws unless B is 1.
+            noise: standard normal numbers, R + p for each draw.
         """
         if noise.shape[1] == 0:
             return np.repeat(self.coefficients, len(noise) // len(self.coefficients), axis=0)
@@ -328,8 +350,10 @@ class SchurFactor:
         return self.coefficients + np.concatenate([away, np.zeros((len(away), 1))], axis=1)
 
 
-def _summed(blocks: Array, inverses: Array) -> Array:
-    """Sum over levels j of A_j B_j', (k, k), for A and B (J, k, m)."""
+def _summed(
+    blocks: Float[Array, "levels k m"], inverses: Float[Array, "levels k m"]
+) -> Float[Array, "k k"]:
+    """Sum over levels j of A_j B_j'."""
     levels, k, _ = blocks.shape
     if levels < k:
         return np.matmul(blocks, inverses.swapaxes(1, 2)).sum(axis=0)

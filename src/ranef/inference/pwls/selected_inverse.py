@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.pwls import batched_linalg
+from ranef.numerics.shapes import Float
 
 if TYPE_CHECKING:
     from ranef.inference.pwls.nested_elimination import NestedFactorization
@@ -36,11 +37,11 @@ class SelectedInverse:
 
     Attributes:
         system: the factorization.
-        inverse: (B, m, m) inverse of the Schur complement.
-        last: (B, Q, Q) covariance of the remaining coefficients.
-        blocks: by stage, the covariances of each level, in the order of the stage: with itself
-            (k, k, B, J), with the parents in each later stage (k, k', B, J), and with the
-            remaining coefficients (k, Q, B, J).
+        inverse: "B m m", inverse of the Schur complement.
+        last: "B Q Q", covariance of the remaining coefficients.
+        blocks: by stage, the covariances of each level, in the order of the stage: with itself,
+            "k k B levels", with the parents in each later stage, "k l B levels", and with the
+            remaining coefficients, "k Q B levels".
     """
 
     def __init__(self, system: "NestedFactorization", *, common: bool, whole: bool = False) -> None:
@@ -56,53 +57,59 @@ class SelectedInverse:
         step = self.system.steps[s]
         k = step.width
         reach = step.effects(step.half[:, k:])
-        spread, to_later, to_last = self._spread_by(s, reach)
+        explained, to_later, to_last = self._congruence(s, reach)
         batch, levels = step.lower.shape[2:]
         unit = np.zeros((k, k, batch, levels))
         unit[np.arange(k), np.arange(k)] = 1.0
         half = batched_linalg.forward(step.lower, unit)
         root_half = batched_linalg.times(step.root, batched_linalg.transposed(half))
         plain = batched_linalg.times(root_half, batched_linalg.transposed(root_half))
-        self.blocks[s] = (plain + spread, to_later, to_last)
+        self.blocks[s] = (plain + explained, to_later, to_last)
 
-    def _spread_by(self, s: int, reach: Array) -> tuple[Array, list[Array], Array]:
-        """Products with the covariance V of the later coefficients, for X (k, later + Q, B, J).
+    def _congruence(
+        self, s: int, reach: Float[Array, "k m B levels"]
+    ) -> tuple[
+        Float[Array, "k k B levels"],
+        list[Float[Array, "k _l B levels"]],
+        Float[Array, "k _Q B levels"],
+    ]:
+        """Products of X, `reach`, with the covariance V of the later coefficients.
 
         Returns:
-            X V X' of every level (k, k, B, J), and the columns of -X V that belong to the parent
-            in each later stage and to the remaining coefficients.
+            X V X' of every level, and the columns of -X V that belong to the parent in each later
+            stage and to the remaining coefficients.
         """
         stage = self.system.stages[s]
         count, q = len(stage.parents), self.last.shape[1]
         if count == 0:
             last = self._to_last(reach) if s or self._whole else reach[:, :0]
             return batched_linalg.quadratic(reach, self.last), [], last
-        start, parts = 0, []
+        start, own_columns = 0, []
         for i in range(count):
             width = self.system.steps[s + 1 + i].width
-            parts.append(reach[:, start : start + width])
+            own_columns.append(reach[:, start : start + width])
             start += width
         tail = reach[:, start : start + q]
-        to_later = [np.zeros_like(part) for part in parts]
+        to_later = [np.zeros_like(x) for x in own_columns]
         to_last = self._to_last(tail)
         for i in range(count):
             own, pairs, outer = self._at(s, i)
-            to_later[i] -= batched_linalg.times(parts[i], own)
+            to_later[i] -= batched_linalg.times(own_columns[i], own)
             to_later[i] -= batched_linalg.times(tail, batched_linalg.transposed(outer))
-            to_last -= batched_linalg.times(parts[i], outer)
+            to_last -= batched_linalg.times(own_columns[i], outer)
             for j in range(i + 1, count):
-                to_later[j] -= batched_linalg.times(parts[i], pairs[j - i - 1])
+                to_later[j] -= batched_linalg.times(own_columns[i], pairs[j - i - 1])
                 to_later[i] -= batched_linalg.times(
-                    parts[j], batched_linalg.transposed(pairs[j - i - 1])
+                    own_columns[j], batched_linalg.transposed(pairs[j - i - 1])
                 )
-        spread = -sum(
-            batched_linalg.times(part, batched_linalg.transposed(each))
-            for part, each in zip([*parts, tail], [*to_later, to_last], strict=True)
+        whole = -sum(
+            batched_linalg.times(x, batched_linalg.transposed(to_x))
+            for x, to_x in zip([*own_columns, tail], [*to_later, to_last], strict=True)
         )
-        return np.asarray(spread), to_later, to_last
+        return np.asarray(whole), to_later, to_last
 
-    def _to_last(self, tail: Array) -> Array:
-        """-X V for columns X (k, Q, B, J) and the covariance V of the remaining coefficients."""
+    def _to_last(self, tail: Float[Array, "k Q B levels"]) -> Float[Array, "k Q B levels"]:
+        """-X V for columns X and the covariance V of the remaining coefficients."""
         by_root = np.matmul(np.swapaxes(self.last, 1, 2), tail.transpose(0, 2, 1, 3))
         return -by_root.transpose(0, 2, 1, 3)
 
@@ -112,8 +119,8 @@ class SelectedInverse:
         place = self.system.stages[s].parents[i]
         return own[..., place], [pair[..., place] for pair in pairs], outer[..., place]
 
-    def variances(self) -> tuple[dict[int, Array], Array]:
-        """Variances of the effects by factor, (B, J, k), and of the remainder, (B, Q)."""
+    def variances(self) -> tuple[dict[int, Float[Array, "B _levels _k"]], Float[Array, "B Q"]]:
+        """Variances of the effects by factor, and of the remainder."""
         out = {}
         for s, (step, stage) in enumerate(zip(self.system.steps, self.system.stages, strict=True)):
             k = np.arange(step.width)
@@ -121,12 +128,14 @@ class SelectedInverse:
             out[stage.factor] = np.empty_like(diagonal)
             out[stage.factor][:, stage.order] = diagonal
         last = np.diagonal(self.last, axis1=1, axis2=2)
-        for part in self.system.remainder.layout.parts:
-            out[part.factor] = last[:, part.place].reshape(len(last), part.levels, part.width)
+        for span in self.system.remainder.layout.slices:
+            out[span.factor] = last[:, span.place].reshape(len(last), span.levels, span.width)
         return out, last
 
-    def combined(self, factor: int, combinations: Array) -> Array:
-        """Variances (B, J, m) of linear combinations (m, k) of each level's effects."""
+    def combined(
+        self, factor: int, combinations: Float[Array, "m k"]
+    ) -> Float[Array, "B levels m"]:
+        """Variances of linear combinations of each level's effects."""
         for s, stage in enumerate(self.system.stages):
             if stage.factor == factor:
                 c = combinations
@@ -134,24 +143,24 @@ class SelectedInverse:
                 out = np.empty_like(found)
                 out[:, stage.order] = found
                 return out
-        part = next(p for p in self.system.remainder.layout.parts if p.factor == factor)
-        return part.combined(self.last, combinations)
+        span = next(p for p in self.system.remainder.layout.slices if p.factor == factor)
+        return span.combined(self.last, combinations)
 
-    def own(self) -> dict[int, Array]:
-        """By factor, the covariance matrix of each level's effects, (k, k, J), for B = 1."""
+    def own(self) -> dict[int, Float[Array, "_k _k _levels"]]:
+        """By factor, the covariance matrix of each level's effects, for B = 1."""
         out = {}
         for s, stage in enumerate(self.system.stages):
             block = self.blocks[s][0][:, :, 0]
             out[stage.factor] = np.empty_like(block)
             out[stage.factor][..., stage.order] = block
-        for part in self.system.remainder.layout.parts:
-            at = part.start + np.arange(part.levels)[:, None] * part.width + np.arange(part.width)
+        for span in self.system.remainder.layout.slices:
+            at = span.start + np.arange(span.levels)[:, None] * span.width + np.arange(span.width)
             block = self.last[0][at[:, :, None], at[:, None, :]]
-            out[part.factor] = np.ascontiguousarray(block.transpose(1, 2, 0))
+            out[span.factor] = np.ascontiguousarray(block.transpose(1, 2, 0))
         return out
 
-    def derivatives(self) -> dict[int, tuple[Array, Array]]:
-        """By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each, for B = 1.
+    def derivatives(self) -> dict[int, tuple[Float[Array, "_k _k"], Float[Array, "_k _k"]]]:
+        """By factor, d log det / d Lambda and d residual / d Lambda, for B = 1.
 
         With N = I - A Lambda D^-1 Lambda' for each level, the first derivative is 2 T Lambda,
         where T = sum_j [N A - N C V C' N']. With the score s_j = -N C c, c being the later
@@ -166,8 +175,8 @@ class SelectedInverse:
             k = step.width
             own = step.half[:, :k]
             reduced = step.every - batched_linalg.times(batched_linalg.transposed(own), step.half)
-            spread = self._spread_by(s, reduced[:, k:])[0]
-            information = (reduced[:, :k] - spread)[:, :, 0].sum(axis=-1)
+            explained = self._congruence(s, reduced[:, k:])[0]
+            information = (reduced[:, :k] - explained)[:, :, 0].sum(axis=-1)
             above = stage.above(found)
             bare = replace(step, half=reduced)
             score = bare.outer(above, last)[:, 0]

@@ -2,7 +2,7 @@
 
     minimise  |y - X beta - Z Lambda u|^2_W + |u|^2 + (beta - m)' P (beta - m)
 
-for given relative roots Lambda, where b = Lambda u are the group effects, beta are the common
+for known relative roots Lambda, where b = Lambda u are the group effects, beta are the common
 (fixed) effects and P is their prior precision. Variances of y, b and beta are in units of sigma^2.
 In this formulation of lme4 (Bates, Maechler, Bolker and Walker, 2015, eq. 13-22) a singular
 Lambda, or one of zero, is no special case. The structure of the system is analysed once, from
@@ -31,6 +31,7 @@ from ranef.inference.pwls.nested_elimination import (
     nested,
 )
 from ranef.inference.pwls.selected_inverse import SelectedInverse
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
 
@@ -119,17 +120,17 @@ class PWLS:
         """Number of values of the hyperparameters that are solved for at once."""
         return batch_size(self.system)
 
-    def penalty(self, mean: Array, precision: Array) -> Array:
+    def penalty(self, mean: Float[Array, "p"], precision: Float[Array, "p"]) -> Float[Array, "q q"]:
         """The normal prior of the common effects as a quadratic form of (beta, -1).
 
         Here beta are the coefficients of the centred columns.
 
         Args:
-            mean: (p,) prior means of the common effects.
-            precision: (p,) prior precisions, in units of 1 / sigma^2; 0 for a flat prior.
+            mean: prior means of the common effects.
+            precision: prior precisions, in units of 1 / sigma^2; 0 for a flat prior.
 
         Returns:
-            (p + 1, p + 1) the matrix of the form.
+            The matrix of the form.
         """
         inverse = self._back
         moved = inverse @ (2 * mean - inverse @ mean - self._offset)
@@ -139,13 +140,16 @@ class PWLS:
         out[-1, -1] = precision @ moved**2
         return out
 
-    def solve(self, roots: Sequence[Array], penalty: Array | None = None) -> "Solution":
+    def solve(
+        self,
+        roots: Sequence[Float[Array, "_k _k"] | Float[Array, "#B _k _k"]],
+        penalty: Float[Array, "q q"] | Float[Array, "#B q q"] | None = None,
+    ) -> "Solution":
         """The minimum at one value of the hyperparameters, or at B values at once.
 
         Args:
-            roots: by factor, Lambda, (k, k) or (B, k, k). It need not be triangular, nor of full
-                rank.
-            penalty: (p + 1, p + 1) or (B, p + 1, p + 1) from `penalty`; None for flat priors.
+            roots: by factor, Lambda. It need not be triangular, nor of full rank.
+            penalty: from `penalty`; None for flat priors.
 
         Returns:
             The solution at these hyperparameters.
@@ -229,52 +233,52 @@ class Solution:
     Attributes:
         solver: the least-squares system.
         system: its factorization.
-        roots: Lambda of each factor, (B, k, k).
+        roots: Lambda of each factor.
     """
 
     solver: PWLS
     system: Factorization
-    roots: tuple[Array, ...]
+    roots: tuple[Float[Array, "B _k _k"], ...]
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
-    def log_det_random(self) -> Array:
-        """(B,) log |Lambda' Z'WZ Lambda + I|."""
+    def log_det_random(self) -> Float[Array, "B"]:
+        """Log |Lambda' Z'WZ Lambda + I|."""
         return self.system.log_det_random
 
     @property
-    def log_det_common(self) -> Array:
-        """(B,) log |X' V^-1 X + P|, V = W^-1 + Z Lambda Lambda' Z'."""
+    def log_det_common(self) -> Float[Array, "B"]:
+        """Log |X' V^-1 X + P|, V = W^-1 + Z Lambda Lambda' Z'."""
         return self.system.remainder.log_det_common
 
     @property
-    def residual(self) -> Array:
-        """(B,) the minimum: the penalized weighted residual sum of squares."""
+    def residual(self) -> Float[Array, "B"]:
+        """The minimum: the penalized weighted residual sum of squares."""
         return self.system.remainder.residual
 
     @cached_property
-    def _means(self) -> tuple[dict[int, Array], Array]:
+    def _means(self) -> tuple[dict[int, Float[Array, "B _levels _k"]], Float[Array, "B Q"]]:
         """Effects by factor, and the remaining coefficients, at the minimum."""
         return self.system.effects()
 
     @property
-    def effects(self) -> tuple[Array, ...]:
-        """By factor, the group effects b at the minimum, (B, J, k)."""
+    def effects(self) -> tuple[Float[Array, "B _levels _k"], ...]:
+        """By factor, the group effects b at the minimum."""
         return tuple(self._means[0][f] for f in range(len(self.roots)))
 
     @property
-    def common(self) -> Array:
-        """The common effects beta at the minimum, (B, p)."""
+    def common(self) -> Float[Array, "B p"]:
+        """The common effects beta at the minimum."""
         return self._uncentred(self._means[1])
 
     @property
-    def centred_common(self) -> Array:
-        """The coefficients of the centred common columns, (B, p)."""
+    def centred_common(self) -> Float[Array, "B p"]:
+        """The coefficients of the centred common columns."""
         last = self._means[1]
         return last[:, last.shape[1] - 1 - self.solver.p : last.shape[1] - 1]
 
-    def _uncentred(self, last: Array) -> Array:
-        """Common effects of the uncentred columns, from the remaining coefficients (M, Q)."""
+    def _uncentred(self, last: Float[Array, "draws Q"]) -> Float[Array, "draws p"]:
+        """Common effects of the uncentred columns, from the remaining coefficients."""
         solver = self.solver
         centred = last[:, last.shape[1] - 1 - solver.p : last.shape[1] - 1]
         return (centred + solver._offset) @ solver._back.T
@@ -298,29 +302,33 @@ class Solution:
         return SelectedInverse(self.system, common=True, whole=True)
 
     @property
-    def effect_variances(self) -> tuple[Array, ...]:
-        """By factor, marginal posterior variances of the group effects, (B, J, k)."""
+    def effect_variances(self) -> tuple[Float[Array, "B _levels _k"], ...]:
+        """By factor, marginal posterior variances of the group effects."""
         found = self.covariances.variances()[0]
         return tuple(found[f] for f in range(len(self.roots)))
 
-    def combined_variances(self, factor: int, combinations: Array) -> Array:
-        """Variances (B, J, m) of linear combinations (m, k) of the effects of each level."""
+    def combined_variances(
+        self, factor: int, combinations: Float[Array, "m k"]
+    ) -> Float[Array, "B levels m"]:
+        """Variances of linear combinations of the effects of each level."""
         return self.covariances.combined(factor, combinations)
 
     @property
-    def common_covariance(self) -> Array:
-        """Posterior covariance of the common effects, (B, p, p)."""
+    def common_covariance(self) -> Float[Array, "B p p"]:
+        """Posterior covariance of the common effects."""
         back = self.solver._back
         return back @ self._centred_covariance @ back.T
 
     @property
-    def _centred_covariance(self) -> Array:
+    def _centred_covariance(self) -> Float[Array, "B p p"]:
         last = self.covariances.last
         p = self.solver.p
         first = last.shape[1] - 1 - p
         return last[:, first : first + p, first : first + p]
 
-    def root_derivatives(self, *, common: bool = True) -> list[tuple[Array, Array]]:
+    def root_derivatives(
+        self, *, common: bool = True
+    ) -> list[tuple[Float[Array, "_k _k"], Float[Array, "_k _k"]]]:
         """Derivatives of the log determinant and of the residual in each Lambda, for B = 1.
 
         Args:
@@ -328,17 +336,17 @@ class Solution:
                 it is `log_det_random` alone.
 
         Returns:
-            By factor, d log det / d Lambda and d residual / d Lambda, (k, k) each.
+            By factor, d log det / d Lambda and d residual / d Lambda.
         """
         inverse = self.covariances if common else self.system.covariances(common=False)
         found = inverse.derivatives()
         return [found[f] for f in range(len(self.roots))]
 
-    def penalty_derivatives(self, penalty: Array) -> tuple[float, float]:
+    def penalty_derivatives(self, penalty: Float[Array, "q q"]) -> tuple[float, float]:
         """Derivatives in t for a prior of P + t `penalty` in place of P, at t = 0 and for B = 1.
 
         Args:
-            penalty: (p + 1, p + 1) direction, a quadratic form of (beta, -1).
+            penalty: direction, a quadratic form of (beta, -1).
 
         Returns:
             d log det / d t and d residual / d t.
@@ -348,28 +356,32 @@ class Solution:
         inside = penalty[:-1, :-1]
         return float((self._centred_covariance[0] * inside).sum()), float(beta @ penalty @ beta)
 
-    def remainder_draws(self, rng: np.random.Generator, sigma: Array) -> Array:
+    def remainder_draws(
+        self, rng: np.random.Generator, sigma: Float[Array, "draws"]
+    ) -> Float[Array, "draws Q"]:
         """Exact posterior draws of the coefficients that are not eliminated.
 
         Args:
             rng: source of the noise.
-            sigma: (M,) residual sd of each draw; M equals B unless B is 1.
+            sigma: residual sd of each draw. There are B draws unless B is 1.
 
         Returns:
-            (M, Q) draws, the argument of `given` and `common_of`.
+            The draws, an argument of `conditionals` and `common_of`.
         """
         remainder = self.system.remainder
         return remainder.draws(sigma, rng.standard_normal((len(sigma), remainder.layout.size - 1)))
 
-    def common_of(self, remainder: Array) -> Array:
-        """The common effects (M, p) in draws from `remainder_draws`."""
+    def common_of(self, remainder: Float[Array, "draws Q"]) -> Float[Array, "draws p"]:
+        """The common effects in draws from `remainder_draws`."""
         return self._uncentred(remainder)
 
-    def given(self, sigma: Array, remainder: Array) -> EffectConditionals:
+    def conditionals(
+        self, sigma: Float[Array, "draws"], remainder: Float[Array, "draws Q"]
+    ) -> EffectConditionals:
         """The conditional distributions of the eliminated effects.
 
         Args:
-            sigma: (M,) residual sd of each draw.
-            remainder: (M, Q) draws from `remainder_draws` at the same sigma.
+            sigma: residual sd of each draw.
+            remainder: draws from `remainder_draws` at the same sigma.
         """
-        return self.system.given(self.roots, sigma, remainder)
+        return self.system.conditionals(self.roots, sigma, remainder)

@@ -1,8 +1,8 @@
 """Sparse cross-products of the eliminated factor's levels with the remaining coefficients.
 
-Level s of the eliminated factor has cross-products v_s (k, r) with the r remaining coefficients,
-and few columns of v_s are nonzero. For a matrix R_s (k, k) of each level and a symmetric V (r, r),
-two sums are needed at every evaluation:
+Level s of the eliminated factor has cross-products v_s, "k R", with the R coefficients of the
+remaining factors, and few columns of v_s are nonzero. For a matrix R_s, "k k", of each level and a
+symmetric V, "R R", two sums are needed at every evaluation:
 
     gram(R) = sum_s v_s' R_s' R_s v_s,        congruence(R, V)_s = R_s v_s V v_s' R_s'.
 
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ranef.inference.pwls import batched_linalg
+from ranef.numerics.shapes import Float, Int
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 # Largest number of products, and of elements of V, up to which the products are kept in memory.
 _KEPT = 10_000_000
@@ -38,43 +40,45 @@ class SparseCrossBlocks:
     """The nonzero columns of v_s of all levels, in compressed row format.
 
     Attributes:
-        starts: (J + 1,) the columns of level s are at positions starts[s] to starts[s + 1].
-        places: (m,) the remaining coefficient of each column, sorted within each level.
-        level: (m,) the level of each column.
-        values: (k, m) the columns of v.
-        r: number of remaining coefficients.
+        starts: the columns of level s are at positions starts[s] to starts[s + 1].
+        places: the remaining coefficient of each column, sorted within each level.
+        level: the level of each column.
+        values: the columns of v.
+        r: number R of coefficients of the remaining factors.
     """
 
-    starts: NDArray[np.int64]
-    places: NDArray[np.int64]
-    level: NDArray[np.int64]
-    values: Array
+    starts: Int[Indices, "_levels_and_one"]
+    places: Int[Indices, "_m"]
+    level: Int[Indices, "_m"]
+    values: Float[Array, "_k _m"]
     r: int
 
     @property
     def levels(self) -> int:
-        """Number of levels J."""
+        """Number of levels."""
         return len(self.starts) - 1
 
-    def at(self, levels: NDArray[np.int64]) -> "SparseCrossBlocks":
-        """The blocks of the given levels, in their order."""
+    def at(self, levels: Int[Indices, "levels"]) -> "SparseCrossBlocks":
+        """The blocks of these levels, in their order."""
         counts = np.diff(self.starts)[levels]
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         level = np.repeat(np.arange(len(levels)), counts)
         own = np.arange(starts[-1]) - starts[level] + self.starts[levels][level]
         return SparseCrossBlocks(starts, self.places[own], level, self.values[:, own], self.r)
 
-    def left(self, last: Array, half: Array, root: Array) -> Array:
-        """Right-hand side -half c - R_s v_s b for given later coefficients.
+    def left(
+        self,
+        last: Float[Array, "draws Q"],
+        half: Float[Array, "k q 1 levels"],
+        root: Float[Array, "k k levels"],
+    ) -> Float[Array, "k draws levels"]:
+        """Right-hand side -half c - R_s v_s b for known later coefficients.
 
         Args:
-            last: (M, r + q) draws of [b, c]: remaining factors' coefficients b, common effects
-                and response c.
-            half: (k, q, 1, J) columns of the common effects and the response.
-            root: (k, k, J) R.
-
-        Returns:
-            (k, M, J).
+            last: draws of [b, c]: remaining factors' coefficients b, common effects and response
+                c.
+            half: columns of the common effects and the response.
+            root: R.
         """
         out = -batched_linalg.combine(half, np.ascontiguousarray(last[:, self.r :]))
         return out - self.times(root, np.ascontiguousarray(last[:, : self.r].T))
@@ -86,17 +90,21 @@ class SparseCrossBlocks:
         pairs = int((counts * (counts + 1) // 2).sum()) * len(self.values) ** 2
         return pairs <= _KEPT and self.r**2 <= _KEPT
 
-    def times(self, root: Array, b: Array) -> Array:
-        """R_s v_s b of every level, (k, M, J), for root R (k, k, J) and b (r, M)."""
+    def times(
+        self, root: Float[Array, "k k levels"], b: Float[Array, "R m"]
+    ) -> Float[Array, "k m levels"]:
+        """R_s v_s b of every level."""
         return np.stack([(self._sparse(met) @ b).T for met in self._met(root)])
 
-    def turned(self, root: Array, b: Array) -> Array:
-        """Sum over levels of v_s' R_s' b_s, (r, M), for root R (k, k, J) and b (k, M, J)."""
+    def turned(
+        self, root: Float[Array, "k k levels"], b: Float[Array, "k m levels"]
+    ) -> Float[Array, "R m"]:
+        """Sum over levels of v_s' R_s' b_s."""
         pairs = zip(self._met(root), b, strict=True)
         return np.asarray(sum(self._sparse(met).T @ each.T for met, each in pairs))
 
-    def subtract_gram(self, g: Array, root: Array) -> None:
-        """Subtract gram(R) from g (r, r) in place, for root R (k, k, J)."""
+    def subtract_gram(self, g: Float[Array, "R R"], root: Float[Array, "k k levels"]) -> None:
+        """Subtract gram(R) from g in place."""
         if not self._kept:
             self._subtract_stripes(g, self._met(root))
             return
@@ -107,16 +115,13 @@ class SparseCrossBlocks:
         g -= upper
         g -= upper.T
 
-    def congruence(self, root: Array, v: Array) -> Array:
-        """R_s v_s V v_s' R_s' of every level, (k, k, J).
-
-        Args:
-            root: (k, k, J) R.
-            v: (r, r) symmetric V.
-        """
+    def congruence(
+        self, root: Float[Array, "k k levels"], v: Float[Array, "R R"]
+    ) -> Float[Array, "k k levels"]:
+        """R_s v_s V v_s' R_s' of every level, for a symmetric V."""
         k = len(self.values)
         if not self._kept:
-            return self._spread_stripes(self._met(root), v)
+            return self._congruence_of_pairs(self._met(root), v)
         flat = np.ascontiguousarray(v).reshape(-1)
         half = np.empty((k, k, self.levels))
         for e in range(k):
@@ -127,13 +132,13 @@ class SparseCrossBlocks:
 
     @cached_property
     def _products(self) -> list[list[sparse.csr_array]]:
-        """By e and h, the products v_s[e, f] v_s[h, g] as a matrix (r * r, J).
+        """By e and h, the products v_s[e, f] v_s[h, g], as a matrix with a column for each level.
 
         Each pair f < g is there once and f = g with factor 1/2. Adding the transpose of a sum
         over pairs therefore completes it.
         """
-        parts = list(self._pairs(0))
-        level, first, second = (np.concatenate(each) for each in zip(*parts, strict=True))
+        pairs = list(self._pairs(0))
+        level, first, second = (np.concatenate(each) for each in zip(*pairs, strict=True))
         at = (self.places[first] * self.r + self.places[second], level)
         share = np.where(first == second, 0.5, 1.0)
         k, shape = len(self.values), (self.r**2, self.levels)
@@ -147,16 +152,16 @@ class SparseCrossBlocks:
 
         return [[product(e, h) for h in range(k)] for e in range(k)]
 
-    def _met(self, root: Array) -> Array:
-        """The nonzero columns of R_s v_s, (k, m)."""
+    def _met(self, root: Float[Array, "k k levels"]) -> Float[Array, "k m"]:
+        """The nonzero columns of R_s v_s."""
         at = root[:, :, None, self.level]
         return batched_linalg.times(at, self.values[:, None, None])[:, 0, 0]
 
-    def _sparse(self, met: Array) -> sparse.csr_array:
-        """The sparse matrix (J, r) with the elements `met` (m,)."""
+    def _sparse(self, met: Float[Array, "m"]) -> sparse.csr_array:
+        """The sparse matrix "levels R" with the elements `met`."""
         return sparse.csr_array((met, self.places, self.starts), shape=(self.levels, self.r))
 
-    def _pairs(self, offset: int) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
+    def _pairs(self, offset: int) -> Iterator[tuple[Indices, Indices, Indices]]:
         """Yield pairs of nonzero columns of the same level, some levels at a time.
 
         Args:
@@ -176,7 +181,7 @@ class SparseCrossBlocks:
                 second = (self.starts[levels][:, None] + other).ravel()
                 yield np.repeat(levels, len(one)), first, second
 
-    def _subtract_stripes(self, g: Array, met: Array) -> None:
+    def _subtract_stripes(self, g: Float[Array, "R R"], met: Float[Array, "k m"]) -> None:
         """Subtract gram(R) from g, `_STRIPE` rows at a time, for met = R_s v_s."""
         k = len(met)
         starts = np.concatenate([self.starts[:-1] + a * len(self.places) for a in range(k)])
@@ -190,7 +195,9 @@ class SparseCrossBlocks:
             product = (turned[stripe] @ stacked).tocoo()
             g[stripe][product.row, product.col] -= product.data
 
-    def _spread_stripes(self, met: Array, v: Array) -> Array:
+    def _congruence_of_pairs(
+        self, met: Float[Array, "k m"], v: Float[Array, "R R"]
+    ) -> Float[Array, "k k levels"]:
         """As `congruence`, from met = R_s v_s and some pairs of columns at a time."""
         k = len(met)
         out = np.zeros((k, k, self.levels))
