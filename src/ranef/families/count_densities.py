@@ -1,4 +1,4 @@
-"""Log densities of overdispersed and zero-inflated counts with derivatives in closed form.
+"""Log densities of counts, zero-inflated or not, with derivatives in closed form.
 
 These are densities of ``row_density`` in eta = log mu. The shape a = alpha is one number for all
 rows. For zero-inflated counts the logit of psi is the second predictor, or psi is one number too.
@@ -6,8 +6,8 @@ rows. For zero-inflated counts the logit of psi is the second predictor, or psi 
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,12 @@ from scipy.special import digamma, gammaln, logit
 from ranef.families.densities import LARGE_SHAPE
 from ranef.families.row_density import Array, RowDensity, logistic
 
+_Counts = TypeVar("_Counts", bound="CountDensity")
+
 
 @dataclass(frozen=True)
-class NegativeBinomialDensity(RowDensity):
-    """Negative binomial counts with mean mu and shape a.
-
-    log p(y) = log(Gamma(y + a) / (Gamma(a) y!)) + a log F(-h) + y log F(h)
-
-    with h = log mu - log a and F the logistic function.
+class CountDensity(RowDensity):
+    """Counts of mean mu, which `ZeroInflatedDensity` can wrap.
 
     Attributes:
         value: (n,) y.
@@ -34,19 +32,93 @@ class NegativeBinomialDensity(RowDensity):
     constant: Array
 
     @classmethod
-    def of(cls, value: Any) -> "NegativeBinomialDensity":
+    def of(cls: type[_Counts], value: Any) -> _Counts:
         """The density of the counts `value` (n,)."""
         y = np.asarray(value, np.float64)
         return cls(y, gammaln(y + 1.0))
 
+    @abstractmethod
+    def count_and_zero(
+        self, eta: Array, numbers: Mapping[str, Any], order: int
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Log p(y) and log p(0), with derivatives in eta up to `order`.
+
+        Args:
+            eta: (m, n) log mu.
+            numbers: family parameters that are one number, by name.
+            order: highest derivative, 0 to 3.
+
+        Returns:
+            `order` + 1 arrays for each of the two, all (m, n).
+        """
+
+    @abstractmethod
+    def slopes_in_numbers(
+        self, eta: Array, numbers: Mapping[str, Any]
+    ) -> dict[str, tuple[Array, Array]]:
+        """Derivatives of log p(y) and log p(0) in each of the numbers, (m, n) each, by name."""
+
     def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
-        shape = float(numbers["alpha"])
-        found = _count_and_zero(self.value, self.constant, eta[..., 0], shape, order)[0]
+        found = self.count_and_zero(eta[..., 0], numbers, order)[0]
         return found[0], *_of_one(found[1:])
 
+
+class PoissonDensity(CountDensity):
+    """Poisson counts: log p(y) = y eta - e^eta - log y!."""
+
+    def count_and_zero(
+        self, eta: Array, numbers: Mapping[str, Any], order: int
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        z = -np.exp(eta)
+        value = self.value * eta + z - self.constant
+        return (value, self.value + z, z, z)[: order + 1], (z,) * (order + 1)
+
+    def slopes_in_numbers(
+        self, eta: Array, numbers: Mapping[str, Any]
+    ) -> dict[str, tuple[Array, Array]]:
+        return {}
+
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
-        count, _ = _in_log_shape(self.value, eta[..., 0], float(numbers["alpha"]))
+        return {}
+
+
+class NegativeBinomialDensity(CountDensity):
+    """Negative binomial counts with mean mu and shape a.
+
+    log p(y) = log(Gamma(y + a) / (Gamma(a) y!)) + a log F(-h) + y log F(h)
+
+    with h = log mu - log a and F the logistic function.
+    """
+
+    def count_and_zero(
+        self, eta: Array, numbers: Mapping[str, Any], order: int
+    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        y, shape = self.value, float(numbers["alpha"])
+        above, below, log_above, log_below = logistic(eta - np.log(shape))
+        zero, density = shape * log_below, above * below
+        count = _log_rising(shape, y) - self.constant + zero + y * log_above
+        bend, zero_slope = -(shape + y) * density, -shape * above
+        counts = count, zero_slope + y * below, bend, bend * (below - above)
+        zeros = zero, zero_slope, -shape * density, -shape * density * (below - above)
+        return counts[: order + 1], zeros[: order + 1]
+
+    def slopes_in_numbers(
+        self, eta: Array, numbers: Mapping[str, Any]
+    ) -> dict[str, tuple[Array, Array]]:
+        count, zero = self._slopes_in_log_shape(eta, numbers)
+        shape = float(numbers["alpha"])
+        return {"alpha": (count / shape, zero / shape)}
+
+    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+        count, _ = self._slopes_in_log_shape(eta[..., 0], numbers)
         return {"alpha": np.asarray((weights * count).sum() / numbers["alpha"])}
+
+    def _slopes_in_log_shape(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[Array, Array]:
+        """Derivatives of log p(y) and log p(0) in log a, (m, n) each."""
+        y, shape = self.value, float(numbers["alpha"])
+        above, below, _, log_below = logistic(eta - np.log(shape))
+        zero = shape * (log_below + above)
+        return _log_rising_slope(shape, y) + zero - y * below, zero
 
 
 @dataclass(frozen=True)
@@ -65,41 +137,22 @@ class ZeroInflatedDensity(RowDensity):
         d2/dl deta = r (1 - r) z'.
 
     Attributes:
-        value: (n,) y.
-        constant: (n,) log y!.
+        counts: the density of the counts.
         zero: (n,) whether y = 0.
         predicted: whether psi has a predictor.
     """
 
-    value: Array
-    constant: Array
+    counts: CountDensity
     zero: NDArray[np.bool_]
     predicted: bool
 
     @classmethod
-    def of(cls, value: Any, predicted: bool) -> "ZeroInflatedDensity":
-        """The density of the counts `value` (n,); `predicted` says if psi has a predictor."""
-        y = np.asarray(value, np.float64)
-        return cls(y, gammaln(y + 1.0), y == 0, predicted)
+    def of(cls, counts: CountDensity, predicted: bool) -> "ZeroInflatedDensity":
+        """The density with these counts; `predicted` says if psi has a predictor."""
+        return cls(counts, counts.value == 0, predicted)
 
-    @abstractmethod
-    def count_and_zero(
-        self, eta: Array, numbers: Mapping[str, Any], order: int
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Log p(y | count) and z = log p(0 | count), with derivatives in eta up to `order`.
-
-        Args:
-            eta: (m, n) log mu.
-            numbers: family parameters that are one number, by name.
-            order: highest derivative, 0 to 3.
-
-        Returns:
-            `order` + 1 arrays for each of the two, all (m, n).
-        """
-
-    def in_shape(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[Array, Array] | None:
-        """Derivatives of log p(y | count) and z in alpha, (m, n) each; None without an alpha."""
-        return None
+    def take(self, rows: slice) -> "ZeroInflatedDensity":
+        return replace(self, counts=self.counts.take(rows), zero=self.zero[rows])
 
     def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
         return self._joined(self._apart(eta, numbers, order))
@@ -118,7 +171,7 @@ class ZeroInflatedDensity(RowDensity):
         in eta and l, in l twice.
         """
         logits = self._logit(eta, numbers)
-        count, z = self.count_and_zero(eta[..., 0], numbers, order)
+        count, z = self.counts.count_and_zero(eta[..., 0], numbers, order)
         psi, rest, log_psi, log_rest = logistic(logits)
         zero = self.zero
         if_zero = np.logaddexp(log_rest, log_psi + z[0])
@@ -159,13 +212,12 @@ class ZeroInflatedDensity(RowDensity):
 
     def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
         logits = self._logit(eta, numbers)
-        z = self.count_and_zero(eta[..., 0], numbers, 0)[1][0]
+        z = self.counts.count_and_zero(eta[..., 0], numbers, 0)[1][0]
         r = logistic(logits + z)[0]
         out = {}
-        along = self.in_shape(eta[..., 0], numbers)
-        if along is not None:
-            each = np.where(self.zero, r * along[1], along[0])
-            out["alpha"] = np.asarray((weights * each).sum())
+        for name, (count, zero) in self.counts.slopes_in_numbers(eta[..., 0], numbers).items():
+            each = np.where(self.zero, r * zero, count)
+            out[name] = np.asarray((weights * each).sum())
         if not self.predicted:
             psi = numbers["psi"]
             each = np.where(self.zero, r - psi, 1.0 - psi)
@@ -177,55 +229,9 @@ class ZeroInflatedDensity(RowDensity):
         return eta[..., 1] if self.predicted else logit(numbers["psi"])
 
 
-class ZeroInflatedPoissonDensity(ZeroInflatedDensity):
-    """Zero-inflated Poisson counts: z = -e^eta."""
-
-    def count_and_zero(
-        self, eta: Array, numbers: Mapping[str, Any], order: int
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        z = -np.exp(eta)
-        value = self.value * eta + z - self.constant
-        return (value, self.value + z, z, z)[: order + 1], (z,) * (order + 1)
-
-
-class ZeroInflatedNegativeBinomialDensity(ZeroInflatedDensity):
-    """Zero-inflated negative binomial counts: z = a log F(-h) with h = log mu - log a."""
-
-    def count_and_zero(
-        self, eta: Array, numbers: Mapping[str, Any], order: int
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        shape = float(numbers["alpha"])
-        return _count_and_zero(self.value, self.constant, eta, shape, order)
-
-    def in_shape(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[Array, Array]:
-        shape = float(numbers["alpha"])
-        count, zero = _in_log_shape(self.value, eta, shape)
-        return count / shape, zero / shape
-
-
 def _of_one(found: Sequence[Array]) -> tuple[Array, ...]:
     """First to third derivatives (m, n) in a single predictor, with axes of length 1 for it."""
     return tuple(each[(..., *(None,) * k)] for each, k in zip(found, (1, 2, 1), strict=False))
-
-
-def _count_and_zero(
-    y: Array, constant: Array, log_mean: Array, shape: float, order: int
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Log p(y) and log p(0) of a negative binomial, with derivatives in log mu up to `order`."""
-    above, below, log_above, log_below = logistic(log_mean - np.log(shape))
-    zero, density = shape * log_below, above * below
-    count = _log_rising(shape, y) - constant + zero + y * log_above
-    bend, zero_slope = -(shape + y) * density, -shape * above
-    counts = count, zero_slope + y * below, bend, bend * (below - above)
-    zeros = zero, zero_slope, -shape * density, -shape * density * (below - above)
-    return counts[: order + 1], zeros[: order + 1]
-
-
-def _in_log_shape(y: Array, log_mean: Array, shape: float) -> tuple[Array, Array]:
-    """Derivatives of log p(y) and log p(0) of a negative binomial in log a."""
-    above, below, _, log_below = logistic(log_mean - np.log(shape))
-    zero = shape * (log_below + above)
-    return _log_rising_slope(shape, y) + zero - y * below, zero
 
 
 def _log_rising(shape: float, y: Array) -> Array:

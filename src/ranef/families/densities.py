@@ -52,6 +52,33 @@ class RowDistribution(dist.Distribution):
         return self.density(value, **self.arguments)
 
 
+class CountDistribution(RowDistribution):
+    """A distribution of counts, which also gives its log probability of zero.
+
+    Args:
+        distribution: as in `RowDistribution`.
+        density: as in `RowDistribution`.
+        arguments: as in `RowDistribution`.
+        zero: log p(0), a function of `arguments`.
+    """
+
+    pytree_aux_fields = ("zero",)
+
+    def __init__(
+        self,
+        distribution: dist.Distribution,
+        density: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        zero: Callable[..., Any],
+    ) -> None:
+        self.zero = zero
+        super().__init__(distribution, density, arguments)
+
+    def log_zero(self) -> Array:
+        """Log p(0) of each row."""
+        return self.zero(**self.arguments)
+
+
 def bernoulli(value: Any, logit: Any) -> Array:
     """Log p(y) = -y log(1 + e^-eta) - (1 - y) log(1 + e^eta), with eta = logit p."""
     return -value * jax.nn.softplus(-logit) - (1.0 - value) * jax.nn.softplus(logit)
@@ -66,6 +93,11 @@ def binomial(value: Any, logit: Any, trials: Any) -> Array:
 def poisson(value: Any, log_mean: Any) -> Array:
     """Log p(y) = y eta - e^eta - log y!, with eta = log mu."""
     return value * log_mean - jnp.exp(log_mean) - jsp.gammaln(value + 1.0)
+
+
+def poisson_zero(log_mean: Any) -> Array:
+    """Log p(0) = -mu."""
+    return -jnp.exp(log_mean)
 
 
 def student(value: Any, location: Any, log_scale: Any, log_nu: Any) -> Array:
@@ -115,6 +147,11 @@ def negative_binomial(value: Any, log_mean: Any, log_shape: Any) -> Array:
     return rising - shape * jax.nn.softplus(above) - value * jax.nn.softplus(-above)
 
 
+def negative_binomial_zero(log_mean: Any, log_shape: Any) -> Array:
+    """Log p(0) = -a log(1 + mu / a)."""
+    return -jnp.exp(log_shape) * jax.nn.softplus(log_mean - log_shape)
+
+
 def gamma(value: Any, log_mean: Any, log_shape: Any) -> Array:
     """Log p(y) = a log(a / mu) - log Gamma(a) + (a - 1) log y - a y / mu, with shape a."""
     shape, log_rate = jnp.exp(log_shape), log_shape - log_mean
@@ -146,29 +183,17 @@ def beta(value: Any, logit_mean: Any, log_precision: Any) -> Array:
     )
 
 
-def zero_inflated(value: Any, log_density: Any, log_zero: Any, logit: Any) -> Array:
+def zero_inflated(value: Any, counts: CountDistribution, logit: Any) -> Array:
     """Log p(y) = log(psi p_count(y) + (1 - psi) 1(y = 0)), a count with probability psi, else zero.
 
     Args:
         value: the response y.
-        log_density: log p_count(y).
-        log_zero: log p_count(0).
+        counts: the distribution p_count.
         logit: logit of psi.
     """
+    log_density, log_zero = counts.log_prob(value), counts.log_zero()
     zero = jnp.logaddexp(jax.nn.log_sigmoid(-logit), jax.nn.log_sigmoid(logit) + log_zero)
     return jnp.where(value == 0, zero, jax.nn.log_sigmoid(logit) + log_density)
-
-
-def zero_inflated_poisson(value: Any, log_mean: Any, logit: Any) -> Array:
-    """`zero_inflated` with Poisson counts, for which log p_count(0) = -mu."""
-    return zero_inflated(value, poisson(value, log_mean), -jnp.exp(log_mean), logit)
-
-
-def zero_inflated_negative_binomial(value: Any, log_mean: Any, log_shape: Any, logit: Any) -> Array:
-    """`zero_inflated` with negative binomial counts: log p_count(0) = -a log(1 + mu / a)."""
-    count = negative_binomial(value, log_mean, log_shape)
-    zero = -jnp.exp(log_shape) * jax.nn.softplus(log_mean - log_shape)
-    return zero_inflated(value, count, zero, logit)
 
 
 def from_count(value: Any, log_zero: Any, logit: Any) -> Array:

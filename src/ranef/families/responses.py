@@ -50,6 +50,13 @@ def whole(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     return (values >= 0) & (values == np.floor(values))
 
 
+def refuse_other_than_counts(
+    values: NDArray[np.float64], frame: Frame, response: Expression, family: str
+) -> None:
+    """`refuse_outside` for families of counts."""
+    refuse_outside(values, whole(values), frame, response, family, "whole numbers from 0 on")
+
+
 def is_text(response: Expression, frame: Frame) -> bool:
     """Whether the response is a column of texts."""
     return isinstance(response, Column) and frame.is_text(response.name)
@@ -93,9 +100,8 @@ def places(
 # Smallest positive response. JAX may treat smaller (subnormal) numbers as zero.
 LEAST_POSITIVE = float(np.finfo(np.float64).tiny)
 
-# What families of positive responses and of counts accept, for `refuse_outside`.
+# What families of positive responses accept, for `refuse_outside`.
 POSITIVE = "numbers above zero, the least of them 2.3e-308"
-COUNTS = "whole numbers from 0 on"
 
 # Poisson variates with a larger mean are drawn from the normal distribution of the same mean and
 # variance, since NumPy's sampler does not accept means above 9.2e18.

@@ -11,12 +11,14 @@ differentiation of ``densities``. The contract test of families compares the two
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+_Density = TypeVar("_Density", bound="RowDensity")
 
 
 class RowDensity(ABC):
@@ -26,7 +28,7 @@ class RowDensity(ABC):
     (m, n, K). Overflow gives infinities or NaN, which callers must handle.
     """
 
-    def take(self, rows: slice) -> "RowDensity":
+    def take(self: _Density, rows: slice) -> _Density:
         """The density of some of the rows."""
         each = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         taken = {name: x[..., rows] for name, x in each.items() if isinstance(x, np.ndarray)}
