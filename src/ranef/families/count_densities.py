@@ -5,16 +5,31 @@ rows. For zero-inflated counts the logit of psi is the second predictor, or psi 
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, gammaln, logit
 
 from ranef.families.densities import LARGE_SHAPE
-from ranef.families.row_density import Array, RowDensity, logistic
+from ranef.families.row_density import (
+    Array,
+    Averages,
+    Derivatives,
+    Numbers,
+    PerRow,
+    Predictors,
+    RowDensity,
+    Weights,
+    logistic,
+)
+from ranef.lazy import ArrayLike
+from ranef.numerics.shapes import Bool, Float
+
+# A number for each row at m points, such as log mu.
+LogMean = Float[Array, "m n"]
 
 _Counts = TypeVar("_Counts", bound="CountDensity")
 
@@ -24,41 +39,41 @@ class CountDensity(RowDensity):
     """Counts of mean mu, which `ZeroInflatedDensity` can wrap.
 
     Attributes:
-        value: (n,) y.
-        constant: (n,) log y!.
+        value: y.
+        constant: log y!.
     """
 
-    value: Array
-    constant: Array
+    value: PerRow
+    constant: PerRow
 
     @classmethod
-    def of(cls: type[_Counts], value: Any) -> _Counts:
-        """The density of the counts `value` (n,)."""
+    def of(cls: type[_Counts], value: ArrayLike) -> _Counts:
+        """The density of the counts `value`, one in each row."""
         y = np.asarray(value, np.float64)
         return cls(y, gammaln(y + 1.0))
 
     @abstractmethod
     def count_and_zero(
-        self, eta: Array, numbers: Mapping[str, Any], order: int
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        self, eta: LogMean, numbers: Numbers, order: int
+    ) -> tuple[tuple[LogMean, ...], tuple[LogMean, ...]]:
         """Log p(y) and log p(0), with derivatives in eta up to `order`.
 
         Args:
-            eta: (m, n) log mu.
+            eta: log mu at m points.
             numbers: family parameters that are one number, by name.
             order: highest derivative, 0 to 3.
 
         Returns:
-            `order` + 1 arrays for each of the two, all (m, n).
+            `order` + 1 arrays for each of the two.
         """
 
     @abstractmethod
     def slopes_in_numbers(
-        self, eta: Array, numbers: Mapping[str, Any]
-    ) -> dict[str, tuple[Array, Array]]:
-        """Derivatives of log p(y) and log p(0) in each of the numbers, (m, n) each, by name."""
+        self, eta: LogMean, numbers: Numbers
+    ) -> dict[str, tuple[LogMean, LogMean]]:
+        """Derivatives of log p(y) and log p(0) in each of the numbers, by name."""
 
-    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+    def derivatives(self, eta: Predictors, numbers: Numbers, order: int) -> Derivatives:
         found = self.count_and_zero(eta[..., 0], numbers, order)[0]
         return found[0], *_of_one(found[1:])
 
@@ -67,18 +82,18 @@ class PoissonDensity(CountDensity):
     """Poisson counts: log p(y) = y eta - e^eta - log y!."""
 
     def count_and_zero(
-        self, eta: Array, numbers: Mapping[str, Any], order: int
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        self, eta: LogMean, numbers: Numbers, order: int
+    ) -> tuple[tuple[LogMean, ...], tuple[LogMean, ...]]:
         z = -np.exp(eta)
         value = self.value * eta + z - self.constant
         return (value, self.value + z, z, z)[: order + 1], (z,) * (order + 1)
 
     def slopes_in_numbers(
-        self, eta: Array, numbers: Mapping[str, Any]
-    ) -> dict[str, tuple[Array, Array]]:
+        self, eta: LogMean, numbers: Numbers
+    ) -> dict[str, tuple[LogMean, LogMean]]:
         return {}
 
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         return {}
 
 
@@ -91,8 +106,8 @@ class NegativeBinomialDensity(CountDensity):
     """
 
     def count_and_zero(
-        self, eta: Array, numbers: Mapping[str, Any], order: int
-    ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        self, eta: LogMean, numbers: Numbers, order: int
+    ) -> tuple[tuple[LogMean, ...], tuple[LogMean, ...]]:
         y, shape = self.value, float(numbers["alpha"])
         above, below, log_above, log_below = logistic(eta - np.log(shape))
         zero, density = shape * log_below, above * below
@@ -103,18 +118,18 @@ class NegativeBinomialDensity(CountDensity):
         return counts[: order + 1], zeros[: order + 1]
 
     def slopes_in_numbers(
-        self, eta: Array, numbers: Mapping[str, Any]
-    ) -> dict[str, tuple[Array, Array]]:
+        self, eta: LogMean, numbers: Numbers
+    ) -> dict[str, tuple[LogMean, LogMean]]:
         count, zero = self._slopes_in_log_shape(eta, numbers)
         shape = float(numbers["alpha"])
         return {"alpha": (count / shape, zero / shape)}
 
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         count, _ = self._slopes_in_log_shape(eta[..., 0], numbers)
         return {"alpha": np.asarray((weights * count).sum() / numbers["alpha"])}
 
-    def _slopes_in_log_shape(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[Array, Array]:
-        """Derivatives of log p(y) and log p(0) in log a, (m, n) each."""
+    def _slopes_in_log_shape(self, eta: LogMean, numbers: Numbers) -> tuple[LogMean, LogMean]:
+        """Derivatives of log p(y) and log p(0) in log a."""
         y, shape = self.value, float(numbers["alpha"])
         above, below, _, log_below = logistic(eta - np.log(shape))
         zero = shape * (log_below + above)
@@ -138,12 +153,12 @@ class ZeroInflatedDensity(RowDensity):
 
     Attributes:
         counts: the density of the counts.
-        zero: (n,) whether y = 0.
+        zero: whether y = 0.
         predicted: whether psi has a predictor.
     """
 
     counts: CountDensity
-    zero: NDArray[np.bool_]
+    zero: Bool[NDArray[np.bool_], "n"]
     predicted: bool
 
     @classmethod
@@ -154,18 +169,18 @@ class ZeroInflatedDensity(RowDensity):
     def take(self, rows: slice) -> "ZeroInflatedDensity":
         return replace(self, counts=self.counts.take(rows), zero=self.zero[rows])
 
-    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+    def derivatives(self, eta: Predictors, numbers: Numbers, order: int) -> Derivatives:
         return self._joined(self._apart(eta, numbers, order))
 
     def averaged(
-        self, eta: Array, numbers: Mapping[str, Any], weights: Array, order: int
-    ) -> tuple[Array, ...]:
+        self, eta: Predictors, numbers: Numbers, weights: Float[Array, "m"], order: int
+    ) -> Averages:
         """As the base method, but sums before it stacks the derivatives, for less memory."""
         apart = self._apart(eta, numbers, order)
         return self._joined([tuple(weights @ each for each in own) for own in apart])
 
-    def _apart(self, eta: Array, numbers: Mapping[str, Any], order: int) -> list[tuple[Array, ...]]:
-        """The derivatives of each order as separate arrays, (m, n) each.
+    def _apart(self, eta: Predictors, numbers: Numbers, order: int) -> list[tuple[LogMean, ...]]:
+        """The derivatives of each order as separate arrays.
 
         They are in eta and, if psi has a predictor, in l. Order 2 then has three: in eta twice,
         in eta and l, in l twice.
@@ -197,7 +212,7 @@ class ZeroInflatedDensity(RowDensity):
             out.append((mu[2], own - psi * rest * (rest - psi)))
         return out
 
-    def _joined(self, apart: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+    def _joined(self, apart: list[tuple[Float[Array, "*points n"], ...]]) -> tuple[Array, ...]:
         """The arrays of `_apart`, stacked along axes for the predictors."""
         if not self.predicted:
             return (apart[0][0], *_of_one([own[0] for own in apart[1:]]))
@@ -210,7 +225,7 @@ class ZeroInflatedDensity(RowDensity):
                 out.append(np.stack(own, axis=-1))
         return tuple(out)
 
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         logits = self._logit(eta, numbers)
         z = self.counts.count_and_zero(eta[..., 0], numbers, 0)[1][0]
         r = logistic(logits + z)[0]
@@ -224,17 +239,17 @@ class ZeroInflatedDensity(RowDensity):
             out["psi"] = np.asarray((weights * each).sum() / (psi * (1.0 - psi)))
         return out
 
-    def _logit(self, eta: Array, numbers: Mapping[str, Any]) -> Any:
-        """The logit of psi: (m, n), or one number."""
-        return eta[..., 1] if self.predicted else logit(numbers["psi"])
+    def _logit(self, eta: Predictors, numbers: Numbers) -> Float[Array, "#m #n"]:
+        """The logit of psi, of each row or of all."""
+        return eta[..., 1] if self.predicted else np.full((1, 1), logit(numbers["psi"]))
 
 
 def _of_one(found: Sequence[Array]) -> tuple[Array, ...]:
-    """First to third derivatives (m, n) in a single predictor, with axes of length 1 for it."""
+    """First to third derivatives in a single predictor, with axes of length 1 for it."""
     return tuple(each[(..., *(None,) * k)] for each, k in zip(found, (1, 2, 1), strict=False))
 
 
-def _log_rising(shape: float, y: Array) -> Array:
+def _log_rising(shape: float, y: PerRow) -> PerRow:
     """Log Gamma(a + y) - log Gamma(a), computed as in `densities.log_rising`."""
     if shape < LARGE_SHAPE:
         return gammaln(shape + y) - gammaln(shape)
@@ -242,7 +257,7 @@ def _log_rising(shape: float, y: Array) -> Array:
     return sizes - y / (12.0 * shape * (shape + y))
 
 
-def _log_rising_slope(shape: float, y: Array) -> Array:
+def _log_rising_slope(shape: float, y: PerRow) -> PerRow:
     """Derivative of `_log_rising` in log a."""
     if shape < LARGE_SHAPE:
         return shape * (digamma(shape + y) - digamma(shape))

@@ -1,10 +1,7 @@
 """Base class of the families of counts, which `ZeroInflated` can wrap."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import ClassVar
 
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
@@ -12,7 +9,8 @@ from ranef.families import responses
 from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.count_densities import CountDensity
 from ranef.families.densities import CountDistribution
-from ranef.lazy import ArrayLike
+from ranef.families.row_density import PerRow
+from ranef.lazy import Array, ArrayLike
 
 # Smallest mean of the training responses that scales are computed from.
 _LEAST_MEAN = 1e-6
@@ -28,9 +26,7 @@ class Counts(Family):
     discrete = True
     inverse_shape: ClassVar[float] = 0.0
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         responses.refuse_other_than_counts(value, frame, self.response.value, self.name)
 
     def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
@@ -43,7 +39,7 @@ class Counts(Family):
         return responses.log_noise(inverse_mean(state) + self.inverse_shape)
 
     @abstractmethod
-    def given(self, response: ResponseDesign, **predictors: Any) -> CountDistribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> CountDistribution:
         """As the base class, with the log probability of zero."""
 
     @classmethod

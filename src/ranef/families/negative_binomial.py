@@ -1,7 +1,6 @@
 """Overdispersed counts: y_i ~ NegativeBinomial(mu_i, alpha)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +34,14 @@ class NegativeBinomial(Counts):
     # `row_scale` takes alpha = 1.
     inverse_shape = 1.0
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> densities.CountDistribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> densities.CountDistribution:
         distribution = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
         return densities.CountDistribution(
             distribution, densities.negative_binomial, known, densities.negative_binomial_zero
         )
 
-    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
         """For mu the Fisher information, mu / (1 + mu / alpha)."""
         if name != "mu":
             return super().working_weights(response, name, **predictors)
@@ -72,7 +71,9 @@ class NegativeBinomial(Counts):
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("NegativeBinomial(", *symbols["mu"], ", ", *symbols["alpha"], ")")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """log(1 + 1 / mean + 1 / alpha).
 
         This is the variance of log y for a lognormal y of equal mean and variance.
@@ -80,4 +81,4 @@ class NegativeBinomial(Counts):
         """
         if "alpha" not in values:
             return None
-        return np.log1p(inverse_mean(state) + 1.0 / np.asarray(values["alpha"]))
+        return np.asarray(np.log1p(inverse_mean(state) + 1.0 / np.asarray(values["alpha"])))

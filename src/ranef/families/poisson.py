@@ -1,7 +1,6 @@
 """Poisson counts: y_i ~ Poisson(mu_i)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +26,14 @@ class Poisson(Counts):
     name = "poisson"
     parameters = (FamilyParameter("mu", "log", "positive"),)
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> densities.CountDistribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> densities.CountDistribution:
         distribution = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"]}
         return densities.CountDistribution(
             distribution, densities.poisson, known, densities.poisson_zero
         )
 
-    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
         """The information mu."""
         return jnp.broadcast_to(jnp.exp(predictors["mu"]), jnp.shape(response.value))
 
@@ -59,7 +58,9 @@ class Poisson(Counts):
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Poisson(", *symbols["mu"], ")")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """log(1 + 1 / mean): the variance of log y for a lognormal y of equal mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.

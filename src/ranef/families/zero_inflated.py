@@ -5,7 +5,7 @@ Source: Lambert (1992).
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.count_densities import ZeroInflatedDensity
 from ranef.families.counts import Counts
-from ranef.families.row_density import RowDensity
+from ranef.families.row_density import PerRow, RowDensity
 from ranef.formula.equation import Line
 from ranef.formula.formula import ResponseCall
-from ranef.lazy import Array, dist, jax, jnp
+from ranef.lazy import Array, ArrayLike, dist, jax, jnp
 
 _Value = TypeVar("_Value")
 
@@ -57,9 +57,7 @@ class ZeroInflated(Family):
         super().__init__(response)
         self.counts = self.counted(response)
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         responses.refuse_other_than_counts(value, frame, self.response.value, self.name)
 
     def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
@@ -70,13 +68,13 @@ class ZeroInflated(Family):
     def row_scale(self, state: FamilyState) -> float:
         return self.counts.row_scale(state)
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         distribution = self.distribution(response, **self.on_own_scale(**predictors))
         logit, own = _apart(predictors)
         known = {"counts": self.counts.given(response, **own), "logit": logit}
         return densities.RowDistribution(distribution, densities.zero_inflated, known)
 
-    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
         """Expected information of the complete data, as in EM.
 
         The complete data say in addition whether each row is a count. The weights are psi (1 - psi)
@@ -129,7 +127,9 @@ class ZeroInflated(Family):
         opening, *rest = self.counts.distribution_equation(own)
         return (f"ZeroInflated{opening}", *psi, ", ", *rest)
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """None: the excess zeros have no variance on the scale of the predictor."""
         return None
 
