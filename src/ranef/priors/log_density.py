@@ -12,6 +12,8 @@ from ranef.priors import Prior
 
 # Values of a parameter, or a number for each of them.
 Numbers = Float[NDArray[np.float64] | float, "*n"]
+# Values of a parameter of k elements.
+Vectors = Float[NDArray[np.float64], "*n k"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -74,7 +76,7 @@ def log_density(prior: Prior, x: Numbers) -> tuple[Numbers, Numbers]:
     raise TypeError(f"{prior} is not the prior of a positive number")
 
 
-def log_density_of_real(prior: Prior, x: Numbers) -> tuple[Numbers, Numbers]:
+def log_density_of_real(prior: Prior, x: Vectors) -> tuple[Vectors, Vectors]:
     """Normalised log density of a prior of a real number and its derivative, as `log_density`.
 
     Raises:
@@ -91,7 +93,7 @@ def log_density_of_real(prior: Prior, x: Numbers) -> tuple[Numbers, Numbers]:
             nu = getattr(prior, "nu", 1.0)
             away = x - np.asarray(prior.mu)
             value, slope = _half_student(np.abs(away), nu, prior.sigma)
-            return value - math.log(2), np.sign(away) * slope
+            return np.asarray(value - math.log(2)), np.sign(away) * slope
     raise TypeError(f"{prior} is not the prior of a real number")
 
 
