@@ -1,7 +1,8 @@
 """Registry of terms, families and methods: name to ``"module:Class"``.
 
 A class is imported when it is first used, so that importing the registry is fast. To add a
-plug-in, write its class and add one line here.
+plug-in, write its class and add one line here. In ``"module:Class(name, ...)"`` the class is made
+of other plug-ins by its class method `of`.
 """
 
 import importlib
@@ -49,9 +50,9 @@ FAMILIES = {
     "ordinal": "ranef.families.ordinal:Ordinal",
     "cumulative": "ranef.families.ordinal:Ordinal",
     "categorical": "ranef.families.categorical:Categorical",
-    "zero_inflated_poisson": "ranef.families.zero_inflated_poisson:ZeroInflatedPoisson",
+    "zero_inflated_poisson": "ranef.families.zero_inflated:ZeroInflated(poisson)",
     "zero_inflated_negative_binomial": (
-        "ranef.families.zero_inflated_negative_binomial:ZeroInflatedNegativeBinomial"
+        "ranef.families.zero_inflated:ZeroInflated(negative_binomial)"
     ),
     "mixture": "ranef.families.mixture:Mixture",
 }
@@ -97,5 +98,7 @@ def load(kind: str, name: str) -> Any:
         return found.of(*(load(kind, each) for each in inner))
     if name not in table:
         raise OptionError(f"there is no {kind} {name!r}; {suggestion(name, table)}")
-    module, attribute = table[name].split(":")
-    return getattr(importlib.import_module(module), attribute)
+    module, place = table[name].split(":")
+    attribute, *inner = parts(place)
+    found = getattr(importlib.import_module(module), attribute)
+    return found.of(*(load(kind, each) for each in inner)) if inner else found

@@ -1,6 +1,7 @@
 """Each family from formula to fit: what was simulated comes back, and bad responses do not."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,7 +82,7 @@ def test_a_certain_row_keeps_its_digits():
     """At a logit of 50 the probability is one, and the log of what is left -50."""
     law = load("family", "bernoulli")(Formula.parse("y ~ 1").response)
     with jax.enable_x64(True):
-        got = law.log_density(ResponseDesign(np.array([0.0, 1.0])), p=np.array([50.0, 50.0]))
+        got = law.log_density(ResponseDesign(np.array([0.0, 1.0])), p=jnp.array([50.0, 50.0]))
     np.testing.assert_allclose(got, [-50.0, -np.exp(-50)], rtol=1e-12)
 
 

@@ -17,9 +17,9 @@ def test_the_variance_is_infinite_where_it_is():
 def test_the_scale_is_learned_from_the_middle_not_the_tails():
     law = family("student")
     y = np.r_[np.linspace(-1, 1, 999), 1e6]
-    location, spread = law.location_and_sd(law.measure(None, ResponseDesign(y)))
+    location, scale = law.location_and_sd(law.measure(None, ResponseDesign(y)))
     assert abs(location) < 0.01
-    assert 0.5 < spread < 1.0
+    assert 0.5 < scale < 1.0
 
 
 def test_very_many_responses_are_thinned_evenly():
@@ -28,5 +28,5 @@ def test_very_many_responses_are_thinned_evenly():
     for start in range(0, 5_000_000, 1_000_000):
         batch = np.arange(start, start + 1_000_000, dtype=float)
         seen = law.measure(seen, ResponseDesign(batch))
-    assert len(seen[0]) <= 2_000_000
+    assert len(seen.rows) <= 2_000_000
     assert abs(law.location_and_sd(seen)[0] / 2_500_000 - 1) < 0.01

@@ -14,24 +14,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame
+from ranef.data.frame import Frame, LevelsSeen
 from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError, OptionError
 from ranef.families.exponential_family import ExponentialFamilyRows
 from ranef.families.links import INVERSE_LINKS, LINKS
-from ranef.families.row_density import RowDensity
+from ranef.families.row_density import PerRow, RowDensity
+from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula import transforms
 from ranef.formula.equation import Line, Sub
 from ranef.formula.expression import Expression, Operation, Sum
 from ranef.formula.formula import ResponseCall
-from ranef.lazy import Array, dist, jax, jnp, pytree
+from ranef.lazy import Array, ArrayLike, dist, jax, jnp, pytree
+from ranef.numerics.shapes import Float, Int, Shaped
 from ranef.priors import Prior
+
+# The level of each row.
+Codes = Int[NDArray[np.int32], "n"]
+# A number for each level.
+Levels = Float[NDArray[np.float64], "levels"]
+# Row indices, or a mask of the rows.
+Places = Shaped[NDArray, "m"]
+
+# What `Family.measure` gathers of the responses.
+Measures = Moments | ThinnedRows
 
 # Smallest size of a response, max(|location|, sd), unless it is zero: the squares of smaller
 # numbers lose digits or underflow to zero.
@@ -76,8 +88,8 @@ class ResponseDesign:
     form: str = "plain"
 
     @property
-    def weights(self) -> NDArray[np.float64] | None:
-        """(n,) precision weights or numbers of trials; None if every row counts as one."""
+    def weights(self) -> PerRow | None:
+        """Precision weights or numbers of trials; None if every row counts as one."""
         counted = self.form in ("weights", "trials") and self.companion is not None
         return np.asarray(self.companion, np.float64) if counted else None
 
@@ -145,7 +157,7 @@ class FamilyState:
             (`Family.location_and_sd`).
         categories: names of the categories in their order, or the two levels of a binary response
             of texts; empty for numbers.
-        shares: proportion of the rows in each category, or in each component's part of a mixture.
+        shares: proportion of the rows in each category, or in each component's cluster.
         weight: mean precision weight of a row.
     """
 
@@ -157,41 +169,51 @@ class FamilyState:
 
 
 @dataclass(frozen=True)
+class ResponseScan:
+    """What `Family.scan` gathers of the responses of the training rows.
+
+    Attributes:
+        statistics: statistics of the stateful transforms of the left side, by canonical text.
+        levels: the levels of a response of texts or categories.
+        counts: number of rows of each category.
+    """
+
+    statistics: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    levels: LevelsSeen = field(default_factory=LevelsSeen)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class NormalResponse:
     """A response that is normal given its predictor: y_i ~ N(eta_i, sigma^2 / w_i).
 
     Attributes:
-        value: (n,) the response y.
-        weights: (n,) precision weights w; None if all are one.
+        value: the response y.
+        weights: precision weights w; None if all are one.
         sigma: name of the parameter that is the residual sd; "" if sigma is known to be one.
     """
 
-    value: NDArray[np.float64]
-    weights: NDArray[np.float64] | None
+    value: PerRow
+    weights: PerRow | None
     sigma: str
 
-    def keep(self, places: NDArray[Any]) -> NormalResponse:
+    def keep(self, places: Places) -> NormalResponse:
         """The response on the rows `places` alone, an array of row indices or a mask."""
         weights = None if self.weights is None else self.weights[places]
         return NormalResponse(self.value[places], weights, self.sigma)
 
 
-def weighted_means(
-    values: NDArray[np.float64],
-    weights: NDArray[np.float64],
-    codes: NDArray[np.int32],
-    levels: int,
-) -> NDArray[np.float64]:
+def weighted_means(values: PerRow, weights: PerRow, codes: Codes, levels: int) -> Levels:
     """Weighted mean of the rows of each level.
 
     Args:
-        values: (n,) the numbers.
-        weights: (n,) their weights.
-        codes: (n,) level of each row, 0 to `levels` - 1.
+        values: the numbers.
+        weights: their weights.
+        codes: level of each row, 0 to `levels` - 1.
         levels: number of levels.
 
     Returns:
-        (levels,) the means; NaN for a level without rows.
+        the means; NaN for a level without rows.
     """
     total = np.bincount(codes, weights, levels)
     sums = np.bincount(codes, weights * values, levels)
@@ -267,8 +289,8 @@ class Family(ABC):
         free = {parameter.name for parameter in self.free_parameters()}
         return (self.dispersion,) if self.dispersion in free else ()
 
-    def located(self, response: ResponseDesign) -> NDArray[np.float64]:
-        """(n,) the response on the scale of the location's predictor, by the location's link.
+    def located(self, response: ResponseDesign) -> PerRow:
+        """The response on the scale of the location's predictor, by the location's link.
 
         Callers use it only for families with a dispersion parameter.
         """
@@ -276,7 +298,7 @@ class Family(ABC):
         if link == "identity":
             return value
         with jax.enable_x64(True):
-            return np.asarray(LINKS[link](value))
+            return np.asarray(LINKS[link](jnp.asarray(value)))
 
     def expressions(self) -> tuple[Expression, ...]:
         """The expressions on the left side of the formula: the response and its companion."""
@@ -300,15 +322,17 @@ class Family(ABC):
             out.update(dict.fromkeys(self.response.companion.columns(), "number"))
         return out
 
-    def scan(self, accumulator: Any, frame: Frame) -> Any:
+    def scan(self, accumulator: ResponseScan | None, frame: Frame) -> ResponseScan:
         """The accumulator with one more batch of rows; `accumulator` is None at first."""
+        seen = accumulator or ResponseScan()
         calls = transforms.stateful_calls(self.expressions())
-        return transforms.accumulate(accumulator, calls, frame)
+        return replace(seen, statistics=transforms.accumulate(dict(seen.statistics), calls, frame))
 
-    def finish(self, accumulator: Any) -> FamilyState:
+    def finish(self, accumulator: ResponseScan) -> FamilyState:
         """The state after `scan` of all batches; its scale is only set by `measured`."""
         calls = transforms.stateful_calls(self.expressions())
-        return FamilyState(transforms.finish(accumulator, calls), Scale(0.0, 1.0))
+        learned = transforms.finish(accumulator.statistics, calls)
+        return FamilyState(learned, Scale(0.0, 1.0))
 
     def design(
         self, state: FamilyState, frame: Frame, *, known: bool = True, beside: bool = True
@@ -344,9 +368,7 @@ class Family(ABC):
             self.refuse(value, companion, frame)
         return ResponseDesign(value, companion, self.response.form)
 
-    def _refuse_extreme(
-        self, values: NDArray[np.float64], of: str, frame: Frame, *, least: float
-    ) -> None:
+    def _refuse_extreme(self, values: PerRow, of: str, frame: Frame, *, least: float) -> None:
         """Refuse numbers whose squares overflow or underflow, and counts above 2**53.
 
         Raises:
@@ -365,48 +387,51 @@ class Family(ABC):
                 f"{why}; correct the row, or rescale, as in scale(y)"
             )
 
-    def evaluated(self, state: FamilyState, frame: Frame) -> NDArray[np.float64]:
-        """(n,) the response as numbers; of categories, their numbers."""
+    def evaluated(self, state: FamilyState, frame: Frame) -> PerRow:
+        """The response as numbers; of categories, their numbers."""
         return transforms.evaluate_single(self.response.value, frame, state.learned)
 
     def refuse(  # noqa: B027, a family may take any number
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
+        self, value: PerRow, companion: PerRow | None, frame: Frame
     ) -> None:
         """Refuse responses outside the support.
 
         Args:
-            value: (n,) the response.
-            companion: (n,) its companion, or None.
+            value: the response.
+            companion: its companion, or None.
             frame: the rows.
 
         Raises:
             DataError: naming the first such response, its row and what was expected.
         """
 
-    def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
-        """The response minus a known part of its predictor, (n,); unchanged unless `on_scale`."""
+    def without(self, design: ResponseDesign, known: PerRow) -> ResponseDesign:
+        """The response minus a known part of its predictor; unchanged unless `on_scale`."""
         return replace(design, value=np.asarray(design.value) - known) if self.on_scale else design
 
     def beside(self, state: FamilyState, known: float) -> FamilyState:
         """The state where the location's predictor has a known part (offset) of mean `known`."""
         return state
 
-    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+    def measure(self, accumulator: Measures | None, design: ResponseDesign) -> Measures:
         """The accumulator with the responses of one more batch; `accumulator` is None at first."""
+        assert not isinstance(accumulator, ThinnedRows)
         with np.errstate(over="ignore", invalid="ignore"):
             value = np.asarray(design.value)[:, None]
             return (accumulator or Moments()).add(value, design.weights)
 
-    def mean_weight(self, accumulator: Any) -> float:
+    def mean_weight(self, accumulator: Measures) -> float:
         """Mean precision weight of the rows that `measure` has gathered."""
+        assert isinstance(accumulator, Moments)
         return accumulator.weight / accumulator.n
 
-    def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
+    def location_and_sd(self, accumulator: Measures) -> tuple[float, float]:
         """Mean and sd of the response, or what replaces them in a family."""
+        assert isinstance(accumulator, Moments)
         measures = accumulator.measures()
         return float(measures.mean[0]), float(measures.sd[0])
 
-    def measured(self, state: FamilyState, accumulator: Any) -> FamilyState:
+    def measured(self, state: FamilyState, accumulator: Measures) -> FamilyState:
         """The state with the location, sd and mean weight of the response.
 
         For a response that is constant up to rounding, |location| takes the place of the sd, or 1
@@ -416,21 +441,21 @@ class Family(ABC):
             DataError: for a response that is too large or too small to be squared.
         """
         with np.errstate(over="ignore", invalid="ignore"):
-            location, spread = self.location_and_sd(accumulator)
+            location, sd = self.location_and_sd(accumulator)
             weight = self.mean_weight(accumulator)
-        if not np.isfinite(location + spread):
+        if not np.isfinite(location + sd):
             raise DataError(
                 f"the response {self.response.value} is too large to be squared; rescale it, as in "
                 "scale(y)"
             )
-        if 0 < max(abs(location), spread) < _LEAST_SQUARED:
+        if 0 < max(abs(location), sd) < _LEAST_SQUARED:
             raise DataError(
                 f"the response {self.response.value} is too small to be squared; rescale it, as in "
                 "scale(y)"
             )
-        if spread <= 1e-12 * abs(location):
-            spread = abs(location) or 1.0
-        return replace(state, scale=Scale(location, spread), weight=weight)
+        if sd <= 1e-12 * abs(location):
+            sd = abs(location) or 1.0
+        return replace(state, scale=Scale(location, sd), weight=weight)
 
     def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         """Location and sd for the default priors of a parameter's predictor, on the link scale."""
@@ -453,21 +478,30 @@ class Family(ABC):
         """Rough sd of one row around its predictor, on the link scale."""
         return state.scale.sd
 
-    def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
+    def start(
+        self, state: FamilyState, parameter: FamilyParameter
+    ) -> float | NDArray[np.float64] | None:
         """Starting value of a parameter without a predictor; None if the family has none."""
         return self._residual_scale(state) if parameter.name == "sigma" else None
 
-    def on_own_scale(self, **predictors: Any) -> dict[str, Any]:
+    def on_own_scale(self, **predictors: Array) -> dict[str, Array]:
         """Parameters from predictors, by the inverse links."""
         links = {p.name: p.link for p in self.parameters}
         return {name: INVERSE_LINKS[links[name]](eta) for name, eta in predictors.items()}
 
-    def on_link_scale(self, **parameters: Any) -> dict[str, Any]:
+    def values_on_own_scale(
+        self, predictors: Mapping[str, NDArray[np.float64]]
+    ) -> dict[str, NDArray[np.float64]]:
+        """`on_own_scale` for NumPy; callers enable double precision."""
+        own = self.on_own_scale(**{name: jnp.asarray(eta) for name, eta in predictors.items()})
+        return {name: np.asarray(value, np.float64) for name, value in own.items()}
+
+    def on_link_scale(self, **parameters: ArrayLike) -> dict[str, Array]:
         """Predictors from parameters, by the links."""
         links = {p.name: p.link for p in self.parameters}
-        return {name: LINKS[links[name]](value) for name, value in parameters.items()}
+        return {name: LINKS[links[name]](jnp.asarray(v)) for name, v in parameters.items()}
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         """Distribution of each row's response given all parameters on their link scales.
 
         Args:
@@ -477,13 +511,13 @@ class Family(ABC):
         """
         return self.distribution(response, **self.on_own_scale(**predictors))
 
-    def log_density(self, response: ResponseDesign, **predictors: Any) -> Array:
+    def log_density(self, response: ResponseDesign, **predictors: Array) -> Array:
         """Log density log p(y_i | eta_i) of each row, (n,), given `predictors` as in `given`."""
         distribution = self.given(response, **predictors)
         return jnp.asarray(distribution.log_prob(jnp.asarray(response.value)))
 
     def derivatives(
-        self, response: ResponseDesign, name: str, **predictors: Any
+        self, response: ResponseDesign, name: str, **predictors: Array
     ) -> tuple[Array, Array]:
         """First and second derivatives of log p(y_i | eta_i) in the predictor of one parameter.
 
@@ -505,7 +539,7 @@ class Family(ABC):
         # Its product with a vector of ones is therefore its diagonal.
         return jax.jvp(jax.grad(total), (eta,), (jnp.ones_like(eta),))
 
-    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
         """Working weights w_i >= 0 of one predictor, (n,), for which eta + slope / w ascends.
 
         For the location of a family with observed curvature, w = -d2 log p / d eta2. Otherwise
@@ -571,15 +605,15 @@ class Family(ABC):
         """Mean of the response of each row; the location where the mean need not exist."""
         return parameters[self.parameters[0].name]
 
-    def shown(self, response: ResponseDesign) -> NDArray[np.float64]:
-        """(n,) the responses on the scale of `mean` without a companion: successes / trials."""
+    def shown(self, response: ResponseDesign) -> PerRow:
+        """The responses on the scale of `mean` without a companion: successes / trials."""
         return np.asarray(response.value, np.float64)
 
     def probabilities(self, **parameters: Array) -> dict[str, Array]:
         """Probability of each category, by its name; empty for responses without categories."""
         return {}
 
-    def responsibilities(self, response: ResponseDesign, **predictors: Any) -> dict[str, Array]:
+    def responsibilities(self, response: ResponseDesign, **predictors: Array) -> dict[str, Array]:
         """P(component | y_i), (n,), by the component's name; empty for families without any."""
         return {}
 
@@ -612,10 +646,10 @@ class Family(ABC):
     def shifts(
         self,
         response: ResponseDesign,
-        codes: NDArray[np.int32],
+        codes: Codes,
         levels: int,
         **predictors: NDArray[np.float64],
-    ) -> NDArray[np.float64] | None:
+    ) -> Levels | None:
         """Maximum likelihood estimate of a shift of the location's predictor in each level.
 
         The estimate for level j maximises sum_i log p(y_i | eta_i + shift_j) over the rows i of
@@ -623,18 +657,20 @@ class Family(ABC):
 
         Args:
             response: the rows.
-            codes: (n,) level of each row.
+            codes: level of each row.
             levels: number of levels.
             **predictors: each parameter without the shift, on its link scale, (n,) or ().
 
         Returns:
-            (levels,) the estimates, NaN for a level without rows or whose likelihood has no
+            the estimates, NaN for a level without rows or whose likelihood has no
             maximum; None for families with several locations.
         """
         return climbed(self, response, codes, levels, predictors)
 
     @abstractmethod
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """Residual variance on the scale of the location's predictor, as `share(g)` uses it.
 
         Args:
@@ -649,10 +685,10 @@ class Family(ABC):
 def climbed(
     family: Family,
     response: ResponseDesign,
-    codes: NDArray[np.int32],
+    codes: Codes,
     levels: int,
-    predictors: Mapping[str, Any],
-) -> NDArray[np.float64]:
+    predictors: Mapping[str, NDArray[np.float64]],
+) -> Levels:
     """`Family.shifts` by Newton steps with working weights, for all levels at once.
 
     A step that lowers the log likelihood of its level is halved until it does not. A level has
@@ -670,7 +706,7 @@ def climbed(
         weight = family.working_weights(response, name, **here)
         return family.log_density(response, **here), slope, weight
 
-    def sums(values: Any) -> NDArray[np.float64]:
+    def sums(values: Array) -> NDArray[np.float64]:
         return np.asarray(np.bincount(codes, np.asarray(values), levels), np.float64)
 
     shift, step = np.zeros(levels), np.zeros(levels)

@@ -1,20 +1,27 @@
 """Binary responses: y_i ~ Bernoulli(p_i)."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame, LevelsSeen
+from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import DataError
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import (
+    Family,
+    FamilyParameter,
+    FamilyState,
+    ResponseDesign,
+    ResponseScan,
+)
 from ranef.families.exponential_family import ExponentialFamilyRows, LogisticRows
+from ranef.families.row_density import PerRow
 from ranef.formula.equation import Line
 from ranef.formula.expression import Column
-from ranef.lazy import Array, dist
+from ranef.lazy import Array, ArrayLike, dist
 
 
 class Bernoulli(Family):
@@ -30,25 +37,24 @@ class Bernoulli(Family):
     text = True
     discrete = True
 
-    def scan(self, accumulator: Any, frame: Frame) -> Any:
-        """The accumulator with one more batch: the base class's, and the texts seen so far."""
-        calls, found = accumulator or (None, LevelsSeen())
+    def scan(self, accumulator: ResponseScan | None, frame: Frame) -> ResponseScan:
+        """The accumulator with one more batch; texts are kept as levels."""
+        seen = accumulator or ResponseScan()
         response = self.response.value
         if responses.is_text(response, frame) and isinstance(response, Column):
             frame.refuse_stray_texts(response.name)
-            return calls, found.add(frame.levels(response.name))
-        return super().scan(calls, frame), found
+            return replace(seen, levels=seen.levels.add(frame.levels(response.name)))
+        return super().scan(seen, frame)
 
-    def finish(self, accumulator: Any) -> FamilyState:
+    def finish(self, accumulator: ResponseScan) -> FamilyState:
         """The state, whose categories are the two texts of a response of texts.
 
         Raises:
             DataError: for a response of texts that has more or fewer than two.
         """
-        calls, found = accumulator
-        if not found.names:
-            return super().finish(calls)
-        names = found.ordered()
+        if not accumulator.levels.names:
+            return super().finish(accumulator)
+        names = accumulator.levels.ordered()
         if len(names) != 2:
             listed = ", ".join(map(repr, names[:6])) + (", ..." if len(names) > 6 else "")
             raise DataError(
@@ -58,15 +64,13 @@ class Bernoulli(Family):
             )
         return FamilyState({}, Scale(0.0, 1.0), names)
 
-    def evaluated(self, state: FamilyState, frame: Frame) -> NDArray[np.float64]:
+    def evaluated(self, state: FamilyState, frame: Frame) -> PerRow:
         response = self.response.value
         if state.categories and isinstance(response, Column):
             return responses.places(response, state.categories, frame, self.name)
         return super().evaluated(state, frame)
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         inside = (value == 0) | (value == 1)
         expected = "0 or 1, true or false, or one of two texts"
         responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
@@ -78,7 +82,7 @@ class Bernoulli(Family):
         """Sd of the working response, 1 / sqrt(p (1 - p)), at p = 1/2."""
         return 2.0
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         distribution = dist.BernoulliLogits(predictors["p"])
         return densities.RowDistribution(
             distribution, densities.bernoulli, {"logit": predictors["p"]}
@@ -109,6 +113,8 @@ class Bernoulli(Family):
         other, success = map(repr, state.categories)
         return (f"success is {self.response.value} = {success}, and not {other}",)
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """pi^2 / 3, the variance of the latent logistic variable whose sign is the response."""
         return np.asarray(np.pi**2 / 3)

@@ -1,7 +1,6 @@
 """Beta responses, such as proportions: y_i ~ Beta(mu_i kappa, (1 - mu_i) kappa)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,9 @@ from ranef.data.moments import Scale
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.positive_densities import BetaDensity
-from ranef.families.row_density import RowDensity
+from ranef.families.row_density import PerRow, RowDensity
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist, jax, jnp, jsp
+from ranef.lazy import Array, ArrayLike, dist, jax, jnp, jsp
 
 
 class Beta(Family):
@@ -35,9 +34,7 @@ class Beta(Family):
     )
     curvature = "expected"
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         inside = (value >= responses.LEAST_POSITIVE) & (value < 1)
         expected = "numbers above zero and below one"
         responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
@@ -47,7 +44,7 @@ class Beta(Family):
             return super().predictor_scale(state, parameter)
         return responses.logit_scale(state.scale.location)
 
-    def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
+    def start(self, state: FamilyState, parameter: FamilyParameter) -> float | None:
         """The kappa at which the variance is that of the response, between 0.1 and 1e4."""
         mean, sd = state.scale.location, state.scale.sd
         return float(np.clip(mean * (1 - mean) / sd**2 - 1, 0.1, 1e4))
@@ -57,14 +54,14 @@ class Beta(Family):
         mean = state.scale.location
         return float(np.clip(state.scale.sd / (mean * (1 - mean)), 0.01, 10.0))
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         kappa = jnp.exp(predictors["kappa"])
         mu, rest = jax.nn.sigmoid(predictors["mu"]), jax.nn.sigmoid(-predictors["mu"])
         distribution = dist.Beta(mu * kappa, rest * kappa)
         known = {"logit_mean": predictors["mu"], "log_precision": predictors["kappa"]}
         return densities.RowDistribution(distribution, densities.beta, known)
 
-    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
         """For mu the Fisher information, (a b / kappa)^2 (psi'(a) + psi'(b)).
 
         Here a = mu kappa, b = (1 - mu) kappa, and psi' is the trigamma function.
@@ -100,6 +97,8 @@ class Beta(Family):
         mu, kappa = symbols["mu"], symbols["kappa"]
         return ("Beta(", *mu, " ", *kappa, ", (1 - ", *mu, ") ", *kappa, ")")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """None: the variance of a row depends on its mean."""
         return None

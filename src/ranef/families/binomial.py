@@ -1,7 +1,6 @@
 """Numbers of successes among known numbers of trials: y_i ~ Binomial(n_i, p_i)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +9,12 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import Family, FamilyParameter, FamilyState, Measures, ResponseDesign
 from ranef.families.exponential_family import ExponentialFamilyRows, LogisticRows
+from ranef.families.row_density import PerRow
+from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist, jnp
+from ranef.lazy import Array, ArrayLike, dist, jnp
 
 
 class Binomial(Family):
@@ -30,9 +31,7 @@ class Binomial(Family):
     forms = ("trials",)
     discrete = True
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         assert companion is not None
         broken = ~responses.whole(companion)
         if broken.any():
@@ -45,17 +44,19 @@ class Binomial(Family):
         expected = f"whole numbers from 0 to the trials {self.response.companion} of the row"
         responses.refuse_outside(value, inside, frame, self.response.value, self.name, expected)
 
-    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+    def measure(self, accumulator: Measures | None, design: ResponseDesign) -> Measures:
         """Moments of successes and trials."""
         both = np.stack([np.asarray(design.value), np.asarray(design.companion)], axis=1)
+        assert not isinstance(accumulator, ThinnedRows)
         return (accumulator or Moments()).add(both)
 
-    def mean_weight(self, accumulator: Any) -> float:
+    def mean_weight(self, accumulator: Measures) -> float:
         """1, since trials are not precision weights."""
         return 1.0
 
-    def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
+    def location_and_sd(self, accumulator: Measures) -> tuple[float, float]:
         """Total successes / total trials, and the sd of y / n at p = 1/2 and the mean of n."""
+        assert isinstance(accumulator, Moments)
         successes, trials = accumulator.measures().mean
         return float(successes / trials), float(0.5 / np.sqrt(trials))
 
@@ -66,7 +67,7 @@ class Binomial(Family):
         """Sd of the working response, 1 / sqrt(n p (1 - p)), at p = 1/2 and the mean of n."""
         return 4.0 * state.scale.sd
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         trials = jnp.asarray(response.companion)
         distribution = dist.BinomialLogits(predictors["p"], trials)
         known = {"logit": predictors["p"], "trials": trials}
@@ -91,8 +92,8 @@ class Binomial(Family):
             return parameters["p"]
         return parameters["p"] * jnp.asarray(response.companion)
 
-    def shown(self, response: ResponseDesign) -> NDArray[np.float64]:
-        """(n,) successes / trials."""
+    def shown(self, response: ResponseDesign) -> PerRow:
+        """Successes / trials."""
         return np.asarray(response.value) / np.asarray(response.companion)
 
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
@@ -101,6 +102,8 @@ class Binomial(Family):
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Binomial(", *self.companion(), ", ", *symbols["p"], ")")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """pi^2 / 3, the variance of the latent logistic variable of each trial."""
         return np.asarray(np.pi**2 / 3)

@@ -1,19 +1,19 @@
 """Unordered categories: P(y_i = k) = softmax(0, mu_i2, ..., mu_iK)_k."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.moments import Scale
 from ranef.families import densities
-from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import Codes, FamilyParameter, FamilyState, ResponseDesign, ResponseScan
 from ranef.families.categories import Categories
 from ranef.families.category_densities import CategoricalDensity
 from ranef.families.row_density import RowDensity
-from ranef.formula.equation import Line
-from ranef.lazy import Array, dist, jax, jnp
+from ranef.formula.equation import Line, joined
+from ranef.lazy import Array, ArrayLike, dist, jax, jnp
+from ranef.numerics.shapes import Float
 
 
 class Categorical(Categories):
@@ -31,7 +31,7 @@ class Categorical(Categories):
     name = "categorical"
     parameters = (FamilyParameter("mu", "identity", "real", predicted=True),)
 
-    def finish(self, accumulator: Any) -> FamilyState:
+    def finish(self, accumulator: ResponseScan) -> FamilyState:
         return self.counted(accumulator, least=2)
 
     def bind(self, state: FamilyState) -> "Categorical":
@@ -53,7 +53,7 @@ class Categorical(Categories):
         """Sd of the working response, 1 / sqrt(p (1 - p)), at p = 1/2."""
         return 2.0
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         distribution = self.distribution(response, **predictors)
         known = {f"eta{i}": predictors[p.name] for i, p in enumerate(self.parameters)}
         return densities.RowDistribution(distribution, densities.categorical, known)
@@ -67,15 +67,15 @@ class Categorical(Categories):
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return densities.NumberedCategories(self.shares_of(parameters))
 
-    def shares_of(self, parameters: Mapping[str, Any]) -> Array:
-        """(..., K) the softmax of (0, mu_2, ..., mu_K)."""
+    def shares_of(self, parameters: Mapping[str, Array]) -> Float[Array, "*n k"]:
+        """The softmax of (0, mu_2, ..., mu_K)."""
         etas = jnp.broadcast_arrays(*(jnp.asarray(parameters[p.name]) for p in self.parameters))
         return jax.nn.softmax(jnp.stack([jnp.zeros_like(etas[0]), *etas], axis=-1), axis=-1)
 
     def shifts(
         self,
         response: ResponseDesign,
-        codes: NDArray[np.int32],
+        codes: Codes,
         levels: int,
         **predictors: NDArray[np.float64],
     ) -> None:
@@ -83,11 +83,11 @@ class Categorical(Categories):
         return
 
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
-        inside: list[Any] = ["0"]
-        for symbol in symbols.values():
-            inside += [", ", *symbol]
-        return ("Categorical(softmax(", *inside, "))")
+        etas: list[Line] = [("0",), *symbols.values()]
+        return ("Categorical(softmax(", *joined(etas, ", "), "))")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """None: the categories have different predictors, so there is no common residual."""
         return None

@@ -2,19 +2,21 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame, LevelsSeen
+from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import DataError, OptionError
 from ranef.families import responses
-from ranef.families.base import Family, FamilyState, ResponseDesign
+from ranef.families.base import Family, FamilyState, ResponseDesign, ResponseScan
+from ranef.families.row_density import PerRow
 from ranef.formula.expression import Column
 from ranef.formula.formula import ResponseCall
 from ranef.lazy import Array, jnp
+from ranef.numerics.shapes import Float
 
 
 class Categories(Family):
@@ -44,14 +46,14 @@ class Categories(Family):
         assert isinstance(self.response.value, Column)
         return self.response.value
 
-    def scan(self, accumulator: Any, frame: Frame) -> tuple[dict[str, int], LevelsSeen]:
-        """The number of rows in each category so far, and the categories seen.
+    def scan(self, accumulator: ResponseScan | None, frame: Frame) -> ResponseScan:
+        """The accumulator with the categories of one more batch and their numbers of rows.
 
         Raises:
             DataError: for numbers that are not whole, and for more than 100 categories.
         """
-        known, seen = accumulator or ({}, LevelsSeen())
-        counts = dict(known)
+        seen = accumulator or ResponseScan()
+        counts = dict(seen.counts)
         name = self._column.name
         if frame.is_text(name):
             frame.refuse_stray_texts(name)
@@ -70,9 +72,9 @@ class Categories(Family):
                 f"the response {name} has more than {responses.MOST_CATEGORIES} distinct values, "
                 f"too many for categories of the family {self.name}; choose another family"
             )
-        return counts, seen.add(found)
+        return replace(seen, levels=seen.levels.add(found), counts=counts)
 
-    def counted(self, accumulator: Any, *, least: int) -> FamilyState:
+    def counted(self, accumulator: ResponseScan, *, least: int) -> FamilyState:
         """The state with the categories and their shares, after `scan` of all batches.
 
         Args:
@@ -82,8 +84,7 @@ class Categories(Family):
         Raises:
             DataError: for fewer categories than that.
         """
-        counts, seen = accumulator
-        names = seen.ordered()
+        counts, names = accumulator.counts, accumulator.levels.ordered()
         if len(names) < least:
             raise DataError(
                 f"the response {self.response.value} has one category, {names[0]!r}, and the "
@@ -93,13 +94,13 @@ class Categories(Family):
         shares = tuple(counts[name] / total for name in names)
         return FamilyState({}, Scale(0.0, 1.0), names, shares)
 
-    def evaluated(self, state: FamilyState, frame: Frame) -> NDArray[np.float64]:
-        """(n,) the number 1, ..., K of each row's category."""
+    def evaluated(self, state: FamilyState, frame: Frame) -> PerRow:
+        """The number 1, ..., K of each row's category."""
         return 1.0 + responses.places(self._column, state.categories, frame, self.name)
 
     @abstractmethod
-    def shares_of(self, parameters: Mapping[str, Any]) -> Array:
-        """(..., K) probability of each category, given parameters on their own scale."""
+    def shares_of(self, parameters: Mapping[str, Array]) -> Float[Array, "*n k"]:
+        """Probability of each category, given parameters on their own scale."""
 
     def probabilities(self, **parameters: Array) -> dict[str, Array]:
         each = self.shares_of(parameters)

@@ -3,14 +3,24 @@
 These are densities of ``row_density``.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.families.row_density import Array, RowDensity, logistic
+from ranef.families.row_density import (
+    Array,
+    Averages,
+    Derivatives,
+    Numbers,
+    PerRow,
+    Predictors,
+    RowDensity,
+    Weights,
+    logistic,
+)
+from ranef.lazy import ArrayLike
+from ranef.numerics.shapes import Float, Int
 
 
 @dataclass(frozen=True)
@@ -25,12 +35,12 @@ class OrdinalDensity(RowDensity):
     where the last summand does not depend on eta.
 
     Attributes:
-        place: (n,) k - 1 for the category k = 1, ..., K of each row.
+        place: k - 1 for the category k = 1, ..., K of each row.
     """
 
-    place: NDArray[np.int64]
+    place: Int[NDArray[np.int64], "n"]
 
-    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+    def derivatives(self, eta: Predictors, numbers: Numbers, order: int) -> Derivatives:
         upper, lower = self._ends(numbers["threshold"])
         a, b = upper - eta[..., 0], eta[..., 0] - lower
         exp_a, exp_b = np.exp(-np.abs(a)), np.exp(-np.abs(b))
@@ -55,7 +65,7 @@ class OrdinalDensity(RowDensity):
         third = at_a * (2.0 * above - 1.0) - at_b * (2.0 * below - 1.0)
         return value, slope, second, third[..., None]
 
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         threshold = np.asarray(numbers["threshold"])
         upper, lower = self._ends(threshold)
         above = logistic(upper - eta[..., 0])[1]
@@ -70,9 +80,9 @@ class OrdinalDensity(RowDensity):
         begun = np.bincount(self.place, down, count + 1)[1:]
         return {"threshold": np.asarray(ended - begun, np.float64)}
 
-    def _ends(self, threshold: Any) -> tuple[Array, Array]:
-        """The thresholds t_k and t_{k-1} around each row's category, (n,) each."""
-        each = np.concatenate([[-np.inf], threshold, [np.inf]])
+    def _ends(self, threshold: Array | float) -> tuple[PerRow, PerRow]:
+        """The thresholds t_k and t_{k-1} around each row's category."""
+        each = np.concatenate([[-np.inf], np.asarray(threshold), [np.inf]])
         return each[self.place + 1], each[self.place]
 
 
@@ -85,19 +95,19 @@ class CategoricalDensity(RowDensity):
     Hessian p p' - diag(p), and the third derivative in each predictor p (1 - p) (2 p - 1).
 
     Attributes:
-        chosen: (K, n) 1 in the row of the predictor that belongs to the category of each response,
+        chosen: 1 in the row of the predictor that belongs to the category of each response,
             else 0; a column of zeros for the reference.
     """
 
-    chosen: Array
+    chosen: Float[Array, "k n"]
 
     @classmethod
-    def of(cls, value: Any, count: int) -> "CategoricalDensity":
-        """The density of categories `value` (n,), numbered 1, ..., K + 1, with K = `count`."""
+    def of(cls, value: ArrayLike, count: int) -> "CategoricalDensity":
+        """The density of categories `value`, numbered 1, ..., K + 1, with K = `count`."""
         k = np.asarray(value, np.int64)
         return cls((k == np.arange(2, count + 2)[:, None]).astype(np.float64))
 
-    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+    def derivatives(self, eta: Predictors, numbers: Numbers, order: int) -> Derivatives:
         value, p = self._shares(eta)
         out = [value]
         if order > 0:
@@ -112,8 +122,8 @@ class CategoricalDensity(RowDensity):
         return tuple(out)
 
     def averaged(
-        self, eta: Array, numbers: Mapping[str, Any], weights: Array, order: int
-    ) -> tuple[Array, ...]:
+        self, eta: Predictors, numbers: Numbers, weights: Float[Array, "m"], order: int
+    ) -> Averages:
         """As the base method, with the outer products p p' summed by one matrix product per row."""
         value, p = self._shares(eta)
         mean = np.einsum("m,mnk->nk", weights, p)
@@ -130,11 +140,11 @@ class CategoricalDensity(RowDensity):
             out.append(np.einsum("m,mnk->nk", weights, p * (1.0 - p) * (2.0 * p - 1.0)))
         return tuple(out)
 
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         return {}
 
-    def _shares(self, eta: Array) -> tuple[Array, Array]:
-        """Log P(y) (m, n), and the probabilities of all categories but the first, (m, n, K)."""
+    def _shares(self, eta: Predictors) -> tuple[Float[Array, "m n"], Predictors]:
+        """Log P(y), and the probabilities of all categories but the first."""
         largest = np.maximum(eta.max(axis=-1), 0.0)
         each = np.exp(eta - largest[..., None])
         total = each.sum(axis=-1) + np.exp(-largest)

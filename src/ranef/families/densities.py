@@ -7,9 +7,14 @@ All are smooth, so that JAX can take three derivatives at any predictor.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from ranef.lazy import Array, dist, jax, jnp, jsp
+from ranef.lazy import Array, ArrayLike, constraints, dist, jax, jnp, jsp
+from ranef.numerics.shapes import Float, Shaped
+
+# Responses, predictors or known numbers of the rows, which are broadcast, and what is returned.
+Response = Shaped[Array, "*#n"]
+Values = Float[Array, "*#n"]
+Each = Float[Array, "*n"]
 
 
 class RowDistribution(dist.Distribution):
@@ -27,48 +32,80 @@ class RowDistribution(dist.Distribution):
     def __init__(
         self,
         distribution: dist.Distribution,
-        density: Callable[..., Any],
-        arguments: Mapping[str, Any],
+        density: Callable[..., Array],
+        arguments: Mapping[str, Array | dist.Distribution],
     ) -> None:
         self.distribution, self.density, self.arguments = distribution, density, dict(arguments)
         super().__init__(distribution.batch_shape, distribution.event_shape)
 
     @property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint | None:
         return self.distribution.support
 
     @property
-    def mean(self) -> Any:
+    def mean(self) -> Array:
         return self.distribution.mean
 
     @property
-    def variance(self) -> Any:
+    def variance(self) -> Array:
         return self.distribution.variance
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
-        return self.distribution.sample(key, sample_shape)
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+        return jnp.asarray(self.distribution.sample(key, sample_shape))
 
-    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
-        return self.density(value, **self.arguments)
+    def log_prob(self, value: ArrayLike, intermediates: object = None) -> Array:
+        return self.density(jnp.asarray(value), **self.arguments)
 
 
-def bernoulli(value: Any, logit: Any) -> Array:
+class CountDistribution(RowDistribution):
+    """A distribution of counts, which also gives its log probability of zero.
+
+    Args:
+        distribution: as in `RowDistribution`.
+        density: as in `RowDistribution`.
+        arguments: as in `RowDistribution`.
+        zero: log p(0), a function of `arguments`.
+    """
+
+    pytree_aux_fields = ("zero",)
+
+    def __init__(
+        self,
+        distribution: dist.Distribution,
+        density: Callable[..., Array],
+        arguments: Mapping[str, Array | dist.Distribution],
+        zero: Callable[..., Array],
+    ) -> None:
+        self.zero = zero
+        super().__init__(distribution, density, arguments)
+
+    def log_zero(self) -> Array:
+        """Log p(0) of each row."""
+        return self.zero(**self.arguments)
+
+
+def bernoulli(value: Response, logit: Values) -> Each:
     """Log p(y) = -y log(1 + e^-eta) - (1 - y) log(1 + e^eta), with eta = logit p."""
     return -value * jax.nn.softplus(-logit) - (1.0 - value) * jax.nn.softplus(logit)
 
 
-def binomial(value: Any, logit: Any, trials: Any) -> Array:
+def binomial(value: Response, logit: Values, trials: Values) -> Each:
     """Log p(y) = log C(n, y) - y log(1 + e^-eta) - (n - y) log(1 + e^eta), eta = logit p."""
     failures = (trials - value) * jax.nn.softplus(logit)
     return log_choose(trials, value) - value * jax.nn.softplus(-logit) - failures
 
 
-def poisson(value: Any, log_mean: Any) -> Array:
+def poisson(value: Response, log_mean: Values) -> Each:
     """Log p(y) = y eta - e^eta - log y!, with eta = log mu."""
     return value * log_mean - jnp.exp(log_mean) - jsp.gammaln(value + 1.0)
 
 
-def student(value: Any, location: Any, log_scale: Any, log_nu: Any) -> Array:
+def poisson_zero(log_mean: Values) -> Each:
+    """Log p(0) = -mu."""
+    return -jnp.exp(log_mean)
+
+
+def student(value: Response, location: Values, log_scale: Values, log_nu: Values) -> Each:
     """Log p(y) = log t_nu((y - mu) / sigma) - log sigma, with t_nu the density of Student's t."""
     nu = jnp.exp(log_nu)
     squared = (value - location) ** 2 * jnp.exp(-2 * log_scale - log_nu)
@@ -76,7 +113,7 @@ def student(value: Any, location: Any, log_scale: Any, log_nu: Any) -> Array:
     return tail + jsp.gammaln((nu + 1) / 2) - jsp.gammaln(nu / 2) - 0.5 * (log_nu + jnp.log(jnp.pi))
 
 
-def log_choose(n: Any, k: Any) -> Array:
+def log_choose(n: Values, k: Values) -> Each:
     """Logarithm of the binomial coefficient C(n, k)."""
     return jsp.gammaln(n + 1.0) - jsp.gammaln(k + 1.0) - jsp.gammaln(n - k + 1.0)
 
@@ -86,7 +123,7 @@ def log_choose(n: Any, k: Any) -> Array:
 LARGE_SHAPE = 1e5
 
 
-def log_rising(shape: Any, log_shape: Any, count: Any) -> Array:
+def log_rising(shape: Values, log_shape: Values, count: Values) -> Each:
     """Log Gamma(a + y) - log Gamma(a), without cancellation for large a.
 
     Args:
@@ -105,7 +142,7 @@ def log_rising(shape: Any, log_shape: Any, count: Any) -> Array:
     return jnp.where(shape < LARGE_SHAPE, exact, series)
 
 
-def negative_binomial(value: Any, log_mean: Any, log_shape: Any) -> Array:
+def negative_binomial(value: Response, log_mean: Values, log_shape: Values) -> Each:
     """Log p(y) of a negative binomial count with mean mu and shape a.
 
     log p(y) = log(Gamma(y + a) / (Gamma(a) y!)) + a log(a / (a + mu)) + y log(mu / (a + mu))
@@ -115,7 +152,12 @@ def negative_binomial(value: Any, log_mean: Any, log_shape: Any) -> Array:
     return rising - shape * jax.nn.softplus(above) - value * jax.nn.softplus(-above)
 
 
-def gamma(value: Any, log_mean: Any, log_shape: Any) -> Array:
+def negative_binomial_zero(log_mean: Values, log_shape: Values) -> Each:
+    """Log p(0) = -a log(1 + mu / a)."""
+    return -jnp.exp(log_shape) * jax.nn.softplus(log_mean - log_shape)
+
+
+def gamma(value: Response, log_mean: Values, log_shape: Values) -> Each:
     """Log p(y) = a log(a / mu) - log Gamma(a) + (a - 1) log y - a y / mu, with shape a."""
     shape, log_rate = jnp.exp(log_shape), log_shape - log_mean
     return (
@@ -126,12 +168,12 @@ def gamma(value: Any, log_mean: Any, log_shape: Any) -> Array:
     )
 
 
-def exponential(value: Any, log_mean: Any) -> Array:
+def exponential(value: Response, log_mean: Values) -> Each:
     """Log p(y) = -log mu - y / mu."""
     return -log_mean - value * jnp.exp(-log_mean)
 
 
-def beta(value: Any, logit_mean: Any, log_precision: Any) -> Array:
+def beta(value: Response, logit_mean: Values, log_precision: Values) -> Each:
     """Log density of Beta(a, b) with a = mu kappa and b = (1 - mu) kappa."""
     log_a = jax.nn.log_sigmoid(logit_mean) + log_precision
     log_b = jax.nn.log_sigmoid(-logit_mean) + log_precision
@@ -146,32 +188,20 @@ def beta(value: Any, logit_mean: Any, log_precision: Any) -> Array:
     )
 
 
-def zero_inflated(value: Any, log_density: Any, log_zero: Any, logit: Any) -> Array:
+def zero_inflated(value: Response, counts: CountDistribution, logit: Values) -> Each:
     """Log p(y) = log(psi p_count(y) + (1 - psi) 1(y = 0)), a count with probability psi, else zero.
 
     Args:
         value: the response y.
-        log_density: log p_count(y).
-        log_zero: log p_count(0).
+        counts: the distribution p_count.
         logit: logit of psi.
     """
+    log_density, log_zero = counts.log_prob(value), counts.log_zero()
     zero = jnp.logaddexp(jax.nn.log_sigmoid(-logit), jax.nn.log_sigmoid(logit) + log_zero)
     return jnp.where(value == 0, zero, jax.nn.log_sigmoid(logit) + log_density)
 
 
-def zero_inflated_poisson(value: Any, log_mean: Any, logit: Any) -> Array:
-    """`zero_inflated` with Poisson counts, for which log p_count(0) = -mu."""
-    return zero_inflated(value, poisson(value, log_mean), -jnp.exp(log_mean), logit)
-
-
-def zero_inflated_negative_binomial(value: Any, log_mean: Any, log_shape: Any, logit: Any) -> Array:
-    """`zero_inflated` with negative binomial counts: log p_count(0) = -a log(1 + mu / a)."""
-    count = negative_binomial(value, log_mean, log_shape)
-    zero = -jnp.exp(log_shape) * jax.nn.softplus(log_mean - log_shape)
-    return zero_inflated(value, count, zero, logit)
-
-
-def from_count(value: Any, log_zero: Any, logit: Any) -> Array:
+def from_count(value: Response, log_zero: Values, logit: Values) -> Each:
     """P(count | y) under `zero_inflated`: the probability that y was drawn from the counts."""
     return jnp.where(value == 0, jax.nn.sigmoid(logit + log_zero), 1.0)
 
@@ -180,24 +210,25 @@ class NumberedCategories(dist.Distribution):
     """Categorical distribution on 1, ..., K.
 
     Args:
-        shares: (..., K) the probabilities.
+        shares: the probabilities.
     """
 
     pytree_data_fields = ("shares",)
 
-    def __init__(self, shares: Any) -> None:
-        self.shares: Any = shares
+    def __init__(self, shares: Float[Array, "*rows k"]) -> None:
+        self.shares = shares
         super().__init__(jnp.shape(shares)[:-1])
 
     @property
-    def support(self) -> Any:
-        return dist.constraints.integer_interval(1, self.shares.shape[-1])
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(1, self.shares.shape[-1])
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+        assert key is not None
         shape = (*sample_shape, *self.batch_shape)
         return 1 + jax.random.categorical(key, jnp.log(self.shares), shape=shape)
 
-    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+    def log_prob(self, value: ArrayLike, intermediates: object = None) -> Array:
         place = jnp.asarray(value, int)[..., None] - 1
         shape = jnp.broadcast_shapes(place.shape[:-1], self.shares.shape[:-1])
         logs = jnp.broadcast_to(jnp.log(self.shares), (*shape, self.shares.shape[-1]))
@@ -205,7 +236,7 @@ class NumberedCategories(dist.Distribution):
         return jnp.take_along_axis(logs, place, axis=-1)[..., 0]
 
 
-def ordinal(value: Any, location: Any, thresholds: Any) -> Array:
+def ordinal(value: Response, location: Values, thresholds: Float[Array, "*#n k"]) -> Each:
     """Log P(y = k) = log(F(t_k - eta) - F(t_{k-1} - eta)), with F the logistic function.
 
     t_0 = -inf and t_K = inf. With a = t_k - eta and b = eta - t_{k-1} the difference is computed
@@ -214,7 +245,7 @@ def ordinal(value: Any, location: Any, thresholds: Any) -> Array:
     Args:
         value: categories k = 1, ..., K.
         location: eta.
-        thresholds: (..., K - 1) t_1 <= ... <= t_{K-1}.
+        thresholds: t_1 <= ... <= t_{K-1}.
     """
     count = jnp.shape(thresholds)[-1]
     k = jnp.asarray(value, int)
@@ -233,7 +264,7 @@ def ordinal(value: Any, location: Any, thresholds: Any) -> Array:
     return below + above + jnp.where(inner, width, 0.0)
 
 
-def categorical(value: Any, **etas: Any) -> Array:
+def categorical(value: Response, **etas: Values) -> Each:
     """Log P(y = k) = eta_k - log(1 + sum_{j > 1} e^eta_j), with eta_1 = 0.
 
     Args:
@@ -242,8 +273,9 @@ def categorical(value: Any, **etas: Any) -> Array:
     """
     k = jnp.asarray(value, int)
     listed = [etas[f"eta{i}"] for i in range(len(etas))]
-    own = sum(jnp.where(k == i + 2, eta, 0.0) for i, eta in enumerate(listed))
-    total = jnp.zeros_like(jnp.asarray(listed[0]))
+    own = total = jnp.zeros_like(listed[0])
+    for i, eta in enumerate(listed):
+        own = own + jnp.where(k == i + 2, eta, 0.0)
     for eta in listed:
         total = jnp.logaddexp(total, eta)
     return own - total

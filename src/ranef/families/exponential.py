@@ -1,7 +1,6 @@
 """Exponential responses, such as waiting times: y_i ~ Exponential(rate 1 / mu_i)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +9,9 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.row_density import PerRow
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist
+from ranef.lazy import Array, ArrayLike, dist
 
 
 class Exponential(Family):
@@ -26,9 +26,7 @@ class Exponential(Family):
     unbounded_at = 0.0
     parameters = (FamilyParameter("mu", "log", "positive"),)
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         responses.refuse_outside(
             value, value >= 0, frame, self.response.value, self.name, "numbers from zero on"
         )
@@ -40,7 +38,7 @@ class Exponential(Family):
         """The coefficient of variation, which is 1."""
         return 1.0
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         distribution = self.distribution(response, **self.on_own_scale(**predictors))
         return densities.RowDistribution(
             distribution, densities.exponential, {"log_mean": predictors["mu"]}
@@ -61,7 +59,9 @@ class Exponential(Family):
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Exponential(1 / ", *symbols["mu"], ")")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """Log 2: the variance of log y for a lognormal y of equal mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.

@@ -10,13 +10,22 @@ differentiation.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from ranef.families.row_density import PerRow
+from ranef.lazy import Array as JaxArray
+from ranef.lazy import LazyModule
+from ranef.numerics.shapes import Float
+
 Array = NDArray[np.float64]
+Numbers = Float[Array, "*shape"]
+
+_Eta = TypeVar("_Eta", Array, JaxArray)
 
 
 @dataclass(frozen=True)
@@ -24,18 +33,18 @@ class ExponentialFamilyRows(ABC):
     """Rows of a response in the natural parameter of its family.
 
     Attributes:
-        value: (n,) y.
-        size: (n,) m.
+        value: y.
+        size: m.
         constant: sum of c over the rows.
     """
 
-    value: Array
-    size: Array
+    value: PerRow
+    size: PerRow
     constant: float
 
     @staticmethod
     @abstractmethod
-    def cumulants(xp: Any, eta: Any, order: int) -> tuple[Any, ...]:
+    def cumulants(xp: ModuleType | LazyModule, eta: _Eta, order: int) -> tuple[_Eta, ...]:
         """A(eta) and its derivatives up to `order`.
 
         Args:
@@ -48,12 +57,12 @@ class ExponentialFamilyRows(ABC):
         """
 
     @staticmethod
-    def averaged(mean: Array, variance: Array, order: int) -> tuple[Array, ...] | None:
+    def averaged(mean: Numbers, variance: Numbers, order: int) -> tuple[Numbers, ...] | None:
         """Expectations of `cumulants` over eta ~ N(mean, variance).
 
         Args:
-            mean: means of eta, of any shape.
-            variance: variances of eta, of the same shape.
+            mean: means of eta.
+            variance: variances of eta.
             order: highest derivative, 0 to 3.
 
         Returns:
@@ -67,15 +76,15 @@ class LogisticRows(ExponentialFamilyRows):
     """Binomial rows in eta = logit p: A = log(1 + e^eta), y successes among m trials."""
 
     @classmethod
-    def of(cls, successes: Array, trials: Array | None) -> "LogisticRows":
-        """Rows of `successes` (n,) among `trials` (n,), or among one trial each if None."""
+    def of(cls, successes: PerRow, trials: PerRow | None) -> "LogisticRows":
+        """Rows of `successes` among `trials`, or among one trial each if None."""
         if trials is None:
             return cls(successes, np.ones_like(successes), 0.0)
         choices = gammaln(trials + 1) - gammaln(successes + 1) - gammaln(trials - successes + 1)
         return cls(successes, trials, float(choices.sum()))
 
     @staticmethod
-    def cumulants(xp: Any, eta: Any, order: int) -> tuple[Any, ...]:
+    def cumulants(xp: ModuleType | LazyModule, eta: _Eta, order: int) -> tuple[_Eta, ...]:
         small = xp.exp(-xp.abs(eta))
         inverse = 1.0 / (1.0 + small)
         p = xp.where(eta >= 0, inverse, small * inverse)
@@ -94,15 +103,15 @@ class CountRows(ExponentialFamilyRows):
     """Poisson rows in eta = log mu: A = e^eta and m = 1."""
 
     @classmethod
-    def of(cls, counts: Array) -> "CountRows":
-        """Rows of `counts` (n,)."""
+    def of(cls, counts: PerRow) -> "CountRows":
+        """Rows of `counts`."""
         return cls(counts, np.ones_like(counts), -float(gammaln(counts + 1).sum()))
 
     @staticmethod
-    def cumulants(xp: Any, eta: Any, order: int) -> tuple[Any, ...]:
+    def cumulants(xp: ModuleType | LazyModule, eta: _Eta, order: int) -> tuple[_Eta, ...]:
         return (xp.exp(eta),) * (order + 1)
 
     @staticmethod
-    def averaged(mean: Array, variance: Array, order: int) -> tuple[Array, ...]:
+    def averaged(mean: Numbers, variance: Numbers, order: int) -> tuple[Numbers, ...]:
         """All are E e^eta = exp(mean + variance / 2)."""
         return (np.exp(mean + 0.5 * variance),) * (order + 1)

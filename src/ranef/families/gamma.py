@@ -1,7 +1,6 @@
 """Gamma responses, whose sd is proportional to the mean: y_i ~ Gamma(alpha, alpha / mu_i)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,9 @@ from ranef.data.moments import Scale
 from ranef.families import densities, responses
 from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.positive_densities import GammaDensity
-from ranef.families.row_density import RowDensity
+from ranef.families.row_density import PerRow, RowDensity
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist, jnp
+from ranef.lazy import Array, ArrayLike, dist, jnp
 
 
 class Gamma(Family):
@@ -35,9 +34,7 @@ class Gamma(Family):
     )
     curvature = "expected"
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         responses.refuse_outside(
             value,
             value >= responses.LEAST_POSITIVE,
@@ -56,12 +53,12 @@ class Gamma(Family):
         """The coefficient of variation of the response, an estimate of 1 / sqrt(alpha)."""
         return responses.log_noise((state.scale.sd / state.scale.location) ** 2)
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         distribution = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
         return densities.RowDistribution(distribution, densities.gamma, known)
 
-    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
         """For mu the Fisher information, alpha."""
         if name != "mu":
             return super().working_weights(response, name, **predictors)
@@ -87,11 +84,13 @@ class Gamma(Family):
         alpha, mu = symbols["alpha"], symbols["mu"]
         return ("Gamma(", *alpha, ", ", *alpha, " / ", *mu, ")")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """log(1 + 1 / alpha): the variance of log y for a lognormal y of equal mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
         """
         if "alpha" not in values:
             return None
-        return np.log1p(1.0 / np.asarray(values["alpha"]))
+        return np.asarray(np.log1p(1.0 / np.asarray(values["alpha"])))

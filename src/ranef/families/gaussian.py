@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.families.base import (
+    Codes,
     Family,
     FamilyParameter,
     FamilyState,
+    Levels,
     NormalResponse,
     ResponseDesign,
     weighted_means,
 )
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist, jnp
+from ranef.lazy import Array, ArrayLike, dist, jnp
 
 
 class Gaussian(Family):
@@ -58,7 +59,7 @@ class Gaussian(Family):
     def variance(self, response: ResponseDesign, **parameters: Array) -> Array:
         return self._sd(response, parameters) ** 2
 
-    def _sd(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Any:
+    def _sd(self, response: ResponseDesign, parameters: Mapping[str, Array]) -> Array:
         """Residual sd of each row, (n,) or ()."""
         if response.form == "se":
             return jnp.asarray(response.companion)
@@ -68,27 +69,29 @@ class Gaussian(Family):
 
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         if self.response.form == "se":
-            spread: Line = (*self.companion(), "²")
+            variance: Line = (*self.companion(), "²")
         elif self.response.form == "weights":
-            spread = (*symbols["sigma"], "² / ", *self.companion())
+            variance = (*symbols["sigma"], "² / ", *self.companion())
         else:
-            spread = (*symbols["sigma"], "²")
-        return ("Normal(", *symbols["mu"], ", ", *spread, ")")
+            variance = (*symbols["sigma"], "²")
+        return ("Normal(", *symbols["mu"], ", ", *variance, ")")
 
     def shifts(
         self,
         response: ResponseDesign,
-        codes: NDArray[np.int32],
+        codes: Codes,
         levels: int,
         **predictors: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
+    ) -> Levels:
         """In closed form: sum_i w_i (y_i - mu_i) / sum_i w_i with w_i = 1 / sd_i^2."""
-        own = self.on_own_scale(**predictors)
-        parameters = {name: np.asarray(value, np.float64) for name, value in own.items()}
-        away = np.asarray(response.value) - parameters["mu"]
+        etas = {name: jnp.asarray(eta) for name, eta in predictors.items()}
+        parameters = self.on_own_scale(**etas)
+        away = np.asarray(response.value) - np.asarray(parameters["mu"], np.float64)
         sd = np.broadcast_to(self._sd(response, parameters), away.shape)
         return weighted_means(away, 1.0 / sd**2, codes, levels)
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """sigma^2; None where sigma has a predictor or is absent."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

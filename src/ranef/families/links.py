@@ -6,12 +6,11 @@ A link maps the support of a parameter to the real line, on which the linear pre
 """
 
 from collections.abc import Callable
-from typing import Any
 
-from ranef.lazy import jax, jnp, jsp
+from ranef.lazy import Array, jax, jnp, jsp
 
 # Link functions by name: parameter to predictor eta.
-LINKS: dict[str, Callable[[Any], Any]] = {
+LINKS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda value: value,
     "log": lambda value: jnp.log(value),
     "logit": lambda value: jnp.log(value) - jnp.log1p(-value),
@@ -20,7 +19,7 @@ LINKS: dict[str, Callable[[Any], Any]] = {
 }
 
 # Inverse link functions by name: predictor eta to parameter.
-INVERSE_LINKS: dict[str, Callable[[Any], Any]] = {
+INVERSE_LINKS: dict[str, Callable[[Array], Array]] = {
     "identity": lambda eta: eta,
     "log": lambda eta: jnp.exp(eta),
     "logit": lambda eta: jax.nn.sigmoid(eta),

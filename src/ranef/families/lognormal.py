@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +10,20 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments
 from ranef.families import responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign, weighted_means
+from ranef.families.base import (
+    Codes,
+    Family,
+    FamilyParameter,
+    FamilyState,
+    Levels,
+    Measures,
+    ResponseDesign,
+    weighted_means,
+)
+from ranef.families.row_density import PerRow
+from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist, jnp
+from ranef.lazy import Array, ArrayLike, dist, jnp
 
 
 class LogNormal(Family):
@@ -34,9 +44,7 @@ class LogNormal(Family):
         ),
     )
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         responses.refuse_outside(
             value,
             value >= responses.LEAST_POSITIVE,
@@ -48,16 +56,17 @@ class LogNormal(Family):
 
     on_scale = True
 
-    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
+    def measure(self, accumulator: Measures | None, design: ResponseDesign) -> Measures:
         """Moments of log y, which is on the scale of the predictor."""
         logs = np.log(np.asarray(design.value))[:, None]
+        assert not isinstance(accumulator, ThinnedRows)
         return (accumulator or Moments()).add(logs, design.weights)
 
-    def located(self, response: ResponseDesign) -> NDArray[np.float64]:
-        """(n,) log y."""
+    def located(self, response: ResponseDesign) -> PerRow:
+        """Log y."""
         return np.log(np.asarray(response.value, np.float64))
 
-    def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
+    def without(self, design: ResponseDesign, known: PerRow) -> ResponseDesign:
         """The response times exp(-known), so that log y is reduced by `known`."""
         return replace(design, value=np.asarray(design.value) * np.exp(-known))
 
@@ -83,15 +92,17 @@ class LogNormal(Family):
     def shifts(
         self,
         response: ResponseDesign,
-        codes: NDArray[np.int32],
+        codes: Codes,
         levels: int,
         **predictors: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
+    ) -> Levels:
         """In closed form: weighted means of log y - mu with weights 1 / sigma^2."""
         away = np.log(np.asarray(response.value)) - np.asarray(predictors["mu"])
         precision = np.exp(-2 * np.broadcast_to(predictors["sigma"], away.shape))
         return weighted_means(away, precision, codes, levels)
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """sigma^2; None where sigma has a predictor."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None

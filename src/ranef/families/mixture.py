@@ -7,20 +7,35 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
-from ranef.data.moments import Scale
+from ranef.data.moments import Moments, Scale
 from ranef.errors import OptionError
-from ranef.families.base import Component, Family, FamilyParameter, ResponseDesign
+from ranef.families.base import (
+    Codes,
+    Component,
+    Family,
+    FamilyParameter,
+    Measures,
+    ResponseDesign,
+)
 from ranef.families.base import FamilyState as Learned
+from ranef.families.row_density import PerRow
+from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line, joined
 from ranef.formula.formula import ResponseCall
-from ranef.lazy import Array, dist, jax, jnp
+from ranef.lazy import Array, ArrayLike, constraints, dist, jax, jnp
+from ranef.numerics.shapes import Float, Int
 from ranef.priors import Prior
+
+_Value = TypeVar("_Value")
+
+# Responses and companions, as `Mixture.measure` gathers them.
+Seen = Float[NDArray[np.float64], "m 2"]
 
 # Stem of the parameters that are log odds of a component, as in "mix2".
 SHARE = "mix"
@@ -41,7 +56,7 @@ _ROUNDS = 100
 class MixtureState(Learned):
     """What a mixture learns from the responses of the training rows.
 
-    The inherited `shares` are the proportions of the rows in each part.
+    The inherited `shares` are the proportions of the rows in each cluster.
 
     Attributes:
         whole: for each component, the state of its family learned from all rows; default priors
@@ -104,40 +119,33 @@ class Mixture(Family):
         numbered = (f"{own[0]}{k}" for k, own in enumerate(each, 1) if own)
         return tuple(numbered) if all(each) else ()
 
-    def located(self, response: ResponseDesign) -> NDArray[np.float64]:
+    def located(self, response: ResponseDesign) -> PerRow:
         return self.components[0].located(response)
 
     # State learned from the response
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
+    def refuse(self, value: PerRow, companion: PerRow | None, frame: Frame) -> None:
         for component in self.components:
             component.refuse(value, companion, frame)
 
-    def without(self, design: ResponseDesign, known: NDArray[np.float64]) -> ResponseDesign:
+    def without(self, design: ResponseDesign, known: PerRow) -> ResponseDesign:
         return self.components[0].without(design, known)
 
-    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
-        """The responses so far with their companions, (m, 2), and the stride of their thinning.
-
-        Above `_MOST` responses, every second one is dropped and the stride doubles.
-        """
+    def measure(self, accumulator: Measures | None, design: ResponseDesign) -> Measures:
+        """The responses so far with their companions, thinned above `_MOST`."""
+        assert not isinstance(accumulator, Moments)
         beside = design.companion
         columns = [design.value, np.ones(len(design.value)) if beside is None else beside]
-        seen, stride = accumulator or (np.zeros((0, 2)), 1)
-        seen = np.concatenate([seen, np.stack(columns, axis=1)[::stride]])
-        while len(seen) > _MOST:
-            seen, stride = seen[::2], 2 * stride
-        return seen, stride
+        return (accumulator or ThinnedRows()).add(np.stack(columns, axis=1), _MOST)
 
-    def measured(self, state: Learned, accumulator: Any) -> MixtureState:
+    def measured(self, state: Learned, accumulator: Measures) -> MixtureState:
         """The state with each component's scales, from all rows and from its cluster.
 
         Raises:
             DataError: for a response that is too large or too small to be squared.
         """
-        seen, _ = accumulator
+        assert isinstance(accumulator, ThinnedRows)
+        seen = accumulator.rows
         # This comes first: the components refuse responses that are too large to be squared.
         whole = tuple(self._of_rows(state, seen))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -157,13 +165,13 @@ class Mixture(Family):
             part=part,
         )
 
-    def _of_rows(self, state: Learned, seen: NDArray[np.float64]) -> Iterator[Learned]:
+    def _of_rows(self, state: Learned, seen: Seen) -> Iterator[Learned]:
         """The state of each component's family, learned from all responses `seen`."""
         for component in self.components:
             yield component.measured(state, component.measure(None, self._rows(seen)))
 
-    def _rows(self, seen: NDArray[np.float64]) -> ResponseDesign:
-        """The design of responses and companions as `measure` gathers them, (m, 2)."""
+    def _rows(self, seen: Seen) -> ResponseDesign:
+        """The design of responses and companions as `measure` gathers them."""
         form = self.response.form
         return ResponseDesign(seen[:, 0], None if form == "plain" else seen[:, 1], form)
 
@@ -195,7 +203,9 @@ class Mixture(Family):
         k, own = self._place(parameter)
         return self.components[k].default(state.whole[k], own)
 
-    def start(self, state: Learned, parameter: FamilyParameter) -> Any:
+    def start(
+        self, state: Learned, parameter: FamilyParameter
+    ) -> float | NDArray[np.float64] | None:
         assert isinstance(state, MixtureState)
         if parameter.stem == SHARE:
             return None
@@ -210,19 +220,19 @@ class Mixture(Family):
 
     # The distribution
 
-    def _own(self, values: Mapping[str, Any], k: int) -> dict[str, Any]:
+    def _own(self, values: Mapping[str, _Value], k: int) -> dict[str, _Value]:
         """The values of component k, from 0, by the names of its family, such as "mu"."""
         own = {p.name: f"{p.name}{k + 1}" for p in self.components[k].parameters}
         return {name: values[numbered] for name, numbered in own.items() if numbered in values}
 
-    def _odds(self, values: Mapping[str, Any]) -> Array:
-        """(K, ...) log w, the log softmax of (0, mix2, ..., mixK)."""
+    def _odds(self, values: Mapping[str, Array]) -> Float[Array, "k *n"]:
+        """Log w of each component, the log softmax of (0, mix2, ..., mixK)."""
         odds = [jnp.asarray(values[f"{SHARE}{k + 1}"]) for k in range(1, len(self.components))]
         return jax.nn.log_softmax(
             jnp.stack(jnp.broadcast_arrays(jnp.zeros_like(odds[0]), *odds)), axis=0
         )
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         each = (c.given(response, **self._own(predictors, k)) for k, c in self._numbered())
         return MixtureDistribution(tuple(each), self._odds(predictors))
 
@@ -238,7 +248,7 @@ class Mixture(Family):
         shares = jnp.exp(self._odds(parameters))
         return {str(k + 1): share for k, share in enumerate(shares)}
 
-    def responsibilities(self, response: ResponseDesign, **predictors: Any) -> dict[str, Array]:
+    def responsibilities(self, response: ResponseDesign, **predictors: Array) -> dict[str, Array]:
         """Posterior probability w_k p_k(y_i) / sum_j w_j p_j(y_i) of each component, (n,)."""
         value, odds = jnp.asarray(response.value), self._odds(predictors)
         each = [
@@ -276,7 +286,7 @@ class Mixture(Family):
             out = out + jnp.where(share > 0, whole, 0.0)
         return out
 
-    def shown(self, response: ResponseDesign) -> NDArray[np.float64]:
+    def shown(self, response: ResponseDesign) -> PerRow:
         return self.components[0].shown(response)
 
     def parts(self) -> tuple[Component, ...]:
@@ -300,16 +310,16 @@ class Mixture(Family):
     def shifts(
         self,
         response: ResponseDesign,
-        codes: NDArray[np.int32],
+        codes: Codes,
         levels: int,
         **predictors: NDArray[np.float64],
     ) -> None:
         """None: a mixture has several locations."""
         return
 
-    def residual(self, state: Learned, values: Mapping[str, Any]) -> Any:
+    def residual(self, state: Learned, values: Mapping[str, ArrayLike]) -> None:
         """None: the components have different predictors, so there is no common residual."""
-        return None
+        return
 
 
 class MixtureDistribution(dist.Distribution):
@@ -317,43 +327,46 @@ class MixtureDistribution(dist.Distribution):
 
     Args:
         each: the distributions p_k, K of them.
-        log_shares: (K, ...) log w.
+        log_shares: log w of each component.
     """
 
     pytree_data_fields = ("each", "log_shares")
 
-    def __init__(self, each: tuple[dist.Distribution, ...], log_shares: Array) -> None:
+    def __init__(
+        self, each: tuple[dist.Distribution, ...], log_shares: Float[Array, "k *n"]
+    ) -> None:
         self.each, self.log_shares = each, log_shares
         shapes = [component.batch_shape for component in each]
         super().__init__(jnp.broadcast_shapes(*shapes, jnp.shape(log_shares)[1:]))
 
     @property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint | None:
         return self.each[0].support
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Any:
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+        assert key is not None
         chosen, *keys = jax.random.split(key, 1 + len(self.each))
         shape = (*sample_shape, *self.batch_shape)
         number = jax.random.categorical(chosen, self.log_shares, axis=0, shape=shape)
-        out: Any = jnp.zeros(shape)
+        out = jnp.zeros(shape)
         for k, (component, own) in enumerate(zip(self.each, keys, strict=True)):
             whole = component.expand(self.batch_shape)
             out = jnp.where(number == k, whole.sample(own, sample_shape), out)
         return out
 
-    def log_prob(self, value: Any, intermediates: Any = None) -> Any:
+    def log_prob(self, value: ArrayLike, intermediates: object = None) -> Array:
         each = [component.log_prob(value) for component in self.each]
         weighted = [one + share for one, share in zip(each, self.log_shares, strict=True)]
         return jax.nn.logsumexp(jnp.stack(jnp.broadcast_arrays(*weighted)), axis=0)
 
 
-def clusters(values: NDArray[np.float64], k: int) -> list[NDArray[np.int64]]:
+def clusters(values: PerRow, k: int) -> list[Int[NDArray[np.int64], "_"]]:
     """Clusters of numbers by Lloyd's k-means, started from k equal parts of the sorted numbers.
 
     Where a cluster would have fewer than max(2, 0.1 n / k) numbers, the equal parts are returned.
 
     Args:
-        values: (n,) the numbers.
+        values: the numbers.
         k: number of clusters.
 
     Returns:

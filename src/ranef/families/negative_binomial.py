@@ -1,23 +1,21 @@
 """Overdispersed counts: y_i ~ NegativeBinomial(mu_i, alpha)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.data.frame import Frame
-from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.count_densities import NegativeBinomialDensity
+from ranef.families.counts import Counts, inverse_mean
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist
+from ranef.lazy import Array, ArrayLike, dist
 
 
-class NegativeBinomial(Family):
+class NegativeBinomial(Counts):
     """Overdispersed counts: y_i ~ NegativeBinomial(mu_i, alpha), for y = 0, 1, 2, ...
 
     Links: log for mu and alpha.
@@ -33,30 +31,17 @@ class NegativeBinomial(Family):
         FamilyParameter("alpha", "log", "positive", lambda scale: priors.HalfCauchy(1.0)),
     )
     curvature = "expected"
-    discrete = True
+    # `row_scale` takes alpha = 1.
+    inverse_shape = 1.0
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
-        responses.refuse_outside(
-            value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
-        )
-
-    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
-        if parameter.name != "mu":
-            return super().predictor_scale(state, parameter)
-        return responses.log_scale(state.scale.location)
-
-    def row_scale(self, state: FamilyState) -> float:
-        """Sd of the working response, sqrt(1 / mu + 1 / alpha), at the mean and alpha = 1."""
-        return responses.log_noise(1.0 / max(state.scale.location, 1e-6) + 1.0)
-
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> densities.CountDistribution:
         distribution = self.distribution(response, **self.on_own_scale(**predictors))
         known = {"log_mean": predictors["mu"], "log_shape": predictors["alpha"]}
-        return densities.RowDistribution(distribution, densities.negative_binomial, known)
+        return densities.CountDistribution(
+            distribution, densities.negative_binomial, known, densities.negative_binomial_zero
+        )
 
-    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
         """For mu the Fisher information, mu / (1 + mu / alpha)."""
         if name != "mu":
             return super().working_weights(response, name, **predictors)
@@ -64,7 +49,11 @@ class NegativeBinomial(Family):
 
     def row_density(self, response: ResponseDesign, predictors: Sequence[str]) -> RowDensity | None:
         """Closed form where mu alone has a predictor."""
-        return NegativeBinomialDensity.of(response.value) if list(predictors) == ["mu"] else None
+        return self.count_density(response.value) if list(predictors) == ["mu"] else None
+
+    @classmethod
+    def count_density(cls, value: ArrayLike) -> NegativeBinomialDensity:
+        return NegativeBinomialDensity.of(value)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.NegativeBinomial2(parameters["mu"], parameters["alpha"])
@@ -82,7 +71,9 @@ class NegativeBinomial(Family):
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("NegativeBinomial(", *symbols["mu"], ", ", *symbols["alpha"], ")")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """log(1 + 1 / mean + 1 / alpha).
 
         This is the variance of log y for a lognormal y of equal mean and variance.
@@ -90,5 +81,4 @@ class NegativeBinomial(Family):
         """
         if "alpha" not in values:
             return None
-        mean = max(state.scale.location, 1e-6)
-        return np.log1p(1.0 / mean + 1.0 / np.asarray(values["alpha"]))
+        return np.asarray(np.log1p(inverse_mean(state) + 1.0 / np.asarray(values["alpha"])))

@@ -2,19 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.data.moments import Scale
 from ranef.families import densities
-from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign, ResponseScan
 from ranef.families.categories import Categories
 from ranef.families.category_densities import OrdinalDensity
 from ranef.families.row_density import RowDensity
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist, jax, jnp
+from ranef.lazy import Array, ArrayLike, dist, jax, jnp
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior
 
 # Default prior sd of threshold k around the logit of the share of the rows up to category k.
@@ -37,7 +38,7 @@ class Ordinal(Categories):
     name = "ordinal"
     intercept = False
 
-    def finish(self, accumulator: Any) -> FamilyState:
+    def finish(self, accumulator: ResponseScan) -> FamilyState:
         return self.counted(accumulator, least=2)
 
     def bind(self, state: FamilyState) -> "Ordinal":
@@ -55,8 +56,10 @@ class Ordinal(Categories):
     def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         return Scale(0.0, 1.0)
 
-    def start(self, state: FamilyState, parameter: FamilyParameter) -> Any:
-        """The thresholds at which each category has its share of the rows, (K - 1,)."""
+    def start(
+        self, state: FamilyState, parameter: FamilyParameter
+    ) -> Float[NDArray[np.float64], "thresholds"]:
+        """The thresholds at which each category has its share of the rows."""
         below = np.clip(np.cumsum(state.shares)[:-1], 1e-6, 1 - 1e-6)
         return state.scale.location + np.log(below / (1 - below))
 
@@ -74,7 +77,7 @@ class Ordinal(Categories):
         """Sd of a standard logistic variable, pi / sqrt(3)."""
         return float(np.pi / np.sqrt(3))
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         distribution = self.distribution(response, **predictors)
         known = {"location": predictors["mu"], "thresholds": predictors["threshold"]}
         return densities.RowDistribution(distribution, densities.ordinal, known)
@@ -90,19 +93,23 @@ class Ordinal(Categories):
             _probabilities(parameters["mu"], parameters["threshold"])
         )
 
-    def shares_of(self, parameters: Mapping[str, Any]) -> Array:
+    def shares_of(self, parameters: Mapping[str, Array]) -> Float[Array, "*n k"]:
         return _probabilities(parameters["mu"], parameters["threshold"])
 
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Ordered(logit⁻¹(", *symbols["threshold"], " - ", *symbols["mu"], "))")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """pi^2 / 3, the variance of the latent logistic variable that the thresholds divide."""
         return np.asarray(np.pi**2 / 3)
 
 
-def _probabilities(mu: Any, threshold: Any) -> Array:
-    """(..., K) probabilities of the categories; mu (...), thresholds (..., K - 1)."""
+def _probabilities(
+    mu: Float[Array, "*#n"], threshold: Float[Array, "*#n k"]
+) -> Float[Array, "*n k+1"]:
+    """Probabilities of the categories."""
     below = jax.nn.sigmoid(threshold - jnp.asarray(mu)[..., None])
     ends = below[..., :1]
     whole = jnp.concatenate([jnp.zeros_like(ends), below, jnp.ones_like(ends)], axis=-1)

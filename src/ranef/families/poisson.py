@@ -1,21 +1,20 @@
 """Poisson counts: y_i ~ Poisson(mu_i)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame
-from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.count_densities import PoissonDensity
+from ranef.families.counts import Counts, inverse_mean
 from ranef.families.exponential_family import CountRows, ExponentialFamilyRows
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist
+from ranef.lazy import Array, ArrayLike, dist, jnp
 
 
-class Poisson(Family):
+class Poisson(Counts):
     """Poisson counts: y_i ~ Poisson(mu_i), for y = 0, 1, 2, ...
 
     Link: log for mu. There are no other parameters.
@@ -26,27 +25,21 @@ class Poisson(Family):
 
     name = "poisson"
     parameters = (FamilyParameter("mu", "log", "positive"),)
-    discrete = True
 
-    def refuse(
-        self, value: NDArray[np.float64], companion: NDArray[np.float64] | None, frame: Frame
-    ) -> None:
-        responses.refuse_outside(
-            value, responses.whole(value), frame, self.response.value, self.name, responses.COUNTS
-        )
-
-    def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
-        return responses.log_scale(state.scale.location)
-
-    def row_scale(self, state: FamilyState) -> float:
-        """Sd of the working response, 1 / sqrt(mu), at the mean of the response."""
-        return responses.log_noise(1.0 / max(state.scale.location, 1e-6))
-
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> densities.CountDistribution:
         distribution = self.distribution(response, **self.on_own_scale(**predictors))
-        return densities.RowDistribution(
-            distribution, densities.poisson, {"log_mean": predictors["mu"]}
+        known = {"log_mean": predictors["mu"]}
+        return densities.CountDistribution(
+            distribution, densities.poisson, known, densities.poisson_zero
         )
+
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
+        """The information mu."""
+        return jnp.broadcast_to(jnp.exp(predictors["mu"]), jnp.shape(response.value))
+
+    @classmethod
+    def count_density(cls, value: ArrayLike) -> PoissonDensity:
+        return PoissonDensity.of(value)
 
     def distribution(self, response: ResponseDesign, **parameters: Array) -> dist.Distribution:
         return dist.Poisson(parameters["mu"])
@@ -65,9 +58,11 @@ class Poisson(Family):
     def distribution_equation(self, symbols: Mapping[str, Line]) -> Line:
         return ("Poisson(", *symbols["mu"], ")")
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """log(1 + 1 / mean): the variance of log y for a lognormal y of equal mean and variance.
 
         Source: Nakagawa, Johnson and Schielzeth (2017), table 1.
         """
-        return np.asarray(np.log1p(1.0 / max(state.scale.location, 1e-6)))
+        return np.asarray(np.log1p(inverse_mean(state)))

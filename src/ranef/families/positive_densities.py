@@ -3,14 +3,22 @@
 These are densities of ``row_density``.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import digamma, gammaln, zeta
 
-from ranef.families.row_density import Array, RowDensity, logistic
+from ranef.families.row_density import (
+    Array,
+    Derivatives,
+    Numbers,
+    PerRow,
+    Predictors,
+    RowDensity,
+    Weights,
+    logistic,
+)
+from ranef.lazy import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -20,20 +28,20 @@ class GammaDensity(RowDensity):
     log p(y) = a log(a / mu) - log Gamma(a) + (a - 1) log y - a y / mu
 
     Attributes:
-        value: (n,) y.
-        log_value: (n,) log y.
+        value: y.
+        log_value: log y.
     """
 
-    value: Array
-    log_value: Array
+    value: PerRow
+    log_value: PerRow
 
     @classmethod
-    def of(cls, value: Any) -> "GammaDensity":
-        """The density of the responses `value` (n,)."""
+    def of(cls, value: ArrayLike) -> "GammaDensity":
+        """The density of the responses `value`."""
         y = np.asarray(value, np.float64)
         return cls(y, np.log(y))
 
-    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+    def derivatives(self, eta: Predictors, numbers: Numbers, order: int) -> Derivatives:
         shape = float(numbers["alpha"])
         log_rate = np.log(shape) - eta[..., 0]
         ratio = self.value * np.exp(log_rate)
@@ -46,7 +54,7 @@ class GammaDensity(RowDensity):
         )
         return out[: order + 1]
 
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         shape = float(numbers["alpha"])
         log_rate = np.log(shape) - eta[..., 0]
         ratio = self.value * np.exp(log_rate) / shape
@@ -63,20 +71,20 @@ class BetaDensity(RowDensity):
     Gamma(a) = Gamma(1 + a) / a, which keeps its digits down to a = 0.
 
     Attributes:
-        log_value: (n,) log y.
-        log_rest: (n,) log(1 - y).
+        log_value: log y.
+        log_rest: log(1 - y).
     """
 
-    log_value: Array
-    log_rest: Array
+    log_value: PerRow
+    log_rest: PerRow
 
     @classmethod
-    def of(cls, value: Any) -> "BetaDensity":
-        """The density of the responses `value` (n,)."""
+    def of(cls, value: ArrayLike) -> "BetaDensity":
+        """The density of the responses `value`."""
         y = np.asarray(value, np.float64)
         return cls(np.log(y), np.log1p(-y))
 
-    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+    def derivatives(self, eta: Predictors, numbers: Numbers, order: int) -> Derivatives:
         kappa = float(numbers["kappa"])
         mu, rest, log_mu, log_rest = logistic(eta[..., 0])
         a, b = mu * kappa, rest * kappa
@@ -107,7 +115,7 @@ class BetaDensity(RowDensity):
         third = q_bend * u - 3.0 * q * q_slope * trigamma + q * q * q * tetragamma
         return value, slope, second, (third - 2.0 * variance * away)[..., None]
 
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         kappa = float(numbers["kappa"])
         mu, rest, _, _ = logistic(eta[..., 0])
         of_a = mu * (self.log_value - digamma(1.0 + mu * kappa))

@@ -1,33 +1,36 @@
 """Helpers that several families share: checks of responses, predictor scales and samplers."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import DataError
+from ranef.families.row_density import PerRow
 from ranef.formula.expression import Column, Expression
-from ranef.lazy import Array, jax, jnp
+from ranef.lazy import Array, ArrayLike, jax, jnp
+from ranef.numerics.shapes import Bool, Float
+
+# Whether the response of each row is inside the support.
+Inside = Bool[NDArray[np.bool_], "n"]
 
 # Largest number of categories; a response with more distinct values is taken for a measurement.
 MOST_CATEGORIES = 100
 
 
 def refuse_outside(
-    values: NDArray[np.float64],
-    inside: NDArray[np.bool_],
+    values: PerRow,
+    inside: Inside,
     frame: Frame,
-    response: Any,
+    response: Expression | str,
     family: str,
     expected: str,
 ) -> None:
     """Refuse responses outside the support of a family.
 
     Args:
-        values: (n,) the responses.
-        inside: (n,) whether each response is in the support.
+        values: the responses.
+        inside: whether each response is in the support.
         frame: the rows.
         response: the response in the formula, for the message.
         family: name of the family, for the message.
@@ -45,9 +48,16 @@ def refuse_outside(
     )
 
 
-def whole(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(n,) True for 0, 1, 2, ..."""
+def whole(values: PerRow) -> Inside:
+    """True for 0, 1, 2, ..."""
     return (values >= 0) & (values == np.floor(values))
+
+
+def refuse_other_than_counts(
+    values: PerRow, frame: Frame, response: Expression, family: str
+) -> None:
+    """`refuse_outside` for families of counts."""
+    refuse_outside(values, whole(values), frame, response, family, "whole numbers from 0 on")
 
 
 def is_text(response: Expression, frame: Frame) -> bool:
@@ -60,10 +70,8 @@ def is_boolean(response: Expression, frame: Frame) -> bool:
     return isinstance(response, Column) and frame.is_boolean(response.name)
 
 
-def places(
-    response: Column, categories: tuple[str, ...], frame: Frame, family: str
-) -> NDArray[np.float64]:
-    """(n,) index 0, 1, ... of each row's category.
+def places(response: Column, categories: tuple[str, ...], frame: Frame, family: str) -> PerRow:
+    """Index 0, 1, ... of each row's category.
 
     Args:
         response: the column of categories.
@@ -93,9 +101,8 @@ def places(
 # Smallest positive response. JAX may treat smaller (subnormal) numbers as zero.
 LEAST_POSITIVE = float(np.finfo(np.float64).tiny)
 
-# What families of positive responses and of counts accept, for `refuse_outside`.
+# What families of positive responses accept, for `refuse_outside`.
 POSITIVE = "numbers above zero, the least of them 2.3e-308"
-COUNTS = "whole numbers from 0 on"
 
 # Poisson variates with a larger mean are drawn from the normal distribution of the same mean and
 # variance, since NumPy's sampler does not accept means above 9.2e18.
@@ -118,8 +125,10 @@ def log_noise(variance: float) -> float:
     return float(np.clip(np.sqrt(variance), 0.01, 10.0))
 
 
-def poisson_variates(rng: np.random.Generator, mean: NDArray) -> NDArray[np.float64]:
-    """One Poisson variate for each mean, of the shape of `mean`."""
+def poisson_variates(
+    rng: np.random.Generator, mean: Float[NDArray, "*n"]
+) -> Float[NDArray[np.float64], "*n"]:
+    """One Poisson variate for each mean."""
     out = rng.poisson(np.minimum(mean, _LARGE_MEAN)).astype(np.float64)
     far = mean > _LARGE_MEAN
     if far.any():
@@ -127,14 +136,18 @@ def poisson_variates(rng: np.random.Generator, mean: NDArray) -> NDArray[np.floa
     return out
 
 
-def gamma_variates(rng: np.random.Generator, mean: Any, shape: Any) -> NDArray[np.float64]:
-    """One gamma variate for each mean and shape, which are broadcast."""
+def gamma_variates(
+    rng: np.random.Generator, mean: Float[ArrayLike, "*#n"], shape: Float[ArrayLike, "*#n"]
+) -> Float[NDArray[np.float64], "*n"]:
+    """One gamma variate for each mean and shape."""
     mean, shape = np.asarray(mean, np.float64), np.asarray(shape, np.float64)
     each = rng.standard_gamma(np.broadcast_to(shape, np.broadcast_shapes(mean.shape, shape.shape)))
     return mean / shape * each
 
 
-def count_information(log_mean: Any, log_shape: Any) -> Array:
+def count_information(
+    log_mean: Float[Array, "*#n"], log_shape: Float[Array, "*#n"]
+) -> Float[Array, "*n"]:
     """Fisher information mu / (1 + mu / alpha) of a negative binomial count about log mu.
 
     Args:

@@ -11,34 +11,51 @@ differentiation of ``densities``. The contract test of families compares the two
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Float
+
 Array = NDArray[np.float64]
+
+# A number for each row.
+PerRow = Float[Array, "n"]
+# K predictors of each row at m points.
+Predictors = Float[Array, "m n k"]
+# The family parameters phi on their own scale (not the link scale), by name.
+Numbers = Mapping[str, Array | float]
+# Log p and its derivatives, one axis of length K for each derivative.
+Derivatives = tuple[Float[Array, "m n ..."], ...]
+# Weights of points and rows, or of points alone.
+Weights = Float[Array, "m #n"]
+# Sums over points of what `Derivatives` has.
+Averages = tuple[Float[Array, "n ..."], ...]
+
+_Density = TypeVar("_Density", bound="RowDensity")
 
 
 class RowDensity(ABC):
     """Log density of n rows at m values of their predictors.
 
-    Subclasses are frozen dataclasses whose arrays have the rows as their last axis. Predictors are
-    (m, n, K). Overflow gives infinities or NaN, which callers must handle.
+    Subclasses are frozen dataclasses whose arrays have the rows as their last axis. Overflow gives
+    infinities or NaN, which callers must handle.
     """
 
-    def take(self, rows: slice) -> "RowDensity":
+    def take(self: _Density, rows: slice) -> _Density:
         """The density of some of the rows."""
         each = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         taken = {name: x[..., rows] for name, x in each.items() if isinstance(x, np.ndarray)}
         return replace(self, **taken)  # type: ignore[type-var]
 
     @abstractmethod
-    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+    def derivatives(self, eta: Predictors, numbers: Numbers, order: int) -> Derivatives:
         """Log p and its derivatives in eta up to `order`.
 
         Args:
-            eta: (m, n, K) the predictors.
-            numbers: phi on its own scale (not the link scale), by parameter name.
+            eta: the predictors.
+            numbers: phi.
             order: highest derivative, 0 to 3.
 
         Returns:
@@ -47,29 +64,31 @@ class RowDensity(ABC):
         """
 
     @abstractmethod
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         """Gradient in phi of the weighted sum of log p over points and rows.
 
         Args:
-            eta: (m, n, K) the predictors.
-            numbers: phi on its own scale, by parameter name.
-            weights: (m, n), or (m, 1) for the same weights on all rows.
+            eta: the predictors.
+            numbers: phi.
+            weights: of each point and row, or of each point for all rows.
 
         Returns:
             the derivative in each parameter, of the parameter's shape, by name.
         """
 
     def averaged(
-        self, eta: Array, numbers: Mapping[str, Any], weights: Array, order: int
-    ) -> tuple[Array, ...]:
-        """The sums of `derivatives` over the m points, weighted by `weights` (m,)."""
+        self, eta: Predictors, numbers: Numbers, weights: Float[Array, "m"], order: int
+    ) -> Averages:
+        """The sums of `derivatives` over the m points, weighted by `weights`."""
         found = self.derivatives(eta, numbers, order)
         return tuple(
             (weights @ each.reshape(len(weights), -1)).reshape(each.shape[1:]) for each in found
         )
 
 
-def logistic(x: Any) -> tuple[Any, Any, Any, Any]:
+def logistic(
+    x: Float[Array, "*x"],
+) -> tuple[Float[Array, "*x"], Float[Array, "*x"], Float[Array, "*x"], Float[Array, "*x"]]:
     """F(x), F(-x), log F(x) and log F(-x), F the logistic function, from one exponential."""
     small = np.exp(-np.abs(x))
     larger = 1.0 / (1.0 + small)

@@ -2,19 +2,28 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.data.moments import Scale
+from ranef.data.moments import Moments, Scale
 from ranef.families import densities
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign, weighted_means
-from ranef.families.row_density import RowDensity
+from ranef.families.base import (
+    Codes,
+    Family,
+    FamilyParameter,
+    FamilyState,
+    Levels,
+    Measures,
+    ResponseDesign,
+    weighted_means,
+)
+from ranef.families.row_density import PerRow, RowDensity
 from ranef.families.student_density import StudentDensity
+from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line
-from ranef.lazy import Array, dist, jnp
+from ranef.lazy import Array, ArrayLike, dist, jnp
 
 # Largest number of EM steps. EM converges linearly, more slowly the heavier the tails.
 _EM_STEPS = 500
@@ -23,7 +32,7 @@ _EM_STEPS = 500
 _MOST = 2_000_000
 
 
-def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+def _weighted_median(values: PerRow, weights: PerRow) -> float:
     """Weighted median: the mean of the two values at which the weights reach one half."""
     order = np.argsort(values, kind="stable")
     share = np.cumsum(weights[order]) / weights.sum()
@@ -57,31 +66,27 @@ class Student(Family):
     curvature = "em"
     on_scale = True
 
-    def measure(self, accumulator: Any, design: ResponseDesign) -> Any:
-        """The responses so far with their weights, (m, 2), and the stride of their thinning.
-
-        Above `_MOST` responses, every second one is dropped and the stride doubles.
-        """
+    def measure(self, accumulator: Measures | None, design: ResponseDesign) -> Measures:
+        """The responses so far with their weights, thinned above `_MOST`."""
+        assert not isinstance(accumulator, Moments)
         weights = np.ones(len(design.value)) if design.weights is None else design.weights
         both = np.stack([np.asarray(design.value), weights], axis=1)
-        seen, stride = accumulator or (np.zeros((0, 2)), 1)
-        seen = np.concatenate([seen, both[::stride]])
-        while len(seen) > _MOST:
-            seen, stride = seen[::2], 2 * stride
-        return seen, stride
+        return (accumulator or ThinnedRows()).add(both, _MOST)
 
-    def location_and_sd(self, accumulator: Any) -> tuple[float, float]:
+    def location_and_sd(self, accumulator: Measures) -> tuple[float, float]:
         """Median and 1.4826 times the median absolute deviation, since an sd may not exist.
 
         The deviation is replaced by the sd where it is zero.
         """
-        values, weights = accumulator[0].T
+        assert isinstance(accumulator, ThinnedRows)
+        values, weights = accumulator.rows.T
         location = _weighted_median(values, weights)
-        spread = 1.4826 * _weighted_median(np.abs(values - location), weights)
-        return location, spread or float(values.std())
+        scale = 1.4826 * _weighted_median(np.abs(values - location), weights)
+        return location, scale or float(values.std())
 
-    def mean_weight(self, accumulator: Any) -> float:
-        return float(accumulator[0][:, 1].mean())
+    def mean_weight(self, accumulator: Measures) -> float:
+        assert isinstance(accumulator, ThinnedRows)
+        return float(accumulator.rows[:, 1].mean())
 
     def predictor_scale(self, state: FamilyState, parameter: FamilyParameter) -> Scale:
         """As the base class; a predictor of log nu has location log 5 and sd 1."""
@@ -89,7 +94,7 @@ class Student(Family):
             return Scale(math.log(5.0), 1.0)
         return super().predictor_scale(state, parameter)
 
-    def given(self, response: ResponseDesign, **predictors: Any) -> dist.Distribution:
+    def given(self, response: ResponseDesign, **predictors: Array) -> dist.Distribution:
         log_scale = predictors["sigma"]
         if response.form == "weights":
             log_scale = log_scale - 0.5 * jnp.log(jnp.asarray(response.companion))
@@ -107,7 +112,7 @@ class Student(Family):
         scale = self._scale(response, parameters)
         return dist.StudentT(parameters["nu"], parameters["mu"], scale)
 
-    def working_weights(self, response: ResponseDesign, name: str, **predictors: Any) -> Array:
+    def working_weights(self, response: ResponseDesign, name: str, **predictors: Array) -> Array:
         """For mu the weights of EM: (nu + 1) / (nu + r^2) / s^2, r = (y - mu) / s.
 
         These are the expected precisions of the rows in the representation of Student's t as a
@@ -136,7 +141,7 @@ class Student(Family):
         inflation = jnp.where(nu > 2, finite / (finite - 2), jnp.inf)
         return self._scale(response, parameters) ** 2 * inflation
 
-    def _scale(self, response: ResponseDesign, parameters: Mapping[str, Any]) -> Any:
+    def _scale(self, response: ResponseDesign, parameters: Mapping[str, Array]) -> Array:
         """Scale of each row, (n,) or ()."""
         if response.form == "weights":
             return parameters["sigma"] / jnp.sqrt(jnp.asarray(response.companion))
@@ -151,37 +156,38 @@ class Student(Family):
     def shifts(
         self,
         response: ResponseDesign,
-        codes: NDArray[np.int32],
+        codes: Codes,
         levels: int,
         **predictors: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
+    ) -> Levels:
         """By EM: repeated weighted means of y - mu with the weights of `working_weights`.
 
         EM starts at the medians of the levels, since the likelihood of few rows may have several
         maxima. Source: Lange, Little and Taylor (1989), section 3.
         """
-        own = self.on_own_scale(**predictors)
-        parameters = {name: np.asarray(value, np.float64) for name, value in own.items()}
-        away = np.asarray(response.value) - parameters["mu"]
+        etas = {name: jnp.asarray(eta) for name, eta in predictors.items()}
+        parameters = self.on_own_scale(**etas)
+        nu = np.asarray(parameters["nu"], np.float64)
+        away = np.asarray(response.value) - np.asarray(parameters["mu"], np.float64)
         scale = np.broadcast_to(self._scale(response, parameters), away.shape)
         shift = _medians(away, codes, levels)
         for _ in range(_EM_STEPS):
             scaled = (away - shift[codes]) / scale
-            weight = (parameters["nu"] + 1.0) / (parameters["nu"] + scaled**2) / scale**2
+            weight = (nu + 1.0) / (nu + scaled**2) / scale**2
             before, shift = shift, weighted_means(away, weight, codes, levels)
             if np.nanmax(np.abs(shift - before)) < 1e-6 * float(scale.min()):
                 break
         return shift
 
-    def residual(self, state: FamilyState, values: Mapping[str, Any]) -> Any:
+    def residual(
+        self, state: FamilyState, values: Mapping[str, ArrayLike]
+    ) -> NDArray[np.float64] | None:
         """sigma^2, the squared scale, since the variance may be infinite."""
         return np.asarray(values["sigma"]) ** 2 if "sigma" in values else None
 
 
-def _medians(
-    values: NDArray[np.float64], codes: NDArray[np.int32], levels: int
-) -> NDArray[np.float64]:
-    """(levels,) lower median of the rows of each level, NaN for a level without rows."""
+def _medians(values: PerRow, codes: Codes, levels: int) -> Levels:
+    """Lower median of the rows of each level, NaN for a level without rows."""
     order = np.lexsort((values, codes))
     counts = np.bincount(codes, minlength=levels)
     first = np.r_[0, np.cumsum(counts)[:-1]]

@@ -1,13 +1,21 @@
 """Log density of Student's t with derivatives in closed form, a density of ``row_density``."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import digamma, gammaln
 
-from ranef.families.row_density import Array, RowDensity
+from ranef.families.row_density import (
+    Array,
+    Derivatives,
+    Numbers,
+    PerRow,
+    Predictors,
+    RowDensity,
+    Weights,
+)
+from ranef.lazy import ArrayLike
+from ranef.numerics.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -22,20 +30,20 @@ class StudentDensity(RowDensity):
         2 (nu + 1) e (e^2 - 3 nu) / (q s)^3.
 
     Attributes:
-        value: (n,) y.
-        root_weight: (n,) sqrt(w); 1 for rows without weights.
+        value: y.
+        root_weight: sqrt(w); 1 for rows without weights.
     """
 
-    value: Array
-    root_weight: Array
+    value: PerRow
+    root_weight: PerRow
 
     @classmethod
-    def of(cls, value: Any, weights: Array | None) -> "StudentDensity":
-        """The density of the responses `value` (n,) with precision weights (n,) or None."""
+    def of(cls, value: ArrayLike, weights: PerRow | None) -> "StudentDensity":
+        """The density of the responses `value` with their precision weights, if any."""
         y = np.asarray(value, np.float64)
         return cls(y, np.ones_like(y) if weights is None else np.sqrt(weights))
 
-    def derivatives(self, eta: Array, numbers: Mapping[str, Any], order: int) -> tuple[Array, ...]:
+    def derivatives(self, eta: Predictors, numbers: Numbers, order: int) -> Derivatives:
         nu, e, s = self._scaled(eta, numbers)
         constant = gammaln((nu + 1.0) / 2.0) - gammaln(nu / 2.0) - 0.5 * np.log(np.pi * nu)
         squared = e * e
@@ -54,7 +62,7 @@ class StudentDensity(RowDensity):
         third = 2.0 * bend * inverse / s * e * (squared - 3.0 * nu)
         return value, slope, second, third[..., None]
 
-    def by_number(self, eta: Array, numbers: Mapping[str, Any], weights: Array) -> dict[str, Array]:
+    def by_number(self, eta: Predictors, numbers: Numbers, weights: Weights) -> dict[str, Array]:
         nu, e, _ = self._scaled(eta, numbers)
         squared = e * e
         tail = (nu + 1.0) * squared / (nu + squared)
@@ -65,7 +73,9 @@ class StudentDensity(RowDensity):
             "nu": np.asarray((weights * of_nu).sum()),
         }
 
-    def _scaled(self, eta: Array, numbers: Mapping[str, Any]) -> tuple[float, Array, Array]:
-        """The degrees of freedom nu, the scaled residuals e (m, n) and the scales s (n,)."""
+    def _scaled(
+        self, eta: Predictors, numbers: Numbers
+    ) -> tuple[float, Float[Array, "m n"], PerRow]:
+        """The degrees of freedom nu, the scaled residuals e and the scales s."""
         s = float(numbers["sigma"]) / self.root_weight
         return float(numbers["nu"]), (self.value - eta[..., 0]) / s, s

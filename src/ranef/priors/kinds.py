@@ -10,7 +10,7 @@ import numbers
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar, TypeGuard
 
 from ranef.errors import OptionError
 
@@ -52,7 +52,7 @@ class Prior:
         return f"{type(self).__name__}({numbers})"
 
 
-def _check(kind: str, name: str, value: Any) -> None:
+def _check(kind: str, name: str, value: object) -> None:
     if not _is_number(value):
         raise OptionError(f"{kind}: {name} must be a number, not {value!r}")
     if not abs(value) <= sys.float_info.max:  # NaN is refused here too
@@ -61,11 +61,11 @@ def _check(kind: str, name: str, value: Any) -> None:
         raise OptionError(f"{kind}: {name} must be above zero, not {value!r}")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _short(value: Any) -> str:
+def _short(value: float | tuple[float, ...]) -> str:
     """An argument in print, with four digits and at most three elements of a tuple."""
     if isinstance(value, tuple):
         shown = ", ".join(f"{v:.4g}" for v in value[:3])
@@ -417,7 +417,7 @@ class PointEstimate(Prior):
         return "PointEstimate()" if self.start is None else f"PointEstimate({self.start:.4g})"
 
 
-def checked(priors: Mapping[str, Any] | None) -> dict[str, Prior]:
+def checked(priors: object) -> dict[str, Prior]:
     """The user's `priors` by parameter name, with numbers turned into `Fixed`.
 
     Raises:
@@ -433,7 +433,7 @@ def checked(priors: Mapping[str, Any] | None) -> dict[str, Prior]:
     return {str(name): _as_prior(name, value) for name, value in priors.items()}
 
 
-def _as_prior(name: str, value: Any) -> Prior:
+def _as_prior(name: str, value: object) -> Prior:
     if isinstance(value, RescaledDefault):
         return value.prior
     if isinstance(value, Prior):

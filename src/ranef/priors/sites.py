@@ -9,7 +9,7 @@ import math
 from typing import Any, ClassVar
 
 from ranef import priors
-from ranef.lazy import Array, constraints, dist, jax, jnp, jsp, numpyro
+from ranef.lazy import Array, ArrayLike, constraints, dist, jax, jnp, jsp, numpyro
 from ranef.numerics.jax_cholesky import solve
 from ranef.priors import Prior
 
@@ -44,16 +44,17 @@ class OrderedVector(dist.Distribution):
         super().__init__(each.batch_shape, each.event_shape)
 
     @property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return constraints.ordered_vector
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """Sorted independent draws, followed by Gibbs sweeps for normals of different means.
 
         Sorting is exact if the elements have one distribution. A Gibbs sweep draws the elements of
         even index, then those of odd index, from their normal distributions truncated to the
         interval between their neighbours.
         """
+        assert key is not None
         first, *keys = jax.random.split(key, _GIBBS + 1)
         x = jnp.sort(jnp.asarray(self.each.sample(first, sample_shape)), axis=-1)
         normal: Any = getattr(self.each, "base_dist", self.each)
@@ -74,7 +75,7 @@ class OrderedVector(dist.Distribution):
 
         return jax.lax.scan(turn, x, jnp.stack(keys))[0]
 
-    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+    def log_prob(self, value: ArrayLike, intermediates: object = None) -> Array:
         return jnp.asarray(self.each.log_prob(value)) + jax.scipy.special.gammaln(
             self.event_shape[0] + 1.0
         )
@@ -83,10 +84,10 @@ class OrderedVector(dist.Distribution):
 class BatchedNormal(dist.MultivariateNormal):
     """Vectors x ~ N(m, L L') whose log density calls no LAPACK (``numerics.jax_cholesky``)."""
 
-    def log_prob(self, value: Any) -> Array:
+    def log_prob(self, value: ArrayLike) -> Array:
         root = jnp.asarray(self.scale_tril)
         size = root.shape[-1]
-        away = solve(root, value - self.loc)
+        away = solve(root, jnp.asarray(value) - jnp.asarray(self.loc))
         log_det = jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(axis=-1)
         return -0.5 * (jnp.sum(away**2, axis=-1) + size * math.log(2 * math.pi)) - log_det
 
@@ -109,16 +110,16 @@ class PowerDistribution(dist.Distribution):
         super().__init__(base.batch_shape, base.event_shape)
 
     @property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         low, high = self.ends
         if high < math.inf:
             return constraints.interval(low, high)
         return constraints.greater_than(low) if low else constraints.positive
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         return jnp.asarray(self.base.sample(key, sample_shape)) ** (1 / self.power)
 
-    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+    def log_prob(self, value: ArrayLike, intermediates: object = None) -> Array:
         k = self.power
         inner = jnp.asarray(self.base.log_prob(value**k))
         return inner + math.log(abs(k)) + (k - 1) * jnp.log(value)
@@ -135,15 +136,16 @@ class LogOddsDistribution(dist.Distribution):
         super().__init__()
 
     @property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         return constraints.real
 
-    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+        assert key is not None
         first, second = jax.random.split(key)
         above = jax.random.loggamma(first, self.alpha, sample_shape)
         return above - jax.random.loggamma(second, self.beta, sample_shape)
 
-    def log_prob(self, value: Any, intermediates: Any = None) -> Array:
+    def log_prob(self, value: ArrayLike, intermediates: object = None) -> Array:
         yes, no = jax.nn.log_sigmoid(value), jax.nn.log_sigmoid(-jnp.asarray(value))
         return self.alpha * yes + self.beta * no - jsp.betaln(self.alpha, self.beta)
 
@@ -154,8 +156,8 @@ def parameter(
     *,
     shape: tuple[int, ...] = (),
     support: str = "real",
-    start: Any = None,
-    unit: Any = 1.0,
+    start: ArrayLike | None = None,
+    unit: ArrayLike = 1.0,
 ) -> Array:
     """Value of a parameter in the running NumPyro program, for which it makes a site.
 
@@ -193,7 +195,7 @@ def parameter(
     return jnp.asarray(numpyro.sample(name, density, infer={"start": begin, "unit": unit}))
 
 
-def _inside(prior: priors.PowerPrior, start: Any) -> Any:
+def _inside(prior: priors.PowerPrior, start: ArrayLike) -> ArrayLike:
     """A starting value of positive density: the midpoint of a bounded support, else `start`.
 
     `start` is added to the lower end of the support.
@@ -220,37 +222,38 @@ def distribution(prior: Prior, support: str = "real") -> dist.Distribution:
     Raises:
         TypeError: for kinds that are not priors of numbers, such as `LKJ`.
     """
-    p: Any = prior
     number = jnp.asarray
     match prior:
         case priors.Flat():
             return dist.ImproperUniform(CONSTRAINTS[support], (), ())
         case priors.Normal():
-            return dist.Normal(number(p.mu), number(p.sigma))
+            return dist.Normal(number(prior.mu), number(prior.sigma))
         case priors.StudentT():
-            return dist.StudentT(p.nu, number(p.mu), number(p.sigma))
+            return dist.StudentT(prior.nu, number(prior.mu), number(prior.sigma))
         case priors.Cauchy():
-            return dist.Cauchy(number(p.mu), number(p.sigma))
+            return dist.Cauchy(number(prior.mu), number(prior.sigma))
         case priors.HalfNormal():
-            return dist.HalfNormal(p.sigma)
+            return dist.HalfNormal(prior.sigma)
         case priors.HalfStudentT():
-            return dist.FoldedDistribution(dist.StudentT(p.nu, 0.0, p.sigma))
+            return dist.FoldedDistribution(dist.StudentT(prior.nu, 0.0, prior.sigma))
         case priors.HalfCauchy():
-            return dist.HalfCauchy(p.sigma)
+            return dist.HalfCauchy(prior.sigma)
         case priors.Exponential():
-            return dist.Exponential(p.rate)
+            return dist.Exponential(prior.rate)
         case priors.Gamma():
-            return dist.Gamma(p.alpha, p.beta)
+            return dist.Gamma(prior.alpha, prior.beta)
         case priors.InverseGamma():
-            return dist.InverseGamma(p.alpha, p.beta)
+            return dist.InverseGamma(prior.alpha, prior.beta)
         case priors.LogNormal():
-            return dist.LogNormal(p.mu, p.sigma)
+            return dist.LogNormal(prior.mu, prior.sigma)
         case priors.Uniform():
-            return dist.Uniform(p.lower, p.upper)
+            return dist.Uniform(prior.lower, prior.upper)
         case priors.Beta():
-            return dist.Beta(p.alpha, p.beta)
+            return dist.Beta(prior.alpha, prior.beta)
         case priors.LogOdds():
-            return LogOddsDistribution(float(p.prior.alpha), float(p.prior.beta))
+            return LogOddsDistribution(float(prior.prior.alpha), float(prior.prior.beta))
         case priors.PowerPrior():
-            return PowerDistribution(distribution(p.prior), p.power, (p.lower, p.upper))
+            return PowerDistribution(
+                distribution(prior.prior), prior.power, (prior.lower, prior.upper)
+            )
     raise TypeError(f"{prior} is not the prior of a number")

@@ -206,7 +206,7 @@ class GLMMUpdate:
         none = layout.without_common(eta)
         eta = ReweightedProducts(none).predictors(np.zeros(0), self._effects)
         with jax.enable_x64(True):
-            each = {name: eta[:, k] for k, name in enumerate(layout.predictors)}
+            each = {name: jnp.asarray(eta[:, k]) for k, name in enumerate(layout.predictors)}
             family = known.family
             found = family.log_density(
                 rows.response, **each, **family.on_link_scale(**self._numbers)
