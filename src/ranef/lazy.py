@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -56,10 +57,11 @@ _Class = TypeVar("_Class", bound=type)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class LazyModule:
+class LazyModule(ModuleType):
     """Stands for a module until an attribute of it is asked for."""
 
     def __init__(self, name: str) -> None:
+        super().__init__(name)
         self.name = name
 
     def __getattr__(self, attribute: str) -> Any:

@@ -13,6 +13,7 @@ from ranef.lazy import jax, jnp, numpyro
 from ranef.posterior.posterior import Posterior, tails_of
 from ranef.program.training import Rows
 from ranef.terms.base import RunOptions
+from ranef.terms.capabilities import Incomplete
 
 # Largest number of posterior draws that are used; more draws are thinned to this number.
 _DRAWS = 1_000
@@ -92,8 +93,8 @@ class Imputation:
 
     def _column(self, name: str) -> Mapping[str, Any]:
         """The design arrays `value` and `missing` of a column in mi()."""
-        terms = (term for _, term in self.posterior.program.all_terms())
-        label = next(term.label for term in terms if name in term.incomplete())
+        terms = (term for _, term in self.posterior.program.terms_with(Incomplete))
+        label = next(term.label for term in terms if term.column == name)
         return self.posterior.training.designs[label].arrays
 
     def _rows(self, places: NDArray[np.int64]) -> Rows:

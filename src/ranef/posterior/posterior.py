@@ -20,6 +20,7 @@ from ranef.program.problem import Problem
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
 from ranef.terms.base import CENTRED, Variable, clean_name
+from ranef.terms.capabilities import HasVariances
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,8 @@ class Posterior:
         for term in self.program.terms.get(self.program.location, ()):
             state = self.training.state.terms[term.label]
             design = self.training.designs[term.label]
+            if not isinstance(term, HasVariances):
+                continue
             for factor, variance in term.variances(state, design, known).items():
                 parts[factor] = parts.get(factor, 0.0) + variance
         residual = self.program.family.residual(self.training.state.family, known)

@@ -23,6 +23,7 @@ from ranef.posterior.predictive import Predictive
 from ranef.program.program import Program
 from ranef.program.training import Designs, TrainingState
 from ranef.terms.base import Term
+from ranef.terms.capabilities import HasBilinear
 
 # Largest number of pairs (given level, candidate) that are scored at once.
 _PAIRS = 1_000_000
@@ -61,7 +62,7 @@ def recommend(
     """
     n = whole_number("n", wanted.n, least=1)
     program, state = known.program, known.training.state
-    terms = [term for _, term in program.all_terms() if term.call.kind == "mf"]
+    terms = [term for _, term in program.all_terms() if isinstance(term, HasBilinear)]
     if not terms:
         raise OptionError(
             f"{program.formula.text!r} has no mf() term to recommend by; predict() takes any rows"

@@ -123,7 +123,7 @@ class Weights(ABC):
         scale: Scale,
         given: Callable[[Callable], Callable],
     ) -> dict[str, Any]:
-        """State that the program carries once the search has ended, as `Term.settled`."""
+        """State that the program carries once the search has ended, as `HasNetwork.settled`."""
         return {}
 
     @abstractmethod

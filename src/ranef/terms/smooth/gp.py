@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from ranef.data.frame import Frame, LevelsSeen, NameIndex, crossed_levels
 from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand, joined
+from ranef.formula.formula import TermCall
 from ranef.lazy import Array, dist, jnp, numpyro, optimize, stats
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
 from ranef.terms.base import (
     Design,
@@ -30,10 +33,12 @@ from ranef.terms.base import (
     LinearTerm,
     Parameter,
     Run,
+    Values,
     Variable,
     clean_name,
 )
 from ranef.terms.blocks import LinearBlock
+from ranef.terms.capabilities import Diagnosed, Sites, VariesByLevel
 from ranef.terms.smooth import hilbert_basis, ranges
 
 _OPTIONS = {"by": None, "kernel": "matern52", "m": None, "boundary": None, "iso": False}
@@ -70,19 +75,19 @@ class ProcessState:
     """The basis of a process of D columns.
 
     Attributes:
-        middle: (D,) middle of the range of each column over the training rows.
-        half: (D,) half of that range.
+        middle: middle of the range of each of D columns over the training rows.
+        half: half of that range.
         sizes: number of basis functions m of each column.
         factors: boundary factor c of each column; the basis extends to middle -+ c half.
-        plausible: (D, 2) shortest and longest plausible length scale of each column.
+        plausible: shortest and longest plausible length scale of each column.
         levels: levels of the grouping, in the order of their codes; empty without one.
     """
 
-    middle: NDArray[np.float64]
-    half: NDArray[np.float64]
+    middle: Float[NDArray[np.float64], "D"]
+    half: Float[NDArray[np.float64], "D"]
     sizes: tuple[int, ...]
     factors: tuple[float, ...]
-    plausible: NDArray[np.float64]
+    plausible: Float[NDArray[np.float64], "D 2"]
     levels: tuple[str, ...]
 
     @cached_property
@@ -96,7 +101,9 @@ class ProcessState:
         return math.prod(self.sizes)
 
 
-class Process(LinearTerm):
+class Process(
+    LinearTerm[ProcessScan, ProcessState], VariesByLevel[ProcessState], Diagnosed[ProcessState]
+):
     """The terms gp(x), gp(lat, lon) and gp(x, by=g).
 
     Options are `kernel`, one of "matern52", "matern32" and "sqexp"; `m`, the number of basis
@@ -105,8 +112,15 @@ class Process(LinearTerm):
     and `iso=True`, one length scale for all columns, which must have the same unit.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        call: TermCall,
+        prefix: str = "",
+        networks: Mapping[str, object] | None = None,
+        *,
+        main: bool = True,
+    ) -> None:
+        super().__init__(call, prefix, networks, main=main)
         options = dict(self.call.options)
         unknown = [name for name in options if name not in _OPTIONS]
         if unknown:
@@ -244,7 +258,7 @@ class Process(LinearTerm):
 
     def design(self, state: ProcessState, frame: Frame) -> Design:
         x = ranges.values_of(self.call.arguments, frame)
-        arrays: dict[str, Any] = {"x": (x - state.middle) / state.half}
+        arrays: dict[str, NDArray] = {"x": (x - state.middle) / state.half}
         if not self.options["by"]:
             return Design(arrays)
         codes, new = state.index.coded(frame, (self.options["by"],))
@@ -289,10 +303,10 @@ class Process(LinearTerm):
         state: ProcessState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Any],
+        hyperparameters: Mapping[str, Values],
     ) -> LinearBlock:
         x, k, spectrum = design.arrays["x"], state.width, self._spectrum(state)
-        xp: Any = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
+        xp: ModuleType = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
         sds = spectrum.sds(hyperparameters, jnp) if hyperparameters else np.ones(k)
         return LinearBlock(
             hilbert_basis.columns(x, state.sizes, state.factors, xp),
@@ -307,13 +321,13 @@ class Process(LinearTerm):
             spectrum=spectrum,
         )
 
-    def coefficients(self, run: Run[ProcessState], block: LinearBlock) -> Array:
+    def coefficients(self, run: Run[ProcessState], block: LinearBlock) -> Float[Array, "*levels k"]:
         state = run.state
         shape = (block.levels, state.width) if state.levels else (state.width,)
         zeros = jnp.zeros(shape)
-        law = dist.Normal(zeros, block.factor).to_event(len(shape))
+        prior = dist.Normal(zeros, block.factor).to_event(len(shape))
         unit = jnp.full(shape, 0.3 * run.scale.sd / math.sqrt(state.width))
-        drawn = numpyro.sample(self._weights, law, infer={"start": zeros, "unit": unit})
+        drawn = numpyro.sample(self._weights, prior, infer={"start": zeros, "unit": unit})
         weights, new = jnp.asarray(drawn), run.design.unseen()
         if not new:
             return weights
@@ -344,9 +358,7 @@ class Process(LinearTerm):
             dims, coords = (f"{self.factor}__factor_dim", *dims), (state.levels, *coords)
         return {**out, self._weights: Variable("weight", dims, coords)}
 
-    def diagnostics(
-        self, state: ProcessState, sites: Mapping[str, Any]
-    ) -> Iterator[tuple[str, str, str, str]]:
+    def diagnostics(self, state: ProcessState, sites: Sites) -> Iterator[tuple[str, str, str, str]]:
         """Report length scales for which the basis has too few functions or too near a boundary."""
         kernel = hilbert_basis.KERNELS[self.options["kernel"]]
         for i, half in enumerate(state.half):
@@ -380,11 +392,11 @@ class Process(LinearTerm):
         at = (Sub(f"{of}|{self.factor}[i]") if state.levels else Sub(of),)
         each = Sub(f"{of}|{self.factor}[j]") if state.levels else Sub(of)
         kernel: Line = (self.options["kernel"], "(ℓ", Sub(of), ")")
-        law: Line = ("f", each, " ~ GP(0, σ", Sub(of), "² ", *kernel, ")")
-        return Summand(("f", *at, "(", *inside, ")"), (law,))
+        prior: Line = ("f", each, " ~ GP(0, σ", Sub(of), "² ", *kernel, ")")
+        return Summand(("f", *at, "(", *inside, ")"), (prior,))
 
 
-def _common(plausible: NDArray[np.float64]) -> NDArray[np.float64]:
+def _common(plausible: Float[NDArray[np.float64], "D 2"]) -> Float[NDArray[np.float64], "D 2"]:
     """The shortest and longest plausible length scale when all columns share one."""
     return np.repeat([[plausible[:, 0].max(), plausible[:, 1].max()]], len(plausible), axis=0)
 
@@ -398,9 +410,9 @@ def _inverse_gamma(low: float, high: float) -> tuple[float, float]:
     """
 
     def excess(log_alpha: float) -> float:
-        law = stats.invgamma(math.exp(log_alpha))
-        return float(np.log(law.ppf(1 - _TAIL) / law.ppf(_TAIL))) - math.log(high / low)
+        prior = stats.invgamma(math.exp(log_alpha))
+        return float(np.log(prior.ppf(1 - _TAIL) / prior.ppf(_TAIL))) - math.log(high / low)
 
-    root: Any = optimize.brentq(excess, -1.0, 7.0)
+    root = cast(float, optimize.brentq(excess, -1.0, 7.0))
     alpha = math.exp(root)
     return alpha, float(low / stats.invgamma(alpha).ppf(_TAIL))
