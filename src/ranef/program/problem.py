@@ -140,7 +140,7 @@ class Problem:
     final_state: Callable[[Points, Carried, Rows], Carried]
     family: Family
     predictor_scales: Mapping[str, Scale]
-    parameter_starts: Mapping[str, float | NDArray[np.float64] | None]
+    parameter_starts: Mapping[str, ArrayLike | None]
     conditioned_on: Callable[[Points, Carried], "Problem"]
     relabel: Callable[[Mapping[str, NDArray]], tuple[dict[str, NDArray], NDArray | None]]
     residual_scales: Mapping[str, float]

@@ -28,6 +28,9 @@ from ranef.terms.blocks import Bilinear, LinearBlock
 Columns = Float[NDArray[np.float64], "n k"]
 Sites = Mapping[str, ArrayLike]
 
+# One number for each draw, or one number for sites without an axis of draws.
+PerDraw = NDArray | np.floating
+
 # Places of some rows among all rows.
 Places = slice | Array | NDArray[np.int64]
 
@@ -141,13 +144,13 @@ class Reparametrized(Capability[StateT]):
 
     @abstractmethod
     def placed(
-        self, state: StateT, given: Callable[[str, str], bool], constant: Constant
+        self, state: StateT, has_prior: Callable[[str, str], bool], constant: Constant
     ) -> StateT:
         """The state once it is known which parameters have a prior by the user.
 
         Args:
             state: as returned by `Measured.measured`.
-            given: function of a parameter's name and alias: whether the user set its prior.
+            has_prior: function of a parameter's name and alias: whether the user set its prior.
             constant: what carries the constant of the predictor.
         """
 
@@ -182,7 +185,7 @@ class Centred(Capability[StateT]):
     thresholds. `Program.derived` moves these constants back in the draws.
     """
 
-    def taken_off(self, state: StateT, sites: Sites) -> NDArray[np.float64] | None:
+    def taken_off(self, state: StateT, sites: Sites) -> PerDraw | None:
         """What centring in the term has added to the constant of its predictor, by draw, or None.
 
         It has to be subtracted from the intercept, as `put_back` does.
@@ -193,7 +196,7 @@ class Centred(Capability[StateT]):
         """The variables that carry the constant, less `known`, the sum of all `taken_off`."""
         return {}
 
-    def shift(self, state: StateT, sites: Sites) -> NDArray[np.float64] | None:
+    def shift(self, state: StateT, sites: Sites) -> PerDraw | None:
         """What centring moves to a constant outside the predictor, by draw, or None.
 
         It has to be added to thresholds.

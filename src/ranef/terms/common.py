@@ -24,6 +24,7 @@ from ranef.terms.capabilities import (
     Constant,
     HasVariances,
     Measured,
+    PerDraw,
     Reparametrized,
     Sites,
     SpansConstant,
@@ -35,6 +36,9 @@ INTERCEPT = "Intercept"
 # Default prior sd of the contribution of one orthogonal direction of the columns, in sds of the
 # predictor.
 _WIDTH = 2.5
+
+# One number, or one for each column of a variable.
+Numbers = float | int | tuple[float | int, ...]
 
 # One number for each column.
 Vector = Float[NDArray[np.float64], "k"]
@@ -134,11 +138,11 @@ class Common(
             return spans_constant(state.true_mean, state.covariance)
 
     def placed(
-        self, state: CommonState, given: Callable[[str, str], bool], constant: Constant
+        self, state: CommonState, has_prior: Callable[[str, str], bool], constant: Constant
     ) -> CommonState:
         covariance = state.covariance
         state = replace(state, covariance=None)
-        names = [n for n in state.slices if not given(self._site(n), self._alias(n))]
+        names = [n for n in state.slices if not has_prior(self._site(n), self._alias(n))]
         places = [c for n in names for c in range(*state.slices[n].indices(len(state.mean)))]
         if not places or covariance is None or not np.isfinite(covariance).all():
             return state  # columns that overflow are refused with their names where they are used
@@ -359,7 +363,7 @@ class Common(
         first = [self._site(INTERCEPT)] if state.coordinates.constant else []
         return {self._joint_site: (*first, *(labels[i] for i in state.coordinates.order))}
 
-    def shift(self, state: CommonState, sites: Sites) -> NDArray[np.float64] | None:
+    def shift(self, state: CommonState, sites: Sites) -> PerDraw | None:
         """The product m . beta by draw, to be added to thresholds as the columns are centred."""
         found = state.coordinates
         if found is None or not found.elsewhere or self._joint_site not in sites:
@@ -377,7 +381,7 @@ class Common(
             site, own = self._site(name), constant[places].reshape(self._shape(state, name))
             if site in variables and own.any():
                 beside = np.asarray(known).reshape(np.shape(known) + (1,) * own.ndim)
-                out[site] = np.asarray(variables[site]) - beside * own
+                out[site] = np.asarray(np.asarray(variables[site]) - beside * own)
         return out
 
     def derived(self, state: CommonState, sites: Sites) -> dict[str, NDArray]:
@@ -438,9 +442,7 @@ def _sizes(state: CommonState) -> Vector:
     return np.where(state.sd > 1e-12 * size, state.sd, size)
 
 
-def _moments(
-    prior: Prior,
-) -> tuple[float | tuple[float, ...], float | tuple[float, ...], float]:
+def _moments(prior: Prior) -> tuple[Numbers, Numbers, float]:
     """Location, scale and degrees of freedom of a prior as a t distribution.
 
     A normal prior has infinite degrees of freedom, and a flat one an infinite sd as well. Degrees

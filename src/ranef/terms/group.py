@@ -186,12 +186,12 @@ class Group(
         return replace(state, apart=True) if apart else state
 
     def placed(
-        self, state: GroupState, given: Callable[[str, str], bool], constant: Constant
+        self, state: GroupState, has_prior: Callable[[str, str], bool], constant: Constant
     ) -> GroupState:
         covariance = state.covariance
         state = replace(state, covariance=None)
         names = [*(self._sd_name(column) for column in state.columns), self._corr_name(state)]
-        held = any(given(name, "") for name in names)
+        held = any(has_prior(name, "") for name in names)
         if held or not self.correlated(state) or covariance is None:
             return state
         if not np.isfinite(covariance).all():

@@ -92,8 +92,8 @@ class Factorization(
             raise FormulaError(
                 f"mf(rank={self.rank!r}) must be a whole number from 1 to {_MOST}, as rank=8"
             )
-        given = self.call.arguments
-        if len(given) != 2 or not all(isinstance(a, Column) for a in given) or given[0] == given[1]:
+        both = self.call.arguments
+        if len(both) != 2 or not all(isinstance(a, Column) for a in both) or both[0] == both[1]:
             raise FormulaError(
                 f"{self.label}: mf() takes two different grouping columns, as in mf(user, item)"
             )

@@ -33,6 +33,7 @@ from ranef.terms.capabilities import (
     Curve,
     Incomplete,
     Measured,
+    PerDraw,
     Reparametrized,
     Sites,
 )
@@ -124,18 +125,18 @@ class MissingColumn(
         return replace(state, mean=mean, sd=sd if sd > 1e-12 * size else size)
 
     def placed(
-        self, state: MissingState, given: Callable[[str, str], bool], constant: Constant
+        self, state: MissingState, has_prior: Callable[[str, str], bool], constant: Constant
     ) -> MissingState:
         # Centring moves beta times the mean into the intercept. A prior by the user refers to
         # x = 0, so it rules centring out.
-        named = given(self._site, self._alias) or given(f"{self.prefix}Intercept", "")
+        named = has_prior(self._site, self._alias) or has_prior(f"{self.prefix}Intercept", "")
         centred = constant is Constant.PREDICTOR and not named
         return replace(state, centre=state.mean) if centred else state
 
     def as_written(self, state: MissingState) -> MissingState:
         return replace(state, centre=0.0)
 
-    def taken_off(self, state: MissingState, sites: Sites) -> NDArray[np.float64] | None:
+    def taken_off(self, state: MissingState, sites: Sites) -> PerDraw | None:
         if not state.centre or self._site not in sites:
             return None
         return state.centre * np.asarray(sites[self._site])

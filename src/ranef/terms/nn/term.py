@@ -56,6 +56,9 @@ _ROWS = 2_000
 # A network's contribution to eta (n,) as a function of its weights and inputs.
 Output = Callable[[list[Array], list[Array]], Array]
 
+# Starting value of a weight, or a function that draws it with a key.
+Start = Array | Callable[[Array], Array]
+
 # The outputs of a user's network are used unscaled if their sd is within this factor of the sd of
 # the predictor, and their mean within this many such sds of zero or of the predictor's location.
 _NEAR = 3.0
@@ -157,9 +160,9 @@ class Network(
         if name is not None and not isinstance(name, str):
             raise FormulaError(f"nn(net={name!r}): write the name of one network")
         if name is not None and name not in self.networks:
-            given = suggestion(str(name), self.networks) if self.networks else "none was given"
+            hint = suggestion(str(name), self.networks) if self.networks else "none was given"
             raise OptionError(
-                f"nn(net={name}) names no network of Model(..., networks={{...}}); {given}"
+                f"nn(net={name}) names no network of Model(..., networks={{...}}); {hint}"
             )
         # A fit assigns its weights to the network; the next fit must start from the initial ones.
         self._initial = variables.values(self.networks[name]) if name is not None else {}
@@ -334,12 +337,12 @@ class Network(
         )
 
     def design(self, state: NetworkState, frame: Frame) -> Design:
-        given, new = [], {}
+        values, new = [], {}
         for argument, expression in zip(state.arguments, self.call.arguments, strict=True):
             rows, unseen = inputs.values(argument, expression, frame, state.learned)
-            given.append(rows)
+            values.append(rows)
             new.update(dict.fromkeys(unseen))
-        arrays = inputs.filled(state.feeds, state.arguments, given, frame.n)
+        arrays = inputs.filled(state.feeds, state.arguments, values, frame.n)
         if state.mean.size:
             arrays["0"] = (arrays["0"] - state.mean) / state.sd
         return Design(arrays, (tuple(new),))
@@ -484,7 +487,7 @@ class Network(
             for site, start in self.starts(state, model)
         ]
 
-    def starts(self, state: NetworkState, model: "keras.Model") -> list[tuple[str, Array]]:
+    def starts(self, state: NetworkState, model: "keras.Model") -> list[tuple[str, Start]]:
         """Site and starting value of each trainable weight of `model`."""
         own, known = self.options["net"] is None, variables.names(state.model)
         return [

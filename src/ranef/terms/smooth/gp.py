@@ -239,12 +239,12 @@ class Process(
         plausible[:, 0] = 2 * half * np.minimum(np.maximum(share, spacing), 0.25)
         lengths = plausible if not self.options["iso"] else _common(plausible)
         factors, sizes = [], []
-        given, chosen = self._each("boundary"), self._each("m")
+        boundaries, chosen = self._each("boundary"), self._each("m")
         for i in range(d):
             alpha, beta = _inverse_gamma(*lengths[i])
             usual = float(stats.invgamma(alpha, scale=beta).ppf(0.9)) / half[i]
             c = float(np.clip(kernel.boundary * usual, _LEAST_BOUNDARY, farthest))
-            factors.append(float(given[i]) if given else c)
+            factors.append(float(boundaries[i]) if boundaries else c)
             m = math.ceil(kernel.functions * factors[i] * half[i] / lengths[i, 0])
             sizes.append(int(chosen[i]) if chosen else max(m, 5))
         if math.prod(sizes) > _MOST_FUNCTIONS:
