@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 
 import ranef as rf
 from ranef import registry
+from ranef.terms.capabilities import HasVariances
 
 Array = NDArray[np.float64]
 Table = dict[str, Any]
@@ -692,7 +693,8 @@ def scales(fit: rf.Fit) -> dict[str, tuple[float, float]]:
     out = {}
     for parameter, term in fit.program.all_terms():
         state, design = fit.training.state.terms[term.label], fit.training.designs[term.label]
-        for factor, variance in term.variances(state, design, values).items():
+        adds = term.variances(state, design, values) if isinstance(term, HasVariances) else {}
+        for factor, variance in adds.items():
             if not factor:
                 continue  # of common effects, which predictions hold already
             sd = np.sqrt(variance)

@@ -14,7 +14,7 @@ from ranef.formula.formula import Formula
 from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Training
-from ranef.terms.base import CENTRED, RunOptions
+from ranef.terms.base import CENTRED, Run, RunOptions
 
 EXAMPLES = {
     "common": ["y ~ x*f + poly(z, 2)", "y ~ 0 + scale(x) + C(h)"],
@@ -132,9 +132,9 @@ def check_block_is_the_term(formula: str, table: dict) -> None:
         if block is None:
             continue
         state, design = training.state.terms[term.label], training.designs[term.label]
-        own = numpyro.handlers.substitute(numpyro.handlers.seed(term.sample, 0), data=values)
+        own = numpyro.handlers.substitute(numpyro.handlers.seed(term.eta, 0), data=values)
         scale = training.state.scales[parameter.name]
-        eta = own(state, design, training.state.priors, scale, RunOptions())
+        eta = own(Run(state, design, training.state.priors, scale))
         held = [np.reshape(values[name], (block.levels, -1)) for name, _ in block.sites]
         coefficients = np.concatenate(held, axis=1)
         flat = coefficients if block.codes is not None else coefficients[0]

@@ -22,19 +22,11 @@ TERMS = {
     "mf": "ranef.terms.mf:Factorization",
 }
 
-# Terms with a notation of their own, which are not called by name in a formula.
+# Terms with a notation of their own, which are not called by name in a formula. The parser has to
+# tell them from functions, in messages too, and should load no class for that. How it parses the
+# call of any other term is said by attributes of the term's class (`terms.base.Term`), which the
+# program is about to load in any case.
 NOTATION = ("common", "group")
-
-# Terms that are called by name and handle factors in their arguments themselves, as in nn(C(x)).
-WITH_FACTORS = ("nn", "mf")
-
-# Smooth terms whose argument is a common effect too: the term is the deviation from its line.
-WITH_LINES = ("s",)
-
-# Terms on one column that may be the left-hand side of a further part of the formula, as in
-# mi(x) ~ z. That part is the model of the column; its family is gaussian unless an option names
-# another.
-WITH_MODELS = ("mi",)
 
 FAMILIES = {
     "gaussian": "ranef.families.gaussian:Gaussian",
@@ -74,6 +66,11 @@ def parts(name: str) -> tuple[str, ...]:
     """The name of a plug-in, followed by those of the plug-ins that it is composed of."""
     made = _MADE_OF.fullmatch(name)
     return (made[1], *(each.strip() for each in made[2].split(","))) if made else (name,)
+
+
+def models_column(name: str) -> bool:
+    """Whether a term may be the left-hand side of a part of a formula, as in mi(x) ~ z."""
+    return name in TERMS and load("term", name).models_column
 
 
 def load(kind: str, name: str) -> Any:

@@ -20,6 +20,7 @@ from ranef.check.symptom import Symptom
 from ranef.formula import model_matrix
 from ranef.posterior.posterior import Posterior
 from ranef.terms.blocks import LinearBlock
+from ranef.terms.capabilities import Diagnosed
 
 # An sd may be zero if its 5% quantile is less than this share of its median. For comparison, the
 # ratio is .09 for |N(0, 1)|, whose density is highest at zero.
@@ -413,7 +414,7 @@ def _inflations(columns: NDArray[np.float64], intercept: bool) -> NDArray[np.flo
 def smooth(posterior: Posterior) -> Iterator[Symptom]:
     """Report what the terms' own diagnostics find, such as a basis too coarse for its process."""
     state = posterior.training.state
-    for _, term in posterior.program.all_terms():
+    for _, term in posterior.program.terms_with(Diagnosed):
         for sign, meaning, remedy, weight in term.diagnostics(
             state.terms[term.label], posterior.draws.sites
         ):

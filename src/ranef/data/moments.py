@@ -15,7 +15,7 @@ class ColumnMoments:
         mean: (k,) means.
         sd: (k,) sds.
         covariance: (k, k) covariance with divisor n, or the weighted one for rows with weights;
-            None for a term that does not need it (`Term.needs_covariance`).
+            None for a term that does not need it (`Measured.needs_covariance`).
     """
 
     mean: NDArray[np.float64]

@@ -131,7 +131,7 @@ class Formula:
         predictors = {"": _predictor(terms, text)}
         models: dict[str, tuple[Function, tuple[TermCall, ...]]] = {}
         for left, right in others:
-            if isinstance(left, Function) and left.name in registry.WITH_MODELS:
+            if isinstance(left, Function) and registry.models_column(left.name):
                 column = modelled(left, text)
                 if column in models:
                     raise _fail(text, left, f"{column!r} has two predictors")
@@ -319,18 +319,19 @@ def _expand_function(node: Function, text: str) -> _Expansion:
     if node.name in registry.NOTATION:
         raise _fail(text, node, f"{node.name}() cannot be called; write it with + and |")
     if node.name in registry.TERMS:
+        term = registry.load("term", node.name)
         for argument in node.arguments:
             _check_column_expression(argument, text)
             is_factor = isinstance(argument, Function) and argument.name == "C"
-            if is_factor and node.name not in registry.WITH_FACTORS:
+            if is_factor and not term.takes_factors:
                 raise _fail(text, argument, f"{node.name}() takes numbers, not a factor")
-        if node.name in registry.WITH_MODELS:
+        if term.models_column:
             modelled(node, text)
         options = {name: _literal(value, text) for name, value in node.options}
         if len(options) < len(node.options):
             raise _fail(text, node, f"an option of {node.name}() is given twice")
         call = TermCall(node.name, str(node), node.arguments, options, node.position)
-        lines = node.arguments if node.name in registry.WITH_LINES else ()
+        lines = node.arguments if term.adds_lines else ()
         return _Expansion([(line,) for line in lines], [call])
     _check_column_expression(node, text)
     return _Expansion(products=[(node,)])

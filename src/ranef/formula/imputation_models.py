@@ -77,7 +77,7 @@ def column_models(
     """
     everywhere = [*predictors.values(), *(terms for _, terms in models.values())]
     families: dict[str, set[str]] = {}
-    for call in (c for terms in everywhere for c in terms if c.kind in registry.WITH_MODELS):
+    for call in (c for terms in everywhere for c in terms if registry.models_column(c.kind)):
         own = families.setdefault(call.arguments[0].name, set())
         own.update(str(value) for value in call.options.values())
     for column, (left, _) in models.items():
@@ -102,7 +102,7 @@ def _in_order(models: Mapping[str, ColumnModel]) -> list[str]:
     """
     needed = {
         column: {
-            call.arguments[0].name for call in model.predictor if call.kind in registry.WITH_MODELS
+            call.arguments[0].name for call in model.predictor if registry.models_column(call.kind)
         }
         for column, model in models.items()
     }

@@ -27,6 +27,7 @@ from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.program.training import evenly
 from ranef.terms.base import RunOptions, clean_name
+from ranef.terms.capabilities import KnownSummand
 
 # Posterior draws behind a band or a set of curves; a thousand would look the same.
 _DRAWS = 200
@@ -355,7 +356,7 @@ class IdataGroups:
         program, sample = self.posterior.program, self.posterior.training.sample
         out = {}
         for term in program.terms.get(program.location, ()):
-            if term.call.kind == "offset":
+            if isinstance(term, KnownSummand):
                 continue
             for name in (n for e in term.call.expressions() for n in e.columns()):
                 kind = self._kind(name, program.needs()[name])

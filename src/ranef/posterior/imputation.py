@@ -16,6 +16,7 @@ from ranef.posterior.posterior import Posterior, tails_of
 from ranef.priors import handlers
 from ranef.program.training import Rows
 from ranef.terms.base import RunOptions
+from ranef.terms.capabilities import Incomplete
 
 # Positions of the m missing values of a column among the training rows that are held.
 Places = Int[NDArray[np.int64], "m"]
@@ -100,8 +101,8 @@ class Imputation:
 
     def _column(self, name: str) -> Mapping[str, Shaped[Array | NDArray, "n"]]:
         """The design arrays `value` and `missing` of a column in mi()."""
-        terms = (term for _, term in self.posterior.program.all_terms())
-        label = next(term.label for term in terms if name in term.incomplete())
+        terms = (term for _, term in self.posterior.program.terms_with(Incomplete))
+        label = next(term.label for term in terms if term.column == name)
         return self.posterior.training.designs[label].arrays
 
     def _rows(self, places: Places) -> Rows:

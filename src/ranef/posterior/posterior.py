@@ -21,6 +21,7 @@ from ranef.program.problem import Problem
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
 from ranef.terms.base import CENTRED, Variable, clean_name
+from ranef.terms.capabilities import HasVariances
 
 # Draws of a number, and of a site or variable.
 Vector = Float[NDArray[np.float64], "draws"]
@@ -251,6 +252,8 @@ class Posterior:
         for term in self.program.terms.get(self.program.location, ()):
             state = self.training.state.terms[term.label]
             design = self.training.designs[term.label]
+            if not isinstance(term, HasVariances):
+                continue
             for factor, variance in term.variances(state, design, known).items():
                 variances[factor] = variances.get(factor, 0.0) + variance
         residual = self.program.family.residual(self.training.state.family, known)

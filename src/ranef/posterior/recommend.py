@@ -24,6 +24,7 @@ from ranef.posterior.predictive import Predictive
 from ranef.program.program import Program
 from ranef.program.training import Designs, TrainingState
 from ranef.terms.base import Design, Term
+from ranef.terms.capabilities import HasBilinear
 
 # Positions of rows of a table.
 Places = Int[NDArray[np.int64], "_"]
@@ -67,7 +68,7 @@ def recommend(
     """
     n = whole_number("n", wanted.n, least=1)
     program, state = known.program, known.training.state
-    terms = [term for _, term in program.all_terms() if term.call.kind == "mf"]
+    terms = [term for _, term in program.all_terms() if isinstance(term, HasBilinear)]
     if not terms:
         raise OptionError(
             f"{program.formula.text!r} has no mf() term to recommend by; predict() takes any rows"

@@ -12,16 +12,29 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ranef.data.complete_cases import complete
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import OptionError, suggestion
+from ranef.families.base import FamilyState
 from ranef.priors import Fixed, Prior, allowed
 from ranef.program.offsets import Offsets
 from ranef.program.program import INTERCEPT, Program, name_clash
 from ranef.program.training import Training, TrainingState, evenly
-from ranef.terms.base import Constant, Parameter
+from ranef.terms.base import Parameter, ScanT, StateT, Term
+from ranef.terms.capabilities import (
+    Constant,
+    KnownSummand,
+    Measured,
+    Renamed,
+    Reparametrized,
+    SpansConstant,
+)
+
+# Term label to the state of the term, whose class only the term knows.
+States = Mapping[str, Any]
 
 
 def prepare(model: Program, frame: Frame) -> Training:
@@ -60,8 +73,8 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
         DataError, ColumnError, OptionError: naming the column, term or parameter at fault.
     """
     terms = [term for _, term in model.all_terms()]
-    seen: list[Any] = [None] * len(terms)
-    responses: list[Any] = [None] * len(model.programs)
+    seen: list[object] = [None] * len(terms)
+    responses: list[object] = [None] * len(model.programs)
     for frame in frames:
         responses = [
             program.family.scan(response, program.observed(frame))
@@ -71,28 +84,29 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
     states = {term.label: term.finish(a) for term, a in zip(terms, seen, strict=True)}
     names = Counter(n for term in terms for n in term.variables(states[term.label]))
     taken = {name for name, count in names.items() if count > 1}
-    for term in terms:
+    for _, term in model.terms_with(Renamed):
         states[term.label] = term.renamed(states[term.label], taken)
-    laws = [p.family.finish(r) for p, r in zip(model.programs, responses, strict=True)]
-    moments = {term.label: Moments(term.needs_covariance) for term in terms}
-    offsets = Offsets([(p, t) for p, t in model.all_terms() if t.call.kind == "offset"], states)
-    measured: list[Any] = [None] * len(laws)
+    families = [p.family.finish(r) for p, r in zip(model.programs, responses, strict=True)]
+    measured = [term for _, term in model.terms_with(Measured)]
+    moments = {term.label: Moments(term.needs_covariance) for term in measured}
+    offsets = Offsets(list(model.terms_with(KnownSummand)), states)
+    measures: list[object] = [None] * len(families)
     gaps = 0
     for frame in frames:
-        weights: dict[str, Any] = {}
+        weights: dict[str, NDArray[np.float64] | None] = {}
         for i, program in enumerate(model.programs):
             seen_rows = program.observed(frame)
-            design = program.family.design(laws[i], seen_rows)
+            design = program.family.design(families[i], seen_rows)
             known = offsets.rows(program.prefix + program.location, seen_rows)
             left = program.family.without(design, known)
-            measured[i] = program.family.measure(measured[i], left)
+            measures[i] = program.family.measure(measures[i], left)
             if not program.column:
                 own = (term.label for each in model.terms.values() for term in each)
                 weights = dict.fromkeys(own, design.weights)
                 offsets.add(frame, design.weights)
         missing = [frame.is_missing(name) for name in model.columns]
         gaps += int(np.any(missing, axis=0).sum()) if missing else 0
-        for term in terms:
+        for term in measured:
             columns, own = term.columns(states[term.label], frame), weights.get(term.label)
             if columns.size:
                 known = ~np.isnan(columns).any(axis=1)
@@ -101,17 +115,17 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
                     moments[term.label] = moments[term.label].add(
                         columns[known], None if own is None else own[known]
                     )
-    laws = [
-        program.family.measured(law, measure)
-        for program, law, measure in zip(model.programs, laws, measured, strict=True)
+    families = [
+        program.family.measured(state, measure)
+        for program, state, measure in zip(model.programs, families, measures, strict=True)
     ]
-    for term in terms:
+    for term in measured:
         if moments[term.label].n:
-            measures = moments[term.label].measures()
-            states[term.label] = term.measured(states[term.label], measures)
+            columns = moments[term.label].measures()
+            states[term.label] = term.measured(states[term.label], columns)
     scales = {
-        program.prefix + parameter.name: program.family.predictor_scale(law, parameter)
-        for program, law in zip(model.programs, laws, strict=True)
+        program.prefix + parameter.name: program.family.predictor_scale(state, parameter)
+        for program, state in zip(model.programs, families, strict=True)
         for parameter in program.family.parameters
     }
     links = {parameter.name: parameter.link for parameter, _ in model.all_terms()}
@@ -121,27 +135,29 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
         # predictor, the offset has been subtracted from it above.
         if not (model.family.on_scale and links[name] == "identity"):
             scales[name] = replace(scales[name], location=scales[name].location - known)
-    laws = [
-        p.family.beside(law, offsets.mean(p.prefix + p.location))
-        for p, law in zip(model.programs, laws, strict=True)
+    families = [
+        p.family.beside(state, offsets.mean(p.prefix + p.location))
+        for p, state in zip(model.programs, families, strict=True)
     ]
     for parameter, constant in _constants(model, states).items():
         if constant is Constant.NOTHING:
             # A predictor without a constant goes through the origin, so its size is measured
             # about zero: the root mean square in place of the sd.
             scale = scales[parameter]
-            spread = float(np.hypot(scale.location, scale.sd))
-            scales[parameter] = Scale(0.0, spread, scale.start)
-        for term in model.terms_of(parameter):
-            states[term.label] = term.placed(states[term.label], partial(_given, model), constant)
-    priors = _priors(model, states, laws, scales)
-    columns = dict(zip(model.columns, laws[1:], strict=True))
-    state = TrainingState(states, laws[0], priors, scales, columns, gaps)
+            size = float(np.hypot(scale.location, scale.sd))
+            scales[parameter] = Scale(0.0, size, scale.start)
+        for own, term in model.terms_with(Reparametrized):
+            if own.name == parameter:
+                before = states[term.label]
+                states[term.label] = term.placed(before, partial(_has_prior, model), constant)
+    priors = _priors(model, states, families, scales)
+    columns = dict(zip(model.columns, families[1:], strict=True))
+    state = TrainingState(states, families[0], priors, scales, columns, gaps)
     model.variables(state)  # refuses names that clash
     return state
 
 
-def _constants(model: Program, states: Mapping[str, Any]) -> dict[str, Constant]:
+def _constants(model: Program, states: States) -> dict[str, Constant]:
     """What carries the constant of each predictor, by family parameter."""
     out: dict[str, Constant] = {}
     for program in model.programs:
@@ -152,21 +168,24 @@ def _constants(model: Program, states: Mapping[str, Any]) -> dict[str, Constant]
                 outside = (p.name for p in program.family.parameters if p.labels)
                 held = any(n in model.user_priors for n in outside)
                 out[name] = Constant.FIXED if held else Constant.OUTSIDE
-            elif any(term.carries_constant(states[term.label]) for term in terms):
+            elif any(
+                isinstance(term, SpansConstant) and term.carries_constant(states[term.label])
+                for term in terms
+            ):
                 out[name] = Constant.PREDICTOR
             elif terms:
                 out[name] = Constant.NOTHING
     return out
 
 
-def _given(model: Program, name: str, alias: str) -> bool:
-    """Whether the prior of a parameter is given, by the user or by a family that fixes it at 0."""
+def _has_prior(model: Program, name: str, alias: str) -> bool:
+    """Whether a parameter has a prior by the user, or by a family that fixes it at 0."""
     pinned = name == INTERCEPT and not model.family.intercept
     return pinned or name in model.user_priors or bool(alias) and alias in model.user_priors
 
 
 def _priors(
-    model: Program, states: Mapping[str, Any], laws: Sequence[Any], scales: Mapping[str, Scale]
+    model: Program, states: States, families: Sequence[FamilyState], scales: Mapping[str, Scale]
 ) -> dict[str, Prior]:
     """The prior of every parameter: the user's, or the default one.
 
@@ -178,7 +197,7 @@ def _priors(
     names: dict[str, None] = {}
     for parameter, term in model.all_terms():
         scale = scales[parameter.name]
-        written = term.parameters(term.as_written(states[term.label]), scale)
+        written = term.parameters(_state_as_written(term, states[term.label]), scale)
         names |= {n: None for each, slot in written.items() for n in (each, slot.alias) if n}
         for name, slot in term.parameters(states[term.label], scale).items():
             if name in slots:
@@ -186,11 +205,11 @@ def _priors(
             if name == INTERCEPT and not model.family.intercept:
                 slot = replace(slot, prior=Fixed(0.0))
             slots[name] = slot
-    for program, law in zip(model.programs, laws, strict=True):
+    for program, family in zip(model.programs, families, strict=True):
         for parameter in program.family.free_parameters():
             if parameter.name in program.terms:
                 continue
-            default = program.family.default(law, parameter)
+            default = program.family.default(family, parameter)
             if default is None:
                 continue
             name = program.prefix + parameter.name
@@ -218,11 +237,16 @@ def as_written(model: Program, training: Training) -> Training:
     """
     state = training.state
     states, designs = dict(state.terms), dict(training.designs)
-    for _, term in model.all_terms():
+    for _, term in model.terms_with(Reparametrized):
         label = term.label
         designs[label] = term.design_as_written(states[label], designs[label])
         states[label] = term.as_written(states[label])
-    laws = [state.family, *(state.columns[name] for name in model.columns)]
-    given = replace(state, terms=states, priors=_priors(model, states, laws, state.scales))
-    stream = training.stream and training.stream.of(given)
-    return replace(training, state=given, designs=designs, stream=stream)
+    families = [state.family, *(state.columns[name] for name in model.columns)]
+    written = replace(state, terms=states, priors=_priors(model, states, families, state.scales))
+    stream = training.stream and training.stream.of(written)
+    return replace(training, state=written, designs=designs, stream=stream)
+
+
+def _state_as_written(term: Term[ScanT, StateT], state: StateT) -> StateT:
+    """The state with all parameters in the coordinates of the formula."""
+    return term.as_written(state) if isinstance(term, Reparametrized) else state

@@ -9,7 +9,7 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Moments
 from ranef.families.base import FamilyParameter
 from ranef.numerics.shapes import Float
-from ranef.terms.base import Term
+from ranef.terms.capabilities import KnownSummand
 
 Vector = Float[NDArray[np.float64], "n"]
 
@@ -23,10 +23,10 @@ class Offsets:
     """
 
     def __init__(
-        self, terms: Sequence[tuple[FamilyParameter, Term]], states: Mapping[str, object]
+        self, terms: Sequence[tuple[FamilyParameter, KnownSummand]], states: Mapping[str, object]
     ) -> None:
         self._states = states
-        self._terms: dict[str, list[Term]] = {}
+        self._terms: dict[str, list[KnownSummand]] = {}
         self._links: dict[str, str] = {}
         for parameter, term in terms:
             self._terms.setdefault(parameter.name, []).append(term)
@@ -39,7 +39,7 @@ class Offsets:
         """Sum of the offsets of a family parameter's predictor on the rows of `frame`."""
         out = np.zeros(frame.n)
         for term in self._terms.get(name, ()):
-            out += term.columns(self._states[term.label], frame)[:, 0]
+            out += term.values(self._states[term.label], frame)
         return out
 
     def add(self, frame: Frame, weights: Vector | None) -> None:

@@ -6,17 +6,62 @@ linear blocks of its predictors. It does not see the classes of terms.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.moments import Scale
 from ranef.families.base import Family, NormalResponse
-from ranef.lazy import Array, constraints, dist, jax, jnp, numpyro
+from ranef.lazy import Array, ArrayLike, constraints, dist, jax, jnp, numpyro
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior
-from ranef.program.training import Rows
+from ranef.program.training import Designs, Rows
 from ranef.terms.blocks import Bilinear, LinearBlock
+from ranef.terms.capabilities import Carried, Columns
+from ranef.terms.capabilities import Sites as Values
+
+# Point estimates by site.
+Points = Mapping[str, ArrayLike]
+
+# Changes of the outputs of networks by term label: coefficients (k,) of the features, and a
+# constant.
+Changes = Mapping[str, tuple[NDArray[np.float64], float]]
+
+_Data = TypeVar("_Data")
+
+
+@runtime_checkable
+class RunProgram(Protocol):
+    """The NumPyro program of a model."""
+
+    def __call__(self, data: Rows, rows: int | None = None) -> Mapping[str, Array]:
+        """Run the program within a NumPyro handler.
+
+        Args:
+            data: the rows, or a minibatch of them.
+            rows: the number of rows that the minibatch stands for; None for those of `data`.
+        """
+        ...
+
+
+@runtime_checkable
+class NetworkColumns(Protocol):
+    """The columns that depend on point estimates of networks, within a NumPyro program."""
+
+    def __call__(
+        self, designs: Designs, training: bool = True
+    ) -> Mapping[str, Float[Array, "n k"]]:
+        """Run the networks on the rows of `designs`.
+
+        Args:
+            designs: designs of the rows.
+            training: whether networks run in training mode.
+
+        Returns:
+            The columns by term label.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +121,10 @@ class Problem:
             the features and a constant.
     """
 
-    run: Callable[..., Any]
+    run: RunProgram
     data: Rows
     n: int
-    blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
+    blocks: Callable[[Values], dict[str, LinearBlock]]
     residual_scale: float
     family_name: str
     normal: Callable[[], NormalResponse | None]
@@ -88,23 +133,23 @@ class Problem:
     predicts: Mapping[str, str]
     location: str
     priors: Mapping[str, Prior]
-    network_columns: Callable[..., dict[str, Array]]
+    network_columns: NetworkColumns
     batch: Callable[[Rows], "Batch"]
     windows: int
     window: Callable[[int, int], Rows]
-    final_state: Callable[[Mapping[str, Any], Mapping[str, Any], Rows], dict[str, Any]]
+    final_state: Callable[[Points, Carried, Rows], Carried]
     family: Family
     predictor_scales: Mapping[str, Scale]
-    parameter_starts: Mapping[str, Any]
-    conditioned_on: Callable[[Mapping[str, Any], Mapping[str, Any]], "Problem"]
+    parameter_starts: Mapping[str, ArrayLike | None]
+    conditioned_on: Callable[[Points, Carried], "Problem"]
     relabel: Callable[[Mapping[str, NDArray]], tuple[dict[str, NDArray], NDArray | None]]
     residual_scales: Mapping[str, float]
     incomplete: tuple[str, ...]
     bilinear: Mapping[str, Bilinear]
     carriable: Mapping[str, tuple[int, ...]]
-    idle_networks: Mapping[str, Mapping[str, Any]]
-    features: Callable[[Any], dict[str, NDArray[np.float64]]]
-    shifted_networks: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+    idle_networks: Carried
+    features: Callable[[Designs], dict[str, Columns]]
+    shifted_networks: Callable[[Points, Changes], Points]
 
 
 @dataclass(frozen=True)
@@ -127,6 +172,32 @@ class Batch:
         )
 
 
+@runtime_checkable
+class Bijection(Protocol):
+    """A bijection from unconstrained values to a support, such as those of NumPyro.
+
+    Attributes:
+        domain: the constraint of unconstrained values.
+        codomain: the support.
+    """
+
+    domain: "constraints.Constraint"
+    codomain: "constraints.Constraint"
+
+    def __call__(self, x: Array) -> Array:
+        """The values in the support."""
+        ...
+
+    @property
+    def inv(self) -> Callable[[Array], Array]:
+        """The inverse: unconstrained values as a function of values in the support."""
+        ...
+
+    def log_abs_det_jacobian(self, x: Array, y: Array) -> Array:
+        """Logarithm of the absolute Jacobian determinant at unconstrained x with value y."""
+        ...
+
+
 @dataclass(frozen=True)
 class Latent:
     """An unobserved site in unconstrained coordinates.
@@ -134,12 +205,12 @@ class Latent:
     Attributes:
         transform: bijection from unconstrained values to the site's support.
         start: unconstrained starting value of a search.
-        unit: typical step in unconstrained coordinates, of the shape of `start`.
+        unit: typical step in unconstrained coordinates.
     """
 
-    transform: Any
-    start: Array
-    unit: Array
+    transform: Bijection
+    start: Float[Array, "*shape"]
+    unit: Float[Array, "*shape"]
 
 
 @dataclass(frozen=True)
@@ -154,7 +225,7 @@ class Sites:
 
     latents: Mapping[str, Latent]
     points: Mapping[str, Latent]
-    carried: Mapping[str, Any]
+    carried: Mapping[str, dict[str, Array]]
 
 
 def sites_of(problem: Problem, key: Array) -> Sites:
@@ -162,7 +233,7 @@ def sites_of(problem: Problem, key: Array) -> Sites:
     return sites_in(lambda data: problem.run(data, problem.n), problem.data, key)
 
 
-def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
+def sites_in(run: Callable[[_Data], object], data: _Data, key: Array) -> Sites:
     """Run a NumPyro program once, on the first row of its data, and collect its sites.
 
     The program runs compiled as a whole, because running it operation by operation would compile
@@ -178,7 +249,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
 
     first = jax.tree.map(lambda a: jnp.asarray(a[:1]), data)
 
-    def start(site: dict) -> Any:
+    def start(site: dict) -> ArrayLike | None:
         observed = site["type"] != "sample" or site["is_observed"]
         return None if observed else site["infer"]["start"]
 
@@ -207,7 +278,7 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
     def in_order(found: dict) -> dict[str, Latent]:
         """The sites in the order of the program; a compiled function returns dicts sorted."""
         return {
-            name: Latent(dist.biject_to(found[name][0]), *found[name][1:])
+            name: Latent(cast(Bijection, dist.biject_to(found[name][0])), *found[name][1:])
             for name in order
             if name in found
         }
@@ -215,7 +286,9 @@ def sites_in(run: Callable[[Any], Any], data: Any, key: Array) -> Sites:
     return Sites(in_order(latents), in_order(points), carried)
 
 
-def _read(support: Any, value: Array, unit: Any) -> tuple[Any, Array, Array]:
+def _read(
+    support: "constraints.Constraint", value: Array, unit: ArrayLike
+) -> tuple["constraints.Constraint", Array, Array]:
     """Support of a site, and its start and unit in unconstrained coordinates."""
     start = dist.biject_to(support).inv(value)
     # Constrained sites get a unit of one in the transformed coordinates, such as logs or logits.

@@ -8,36 +8,57 @@ Each family parameter p has a linear predictor, the sum of its terms, or is one 
 training rows before the fit, such as levels, scales and default priors.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ranef import registry
 from ranef.data.frame import Frame
 from ranef.errors import ColumnError, FormulaError, OptionError
-from ranef.families.base import Family, FamilyParameter, ResponseDesign
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.responses import is_boolean, is_text
 from ranef.formula.equation import Line, Sub, joined
 from ranef.formula.expression import Column
 from ranef.formula.formula import ColumnModel, Formula, ResponseCall
-from ranef.lazy import Array, jnp, numpyro
+from ranef.lazy import Array, ArrayLike, jnp, numpyro
 from ranef.priors import Prior, RescaledDefault, sites
 from ranef.program import predictors as assignment
 from ranef.program.missing_values import FAMILIES, ConditionalDensity, MissingDataLikelihood, column
 from ranef.program.networks import ForwardPass, Networks
-from ranef.program.problem import Batch, Problem
+from ranef.program.problem import Batch, Changes, Points, Problem
 from ranef.program.relabelling import relabel
 from ranef.program.training import Designs, Rows, Training, TrainingState, length
-from ranef.terms.base import CENTRED, Curve, LevelSites, Run, RunOptions, Term, Variable, clean_name
+from ranef.terms.base import CENTRED, LevelSites, Run, RunOptions, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear, LinearBlock
+from ranef.terms.capabilities import (
+    Capability,
+    Carried,
+    Centred,
+    Curve,
+    FittedDraws,
+    HasBilinear,
+    HasNetwork,
+    Incomplete,
+    Places,
+    Reparametrized,
+    Sites,
+    VariesByLevel,
+)
 
 _RESERVED = ("chain", "draw")
 
 # A grouping by which a term varies: the label of the term, and the place of the grouping among the
 # groupings of that term (a matrix factorization has two).
 Varying = tuple[str, int]
+
+# Each family parameter on the scale of its link, as a function of completed columns, (m,) by name,
+# and of the places of these m rows among all rows.
+Predictors = Callable[[Mapping[str, Array], Places], dict[str, Array]]
+
+_Capability = TypeVar("_Capability", bound=Capability)
 
 # Name of the intercept of the location. For a family with thresholds it is fixed at zero rather
 # than left out, so that factors keep their treatment coding.
@@ -83,7 +104,7 @@ class Program:
         formula: Formula,
         family: str,
         priors: Mapping[str, Prior],
-        networks: Mapping[str, Any],
+        networks: Mapping[str, object],
         missing: Sequence[str],
         column: str = "",
     ) -> None:
@@ -117,11 +138,24 @@ class Program:
         """This program, followed by those of the incomplete columns."""
         return (self, *self.columns.values())
 
-    def family_state(self, state: TrainingState) -> Any:
+    @property
+    def point_networks(self) -> tuple[str, ...]:
+        """Labels of the terms with networks whose weights are all point estimates.
+
+        Those in models of incomplete columns are left out.
+        """
+        terms = (term for terms in self.terms.values() for term in terms)
+        return tuple(
+            term.label for term in terms if isinstance(term, HasNetwork) and term.has_point_weights
+        )
+
+    def family_state(self, state: TrainingState) -> FamilyState:
         """The state of this program's family."""
         return state.columns[self.column] if self.column else state.family
 
-    def _predicting(self, name: str, model: ColumnModel, networks: Mapping[str, Any]) -> "Program":
+    def _predicting(
+        self, name: str, model: ColumnModel, networks: Mapping[str, object]
+    ) -> "Program":
         """The program that models an incomplete column as its response.
 
         Raises:
@@ -153,12 +187,12 @@ class Program:
         """
         if not self.family.categorised:
             return self
-        seen: Any = None
+        seen: object = None
         for frame in frames:
             seen = self.family.scan(seen, frame)
         return self.bind(self.family.finish(seen))
 
-    def bind(self, state: Any) -> "Program":
+    def bind(self, state: FamilyState) -> "Program":
         """The program with its family bound to the state that was learned from the response."""
         family = self.family.bind(state)
         if family is self.family:
@@ -172,7 +206,7 @@ class Program:
     def _with(self, family: str) -> "Program":
         return Program(self.formula, family, self.user_priors, self._given_networks, self.missing)
 
-    def _terms(self, networks: Mapping[str, Any]) -> dict[str, tuple[Term, ...]]:
+    def _terms(self, networks: Mapping[str, object]) -> dict[str, tuple[Term, ...]]:
         """The terms of every predictor, by family parameter."""
         assigned = assignment.predictors(self.family, self.formula.predictors)
         return {
@@ -185,15 +219,15 @@ class Program:
             for name, own in assigned.items()
         }
 
-    def _named_networks(self) -> dict[str, Any]:
+    def _named_networks(self) -> dict[str, object]:
         """The Keras networks that terms use, by their names in the formula.
 
         Raises:
             OptionError: for one network in two terms that are not written alike.
         """
-        out: dict[str, Any] = {}
-        users: dict[int, list[Term]] = {}
-        for _, term in self.all_terms():
+        out: dict[str, object] = {}
+        users: dict[int, list[HasNetwork]] = {}
+        for _, term in self.terms_with(HasNetwork):
             name = term.call.options.get("net")
             if name is None:
                 continue
@@ -222,6 +256,18 @@ class Program:
                 yield replace(parameter, name=self.prefix + parameter.name), term
         for program in self.columns.values():
             yield from program.all_terms()
+
+    def terms_with(
+        self, capability: type[_Capability]
+    ) -> Iterator[tuple[FamilyParameter, _Capability]]:
+        """The terms with a capability, as `all_terms` lists them.
+
+        Args:
+            capability: a class of ``terms/capabilities.py``.
+        """
+        for parameter, term in self.all_terms():
+            if isinstance(term, capability):
+                yield parameter, term
 
     def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, set[str]]:
         """Columns that the program reads, each with the ways in which it is used.
@@ -262,21 +308,16 @@ class Program:
             inner=ForwardPass(lambda designs, how: self.features(state, designs, how)),
         )
 
-        def run(data: Rows, rows: int | None = None) -> Any:
+        def run(data: Rows, rows: int | None = None) -> dict[str, Array]:
             return known.within(lambda: self(state, data.designs, data.response, rows=rows))()
 
-        def blocks(hyperparameters: Mapping[str, Any]) -> dict[str, LinearBlock]:
+        def blocks(hyperparameters: Sites) -> dict[str, LinearBlock]:
             return self.blocks(state, training.designs, hyperparameters)
 
         def unit_blocks(designs: Designs) -> dict[str, LinearBlock | None]:
             bases = known.bases(designs)
             return {
-                term.label: term.structure(
-                    state.terms[term.label],
-                    designs[term.label],
-                    state.priors,
-                    bases.get(term.label),
-                )
+                term.label: _unit_block(state, designs, term, bases.get(term.label))
                 for _, term in self.all_terms()
             }
 
@@ -290,7 +331,7 @@ class Program:
             assert training.stream is not None
             return training.stream.window(seed, number)
 
-        def final_state(points: Any, carried: Any, data: Rows) -> dict[str, Any]:
+        def final_state(points: Points, carried: Carried, data: Rows) -> Carried:
             return {**carried, **self._settled(state, data.designs, known.at(points, carried))}
 
         family = self.family.bind(state.family)
@@ -325,11 +366,13 @@ class Program:
                 p.prefix + p.location: p.family.row_scale(p.family_state(state))
                 for p in self.programs
             },
-            incomplete=tuple(term.label for _, term in self.all_terms() if term.incomplete()),
+            incomplete=tuple(term.label for _, term in self.terms_with(Incomplete)),
             bilinear=self._bilinear(state, training.designs),
             carriable=self._carriable(state),
             idle_networks={
-                site: value for _, t in self.all_terms() for site, value in t.without().items()
+                site: value
+                for _, term in self.terms_with(HasNetwork)
+                for site, value in term.without().items()
             },
             features=known.features,
             shifted_networks=lambda points, changes: self._moved(state, points, changes),
@@ -337,37 +380,37 @@ class Program:
 
     def _bilinear(self, state: TrainingState, designs: Designs) -> dict[str, Bilinear]:
         """The bilinear terms, by label."""
-        found = {
+        return {
             term.label: term.bilinear(state.terms[term.label], designs[term.label])
-            for _, term in self.all_terms()
+            for _, term in self.terms_with(HasBilinear)
         }
-        return {label: term for label, term in found.items() if term is not None}
 
-    def trained(self, training: Training, draws: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+    def trained(
+        self, training: Training, draws: FittedDraws
+    ) -> dict[str, tuple[Any, dict[str, NDArray]]]:
         """Each network with the values of its variables after a fit, by the label of its term."""
-        state, out = training.state, {}
+        state = training.state
         scales = {term.label: state.scales[own.name] for own, term in self.all_terms()}
-        for _, term in self.all_terms():
-            found = term.trained(state.terms[term.label], draws, scales)
-            if found is not None:
-                out[term.label] = found
-        return out
+        return {
+            term.label: term.trained(state.terms[term.label], draws, scales)
+            for _, term in self.terms_with(HasNetwork)
+        }
 
-    def left_out(self, draws: Any) -> list[str]:
+    def left_out(self, draws: FittedDraws) -> list[str]:
         """Labels of the terms that a search left out because they did not improve predictions."""
         return [
             term.label
-            for _, term in self.all_terms()
+            for _, term in self.terms_with(HasNetwork)
             for site, value in term.without().items()
-            if all(np.array_equal(draws.carried.get(site, {}).get(n), v) for n, v in value.items())
+            if _holds(draws.carried.get(site, {}), value)
         ]
 
     def _moved(
-        self, state: TrainingState, points: Mapping[str, Any], changes: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        self, state: TrainingState, points: Points, changes: Changes
+    ) -> dict[str, ArrayLike]:
         """Point estimates with which the networks' outputs change by `changes`."""
         out = dict(points)
-        for parameter, term in self.all_terms():
+        for parameter, term in self.terms_with(HasNetwork):
             if term.label in changes:
                 own, scale = state.terms[term.label], state.scales[parameter.name]
                 out |= term.moved(own, scale, out, changes[term.label])
@@ -380,40 +423,43 @@ class Program:
         network's inputs.
         """
         out: dict[str, tuple[int, ...]] = {}
-        for parameter, term in self.all_terms():
-            having = [other.free_function_of() for other in self.terms_of(parameter.name)]
+        for parameter, term in self.terms_with(VariesByLevel):
+            inputs = [
+                other.free_function_of()
+                for own, other in self.terms_with(HasNetwork)
+                if own.name == parameter.name
+            ]
             places = tuple(
                 place
                 for place, names in enumerate(term.varying_columns(state.terms[term.label]))
-                if any(own is not None and names <= own for own in having)
+                if any(names <= own for own in inputs)
             )
             if places:
                 out[term.label] = places
         return out
 
-    def _settled(self, state: TrainingState, designs: Designs, known: Networks) -> dict[str, Any]:
+    def _settled(self, state: TrainingState, designs: Designs, known: Networks) -> Carried:
         """State that the program carries once the search for point estimates has ended, by site."""
-        out: dict[str, Any] = {}
-        for parameter, term in self.all_terms():
+        out: dict[str, Mapping[str, ArrayLike]] = {}
+        for parameter, term in self.terms_with(HasNetwork):
             label, scale = term.label, state.scales[parameter.name]
             out |= term.settled(state.terms[label], designs[label], scale, known.within)
         return out
 
     def bases(self, state: TrainingState, designs: Designs, replay: RunOptions) -> dict[str, Array]:
         """Columns (n, k) that depend on point estimates, by term label; runs within a handler."""
-        out, replay = {}, replace(replay, made={})
-        for parameter, term in self.all_terms():
-            basis = term.basis(_run(state, designs, term, parameter.name, replay))
-            if basis is not None:
-                out[term.label] = basis
-        return out
+        replay = replace(replay, made={})
+        return {
+            term.label: term.basis(_run(state, designs, term, parameter.name, replay))
+            for parameter, term in self.terms_with(HasNetwork)
+        }
 
     def features(
         self, state: TrainingState, designs: Designs, replay: RunOptions
     ) -> dict[str, Array]:
         """Inputs (n, k) of the networks' last layers, by term label; runs within a handler."""
         out, replay = {}, replace(replay, made={})
-        for parameter, term in self.all_terms():
+        for parameter, term in self.terms_with(HasNetwork):
             found = term.features(_run(state, designs, term, parameter.name, replay))
             if found is not None:
                 out[term.label] = found
@@ -496,7 +542,7 @@ class Program:
             for name, program in self.columns.items()
         }
         # Several terms may hold the same column; any of them supplies its values.
-        of = {name: term for _, term in self.all_terms() for name in term.incomplete()}
+        of = {term.column: term for _, term in self.terms_with(Incomplete)}
         arrays = {name: designs[term.label].arrays for name, term in of.items()}
         known = {name: state.terms[term.label] for name, term in of.items()}
         return MissingDataLikelihood(
@@ -513,7 +559,7 @@ class Program:
     def _is_straight(self) -> bool:
         """Whether incomplete columns enter the predictor of the location alone."""
         others = [terms for name, terms in self.terms.items() if name != self.location]
-        return not any(term.incomplete() for terms in others for term in terms)
+        return not any(isinstance(term, Incomplete) for terms in others for term in terms)
 
     def imputed(
         self, state: TrainingState, designs: Designs, response: ResponseDesign, replay: RunOptions
@@ -525,7 +571,7 @@ class Program:
         rows = self.incomplete(state, designs, response, replay)
         return rows.at(slice(None)).drawn(numpyro.prng_key())
 
-    def _curves(self, state: TrainingState, designs: Designs, replay: RunOptions) -> Any:
+    def _curves(self, state: TrainingState, designs: Designs, replay: RunOptions) -> Predictors:
         """Sample all sites and return predictors as a function of completed columns.
 
         It runs within a NumPyro handler. The function takes the completed columns of m rows and
@@ -538,7 +584,7 @@ class Program:
             name = parameter.name
             if name in self.terms:
                 curves[name] = [
-                    term.sample_given(_run(state, designs, term, self.prefix + name, replay))
+                    _curve(term, _run(state, designs, term, self.prefix + name, replay))
                     for term in self.terms[name]
                 ]
             else:
@@ -551,16 +597,17 @@ class Program:
                 )
                 constants |= self.family.on_link_scale(**{name: value})
 
-        def at(completed: Mapping[str, Array], rows: Any) -> dict[str, Array]:
-            sums: dict[str, Any] = {
-                name: sum(curve(completed, rows) for curve in own) for name, own in curves.items()
+        def at(completed: Mapping[str, Array], rows: Places) -> dict[str, Array]:
+            sums = {
+                name: jnp.asarray(sum(curve(completed, rows) for curve in own))
+                for name, own in curves.items()
             }
             return {**sums, **constants}
 
         return at
 
     def blocks(
-        self, state: TrainingState, designs: Designs, hyperparameters: Mapping[str, Any]
+        self, state: TrainingState, designs: Designs, hyperparameters: Sites
     ) -> dict[str, LinearBlock]:
         """The linear blocks of every predictor at given hyperparameters, by term label.
 
@@ -569,9 +616,11 @@ class Program:
             designs: designs of the rows.
             hyperparameters: values of the scale and correlation sites.
         """
-        substituted = numpyro.handlers.substitute(self._blocks, data=dict(hyperparameters))
-        run: Any = numpyro.handlers.seed(substituted, 0)
-        return run(state, designs)
+        substituted = numpyro.handlers.substitute(
+            self._blocks, data=cast(dict[str, Array], dict(hyperparameters))
+        )
+        seeded = cast(Callable[..., dict[str, LinearBlock]], numpyro.handlers.seed(substituted, 0))
+        return seeded(state, designs)
 
     def _blocks(self, state: TrainingState, designs: Designs) -> dict[str, LinearBlock]:
         """`blocks` within a NumPyro handler that supplies the hyperparameters."""
@@ -641,7 +690,7 @@ class Program:
             raise name_clash(name)
         return out
 
-    def codes(self, designs: Designs, state: TrainingState) -> dict[str, Any]:
+    def codes(self, designs: Designs, state: TrainingState) -> dict[str, NDArray[np.int32]]:
         """Level codes of the rows, (n,), for every variable with one value per level."""
         return {
             name: designs[term.label].arrays["codes"]
@@ -654,37 +703,42 @@ class Program:
         """The sites that vary by level, by term label and place of the grouping in the term."""
         return {
             (term.label, place): grouped
-            for _, term in self.all_terms()
+            for _, term in self.terms_with(VariesByLevel)
             for place, grouped in enumerate(term.level_sites(state.terms[term.label]))
         }
 
     def narrowed(self, state: TrainingState, levels: Mapping[Varying, int]) -> TrainingState:
         """The state cut to the first levels of each grouping; `levels` says how many."""
         terms = dict(state.terms)
-        for _, term in self.all_terms():
+        for _, term in self.terms_with(VariesByLevel):
             own = tuple(size for (label, _), size in levels.items() if label == term.label)
             if own:
                 terms[term.label] = term.narrowed(terms[term.label], own)
         return replace(state, terms=terms)
 
-    def derived(self, state: TrainingState, values: Mapping[str, Any]) -> dict[str, Any]:
+    def derived(self, state: TrainingState, values: Sites) -> dict[str, NDArray]:
         """Variables of the posterior that are computed from the sites, with a leading draw axis.
 
         Terms and default priors may use centred columns. The constants that centring moves into the
         intercept or into thresholds are moved back here.
         """
-        out: dict[str, Any] = {}
-        for _, term in self.all_terms():
+        out: dict[str, NDArray] = {}
+        for _, term in self.terms_with(Reparametrized):
             out.update(term.derived(state.terms[term.label], values))
         for terms in (own for program in self.programs for own in program.terms.values()):
-            left = [term.taken_off(state.terms[term.label], values) for term in terms]
+            centred = [term for term in terms if isinstance(term, Centred)]
+            left = [term.taken_off(state.terms[term.label], values) for term in centred]
             total = sum(each for each in left if each is not None)
             if np.ndim(total):
-                for term in terms:
+                for term in centred:
                     out |= term.put_back(state.terms[term.label], out, total)
         for program in self.programs:
             terms = program.terms.get(program.location, ())
-            shifts = [term.shift(state.terms[term.label], values) for term in terms]
+            shifts = [
+                term.shift(state.terms[term.label], values)
+                for term in terms
+                if isinstance(term, Centred)
+            ]
             shift = sum(each for each in shifts if each is not None)
             for parameter in program.family.free_parameters():
                 name = program.prefix + parameter.name
@@ -695,7 +749,7 @@ class Program:
     def site_labels(self, state: TrainingState) -> dict[str, tuple[str, ...]]:
         """Labels of the elements of sites that are no variables of the posterior, for messages."""
         out: dict[str, tuple[str, ...]] = {}
-        for _, term in self.all_terms():
+        for _, term in self.terms_with(Reparametrized):
             out |= term.site_labels(state.terms[term.label])
         return out
 
@@ -706,7 +760,7 @@ class Program:
         implies, followed by words that say to what it refers.
         """
         out: dict[str, Prior] = {}
-        for _, term in self.all_terms():
+        for _, term in self.terms_with(Reparametrized):
             out |= term.stated(state.terms[term.label], state.priors)
         for parameter in self.family.free_parameters():
             name = self.prefix + parameter.name
@@ -720,11 +774,45 @@ class Program:
 
 
 def _run(
-    state: TrainingState, designs: Designs, term: Term, parameter: str, options: RunOptions
-) -> Run[Any]:
+    state: TrainingState,
+    designs: Designs,
+    term: Term | Capability,
+    parameter: str,
+    options: RunOptions,
+) -> Run:
     """What a term of this family parameter gets to know in one run."""
     label = term.label
     return Run(state.terms[label], designs[label], state.priors, state.scales[parameter], options)
+
+
+def _curve(term: Term, run: Run) -> Curve:
+    """The term's eta as a function of completed columns; runs within a NumPyro handler."""
+    if isinstance(term, Incomplete):
+        return term.sample_given(run)
+    eta = term.eta(run)
+    return lambda completed, rows: eta[rows]
+
+
+def _unit_block(
+    state: TrainingState, designs: Designs, term: Term, basis: NDArray[np.float64] | None
+) -> LinearBlock | None:
+    """A term's linear block at unit scales; None for a term that is not linear.
+
+    Args:
+        state: what was learned from the training rows.
+        designs: designs of the rows.
+        term: the term.
+        basis: the columns of a term with a network, where its point estimates are known.
+    """
+    own = state.terms[term.label]
+    if isinstance(term, HasNetwork):
+        return None if basis is None else term.structure_given(own, basis)
+    return term.structure(own, designs[term.label], state.priors)
+
+
+def _holds(carried: Mapping[str, ArrayLike], state: Mapping[str, ArrayLike]) -> bool:
+    """Whether what the program carries at a site has all values of `state`."""
+    return all(n in carried and np.array_equal(carried[n], v) for n, v in state.items())
 
 
 def name_clash(name: str) -> ColumnError:

@@ -145,12 +145,7 @@ def parameters(fit: Any, interval: float = 0.9) -> list[Part]:
 
 def _networks(fit: Any) -> str:
     """A sentence on the networks whose weights are point estimates; "" if there are none."""
-    names = [
-        label(term.label, 80)
-        for terms in fit.program.terms.values()
-        for term in terms
-        if term.call.kind == "nn" and dict(term.call.options).get("weights", "point") == "point"
-    ]
+    names = [label(name, 80) for name in fit.program.point_networks]
     if not names:
         return ""
     return (

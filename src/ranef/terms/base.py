@@ -2,29 +2,33 @@
 
 To add a term, write a class with the methods below in a file of its own under ``terms/``, and add a
 line to ``registry.TERMS``. A term that is linear in coefficients with a Gaussian prior derives from
-`LinearTerm`; every inference method supports it then.
+`LinearTerm`; every inference method supports it then. What only some terms do is a capability
+(``terms/capabilities.py``).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
-from ranef.data.moments import ColumnMoments, Scale
+from ranef.data.moments import Scale
 from ranef.formula.equation import Summand
 from ranef.formula.formula import TermCall
 from ranef.lazy import Array, pytree
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior
-from ranef.terms.blocks import Bilinear, LinearBlock
+from ranef.terms.blocks import LinearBlock
 
-# A term's eta (m,) as a function of completed columns, (m,) by name, and the places of these m rows
-# among all rows.
-Curve = Callable[[Mapping[str, Array], Any], Array]
+# Values of scales, correlations and other sites: those of a run of the program are JAX's, and those
+# of draws NumPy's.
+Values = Array | NDArray[np.float64]
+
+ScanT = TypeVar("ScanT")
+StateT = TypeVar("StateT")
 
 
 @pytree(data=["arrays"], meta=["new"])
@@ -35,8 +39,8 @@ class Design:
     Attributes:
         arrays: arrays by name. Each has the rows as its leading axis, so that a minibatch is
             ``jax.tree.map(lambda a: a[rows], design)``.
-        new: for each grouping, in the order of `Term.level_sites`, the levels that are not in the
-            training rows. Their codes follow those of the known levels.
+        new: for each grouping, in the order of `VariesByLevel.level_sites`, the levels that are
+            not in the training rows. Their codes follow those of the known levels.
     """
 
     arrays: Mapping[str, Any]
@@ -139,14 +143,11 @@ class RunOptions:
     training: bool = True
     new_levels: str = "sample"
     rows: int = 1
-    made: dict[str, Any] = field(default_factory=dict, compare=False)
-
-
-_State = TypeVar("_State")
+    made: dict[str, Array] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
-class Run(Generic[_State]):
+class Run(Generic[StateT]):
     """What a term gets to know in one run of the NumPyro program.
 
     Attributes:
@@ -157,7 +158,7 @@ class Run(Generic[_State]):
         options: options of the run.
     """
 
-    state: _State
+    state: StateT
     design: Design
     priors: Mapping[str, Prior]
     scale: Scale
@@ -169,30 +170,13 @@ class Run(Generic[_State]):
 CENTRED = "/centred"
 
 
-class Constant(Enum):
-    """What carries the constant of a predictor, its part that is the same in all rows.
-
-    Attributes:
-        PREDICTOR: a term, such as an intercept.
-        OUTSIDE: parameters outside the predictor, such as thresholds, whose default prior refers
-            to the means of the columns.
-        FIXED: such parameters with a prior by the user, which refers to a predictor of zero.
-        NOTHING: nothing; the predictor goes through the origin.
-    """
-
-    PREDICTOR = "predictor"
-    OUTSIDE = "outside"
-    FIXED = "fixed"
-    NOTHING = "nothing"
-
-
-class Term(ABC):
-    """One summand of a predictor.
+class Term(ABC, Generic[ScanT, StateT]):
+    """One summand of a predictor, with the methods that every term has.
 
     Before a fit its methods are called in this order: `scan` on each batch of training rows,
-    `finish`, `renamed`, `columns` on each batch, `measured` with the moments of these columns,
-    `placed`, and `parameters` for the default priors. `eta` then runs within the NumPyro
-    program. What is learned is passed around as `state`; the term itself is not changed by it.
+    `finish`, and `parameters` for the default priors. `eta` then runs within the NumPyro program.
+    What is learned is passed around as `state`; the term itself is not changed by it. What some
+    terms do beside this, such as measuring columns, is in ``terms/capabilities.py``.
 
     Args:
         call: the term as parsed from the formula.
@@ -201,17 +185,24 @@ class Term(ABC):
         main: whether the first part of the formula is about the parameter that the term predicts.
 
     Attributes:
-        needs_covariance: whether `measured` needs the covariance matrix of the columns.
+        takes_factors: whether its arguments may be factors, as in nn(C(x)), which it codes itself.
+        adds_lines: whether its arguments are common effects too, and the term is the deviation
+            from these lines.
+        models_column: whether it takes one column and may be the left-hand side of a further part
+            of the formula, as in mi(x) ~ z. That part is the model of the column; its family is
+            gaussian unless an option names another.
         label: unique name of the term, its prefix followed by the text of the formula.
     """
 
-    needs_covariance: ClassVar[bool] = False
+    takes_factors: ClassVar[bool] = False
+    adds_lines: ClassVar[bool] = False
+    models_column: ClassVar[bool] = False
 
     def __init__(
         self,
         call: TermCall,
         prefix: str = "",
-        networks: Mapping[str, Any] | None = None,
+        networks: Mapping[str, object] | None = None,
         *,
         main: bool = True,
     ) -> None:
@@ -220,9 +211,6 @@ class Term(ABC):
         self.main = main
         self.networks = networks or {}
         self.label = prefix + call.label
-
-    def shared(self, users: tuple[str, ...]) -> None:  # noqa: B027 for terms with a network
-        """Tell a term that its network is shared by the terms labelled `users`, itself included."""
 
     @abstractmethod
     def needs(self) -> dict[str, str]:
@@ -233,59 +221,18 @@ class Term(ABC):
         """
 
     @abstractmethod
-    def scan(self, accumulator: Any, frame: Frame) -> Any:
+    def scan(self, accumulator: ScanT | None, frame: Frame) -> ScanT:
         """Accumulate one batch of training rows; `accumulator` is None for the first."""
 
     @abstractmethod
-    def finish(self, accumulator: Any) -> Any:
+    def finish(self, accumulator: ScanT) -> StateT:
         """The state that the term has learned from all batches that were scanned."""
 
     @abstractmethod
-    def design(self, state: Any, frame: Frame) -> Design:
+    def design(self, state: StateT, frame: Frame) -> Design:
         """The data of the term on the rows of `frame`, training or new."""
 
-    def columns(self, state: Any, frame: Frame) -> NDArray[np.float64]:
-        """Columns (n, k) whose moments `measured` takes; rows with NaN are left out of these."""
-        return np.zeros((0, 0))
-
-    def measured(self, state: Any, measures: ColumnMoments) -> Any:
-        """The state once the moments of `columns` over the training rows are known."""
-        return state
-
-    def renamed(self, state: Any, taken: Collection[str]) -> Any:
-        """The state with distinct names for variables that clash with those of other terms.
-
-        Args:
-            state: as returned by `finish`.
-            taken: names that variables of more than one term have.
-        """
-        return state
-
-    def carries_constant(self, state: Any) -> bool:
-        """Whether the term can add the same number to the predictor of every row."""
-        return False
-
-    def placed(self, state: Any, given: Callable[[str, str], bool], constant: Constant) -> Any:
-        """The state once it is known which parameters have a prior by the user.
-
-        Parameters with default priors may be held in other coordinates than those of the formula.
-
-        Args:
-            state: as returned by `measured`.
-            given: function of a parameter's name and alias: whether the user set its prior.
-            constant: what carries the constant of the predictor.
-        """
-        return state
-
-    def as_written(self, state: Any) -> Any:
-        """The state with all parameters in the coordinates of the formula."""
-        return state
-
-    def design_as_written(self, state: Any, design: Design) -> Design:
-        """The design that belongs to `as_written(state)`, from the design of `state`."""
-        return design
-
-    def parameters(self, state: Any, scale: Scale) -> dict[str, Parameter]:
+    def parameters(self, state: StateT, scale: Scale) -> dict[str, Parameter]:
         """Parameters that take a prior, with weakly informative defaults.
 
         Args:
@@ -294,86 +241,16 @@ class Term(ABC):
         """
         return {}
 
-    def stated(self, state: Any, priors_: Mapping[str, Prior]) -> dict[str, Prior]:
-        """Priors of the formula's parameters that are implied by priors on other coordinates."""
-        return {}
-
-    def taken_off(self, state: Any, sites: Mapping[str, Any]) -> Any:
-        """What centring in the term has added to the constant of its predictor, by draw, or None.
-
-        It has to be subtracted from the intercept, as `put_back` does.
-        """
-        return None
-
-    def put_back(self, state: Any, variables: Mapping[str, Any], known: Any) -> dict[str, Any]:
-        """The variables that carry the constant, less `known`, the sum of all `taken_off`."""
-        return {}
-
-    def site_labels(self, state: Any) -> dict[str, tuple[str, ...]]:
-        """Labels of the elements of sites that are no variables of the posterior, for messages."""
-        return {}
-
-    def shift(self, state: Any, sites: Mapping[str, Any]) -> Any:
-        """What centring moves to a constant outside the predictor, by draw, or None.
-
-        It has to be added to thresholds.
-        """
-        return None
-
     @abstractmethod
-    def eta(self, run: Run[Any]) -> Array:
-        """Sample the sites of the term within a NumPyro program and return its eta, (n,)."""
+    def eta(self, run: Run[StateT]) -> Float[Array, "n"]:
+        """Sample the sites of the term within a NumPyro program and return its eta."""
 
-    def sample(
-        self,
-        state: Any,
-        design: Design,
-        priors_: Mapping[str, Prior],
-        scale: Scale,
-        options: RunOptions,
-    ) -> Array:
-        """`eta` of a run that is given by its parts."""
-        return self.eta(Run(state, design, priors_, scale, options))
-
-    def incomplete(self) -> tuple[str, ...]:
-        """Columns whose missing values are integrated out; eta is linear in them.
-
-        The design holds `value` and `missing` of the first one, both (n,).
-        """
-        return ()
-
-    def sample_given(self, run: Run[Any]) -> Curve:
-        """Sample the sites within a NumPyro program; return eta as a function of `incomplete`."""
-        eta = self.eta(run)
-        return lambda completed, rows: eta[rows]
-
-    def linear_block(self, run: Run[Any]) -> LinearBlock | None:
+    def linear_block(self, run: Run[StateT]) -> LinearBlock | None:
         """The term as a linear block, within a NumPyro program; None if it is not linear."""
         return None
 
-    def basis(self, run: Run[Any]) -> Array | None:
-        """Columns (n, k) that depend on point estimates, within a NumPyro program.
-
-        Given these columns the term is linear in its coefficients, and `structure` returns its
-        block. None for a term without point estimates.
-        """
-        return None
-
-    def settled(
-        self, state: Any, design: Design, scale: Scale, given: Callable[[Callable], Callable]
-    ) -> dict[str, Any]:
-        """State that the program carries once the search for point estimates has ended, by site.
-
-        Args:
-            state: state of the term.
-            design: some training rows.
-            scale: location and sd of the predictor.
-            given: returns a NumPyro program with the point estimates substituted.
-        """
-        return {}
-
     def structure(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior], basis: Any = None
+        self, state: StateT, design: Design, priors_: Mapping[str, Prior]
     ) -> LinearBlock | None:
         """The linear block at unit scales and without correlations, in NumPy, so uncompiled.
 
@@ -383,112 +260,22 @@ class Term(ABC):
             state: state of the term.
             design: the rows.
             priors_: prior of every parameter, by name.
-            basis: the columns of `basis`, where point estimates are known.
 
         Returns:
-            The block, or None for a term that is not linear, or only given its `basis`.
+            The block, or None for a term that is not linear.
         """
         return None
 
-    def bilinear(self, state: Any, design: Design) -> Bilinear | None:
-        """The term as a bilinear block, or None if it is not bilinear."""
-        return None
-
-    def features(self, run: Run[Any]) -> Array | None:
-        """Inputs (n, k) of the last layer of its network, within a NumPyro program.
-
-        None for a term without a network, or whose network does not end with a linear layer.
-        """
-        return None
-
-    def moved(
-        self,
-        state: Any,
-        scale: Scale,
-        points: Mapping[str, Any],
-        change: tuple[NDArray[np.float64], float],
-    ) -> dict[str, Any]:
-        """Point estimates, by site, with which the output of the network changes by `change`.
-
-        Args:
-            state: state of the term.
-            scale: location and sd of its predictor.
-            points: all current point estimates.
-            change: coefficients (k,) of `features`, and a constant.
-        """
-        return {}
-
-    def free_function_of(self) -> frozenset[str] | None:
-        """Columns of the table of which the term can be any function; None for other terms."""
-        return None
-
-    def varying_columns(self, state: Any) -> tuple[frozenset[str], ...]:
-        """The table's columns behind each column of a block that varies by level."""
-        return ()
-
-    def without(self) -> Mapping[str, Mapping[str, Any]]:
-        """State that the program carries, by site, if the term is left out; empty if impossible."""
-        return {}
-
-    def trained(
-        self, state: Any, draws: Any, scales: Mapping[str, Scale]
-    ) -> tuple[Any, dict[str, NDArray]] | None:
-        """The term's Keras network and the values of its variables after a fit.
-
-        Args:
-            state: state of the term.
-            draws: draws of the fit. Weights with a posterior are set to its mean.
-            scales: location and sd of each term's predictor, by label.
-
-        Returns:
-            The network and its values by variable name; None for a term without a network.
-        """
-        return None
-
-    def level_sites(self, state: Any) -> tuple[LevelSites, ...]:
-        """The sites that vary by level, one entry per grouping."""
-        return ()
-
-    def narrowed(self, state: Any, levels: tuple[int, ...]) -> Any:
-        """The state cut to the first `levels` levels of each grouping."""
-        return state
-
-    def equation(self, state: Any) -> Summand:
-        """The term in mathematical notation, with the distributions of its effects."""
-        return Summand((self.call.label,))
-
-    def variables(self, state: Any) -> dict[str, Variable]:
+    def variables(self, state: StateT) -> dict[str, Variable]:
         """Variables that the term contributes to the posterior, by name."""
         return {}
 
-    def derived(self, state: Any, sites: Mapping[str, Any]) -> dict[str, Any]:
-        """Variables of the posterior that are computed from the sites.
-
-        Arrays have a leading axis of draws.
-        """
-        return {}
-
-    def diagnostics(
-        self, state: Any, sites: Mapping[str, Any]
-    ) -> Iterable[tuple[str, str, str, str]]:
-        """Signs, in draws of the sites, that approximations of the term are inadequate.
-
-        Returns:
-            Sign, meaning, remedy and verdict of each symptom, as in `check.Symptom`.
-        """
-        return ()
-
-    def variances(
-        self, state: Any, design: Design, values: Mapping[str, Any]
-    ) -> dict[str, NDArray[np.float64]]:
-        """Variance of eta over rows that each grouping contributes, one value per draw.
-
-        The variance of common effects is under "".
-        """
-        return {}
+    def equation(self, state: StateT) -> Summand:
+        """The term in mathematical notation, with the distributions of its effects."""
+        return Summand((self.call.label,))
 
 
-class LinearTerm(Term):
+class LinearTerm(Term[ScanT, StateT]):
     """A term that is linear in its coefficients, with a Gaussian prior given hyperparameters.
 
     A subclass implements `hyperparameters`, `block` and `coefficients`; the other methods of the
@@ -497,34 +284,34 @@ class LinearTerm(Term):
 
     @abstractmethod
     def hyperparameters(
-        self, state: Any, priors_: Mapping[str, Prior], scale: Scale
+        self, state: StateT, priors_: Mapping[str, Prior], scale: Scale
     ) -> dict[str, Array]:
         """Sample the scales and correlations within a NumPyro program, by name."""
 
     @abstractmethod
     def block(
         self,
-        state: Any,
+        state: StateT,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Array],
+        hyperparameters: Mapping[str, Values],
     ) -> LinearBlock:
         """The columns, and the prior of the coefficients given the hyperparameters."""
 
     @abstractmethod
-    def coefficients(self, run: Run[Any], block: LinearBlock) -> Array:
+    def coefficients(self, run: Run[StateT], block: LinearBlock) -> Float[Array, "*levels k"]:
         """Sample the coefficients, (k,) or (levels, k), within a NumPyro program."""
 
     def structure(
-        self, state: Any, design: Design, priors_: Mapping[str, Prior], basis: Any = None
+        self, state: StateT, design: Design, priors_: Mapping[str, Prior]
     ) -> LinearBlock | None:
         return self.block(state, design, priors_, {})
 
-    def linear_block(self, run: Run[Any]) -> LinearBlock:
+    def linear_block(self, run: Run[StateT]) -> LinearBlock:
         hyperparameters = self.hyperparameters(run.state, run.priors, run.scale)
         return self.block(run.state, run.design, run.priors, hyperparameters)
 
-    def eta(self, run: Run[Any]) -> Array:
+    def eta(self, run: Run[StateT]) -> Float[Array, "n"]:
         block = self.linear_block(run)
         return block.predict(self.coefficients(run, block))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,18 +13,22 @@ from ranef.data.frame import Frame
 from ranef.data.moments import ColumnMoments, Scale
 from ranef.formula import model_matrix
 from ranef.formula.equation import Line, Sub, Summand, joined
-from ranef.lazy import Array, jnp
+from ranef.lazy import Array, ArrayLike, jnp
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior, RescaledDefault, sites
-from ranef.terms.base import (
-    Constant,
-    Design,
-    LinearTerm,
-    Parameter,
-    Run,
-    Variable,
-    clean_name,
-)
+from ranef.terms.base import Design, LinearTerm, Parameter, Run, Values, Variable, clean_name
 from ranef.terms.blocks import LinearBlock
+from ranef.terms.capabilities import (
+    Centred,
+    Columns,
+    Constant,
+    HasVariances,
+    Measured,
+    PerDraw,
+    Reparametrized,
+    Sites,
+    SpansConstant,
+)
 from ranef.terms.orthogonal import OrthogonalCoordinates, coordinates, spans_constant
 
 INTERCEPT = "Intercept"
@@ -33,6 +37,12 @@ INTERCEPT = "Intercept"
 # predictor.
 _WIDTH = 2.5
 
+# One number, or one for each column of a variable.
+Numbers = float | int | tuple[float | int, ...]
+
+# One number for each column.
+Vector = Float[NDArray[np.float64], "k"]
+
 
 @dataclass(frozen=True)
 class CommonState:
@@ -40,18 +50,18 @@ class CommonState:
 
     Attributes:
         matrix: the coding of the columns.
-        mean: (k,) means of the columns; that of an intercept is set to zero.
-        sd: (k,) sds of the columns.
+        mean: means of the columns; that of an intercept is set to zero.
+        sd: sds of the columns.
         coordinates: orthogonal coordinates of the coefficients with default priors; None before
             these are known, and if there are none.
-        covariance: (k, k) covariance matrix of the columns; None once `coordinates` are known.
+        covariance: covariance matrix of the columns; None once `coordinates` are known.
     """
 
     matrix: model_matrix.ModelMatrix
-    mean: NDArray[np.float64]
-    sd: NDArray[np.float64]
+    mean: Vector
+    sd: Vector
     coordinates: OrthogonalCoordinates | None = None
-    covariance: NDArray[np.float64] | None = None
+    covariance: Float[NDArray[np.float64], "k k"] | None = None
 
     @property
     def slices(self) -> dict[str, slice]:
@@ -69,15 +79,22 @@ class CommonState:
         return {name: place for name, place in self.slices.items() if place.start not in held}
 
     @property
-    def true_mean(self) -> NDArray[np.float64]:
-        """Means of the columns (k,), that of an intercept being one."""
+    def true_mean(self) -> Vector:
+        """Means of the columns, that of an intercept being one."""
         out = self.mean.copy()
         if self.matrix.codings and self.matrix.codings[0].name == INTERCEPT:
             out[0] = 1.0
         return out
 
 
-class Common(LinearTerm):
+class Common(
+    LinearTerm[model_matrix.MatrixScan, CommonState],
+    Measured[CommonState],
+    SpansConstant[CommonState],
+    Reparametrized[CommonState],
+    Centred[CommonState],
+    HasVariances[CommonState],
+):
     """Common (fixed) effects, the coefficients beta that all rows share.
 
     The design holds columns centred at their training means m, and m . beta is added back to the
@@ -91,7 +108,9 @@ class Common(LinearTerm):
     def needs(self) -> dict[str, str]:
         return model_matrix.needs(self.call.arguments)
 
-    def scan(self, accumulator: Any, frame: Frame) -> model_matrix.MatrixScan:
+    def scan(
+        self, accumulator: model_matrix.MatrixScan | None, frame: Frame
+    ) -> model_matrix.MatrixScan:
         return model_matrix.scan(accumulator, self.call.arguments, frame)
 
     def finish(self, accumulator: model_matrix.MatrixScan) -> CommonState:
@@ -102,7 +121,7 @@ class Common(LinearTerm):
     def design(self, state: CommonState, frame: Frame) -> Design:
         return Design({"columns": state.matrix.build(frame) - state.mean})
 
-    def columns(self, state: CommonState, frame: Frame) -> NDArray[np.float64]:
+    def columns(self, state: CommonState, frame: Frame) -> Columns:
         return state.matrix.build(frame)
 
     def measured(self, state: CommonState, measures: ColumnMoments) -> CommonState:
@@ -119,11 +138,11 @@ class Common(LinearTerm):
             return spans_constant(state.true_mean, state.covariance)
 
     def placed(
-        self, state: CommonState, given: Callable[[str, str], bool], constant: Constant
+        self, state: CommonState, has_prior: Callable[[str, str], bool], constant: Constant
     ) -> CommonState:
         covariance = state.covariance
         state = replace(state, covariance=None)
-        names = [n for n in state.slices if not given(self._site(n), self._alias(n))]
+        names = [n for n in state.slices if not has_prior(self._site(n), self._alias(n))]
         places = [c for n in names for c in range(*state.slices[n].indices(len(state.mean)))]
         if not places or covariance is None or not np.isfinite(covariance).all():
             return state  # columns that overflow are refused with their names where they are used
@@ -145,14 +164,14 @@ class Common(LinearTerm):
         The coordinates gamma have one joint prior. A variable with a prior by the user is listed
         with the default that this prior replaces.
         """
-        slopes = _WIDTH * scale.sd / _spread(state)
+        slopes = _WIDTH * scale.sd / _sizes(state)
         out = {}
         for name, columns in state.own.items():
             if name == INTERCEPT:
                 # The intercept refers to x = 0. Its sd is what independent priors imply there: 2.5
                 # for the level at the means m, and 2.5 |m_j| / sd_j for each slope, in sds of the
                 # predictor.
-                away = state.mean / _spread(state)
+                away = state.mean / _sizes(state)
                 width = _WIDTH * scale.sd * float(np.sqrt(1.0 + np.sum(away**2)))
                 prior: Prior = priors.Normal(scale.location, width)
             else:
@@ -167,7 +186,7 @@ class Common(LinearTerm):
                 # The constant refers to zero of the columns with a prior by the user, so its sd is
                 # widened as that of an intercept.
                 others = [place for name, place in state.own.items() if name != INTERCEPT]
-                away = [(state.mean / _spread(state))[place] for place in others]
+                away = [(state.mean / _sizes(state))[place] for place in others]
                 mean[0] = scale.location
                 width[0] *= np.sqrt(1.0 + sum(float(np.sum(each**2)) for each in away))
             joint = priors.Normal(tuple(map(float, mean)), tuple(map(float, width)))
@@ -233,11 +252,11 @@ class Common(LinearTerm):
         state: CommonState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Array],
+        hyperparameters: Mapping[str, Values],
     ) -> LinearBlock:
         """One block for all rows: the variables with a site of their own, then gamma."""
         columns = design.arrays["columns"]
-        xp: Any = np if isinstance(columns, np.ndarray) else jnp
+        xp: ModuleType = np if isinstance(columns, np.ndarray) else jnp
         parts, means, sds, freedom = [], [], [], []
         sites: list[tuple[str, int]] = []
         shapes: list[tuple[int, ...]] = []
@@ -279,8 +298,10 @@ class Common(LinearTerm):
             freedom=None if gaussian or np.isnan(nus).any() else nus,
         )
 
-    def _coordinate_columns(self, state: CommonState, columns: Any, xp: Any) -> Any:
-        """The columns (n, K) of gamma, from the design's centred columns (n, k)."""
+    def _coordinate_columns(
+        self, state: CommonState, columns: Float[Values, "n k"], xp: ModuleType
+    ) -> Float[Values, "n _"]:
+        """The columns of gamma, from the design's centred columns."""
         assert state.coordinates is not None
         places = np.array(state.coordinates.places)
         own = columns[:, places]
@@ -293,9 +314,9 @@ class Common(LinearTerm):
         columns = state.slices[name]
         return (columns.stop - columns.start,) if self._is_vector(state, name) else ()
 
-    def coefficients(self, run: Run[CommonState], block: LinearBlock) -> Array:
+    def coefficients(self, run: Run[CommonState], block: LinearBlock) -> Float[Array, "k"]:
         state, scale = run.state, run.scale
-        units = scale.sd / _spread(state)
+        units = scale.sd / _sizes(state)
         parts = []
         for name, columns in state.own.items():
             shape = self._shape(state, name)
@@ -317,7 +338,7 @@ class Common(LinearTerm):
             parts.append(gamma)
         return jnp.concatenate(parts)
 
-    def eta(self, run: Run[CommonState]) -> Array:
+    def eta(self, run: Run[CommonState]) -> Float[Array, "n"]:
         state = run.state
         b = self.coefficients(run, self.block(state, run.design, run.priors, {}))
         columns, out, start = run.design.arrays["columns"], jnp.zeros(()), 0
@@ -342,7 +363,7 @@ class Common(LinearTerm):
         first = [self._site(INTERCEPT)] if state.coordinates.constant else []
         return {self._joint_site: (*first, *(labels[i] for i in state.coordinates.order))}
 
-    def shift(self, state: CommonState, sites: Mapping[str, Any]) -> Any:
+    def shift(self, state: CommonState, sites: Sites) -> PerDraw | None:
         """The product m . beta by draw, to be added to thresholds as the columns are centred."""
         found = state.coordinates
         if found is None or not found.elsewhere or self._joint_site not in sites:
@@ -350,19 +371,20 @@ class Common(LinearTerm):
         return np.asarray(sites[self._joint_site]) @ (found.mean @ found.matrix)
 
     def put_back(
-        self, state: CommonState, variables: Mapping[str, Any], known: Any
-    ) -> dict[str, Any]:
+        self, state: CommonState, variables: Sites, known: ArrayLike
+    ) -> dict[str, NDArray]:
         if state.coordinates is None or not state.coordinates.constant:
             return {}
-        constant, out = state.coordinates.matrix[:, 0], {}
+        constant = state.coordinates.matrix[:, 0]
+        out: dict[str, NDArray] = {}
         for name, places in self._placed(state).items():
             site, own = self._site(name), constant[places].reshape(self._shape(state, name))
             if site in variables and own.any():
                 beside = np.asarray(known).reshape(np.shape(known) + (1,) * own.ndim)
-                out[site] = np.asarray(variables[site]) - beside * own
+                out[site] = np.asarray(np.asarray(variables[site]) - beside * own)
         return out
 
-    def derived(self, state: CommonState, sites: Mapping[str, Any]) -> dict[str, Any]:
+    def derived(self, state: CommonState, sites: Sites) -> dict[str, NDArray]:
         """The coefficients beta = T gamma, by draw."""
         if state.coordinates is None or self._joint_site not in sites:
             return {}
@@ -401,8 +423,8 @@ class Common(LinearTerm):
         return out
 
     def variances(
-        self, state: CommonState, design: Design, values: Mapping[str, Any]
-    ) -> dict[str, NDArray[np.float64]]:
+        self, state: CommonState, design: Design, values: Sites
+    ) -> dict[str, Float[NDArray[np.float64], "draws"]]:
         """Variance of the linear combination over rows, beta' Cov(x) beta, by draw."""
         columns = np.asarray(design.arrays["columns"], np.float64)
         away = columns - columns.mean(axis=0)
@@ -414,13 +436,13 @@ class Common(LinearTerm):
         return {"": np.einsum("si,ij,sj->s", beta, away.T @ away / len(away), beta)}
 
 
-def _spread(state: CommonState) -> NDArray[np.float64]:
-    """The sd of each column (k,); for a constant column its absolute value, or 1 if that is 0."""
+def _sizes(state: CommonState) -> Vector:
+    """The sd of each column; for a constant column its absolute value, or 1 if that is 0."""
     size = np.where(np.abs(state.mean) > 0, np.abs(state.mean), 1.0)
     return np.where(state.sd > 1e-12 * size, state.sd, size)
 
 
-def _moments(prior: Prior) -> tuple[Any, Any, float]:
+def _moments(prior: Prior) -> tuple[Numbers, Numbers, float]:
     """Location, scale and degrees of freedom of a prior as a t distribution.
 
     A normal prior has infinite degrees of freedom, and a flat one an infinite sd as well. Degrees

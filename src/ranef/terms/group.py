@@ -7,7 +7,6 @@ matrix, which is the identity under `||`.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +18,35 @@ from ranef.errors import ColumnError, DataError
 from ranef.formula import model_matrix
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.lazy import Array, dist, jnp, numpyro
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior, RescaledDefault, sites
 from ranef.terms.base import (
     CENTRED,
-    Constant,
     Design,
     LevelSites,
     LinearTerm,
     Parameter,
     Run,
+    Values,
     Variable,
     clean_name,
 )
 from ranef.terms.blocks import LinearBlock
+from ranef.terms.capabilities import (
+    Columns,
+    Constant,
+    HasVariances,
+    Measured,
+    Renamed,
+    Reparametrized,
+    Sites,
+    VariesByLevel,
+)
 from ranef.terms.group_coordinates import coordinates
+
+# One number for each column of z, or for each pair of them.
+Vector = Float[NDArray[np.float64], "k"]
+Square = Float[NDArray[np.float64], "k k"]
 
 
 @dataclass(frozen=True)
@@ -55,24 +69,24 @@ class GroupState:
     Attributes:
         matrix: the coding of the columns of z.
         levels: levels of the grouping, in the order of their codes.
-        mean: (k,) means of the columns.
-        sd: (k,) sds of the columns.
-        carry: (k, k) T of `group_coordinates`; None if effects refer to the formula's columns.
-        sizes: (k,) sizes of the columns of Z T; None without coordinates.
-        labels: (k,) names of the coordinates; empty without coordinates.
-        covariance: (k, k) covariance matrix of the columns; None once the coordinates are known.
+        mean: means of the columns.
+        sd: sds of the columns.
+        carry: T of `group_coordinates`; None if effects refer to the formula's columns.
+        sizes: sizes of the columns of Z T; None without coordinates.
+        labels: names of the coordinates; empty without coordinates.
+        covariance: covariance matrix of the columns; None once the coordinates are known.
         apart: whether the correlations are named after their columns too, because the grouping
             has several sets of correlated effects.
     """
 
     matrix: model_matrix.ModelMatrix
     levels: tuple[str, ...]
-    mean: NDArray[np.float64]
-    sd: NDArray[np.float64]
-    carry: NDArray[np.float64] | None = None
-    sizes: NDArray[np.float64] | None = None
+    mean: Vector
+    sd: Vector
+    carry: Square | None = None
+    sizes: Vector | None = None
     labels: tuple[str, ...] = ()
-    covariance: NDArray[np.float64] | None = None
+    covariance: Square | None = None
     apart: bool = False
 
     @cached_property
@@ -95,7 +109,14 @@ class GroupState:
         return tuple(names)
 
 
-class Group(LinearTerm):
+class Group(
+    LinearTerm[GroupScan, GroupState],
+    Measured[GroupState],
+    Renamed[GroupState],
+    Reparametrized[GroupState],
+    VariesByLevel[GroupState],
+    HasVariances[GroupState],
+):
     """Coefficients that vary by the levels of one grouping.
 
     Correlated effects with default priors are held in the coordinates of `group_coordinates`, whose
@@ -153,7 +174,7 @@ class Group(LinearTerm):
             columns = columns @ state.carry
         return Design({"columns": columns, "codes": codes}, (new,))
 
-    def columns(self, state: GroupState, frame: Frame) -> NDArray[np.float64]:
+    def columns(self, state: GroupState, frame: Frame) -> Columns:
         return state.matrix.build(frame)
 
     def measured(self, state: GroupState, measures: ColumnMoments) -> GroupState:
@@ -165,12 +186,12 @@ class Group(LinearTerm):
         return replace(state, apart=True) if apart else state
 
     def placed(
-        self, state: GroupState, given: Callable[[str, str], bool], constant: Constant
+        self, state: GroupState, has_prior: Callable[[str, str], bool], constant: Constant
     ) -> GroupState:
         covariance = state.covariance
         state = replace(state, covariance=None)
         names = [*(self._sd_name(column) for column in state.columns), self._corr_name(state)]
-        held = any(given(name, "") for name in names)
+        held = any(has_prior(name, "") for name in names)
         if held or not self.correlated(state) or covariance is None:
             return state
         if not np.isfinite(covariance).all():
@@ -187,15 +208,15 @@ class Group(LinearTerm):
         columns = np.asarray(design.arrays["columns"]) @ np.linalg.inv(state.carry)
         return replace(design, arrays={**design.arrays, "columns": columns})
 
-    def _sizes(self, state: GroupState) -> NDArray[np.float64]:
-        """Sizes (k,) of the columns that the effects refer to: sds, or the size of a constant."""
+    def _sizes(self, state: GroupState) -> Vector:
+        """Sizes of the columns that the effects refer to: sds, or the size of a constant."""
         if state.sizes is not None:
             return state.sizes
         size = np.where(state.mean != 0, np.abs(state.mean), 1.0)
         return np.where(state.sd > 1e-12 * size, state.sd, size)
 
-    def _unit(self, state: GroupState, scale: Scale) -> NDArray[np.float64]:
-        """The effect of each column that adds one sd of the predictor, (k,)."""
+    def _unit(self, state: GroupState, scale: Scale) -> Vector:
+        """The effect of each column that adds one sd of the predictor."""
         return scale.sd / self._sizes(state)
 
     def _sd_name(self, column: str) -> str:
@@ -291,7 +312,7 @@ class Group(LinearTerm):
         state: GroupState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Any],
+        hyperparameters: Mapping[str, Values],
     ) -> LinearBlock:
         factor = hyperparameters["sd"]
         held: tuple[tuple[str, int], ...]
@@ -320,15 +341,15 @@ class Group(LinearTerm):
         )
 
     def structure(
-        self, state: GroupState, design: Design, priors_: Mapping[str, Prior], basis: Any = None
+        self, state: GroupState, design: Design, priors_: Mapping[str, Prior]
     ) -> LinearBlock:
         k = len(state.columns)
-        unit: dict[str, Any] = {"sd": np.ones(k)}
+        unit: dict[str, Values] = {"sd": np.ones(k)}
         if self.correlated(state):
             unit["cholesky"] = np.eye(k)
         return self.block(state, design, priors_, unit)
 
-    def coefficients(self, run: Run[GroupState], block: LinearBlock) -> Array:
+    def coefficients(self, run: Run[GroupState], block: LinearBlock) -> Float[Array, "levels k"]:
         effects = self._draw(run.state, block, jnp.asarray(self._unit(run.state, run.scale)))
         new = run.design.unseen()
         if new == 0:
@@ -339,8 +360,10 @@ class Group(LinearTerm):
             unseen = self._unseen(block, new)
         return jnp.concatenate([effects, unseen])
 
-    def _draw(self, state: GroupState, block: LinearBlock, unit: Array) -> Array:
-        """Sample the effects of the known levels, (levels, k), from their prior."""
+    def _draw(
+        self, state: GroupState, block: LinearBlock, unit: Float[Array, "k"]
+    ) -> Float[Array, "levels k"]:
+        """Sample the effects of the known levels from their prior."""
         levels = block.levels
         if block.factor.ndim == 2:
             mean = jnp.zeros((levels, block.factor.shape[0]))
@@ -357,8 +380,8 @@ class Group(LinearTerm):
         ]
         return jnp.stack(columns, axis=-1)
 
-    def _unseen(self, block: LinearBlock, new: int) -> Array:
-        """Sample the effects of new levels, (new, k), from their prior."""
+    def _unseen(self, block: LinearBlock, new: int) -> Float[Array, "{new} k"]:
+        """Sample the effects of new levels from their prior."""
         plain = dist.Normal(jnp.zeros((new, len(block.mean))), 1.0).to_event(2)
         noise = jnp.asarray(numpyro.sample(self._new_site(), plain))
         return noise @ block.factor.T if block.factor.ndim == 2 else noise * block.factor
@@ -401,12 +424,12 @@ class Group(LinearTerm):
             effects.append(("b", Sub(f"{of}[j]")))
             scales.append(("σ", Sub(of)))
         if not self.correlated(state):
-            laws = [(*b, " ~ Normal(0, ", *s, "²)") for b, s in zip(effects, scales, strict=True)]
-            return Summand(joined(parts, " + "), tuple(laws))
+            each = [(*b, " ~ Normal(0, ", *s, "²)") for b, s in zip(effects, scales, strict=True)]
+            return Summand(joined(parts, " + "), tuple(each))
         corr = ("R", Sub(self._correlated(state)))
-        law: Line = ("(", *joined(effects, ", "), ") ~ Normal(0, D ", *corr, " D), D = diag(",
+        prior: Line = ("(", *joined(effects, ", "), ") ~ Normal(0, D ", *corr, " D), D = diag(",
                      *joined(scales, ", "), ")")  # fmt: skip
-        return Summand(joined(parts, " + "), (law,))
+        return Summand(joined(parts, " + "), (prior,))
 
     def variables(self, state: GroupState) -> dict[str, Variable]:
         dim = f"{self.factor}__factor_dim"
@@ -433,7 +456,7 @@ class Group(LinearTerm):
             return {}
         return {site: (site.removesuffix(CENTRED),) for site in self._sd_sites(state)}
 
-    def derived(self, state: GroupState, sites: Mapping[str, Any]) -> dict[str, Any]:
+    def derived(self, state: GroupState, sites: Sites) -> dict[str, NDArray]:
         """Correlations, sds and effects of the formula's columns, by draw.
 
         With sds D and Cholesky factor L of the correlations in the coordinates, the covariance of
@@ -441,7 +464,7 @@ class Group(LinearTerm):
         """
         if not self.correlated(state):
             return {}
-        out: dict[str, Any] = {}
+        out: dict[str, NDArray] = {}
         if self._cholesky_site() in sites:
             factor = np.asarray(sites[self._cholesky_site()])
             if state.carry is None:
@@ -466,8 +489,8 @@ class Group(LinearTerm):
         return out
 
     def variances(
-        self, state: GroupState, design: Design, values: Mapping[str, Any]
-    ) -> dict[str, NDArray[np.float64]]:
+        self, state: GroupState, design: Design, values: Sites
+    ) -> dict[str, Float[NDArray[np.float64], "draws"]]:
         """Mean over rows of z_i' Sigma z_i = trace(Sigma E[z z']), by draw."""
         z = np.asarray(design.arrays["columns"], dtype=np.float64)
         if state.carry is not None:

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +26,13 @@ from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.formula.expression import Column
+from ranef.formula.formula import TermCall
 from ranef.lazy import Array, dist, jax, jnp, numpyro
+from ranef.numerics.shapes import Float
 from ranef.priors import sites
 from ranef.terms.base import Design, LevelSites, Parameter, Run, Term, Variable, clean_name
 from ranef.terms.blocks import Bilinear
+from ranef.terms.capabilities import Diagnosed, HasBilinear, HasVariances, Sites, VariesByLevel
 
 _OPTIONS = {"rank": 8}
 # Largest rank.
@@ -55,15 +57,30 @@ class FactorizationState:
         return NameIndex(self.levels[0]), NameIndex(self.levels[1])
 
 
-class Factorization(Term):
+class Factorization(
+    Term[list[LevelsSeen], FactorizationState],
+    VariesByLevel[FactorizationState],
+    HasBilinear[FactorizationState],
+    Diagnosed[FactorizationState],
+    HasVariances[FactorizationState],
+):
     """The term mf(user, item, rank=8).
 
     Attributes:
         rank: the number of components K.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    takes_factors = True
+
+    def __init__(
+        self,
+        call: TermCall,
+        prefix: str = "",
+        networks: Mapping[str, object] | None = None,
+        *,
+        main: bool = True,
+    ) -> None:
+        super().__init__(call, prefix, networks, main=main)
         options = dict(self.call.options)
         unknown = [name for name in options if name not in _OPTIONS]
         if unknown:
@@ -75,8 +92,8 @@ class Factorization(Term):
             raise FormulaError(
                 f"mf(rank={self.rank!r}) must be a whole number from 1 to {_MOST}, as rank=8"
             )
-        given = self.call.arguments
-        if len(given) != 2 or not all(isinstance(a, Column) for a in given) or given[0] == given[1]:
+        both = self.call.arguments
+        if len(both) != 2 or not all(isinstance(a, Column) for a in both) or both[0] == both[1]:
             raise FormulaError(
                 f"{self.label}: mf() takes two different grouping columns, as in mf(user, item)"
             )
@@ -132,7 +149,7 @@ class Factorization(Term):
     def parameters(self, state: FactorizationState, scale: Scale) -> dict[str, Parameter]:
         return {self._scale: Parameter(priors.HalfNormal(scale.sd), "positive")}
 
-    def eta(self, run: Run[FactorizationState]) -> Array:
+    def eta(self, run: Run[FactorizationState]) -> Float[Array, "n"]:
         design, size = run.design, 0.3 * run.scale.sd
         start = size * 0.8 ** np.arange(self.rank)
         tau = sites.parameter(
@@ -146,16 +163,18 @@ class Factorization(Term):
         v = self._side(1, run, jnp.ones(self.rank), 1.0)
         return jnp.sum(u[design.arrays["left"]] * v[design.arrays["right"]], axis=-1)
 
-    def _side(self, side: int, run: Run[FactorizationState], sds: Array, size: float) -> Array:
-        """Sample the factors of one side, (levels, K), those of new levels last."""
+    def _side(
+        self, side: int, run: Run[FactorizationState], sds: Float[Array, "k"], size: float
+    ) -> Float[Array, "levels k"]:
+        """Sample the factors of one side, those of new levels last."""
         site, shape = self._sites[side], (len(run.state.levels[side]), self.rank)
         new = run.design.unseen(side)
         # u = v = 0 is a stationary point of the likelihood, so a search starts at random values,
         # which depend on the site's name alone.
         away = jax.random.normal(jax.random.key(zlib.crc32(site.encode())), shape)
-        law = dist.Normal(jnp.zeros(shape), sds).to_event(2)
+        prior = dist.Normal(jnp.zeros(shape), sds).to_event(2)
         infer = {"start": 0.3 * size * away, "unit": jnp.full(shape, 0.3 * size)}
-        known = jnp.asarray(numpyro.sample(site, law, infer=infer))
+        known = jnp.asarray(numpyro.sample(site, prior, infer=infer))
         if not new:
             return known
         if run.options.new_levels == "zero":
@@ -190,8 +209,8 @@ class Factorization(Term):
         return out
 
     def variances(
-        self, state: FactorizationState, design: Design, values: Mapping[str, Any]
-    ) -> dict[str, NDArray[np.float64]]:
+        self, state: FactorizationState, design: Design, values: Sites
+    ) -> dict[str, Float[NDArray[np.float64], "draws"]]:
         """Variance of u_j . v_m under the prior, sum_k tau_k^2, by draw."""
         if self._scale not in values:
             return {}
@@ -200,7 +219,7 @@ class Factorization(Term):
         return {self.short: (each**2).sum(axis=-1)}
 
     def diagnostics(
-        self, state: FactorizationState, sites: Mapping[str, Any]
+        self, state: FactorizationState, sites: Sites
     ) -> Iterator[tuple[str, str, str, str]]:
         """Report a rank at which all components are in use, as more may be needed."""
         if self._scale not in sites or self.rank == min(map(len, state.levels)):
@@ -218,8 +237,8 @@ class Factorization(Term):
         first, second = self.sides
         u: Line = ("u", Sub(f"{self.prefix}{first}[i]"))
         v: Line = ("v", Sub(f"{self.prefix}{second}[i]"))
-        laws: tuple[Line, ...] = (
+        priors_of: tuple[Line, ...] = (
             ("u", Sub(f"{self.prefix}{first}[j]"), " ~ Normal(0, diag(τ²))"),
             ("v", Sub(f"{self.prefix}{second}[m]"), " ~ Normal(0, I)"),
         )
-        return Summand((*u, " · ", *v), laws)
+        return Summand((*u, " · ", *v), priors_of)

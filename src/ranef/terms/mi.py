@@ -12,7 +12,6 @@ values, whose density combines this model of the column and that of the response
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +22,21 @@ from ranef.data.moments import ColumnMoments, Scale
 from ranef.errors import DataError
 from ranef.formula.equation import Sub, Summand
 from ranef.lazy import Array
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
-from ranef.terms.base import (
+from ranef.terms.base import Design, Parameter, Run, Term, Variable, clean_name
+from ranef.terms.blocks import LinearBlock
+from ranef.terms.capabilities import (
+    Centred,
+    Columns,
     Constant,
     Curve,
-    Design,
-    Parameter,
-    Run,
-    Term,
-    Variable,
-    clean_name,
+    Incomplete,
+    Measured,
+    PerDraw,
+    Reparametrized,
+    Sites,
 )
-from ranef.terms.blocks import LinearBlock
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,16 @@ class MissingState:
     centre: float = 0.0
 
 
-class MissingColumn(Term):
+class MissingColumn(
+    Term[float, MissingState],
+    Measured[MissingState],
+    Reparametrized[MissingState],
+    Centred[MissingState],
+    Incomplete[MissingState],
+):
     """The term mi(x) for a numeric column x, which the parser of formulas has checked."""
+
+    models_column = True
 
     @property
     def column(self) -> str:
@@ -66,9 +76,6 @@ class MissingColumn(Term):
     @property
     def _site(self) -> str:
         return f"{self.prefix}mi({clean_name(self.column)})"
-
-    def incomplete(self) -> tuple[str, ...]:
-        return (self.column,)
 
     def needs(self) -> dict[str, str]:
         return {self.column: "gaps"}
@@ -87,8 +94,8 @@ class MissingColumn(Term):
             )
         return MissingState(0.0, 1.0, accumulator)
 
-    def _numbers(self, frame: Frame) -> NDArray[np.float64]:
-        """The values of the column, (n,), NaN where missing.
+    def _numbers(self, frame: Frame) -> Float[NDArray[np.float64], "n"]:
+        """The values of the column, NaN where missing.
 
         Raises:
             DataError: for infinite values, and for cells that hold arrays.
@@ -109,7 +116,7 @@ class MissingColumn(Term):
         missing = np.isnan(values)
         return Design({"value": np.where(missing, state.mean, values), "missing": missing})
 
-    def columns(self, state: MissingState, frame: Frame) -> NDArray[np.float64]:
+    def columns(self, state: MissingState, frame: Frame) -> Columns:
         return self._numbers(frame)[:, None]
 
     def measured(self, state: MissingState, measures: ColumnMoments) -> MissingState:
@@ -118,18 +125,18 @@ class MissingColumn(Term):
         return replace(state, mean=mean, sd=sd if sd > 1e-12 * size else size)
 
     def placed(
-        self, state: MissingState, given: Callable[[str, str], bool], constant: Constant
+        self, state: MissingState, has_prior: Callable[[str, str], bool], constant: Constant
     ) -> MissingState:
         # Centring moves beta times the mean into the intercept. A prior by the user refers to
         # x = 0, so it rules centring out.
-        named = given(self._site, self._alias) or given(f"{self.prefix}Intercept", "")
+        named = has_prior(self._site, self._alias) or has_prior(f"{self.prefix}Intercept", "")
         centred = constant is Constant.PREDICTOR and not named
         return replace(state, centre=state.mean) if centred else state
 
     def as_written(self, state: MissingState) -> MissingState:
         return replace(state, centre=0.0)
 
-    def taken_off(self, state: MissingState, sites: Mapping[str, Any]) -> Any:
+    def taken_off(self, state: MissingState, sites: Sites) -> PerDraw | None:
         if not state.centre or self._site not in sites:
             return None
         return state.centre * np.asarray(sites[self._site])
@@ -147,8 +154,8 @@ class MissingColumn(Term):
     ) -> Array:
         return sites.parameter(self._site, priors_[self._site], start=0.0, unit=scale.sd / state.sd)
 
-    def eta(self, run: Run[MissingState]) -> Array:
-        """Sample beta and return eta (n,), with missing values at the mean of the column."""
+    def eta(self, run: Run[MissingState]) -> Float[Array, "n"]:
+        """Sample beta and return eta, with missing values at the mean of the column."""
         value = run.design.arrays["value"]
         return self._coefficient(run.state, run.priors, run.scale) * (value - run.state.centre)
 

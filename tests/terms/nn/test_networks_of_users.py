@@ -13,7 +13,7 @@ from ranef.inference.advi import guide as guides
 from ranef.inference.advi.elbo import Objective
 from ranef.program.problem import sites_of
 from ranef.program.program import Program
-from ranef.terms.base import RunOptions
+from ranef.terms.base import Run, RunOptions
 
 # After ranef, which says on which backend it runs.
 keras = pytest.importorskip("keras")
@@ -271,10 +271,11 @@ def learned(network: keras.Model, formula: str = "y ~ 0 + nn(x, net=f)"):
 
 def training_output(program: Program, training, key: int) -> np.ndarray:
     (_, term), *_ = program.all_terms()
-    own = numpyro.handlers.seed(term.sample, key)
+    own = numpyro.handlers.seed(term.eta, key)
     scale = training.state.scales["mu"]
     state, design = training.state.terms[term.label], training.designs[term.label]
-    return np.asarray(own(state, design, {}, scale, RunOptions(training=True, rows=N)))
+    options = RunOptions(training=True, rows=N)
+    return np.asarray(own(Run(state, design, {}, scale, options)))
 
 
 def test_dropout_has_the_expectation_of_the_network_without_it():

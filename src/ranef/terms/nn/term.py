@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,26 @@ from ranef.errors import BackendError, FormulaError, OptionError, suggestion
 from ranef.extras import require
 from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
-from ranef.lazy import Array, jnp, mutable, numpyro
-from ranef.priors import Prior
+from ranef.formula.formula import TermCall
+from ranef.lazy import Array, ArrayLike, jnp, mutable, numpyro
+from ranef.numerics.shapes import Float, Shaped
 from ranef.terms.base import Design, Parameter, Run, Term, Variable
 from ranef.terms.blocks import LinearBlock
+from ranef.terms.capabilities import (
+    Carried,
+    Columns,
+    FittedDraws,
+    HasNetwork,
+    Measured,
+    SpansConstant,
+    Substitution,
+)
 from ranef.terms.nn import graph, inputs, perceptron, variables
 from ranef.terms.nn.state import NetworkState
 from ranef.terms.nn.weights import KINDS
+
+if TYPE_CHECKING:
+    import keras
 
 # Default widths of the hidden layers.
 _HIDDEN = [32, 16]
@@ -39,12 +53,18 @@ _WEIGHT_UNIT = 0.2
 # Largest number of training rows from which the outputs of a user's network are standardized.
 _ROWS = 2_000
 
+# A network's contribution to eta (n,) as a function of its weights and inputs.
+Output = Callable[[list[Array], list[Array]], Array]
+
+# Starting value of a weight, or a function that draws it with a key.
+Start = Array | Callable[[Array], Array]
+
 # The outputs of a user's network are used unscaled if their sd is within this factor of the sd of
 # the predictor, and their mean within this many such sds of zero or of the predictor's location.
 _NEAR = 3.0
 
 
-def keras_on_jax() -> Any:
+def keras_on_jax() -> ModuleType:
     """Import Keras and return the module.
 
     Raises:
@@ -81,7 +101,12 @@ class NetworkScan:
     some: Frame
 
 
-class Network(Term):
+class Network(
+    Term[NetworkScan, NetworkState],
+    Measured[NetworkState],
+    SpansConstant[NetworkState],
+    HasNetwork[NetworkState],
+):
     """The term nn(x1, x2, ..., net=name) for a Keras model, or nn(..., hidden=[8, 4]) for an MLP.
 
     Without `net` and `hidden` it is an MLP with hidden layers of 32 and 16 units.
@@ -102,8 +127,17 @@ class Network(Term):
         users: labels of the terms that share the network, in the order of its outputs.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    takes_factors = True
+
+    def __init__(
+        self,
+        call: TermCall,
+        prefix: str = "",
+        networks: Mapping[str, object] | None = None,
+        *,
+        main: bool = True,
+    ) -> None:
+        super().__init__(call, prefix, networks, main=main)
         # Said when the model is made, before its rows are read.
         require("nn()", "keras")
         options = dict(self.call.options)
@@ -126,15 +160,19 @@ class Network(Term):
         if name is not None and not isinstance(name, str):
             raise FormulaError(f"nn(net={name!r}): write the name of one network")
         if name is not None and name not in self.networks:
-            given = suggestion(str(name), self.networks) if self.networks else "none was given"
+            hint = suggestion(str(name), self.networks) if self.networks else "none was given"
             raise OptionError(
-                f"nn(net={name}) names no network of Model(..., networks={{...}}); {given}"
+                f"nn(net={name}) names no network of Model(..., networks={{...}}); {hint}"
             )
         # A fit assigns its weights to the network; the next fit must start from the initial ones.
         self._initial = variables.values(self.networks[name]) if name is not None else {}
         self.users: tuple[str, ...] = (self.label,)
         if name is None:
             self._check_hidden()
+
+    @property
+    def has_point_weights(self) -> bool:
+        return self.options["weights"] == "point"
 
     def shared(self, users: tuple[str, ...]) -> None:
         self.users = users
@@ -164,10 +202,10 @@ class Network(Term):
     def free_function_of(self) -> frozenset[str]:
         return frozenset(self.needs())
 
-    def without(self) -> dict[str, dict[str, Any]]:
+    def without(self) -> dict[str, dict[str, ArrayLike]]:
         return {self._kept: {"kept": np.zeros((), np.int32)}}
 
-    def kept(self) -> dict[str, dict[str, Any]]:
+    def kept(self) -> dict[str, dict[str, ArrayLike]]:
         """State that the program carries, by site, where the network is not left out.
 
         Networks whose weights have a prior are never left out, because the posterior of their
@@ -198,7 +236,7 @@ class Network(Term):
             model, feeds = self._perceptron(arguments)
             width = feeds[0].shape[0] if perceptron.takes_numbers(arguments) else 0
         else:
-            model, feeds = self._given(arguments)
+            model, feeds = self._users(arguments)
             width = 0
         state = NetworkState(
             learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
@@ -225,7 +263,7 @@ class Network(Term):
 
     def _perceptron(
         self, arguments: tuple[inputs.Argument, ...]
-    ) -> tuple[Any, tuple[inputs.Feed, ...]]:
+    ) -> "tuple[keras.Model, tuple[inputs.Feed, ...]]":
         """The MLP, and what each of its inputs is fed.
 
         Raises:
@@ -245,20 +283,23 @@ class Network(Term):
             ) from None
         return model, feeds
 
-    def _given(self, arguments: tuple[inputs.Argument, ...]) -> tuple[Any, tuple[inputs.Feed, ...]]:
+    def _users(
+        self, arguments: tuple[inputs.Argument, ...]
+    ) -> "tuple[keras.Model, tuple[inputs.Feed, ...]]":
         """The user's network, and what each of its inputs is fed.
 
         Raises:
             OptionError: for a model that is no usable Keras model, or does not fit the arguments.
         """
-        keras = keras_on_jax()
+        library = keras_on_jax()
         name = self.options["net"]
-        model = self.networks[name]
-        if not isinstance(model, keras.Model):
+        network = self.networks[name]
+        if not isinstance(network, library.Model):
             raise OptionError(
-                f"the network {name!r} must be a Keras model, not {type(model).__name__}"
+                f"the network {name!r} must be a Keras model, not {type(network).__name__}"
             )
-        if not model.built and isinstance(model, keras.Sequential) and model.layers:
+        model = cast("keras.Model", network)
+        if not model.built and isinstance(model, library.Sequential) and model.layers:
             model.build((None, *inputs.joint_shape(arguments)))
             self._initial = variables.values(model)
         if (
@@ -296,17 +337,17 @@ class Network(Term):
         )
 
     def design(self, state: NetworkState, frame: Frame) -> Design:
-        given, new = [], {}
+        values, new = [], {}
         for argument, expression in zip(state.arguments, self.call.arguments, strict=True):
             rows, unseen = inputs.values(argument, expression, frame, state.learned)
-            given.append(rows)
+            values.append(rows)
             new.update(dict.fromkeys(unseen))
-        arrays = inputs.filled(state.feeds, state.arguments, given, frame.n)
+        arrays = inputs.filled(state.feeds, state.arguments, values, frame.n)
         if state.mean.size:
             arrays["0"] = (arrays["0"] - state.mean) / state.sd
         return Design(arrays, (tuple(new),))
 
-    def columns(self, state: NetworkState, frame: Frame) -> NDArray[np.float64]:
+    def columns(self, state: NetworkState, frame: Frame) -> Columns:
         """The numeric inputs of an MLP, which are standardized."""
         return self.design(state, frame).arrays["0"] if state.mean.size else np.zeros((0, 0))
 
@@ -320,15 +361,15 @@ class Network(Term):
     def equation(self, state: NetworkState) -> Summand:
         listed: list[Line] = [(str(argument), Sub("i")) for argument in self.call.arguments]
         weights = f"{state.model.count_params():,} weights w, {self.weights.about}"
-        law: Line = (f"f: a network of {_shown(state)}, {weights}",)
+        prior: Line = (f"f: a network of {_shown(state)}, {weights}",)
         place = self.users.index(self.label)
         numbered: Line = (Sub(str(place + 1)),) if len(self.users) > 1 else ()
-        laws = (law,) if place == 0 else ()
-        return Summand(("f", *numbered, "(", *joined(listed, ", "), "; w)"), laws)
+        priors_of = (prior,) if place == 0 else ()
+        return Summand(("f", *numbered, "(", *joined(listed, ", "), "; w)"), priors_of)
 
     def trained(
-        self, state: NetworkState, draws: Any, scales: Mapping[str, Scale]
-    ) -> tuple[Any, dict[str, NDArray]]:
+        self, state: NetworkState, draws: FittedDraws, scales: Mapping[str, Scale]
+    ) -> "tuple[keras.Model, dict[str, NDArray]]":
         known, carried = variables.names(state.model), draws.carried[f"{self.site}/state"]
         means = self.weights.means(state, draws)
         held = {name: np.asarray(value) for name, value in carried.items()}
@@ -347,7 +388,7 @@ class Network(Term):
     def _on_predictors(
         self,
         state: NetworkState,
-        draws: Any,
+        draws: FittedDraws,
         scales: Mapping[str, Scale],
         held: dict[str, NDArray],
     ) -> dict[str, NDArray]:
@@ -377,10 +418,10 @@ class Network(Term):
     def variables(self, state: NetworkState) -> dict[str, Variable]:
         return self.weights.variables(state)
 
-    def eta(self, run: Run[NetworkState]) -> Array:
+    def eta(self, run: Run[NetworkState]) -> Float[Array, "n"]:
         return self.weights.sample(run)
 
-    def basis(self, run: Run[NetworkState]) -> Array:
+    def basis(self, run: Run[NetworkState]) -> Float[Array, "n k"]:
         return self.weights.basis(run)
 
     def settled(
@@ -388,17 +429,17 @@ class Network(Term):
         state: NetworkState,
         design: Design,
         scale: Scale,
-        given: Callable[[Callable], Callable],
-    ) -> dict[str, Any]:
+        given: Substitution,
+    ) -> Carried:
         return self.weights.settled(state, design, scale, given)
 
-    def structure(
-        self, state: NetworkState, design: Design, priors_: Mapping[str, Prior], basis: Any = None
-    ) -> LinearBlock | None:
-        return None if basis is None else self.weights.structure(state, basis)
+    def structure_given(
+        self, state: NetworkState, basis: Float[NDArray[np.float64], "n k"]
+    ) -> LinearBlock:
+        return self.weights.structure(state, basis)
 
     @property
-    def keras(self) -> Any:
+    def keras(self) -> ModuleType:
         """The module Keras."""
         return keras_on_jax()
 
@@ -439,14 +480,14 @@ class Network(Term):
         """Place of the term's output among those of the network."""
         return self.users.index(self.label)
 
-    def points(self, state: NetworkState, model: Any) -> list[Array]:
+    def points(self, state: NetworkState, model: "keras.Model") -> list[Array]:
         """Point estimates of the trainable weights of `model`, within a NumPyro program."""
         return [
             jnp.asarray(numpyro.param(site, start, unit=_WEIGHT_UNIT))
             for site, start in self.starts(state, model)
         ]
 
-    def starts(self, state: NetworkState, model: Any) -> list[tuple[str, Any]]:
+    def starts(self, state: NetworkState, model: "keras.Model") -> list[tuple[str, Start]]:
         """Site and starting value of each trainable weight of `model`."""
         own, known = self.options["net"] is None, variables.names(state.model)
         return [
@@ -459,22 +500,22 @@ class Network(Term):
             for v in model.trainable_variables
         ]
 
-    def column(self, run: Run[NetworkState]) -> Array:
-        """The term's contribution to eta, (n, 1); terms that share a network run it once."""
+    def column(self, run: Run[NetworkState]) -> Float[Array, "n 1"]:
+        """The term's contribution to eta; terms that share a network run it once."""
         state, scale, made = run.state, run.scale, run.options.made
         if self.site not in made:
             weights = self.points(state, state.model)
             output = self.output(run, state.model, weights)
             made[self.site] = output.reshape(-1, len(self.users))
         place = self._place
-        carried: Any = mutable(self._kept, cast(Any, {"kept": np.ones((), np.int32)}))
+        carried = _carried(self._kept, {"kept": np.ones((), np.int32)})
         kept = jnp.asarray(carried["kept"])
         output = made[self.site][:, place : place + 1]
         # The switch has the dtype of the network, so that the precision is not raised.
         unit = self.unit(state, scale) * kept.astype(output.dtype)
         return (output - self.output_shift(state, scale)) * unit
 
-    def features(self, run: Run[NetworkState]) -> Array | None:
+    def features(self, run: Run[NetworkState]) -> Float[Array, "n k"] | None:
         state = run.state
         last = graph.linear_end(state.model)
         if last is None or len(getattr(last.input, "shape", ())) != 2:
@@ -488,9 +529,9 @@ class Network(Term):
         self,
         state: NetworkState,
         scale: Scale,
-        points: Mapping[str, Any],
-        change: tuple[NDArray[np.float64], float],
-    ) -> dict[str, Any]:
+        points: Mapping[str, ArrayLike],
+        change: tuple[Float[NDArray[np.float64], "k"], float],
+    ) -> dict[str, Array]:
         last, known = graph.linear_end(state.model), variables.names(state.model)
         assert last is not None, "a network without a linear end has no features"
         unit, place = self.unit(state, scale), self._place
@@ -505,7 +546,9 @@ class Network(Term):
             out[site] = jnp.asarray(bias)
         return out
 
-    def output(self, run: Run[NetworkState], model: Any, weights: list[Array]) -> Array:
+    def output(
+        self, run: Run[NetworkState], model: "keras.Model", weights: list[Array]
+    ) -> Float[Array, "n *unit"]:
         """Output of `model`, the network or a part of it, within a NumPyro program.
 
         The state that the network updates is carried on, and its regularization losses are
@@ -518,20 +561,23 @@ class Network(Term):
         seeds = variables.seeds(state.model) if options.training else []
         key = numpyro.prng_key() if seeds else None
         drawn = variables.drawn(seeds, key) if key is not None else {}
-        output, updated, losses = model.stateless_call(
+        found = model.stateless_call(
             weights,
             [drawn.get(name, carried[name]) for name in others],
             graph.packed(state.model, self.rows(run.design)),
             training=options.training,
             return_losses=True,
         )
+        output, updated, losses = cast(tuple[Array, list[Array], list[Array]], found)
         after = zip(others, updated, strict=True)
         carried.update({name: value for name, value in after if name not in drawn})
         if losses:
             numpyro.factor(f"{self.site}/penalty", -options.rows * sum(losses))
         return output
 
-    def _carried(self, state: NetworkState, model: Any) -> tuple[Any, list[str]]:
+    def _carried(
+        self, state: NetworkState, model: "keras.Model"
+    ) -> tuple[dict[str, Array | NDArray], list[str]]:
         """State that the network updates as it runs, by name, and the names in its own order.
 
         JAX sorts the keys of dicts, so the order is kept separately.
@@ -539,19 +585,19 @@ class Network(Term):
         known = variables.names(state.model)
         others = [known[id(v)] for v in model.non_trainable_variables]
         start = {name: jnp.asarray(state.initial[name]) for name in others}
-        return mutable(f"{self.site}/state", cast(Any, start)), others
+        return _carried(f"{self.site}/state", start), others
 
-    def rows(self, design: Design) -> list[Array]:
+    def rows(self, design: Design) -> list[Shaped[Array, "n ..."]]:
         """The rows as arrays, one for each input of the network."""
         return [_on_device(a) for a in inputs.ordered(design.arrays)]
 
-    def frozen(self, state: NetworkState, scale: Scale) -> Any:
+    def frozen(self, state: NetworkState, scale: Scale) -> Output:
         """The contribution to eta (n,) in inference mode, as a function of weights and inputs."""
         unit, shift, model = self.unit(state, scale), self.output_shift(state, scale), state.model
         carried, others = self._carried(state, model)
         held = [carried[name] for name in others]
 
-        def output(weights: Any, rows: Any) -> Array:
+        def output(weights: list[Array], rows: list[Array]) -> Array:
             found, _ = model.stateless_call(
                 weights, held, graph.packed(model, rows), training=False
             )
@@ -560,7 +606,13 @@ class Network(Term):
         return output
 
 
-def _on_device(rows: Any) -> Array:
+def _carried(site: str, start: Mapping[str, ArrayLike]) -> dict[str, Array | NDArray]:
+    """State that the program carries at a site; an update of the dict is carried on."""
+    # The types of NumPyro say that the state is one array; a dict of arrays is taken as well.
+    return cast(dict[str, Array | NDArray], mutable(site, cast(Array, dict(start))))
+
+
+def _on_device(rows: Shaped[NDArray | Array, "*axes"]) -> Shaped[Array, "*axes"]:
     """Rows as a JAX array: codes of levels as int32, numbers as float32."""
     return jnp.asarray(rows, dtype="int32" if rows.dtype.kind == "i" else "float32")
 
@@ -574,6 +626,6 @@ def _shown(state: NetworkState) -> str:
     return f"{' → '.join(map(str, [*first.shape, *_widths(model)]))} units"
 
 
-def _widths(model: Any) -> list[int]:
+def _widths(model: "keras.Model") -> list[int]:
     """Number of units of each layer with weights."""
     return [int(layer.output.shape[-1]) for layer in model.layers if layer.trainable_variables]

@@ -140,14 +140,7 @@ class Weights(ABC):
         scale: Scale,
         substituted: Callable[[Callable], Callable],
     ) -> dict[str, Mapping[str, ArrayLike]]:
-        """State that the program carries once the search has ended, by site.
-
-        Args:
-            state: state of the term.
-            design: some training rows.
-            scale: location and sd of the predictor.
-            substituted: returns a NumPyro program with the point estimates substituted.
-        """
+        """State that the program carries once the search has ended, as `HasNetwork.settled`."""
         return {}
 
     @abstractmethod

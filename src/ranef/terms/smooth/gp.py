@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from ranef.data.frame import Frame, LevelsSeen, NameIndex, crossed_levels
 from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand, joined
+from ranef.formula.formula import TermCall
 from ranef.lazy import Array, dist, jnp, numpyro, optimize, stats
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
@@ -31,10 +33,12 @@ from ranef.terms.base import (
     LinearTerm,
     Parameter,
     Run,
+    Values,
     Variable,
     clean_name,
 )
 from ranef.terms.blocks import LinearBlock
+from ranef.terms.capabilities import Diagnosed, Sites, VariesByLevel
 from ranef.terms.smooth import hilbert_basis, ranges
 
 # Shortest and longest length scale of each column.
@@ -100,7 +104,9 @@ class ProcessState:
         return math.prod(self.sizes)
 
 
-class Process(LinearTerm):
+class Process(
+    LinearTerm[ProcessScan, ProcessState], VariesByLevel[ProcessState], Diagnosed[ProcessState]
+):
     """The terms gp(x), gp(lat, lon) and gp(x, by=g).
 
     Options are `kernel`, one of "matern52", "matern32" and "sqexp"; `m`, the number of basis
@@ -109,8 +115,15 @@ class Process(LinearTerm):
     and `iso=True`, one length scale for all columns, which must have the same unit.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        call: TermCall,
+        prefix: str = "",
+        networks: Mapping[str, object] | None = None,
+        *,
+        main: bool = True,
+    ) -> None:
+        super().__init__(call, prefix, networks, main=main)
         options = dict(self.call.options)
         unknown = [name for name in options if name not in _OPTIONS]
         if unknown:
@@ -229,12 +242,12 @@ class Process(LinearTerm):
         plausible[:, 0] = 2 * half * np.minimum(np.maximum(share, spacing), 0.25)
         lengths = plausible if not self.options["iso"] else _common(plausible)
         factors, sizes = [], []
-        given, chosen = self._each("boundary"), self._each("m")
+        boundaries, chosen = self._each("boundary"), self._each("m")
         for i in range(d):
             alpha, beta = _inverse_gamma(*lengths[i])
             usual = float(stats.invgamma(alpha, scale=beta).ppf(0.9)) / half[i]
             c = float(np.clip(kernel.boundary * usual, _LEAST_BOUNDARY, farthest))
-            factors.append(float(given[i]) if given else c)
+            factors.append(float(boundaries[i]) if boundaries else c)
             m = math.ceil(kernel.functions * factors[i] * half[i] / lengths[i, 0])
             sizes.append(int(chosen[i]) if chosen else max(m, 5))
         if math.prod(sizes) > _MOST_FUNCTIONS:
@@ -248,7 +261,7 @@ class Process(LinearTerm):
 
     def design(self, state: ProcessState, frame: Frame) -> Design:
         x = ranges.values_of(self.call.arguments, frame)
-        arrays: dict[str, Any] = {"x": (x - state.middle) / state.half}
+        arrays: dict[str, NDArray] = {"x": (x - state.middle) / state.half}
         if not self.options["by"]:
             return Design(arrays)
         codes, new = state.index.coded(frame, (self.options["by"],))
@@ -293,10 +306,10 @@ class Process(LinearTerm):
         state: ProcessState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Any],
+        hyperparameters: Mapping[str, Values],
     ) -> LinearBlock:
         x, k, spectrum = design.arrays["x"], state.width, self._spectrum(state)
-        xp: Any = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
+        xp: ModuleType = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
         sds = spectrum.sds(hyperparameters, jnp) if hyperparameters else np.ones(k)
         return LinearBlock(
             hilbert_basis.columns(x, state.sizes, state.factors, xp),
@@ -311,13 +324,13 @@ class Process(LinearTerm):
             spectrum=spectrum,
         )
 
-    def coefficients(self, run: Run[ProcessState], block: LinearBlock) -> Array:
+    def coefficients(self, run: Run[ProcessState], block: LinearBlock) -> Float[Array, "*levels k"]:
         state = run.state
         shape = (block.levels, state.width) if state.levels else (state.width,)
         zeros = jnp.zeros(shape)
-        law = dist.Normal(zeros, block.factor).to_event(len(shape))
+        prior = dist.Normal(zeros, block.factor).to_event(len(shape))
         unit = jnp.full(shape, 0.3 * run.scale.sd / math.sqrt(state.width))
-        drawn = numpyro.sample(self._weights, law, infer={"start": zeros, "unit": unit})
+        drawn = numpyro.sample(self._weights, prior, infer={"start": zeros, "unit": unit})
         weights, new = jnp.asarray(drawn), run.design.unseen()
         if not new:
             return weights
@@ -348,9 +361,7 @@ class Process(LinearTerm):
             dims, coords = (f"{self.factor}__factor_dim", *dims), (state.levels, *coords)
         return {**out, self._weights: Variable("weight", dims, coords)}
 
-    def diagnostics(
-        self, state: ProcessState, sites: Mapping[str, Any]
-    ) -> Iterator[tuple[str, str, str, str]]:
+    def diagnostics(self, state: ProcessState, sites: Sites) -> Iterator[tuple[str, str, str, str]]:
         """Report length scales for which the basis has too few functions or too near a boundary."""
         kernel = hilbert_basis.KERNELS[self.options["kernel"]]
         for i, half in enumerate(state.half):
@@ -384,8 +395,8 @@ class Process(LinearTerm):
         at = (Sub(f"{of}|{self.factor}[i]") if state.levels else Sub(of),)
         each = Sub(f"{of}|{self.factor}[j]") if state.levels else Sub(of)
         kernel: Line = (self.options["kernel"], "(ℓ", Sub(of), ")")
-        law: Line = ("f", each, " ~ GP(0, σ", Sub(of), "² ", *kernel, ")")
-        return Summand(("f", *at, "(", *inside, ")"), (law,))
+        prior: Line = ("f", each, " ~ GP(0, σ", Sub(of), "² ", *kernel, ")")
+        return Summand(("f", *at, "(", *inside, ")"), (prior,))
 
 
 def _common(plausible: Lengths) -> Lengths:
@@ -402,8 +413,9 @@ def _inverse_gamma(low: float, high: float) -> tuple[float, float]:
     """
 
     def excess(log_alpha: float) -> float:
-        gamma = stats.invgamma(math.exp(log_alpha))
-        return float(np.log(gamma.ppf(1 - _TAIL) / gamma.ppf(_TAIL))) - math.log(high / low)
+        prior = stats.invgamma(math.exp(log_alpha))
+        return float(np.log(prior.ppf(1 - _TAIL) / prior.ppf(_TAIL))) - math.log(high / low)
 
-    alpha = math.exp(np.asarray(optimize.brentq(excess, -1.0, 7.0)))
+    root = cast(float, optimize.brentq(excess, -1.0, 7.0))
+    alpha = math.exp(root)
     return alpha, float(low / stats.invgamma(alpha).ppf(_TAIL))

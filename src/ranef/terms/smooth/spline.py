@@ -14,7 +14,6 @@ deviation from it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
+from ranef.formula.formula import TermCall
 from ranef.lazy import Array, dist, jnp, numpyro
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
@@ -59,7 +59,7 @@ class SplineState:
     line: Float[NDArray[np.float64], "2 curves"]
 
 
-class Spline(LinearTerm):
+class Spline(LinearTerm[ranges.ColumnRanges, SplineState]):
     """The term s(x), with k B-splines.
 
     `y ~ s(x)` has the common effect `x` and the sd `s(x)_sigma`. Each curve is made orthogonal to
@@ -68,8 +68,17 @@ class Spline(LinearTerm):
     Beyond the range the function continues as a straight line.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    adds_lines = True
+
+    def __init__(
+        self,
+        call: TermCall,
+        prefix: str = "",
+        networks: Mapping[str, object] | None = None,
+        *,
+        main: bool = True,
+    ) -> None:
+        super().__init__(call, prefix, networks, main=main)
         unknown = [name for name in self.call.options if name not in _OPTIONS]
         if unknown:
             raise FormulaError(
@@ -134,14 +143,14 @@ class Spline(LinearTerm):
         state: SplineState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Any],
+        hyperparameters: Mapping[str, Numbers],
     ) -> LinearBlock:
         x, k = design.arrays["x"], self.k - 2
-        xp: Any = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
+        xp: ModuleType = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
         u = x[:, 0]
         line = state.line[0] + u[:, None] * state.line[1]
         return LinearBlock(
-            b_splines(u, self.k, xp) @ state.curves - line,
+            b_splines(xp.asarray(u), self.k) @ state.curves - line,
             None,
             1,
             np.zeros(k),
@@ -151,11 +160,11 @@ class Spline(LinearTerm):
             scales=(self._sd,) * k,
         )
 
-    def coefficients(self, run: Run[SplineState], block: LinearBlock) -> Array:
+    def coefficients(self, run: Run[SplineState], block: LinearBlock) -> Float[Array, "k"]:
         zeros = jnp.zeros(self.k - 2)
-        law = dist.Normal(zeros, block.factor).to_event(1)
+        prior = dist.Normal(zeros, block.factor).to_event(1)
         infer = {"start": zeros, "unit": jnp.full_like(zeros, 0.3 * run.scale.sd)}
-        return jnp.asarray(numpyro.sample(self._weights, law, infer=infer))
+        return jnp.asarray(numpyro.sample(self._weights, prior, infer=infer))
 
     def variables(self, state: SplineState) -> dict[str, Variable]:
         labels = tuple(str(j + 1) for j in range(self.k - 2))
@@ -166,21 +175,21 @@ class Spline(LinearTerm):
 
     def equation(self, state: SplineState) -> Summand:
         name = f"{self.prefix}{self.call.arguments[0]}"
-        law: Line = ("Δ²f", Sub(name), " ~ Normal(0, σ", Sub(f"s({name})"), "²)")
-        return Summand(("f", Sub(name), "(", str(self.call.arguments[0]), Sub("i"), ")"), (law,))
+        prior: Line = ("Δ²f", Sub(name), " ~ Normal(0, σ", Sub(f"s({name})"), "²)")
+        return Summand(("f", Sub(name), "(", str(self.call.arguments[0]), Sub("i"), ")"), (prior,))
 
 
-def b_splines(u: Float[Numbers, "n"], k: int, xp: ModuleType = np) -> Float[Numbers, "n splines"]:
+def b_splines(u: Float[Numbers, "n"], k: int) -> Float[Numbers, "n splines"]:
     """Evaluate k cubic B-splines on evenly spaced knots over [-1, 1].
 
     Args:
         u: points.
         k: number of B-splines.
-        xp: `numpy` or `jax.numpy`.
 
     Returns:
         The values of each spline, which continue linearly beyond [-1, 1].
     """
+    xp: ModuleType = np if isinstance(u, np.ndarray) else jnp
     at = xp.clip(u, -1.0, 1.0)
     # Distance from the centre of each B-spline, in units of the distance between knots.
     t = (at[:, None] + 1) * ((k - 3) / 2) - (np.arange(k) - 1.0)
