@@ -1,8 +1,8 @@
 """Base class of the methods of inference, `Method`, and their result, `Draws`.
 
 To add a method, write a subclass of `Method` with `run` in a file of its own under ``inference/``,
-and add a line to ``registry.METHODS``. A method uses the sites and linear blocks of a problem, and
-never the class of a term.
+and add a line to ``registry.METHODS``. A method that does not fit every problem says so by
+`refuses`. It uses the sites and linear blocks of a problem, and never the class of a term.
 """
 
 from abc import ABC, abstractmethod
@@ -175,7 +175,8 @@ class Method(ABC):
     Attributes:
         name: name of the method in `Model.fit`.
         options: default of each option by name.
-        streams: whether the method can read the rows in batches, without all rows in memory.
+        streams: whether the method reads the rows of some problems in batches, without all rows
+            in memory.
 
     Raises:
         OptionError: for an unknown option.
@@ -199,6 +200,27 @@ class Method(ABC):
                 hint = suggestion(name, self.options)
                 raise OptionError(f"method {self.name!r} has no option {name!r}; {hint}")
         self.settings = {**self.options, **options}
+
+    def reads_batches(self, problem: Problem) -> bool:
+        """Whether the method fits this problem with rows read in batches, not all in memory.
+
+        `streams` says whether it does so for any problem.
+        """
+        return self.streams
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Why the method cannot fit a problem, but another method can.
+
+        What the answer has taken to compute from the rows is kept for `run` of the same problem.
+
+        Args:
+            problem: the model and its rows; they are all in memory unless `reads_batches`.
+
+        Returns:
+            What the method requires, as the rest of a sentence that begins with its name; None if
+            the method fits the problem.
+        """
+        return None
 
     @abstractmethod
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:

@@ -36,6 +36,7 @@ from ranef.inference.hyperparameters.sampler import (
     message,
     sample,
 )
+from ranef.inference.lmm.applicability import not_linear, too_large
 from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
 from ranef.inference.lmm.model import dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
@@ -84,6 +85,11 @@ class Laplace(Method):
         if self.settings["quadrature"] is not None:
             nodes = whole_number("quadrature", self.settings["quadrature"], least=1)
             self.settings["quadrature"] = nodes
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Why the predictors are not linear and Gaussian, or too large; see `Method.refuses`."""
+        blocks = problem.unit_blocks()
+        return not_linear(blocks, problem) or too_large(blocks, row_covariances=True)
 
     def _refine(self, target: GLMMHyperposterior) -> None:
         """Adds a correction of the normal approximation to the target, if one applies.

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ranef.errors import MethodError, OptionError, whole_number
+from ranef.errors import OptionError, whole_number
 from ranef.inference.base import Draws, Method
 from ranef.inference.lmm.degenerate_residual import refuse_without_residual
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import dependent
-from ranef.inference.lmm.sufficient_statistics import accumulate
+from ranef.inference.lmm.sufficient_statistics import accumulate_or_reason
 from ranef.inference.mcmc.chains import Chains, sample
 from ranef.inference.mcmc.identified_draws import comparable
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
@@ -101,11 +101,8 @@ class NUTS(Method):
         """The density with coefficients integrated out; None if not possible or not wanted."""
         if self.settings["coefficients"] == "sampled":
             return None
-        try:
-            mixed = accumulate(problem, self.name)
-        except MethodError:
-            return None
-        if mixed.tails:
+        mixed = accumulate_or_reason(problem)
+        if isinstance(mixed, str) or mixed.tails:
             return None
         refuse_without_residual(mixed, problem)
         marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
