@@ -20,13 +20,13 @@ from ranef.inference.base import Draws, Method
 from ranef.inference.hyperparameters.mode import modes
 from ranef.inference.hyperparameters.point_estimates import fix_point_estimates
 from ranef.inference.hyperparameters.sampler import combined, message, sample
-from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
 from ranef.inference.lmm.degenerate_residual import (
     out_of_reach,
     refuse_vanished,
     refuse_without_residual,
 )
 from ranef.inference.lmm.deviance import ProfiledDeviance
+from ranef.inference.lmm.integrated_draws import integrated_draws
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import LinearMixedModel, dependent
 from ranef.inference.lmm.sufficient_statistics import accumulate, accumulate_or_reason
@@ -116,23 +116,7 @@ class Exact(Method):
             bar.close()
         x = target.whole(found.x)
         refuse_vanished(marginal.sites(x), mixed, problem, found=found.found)
-        coefficients = CoefficientPosterior(marginal, x, seed)
-        sites = marginal.coordinates.values(x)
-        hidden = {*points, *(tail.name for tail in mixed.tails)}
-        hyper = {name: value[None] for name, value in sites.items() if name not in hidden}
-        return Draws(
-            lambda: coefficients.sites(hyper),
-            points,
-            {},
-            found.found and found.reliable,
-            message(found, draws),
-            found.evaluations,
-            analytic_moments=coefficients.moments,
-            lazy_sites=tuple(coefficients.group_sites),
-            effect_sampler=lambda: coefficients.effects,
-            k_hat=found.k_hat,
-            evidence=found.evidence,
-        )
+        return integrated_draws(marginal, found, x, points, seed, message(found, draws))
 
     def likelihood(self, problem: Problem) -> ProfiledDeviance:
         """The profiled deviance, as lme4 defines it.

@@ -37,7 +37,7 @@ from ranef.inference.hyperparameters.sampler import (
     sample,
 )
 from ranef.inference.lmm.applicability import not_linear, too_large
-from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
+from ranef.inference.lmm.integrated_draws import integrated_draws
 from ranef.inference.lmm.model import dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
@@ -232,23 +232,11 @@ class Laplace(Method):
             raise dependent(mixed, error) from None
         finally:
             bar.close()
-        coefficients = CoefficientPosterior(target, x, seed)
-        sites = target.coordinates.values(x)
-        hidden = {*points, *(tail.name for tail in mixed.tails)}
-        hyper: dict[str, Any] = {n: v[None] for n, v in sites.items() if n not in hidden}
-        said = message(found, draws) if target.has_normal else f"{_NO_NORMAL}; {draws:,} draws"
-        return Draws(
-            lambda: coefficients.sites(hyper),
-            points,
-            {},
-            target.has_normal and found.found and found.reliable,
-            said,
-            found.evaluations,
-            analytic_moments=coefficients.moments,
-            lazy_sites=tuple(coefficients.group_sites),
-            effect_sampler=lambda: coefficients.effects,
-            k_hat=found.k_hat,
-            evidence=found.evidence,
+        ended = message(found, draws) if target.has_normal else f"{_NO_NORMAL}; {draws:,} draws"
+        drawn = integrated_draws(target, found, x, points, seed, ended)
+        return replace(
+            drawn,
+            converged=target.has_normal and drawn.converged,
             settings={"quadrature": self.settings["quadrature"]},
         )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ranef import priors
 from ranef.inference.advi import guide as guides
 from ranef.inference.base import Draws
 from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
+from ranef.inference.lmm.integrated_draws import with_coefficients
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import dependent
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
@@ -202,13 +203,7 @@ class MarginalTarget:
             draws = coefficients.sites(values)
         except DependentColumnError as error:
             raise dependent(marginal.mixed, error) from None
-        return replace(
-            found,
-            draw=lambda: draws,
-            analytic_moments=coefficients.moments,
-            lazy_sites=tuple(coefficients.group_sites),
-            effect_sampler=lambda: coefficients.effects,
-        )
+        return with_coefficients(found, coefficients, lambda: draws)
 
 
 def _root(block: LinearBlock) -> Array:
