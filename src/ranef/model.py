@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -67,14 +66,14 @@ class Model:
         formula: str,
         family: str | Mixture = "gaussian",
         priors: Mapping[str, Prior | float] | None = None,
-        networks: Mapping[str, Any] | None = None,
+        networks: Mapping[str, object] | None = None,
         missing: Sequence[str] = (),
     ) -> None:
         if not isinstance(missing, (list, tuple)) or not all(isinstance(m, str) for m in missing):
             raise OptionError(f"missing must be a list of texts such as ('NA',), not {missing!r}")
         if networks is not None and not isinstance(networks, Mapping):
             raise OptionError(f"networks must be a dict of Keras models by name, not {networks!r}")
-        name: Any = getattr(family, "name", family)
+        name = family.name if isinstance(family, Mixture) else family
         registry.load("family", name)  # refuses an unknown family
         self.formula = formula
         self.program = Program(
@@ -86,7 +85,7 @@ class Model:
         said = "; of two texts the second in order is the success" if family == "bernoulli" else ""
         return f"<ranef.Model {self.formula!r}, family {family}{said}>"
 
-    def priors_for(self, data: Any) -> dict[str, Prior]:
+    def priors_for(self, data: object) -> dict[str, Prior]:
         """The prior of every parameter for this table, whether given or by default.
 
         Args:
@@ -103,12 +102,12 @@ class Model:
 
     def fit(
         self,
-        data: Any,
+        data: object,
         method: str = "auto",
         seed: int = 0,
         draws: int = 1000,
         progress: bool = True,
-        **options: Any,
+        **options: object,
     ) -> Fit:
         """Fit the model to a table.
 
@@ -194,12 +193,12 @@ class Model:
             refuse_degenerate(problem)
         return _Choice(method, program, training, problem)
 
-    def _learn(self, data: Any) -> Training:
+    def _learn(self, data: object) -> Training:
         """What the program learns from the rows before a fit."""
         return self._learned(data)[1]
 
     def _learned(
-        self, data: Any, *, streams: bool = False, progress: bool = False
+        self, data: object, *, streams: bool = False, progress: bool = False
     ) -> tuple[Program, Training]:
         """The program adapted to the response, and what it learns from the rows before a fit.
 
@@ -250,7 +249,7 @@ def _finite(family: Family) -> Iterator[None]:
         raise not_finite(family) from None
 
 
-def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], str]:
+def _candidates(method: str, options: Mapping[str, object]) -> tuple[list[Method], str]:
     """The methods to try, in this order, and the reason for using the first."""
     if method != "auto":
         return [registry.load("method", method)(**options)], "it was asked for"

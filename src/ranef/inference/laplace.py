@@ -12,7 +12,6 @@ density of theta is corrected for what the normal approximation misses (``glmm.c
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -80,7 +79,7 @@ class Laplace(Method):
     name = "laplace"
     options = {"quadrature": None}
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: object) -> None:
         super().__init__(**options)
         if self.settings["quadrature"] is not None:
             nodes = whole_number("quadrature", self.settings["quadrature"], least=1)

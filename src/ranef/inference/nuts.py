@@ -9,7 +9,6 @@ sample all parameters, with whitened common effects and partially centered group
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ class NUTS(Method):
     name = "nuts"
     options = {"chains": 4, "tune": 1000, "target_accept": 0.8, "coefficients": "integrated"}
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: object) -> None:
         super().__init__(**options)
         chosen = self.settings
         chosen["chains"] = whole_number("chains", chosen["chains"], least=1)
@@ -130,7 +129,7 @@ def _point_estimate(problem: Problem, name: str) -> OptionError:
 
 
 def _message(
-    how: Convergence, diverging: int, draws: int, settings: Mapping[str, Any], about: str
+    how: Convergence, diverging: int, draws: int, settings: Mapping[str, object], about: str
 ) -> str:
     """How the chains ended, as a sentence."""
     text = (

@@ -17,7 +17,6 @@ All other models, and all models under the mean-field guide, use black-box varia
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +34,7 @@ from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
 from ranef.inference.lmm.applicability import too_large
 from ranef.lazy import jax, jnp, optax
 from ranef.program.problem import Problem, sites_of
+from ranef.program.training import Rows
 
 # Largest absolute value of the data: sums of squares then stay finite in double precision.
 _LARGEST = 1e140
@@ -76,7 +76,7 @@ class SVI(Method):
         "checkpoint": None,
     }
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: object) -> None:
         super().__init__(**options)
         chosen = self.settings
         # Options of the search ask for a search, even for a linear model.
@@ -209,7 +209,7 @@ def _fits_in_memory(problem: Problem) -> bool:
     return reason is None
 
 
-def _on_device(data: Any) -> Any:
+def _on_device(data: Rows) -> Rows:
     """The rows as JAX arrays.
 
     Raises:

@@ -18,7 +18,7 @@ be several times too small, because the guide would treat b as observed.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from scipy.linalg import block_diag
 from ranef.errors import DataError
 from ranef.lazy import Array, jax, jnp, ravel_pytree
 from ranef.numerics.jax_cholesky import cholesky, product, solve, square
+from ranef.numerics.shapes import Float, Int
 from ranef.program.problem import Latent, Problem
 from ranef.terms.blocks import LinearBlock
 
@@ -43,20 +44,24 @@ _COLLINEAR = 1e-11
 _WORST_CONDITION = 100.0
 
 
+Latents = Float[Array, "z"]
+Scalar = Float[Array, ""]
+
+
 @dataclass(frozen=True)
 class JointFactor:
     """Parameters with a joint full covariance: common effects of a predictor, or hyperparameters.
 
     Attributes:
-        index: (1, p) positions in z.
-        matrix: (p, p) upper triangular; z[index] = start[index] + unit[index] * (matrix u[index]).
+        index: positions in z.
+        matrix: upper triangular; z[index] = start[index] + unit[index] * (matrix u[index]).
         common: whether the means of group effects depend linearly on these parameters, as on
             common effects. In a model of columns with missing values all common effects and
             hyperparameters are one such part, because the missing values make them dependent.
     """
 
-    index: Array
-    matrix: Array
+    index: Int[Array, "1 p"]
+    matrix: Float[Array, "p p"]
     common: bool = True
 
 
@@ -65,13 +70,30 @@ class LevelFactor:
     """Effects of the m levels of a grouping, with a full covariance (k, k) within each level.
 
     Attributes:
-        index: (m, k) positions in z.
+        index: positions in z.
         label: label of the linear block whose prior covariance they depend on; "" if they depend
             on none.
     """
 
-    index: Array
+    index: Int[Array, "m k"]
     label: str
+
+
+class GuideParams(TypedDict):
+    """The variational parameters, numbers that define a member of the family.
+
+    Attributes:
+        loc: means of u.
+        rho: numbers whose softplus are the scales.
+        lower: strictly lower triangles of the Cholesky factors of each part, in units of the
+            scales.
+        ties: the C_j of each grouping, with p = 0 if group effects do not depend on beta.
+    """
+
+    loc: Latents
+    rho: Latents
+    lower: list[Float[Array, "m k k"]]
+    ties: list[Float[Array, "m k p"]]
 
 
 @dataclass(frozen=True)
@@ -80,9 +102,9 @@ class Guide:
 
     Attributes:
         size: length of z and of u.
-        start: (size,) z at u = 0.
-        unit: (size,) step of z for a step of one in u.
-        width: (size,) sd of u where the search begins.
+        start: z at u = 0.
+        unit: step of z for a step of one in u.
+        width: sd of u where the search begins.
         shared: parts with a joint full covariance; none under "meanfield".
         grouped: group effects with a full covariance within levels; none under "meanfield".
         following: whether group effects depend on hyperparameters and common effects.
@@ -92,25 +114,18 @@ class Guide:
     """
 
     size: int
-    start: Array
-    unit: Array
-    width: Array
+    start: Latents
+    unit: Latents
+    width: Latents
     shared: tuple[JointFactor, ...]
     grouped: tuple[LevelFactor, ...]
     following: bool
-    split: Any
+    split: Callable[[Array], dict[str, Array]]
     latents: Mapping[str, Latent]
-    blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
+    blocks: Callable[[Mapping[str, Array]], dict[str, LinearBlock]]
 
-    def init(self) -> dict[str, Any]:
-        """The variational parameters where a search begins.
-
-        Returns:
-            "loc" (size,), the means of u; "rho" (size,), whose softplus are the scales; "lower",
-            the strictly lower triangles of the Cholesky factors of each part, in units of the
-            scales; "ties", the C_j of each grouping, (m, k, p), with p = 0 if group effects do not
-            depend on beta.
-        """
+    def init(self) -> GuideParams:
+        """The variational parameters where a search begins."""
         kind = self.start.dtype
         common = sum(part.index.size for part in self.shared if part.common)
         ties = common * sum(part.index.size for part in self.grouped)
@@ -127,15 +142,15 @@ class Guide:
             ],
         }
 
-    def _factors(self, params: Mapping[str, Any]) -> list[Array]:
-        """Cholesky factors diag(scale) (I + lower) of the shared parts' covariances, (1, p, p)."""
+    def _factors(self, params: GuideParams) -> list[Float[Array, "1 _ _"]]:
+        """Cholesky factors diag(scale) (I + lower) of the joint factors' covariances."""
         scale = jax.nn.softplus(params["rho"])
         return [
             _unit_lower(lower) * scale[part.index][..., None]
             for part, lower in zip(self.shared, params["lower"], strict=False)
         ]
 
-    def _given(self, params: Mapping[str, Any], u: Array) -> Iterator[tuple[Array, Array]]:
+    def _conditionals(self, params: GuideParams, u: Latents) -> Iterator[tuple[Array, Array]]:
         """Mean (m, k) and Cholesky factor (m, k, k) of the precision of the effects of each
         grouping, given the rest of u."""
         scale = jax.nn.softplus(params["rho"])
@@ -150,14 +165,14 @@ class Guide:
             if tie.shape[-1]:
                 mean = mean + tie @ beta
             if part.label in here:
-                said = square(root)
-                pull = product(said + usual[part.label], mean)
-                root = cholesky(said + here[part.label])
+                data = square(root)
+                pull = product(data + usual[part.label], mean)
+                root = cholesky(data + here[part.label])
                 mean = solve(root, solve(root, pull), transposed=True)
             yield mean, root
 
-    def _precisions(self, u: Array) -> dict[str, Array]:
-        """P = Sigma^-1 (k, k) by label, in units of u, of groupings that depend on their prior."""
+    def _precisions(self, u: Latents) -> dict[str, Float[Array, "_ _"]]:
+        """P = Sigma^-1 by label, in units of u, of groupings that depend on their prior."""
         followed = {part.label: part.index[0] for part in self.grouped if part.label}
         if not (followed and self.following):
             return {}
@@ -168,41 +183,43 @@ class Guide:
             out[label] = square(solve(root, jnp.eye(len(root))))
         return out
 
-    def sample(self, params: Mapping[str, Any], noise: Array) -> Array:
-        """A draw of u, (size,), as a differentiable function of standard normal noise (size,)."""
+    def sample(self, params: GuideParams, noise: Latents) -> Latents:
+        """A draw of u as a differentiable function of standard normal noise."""
         u = params["loc"] + jax.nn.softplus(params["rho"]) * noise
         for part, factor in zip(self.shared, self._factors(params), strict=True):
             step = product(factor, noise[part.index])
             u = u.at[part.index].set(params["loc"][part.index] + step)
-        for part, (mean, root) in zip(self.grouped, list(self._given(params, u)), strict=True):
+        for part, (mean, root) in zip(
+            self.grouped, list(self._conditionals(params, u)), strict=True
+        ):
             u = u.at[part.index].set(mean + solve(root, noise[part.index], transposed=True))
         return u
 
-    def place(self, u: Array) -> Array:
-        """The unconstrained latents z (size,) at u (size,)."""
+    def place(self, u: Latents) -> Latents:
+        """The unconstrained latents z at u."""
         z = self.start + self.unit * u
         for part in self.shared:
             moved = self.unit[part.index] * (u[part.index] @ part.matrix.T)
             z = z.at[part.index].set(self.start[part.index] + moved)
         return z
 
-    def log_density(self, params: Mapping[str, Any], u: Array) -> Array:
-        """Log density of z = place(u) under q, at u (size,), in nats."""
+    def log_density(self, params: GuideParams, u: Latents) -> Scalar:
+        """Log density of z = place(u) under q, in nats."""
         scale = jax.nn.softplus(params["rho"])
         away = u - params["loc"]
         noise, log_det = away / scale, jnp.log(scale * self.unit)
         for part, factor in zip(self.shared, self._factors(params), strict=True):
             noise = noise.at[part.index].set(solve(factor, away[part.index]))
             log_det = log_det.at[part.index].add(jnp.log(jnp.diag(part.matrix)))
-        for part, (mean, root) in zip(self.grouped, self._given(params, u), strict=True):
+        for part, (mean, root) in zip(self.grouped, self._conditionals(params, u), strict=True):
             own = product(jnp.swapaxes(root, -1, -2), u[part.index] - mean)
             noise = noise.at[part.index].set(own)
             stretch = -jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1))
             log_det = log_det.at[part.index].set(stretch + jnp.log(self.unit[part.index]))
         return jnp.sum(-0.5 * noise**2 - 0.5 * _LOG_2PI - log_det)
 
-    def constrain(self, z: Array) -> tuple[dict[str, Array], Array]:
-        """The values of the sites at z (size,), and log |d site / d z|."""
+    def constrain(self, z: Latents) -> tuple[dict[str, Array], Scalar]:
+        """The values of the sites at z, and log |d site / d z|."""
         values, log_det = {}, jnp.zeros(())
         for name, u in self.split(z).items():
             transform = self.latents[name].transform
@@ -211,7 +228,7 @@ class Guide:
         return values, log_det
 
 
-def _unit_lower(lower: Array) -> Array:
+def _unit_lower(lower: Float[Array, "m k k"]) -> Float[Array, "m k k"]:
     """The strictly lower triangle of a matrix plus the identity."""
     return jnp.tril(lower, -1) + jnp.eye(lower.shape[-1])
 
@@ -315,9 +332,9 @@ def _parts(
     for parameter, parts in together.items():
         index, unit = (np.concatenate([p[i] for p in parts], axis=-1) for i in (0, 1))
         matrix = _whitening(np.concatenate([columns for *_, columns in parts], axis=1))
-        spread = problem.residual_scales.get(parameter, problem.residual_scale)
+        residual = problem.residual_scales.get(parameter, problem.residual_scale)
         key = "" if problem.incomplete else parameter
-        joint.setdefault(key, []).append((index, spread * matrix / unit[:, None]))
+        joint.setdefault(key, []).append((index, residual * matrix / unit[:, None]))
     others = np.concatenate([[], *(places[name] for name in sorted(rest))]).astype(int)[None]
     full = 0 < others.size <= _MOST_FULL
     if problem.incomplete and full:
@@ -331,7 +348,7 @@ def _parts(
     return shared, grouped
 
 
-def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
+def _places(latents: Mapping[str, Latent]) -> dict[str, Int[NDArray, "_"]]:
     """Positions of each site in the flat z."""
     out, first = {}, 0
     for name, latent in latents.items():
@@ -341,8 +358,8 @@ def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
     return out
 
 
-def _whitening(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R^-1 (k, k) from the QR decomposition of x / sqrt(n), x (n, k).
+def _whitening(x: Float[NDArray, "n k"]) -> Float[NDArray, "k k"]:
+    """R^-1 from the QR decomposition of x / sqrt(n).
 
     For a column that is a combination of those before it, the row of R is that of the identity.
     """

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,14 @@ from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
 from ranef.inference.mcmc.partial_centering import PartialCentering, centrings
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.lazy import Array, jax, jnp, log_density, numpyro, ravel_pytree
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Latent, Problem
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
+
+Point = Float[Array, "d"]
+Scalar = Float[Array, ""]
+ChainDraws = Float[NDArray, "chain draw d"]
 
 
 @dataclass(frozen=True)
@@ -48,17 +53,17 @@ class JointTarget:
         return cls(problem, guide, centrings(problem, latents))
 
     @property
-    def start(self) -> Array:
-        """(d,) where the chains begin."""
+    def start(self) -> Point:
+        """Where the chains begin."""
         return jnp.zeros(self.guide.size)
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Rows:
         """The rows."""
         return jax.tree.map(jnp.asarray, self.problem.data)
 
-    def constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
-        """Values of the sites at z (d,), and log |d site / d z| up to a constant."""
+    def constrained(self, z: Point) -> tuple[dict[str, Array], Scalar]:
+        """Values of the sites at z, and log |d site / d z| up to a constant."""
         values, log_det = self.guide.constrain(self.guide.place(z))
         noise = self.guide.split(z)
         blocks = self.problem.blocks(values)
@@ -71,13 +76,13 @@ class JointTarget:
             log_det += own
         return values, log_det
 
-    def log_density(self, z: Array, data: Any) -> Array:
-        """Log p(z | y) at z (d,), up to a constant, in nats."""
+    def log_density(self, z: Point, data: Rows) -> Scalar:
+        """Log p(z | y) up to a constant, in nats."""
         values, log_det = self.constrained(z)
         return log_density(self.problem.run, (data, self.problem.n), {}, values)[0] + log_det
 
-    def values(self, z: NDArray) -> dict[str, NDArray]:
-        """Draws of all sites, (chain, draw, ...), from z (chain, draw, d)."""
+    def values(self, z: ChainDraws) -> dict[str, NDArray]:
+        """Draws of all sites, (chain, draw, ...), from z."""
         found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
@@ -104,7 +109,7 @@ class MarginalTarget:
 
     problem: Problem
     latents: Mapping[str, Latent]
-    first: Any
+    first: Rows
     given: Mapping[str, Array]
     collapsed: JaxMarginalLikelihood
     marginal: LMMHyperposterior
@@ -135,17 +140,17 @@ class MarginalTarget:
         return cls(problem, own, first, given, collapsed, marginal)
 
     @property
-    def start(self) -> Array:
-        """(d,) where the chains begin."""
+    def start(self) -> Point:
+        """Where the chains begin."""
         return ravel_pytree([latent.start for latent in self.latents.values()])[0]
 
     @property
-    def data(self) -> Any:
+    def data(self) -> dict[str, Array]:
         """The cross-products of the rows."""
         return jax.tree.map(jnp.asarray, self.collapsed.data)
 
-    def constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
-        """Values of the hyperparameters at z (d,) by site, and log |d site / d z|."""
+    def constrained(self, z: Point) -> tuple[dict[str, Array], Scalar]:
+        """Values of the hyperparameters at z by site, and log |d site / d z|."""
         separate = ravel_pytree([latent.start for latent in self.latents.values()])[1]
         values, log_det = {}, jnp.zeros(())
         for (name, latent), own in zip(self.latents.items(), separate(z), strict=True):
@@ -153,8 +158,8 @@ class MarginalTarget:
             log_det += jnp.sum(latent.transform.log_abs_det_jacobian(own, values[name]))
         return values, log_det
 
-    def log_density(self, z: Array, data: Any) -> Array:
-        """Log p(z | y) at z (d,), up to a constant, in nats."""
+    def log_density(self, z: Point, data: Mapping[str, Array]) -> Scalar:
+        """Log p(z | y) up to a constant, in nats."""
         values, log_det = self.constrained(z)
         mixed = self.collapsed.mixed
         seeded = numpyro.handlers.seed(self.problem.run, 0)
@@ -175,8 +180,8 @@ class MarginalTarget:
         likelihood = self.collapsed.log_likelihood(roots, sigma, data)
         return likelihood + sum(prior, log_det)
 
-    def values(self, z: NDArray) -> dict[str, NDArray]:
-        """Draws of the hyperparameters, (chain, draw, ...), from z (chain, draw, d)."""
+    def values(self, z: ChainDraws) -> dict[str, NDArray]:
+        """Draws of the hyperparameters, (chain, draw, ...), from z."""
         found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
@@ -206,14 +211,14 @@ class MarginalTarget:
         return with_coefficients(found, coefficients, lambda: draws)
 
 
-def _root(block: LinearBlock) -> Array:
-    """A Cholesky factor (k, k) of the prior covariance of a block."""
+def _root(block: LinearBlock) -> Float[Array, "k k"]:
+    """A Cholesky factor of the prior covariance of a block."""
     factor = jnp.asarray(block.factor)
     return factor if factor.ndim == 2 else jnp.diag(factor)
 
 
-def _by_site(block: LinearBlock, effects: Array) -> dict[str, Array]:
-    """Coefficients (levels, k) by the sites that hold them, in the sites' shapes."""
+def _by_site(block: LinearBlock, effects: Float[Array, "levels k"]) -> dict[str, Array]:
+    """Coefficients by the sites that hold them, in the sites' shapes."""
     out, start = {}, 0
     for (name, count), shape in zip(block.sites, block.shapes, strict=True):
         lead = () if block.codes is None else (block.levels,)
