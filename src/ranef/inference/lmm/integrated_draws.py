@@ -16,6 +16,7 @@ from ranef.inference.hyperparameters.coordinates import Coordinates
 from ranef.inference.hyperparameters.sampler import HyperDraws
 from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior, ConditionalPosterior
 from ranef.lazy import ArrayLike
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
 
@@ -31,7 +32,7 @@ class _Hyperposterior(ConditionalPosterior, Protocol):
 def integrated_draws(
     target: _Hyperposterior,
     found: HyperDraws,
-    x: Array,
+    x: Float[Array, "draws d"],
     points: Mapping[str, ArrayLike],
     seed: int,
     message: str,
@@ -41,7 +42,7 @@ def integrated_draws(
     Args:
         target: the density of the hyperparameters, with the posterior of the coefficients.
         found: how the hyperparameters were drawn.
-        x: (draws, d) their draws in all coordinates, those of point estimates included.
+        x: their draws in all coordinates, those of point estimates included.
         points: point estimates by site, which are no draws.
         seed: seed of the draws of the coefficients.
         message: how the method ended.

@@ -161,17 +161,17 @@ def sample(
     stopped = threading.Event()
 
     def run(state: _State) -> list[NDArray]:
-        parts = []
+        records = []
         # JAX's precision is a setting of the thread.
         with jax.enable_x64(True):
             for _ in range(windows):
                 if stopped.is_set():
                     break
                 state, record = window(state, data)
-                parts.append([np.asarray(each) for each in record])
+                records.append([np.asarray(each) for each in record])
                 bar.update(_WINDOW)
         kept = slice(tune, tune + draws)
-        return [np.concatenate(each)[kept] for each in zip(*parts, strict=True)]
+        return [np.concatenate(each)[kept] for each in zip(*records, strict=True)]
 
     with ThreadPoolExecutor(min(chains, os.cpu_count() or 1)) as threads:
         try:

@@ -88,13 +88,13 @@ class JaxMarginalLikelihood:
 
         def scaled(a: Array) -> Array:
             """`a` times the roots of the factors that are not eliminated, along its last axis."""
-            parts, start = [], 0
+            blocks, start = [], 0
             for f in self.order[1:]:
                 j, k = products.levels[f], products.widths[f]
                 own = a[..., start : start + j * k].reshape((*a.shape[:-1], j, k))
-                parts.append((own @ roots[f]).reshape((*a.shape[:-1], j * k)))
+                blocks.append((own @ roots[f]).reshape((*a.shape[:-1], j * k)))
                 start += j * k
-            return jnp.concatenate([*parts, a[..., start:]], axis=-1)
+            return jnp.concatenate([*blocks, a[..., start:]], axis=-1)
 
         penalty = jnp.asarray(data["penalty"]) * sigma**2
         left = scaled(scaled(jnp.asarray(data["rest"])).T).T

@@ -69,11 +69,11 @@ class JointTarget:
         blocks = self.problem.blocks(values)
         for centring in self.centrings:
             block = blocks[centring.label]
-            parts = [noise[name].reshape(block.levels, -1) for name, _ in block.sites]
-            eta = jnp.concatenate(parts, axis=1)
-            effects, own = centring.effects(eta, _root(block), values)
+            own = [noise[name].reshape(block.levels, -1) for name, _ in block.sites]
+            eta = jnp.concatenate(own, axis=1)
+            effects, log_root = centring.effects(eta, _root(block), values)
             values |= _by_site(block, effects)
-            log_det += own
+            log_det += log_root
         return values, log_det
 
     def log_density(self, z: Point, data: Rows) -> Scalar:
@@ -101,7 +101,7 @@ class MarginalTarget:
         problem: the model and its rows.
         latents: sites of the hyperparameters theta (scales and correlations).
         first: the first row, on which the program is run to compute the prior of theta.
-        given: values of the coefficients for this run; they do not affect the prior of theta.
+        coefficients: their values in this run, which do not affect the prior of theta.
         collapsed: the marginal likelihood p(y | theta).
         marginal: the hyperposterior in NumPy, from which the coefficients are drawn given theta.
         about: name of the density in messages.
@@ -110,7 +110,7 @@ class MarginalTarget:
     problem: Problem
     latents: Mapping[str, Latent]
     first: Rows
-    given: Mapping[str, Array]
+    coefficients: Mapping[str, Array]
     collapsed: JaxMarginalLikelihood
     marginal: LMMHyperposterior
     about = "of the scales, coefficients integrated out"
@@ -134,10 +134,10 @@ class MarginalTarget:
         mixed = collapsed.mixed
         held = {name for name, _ in mixed.common}
         held |= {name for grouping in mixed.groupings for name, _ in grouping.sites}
-        given = {name: latents[name].transform(latents[name].start) for name in held}
+        start = {name: latents[name].transform(latents[name].start) for name in held}
         first = jax.tree.map(lambda a: jnp.asarray(a[:1]), problem.data)
         own = {name: latent for name, latent in latents.items() if name not in held}
-        return cls(problem, own, first, given, collapsed, marginal)
+        return cls(problem, own, first, start, collapsed, marginal)
 
     @property
     def start(self) -> Point:
@@ -163,7 +163,7 @@ class MarginalTarget:
         values, log_det = self.constrained(z)
         mixed = self.collapsed.mixed
         seeded = numpyro.handlers.seed(self.problem.run, 0)
-        program = numpyro.handlers.substitute(seeded, data={**self.given, **values})
+        program = numpyro.handlers.substitute(seeded, data={**self.coefficients, **values})
         trace = numpyro.handlers.trace(program).get_trace(self.first, self.problem.n)
         prior = [jnp.sum(trace[name]["fn"].log_prob(values[name])) for name in self.latents]
         sigma = jnp.ones(())
