@@ -63,13 +63,6 @@ class MethodError(OptionError):
         self.method, self.reason = method, reason
 
 
-class RowsNeededError(RanefError):
-    """Raised by a method that reads rows in batches, if this model needs all rows at once.
-
-    `Model.fit` catches it and reads the rows again, all at once.
-    """
-
-
 class BackendError(RanefError, RuntimeError):
     """Keras runs on a backend other than JAX."""
 

@@ -1,9 +1,9 @@
 """`Model`: the formula, family and priors of a mixed-effects model, which `Model.fit` fits."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from ranef import registry
 from ranef.data.complete_cases import complete
 from ranef.data.parquet import batches
 from ranef.data.tables import read
-from ranef.errors import MethodError, OptionError, RowsNeededError, whole_number
+from ranef.errors import MethodError, OptionError, whole_number
+from ranef.families.base import Family
 from ranef.families.mixture_spec import Mixture
 from ranef.fit import Fit, restore_networks
 from ranef.formula.formula import Formula
@@ -65,14 +66,14 @@ class Model:
         formula: str,
         family: str | Mixture = "gaussian",
         priors: Mapping[str, Prior | float] | None = None,
-        networks: Mapping[str, Any] | None = None,
+        networks: Mapping[str, object] | None = None,
         missing: Sequence[str] = (),
     ) -> None:
         if not isinstance(missing, (list, tuple)) or not all(isinstance(m, str) for m in missing):
             raise OptionError(f"missing must be a list of texts such as ('NA',), not {missing!r}")
         if networks is not None and not isinstance(networks, Mapping):
             raise OptionError(f"networks must be a dict of Keras models by name, not {networks!r}")
-        name: Any = getattr(family, "name", family)
+        name = family.name if isinstance(family, Mixture) else family
         registry.load("family", name)  # refuses an unknown family
         self.formula = formula
         self.program = Program(
@@ -84,7 +85,7 @@ class Model:
         said = "; of two texts the second in order is the success" if family == "bernoulli" else ""
         return f"<ranef.Model {self.formula!r}, family {family}{said}>"
 
-    def priors_for(self, data: Any) -> dict[str, Prior]:
+    def priors_for(self, data: object) -> dict[str, Prior]:
         """The prior of every parameter for this table, whether given or by default.
 
         Args:
@@ -101,12 +102,12 @@ class Model:
 
     def fit(
         self,
-        data: Any,
+        data: object,
         method: str = "auto",
         seed: int = 0,
         draws: int = 1000,
         progress: bool = True,
-        **options: Any,
+        **options: object,
     ) -> Fit:
         """Fit the model to a table.
 
@@ -140,49 +141,64 @@ class Model:
                 to do.
         """
         draws, seed = whole_number("draws", draws, least=2), whole_number("seed", seed, least=0)
-        runners, why = _candidates(method, options)
+        candidates, why = _candidates(method, options)
         began = time.perf_counter()
-        program: Program = self.program
-        training: Training | None = None
-        problem: Problem | None = None
-        how = {"seed": seed, "draws": draws, "progress": progress}
-        for runner in runners:
+        choice = self._first_that_fits(candidates, why, data, progress)
+        with _finite(choice.program.family):
+            found = choice.method.run(choice.problem, seed=seed, draws=draws, progress=progress)
+        seconds = time.perf_counter() - began
+        found = replace(found, seed=seed)
+        fit = Fit(choice.program, choice.training, found, choice.method.name, choice.why, seconds)
+        restore_networks(fit)
+        return fit
+
+    def _first_that_fits(
+        self, candidates: Sequence[Method], why: str, data: object, progress: bool
+    ) -> "_Choice":
+        """The first method that does not refuse the model, with the rows read as it takes them.
+
+        Args:
+            candidates: the methods to ask, in this order; at least one.
+            why: the reason for using the first.
+            data: as for `fit`.
+            progress: whether to show a progress bar.
+
+        Raises:
+            MethodError: if all refuse, with the reason of the last.
+        """
+        choice: _Choice | None = None
+        reason = ""
+        for method in candidates:
             # A method that does not read in batches needs all rows, even if the method before it
             # has read them in batches.
-            reread = problem is not None and problem.windows and not runner.streams
-            if training is None or problem is None or reread:
-                streams = runner.streams
-                program, training = self._learned(data, streams=streams, progress=progress)
-                problem = program.problem(training)
-                if training.stream is None:
-                    refuse_degenerate(problem)
-            try:
-                try:
-                    found = runner.run(problem, **how)
-                except RowsNeededError:
-                    program, training = self._learned(data, progress=progress)
-                    problem = program.problem(training)
-                    found = runner.run(problem, **how)
-            except MethodError as error:
-                if runner is runners[-1]:
-                    raise
-                why = f"method {error.method!r} {error.reason}"
-                continue
-            except (ArithmeticError, np.linalg.LinAlgError):
-                raise not_finite(program.family) from None
-            seconds = time.perf_counter() - began
-            found = replace(found, seed=seed)
-            fit = Fit(program, training, found, runner.name, why, seconds)
-            restore_networks(fit)
-            return fit
-        raise OptionError(f"there is no method to try for {method!r}")
+            streamed = choice is not None and choice.problem.windows > 0
+            if choice is None or (streamed and not method.reads_batches(choice.problem)):
+                choice = self._prepared(method, data, progress)
+            choice = replace(choice, method=method, why=why)
+            with _finite(choice.program.family):
+                refusal = method.refuses(choice.problem)
+            if refusal is None:
+                return choice
+            reason, why = refusal, f"method {method.name!r} {refusal}"
+        raise MethodError(candidates[-1].name, reason)
 
-    def _learn(self, data: Any) -> Training:
+    def _prepared(self, method: Method, data: object, progress: bool) -> "_Choice":
+        """The problem of a method, with rows read in batches if the method fits it so."""
+        program, training = self._learned(data, streams=method.streams, progress=progress)
+        problem = program.problem(training)
+        if problem.windows and not method.reads_batches(problem):
+            program, training = self._learned(data, progress=progress)
+            problem = program.problem(training)
+        if training.stream is None:
+            refuse_degenerate(problem)
+        return _Choice(method, program, training, problem)
+
+    def _learn(self, data: object) -> Training:
         """What the program learns from the rows before a fit."""
         return self._learned(data)[1]
 
     def _learned(
-        self, data: Any, *, streams: bool = False, progress: bool = False
+        self, data: object, *, streams: bool = False, progress: bool = False
     ) -> tuple[Program, Training]:
         """The program adapted to the response, and what it learns from the rows before a fit.
 
@@ -209,7 +225,31 @@ class Model:
         return program, streaming.prepare(program, source, progress=progress)
 
 
-def _candidates(method: str, options: Mapping[str, Any]) -> tuple[list[Method], str]:
+@dataclass(frozen=True)
+class _Choice:
+    """A method, why it is used, and what it is run on."""
+
+    method: Method
+    program: Program
+    training: Training
+    problem: Problem
+    why: str = ""
+
+
+@contextmanager
+def _finite(family: Family) -> Iterator[None]:
+    """Turns an error of the arithmetic into one that says what is too large.
+
+    Raises:
+        DataError: in place of the error.
+    """
+    try:
+        yield
+    except (ArithmeticError, np.linalg.LinAlgError):
+        raise not_finite(family) from None
+
+
+def _candidates(method: str, options: Mapping[str, object]) -> tuple[list[Method], str]:
     """The methods to try, in this order, and the reason for using the first."""
     if method != "auto":
         return [registry.load("method", method)(**options)], "it was asked for"

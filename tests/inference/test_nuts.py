@@ -56,7 +56,7 @@ def test_the_collapsed_likelihood_is_that_of_the_solver(formula, grouped):
                 own = latent.transform.inv(at[name])
                 prior += latent.transform.log_abs_det_jacobian(own, at[name]).sum()
                 z.append(jnp.ravel(own))
-            given = {**density.given, **at}
+            given = {**density.coefficients, **at}
             prior += sum(
                 _log_prior(problem, density.first, given, name) for name in density.latents
             )

@@ -1,8 +1,8 @@
 """Base class of the methods of inference, `Method`, and their result, `Draws`.
 
 To add a method, write a subclass of `Method` with `run` in a file of its own under ``inference/``,
-and add a line to ``registry.METHODS``. A method uses the sites and linear blocks of a problem, and
-never the class of a term.
+and add a line to ``registry.METHODS``. A method that does not fit every problem says so by
+`refuses`. It uses the sites and linear blocks of a problem, and never the class of a term.
 """
 
 from abc import ABC, abstractmethod
@@ -15,20 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError, suggestion
+from ranef.lazy import ArrayLike
+from ranef.numerics.shapes import Int, Shaped
 from ranef.program.problem import Problem
+
+# Numbers of levels.
+Levels = Int[NDArray, "_"]
+# State that a program updates as it runs, such as batch-norm statistics: arrays by name, by site.
+CarriedState = Mapping[str, Mapping[str, ArrayLike]]
 
 
 @runtime_checkable
 class LevelDraws(Protocol):
     """Draws of sites that have a value for each level, made for some levels at a time."""
 
-    def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+    def at(self, levels: Mapping[str, Levels]) -> Mapping[str, NDArray]:
         """Draws of the requested levels.
 
         The draws of a level do not depend on which other levels are requested.
 
         Args:
-            levels: levels (m,) by site; all sites of a term must have the same.
+            levels: levels by site; all sites of a term must have the same.
 
         Returns:
             Draws (chain, draw, m, ...) by site.
@@ -56,7 +63,7 @@ class Draws:
         effect_sampler: function that returns a sampler of `lazy_sites` for some levels at a time,
             or None.
         k_hat: Pareto k-hat of the importance weights behind the draws, or None.
-        statistics: sampler statistics (chain, draw) by ArviZ's names.
+        statistics: sampler statistics by ArviZ's names.
         evidence: log p(y) in nats, by Laplace's approximation over the parameters that are not
             integrated out in closed form, or None.
         resumed_from: step at which a checkpoint was taken up; None without one.
@@ -66,8 +73,8 @@ class Draws:
     """
 
     draw: Callable[[], Mapping[str, NDArray]]
-    points: Mapping[str, Any]
-    carried: Mapping[str, Any]
+    points: Mapping[str, ArrayLike]
+    carried: CarriedState
     converged: bool
     message: str
     steps: int = 0
@@ -77,11 +84,11 @@ class Draws:
     lazy_sites: tuple[str, ...] = ()
     effect_sampler: "Callable[[], LevelDraws | None]" = lambda: None
     k_hat: float | None = None
-    statistics: Mapping[str, NDArray] = field(default_factory=dict)
+    statistics: Mapping[str, Shaped[NDArray, "chain draw"]] = field(default_factory=dict)
     evidence: float | None = None
     resumed_from: int | None = None
     interrupted: bool = False
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     seed: int | None = None
 
     @property
@@ -104,11 +111,11 @@ class Draws:
 
         return replace(self, draw=lambda: _ThinnedSites(self.sites, thin), effect_sampler=by_level)
 
-    def at(self, levels: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    def at(self, levels: Mapping[str, Levels]) -> dict[str, NDArray]:
         """Draws of every latent site; of the sites in `levels`, for the requested levels only.
 
         Args:
-            levels: levels (m,) by site.
+            levels: the m levels of each site.
 
         Returns:
             Draws by site, (chain, draw, m, ...) for the sites in `levels` and (chain, draw, ...)
@@ -162,8 +169,21 @@ class _ThinnedLevelDraws:
     whole: LevelDraws
     thin: Callable[[NDArray], NDArray]
 
-    def at(self, levels: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+    def at(self, levels: Mapping[str, Levels]) -> Mapping[str, NDArray]:
         return {name: self.thin(value) for name, value in self.whole.at(levels).items()}
+
+
+@runtime_checkable
+class LikelihoodCriterion(Protocol):
+    """The likelihood of a problem without its priors, as lme4 defines it."""
+
+    def deviance(self, theta: Any, reml: bool = False) -> float:
+        """-2 log likelihood at theta, the elements of the Cholesky factors."""
+        ...
+
+    def maximum(self, reml: bool = False) -> dict[str, Any]:
+        """The maximum-likelihood estimates, as numbers, arrays and tables by name."""
+        ...
 
 
 class Method(ABC):
@@ -175,30 +195,52 @@ class Method(ABC):
     Attributes:
         name: name of the method in `Model.fit`.
         options: default of each option by name.
-        streams: whether the method can read the rows in batches, without all rows in memory.
+        streams: whether the method reads the rows of some problems in batches, without all rows
+            in memory.
 
     Raises:
         OptionError: for an unknown option.
     """
 
     name: ClassVar[str]
-    options: ClassVar[Mapping[str, Any]] = {}
+    options: ClassVar[Mapping[str, object]] = {}
     streams: ClassVar[bool] = False
 
-    def likelihood(self, problem: Problem) -> Any:
-        """The likelihood criterion of the problem, an object with `deviance` and `maximum`.
+    def likelihood(self, problem: Problem) -> LikelihoodCriterion:
+        """The likelihood criterion of the problem.
 
         Raises:
             OptionError: for a method without one.
         """
         raise OptionError(f"method {self.name!r} has no likelihood criterion; exact has")
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: object) -> None:
         for name in options:
             if name not in self.options:
                 hint = suggestion(name, self.options)
                 raise OptionError(f"method {self.name!r} has no option {name!r}; {hint}")
-        self.settings = {**self.options, **options}
+        self.settings: dict[str, Any] = {**self.options, **options}
+
+    def reads_batches(self, problem: Problem) -> bool:
+        """Whether the method fits this problem with rows read in batches, not all in memory.
+
+        `streams` says whether it does so for any problem.
+        """
+        return self.streams
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Why the method cannot fit a problem, but another method can.
+
+        What the answer has taken to compute from the rows is kept for `run` of the same problem.
+
+        Args:
+            problem: the model and its rows; they are all in memory unless `reads_batches`.
+
+        Returns:
+            What the method requires, as the rest of a sentence that begins with its name; None if
+            the method fits the problem.
+        """
+        return None
 
     @abstractmethod
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:

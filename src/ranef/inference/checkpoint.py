@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from ranef.errors import FileError, OptionError
 from ranef.files import archive
 from ranef.files.atomic_write import refuse_special
-from ranef.lazy import jax
+from ranef.lazy import ArrayLike, jax
 from ranef.program.problem import Problem
+
+Tree = TypeVar("Tree")
 
 # Minimal seconds between two writes.
 _EVERY = 2.0
@@ -31,7 +33,7 @@ class Checkpoint:
         belongs: fingerprint of the search, from `belongs_to`.
     """
 
-    def __init__(self, path: Any, belongs: str) -> None:
+    def __init__(self, path: str | Path | None, belongs: str) -> None:
         self.path = None if path is None else Path(path)
         self.belongs = belongs
         self._next = 0.0
@@ -59,7 +61,7 @@ class Checkpoint:
             )
         return arrays
 
-    def offer(self, arrays: Mapping[str, Any]) -> None:
+    def offer(self, arrays: Mapping[str, ArrayLike]) -> None:
         """Writes the arrays, unless the last write was a short time ago.
 
         Args:
@@ -77,20 +79,20 @@ class Checkpoint:
         self._next = now + max(_EVERY, _SHARE * (now - began))
 
 
-def flat(prefix: str, tree: Any) -> dict[str, Any]:
+def flat(prefix: str, tree: object) -> dict[str, NDArray]:
     """The leaves of a tree as arrays, named "prefix/0", "prefix/1", ..."""
     leaves = jax.tree.leaves(tree)
     return {f"{prefix}/{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
 
 
-def filled(prefix: str, like: Any, arrays: Mapping[str, NDArray]) -> Any:
+def filled(prefix: str, like: Tree, arrays: Mapping[str, NDArray]) -> Tree:
     """A tree with the structure of `like`, from arrays named by `flat`."""
     leaves, form = jax.tree.flatten(like)
     found = [jax.numpy.asarray(arrays[f"{prefix}/{i}"]) for i in range(len(leaves))]
     return jax.tree.unflatten(form, found)
 
 
-def belongs_to(problem: Problem, settings: Mapping[str, Any], seed: int, moments: Any) -> str:
+def belongs_to(problem: Problem, settings: Mapping[str, object], seed: int, moments: object) -> str:
     """A fingerprint (SHA-256) of a search: its rows, terms, priors, options, seed and versions.
 
     Args:
@@ -104,7 +106,7 @@ def belongs_to(problem: Problem, settings: Mapping[str, Any], seed: int, moments
     """
     if settings["checkpoint"] is None:
         return ""
-    told = hashlib.sha256()
+    fingerprint = hashlib.sha256()
     plain = {
         name: str(v) for name, v in settings.items() if name not in ("checkpoint", "optimizer")
     }
@@ -118,13 +120,13 @@ def belongs_to(problem: Problem, settings: Mapping[str, Any], seed: int, moments
         "priors": {name: str(prior) for name, prior in problem.priors.items()},
         "versions": archive.versions(),
     }
-    told.update(json.dumps(what, sort_keys=True).encode())
+    fingerprint.update(json.dumps(what, sort_keys=True).encode())
     for leaf in jax.tree.leaves(problem.data):
-        told.update(np.ascontiguousarray(leaf).tobytes())
-    return told.hexdigest()
+        fingerprint.update(np.ascontiguousarray(leaf).tobytes())
+    return fingerprint.hexdigest()
 
 
-def refuse_odd_path(path: Any) -> None:
+def refuse_odd_path(path: object) -> None:
     """Checks that the option `checkpoint` is a path or None.
 
     Raises:

@@ -20,16 +20,16 @@ from ranef.inference.base import Draws, Method
 from ranef.inference.hyperparameters.mode import modes
 from ranef.inference.hyperparameters.point_estimates import fix_point_estimates
 from ranef.inference.hyperparameters.sampler import combined, message, sample
-from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
 from ranef.inference.lmm.degenerate_residual import (
     out_of_reach,
     refuse_vanished,
     refuse_without_residual,
 )
 from ranef.inference.lmm.deviance import ProfiledDeviance
+from ranef.inference.lmm.integrated_draws import integrated_draws
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
-from ranef.inference.lmm.model import dependent
-from ranef.inference.lmm.sufficient_statistics import accumulate
+from ranef.inference.lmm.model import LinearMixedModel, dependent
+from ranef.inference.lmm.sufficient_statistics import accumulate, accumulate_or_reason
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
 from ranef.program.problem import Problem
@@ -46,6 +46,31 @@ class Exact(Method):
     name = "exact"
     streams = True
 
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        # The answer of `refuses` for a problem, until `run` takes it.
+        self._kept: tuple[Problem, LinearMixedModel | str] | None = None
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Why the model is not of this form; see `Method.refuses`.
+
+        Whether crossed groupings are too large is known once all rows are read, so that their
+        cross-products are accumulated here.
+
+        Raises:
+            DataError: as `run`.
+        """
+        found = accumulate_or_reason(problem)
+        self._kept = problem, found
+        return found if isinstance(found, str) else None
+
+    def _mixed(self, problem: Problem) -> LinearMixedModel:
+        """The mixed model of a problem; that of `refuses` is taken, and no longer kept."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] is problem and not isinstance(kept[1], str):
+            return kept[1]
+        return accumulate(problem, self.name)
+
     def run(self, problem: Problem, *, seed: int, draws: int, progress: bool) -> Draws:
         """Computes the posterior; see `Method.run`.
 
@@ -54,7 +79,7 @@ class Exact(Method):
             DataError: for linearly dependent common columns, or if the residual is so small that
                 rounding errors determine the scales.
         """
-        mixed = accumulate(problem, self.name)
+        mixed = self._mixed(problem)
         refuse_without_residual(mixed, problem)
         rng = np.random.default_rng(seed)
         bar = tqdm(desc="exact", unit="evaluation", disable=not progress, leave=False)
@@ -91,25 +116,7 @@ class Exact(Method):
             bar.close()
         x = target.whole(found.x)
         refuse_vanished(marginal.sites(x), mixed, problem, found=found.found)
-        coefficients = CoefficientPosterior(marginal, x, seed)
-        sites = marginal.coordinates.values(x)
-        hidden = {*points, *(tail.name for tail in mixed.tails)}
-        hyper = {
-            name: np.asarray(value)[None] for name, value in sites.items() if name not in hidden
-        }
-        return Draws(
-            lambda: coefficients.sites(hyper),
-            points,
-            {},
-            found.found and found.reliable,
-            message(found, draws),
-            found.evaluations,
-            analytic_moments=coefficients.moments,
-            lazy_sites=tuple(coefficients.group_sites),
-            effect_sampler=lambda: coefficients.effects,
-            k_hat=found.k_hat,
-            evidence=found.evidence,
-        )
+        return integrated_draws(marginal, found, x, points, seed, message(found, draws))
 
     def likelihood(self, problem: Problem) -> ProfiledDeviance:
         """The profiled deviance, as lme4 defines it.

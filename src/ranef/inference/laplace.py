@@ -12,7 +12,6 @@ density of theta is corrected for what the normal approximation misses (``glmm.c
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -36,7 +35,8 @@ from ranef.inference.hyperparameters.sampler import (
     message,
     sample,
 )
-from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
+from ranef.inference.lmm.applicability import not_linear, too_large
+from ranef.inference.lmm.integrated_draws import integrated_draws
 from ranef.inference.lmm.model import dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
@@ -79,11 +79,16 @@ class Laplace(Method):
     name = "laplace"
     options = {"quadrature": None}
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: object) -> None:
         super().__init__(**options)
         if self.settings["quadrature"] is not None:
             nodes = whole_number("quadrature", self.settings["quadrature"], least=1)
             self.settings["quadrature"] = nodes
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Why the predictors are not linear and Gaussian, or too large; see `Method.refuses`."""
+        blocks = problem.unit_blocks()
+        return not_linear(blocks, problem) or too_large(blocks, row_covariances=True)
 
     def _refine(self, target: GLMMHyperposterior) -> None:
         """Adds a correction of the normal approximation to the target, if one applies.
@@ -228,23 +233,11 @@ class Laplace(Method):
             raise dependent(mixed, error) from None
         finally:
             bar.close()
-        coefficients = CoefficientPosterior(target, x, seed)
-        sites = target.coordinates.values(x)
-        hidden = {*points, *(tail.name for tail in mixed.tails)}
-        hyper = {n: np.asarray(v)[None] for n, v in sites.items() if n not in hidden}
-        said = message(found, draws) if target.has_normal else f"{_NO_NORMAL}; {draws:,} draws"
-        return Draws(
-            lambda: coefficients.sites(hyper),
-            points,
-            {},
-            target.has_normal and found.found and found.reliable,
-            said,
-            found.evaluations,
-            analytic_moments=coefficients.moments,
-            lazy_sites=tuple(coefficients.group_sites),
-            effect_sampler=lambda: coefficients.effects,
-            k_hat=found.k_hat,
-            evidence=found.evidence,
+        ended = message(found, draws) if target.has_normal else f"{_NO_NORMAL}; {draws:,} draws"
+        drawn = integrated_draws(target, found, x, points, seed, ended)
+        return replace(
+            drawn,
+            converged=target.has_normal and drawn.converged,
             settings={"quadrature": self.settings["quadrature"]},
         )
 

@@ -9,16 +9,15 @@ sample all parameters, with whitened common effects and partially centered group
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from ranef.errors import MethodError, OptionError, whole_number
+from ranef.errors import OptionError, whole_number
 from ranef.inference.base import Draws, Method
 from ranef.inference.lmm.degenerate_residual import refuse_without_residual
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import dependent
-from ranef.inference.lmm.sufficient_statistics import accumulate
+from ranef.inference.lmm.sufficient_statistics import accumulate_or_reason
 from ranef.inference.mcmc.chains import Chains, sample
 from ranef.inference.mcmc.identified_draws import comparable
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
@@ -42,7 +41,7 @@ class NUTS(Method):
     name = "nuts"
     options = {"chains": 4, "tune": 1000, "target_accept": 0.8, "coefficients": "integrated"}
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: object) -> None:
         super().__init__(**options)
         chosen = self.settings
         chosen["chains"] = whole_number("chains", chosen["chains"], least=1)
@@ -101,11 +100,8 @@ class NUTS(Method):
         """The density with coefficients integrated out; None if not possible or not wanted."""
         if self.settings["coefficients"] == "sampled":
             return None
-        try:
-            mixed = accumulate(problem, self.name)
-        except MethodError:
-            return None
-        if mixed.tails:
+        mixed = accumulate_or_reason(problem)
+        if isinstance(mixed, str) or mixed.tails:
             return None
         refuse_without_residual(mixed, problem)
         marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
@@ -133,7 +129,7 @@ def _point_estimate(problem: Problem, name: str) -> OptionError:
 
 
 def _message(
-    how: Convergence, diverging: int, draws: int, settings: Mapping[str, Any], about: str
+    how: Convergence, diverging: int, draws: int, settings: Mapping[str, object], about: str
 ) -> str:
     """How the chains ended, as a sentence."""
     text = (

@@ -17,22 +17,24 @@ All other models, and all models under the mean-field guide, use black-box varia
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.errors import DataError, MethodError, OptionError, RowsNeededError, whole_number
+from ranef.errors import DataError, MethodError, OptionError, whole_number
 from ranef.inference.advi import guide as guides
 from ranef.inference.advi.elbo import Objective
 from ranef.inference.advi.stochastic_ascent import Search
 from ranef.inference.base import Draws, Method
+from ranef.inference.block_ascent.closed_form import is_gaussian
 from ranef.inference.block_ascent.matrix_factorization import MatrixFactorization
 from ranef.inference.block_ascent.matrix_factorization import applies as factorizes
 from ranef.inference.block_ascent.networks import BlockAscent, applies, closed, is_linear
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
+from ranef.inference.lmm.applicability import too_large
 from ranef.lazy import jax, jnp, optax
 from ranef.program.problem import Problem, sites_of
+from ranef.program.training import Rows
 
 # Largest absolute value of the data: sums of squares then stay finite in double precision.
 _LARGEST = 1e140
@@ -74,7 +76,7 @@ class SVI(Method):
         "checkpoint": None,
     }
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: object) -> None:
         super().__init__(**options)
         chosen = self.settings
         # Options of the search ask for a search, even for a linear model.
@@ -100,30 +102,49 @@ class SVI(Method):
             FileError: for a checkpoint that cannot be read or belongs to another fit.
             MethodError: for crossed groupings that are too large, in rows that are streamed.
             OptionError: for an option that does not apply to the model.
-            RowsNeededError: for a model that needs all rows in memory, in rows that are streamed.
         """
-        if self.settings["guide"] == "structured":
-            if factorizes(problem) and not problem.windows:
-                factorization = MatrixFactorization(problem, self.settings, seed)
-                factorization.run(progress)
-                return factorization.finish(draws, progress)
-            try:
-                if applies(problem):
-                    search = BlockAscent(problem, self.settings, seed)
-                    return search.finish(search.run(progress), draws, progress)
-                if not self._asked and is_linear(problem):
-                    return closed(problem, seed, draws, progress)
-            except MethodError:
-                # Crossed groupings too large for a closed form: use gradient steps if all rows are
-                # in memory.
-                if problem.windows:
-                    raise
-        if problem.windows:
-            raise RowsNeededError
+        structured = self.settings["guide"] == "structured"
+        if structured and factorizes(problem) and not problem.windows:
+            factorization = MatrixFactorization(problem, self.settings, seed)
+            factorization.run(progress)
+            return factorization.finish(draws, progress)
+        if self._solves_linear_terms(problem) and (problem.windows or _fits_in_memory(problem)):
+            found = self._solved(problem, seed, draws, progress)
+            if found is not None:
+                return found
+        assert not problem.windows, "a model for which `reads_batches` is false"
         # Single precision cannot separate the intercept from the slope of a column far from zero.
         # Double precision costs little more on a CPU.
         with jax.enable_x64(True):
             return self._run(problem, seed, draws, progress)
+
+    def reads_batches(self, problem: Problem) -> bool:
+        """Whether the linear terms are solved in closed form; see `Method.reads_batches`."""
+        return self._solves_linear_terms(problem)
+
+    def _solves_linear_terms(self, problem: Problem) -> bool:
+        """Whether there are linear terms alone, or beside networks, to be solved in closed form."""
+        if self.settings["guide"] != "structured":
+            return False
+        return applies(problem) or (not self._asked and is_linear(problem))
+
+    def _solved(self, problem: Problem, seed: int, draws: int, progress: bool) -> Draws | None:
+        """The posterior with linear terms in closed form; None if crossed groupings are too large.
+
+        Raises:
+            MethodError: for crossed groupings that are too large, in rows that are streamed.
+        """
+        if is_linear(problem):
+            return closed(problem, seed, draws, progress)
+        search = BlockAscent(problem, self.settings, seed)
+        try:
+            return search.finish(search.run(progress), draws, progress)
+        except MethodError:
+            # The columns of the networks are more than those of the model without networks, so
+            # that groupings can turn out too large in the course of the search.
+            if problem.windows:
+                raise
+            return None
 
     def _run(self, problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
         """Black-box variational inference by stochastic ascent."""
@@ -182,7 +203,13 @@ class SVI(Method):
         return min(asked, n)
 
 
-def _on_device(data: Any) -> Any:
+def _fits_in_memory(problem: Problem) -> bool:
+    """Whether crossed groupings are small enough for a closed form."""
+    reason = too_large(problem.unit_blocks(), row_covariances=not is_gaussian(problem))
+    return reason is None
+
+
+def _on_device(data: Rows) -> Rows:
     """The rows as JAX arrays.
 
     Raises:

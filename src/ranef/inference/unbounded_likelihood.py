@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.errors import DataError
 from ranef.families.base import Family
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Problem
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
+Values = Float[Array, "n"]
 
 # A range of the response below this share of its largest absolute value counts as rounding error.
 ROUNDING = 1e-11
@@ -86,7 +88,7 @@ def refuse_degenerate(problem: Problem) -> None:
         raise DataError(fits_exactly(name, unknown, advice))
 
 
-def _refuse_size(name: str, family: Family, located: Array) -> None:
+def _refuse_size(name: str, family: Family, located: Values) -> None:
     """Refuses a response so large or small that derivatives of the log density would overflow.
 
     Raises:
@@ -102,12 +104,12 @@ def _refuse_size(name: str, family: Family, located: Array) -> None:
         )
 
 
-def refuse_constant(name: str, value: Array, unknown: tuple[str, ...], apart: str) -> None:
+def refuse_constant(name: str, value: Values, unknown: tuple[str, ...], apart: str) -> None:
     """Refuses a response that is constant up to rounding errors.
 
     Args:
         name: name of the response.
-        value: (n,) the response, or its smallest and largest value.
+        value: the response, or its smallest and largest value.
         unknown: names of the dispersions that such a response does not determine.
         apart: advice for values that are too close together.
 
@@ -143,8 +145,8 @@ def fits_exactly(name: str, unknown: tuple[str, ...], advice: str) -> str:
 
 def how_to_fix(unknown: tuple[str, ...]) -> str:
     """Advice to fix the parameters with these names, with the argument `priors` for it."""
-    given = ", ".join(f"'{each}': 1.0" for each in unknown)
-    return f"fix {_listed(unknown)}, as in priors={{{given}}}"
+    fixed = ", ".join(f"'{each}': 1.0" for each in unknown)
+    return f"fix {_listed(unknown)}, as in priors={{{fixed}}}"
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -160,8 +162,8 @@ def _unknown(problem: Problem) -> tuple[str, ...]:
     return () if fixed else names
 
 
-def _predictor(problem: Problem) -> tuple[Array, Array | None]:
-    """The known part of the location's predictor (n,), and its common columns (n, p).
+def _predictor(problem: Problem) -> tuple[Values, Float[Array, "n p"] | None]:
+    """The known part of the location's predictor, and its common columns.
 
     The columns are None if a term of the predictor is not linear in its coefficients.
     """
@@ -193,8 +195,8 @@ def _is_known(block: LinearBlock) -> bool:
     return block.codes is None and not block.scales and not np.any(np.asarray(block.factor))
 
 
-def _fits(columns: Array, value: Array) -> bool:
-    """Whether a linear combination of the columns (n, p) equals `value` (n,), up to rounding."""
+def _fits(columns: Float[Array, "n p"], value: Values) -> bool:
+    """Whether a linear combination of the columns equals `value`, up to rounding."""
     n, p = columns.shape
     few = np.linspace(0, n - 1, min(n, _FIRST_ROWS * (p + 1))).astype(int)
     return _residual_is_nothing(columns[few], value[few]) and (
@@ -202,8 +204,8 @@ def _fits(columns: Array, value: Array) -> bool:
     )
 
 
-def _residual_is_nothing(columns: Array, value: Array) -> bool:
-    """Whether the centred `value` (n,) has a least-squares residual of rounding size."""
+def _residual_is_nothing(columns: Float[Array, "n p"], value: Values) -> bool:
+    """Whether the centred `value` has a least-squares residual of rounding size."""
     size = np.abs(columns).max(axis=0, initial=0.0)
     if not columns.shape[1] or not np.isfinite(size).all():
         return False

@@ -8,15 +8,30 @@ expectation is zero; what is left, the path derivative, has a variance that vani
 the posterior (Roeder, Wu and Duvenaud, 2017).
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.advi import guide as guides
+from ranef.inference.base import CarriedState
 from ranef.lazy import Array, jax, jnp, log_density, numpyro
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Problem, Sites
+from ranef.program.training import Rows
+
+Latents = Float[Array, "z"]
+Scalar = Float[Array, ""]
+
+
+class AscentParams(TypedDict):
+    """What a search moves: the variational parameters, and the point estimates by site.
+
+    The point estimates are changes of the unconstrained start, in units of each.
+    """
+
+    guide: guides.GuideParams
+    points: dict[str, Array]
 
 
 class Objective:
@@ -33,12 +48,12 @@ class Objective:
         self.problem, self.sites, self.guide, self.samples = problem, sites, guide, samples
         self.data = problem.data
 
-    def init(self) -> dict[str, Any]:
-        """The parameters where a search begins: "guide", and "points" for the point estimates."""
+    def init(self) -> AscentParams:
+        """The parameters where a search begins."""
         zeros = {name: jnp.zeros_like(p.start) for name, p in self.sites.points.items()}
         return {"guide": self.guide.init(), "points": zeros}
 
-    def points(self, params: Mapping[str, Any]) -> dict[str, Array]:
+    def points(self, params: AscentParams) -> dict[str, Array]:
         """Values of the point estimates by site."""
         return {
             name: p.transform(p.start + p.unit * params["points"][name])
@@ -46,8 +61,8 @@ class Objective:
         }
 
     def samples_of(
-        self, params: Mapping[str, Any], carried: Any, key: Array, data: Any
-    ) -> tuple[Array, Any]:
+        self, params: AscentParams, carried: CarriedState, key: Array, data: Rows
+    ) -> tuple[Float[Array, "samples"], CarriedState]:
         """Unbiased samples of the ELBO, on all rows or a minibatch.
 
         Args:
@@ -57,13 +72,13 @@ class Objective:
             data: the rows.
 
         Returns:
-            log p(y, z) - log q(z) for each draw of z, (samples,) in nats, and the updated state.
+            log p(y, z) - log q(z) for each draw of z, in nats, and the updated state.
         """
         noise = jax.random.normal(key, (self.samples, self.guide.size))
         points = self.points(params)
         fixed = jax.lax.stop_gradient(params["guide"])
 
-        def one(eps: Array, own: Array) -> tuple[Array, Any]:
+        def one(eps: Latents, own: Array) -> tuple[Scalar, CarriedState]:
             # A network with a state may draw random numbers, as for dropout. Each sample gets its
             # own key.
             run = numpyro.handlers.seed(self.problem.run, own) if carried else self.problem.run
@@ -78,7 +93,7 @@ class Objective:
         values, updated = jax.vmap(one)(noise, keys)
         return values, jax.tree.map(lambda a: a[0], updated)
 
-    def draw(self, params: Mapping[str, Any], key: Array, draws: int) -> dict[str, NDArray]:
+    def draw(self, params: AscentParams, key: Array, draws: int) -> dict[str, NDArray]:
         """Draws of every latent site from the guide, (1, draws, ...) by site.
 
         Args:
@@ -88,8 +103,10 @@ class Objective:
         """
 
         @jax.jit
-        def all_draws(params: Any, noise: Array) -> dict[str, Array]:
-            def one(eps: Array) -> dict[str, Array]:
+        def all_draws(
+            params: guides.GuideParams, noise: Float[Array, "draws z"]
+        ) -> dict[str, Array]:
+            def one(eps: Latents) -> dict[str, Array]:
                 z = self.guide.place(self.guide.sample(params, eps))
                 return self.guide.constrain(z)[0]
 

@@ -18,7 +18,7 @@ be several times too small, because the guide would treat b as observed.
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from scipy.linalg import block_diag
 from ranef.errors import DataError
 from ranef.lazy import Array, jax, jnp, ravel_pytree
 from ranef.numerics.jax_cholesky import cholesky, product, solve, square
+from ranef.numerics.shapes import Float, Int
 from ranef.program.problem import Latent, Problem
 from ranef.terms.blocks import LinearBlock
 
@@ -43,20 +44,24 @@ _COLLINEAR = 1e-11
 _WORST_CONDITION = 100.0
 
 
+Latents = Float[Array, "z"]
+Scalar = Float[Array, ""]
+
+
 @dataclass(frozen=True)
 class JointFactor:
     """Parameters with a joint full covariance: common effects of a predictor, or hyperparameters.
 
     Attributes:
-        index: (1, p) positions in z.
-        matrix: (p, p) upper triangular; z[index] = start[index] + unit[index] * (matrix u[index]).
+        index: positions in z.
+        matrix: upper triangular; z[index] = start[index] + unit[index] * (matrix u[index]).
         common: whether the means of group effects depend linearly on these parameters, as on
             common effects. In a model of columns with missing values all common effects and
-            hyperparameters are one such part, because the missing values make them dependent.
+            hyperparameters are one such factor, because the missing values make them dependent.
     """
 
-    index: Array
-    matrix: Array
+    index: Int[Array, "1 p"]
+    matrix: Float[Array, "p p"]
     common: bool = True
 
 
@@ -65,13 +70,30 @@ class LevelFactor:
     """Effects of the m levels of a grouping, with a full covariance (k, k) within each level.
 
     Attributes:
-        index: (m, k) positions in z.
+        index: positions in z.
         label: label of the linear block whose prior covariance they depend on; "" if they depend
             on none.
     """
 
-    index: Array
+    index: Int[Array, "m k"]
     label: str
+
+
+class GuideParams(TypedDict):
+    """The variational parameters, numbers that define a member of the family.
+
+    Attributes:
+        loc: means of u.
+        rho: numbers whose softplus are the scales.
+        lower: for each factor of q, the strictly lower triangle of the Cholesky factor of its
+            covariance, in units of the scales.
+        ties: the C_j of each grouping, with p = 0 if group effects do not depend on beta.
+    """
+
+    loc: Latents
+    rho: Latents
+    lower: list[Float[Array, "m k k"]]
+    ties: list[Float[Array, "m k p"]]
 
 
 @dataclass(frozen=True)
@@ -80,11 +102,12 @@ class Guide:
 
     Attributes:
         size: length of z and of u.
-        start: (size,) z at u = 0.
-        unit: (size,) step of z for a step of one in u.
-        width: (size,) sd of u where the search begins.
-        shared: parts with a joint full covariance; none under "meanfield".
-        grouped: group effects with a full covariance within levels; none under "meanfield".
+        start: z at u = 0.
+        unit: step of z for a step of one in u.
+        width: sd of u where the search begins.
+        shared: factors of q with a joint full covariance; none under "meanfield".
+        grouped: factors of group effects with a full covariance within levels; none under
+            "meanfield".
         following: whether group effects depend on hyperparameters and common effects.
         split: function from a flat z to a dict by site.
         latents: the sites.
@@ -92,73 +115,67 @@ class Guide:
     """
 
     size: int
-    start: Array
-    unit: Array
-    width: Array
+    start: Latents
+    unit: Latents
+    width: Latents
     shared: tuple[JointFactor, ...]
     grouped: tuple[LevelFactor, ...]
     following: bool
-    split: Any
+    split: Callable[[Array], dict[str, Array]]
     latents: Mapping[str, Latent]
-    blocks: Callable[[Mapping[str, Any]], dict[str, LinearBlock]]
+    blocks: Callable[[Mapping[str, Array]], dict[str, LinearBlock]]
 
-    def init(self) -> dict[str, Any]:
-        """The variational parameters where a search begins.
-
-        Returns:
-            "loc" (size,), the means of u; "rho" (size,), whose softplus are the scales; "lower",
-            the strictly lower triangles of the Cholesky factors of each part, in units of the
-            scales; "ties", the C_j of each grouping, (m, k, p), with p = 0 if group effects do not
-            depend on beta.
-        """
+    def init(self) -> GuideParams:
+        """The variational parameters where a search begins."""
         kind = self.start.dtype
-        common = sum(part.index.size for part in self.shared if part.common)
-        ties = common * sum(part.index.size for part in self.grouped)
+        common = sum(factor.index.size for factor in self.shared if factor.common)
+        ties = common * sum(factor.index.size for factor in self.grouped)
         tied = self.following and ties <= _MOST_TIES
         return {
             "loc": jnp.zeros(self.size, kind),
             "rho": jnp.log(jnp.expm1(self.width)),
             "lower": [
-                jnp.zeros((*part.index.shape, part.index.shape[1]), kind)
-                for part in (*self.shared, *self.grouped)
+                jnp.zeros((*factor.index.shape, factor.index.shape[1]), kind)
+                for factor in (*self.shared, *self.grouped)
             ],
             "ties": [
-                jnp.zeros((*part.index.shape, common if tied else 0), kind) for part in self.grouped
+                jnp.zeros((*factor.index.shape, common if tied else 0), kind)
+                for factor in self.grouped
             ],
         }
 
-    def _factors(self, params: Mapping[str, Any]) -> list[Array]:
-        """Cholesky factors diag(scale) (I + lower) of the shared parts' covariances, (1, p, p)."""
+    def _factors(self, params: GuideParams) -> list[Float[Array, "1 _ _"]]:
+        """Cholesky factors diag(scale) (I + lower) of the joint factors' covariances."""
         scale = jax.nn.softplus(params["rho"])
         return [
-            _unit_lower(lower) * scale[part.index][..., None]
-            for part, lower in zip(self.shared, params["lower"], strict=False)
+            _unit_lower(lower) * scale[factor.index][..., None]
+            for factor, lower in zip(self.shared, params["lower"], strict=False)
         ]
 
-    def _given(self, params: Mapping[str, Any], u: Array) -> Iterator[tuple[Array, Array]]:
+    def _conditionals(self, params: GuideParams, u: Latents) -> Iterator[tuple[Array, Array]]:
         """Mean (m, k) and Cholesky factor (m, k, k) of the precision of the effects of each
         grouping, given the rest of u."""
         scale = jax.nn.softplus(params["rho"])
         away = u - params["loc"]
-        common = [away[part.index[0]] for part in self.shared if part.common]
+        common = [away[factor.index[0]] for factor in self.shared if factor.common]
         beta = jnp.concatenate(common) if common else jnp.zeros(0)
         here, usual = self._precisions(u), self._precisions(params["loc"])
         lowers = params["lower"][len(self.shared) :]
-        for part, lower, tie in zip(self.grouped, lowers, params["ties"], strict=True):
-            root = _unit_lower(lower) / scale[part.index][..., None]
-            mean = params["loc"][part.index]
+        for factor, lower, tie in zip(self.grouped, lowers, params["ties"], strict=True):
+            root = _unit_lower(lower) / scale[factor.index][..., None]
+            mean = params["loc"][factor.index]
             if tie.shape[-1]:
                 mean = mean + tie @ beta
-            if part.label in here:
-                said = square(root)
-                pull = product(said + usual[part.label], mean)
-                root = cholesky(said + here[part.label])
+            if factor.label in here:
+                data = square(root)
+                pull = product(data + usual[factor.label], mean)
+                root = cholesky(data + here[factor.label])
                 mean = solve(root, solve(root, pull), transposed=True)
             yield mean, root
 
-    def _precisions(self, u: Array) -> dict[str, Array]:
-        """P = Sigma^-1 (k, k) by label, in units of u, of groupings that depend on their prior."""
-        followed = {part.label: part.index[0] for part in self.grouped if part.label}
+    def _precisions(self, u: Latents) -> dict[str, Float[Array, "_ _"]]:
+        """P = Sigma^-1 by label, in units of u, of groupings that depend on their prior."""
+        followed = {factor.label: factor.index[0] for factor in self.grouped if factor.label}
         if not (followed and self.following):
             return {}
         blocks, out = self.blocks(self.constrain(self.place(u))[0]), {}
@@ -168,41 +185,43 @@ class Guide:
             out[label] = square(solve(root, jnp.eye(len(root))))
         return out
 
-    def sample(self, params: Mapping[str, Any], noise: Array) -> Array:
-        """A draw of u, (size,), as a differentiable function of standard normal noise (size,)."""
+    def sample(self, params: GuideParams, noise: Latents) -> Latents:
+        """A draw of u as a differentiable function of standard normal noise."""
         u = params["loc"] + jax.nn.softplus(params["rho"]) * noise
-        for part, factor in zip(self.shared, self._factors(params), strict=True):
-            step = product(factor, noise[part.index])
-            u = u.at[part.index].set(params["loc"][part.index] + step)
-        for part, (mean, root) in zip(self.grouped, list(self._given(params, u)), strict=True):
-            u = u.at[part.index].set(mean + solve(root, noise[part.index], transposed=True))
+        for factor, root in zip(self.shared, self._factors(params), strict=True):
+            step = product(root, noise[factor.index])
+            u = u.at[factor.index].set(params["loc"][factor.index] + step)
+        for factor, (mean, root) in zip(
+            self.grouped, list(self._conditionals(params, u)), strict=True
+        ):
+            u = u.at[factor.index].set(mean + solve(root, noise[factor.index], transposed=True))
         return u
 
-    def place(self, u: Array) -> Array:
-        """The unconstrained latents z (size,) at u (size,)."""
+    def place(self, u: Latents) -> Latents:
+        """The unconstrained latents z at u."""
         z = self.start + self.unit * u
-        for part in self.shared:
-            moved = self.unit[part.index] * (u[part.index] @ part.matrix.T)
-            z = z.at[part.index].set(self.start[part.index] + moved)
+        for factor in self.shared:
+            moved = self.unit[factor.index] * (u[factor.index] @ factor.matrix.T)
+            z = z.at[factor.index].set(self.start[factor.index] + moved)
         return z
 
-    def log_density(self, params: Mapping[str, Any], u: Array) -> Array:
-        """Log density of z = place(u) under q, at u (size,), in nats."""
+    def log_density(self, params: GuideParams, u: Latents) -> Scalar:
+        """Log density of z = place(u) under q, in nats."""
         scale = jax.nn.softplus(params["rho"])
         away = u - params["loc"]
         noise, log_det = away / scale, jnp.log(scale * self.unit)
-        for part, factor in zip(self.shared, self._factors(params), strict=True):
-            noise = noise.at[part.index].set(solve(factor, away[part.index]))
-            log_det = log_det.at[part.index].add(jnp.log(jnp.diag(part.matrix)))
-        for part, (mean, root) in zip(self.grouped, self._given(params, u), strict=True):
-            own = product(jnp.swapaxes(root, -1, -2), u[part.index] - mean)
-            noise = noise.at[part.index].set(own)
+        for factor, root in zip(self.shared, self._factors(params), strict=True):
+            noise = noise.at[factor.index].set(solve(root, away[factor.index]))
+            log_det = log_det.at[factor.index].add(jnp.log(jnp.diag(factor.matrix)))
+        for factor, (mean, root) in zip(self.grouped, self._conditionals(params, u), strict=True):
+            own = product(jnp.swapaxes(root, -1, -2), u[factor.index] - mean)
+            noise = noise.at[factor.index].set(own)
             stretch = -jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1))
-            log_det = log_det.at[part.index].set(stretch + jnp.log(self.unit[part.index]))
+            log_det = log_det.at[factor.index].set(stretch + jnp.log(self.unit[factor.index]))
         return jnp.sum(-0.5 * noise**2 - 0.5 * _LOG_2PI - log_det)
 
-    def constrain(self, z: Array) -> tuple[dict[str, Array], Array]:
-        """The values of the sites at z (size,), and log |d site / d z|."""
+    def constrain(self, z: Latents) -> tuple[dict[str, Array], Scalar]:
+        """The values of the sites at z, and log |d site / d z|."""
         values, log_det = {}, jnp.zeros(())
         for name, u in self.split(z).items():
             transform = self.latents[name].transform
@@ -211,7 +230,7 @@ class Guide:
         return values, log_det
 
 
-def _unit_lower(lower: Array) -> Array:
+def _unit_lower(lower: Float[Array, "m k k"]) -> Float[Array, "m k k"]:
     """The strictly lower triangle of a matrix plus the identity."""
     return jnp.tril(lower, -1) + jnp.eye(lower.shape[-1])
 
@@ -247,7 +266,7 @@ def build(
     def split(z: Array) -> dict[str, Array]:
         return dict(zip(latents, separate(z), strict=True))
 
-    shared, grouped = _parts(latents, problem, points) if kind == "structured" else ([], [])
+    shared, grouped = _factorization(latents, problem, points) if kind == "structured" else ([], [])
     # About the posterior sd given n rows, or given the rows of one level. A scale that begins too
     # narrow grows quickly. One that begins too wide shrinks slowly, because of the noise of
     # minibatches.
@@ -274,10 +293,10 @@ def build(
     )
 
 
-def _parts(
+def _factorization(
     latents: Mapping[str, Latent], problem: Problem, points: Collection[str]
 ) -> tuple[list[JointFactor], list[LevelFactor]]:
-    """The joint and the level parts of a "structured" guide, from the linear blocks.
+    """The joint and the level factors of a "structured" guide, from the linear blocks.
 
     Common effects are whitened by s R^-1 with R'R = X'X / n, where s is the residual scale: a step
     of one in u changes the predictor by s, in root mean square over the rows.
@@ -310,28 +329,28 @@ def _parts(
         columns = np.asarray(block.columns, dtype=np.float64)[:, used]
         together.setdefault(problem.predicts[label], []).append((index, unit, columns))
     # In a model of columns with missing values all predictors and hyperparameters are dependent,
-    # and make one part with the key "".
+    # and make one factor with the key "".
     joint: dict[str, list[tuple[NDArray, NDArray]]] = {}
-    for parameter, parts in together.items():
-        index, unit = (np.concatenate([p[i] for p in parts], axis=-1) for i in (0, 1))
-        matrix = _whitening(np.concatenate([columns for *_, columns in parts], axis=1))
-        spread = problem.residual_scales.get(parameter, problem.residual_scale)
+    for parameter, terms in together.items():
+        index, unit = (np.concatenate([p[i] for p in terms], axis=-1) for i in (0, 1))
+        matrix = _whitening(np.concatenate([columns for *_, columns in terms], axis=1))
+        residual = problem.residual_scales.get(parameter, problem.residual_scale)
         key = "" if problem.incomplete else parameter
-        joint.setdefault(key, []).append((index, spread * matrix / unit[:, None]))
+        joint.setdefault(key, []).append((index, residual * matrix / unit[:, None]))
     others = np.concatenate([[], *(places[name] for name in sorted(rest))]).astype(int)[None]
     full = 0 < others.size <= _MOST_FULL
     if problem.incomplete and full:
         joint.setdefault("", []).append((others, np.eye(others.size)))
-    for parts in joint.values():
-        index = np.concatenate([index for index, _ in parts], axis=-1)
-        matrix = block_diag(*(matrix for _, matrix in parts))
+    for pieces in joint.values():
+        index = np.concatenate([index for index, _ in pieces], axis=-1)
+        matrix = block_diag(*(matrix for _, matrix in pieces))
         shared.append(JointFactor(jnp.asarray(index), jnp.asarray(matrix)))
     if full and not problem.incomplete:
         shared.append(JointFactor(jnp.asarray(others), jnp.eye(others.size), common=False))
     return shared, grouped
 
 
-def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
+def _places(latents: Mapping[str, Latent]) -> dict[str, Int[NDArray, "_"]]:
     """Positions of each site in the flat z."""
     out, first = {}, 0
     for name, latent in latents.items():
@@ -341,8 +360,8 @@ def _places(latents: Mapping[str, Latent]) -> dict[str, NDArray[np.int64]]:
     return out
 
 
-def _whitening(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """R^-1 (k, k) from the QR decomposition of x / sqrt(n), x (n, k).
+def _whitening(x: Float[NDArray, "n k"]) -> Float[NDArray, "k k"]:
+    """R^-1 from the QR decomposition of x / sqrt(n).
 
     For a column that is a combination of those before it, the row of R is that of the identity.
     """

@@ -17,9 +17,18 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ranef.errors import DataError, OptionError
-from ranef.inference.advi.elbo import Objective
+from ranef.inference.advi.elbo import AscentParams, Objective
+from ranef.inference.base import CarriedState
 from ranef.inference.checkpoint import Checkpoint, filled, flat
 from ranef.lazy import Array, jax, jnp, optax
+from ranef.numerics.shapes import Float, Shaped
+
+Scalar = Shaped[Array, ""]
+# Parameters, state of the optimizer, state that the program updates, and the sum of the parameters
+# over the stage.
+Carry = tuple[AscentParams, Any, CarriedState, AscentParams]
+# The ELBO of a step or of each of several, whether it is finite, and whether the step was taken.
+StepRecord = tuple[Array, Array, Array]
 
 # Steps in a window, which is one call of the compiled loop.
 WINDOW = 50
@@ -45,17 +54,17 @@ class AscentResult:
         converged: whether all stages ended by themselves.
         message: how the search ended, as a sentence.
         steps: number of steps.
-        trace: (steps,) the ELBO estimate of each step in nats, NaN for a rejected one.
+        trace: the ELBO estimate of each step in nats, NaN for a rejected one.
         resumed_from: step at which a checkpoint was taken up; None without one.
         interrupted: whether the user ended the search.
     """
 
-    params: Any
-    carried: Any
+    params: AscentParams
+    carried: CarriedState
     converged: bool
     message: str
     steps: int
-    trace: NDArray[np.float64]
+    trace: Float[NDArray, steps]
     resumed_from: int | None
     interrupted: bool
 
@@ -81,7 +90,7 @@ class Search:
         self.least = [*[LEAST] * (STAGES - 1), max(LEAST, last)] if batch < n else [0] * STAGES
         self.window = jax.jit(self._window)
 
-    def _step(self, carry: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, tuple]:
+    def _step(self, carry: Carry, inputs: tuple[Array, Scalar, Scalar]) -> tuple[Carry, StepRecord]:
         """One step, rejected if it is idle or not finite; the new carry, and a record of it."""
         params, moments, carried, total = carry
         key, active, factor = inputs
@@ -91,12 +100,12 @@ class Search:
             rows = jax.random.randint(pick, (self.batch,), 0, n)
             data = jax.tree.map(lambda a: a[rows], data)
 
-        def loss(p: Any) -> tuple[Array, Any]:
+        def loss(p: AscentParams) -> tuple[Scalar, CarriedState]:
             values, updated = self.objective.samples_of(p, carried, noise, data)
             return -jnp.mean(values), updated
 
         (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        step, new_moments = self.optimizer.update(gradient, moments, params)
+        step, new_moments = self.optimizer.update(gradient, moments, _tree(params))
         new_params = jax.tree.map(lambda p, s: p + factor * s, params, step)
         sums = [jnp.sum(leaf) for leaf in jax.tree.leaves((gradient, new_params))]
         finite = jnp.isfinite(value) & jnp.isfinite(jnp.sum(jnp.stack(sums)))
@@ -110,8 +119,8 @@ class Search:
         return (params, moments, carried, total), (-value, finite, go)
 
     def _window(
-        self, carry: Any, key: Array, number: Array, size: Array, factor: Array
-    ) -> tuple[Any, tuple]:
+        self, carry: Carry, key: Array, number: Scalar, size: Scalar, factor: Scalar
+    ) -> tuple[Carry, StepRecord]:
         """The window of this `number`: `size` steps, and idle ones up to its fixed length."""
         keys = jax.random.split(jax.random.fold_in(key, number), WINDOW)
         active = jnp.arange(WINDOW) < size
@@ -141,12 +150,12 @@ class Search:
         with np.errstate(over="ignore"):
             return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
 
-    def _start(self, params: Any, carried: Any) -> Any:
+    def _start(self, params: AscentParams, carried: CarriedState) -> Carry:
         """The carry of the loop at these parameters, with a new optimizer state."""
         # Arrays with explicit types, so that the loop is compiled once.
         params, carried = jax.tree.map(lambda a: jnp.asarray(a, a.dtype), (params, carried))
         zeros = jax.tree.map(jnp.zeros_like, params)
-        return (params, self.optimizer.init(params), dict(carried), zeros)
+        return (params, self.optimizer.init(_tree(params)), dict(carried), zeros)
 
     def begin(self) -> Progress:
         """The progress of a search before its first step.
@@ -156,7 +165,9 @@ class Search:
         """
         params = self.objective.init()
         try:
-            jax.eval_shape(self.optimizer.update, params, self.optimizer.init(params), params)
+            jax.eval_shape(
+                self.optimizer.update, params, self.optimizer.init(_tree(params)), params
+            )
         except TypeError:
             raise OptionError(
                 "the optimizer needs more than gradients, as one with a line search does; take "
@@ -248,29 +259,28 @@ class Progress:
     """State of a search between windows.
 
     Attributes:
-        carry: parameters, state of the optimizer, state that the program updates, and the sum of
-            the parameters over the stage.
+        carry: what the compiled loop changes.
         done: number of steps.
         skipped: number of steps rejected because they were not finite.
         averaged: number of steps in the sum of parameters.
         windows: number of windows.
         stage: number of finished stages.
         quiet: number of windows in a row whose mean ELBO has not risen.
-        means: (windows of the stage, 2) mean ELBO and its standard error, in nats.
-        trace: (done,) the ELBO estimate of each step in nats.
+        means: mean ELBO and its standard error of each window of the stage, in nats.
+        trace: the ELBO estimate of each step in nats.
     """
 
-    carry: Any
+    carry: Carry
     done: int = 0
     skipped: int = 0
     averaged: int = 0
     windows: int = 0
     stage: int = 0
     quiet: int = 0
-    means: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
-    trace: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    means: Float[NDArray, "windows 2"] = field(default_factory=lambda: np.zeros((0, 2)))
+    trace: Float[NDArray, done] = field(default_factory=lambda: np.zeros(0))
 
-    def arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, NDArray]:
         """The progress as named arrays, for a checkpoint."""
         counts = [self.done, self.skipped, self.averaged, self.windows, self.stage, self.quiet]
         return {
@@ -287,7 +297,12 @@ class Progress:
         return Progress(carry, *counts, means=arrays["means"], trace=arrays["trace"])
 
 
-def _has_stopped(means: NDArray[np.float64]) -> bool:
+def _tree(params: AscentParams) -> Mapping[str, Any]:
+    """The parameters as the pytree that they are, in the terms of optax."""
+    return params
+
+
+def _has_stopped(means: Float[NDArray, "windows 2"]) -> bool:
     """Whether the mean ELBO of the last window has not risen by two standard errors."""
     if len(means) < 2:
         return False

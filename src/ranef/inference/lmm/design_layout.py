@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef import priors
 from ranef.errors import DataError, MethodError
+from ranef.inference.lmm.applicability import not_linear
 from ranef.inference.lmm.model import DerivedCoefficients, HeavyTail, RandomEffectsTerm
 from ranef.inference.pwls.cross_products import GroupingFactor
 from ranef.numerics.shapes import Float, Int, Numbers
@@ -128,14 +128,14 @@ class DesignLayout:
             DataError: if values are too large to be squared.
         """
         predictors = tuple(dict.fromkeys(problem.predicts[label] for label in blocks))
+        reason = not_linear(blocks, problem)
+        if reason is not None:
+            raise MethodError(method, reason)
         placed: list[_PlacedBlock] = []
         known = np.zeros((n, len(predictors)))
         variance: Array | None = None
         for label, block in blocks.items():
-            if block is None:
-                raise MethodError(
-                    method, f"takes terms that are linear in their coefficients, and {label} is not"
-                )
+            assert block is not None, label
             columns = np.asarray(block.columns, dtype=np.float64)
             largest = float(np.abs(columns).max(initial=0.0))
             if largest > _LARGEST:
@@ -154,7 +154,7 @@ class DesignLayout:
         # single level.
         varying = [p for p in placed if p.block.codes is not None or p.block.scales]
         shared = [p for p in placed if p.block.codes is None and not p.block.scales]
-        common = _common(shared, known, problem, method)
+        common = _common(shared, known)
         factors, groupings = _factors(varying)
         sites, shapes, columns, predictor, mean, precision, nu = common
         return cls(
@@ -175,7 +175,7 @@ class _PlacedBlock:
 
 
 def _common(
-    placed: Sequence[_PlacedBlock], known: Float[Array, "n K"], problem: Problem, method: str
+    placed: Sequence[_PlacedBlock], known: Float[Array, "n K"]
 ) -> tuple[
     tuple[tuple[str, int], ...],
     tuple[tuple[int, ...], ...],
@@ -198,13 +198,6 @@ def _common(
     columns, places, means, sds, nus = [], [], [], [], []
     for term in placed:
         block, x = term.block, term.columns
-        if not block.gaussian and block.freedom is None:
-            name = next(name for name, _ in block.sites if not _is_scale_mixture(problem, name))
-            raise MethodError(
-                method,
-                f"takes flat, normal, t and Cauchy priors on common effects, and that of {name!r} "
-                f"is {problem.priors[name]}",
-            )
         factor, mean = np.asarray(block.factor), np.asarray(block.mean)
         fixed = factor == 0
         known[:, term.predictor] += x[:, fixed] @ mean[fixed]
@@ -265,12 +258,6 @@ def _derived(placed: Sequence[_PlacedBlock]) -> DerivedCoefficients | None:
             names += term.block.carried
         start += width
     return DerivedCoefficients(tuple(names), np.concatenate(rows)) if rows else None
-
-
-def _is_scale_mixture(problem: Problem, name: str) -> bool:
-    """Whether the prior is flat, fixed, normal, or normal given a scale."""
-    kinds = (priors.Normal, priors.Flat, priors.Fixed, priors.StudentT, priors.Cauchy)
-    return isinstance(problem.priors[name], kinds)
 
 
 def _factors(

@@ -8,10 +8,11 @@ import math
 import numpy as np
 
 from ranef.errors import DataError, MethodError
+from ranef.inference.lmm.applicability import not_normal
 from ranef.inference.lmm.design_layout import DesignLayout, refuse_indistinct
 from ranef.inference.lmm.model import LinearMixedModel
 from ranef.inference.pwls.cross_products import Centre, CrossProducts, RowBatch, cross_products
-from ranef.inference.pwls.solver import PWLS, TooManyEffectsError
+from ranef.inference.pwls.solver import PWLS, EliminationPlan
 from ranef.program.problem import Batch, Problem
 
 
@@ -35,10 +36,24 @@ def accumulate(
         DataError: if values are too large to be squared, if columns are nearly dependent, or if
             there are no rows.
     """
+    found = accumulate_or_reason(problem, before)
+    if isinstance(found, str):
+        raise MethodError(method, found)
+    return found
+
+
+def accumulate_or_reason(
+    problem: Problem, before: CrossProducts | None = None
+) -> LinearMixedModel | str:
+    """The linear mixed model of a problem, or why it has none, for methods that ask.
+
+    The reason is the rest of a sentence that begins with the name of the method. Arguments and
+    other errors are those of `accumulate`.
+    """
     varying: set[int] = set()
     while True:
         try:
-            return _compressed(problem, method, frozenset(varying), before)
+            return _compressed(problem, frozenset(varying), before)
         except _VaryingOffsetError as error:
             varying.add(error.column)
             before = None
@@ -53,15 +68,17 @@ class _VaryingOffsetError(Exception):
 
 
 def _compressed(
-    problem: Problem, method: str, varying: frozenset[int], before: CrossProducts | None
-) -> LinearMixedModel:
+    problem: Problem, varying: frozenset[int], before: CrossProducts | None
+) -> LinearMixedModel | str:
     """The model from one pass over all batches, centred by the means of the first one.
 
     Args:
         problem: the model and its rows.
-        method: name of the method, for messages.
         varying: columns that are constant in the first batch, but not in all batches.
         before: cross-products of further rows, whose centre is then used.
+
+    Returns:
+        The model, or the reason why there is none.
 
     Raises:
         _VaryingOffsetError: if a column turns out not to be constant.
@@ -71,7 +88,11 @@ def _compressed(
     sigma = ""
     low, high = math.inf, -math.inf
     for batch in problem.batches():
-        layout, sigma, rows = batch_to_rows(batch, problem, method)
+        reason = not_normal(batch, problem)
+        if reason is not None:
+            return reason
+        # The name is that of a message which no longer arises here.
+        layout, sigma, rows = batch_to_rows(batch, problem, "exact")
         if products is None:
             products = cross_products(rows, Centre.of(rows, varying))
         else:
@@ -86,12 +107,11 @@ def _compressed(
         raise DataError("there are no rows to fit")
     for grouping in layout.groupings:
         refuse_indistinct(grouping, products.own[grouping.factor])
-    try:
-        solver = PWLS(products)
-    except TooManyEffectsError as error:
-        raise MethodError(method, str(error)) from None
+    too_many = EliminationPlan.of(products).too_many
+    if too_many is not None:
+        return too_many
     return LinearMixedModel(
-        solver,
+        PWLS(products),
         layout.groupings,
         layout.common,
         layout.shapes,
@@ -116,24 +136,11 @@ def batch_to_rows(part: Batch, problem: Problem, method: str) -> tuple[DesignLay
             and Gaussian.
         DataError: if values are too large to be squared.
     """
+    reason = not_normal(part, problem)
+    if reason is not None:
+        raise MethodError(method, reason)
     normal = part.normal
-    if normal is None:
-        raise MethodError(
-            method, f"takes gaussian responses, and the family is {problem.family_name}"
-        )
-    if problem.incomplete:
-        raise MethodError(
-            method,
-            f"takes terms that are linear in their coefficients, and {problem.incomplete[0]} is "
-            "not: its missing values are parameters too",
-        )
-    for label in part.blocks:
-        if problem.predicts[label] != problem.location:
-            raise MethodError(
-                method,
-                f"takes one {problem.predicts[label]} for all rows, and the formula predicts it "
-                f"by {label.removeprefix(problem.predicts[label] + '_')}",
-            )
+    assert normal is not None
     value = np.asarray(normal.value, dtype=np.float64)
     layout = DesignLayout.of(part.blocks, len(value), problem, method)
     known = layout.known[:, 0] if layout.predictors else 0.0

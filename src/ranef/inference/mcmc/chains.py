@@ -7,6 +7,7 @@ devices and other settings of the process stay as they are.
 
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,9 @@ from tqdm import tqdm
 
 from ranef.errors import DataError
 from ranef.lazy import Array, constraints, dist, jax, jnp, numpyro
+from ranef.numerics.shapes import Float, Shaped
+
+Point = Float[Array, "d"]
 
 # Steps in one call of the compiled loop, between two updates of the progress bar.
 _WINDOW = 50
@@ -32,19 +36,45 @@ class ChainTarget(Protocol):
     """A density that chains can sample.
 
     Attributes:
-        start: (d,) a point where the density is finite.
+        start: a point where the density is finite.
         data: arrays that the density depends on, a pytree.
     """
 
     @property
-    def start(self) -> Array: ...
+    def start(self) -> Point: ...
 
     @property
     def data(self) -> Any: ...
 
-    def log_density(self, z: Array, data: Any) -> Array:
-        """The log density at z (d,), up to a constant, in nats."""
+    def log_density(self, z: Point, data: Any) -> Float[Array, ""]:
+        """The log density at z, up to a constant, in nats."""
         ...
+
+
+@runtime_checkable
+class _State(Protocol):
+    """What is read of the state of NumPyro's kernel."""
+
+    @property
+    def z(self) -> Mapping[str, Array]: ...
+
+    @property
+    def z_grad(self) -> Mapping[str, Array]: ...
+
+    @property
+    def potential_energy(self) -> Array: ...
+
+    @property
+    def diverging(self) -> Array: ...
+
+    @property
+    def energy(self) -> Array: ...
+
+    @property
+    def accept_prob(self) -> Array: ...
+
+    @property
+    def num_steps(self) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -52,13 +82,13 @@ class Chains:
     """Draws after tuning, with statistics of the sampler.
 
     Attributes:
-        z: (chains, draws, d) draws.
-        statistics: (chains, draws) of each draw, by ArviZ's names: diverging, energy,
+        z: the draws.
+        statistics: numbers of each draw, by ArviZ's names: diverging, energy,
             acceptance_rate, n_steps.
     """
 
-    z: NDArray[np.float64]
-    statistics: dict[str, NDArray]
+    z: Float[NDArray, "chains draws d"]
+    statistics: dict[str, Shaped[NDArray, "chains draws"]]
 
 
 def sample(
@@ -102,9 +132,9 @@ def sample(
     jitter_key, chain_key = jax.random.split(key)
     begin = jax.jit(lambda key, z, data: kernel.init(key, tune, {"z": z}, (data,), {}))
 
-    def state_near(key: Array, noise: Array) -> Any:
-        for spread in _JITTER:
-            state = begin(key, start + spread * noise, data)
+    def state_near(key: Array, noise: Point) -> _State:
+        for sd in _JITTER:
+            state = begin(key, start + sd * noise, data)
             if np.isfinite(state.potential_energy) and np.isfinite(state.z_grad["z"]).all():
                 return state
         raise DataError(
@@ -116,8 +146,8 @@ def sample(
     keys = jax.random.split(chain_key, chains)
     states = [state_near(k, away) for k, away in zip(keys, noise, strict=True)]
 
-    def steps(state: Any, data: Any) -> tuple[Any, tuple]:
-        def step(state: Any, _: None) -> tuple[Any, tuple]:
+    def steps(state: _State, data: Any) -> tuple[_State, tuple[Array, ...]]:
+        def step(state: _State, _: None) -> tuple[_State, tuple[Array, ...]]:
             state = kernel.sample(state, (data,), {})
             about = (state.diverging, state.energy, state.accept_prob, state.num_steps)
             return state, (state.z["z"], *about)
@@ -130,18 +160,18 @@ def sample(
                leave=False)  # fmt: skip
     stopped = threading.Event()
 
-    def run(state: Any) -> list[NDArray]:
-        parts = []
+    def run(state: _State) -> list[NDArray]:
+        records = []
         # JAX's precision is a setting of the thread.
         with jax.enable_x64(True):
             for _ in range(windows):
                 if stopped.is_set():
                     break
                 state, record = window(state, data)
-                parts.append([np.asarray(each) for each in record])
+                records.append([np.asarray(each) for each in record])
                 bar.update(_WINDOW)
         kept = slice(tune, tune + draws)
-        return [np.concatenate(each)[kept] for each in zip(*parts, strict=True)]
+        return [np.concatenate(each)[kept] for each in zip(*records, strict=True)]
 
     with ThreadPoolExecutor(min(chains, os.cpu_count() or 1)) as threads:
         try:

@@ -5,7 +5,6 @@ components, so that chains can differ in them although they agree on the posteri
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,9 @@ from ranef.terms.blocks import Bilinear
 _ROWS = 200
 
 
-def comparable(values: Mapping[str, Any], products: Mapping[str, Bilinear]) -> dict[str, NDArray]:
+def comparable(
+    values: Mapping[str, NDArray], products: Mapping[str, Bilinear]
+) -> dict[str, NDArray]:
     """Draws of identified quantities by name.
 
     For each product of factors these are the products u'v in some rows, in place of the factors,

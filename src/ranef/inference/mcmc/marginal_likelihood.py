@@ -15,7 +15,6 @@ dense matrix.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,10 @@ from numpy.typing import NDArray
 from ranef.inference.lmm.model import LinearMixedModel
 from ranef.lazy import Array, jnp
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
+from ranef.numerics.shapes import Float
+
+Scalar = Float[Array, ""]
+Root = Float[Array, "_ _"]
 
 # Maximal size of the dense matrices of an evaluation, in numbers.
 _MOST = 20_000_000
@@ -68,11 +71,13 @@ class JaxMarginalLikelihood:
             data["beside"] = np.concatenate([*beside, products.cross[first]], axis=1)
         return cls(mixed, order, data)
 
-    def log_likelihood(self, roots: Sequence[Array], sigma: Array, data: Mapping[str, Any]) -> Any:
+    def log_likelihood(
+        self, roots: Sequence[Root], sigma: Scalar, data: Mapping[str, Array | NDArray[np.float64]]
+    ) -> Scalar:
         """Log p(y | theta) in nats.
 
         Args:
-            roots: Cholesky factor (k, k) of the covariance of each factor's effects, in units of
+            roots: Cholesky factor of the covariance of each factor's effects, in units of
                 sigma.
             sigma: residual sd.
             data: the `data` of this object, which may be traced.
@@ -83,13 +88,13 @@ class JaxMarginalLikelihood:
 
         def scaled(a: Array) -> Array:
             """`a` times the roots of the factors that are not eliminated, along its last axis."""
-            parts, start = [], 0
+            blocks, start = [], 0
             for f in self.order[1:]:
                 j, k = products.levels[f], products.widths[f]
                 own = a[..., start : start + j * k].reshape((*a.shape[:-1], j, k))
-                parts.append((own @ roots[f]).reshape((*a.shape[:-1], j * k)))
+                blocks.append((own @ roots[f]).reshape((*a.shape[:-1], j * k)))
                 start += j * k
-            return jnp.concatenate([*parts, a[..., start:]], axis=-1)
+            return jnp.concatenate([*blocks, a[..., start:]], axis=-1)
 
         penalty = jnp.asarray(data["penalty"]) * sigma**2
         left = scaled(scaled(jnp.asarray(data["rest"])).T).T
@@ -118,15 +123,17 @@ class JaxMarginalLikelihood:
         )
 
 
-def _eliminated(own: Array, beside: Array) -> tuple[Array, Array]:
-    """L^-1 B (k, J, r) with L L' = A for each level, and the sum of log|A| over levels.
+def _eliminated(
+    own: Float[Array, "k k J"], beside: Float[Array, "k J r"]
+) -> tuple[Float[Array, "k J r"], Scalar]:
+    """L^-1 B with L L' = A for each level, and the sum of log|A| over levels.
 
     The loops over a few columns are written out, so that each operation runs along all levels. The
     many columns of a basis would take minutes to compile.
 
     Args:
-        own: A (k, k, J).
-        beside: B (k, J, r).
+        own: A.
+        beside: B.
     """
     k = len(own)
     if k >= _WIDE:
@@ -148,8 +155,8 @@ def _eliminated(own: Array, beside: Array) -> tuple[Array, Array]:
     return jnp.stack(out), log_det
 
 
-def _met(mixed: LinearMixedModel, f: int, h: int) -> NDArray[np.float64]:
-    """Cross-products Z_f' Z_h of two factors, (k_f, J_h k_h, J_f): the levels of f are last."""
+def _met(mixed: LinearMixedModel, f: int, h: int) -> Float[NDArray, "k_f _ J_f"]:
+    """Cross-products Z_f' Z_h of two factors; the levels of f are last."""
     products = mixed.solver.products
     pairs = products.pairs[min(f, h), max(f, h)]
     values, left, right = pairs.values, pairs.left, pairs.right
@@ -160,7 +167,7 @@ def _met(mixed: LinearMixedModel, f: int, h: int) -> NDArray[np.float64]:
     return out.reshape(products.widths[f], -1, products.levels[f])
 
 
-def _rest(mixed: LinearMixedModel, factors: Sequence[int]) -> NDArray[np.float64]:
+def _rest(mixed: LinearMixedModel, factors: Sequence[int]) -> Float[NDArray, "r r"]:
     """Cross-products among the columns of some factors, the common columns and the response."""
     products = mixed.solver.products
     starts = np.cumsum([0, *(products.levels[f] * products.widths[f] for f in factors)])

@@ -17,13 +17,13 @@ level by level.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.lazy import Array, jnp
 from ranef.numerics.jax_cholesky import cholesky, solve_columns
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Latent, Problem
 from ranef.terms.blocks import LinearBlock
 
@@ -34,33 +34,36 @@ class PartialCentering:
 
     Attributes:
         label: label of the term.
-        own: (J, k, k) Z_j' Z_j.
-        cross: (J, k, p) Z_j' X_j, where X_j are the columns of the inferred common effects.
-        response: (J, k) Z_j' (y_j - X_j beta_0); zero unless the term is in the mean of a normal
+        own: Z_j' Z_j.
+        cross: Z_j' X_j, where X_j are the columns of the inferred common effects.
+        response: Z_j' (y_j - X_j beta_0); zero unless the term is in the mean of a normal
             response.
         common: beta_0 by site of the common effects.
         residual_scale: s, or the site that holds it.
     """
 
     label: str
-    own: NDArray[np.float64]
-    cross: NDArray[np.float64]
-    response: NDArray[np.float64]
+    own: Float[NDArray, "J k k"]
+    cross: Float[NDArray, "J k p"]
+    response: Float[NDArray, "J k"]
     common: Mapping[str, Array]
     residual_scale: float | str
 
     def effects(
-        self, eta: Array, factor: Array, values: Mapping[str, Array]
-    ) -> tuple[Array, Array]:
+        self,
+        eta: Float[Array, "J k"],
+        factor: Float[Array, "k k"],
+        values: Mapping[str, Array],
+    ) -> tuple[Float[Array, "J k"], Float[Array, ""]]:
         """The group effects and the log Jacobian of the map.
 
         Args:
-            eta: (J, k) coordinates.
-            factor: (k, k) L.
+            eta: coordinates.
+            factor: L.
             values: the residual scale and the common effects, by site.
 
         Returns:
-            The effects b (J, k), and log |d b / d eta|.
+            The effects b, and log |d b / d eta|.
         """
         s = (
             values[self.residual_scale]
@@ -99,9 +102,9 @@ def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[PartialCe
             if b.codes is None and not b.scales and problem.predicts[other] == parameter
         ]
         columns, common = _common(beside, latents, len(block.columns))
-        spread: float | str = problem.residual_scales.get(parameter, 1.0)
+        residual: float | str = problem.residual_scales.get(parameter, 1.0)
         if parameter == problem.location and normal is not None and normal.sigma in latents:
-            spread = normal.sigma
+            residual = normal.sigma
         z = np.asarray(block.columns, dtype=np.float64)
         response = np.zeros((len(z), 1))
         if parameter == problem.location and normal is not None:
@@ -111,14 +114,14 @@ def centrings(problem: Problem, latents: Mapping[str, Latent]) -> list[PartialCe
                 z = z * normal.weights[:, None]
         own = _by_level(block, z, np.asarray(block.columns))
         cross, pull = _by_level(block, z, columns), _by_level(block, z, response)[..., 0]
-        out.append(PartialCentering(label, own, cross, pull, common, spread))
+        out.append(PartialCentering(label, own, cross, pull, common, residual))
     return out
 
 
 def _common(
     blocks: list[LinearBlock], latents: Mapping[str, Latent], n: int
-) -> tuple[NDArray[np.float64], dict[str, Array]]:
-    """Columns (n, p) of the inferred common effects, and their starting values by site."""
+) -> tuple[Float[NDArray, "{n} p"], dict[str, Array]]:
+    """Columns of the inferred common effects, and their starting values by site."""
     columns, starts = [np.zeros((n, 0))], {}
     for block in blocks:
         place = 0
@@ -130,8 +133,10 @@ def _common(
     return np.concatenate(columns, axis=1), starts
 
 
-def _by_level(block: LinearBlock, left: Any, right: Any) -> NDArray[np.float64]:
-    """Cross-products over the rows of each level, (J, k, p), of `left` (n, k), `right` (n, p)."""
+def _by_level(
+    block: LinearBlock, left: Float[NDArray, "n k"], right: Float[NDArray, "n p"]
+) -> Float[NDArray, "J k p"]:
+    """Cross-products of two sets of columns over the rows of each level."""
     if block.codes is None:
         return np.asarray(left.T @ right, dtype=np.float64)[None]
     out = np.zeros((block.levels, left.shape[1], right.shape[1]))

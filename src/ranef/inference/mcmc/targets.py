@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +11,21 @@ from ranef import priors
 from ranef.inference.advi import guide as guides
 from ranef.inference.base import Draws
 from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
+from ranef.inference.lmm.integrated_draws import with_coefficients
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import dependent
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
 from ranef.inference.mcmc.partial_centering import PartialCentering, centrings
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.lazy import Array, jax, jnp, log_density, numpyro, ravel_pytree
+from ranef.numerics.shapes import Float
 from ranef.program.problem import Latent, Problem
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
+
+Point = Float[Array, "d"]
+Scalar = Float[Array, ""]
+ChainDraws = Float[NDArray, "chain draw d"]
 
 
 @dataclass(frozen=True)
@@ -47,36 +53,36 @@ class JointTarget:
         return cls(problem, guide, centrings(problem, latents))
 
     @property
-    def start(self) -> Array:
-        """(d,) where the chains begin."""
+    def start(self) -> Point:
+        """Where the chains begin."""
         return jnp.zeros(self.guide.size)
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Rows:
         """The rows."""
         return jax.tree.map(jnp.asarray, self.problem.data)
 
-    def constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
-        """Values of the sites at z (d,), and log |d site / d z| up to a constant."""
+    def constrained(self, z: Point) -> tuple[dict[str, Array], Scalar]:
+        """Values of the sites at z, and log |d site / d z| up to a constant."""
         values, log_det = self.guide.constrain(self.guide.place(z))
         noise = self.guide.split(z)
         blocks = self.problem.blocks(values)
         for centring in self.centrings:
             block = blocks[centring.label]
-            parts = [noise[name].reshape(block.levels, -1) for name, _ in block.sites]
-            eta = jnp.concatenate(parts, axis=1)
-            effects, own = centring.effects(eta, _root(block), values)
+            own = [noise[name].reshape(block.levels, -1) for name, _ in block.sites]
+            eta = jnp.concatenate(own, axis=1)
+            effects, log_root = centring.effects(eta, _root(block), values)
             values |= _by_site(block, effects)
-            log_det += own
+            log_det += log_root
         return values, log_det
 
-    def log_density(self, z: Array, data: Any) -> Array:
-        """Log p(z | y) at z (d,), up to a constant, in nats."""
+    def log_density(self, z: Point, data: Rows) -> Scalar:
+        """Log p(z | y) up to a constant, in nats."""
         values, log_det = self.constrained(z)
         return log_density(self.problem.run, (data, self.problem.n), {}, values)[0] + log_det
 
-    def values(self, z: NDArray) -> dict[str, NDArray]:
-        """Draws of all sites, (chain, draw, ...), from z (chain, draw, d)."""
+    def values(self, z: ChainDraws) -> dict[str, NDArray]:
+        """Draws of all sites, (chain, draw, ...), from z."""
         found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
@@ -95,7 +101,7 @@ class MarginalTarget:
         problem: the model and its rows.
         latents: sites of the hyperparameters theta (scales and correlations).
         first: the first row, on which the program is run to compute the prior of theta.
-        given: values of the coefficients for this run; they do not affect the prior of theta.
+        coefficients: their values in this run, which do not affect the prior of theta.
         collapsed: the marginal likelihood p(y | theta).
         marginal: the hyperposterior in NumPy, from which the coefficients are drawn given theta.
         about: name of the density in messages.
@@ -103,8 +109,8 @@ class MarginalTarget:
 
     problem: Problem
     latents: Mapping[str, Latent]
-    first: Any
-    given: Mapping[str, Array]
+    first: Rows
+    coefficients: Mapping[str, Array]
     collapsed: JaxMarginalLikelihood
     marginal: LMMHyperposterior
     about = "of the scales, coefficients integrated out"
@@ -128,23 +134,23 @@ class MarginalTarget:
         mixed = collapsed.mixed
         held = {name for name, _ in mixed.common}
         held |= {name for grouping in mixed.groupings for name, _ in grouping.sites}
-        given = {name: latents[name].transform(latents[name].start) for name in held}
+        start = {name: latents[name].transform(latents[name].start) for name in held}
         first = jax.tree.map(lambda a: jnp.asarray(a[:1]), problem.data)
         own = {name: latent for name, latent in latents.items() if name not in held}
-        return cls(problem, own, first, given, collapsed, marginal)
+        return cls(problem, own, first, start, collapsed, marginal)
 
     @property
-    def start(self) -> Array:
-        """(d,) where the chains begin."""
+    def start(self) -> Point:
+        """Where the chains begin."""
         return ravel_pytree([latent.start for latent in self.latents.values()])[0]
 
     @property
-    def data(self) -> Any:
+    def data(self) -> dict[str, Array]:
         """The cross-products of the rows."""
         return jax.tree.map(jnp.asarray, self.collapsed.data)
 
-    def constrained(self, z: Array) -> tuple[dict[str, Array], Array]:
-        """Values of the hyperparameters at z (d,) by site, and log |d site / d z|."""
+    def constrained(self, z: Point) -> tuple[dict[str, Array], Scalar]:
+        """Values of the hyperparameters at z by site, and log |d site / d z|."""
         separate = ravel_pytree([latent.start for latent in self.latents.values()])[1]
         values, log_det = {}, jnp.zeros(())
         for (name, latent), own in zip(self.latents.items(), separate(z), strict=True):
@@ -152,12 +158,12 @@ class MarginalTarget:
             log_det += jnp.sum(latent.transform.log_abs_det_jacobian(own, values[name]))
         return values, log_det
 
-    def log_density(self, z: Array, data: Any) -> Array:
-        """Log p(z | y) at z (d,), up to a constant, in nats."""
+    def log_density(self, z: Point, data: Mapping[str, Array]) -> Scalar:
+        """Log p(z | y) up to a constant, in nats."""
         values, log_det = self.constrained(z)
         mixed = self.collapsed.mixed
         seeded = numpyro.handlers.seed(self.problem.run, 0)
-        program = numpyro.handlers.substitute(seeded, data={**self.given, **values})
+        program = numpyro.handlers.substitute(seeded, data={**self.coefficients, **values})
         trace = numpyro.handlers.trace(program).get_trace(self.first, self.problem.n)
         prior = [jnp.sum(trace[name]["fn"].log_prob(values[name])) for name in self.latents]
         sigma = jnp.ones(())
@@ -174,8 +180,8 @@ class MarginalTarget:
         likelihood = self.collapsed.log_likelihood(roots, sigma, data)
         return likelihood + sum(prior, log_det)
 
-    def values(self, z: NDArray) -> dict[str, NDArray]:
-        """Draws of the hyperparameters, (chain, draw, ...), from z (chain, draw, d)."""
+    def values(self, z: ChainDraws) -> dict[str, NDArray]:
+        """Draws of the hyperparameters, (chain, draw, ...), from z."""
         found = jax.jit(jax.vmap(jax.vmap(lambda z: self.constrained(z)[0])))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in found.items()}
 
@@ -202,23 +208,17 @@ class MarginalTarget:
             draws = coefficients.sites(values)
         except DependentColumnError as error:
             raise dependent(marginal.mixed, error) from None
-        return replace(
-            found,
-            draw=lambda: draws,
-            analytic_moments=coefficients.moments,
-            lazy_sites=tuple(coefficients.group_sites),
-            effect_sampler=lambda: coefficients.effects,
-        )
+        return with_coefficients(found, coefficients, lambda: draws)
 
 
-def _root(block: LinearBlock) -> Array:
-    """A Cholesky factor (k, k) of the prior covariance of a block."""
+def _root(block: LinearBlock) -> Float[Array, "k k"]:
+    """A Cholesky factor of the prior covariance of a block."""
     factor = jnp.asarray(block.factor)
     return factor if factor.ndim == 2 else jnp.diag(factor)
 
 
-def _by_site(block: LinearBlock, effects: Array) -> dict[str, Array]:
-    """Coefficients (levels, k) by the sites that hold them, in the sites' shapes."""
+def _by_site(block: LinearBlock, effects: Float[Array, "levels k"]) -> dict[str, Array]:
+    """Coefficients by the sites that hold them, in the sites' shapes."""
     out, start = {}, 0
     for (name, count), shape in zip(block.sites, block.shapes, strict=True):
         lead = () if block.codes is None else (block.levels,)

@@ -13,6 +13,7 @@ cross-products. An evaluation then does not need the rows:
     solution = solver.solve(roots, penalty)    # at each theta
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -178,7 +179,7 @@ def batch_size(system: Elimination) -> int:
 
 
 def select_elimination(products: CrossProducts) -> NestedElimination | CrossedElimination:
-    """Choose the factors to eliminate, and dense or sparse storage of their cross-products.
+    """The elimination that `EliminationPlan` chooses.
 
     Args:
         products: the cross-products.
@@ -191,37 +192,72 @@ def select_elimination(products: CrossProducts) -> NestedElimination | CrossedEl
     Raises:
         TooManyEffectsError: if the sparse elimination would not fit into memory either.
     """
-    sizes = np.array([j * k for j, k in zip(products.levels, products.widths, strict=True)])
-    # A factor of one level is not eliminated, because that would gain nothing.
-    one = [f for f, levels in enumerate(products.levels) if levels == 1]
-    order = [int(f) for f in np.argsort(-sizes, kind="stable") if f not in one]
-    chain = order[:1]
-    order += one
-    for f in order[1 : len(order) - len(one)]:
-        if all(nested(products, c, f) for c in chain):
-            chain.append(f)
-    rest = [f for f in order if f not in chain]
-    remaining = int(sizes[rest].sum())
-    if not rest or not chain:
-        return NestedElimination.of(products, chain, rest)
-    first = order[0]
-    cells = int(sizes[chain].sum()) * (remaining + len(products.common))
-    met = sum(products.pairs[min(first, f), max(first, f)].values.size for f in rest)
-    full = met > _FULL * int(sizes[first]) * remaining
-    if cells <= _DENSE or (full and cells <= _DENSE_AT_MOST):
-        return NestedElimination.of(products, chain, rest)
-    if met > _MET:
-        raise TooManyEffectsError(
-            f"at most {_MET:,} cross-products of the largest grouping with what is beside it, and "
-            f"here are {met:,}"
-        )
-    remaining = int(sizes[order[1:]].sum())
-    if remaining > MOST_REMAINING:
-        raise TooManyEffectsError(
-            f"factors a dense matrix of at most {MOST_REMAINING:,} effects, and the groupings "
-            f"beside the largest have {remaining:,} together"
-        )
-    return CrossedElimination.of(products, first, order[1:])
+    plan = EliminationPlan.of(products)
+    if plan.too_many is not None:
+        raise TooManyEffectsError(plan.too_many)
+    if plan.crossed:
+        return CrossedElimination.of(products, plan.eliminated[0], plan.remaining)
+    return NestedElimination.of(products, plan.eliminated, plan.remaining)
+
+
+@dataclass(frozen=True)
+class EliminationPlan:
+    """Which factors to eliminate, and whether their cross-products are dense or sparse.
+
+    Attributes:
+        eliminated: factors to eliminate: a chain of nested ones, which begins with the factor that
+            has most coefficients, or this factor alone.
+        remaining: the other factors.
+        crossed: whether the cross-products of the eliminated factor are held sparse.
+        too_many: why the elimination does not fit into memory, as the rest of a sentence that
+            begins with the name of a method; None if it does.
+    """
+
+    eliminated: list[int]
+    remaining: list[int]
+    crossed: bool = False
+    too_many: str | None = None
+
+    @staticmethod
+    def surely_dense(eliminated: int, beside: int) -> bool:
+        """Whether dense columns of so many effects with all coefficients beside them are small."""
+        return eliminated * beside <= _DENSE
+
+    @classmethod
+    def of(cls, products: CrossProducts) -> "EliminationPlan":
+        """The plan for cross-products, of which it reads the shapes and the pairs of levels."""
+        sizes = np.array([j * k for j, k in zip(products.levels, products.widths, strict=True)])
+        # A factor of one level is not eliminated, because that would gain nothing.
+        one = [f for f, levels in enumerate(products.levels) if levels == 1]
+        order = [int(f) for f in np.argsort(-sizes, kind="stable") if f not in one]
+        chain = order[:1]
+        order += one
+        for f in order[1 : len(order) - len(one)]:
+            if all(nested(products, c, f) for c in chain):
+                chain.append(f)
+        rest = [f for f in order if f not in chain]
+        remaining = int(sizes[rest].sum())
+        if not rest or not chain:
+            return cls(chain, rest)
+        first = order[0]
+        cells = int(sizes[chain].sum()), remaining + len(products.common)
+        met = sum(products.pairs[min(first, f), max(first, f)].values.size for f in rest)
+        full = met > _FULL * int(sizes[first]) * remaining
+        if cls.surely_dense(*cells) or (full and math.prod(cells) <= _DENSE_AT_MOST):
+            return cls(chain, rest)
+        too_many = None
+        remaining = int(sizes[order[1:]].sum())
+        if met > _MET:
+            too_many = (
+                f"at most {_MET:,} cross-products of the largest grouping with what is beside it, "
+                f"and here are {met:,}"
+            )
+        elif remaining > MOST_REMAINING:
+            too_many = (
+                f"factors a dense matrix of at most {MOST_REMAINING:,} effects, and the groupings "
+                f"beside the largest have {remaining:,} together"
+            )
+        return cls([first], order[1:], True, too_many)
 
 
 @dataclass(frozen=True)
