@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -84,7 +84,7 @@ def panels(
     return figure, flat[:count]
 
 
-def label(text: Any, most: int = 28) -> str:
+def label(text: object, most: int = 28) -> str:
     """A name as formulas write it, on one line and no longer than `most` characters."""
     # A DataTree allows no "/" in names, so that variables have "_over_" in its place.
     text = str(text).replace(" _over_ ", " / ")
