@@ -9,7 +9,6 @@ a model without it have true values too.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,7 +193,7 @@ def _properties(
     building = np.round(60 * area * np.exp(0.4 * rng.normal(size=n)))
     land = np.round(building * np.exp(0.8 * rng.normal(size=n)))
     tract = 6.037e13 + 1e4 * zips + rng.integers(0, 900, n)
-    given: dict[str, Any] = {
+    known: dict[str, NDArray] = {
         "parcelid": ids,
         "bathroomcnt": bath,
         "bedroomcnt": np.clip(np.round(bath + rng.normal(0.7, 0.8, n)), 0, 12),
@@ -226,7 +225,7 @@ def _properties(
     }
     table = {}
     for column in COLUMNS:
-        values = given.get(column.kaggle)
+        values = known.get(column.kaggle)
         if values is None:
             values = rng.integers(1, 9, n).astype(float)
         gone = rng.random(n) < column.null_share
