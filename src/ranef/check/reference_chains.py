@@ -166,8 +166,22 @@ class _Target:
         if not np.isfinite(phi).all():
             return NoReference("draws of the fit lie on the edge of what parameters may be")
         mean, root = phi.mean(axis=0), _root_of(phi)
-        none = np.zeros(0)
-        bare = cls(joint, blocks, inner, outer, mean, root, none > 0, none, none, none, q, none)
+        m, d = sum(int(np.size(joint.latents[name].start)) for name in inner), len(mean)
+        zero = np.zeros(m)
+        bare = cls(
+            joint,
+            blocks,
+            inner,
+            outer,
+            mean,
+            root,
+            scaled=zero > 0,
+            middle=zero,
+            slopes=np.zeros((m, d)),
+            width=zero,
+            q=q,
+            x=np.zeros((count, 0)),
+        )
         return bare._placed(phi)
 
     def _placed(self, phi: Numbers) -> "_Target":

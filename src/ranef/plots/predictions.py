@@ -1,20 +1,18 @@
 """Figures that compare predictions with observed responses."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ranef.plots.canvas import BLUE, COLOURS, INK, label, panels, styled, window
-from ranef.plots.source import Source, each, group, stacked, tree_of
+from ranef.plots.source import Source, Sources, each, group, stacked, tree_of
 
 # Number of bins of a histogram.
 _BINS = 60
 
 
 @styled
-def residuals(fits: Source | Mapping[str, Source]) -> Figure:
+def residuals(fits: Sources) -> Figure:
     """Draw histograms of response minus posterior mean on the validation rows, one for each fit.
 
     The axis spans the central 98%. Each title gives the mean absolute error over all rows.
@@ -47,7 +45,7 @@ def residuals(fits: Source | Mapping[str, Source]) -> Figure:
 
 
 @styled
-def calibration(fits: Source | Mapping[str, Source]) -> Figure:
+def calibration(fits: Sources) -> Figure:
     """Draw the share of validation responses inside their central interval, by its probability.
 
     The left panel has the share, and the right panel the share minus the probability. The band is

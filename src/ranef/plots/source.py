@@ -26,6 +26,8 @@ class HasTree(Protocol):
 
 # What figures are drawn of.
 Source: TypeAlias = "HasTree | xr.DataTree"
+# One of these, or several by name.
+Sources: TypeAlias = "Source | Mapping[str, Source]"
 
 
 def tree_of(fit: object) -> xr.DataTree:
@@ -65,7 +67,7 @@ def group(fit: Source, name: str) -> xr.Dataset:
     return tree[name].to_dataset()
 
 
-def each(fits: Source | Mapping[str, Source]) -> dict[str, Source]:
+def each(fits: Sources) -> dict[str, Source]:
     """Fits by name; a single fit has the empty name."""
     if isinstance(fits, Mapping) and not isinstance(fits, (xr.DataTree, xr.Dataset)):
         return {str(name): fit for name, fit in fits.items()}
