@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
+from ranef.numerics.shapes import Float
 
 # Arrow's functions. They are created at import, so that type checkers do not see them.
 pc: ModuleType = import_module("pyarrow.compute")
@@ -102,8 +103,8 @@ def _is_fixed(kind: pa.DataType) -> bool:
     return pa.types.is_fixed_size_list(kind)
 
 
-def _stacked(name: str, values: pa.Array) -> NDArray[np.float64]:
-    """A list array as (n, length, ...), recursively; an array of numbers as (n,)."""
+def _stacked(name: str, values: pa.Array) -> Float[NDArray, "n ..."]:
+    """A list array as (n, length, ...), recursively; an array of numbers as it is."""
     if not _is_list(values.type):
         return _numbers(name, values)
     valid = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), bool)
@@ -119,7 +120,7 @@ def _stacked(name: str, values: pa.Array) -> NDArray[np.float64]:
     return out
 
 
-def _numbers(name: str, values: pa.Array) -> NDArray[np.float64]:
+def _numbers(name: str, values: pa.Array) -> Float[NDArray, "n"]:
     kind = values.type
     if not (
         pa.types.is_integer(kind)
@@ -132,7 +133,7 @@ def _numbers(name: str, values: pa.Array) -> NDArray[np.float64]:
     return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
 
 
-def of_objects(name: str, values: Iterable[object]) -> NDArray[np.float64] | None:
+def of_objects(name: str, values: Iterable[object]) -> Float[NDArray, "n ..."] | None:
     """A list or object column of arrays or lists of one shape as one float64 array, (n, ...).
 
     A missing row (None or NaN) becomes an array of NaN.

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ranef.data.array_columns import ArrowColumn
+from ranef.numerics.shapes import Float, Int, Shaped
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,7 +49,7 @@ class Labels:
             return cls("pandas", None if numbered and index.name is None else index)
         return cls("polars" if type(native).__module__.split(".")[0] == "polars" else "")
 
-    def at(self, places: NDArray[np.int64]) -> "Labels":
+    def at(self, places: Int[NDArray, "m"]) -> "Labels":
         """The labels of the rows at `places`, in this order."""
         if self.form != "pandas":
             return self
@@ -61,7 +62,7 @@ class Labels:
         """A table with one row for each of the n rows.
 
         Args:
-            columns: name to NumPy or Arrow array, (n,) each.
+            columns: name to NumPy or Arrow array, one value for each row.
 
         Returns:
             A pandas DataFrame with the index of the rows, or a polars DataFrame.
@@ -73,8 +74,8 @@ class Labels:
             self._whole(len(next(iter(columns.values()), ()))), axis=0
         )
 
-    def series(self, name: str, values: NDArray[np.float64]) -> ByRow:
-        """One number for each row, (n,), as a pandas or polars Series, or as the array itself."""
+    def series(self, name: str, values: Float[NDArray, "n"]) -> ByRow:
+        """One number for each row, as a pandas or polars Series, or as the array itself."""
         polars = self._polars()
         if polars is not None:
             return polars.Series(name, values)
@@ -82,13 +83,15 @@ class Labels:
             return pd.Series(values, self._whole(len(values)), name=name)
         return values
 
-    def by_level(self, name: str, levels: ArrowColumn, columns: Mapping[str, NDArray]) -> Table:
+    def by_level(
+        self, name: str, levels: ArrowColumn, columns: Mapping[str, Shaped[NDArray, "n"]]
+    ) -> Table:
         """A table with one row for each level.
 
         Args:
             name: name of the grouping.
-            levels: the levels as an Arrow array, (n,).
-            columns: name to NumPy array, (n,) each.
+            levels: the levels as an Arrow array.
+            columns: name to NumPy array, one value for each level.
 
         Returns:
             A pandas DataFrame with the levels as its index, or a polars DataFrame with the levels

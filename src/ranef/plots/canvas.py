@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Float
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -93,7 +95,7 @@ def label(text: object, most: int = 28) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
-def window(values: NDArray[np.float64], share: float = 0.98) -> tuple[float, float]:
+def window(values: Float[NDArray, "n"], share: float = 0.98) -> tuple[float, float]:
     """The limits of an axis: the central quantiles that hold `share` of the values.
 
     If they are equal the limits are the extremes, or lie around the only value.

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Float
 from ranef.plots.canvas import BLUE, COLOURS, INK, label, panels, styled, window
 from ranef.plots.source import Source, Sources, each, group, stacked, tree_of
 
@@ -116,7 +117,7 @@ def posterior_predictive(fit: Source) -> Figure:
     return figure
 
 
-def _edges(y: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+def _edges(y: Float[NDArray, "n"], low: float, high: float) -> Float[NDArray, "edges"]:
     """Edges of bins of equal width, or of one bin for each integer if responses are integers."""
     if (y == np.round(y)).all() and high - low <= _BINS:
         return np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.lazy import xr
+from ranef.numerics.shapes import Float
 
 # Suffix of the names of dimensions that run over levels, a convention shared with other libraries.
 LEVELS = "__factor_dim"
@@ -114,7 +115,7 @@ def sizes(fit: Source, name: str, levels: int) -> NDArray[np.float64]:
     return np.asarray(known[variable].to_numpy(), np.float64)
 
 
-def stacked(values: xr.DataArray) -> NDArray[np.float64]:
-    """Draws of all chains in one dimension, (chains * draws, ...)."""
+def stacked(values: xr.DataArray) -> Float[NDArray, "draws ..."]:
+    """Draws of all chains in one dimension."""
     array = values.transpose("chain", "draw", ...).to_numpy()
     return array.reshape(-1, *array.shape[2:])

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ranef.data.row_labels import Table as ByRow
+from ranef.data.row_labels import Table as Predictions
 from ranef.datasets.beyond import tables
 from ranef.datasets.beyond.tables import SimulatedTable
 from ranef.families.mixture_spec import Mixture
@@ -278,13 +278,13 @@ def _ratings(fit: Fit, known: SimulatedTable) -> Figure:
     return figure
 
 
-def _band(axes: Axes, x: Float[NDArray, "n"], found: ByRow, text: str) -> None:
+def _band(axes: Axes, x: Float[NDArray, "n"], found: Predictions, text: str) -> None:
     """A mean curve with its interval."""
     axes.fill_between(x, found["lower"], found["upper"], color=BLUE, alpha=0.25, label=text)
     axes.plot(x, found["mean"], color=BLUE, label="mean")
 
 
-def _intervals(axes: Axes, truth: Float[NDArray, "n"], rows: ByRow) -> None:
+def _intervals(axes: Axes, truth: Float[NDArray, "n"], rows: Predictions) -> None:
     """Means with their intervals over the true values."""
     below, above = rows["mean"] - rows["lower"], rows["upper"] - rows["mean"]
     axes.errorbar(

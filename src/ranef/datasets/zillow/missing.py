@@ -15,9 +15,9 @@ from ranef.datasets.zillow.preparation import PREDICTORS, RESPONSE, Sales
 from ranef.datasets.zillow.results import GapScores, GapStudy
 from ranef.fit import Fit
 from ranef.model import Model
-from ranef.numerics.shapes import Bool
+from ranef.numerics.shapes import Bool, Shaped
 
-Table = dict[str, NDArray]
+Table = dict[str, Shaped[NDArray, "rows"]]
 
 _COLUMNS = (RESPONSE, *PREDICTORS, "zip")
 
