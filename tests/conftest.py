@@ -18,6 +18,19 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 # refuse what users pass: model, fit, priors, formula, tables.
 CHECKED = ("terms", "families", "inference", "numerics", "datasets", "program")
 GROUND = (
+    "check.approximation",
+    "check.cells",
+    "check.convergence",
+    "check.groupings",
+    "check.identifiability",
+    "check.networks",
+    "check.prior_conflict",
+    "check.reference",
+    "check.reference_chains",
+    "check.reference_exact",
+    "check.reference_hyperparameters",
+    "check.reference_importance",
+    "check.separation",
     "priors.log_density",
     "priors.sites",
     "data.complete_cases",

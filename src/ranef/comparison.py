@@ -1,7 +1,6 @@
 """Comparison of fits by their expected log predictive density, with stacking weights."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,17 +8,16 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError, OptionError
 from ranef.fit import Fit
+from ranef.numerics.shapes import Float
 from ranef.posterior.loo import LeaveOneOut, leave_one_out, levels_of
 from ranef.posterior.posterior import Posterior
-
-Array = NDArray[np.float64]
 
 # Largest number of EM iterations for the stacking weights.
 _STEPS = 5_000
 
 
 def compare(
-    fits: Mapping[str, Fit], group: str | None = None, *, data: Any = None, seed: int = 0
+    fits: Mapping[str, Fit], group: str | None = None, *, data: object = None, seed: int = 0
 ) -> pd.DataFrame:
     """Compare fits by how well they predict responses that they were not fitted to.
 
@@ -78,8 +76,10 @@ def _left_out(fits: Mapping[str, Fit], group: str | None, seed: int) -> dict[str
     return {name: leave_one_out(p, group, seed, levels) for name, p in known.items()}
 
 
-def _table(each: Mapping[str, Array], beside: Mapping[str, Mapping[str, float]]) -> Any:
-    """The table of `compare` from pointwise log densities (n,) and further columns by fit."""
+def _table(
+    each: Mapping[str, Float[NDArray, "n"]], beside: Mapping[str, Mapping[str, float]]
+) -> pd.DataFrame:
+    """The table of `compare` from pointwise log densities and further columns by fit."""
     names = sorted(each, key=lambda name: -float(each[name].sum()))
     first = each[names[0]]
     values = np.column_stack([each[name] for name in names])
@@ -98,17 +98,17 @@ def _table(each: Mapping[str, Array], beside: Mapping[str, Mapping[str, float]])
     return pd.DataFrame(rows, index=pd.Index(names, name="fit"))
 
 
-def stacking(log_density: Array) -> Array:
-    """Stacking weights of M fits, by expectation maximisation.
+def stacking(log_density: Float[NDArray, "n fits"]) -> Float[NDArray, "fits"]:
+    """Stacking weights of fits, by expectation maximisation.
 
     The objective sum_j log sum_m w_m p_m(y_j) is concave in w, so EM (which treats the fit that
     each response came from as missing) converges to its maximum.
 
     Args:
-        log_density: (n, M) log predictive density of each response under each fit.
+        log_density: log predictive density of each response under each fit.
 
     Returns:
-        (M,) weights that are not negative and sum to one.
+        Weights that are not negative and sum to one.
     """
     density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
     weights = np.full(density.shape[1], 1 / density.shape[1])

@@ -5,7 +5,7 @@ term or file at fault, and says what was expected and what to do.
 """
 
 import difflib
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -71,26 +71,27 @@ class PackageError(RanefError, ImportError):
     """An optional package that is not installed; the message names the extra that installs it."""
 
 
-def whole_number(name: str, value: Any, *, least: int) -> int:
+def whole_number(name: str, value: object, *, least: int) -> int:
     """`value` as an int; Python and NumPy integers from `least` to 2^32 - 1 are accepted.
 
     Raises:
         OptionError: for any other value, naming the argument `name`.
     """
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if whole and least <= int(value) < 2**32:
-        return int(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        whole = int(value)
+        if least <= whole < 2**32:
+            return whole
     raise OptionError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
-def suggestion(name: str, known: Any, limit: int = 12) -> str:
+def suggestion(name: str, known: Iterable[object], limit: int = 12) -> str:
     """A hint for an unknown name: the closest known name, or else up to `limit` known names."""
-    known = [str(k) for k in known]
-    if not known:
+    names = [str(k) for k in known]
+    if not names:
         return "there are none"
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    listed = ", ".join(known[:limit])
-    more = f" and {len(known) - limit} more" if len(known) > limit else ""
+    listed = ", ".join(names[:limit])
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"known are: {listed}{more}"

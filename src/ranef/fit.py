@@ -7,19 +7,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from ranef import extras, priors, registry
 from ranef.check import SECONDS, Check, check
 from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
+from ranef.data.row_labels import ByRow, Table
 from ranef.data.tables import read
 from ranef.errors import DataError, OptionError, suggestion, whole_number
+from ranef.files.atomic_write import StrPath
 from ranef.formula.equation import plain
 from ranef.inference.base import Draws
+from ranef.inference.lmm.model import LinearMixedModel
 from ranef.lazy import xr
 from ranef.posterior.idata_groups import IdataGroups
 from ranef.posterior.imputation import Imputation
@@ -34,11 +38,44 @@ from ranef.storage import fit_file
 from ranef.terms.base import RunOptions, Variable
 from ranef.terms.nn import variables
 
+if TYPE_CHECKING:
+    import keras
+
 _KINDS = ("mean", "response", "component")
 _NEW_LEVELS = ("error", "sample", "zero")
 # Fields that a saved file does not hold as plain values: `fit_file` encodes the first three by
 # itself, and the cache is not saved.
 _PARTS = ("program", "training", "draws", "_cache")
+
+
+@dataclass
+class _Computed:
+    """What a fit keeps of its computations.
+
+    Attributes:
+        predictive: predictions, with their compiled programs, by the treatment of new levels.
+        check: the check with a second opinion, None before there is one.
+    """
+
+    predictive: dict[str, Predictive] = field(default_factory=dict)
+    check: Check | None = None
+
+
+class Likelihood(Protocol):
+    """The likelihood criterion of a method, as `ProfiledDeviance` and `IntegratedLikelihood`."""
+
+    @property
+    def mixed(self) -> LinearMixedModel:
+        """The model in the form of the solver."""
+        ...
+
+    def deviance(self, theta: ArrayLike, reml: bool = False) -> float:
+        """-2 log likelihood at theta; see `Fit.deviance`."""
+        ...
+
+    def maximum(self, reml: bool = False) -> dict[str, Any]:
+        """The estimates of `Fit.maximum_likelihood`."""
+        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +98,7 @@ class Fit:
     method: str
     why: str
     seconds: float
-    _cache: dict = field(default_factory=dict)
+    _cache: _Computed = field(default_factory=_Computed)
 
     def __repr__(self) -> str:
         said = "; ".join([self.draws.message, str(self.rows), *self._notes()])
@@ -137,7 +174,7 @@ class Fit:
         """Posterior draws of every variable, with dimensions (chain, draw, ...)."""
         return self.idata["posterior"].to_dataset()
 
-    @cached_property
+    @property
     def idata(self) -> xr.DataTree:
         """The fit as an ArviZ DataTree.
 
@@ -146,6 +183,10 @@ class Fit:
         optimization the group optimization, with the record of each step. `extend` adds groups
         that take longer to compute.
         """
+        return self._tree
+
+    @cached_property
+    def _tree(self) -> xr.DataTree:
         attributes = {"formula": self.program.formula.text, "method": self.method}
         groups = {
             "posterior": self._known.dataset(self._known.values, **attributes),
@@ -165,7 +206,7 @@ class Fit:
         return IdataGroups(self._known)
 
     def extend(
-        self, *groups: str, data: Any = None, new_levels: str = "sample", seed: int = 0
+        self, *groups: str, data: object = None, new_levels: str = "sample", seed: int = 0
     ) -> xr.DataTree:
         """Compute further groups, add them to `idata`, and return it.
 
@@ -200,7 +241,7 @@ class Fit:
                 self.idata[group] = xr.DataTree(self._criticism.group(group, seed))
         return self.idata
 
-    def _validation(self, data: Any, new_levels: str, seed: int) -> xr.Dataset:
+    def _validation(self, data: object, new_levels: str, seed: int) -> xr.Dataset:
         if data is None:
             raise OptionError(
                 "validation needs rows that the fit has not seen; pass them as in "
@@ -242,7 +283,7 @@ class Fit:
         more = len(check_.symptoms) - 1
         first = f": {check_.symptoms[0].sign}" if check_.symptoms else ""
         rest = f", and {more} more" if more > 0 else ""
-        if check_.verdict == "unchecked" and "_checked" not in self.__dict__:
+        if check_.verdict == "unchecked" and self._cache.check is None:
             rest += "; fit.check() takes a second opinion"
         elif more > 0:
             rest += "; see fit.check()"
@@ -258,7 +299,7 @@ class Fit:
         parts = [self._known.table("sd", "correlation"), residual.loc[residual.index == "sigma", :]]
         return pd.concat(parts)
 
-    def ranef(self, factor: str) -> Any:
+    def ranef(self, factor: str) -> Table:
         """Group effects (random effects) of the levels of one grouping.
 
         Args:
@@ -276,7 +317,7 @@ class Fit:
         """
         return self._known.effects(factor)
 
-    def imputed(self, column: str, interval: float = 0.9, seed: int = 0) -> Any:
+    def imputed(self, column: str, interval: float = 0.9, seed: int = 0) -> Table:
         """Posterior of the missing values of a column in mi(), given all observed data.
 
         Args:
@@ -321,13 +362,13 @@ class Fit:
             nothing speaks against it and there is no second opinion, "caution" or "distrust".
         """
         # The ELBO of a variational guide does not say how far the guide is from the posterior.
-        if quick and not self.draws.is_gaussian_guide and "_checked" not in self.__dict__:
+        known = self._cache.check
+        if known is None and quick and not self.draws.is_gaussian_guide:
             return check(self._known, reference=False)
-        return self._checked
-
-    @cached_property
-    def _checked(self) -> Check:
-        return check(self._known, seconds=max(self.seconds, SECONDS))
+        if known is None:
+            known = check(self._known, seconds=max(self.seconds, SECONDS))
+            self._cache.check = known
+        return known
 
     def loo(self, group: str | None = None, seed: int = 0) -> LeaveOneOut:
         """Leave-one-out cross-validation of rows or levels, without refitting.
@@ -352,7 +393,7 @@ class Fit:
         """
         return leave_one_out(self._known, group, whole_number("seed", seed, least=0))
 
-    def report(self, path: Any) -> Path:
+    def report(self, path: StrPath) -> Path:
         """Write a report on this fit as one self-contained HTML page.
 
         The report describes the data and dropped rows, the model as formula and equations, the
@@ -376,7 +417,7 @@ class Fit:
 
         return report.write(self, path)
 
-    def save(self, path: Any) -> Path:
+    def save(self, path: StrPath) -> Path:
         """Write the fit to one file, which `ranef.load` reads.
 
         The file holds the model, the draws, and the training rows (of the columns that the model
@@ -400,7 +441,7 @@ class Fit:
         record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
         return fit_file.write(path, self.program, self.training, self.draws, record)
 
-    def network(self, name: str) -> Any:
+    def network(self, name: str) -> keras.Model:
         """The Keras network of that name, with the weights of this fit.
 
         This is the object that was passed to `Model` (or, for a loaded fit, the one read from the
@@ -429,7 +470,7 @@ class Fit:
         variables.assign(network, weights)
         return network
 
-    def _trained(self, name: str) -> tuple[Any, dict[str, Any]]:
+    def _trained(self, name: str) -> tuple[keras.Model, Mapping[str, NDArray]]:
         """The network of that name, and the weights of this fit, which it may not hold now."""
         for _, term in self.program.all_terms():
             if term.call.options.get("net") == name and name is not None:
@@ -440,11 +481,11 @@ class Fit:
     # The likelihood
 
     @cached_property
-    def _likelihood(self) -> Any:
+    def _likelihood(self) -> Likelihood:
         method = registry.load("method", self.method)(**self.draws.settings)
         return method.likelihood(self._known.written_problem)
 
-    def deviance(self, theta: Any, reml: bool = False) -> float:
+    def deviance(self, theta: ArrayLike, reml: bool = False) -> float:
         """-2 log likelihood at theta, as defined by lme4. The priors are not used.
 
         For method "exact" this is the profiled deviance or, with `reml`, the REML criterion. For
@@ -495,12 +536,12 @@ class Fit:
 
     def predict(
         self,
-        data: Any,
+        data: object,
         kind: str = "mean",
         interval: float = 0.9,
         new_levels: str = "error",
         seed: int = 0,
-    ) -> Any:
+    ) -> Table:
         """Predictions for the rows of `data`, in their order and with their index.
 
         Args:
@@ -560,14 +601,14 @@ class Fit:
 
     def recommend(
         self,
-        data: Any,
+        data: object,
         n: int = 10,
-        candidates: Any = None,
+        candidates: object = None,
         exclude_seen: bool = True,
         interval: float = 0.9,
         new_levels: str = "error",
         seed: int = 0,
-    ) -> Any:
+    ) -> Table:
         """Top-n recommendation with a matrix factorization term mf(user, item).
 
         For each given level of one column of mf(), ranks the levels of the other column by the
@@ -605,7 +646,7 @@ class Fit:
         wanted = RecommendationQuery(n, candidates, exclude_seen, interval)
         return recommend(self._known, predictive, designs, data, wanted)
 
-    def log_score(self, data: Any, new_levels: str = "error", seed: int = 0) -> Any:
+    def log_score(self, data: object, new_levels: str = "error", seed: int = 0) -> ByRow:
         """Log predictive density of each row's response, log mean_s p(y_i | draw s), in nats.
 
         Missing values of columns in mi() are integrated out.
@@ -633,16 +674,17 @@ class Fit:
 
     def _predictive(self, new_levels: str, seed: int) -> Predictive:
         """Predictions with this treatment of new levels, cached together with compiled programs."""
-        if new_levels not in self._cache:
+        made = self._cache.predictive
+        if new_levels not in made:
             replay = RunOptions(training=False, new_levels=new_levels)
-            self._cache[new_levels] = Predictive(
+            made[new_levels] = Predictive(
                 self.program, self.training.state, self.draws, replay, seed
             )
-        known = self._cache[new_levels]
+        known = made[new_levels]
         return known if known.seed == seed else known.seeded(seed)
 
     def _designs(
-        self, data: Any, new_levels: str, *, response: bool, companion: bool
+        self, data: object, new_levels: str, *, response: bool, companion: bool
     ) -> tuple[Frame, Designs]:
         """Read the rows of `data` and make their designs.
 
@@ -705,7 +747,7 @@ class Fit:
                 "too far from the training rows, so check it or leave the row out"
             ) from None
 
-    def _refuse_new(self, designs: Mapping[str, Any]) -> None:
+    def _refuse_new(self, designs: Designs) -> None:
         """Refuse levels that did not occur in training."""
         for label, design in designs.items():
             for new in filter(None, design.new):
@@ -717,7 +759,7 @@ class Fit:
                 )
 
 
-def load(path: Any) -> Fit:
+def load(path: StrPath) -> Fit:
     """Load a fit that `Fit.save` has written. No code from the file is executed.
 
     Args:

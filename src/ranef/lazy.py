@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 _Class = TypeVar("_Class", bound=type)
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 class LazyModule(ModuleType):
@@ -64,7 +64,7 @@ class LazyModule(ModuleType):
         super().__init__(name)
         self.name = name
 
-    def __getattr__(self, attribute: str) -> Any:
+    def __getattr__(self, attribute: str) -> object:
         module = import_module(self.name)
         register_pytrees()
         value = getattr(module, attribute)
@@ -72,7 +72,7 @@ class LazyModule(ModuleType):
         setattr(self, attribute, value)
         return value
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
         return import_module, (self.name,)
 
 
@@ -83,7 +83,7 @@ class LazyFunction:
     module: str
     name: str
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         module = import_module(self.module)
         register_pytrees()
         return getattr(module, self.name)(*args, **kwargs)
@@ -92,7 +92,7 @@ class LazyFunction:
 class _ArrayType(type):
     """What is a `jax.Array` can be asked, and answered, before JAX is loaded."""
 
-    def __instancecheck__(cls, instance: Any) -> bool:
+    def __instancecheck__(cls, instance: object) -> bool:
         loaded = sys.modules.get("jax")
         return loaded is not None and isinstance(instance, loaded.Array)
 
@@ -108,7 +108,7 @@ def lazily(transform: Callable[[Any], Any]) -> Callable[[_Function], _Function]:
         built = cache(lambda: transform(function))
 
         @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> object:
             return built()(*args, **kwargs)
 
         return cast(_Function, call)
@@ -118,7 +118,7 @@ def lazily(transform: Callable[[Any], Any]) -> Callable[[_Function], _Function]:
 
 @dataclass
 class _Pytrees:
-    """Dataclasses that JAX is told of once it is loaded."""
+    """Dataclasses that are registered with JAX once it is loaded."""
 
     waiting: list[tuple[type, list[str], list[str]]] = field(default_factory=list)
 
@@ -144,7 +144,7 @@ def pytree(data: list[str], meta: list[str]) -> Callable[[_Class], _Class]:
 
 
 def register_pytrees() -> None:
-    """Tell JAX, if it is loaded, of the dataclasses that wait for it."""
+    """Register the dataclasses that wait for JAX with it, if it is loaded."""
     if "jax" not in sys.modules:
         return
     from jax.tree_util import register_dataclass

@@ -25,7 +25,7 @@ from scipy import special
 from scipy.linalg import eigh
 
 from ranef.check.deadline import Deadline, OutOfTimeError
-from ranef.check.reference import Reference, kurtosis_of
+from ranef.check.reference import Matrix, Reference, Vector, kurtosis_of
 from ranef.check.reference_chains import short_chains
 from ranef.check.reference_exact import closed
 from ranef.check.reference_hyperparameters import exact_scales
@@ -34,6 +34,7 @@ from ranef.check.symptom import Symptom
 from ranef.inference.base import Draws
 from ranef.inference.block_ascent.closed_form import is_gaussian
 from ranef.numerics.psis import threshold
+from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Problem
 
@@ -256,7 +257,7 @@ def _scales(found: Reference, normal: bool) -> Iterator[Symptom]:
             )
 
 
-def _sd(values: Array) -> tuple[float, float]:
+def _sd(values: Float[Array, "draws"]) -> tuple[float, float]:
     """The sd of draws and its relative error."""
     away = values - values.mean()
     square = max(float((away**2).mean()), np.finfo(np.float64).tiny)
@@ -264,7 +265,7 @@ def _sd(values: Array) -> tuple[float, float]:
     return math.sqrt(square), math.sqrt(max(heavy - 1, 0.0) / 4 / len(values))
 
 
-def _log_normal_sd(values: Array) -> tuple[float, float]:
+def _log_normal_sd(values: Float[Array, "draws"]) -> tuple[float, float]:
     """The sd of a log-normal distribution and its relative error, from draws.
 
     With m and s^2 the mean and variance of the logarithms, the sd is
@@ -288,11 +289,11 @@ class _Direction:
 
     Attributes:
         ratio: q's sd along it over the reference sd.
-        a: (d,) the weights of the coordinates, each divided by its reference sd.
+        a: the weights of the coordinates, each divided by its reference sd.
     """
 
     ratio: float
-    a: Array
+    a: Vector
 
     @property
     def several(self) -> bool:
@@ -308,8 +309,8 @@ class _Direction:
         return f"{labels[order[0]]} {sign} {labels[order[1]]} (each in its sd)"
 
 
-def _narrowest(q: Array, reference: Array) -> _Direction:
-    """The direction of the smallest sd ratio, from two covariance matrices (d, d)."""
+def _narrowest(q: Matrix, reference: Matrix) -> _Direction:
+    """The direction of the smallest sd ratio, from two covariance matrices."""
     sd = np.sqrt(np.diagonal(reference))
     correlation = reference / sd / sd[:, None]
     # The small ridge keeps the reference correlation matrix positive definite.
@@ -386,7 +387,7 @@ def _error(found: Reference) -> float:
     return math.sqrt(1 / len(found.q) + 1 / found.size)
 
 
-def _sd_error(kurtosis: Array, found: Reference) -> Array:
+def _sd_error(kurtosis: Float[Array, "m"], found: Reference) -> Float[Array, "m"]:
     """The standard error of a ratio of sds, ((kurtosis - 1) / 4 (1 / S + 1 / R))^1/2.
 
     The kurtosis matters for effects whose scale is poorly known. They have heavy tails, so that a

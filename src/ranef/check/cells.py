@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from math import prod
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ranef.formula.model_matrix import Coding
+from ranef.numerics.shapes import Float
 
 # A cell of an interaction: one (factor, level) pair for each of its factors.
 Cell = tuple[tuple[str, str], ...]
@@ -16,7 +16,7 @@ Cell = tuple[tuple[str, str], ...]
 _MOST = 20_000
 
 
-def empty_cells(codings: Sequence[Coding], columns: NDArray[np.float64]) -> dict[str, list[Cell]]:
+def empty_cells(codings: Sequence[Coding], columns: Float[NDArray, "n k"]) -> dict[str, list[Cell]]:
     """Find the cells of interactions that have no rows.
 
     The number of rows in a cell is the sum of the cell's indicator column. A cell at the reference
@@ -25,7 +25,7 @@ def empty_cells(codings: Sequence[Coding], columns: NDArray[np.float64]) -> dict
 
     Args:
         codings: the coded products of a model matrix, in order.
-        columns: (n, k) the columns of these codings.
+        columns: the columns of these codings.
 
     Returns:
         The empty cells by the name of their interaction, without those that lie in an empty cell
@@ -65,7 +65,7 @@ class _Counts:
         levels: levels by factor, the reference level first.
     """
 
-    def __init__(self, codings: Sequence[Coding], columns: NDArray[np.float64]) -> None:
+    def __init__(self, codings: Sequence[Coding], columns: Float[NDArray, "n k"]) -> None:
         self.rows = len(columns)
         self.sums: dict[frozenset[tuple[str, str]], float] = {}
         self.levels: dict[str, tuple[str, ...]] = {}

@@ -14,6 +14,7 @@ from ranef.check.symptom import Symptom
 from ranef.inference.mcmc.identified_draws import comparable
 from ranef.numerics.chain_diagnostics import E_BFMI, convergence, energy_fractions
 from ranef.numerics.psis import threshold
+from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
 
 # R-hat beyond which the draws are not to be used.
@@ -85,7 +86,7 @@ def trend(posterior: Posterior) -> Iterator[Symptom]:
         )
 
 
-def rising(trace: NDArray[np.float64]) -> tuple[float, float]:
+def rising(trace: Float[NDArray, "steps"]) -> tuple[float, float]:
     """The rise of the ELBO over the last steps, and its standard error.
 
     It is the mean of the later half less that of the earlier half, in nats. Of fewer than 50 finite

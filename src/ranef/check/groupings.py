@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.check.identifiability import common, intercept_of
 from ranef.check.symptom import Symptom
+from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
 from ranef.terms.blocks import LinearBlock
 
@@ -52,7 +53,7 @@ def groupings(posterior: Posterior) -> Iterator[Symptom]:
         for column in _constant_by_level(block):
             yield Symptom(
                 f"the column of {column} is the same in all rows of each level of {block.grouping}",
-                "no level has rows that show a slope of its own, so that its sd is told only by "
+                "no level has rows that show a slope of its own, so that its sd is known only by "
                 "how far levels are from each other",
                 f"leave {column} out of the brackets, and keep it as a common effect",
                 "trust",
@@ -129,8 +130,8 @@ def _constant_by_level(block: LinearBlock) -> Iterator[str]:
             yield scale.removesuffix("_sigma")
 
 
-def _spanned(block: LinearBlock, columns: NDArray[np.float64]) -> bool:
-    """Whether the indicators of all levels are linear combinations of the columns (n, p)."""
+def _spanned(block: LinearBlock, columns: Float[NDArray, "n k"]) -> bool:
+    """Whether the indicators of all levels are linear combinations of the columns."""
     codes = np.asarray(block.codes)
     levels, codes = np.unique(codes, return_inverse=True)
     if not len(levels) <= columns.shape[1] <= _COLUMNS:
@@ -141,7 +142,7 @@ def _spanned(block: LinearBlock, columns: NDArray[np.float64]) -> bool:
     first[codes[::-1]] = np.arange(len(codes))[::-1]
     within = np.abs(columns - columns[first[codes]]).max(axis=0) == 0
     by_level = columns[first][:, within]
-    return by_level.size > 0 and np.linalg.matrix_rank(by_level) == len(levels)
+    return by_level.size > 0 and bool(np.linalg.matrix_rank(by_level) == len(levels))
 
 
 def _same_rows(first: LinearBlock, second: LinearBlock) -> bool:

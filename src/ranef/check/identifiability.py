@@ -18,6 +18,7 @@ from ranef import priors
 from ranef.check.cells import Cell, empty_cells
 from ranef.check.symptom import Symptom
 from ranef.formula import model_matrix
+from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.capabilities import Diagnosed
@@ -85,7 +86,7 @@ def collinear(posterior: Posterior) -> Iterator[Symptom]:
     for own in _common_blocks(posterior):
         explained = own.explained
         for i, inflation in zip(
-            own.told, _inflations(own.columns[:, own.told], own.has_intercept), strict=True
+            own.tested, _inflations(own.columns[:, own.tested], own.has_intercept), strict=True
         ):
             lost = inflation > _TOLD_BY_PRIOR
             if inflation < _INFLATED or (lost and i in explained):
@@ -158,7 +159,7 @@ def many_levels(posterior: Posterior) -> Iterator[Symptom]:
                 number = next((level for level in levels if _is_spoiled(level)), None)
                 yield Symptom(
                     f"the factor {part.expression} has {len(levels):,} levels in {n:,} rows",
-                    "most of its effects are told by a single row",
+                    "most of its effects are estimated from a single row",
                     f"write it as (1 | {column})"
                     if number is None
                     else f"its texts look like numbers, such as {number!r}: write them as numbers",
@@ -177,8 +178,8 @@ class _Columns:
     """The columns of one term's model matrix.
 
     Attributes:
-        labels: names of the columns, (k,).
-        columns: (n, k).
+        labels: names of the columns.
+        columns: the columns.
         codings: the coded products of variables that make up the columns, in order; () if they
             are not known.
         intercept: index of the intercept, or None.
@@ -187,7 +188,7 @@ class _Columns:
     """
 
     labels: Sequence[str]
-    columns: NDArray[np.float64]
+    columns: Float[NDArray, "n k"]
     codings: tuple[model_matrix.Coding, ...]
     intercept: int | None
     intercept_label: str
@@ -218,7 +219,7 @@ class _Columns:
         return [i for i in self.free if size[i] > 0 and away[i] <= 1e-11 * size[i]]
 
     @property
-    def told(self) -> list[int]:
+    def tested(self) -> list[int]:
         """Indices of columns to test for collinearity: free, not zero and not constant."""
         left_out = {*self.zeros, *self.constants}
         return [i for i in self.free if i not in left_out]
@@ -361,7 +362,7 @@ def _labels(posterior: Posterior, block: LinearBlock) -> list[str]:
 
 def common(
     posterior: Posterior, parameter: str | None = None
-) -> Iterator[tuple[list[str], NDArray[np.float64]]]:
+) -> Iterator[tuple[list[str], Float[NDArray, "n k"]]]:
     """Labels and columns of the blocks of common effects.
 
     Args:
@@ -369,7 +370,7 @@ def common(
         parameter: the family parameter whose predictor they belong to; None for all.
 
     Yields:
-        Labels of the coefficients and columns (n, k) of each block. If rows are read in batches,
+        Labels of the coefficients and columns of each block. If rows are read in batches,
         the rows are those of the sample that is held.
     """
     predicts = posterior.problem.predicts
@@ -378,8 +379,8 @@ def common(
             yield _labels(posterior, block), np.asarray(block.columns, np.float64)
 
 
-def _inflations(columns: NDArray[np.float64], intercept: bool) -> NDArray[np.float64]:
-    """Variance inflation 1 / (1 - R_j^2) of each column, (k,), from its regression on the others.
+def _inflations(columns: Float[NDArray, "n k"], intercept: bool) -> Float[NDArray, "k"]:
+    """Variance inflation 1 / (1 - R_j^2) of each column, from its regression on the others.
 
     It is the j-th diagonal element of the inverse of U'U, with U the columns at unit length.
 
@@ -389,7 +390,7 @@ def _inflations(columns: NDArray[np.float64], intercept: bool) -> NDArray[np.flo
     columns is constant, none is centred.
 
     Args:
-        columns: (n, k).
+        columns: the columns.
         intercept: whether the model has an intercept beside them.
     """
     if columns.shape[1] == 0:

@@ -26,6 +26,7 @@ from ranef.errors import RanefError
 from ranef.inference.block_ascent.closed_form import is_gaussian, step_for
 from ranef.inference.block_ascent.minibatches import Windows
 from ranef.inference.block_ascent.networks import applies
+from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Batch, Problem
 from ranef.program.training import Rows
@@ -57,7 +58,7 @@ def trained(posterior: Posterior) -> tuple[str, ...]:
 
 def gain(
     posterior: Posterior, labels: Collection[str], deadline: Deadline
-) -> tuple[Array, str] | NoReference:
+) -> tuple[Float[Array, "n"], str] | NoReference:
     """The gain in log density of each held-out row by the networks.
 
     Args:
@@ -66,7 +67,7 @@ def gain(
         deadline: when to stop.
 
     Returns:
-        The gains (n,) in nats, and a phrase about them; or the reason why there are none: rows
+        The gains in nats, and a phrase about them; or the reason why there are none: rows
         held out that are not known, rows read in batches, or a model that takes too long.
 
     Raises:
@@ -102,7 +103,7 @@ def gain(
     )
 
 
-def _mean(values: Array) -> tuple[float, float]:
+def _mean(values: Float[Array, "n"]) -> tuple[float, float]:
     """The mean of values and its standard error."""
     return float(values.mean()), float(values.std()) / math.sqrt(len(values))
 
@@ -158,7 +159,7 @@ def _unchecked(remedy: str, reason: str) -> Symptom:
     )
 
 
-def _judged(difference: Array, names: str) -> Iterator[Symptom]:
+def _judged(difference: Float[Array, "n"], names: str) -> Iterator[Symptom]:
     """Report a gain that is negative, or that does not differ from zero."""
     mean, error = _mean(difference)
     how = f"{mean:+.3g} nats a row (standard error {error:.2g}) on {len(difference):,} rows"

@@ -12,7 +12,6 @@ mean (V^-1 - V0^-1)^-1 (V^-1 m - V0^-1 m0). A default prior should move the mean
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,14 @@ from scipy import special
 
 from ranef import priors
 from ranef.check.symptom import Symptom
+from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
 from ranef.terms.base import CENTRED
 from ranef.terms.blocks import LinearBlock
 
 Array = NDArray[np.float64]
+# Probability of a tail, for each element of a vector or for all of them.
+Tail = Float[Array, "m"] | float
 
 # Prior probability of the tail beyond a posterior mean below which prior and data conflict.
 _TAIL = float(special.ndtr(-3.0))
@@ -101,18 +103,20 @@ def pull(posterior: Posterior) -> Iterator[Symptom]:
                 "give priors of your own, or read their signs and not their sizes",
                 "caution",
             )
-        untold = [labels[i] for i in np.flatnonzero(share > _UNSAID)]
-        if untold:
-            more = f" and {len(untold) - 3} more" if len(untold) > 3 else ""
+        unknown = [labels[i] for i in np.flatnonzero(share > _UNSAID)]
+        if unknown:
+            more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
             yield Symptom(
-                f"the posterior of {', '.join(untold[:3])}{more} is nearly as wide as its prior",
+                f"the posterior of {', '.join(unknown[:3])}{more} is nearly as wide as its prior",
                 "the data say next to nothing of these effects",
                 "leave them out, or read what they add up to",
                 "trust",
             )
 
 
-def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | None:
+def moved(
+    block: LinearBlock, posterior: Posterior
+) -> tuple[Float[Array, "m"], Float[Array, "m"]] | None:
     """The influence of the prior on each coefficient of the block, on the formula's scale.
 
     Args:
@@ -121,8 +125,8 @@ def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | Non
         posterior: the fit.
 
     Returns:
-        By how many posterior sds the prior has moved each mean, (m,), and the ratio of posterior
-        to prior sd, (m,), 0 under a flat prior. None if the prior is not normal, or if there are
+        By how many posterior sds the prior has moved each mean, and the ratio of posterior to
+        prior sd, 0 under a flat prior. None if the prior is not normal, or if there are
         too few draws to estimate the covariance matrix.
     """
     sites = posterior.draws.sites
@@ -141,8 +145,9 @@ def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | Non
     away = (b[:, normal] - np.asarray(block.mean)[normal]) / scale[normal]
     mean = away.mean(axis=0)
     c, directions = np.linalg.eigh(np.atleast_2d(np.cov(away, rowvar=False)))
-    told = c < _UNSAID
-    along = np.where(told, (mean @ directions) * c / np.where(told, 1 - c, 1.0), 0.0)
+    informed = c < _UNSAID
+    kept = np.where(informed, 1 - c, 1.0)
+    along = np.where(informed, (mean @ directions) * c / kept, 0.0)
     shift = np.zeros(b.shape[1])
     shift[normal] = scale[normal] * (directions @ along)
     carry = np.asarray(block.carry)
@@ -151,7 +156,7 @@ def moved(block: LinearBlock, posterior: Posterior) -> tuple[Array, Array] | Non
     return np.abs(carry @ shift) / np.where(sd > 0, sd, 1.0), sd / np.where(before > 0, before, 1.0)
 
 
-def _tail(prior: Any, value: float, place: int) -> float | None:
+def _tail(prior: priors.Prior, value: float, place: int) -> float | None:
     """Prior probability of the smaller tail beyond a value, for element `place` of a vector.
 
     Only the upper tail counts where the density falls from zero on. None for priors that are not
@@ -166,51 +171,53 @@ def _tail(prior: Any, value: float, place: int) -> float | None:
     return float(above[i] if _falls_from_zero(prior) else min(below[i], above[i]))
 
 
-def _tails(prior: Any, value: float) -> tuple[Any, Any] | None:
+def _tails(prior: priors.Prior, value: float) -> tuple[Tail, Tail] | None:
     """Probabilities of lying below and above a value."""
-    p = prior
     match prior:
         case priors.Normal():
-            z = (value - np.asarray(p.mu)) / np.asarray(p.sigma)
+            z = (value - np.asarray(prior.mu)) / np.asarray(prior.sigma)
             return special.ndtr(z), special.ndtr(-z)
         case priors.StudentT():
-            z = (value - np.asarray(p.mu)) / np.asarray(p.sigma)
-            return special.stdtr(p.nu, z), special.stdtr(p.nu, -z)
+            z = (value - np.asarray(prior.mu)) / np.asarray(prior.sigma)
+            return special.stdtr(prior.nu, z), special.stdtr(prior.nu, -z)
         case priors.Cauchy():
-            z = (value - np.asarray(p.mu)) / np.asarray(p.sigma)
+            z = (value - np.asarray(prior.mu)) / np.asarray(prior.sigma)
             return np.arctan2(1.0, -z) / np.pi, np.arctan2(1.0, z) / np.pi
         case priors.HalfNormal():
-            above = 2 * special.ndtr(-value / p.sigma)
+            above = 2 * special.ndtr(-value / prior.sigma)
         case priors.HalfCauchy():
-            above = 2 * np.arctan2(p.sigma, value) / np.pi
+            above = 2 * np.arctan2(prior.sigma, value) / np.pi
         case priors.HalfStudentT():
-            above = 2 * special.stdtr(p.nu, -value / p.sigma)
+            above = 2 * special.stdtr(prior.nu, -value / prior.sigma)
         case priors.Exponential():
-            above = np.exp(-p.rate * value)
+            above = np.exp(-prior.rate * value)
         case priors.Gamma():
-            return special.gammainc(p.alpha, p.beta * value), special.gammaincc(
-                p.alpha, p.beta * value
+            return special.gammainc(prior.alpha, prior.beta * value), special.gammaincc(
+                prior.alpha, prior.beta * value
             )
         case priors.InverseGamma():
-            return special.gammaincc(p.alpha, p.beta / value), special.gammainc(
-                p.alpha, p.beta / value
+            return special.gammaincc(prior.alpha, prior.beta / value), special.gammainc(
+                prior.alpha, prior.beta / value
             )
         case priors.LogNormal():
-            z = (np.log(value) - p.mu) / p.sigma
+            z = (np.log(value) - prior.mu) / prior.sigma
             return special.ndtr(z), special.ndtr(-z)
         case priors.LogOdds():
-            a, b = p.prior.alpha, p.prior.beta
+            a, b = prior.prior.alpha, prior.prior.beta
             share, rest = special.expit(value), special.expit(-value)
             return special.betainc(a, b, share), special.betainc(b, a, rest)
         case priors.PowerPrior():
-            inner = _tails(p.prior, value**p.power)
-            return inner if inner is None or p.power > 0 else inner[::-1]
+            inner = _tails(prior.prior, value**prior.power)
+            if inner is None or prior.power > 0:
+                return inner
+            below, above = inner
+            return above, below
         case _:
             return None
     return 1 - above, above
 
 
-def _falls_from_zero(prior: Any) -> bool:
+def _falls_from_zero(prior: priors.Prior) -> bool:
     """Whether the density has no lower tail: a positive parameter may be as small as it likes."""
     match prior:
         case priors.Gamma():

@@ -17,10 +17,9 @@ variance of b_e under q is more than half of its prior variance, and one otherwi
 about which the rows have little information are non-centred, and the others are centred.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +28,20 @@ from ranef.check.deadline import COMPILING, Deadline, OutOfTimeError
 from ranef.check.reference import NoReference, Reference, kurtosis_of
 from ranef.check.reference_importance import JointDensity, coordinates
 from ranef.errors import RanefError
-from ranef.lazy import Array, jax, jnp
+from ranef.lazy import Array, ArrayLike, jax, jnp
+from ranef.numerics.shapes import Bool, Float
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Problem
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
 
 Numbers = NDArray[np.float64]
+Vector = Float[Numbers, "d"]
+Effects = Float[Numbers, "m"]
+# States of the chains: coordinates, log densities and gradients.
+State = tuple[Array, Array, Array]
+# A transition of all chains; see `_Target.transition`.
+Transition = Callable[[State, Array, ArrayLike, ArrayLike, Rows], tuple[State, Array]]
 
 # Largest and smallest number of chains.
 _MOST_CHAINS = 64
@@ -115,28 +122,28 @@ class _Target:
             built outside of the compiled functions, where the weights of networks have values.
         inner: the sites of b.
         outer: the sites of phi.
-        mean: m, (d,).
-        root: L, (d, d), or its diagonal, (d,).
-        scaled: (m,) whether t_e is the prior sd of the effect, and not one.
-        middle: c, (m,).
-        slopes: B, (m, d).
-        width: s, (m,).
-        q: draws of the fit (S, ...) by site.
-        x: the same draws in the chains' coordinates, (S, d + m).
+        mean: m.
+        root: L, or its diagonal.
+        scaled: whether t_e is the prior sd of the effect, and not one.
+        middle: c.
+        slopes: B.
+        width: s.
+        q: draws of the fit by site.
+        x: the same draws in the chains' coordinates, first the d of z, then the m of x.
     """
 
     joint: JointDensity
     structure: Mapping[str, LinearBlock]
     inner: tuple[str, ...]
     outer: tuple[str, ...]
-    mean: Numbers
-    root: Numbers
-    scaled: NDArray[np.bool_]
-    middle: Numbers
-    slopes: Numbers
-    width: Numbers
-    q: Mapping[str, Numbers]
-    x: Numbers
+    mean: Vector
+    root: Float[Numbers, "d d"] | Vector
+    scaled: Bool[NDArray, "m"]
+    middle: Effects
+    slopes: Float[Numbers, "m d"]
+    width: Effects
+    q: Mapping[str, Float[Numbers, "draws ..."]]
+    x: Float[Numbers, "draws _"]
 
     @classmethod
     def of(cls, posterior: Posterior, problem: Problem) -> "_Target | NoReference":
@@ -159,8 +166,22 @@ class _Target:
         if not np.isfinite(phi).all():
             return NoReference("draws of the fit lie on the edge of what parameters may be")
         mean, root = phi.mean(axis=0), _root_of(phi)
-        none = np.zeros(0)
-        bare = cls(joint, blocks, inner, outer, mean, root, none > 0, none, none, none, q, none)
+        m, d = sum(int(np.size(joint.latents[name].start)) for name in inner), len(mean)
+        zero = np.zeros(m)
+        bare = cls(
+            joint,
+            blocks,
+            inner,
+            outer,
+            mean,
+            root,
+            scaled=zero > 0,
+            middle=zero,
+            slopes=np.zeros((m, d)),
+            width=zero,
+            q=q,
+            x=np.zeros((count, 0)),
+        )
         return bare._placed(phi)
 
     def _placed(self, phi: Numbers) -> "_Target":
@@ -182,24 +203,26 @@ class _Target:
         """The number of chains."""
         return int(np.clip(_ROWS // self.joint.problem.n, _LEAST_CHAINS, _MOST_CHAINS))
 
-    def _effects(self, sites: Mapping[str, Any]) -> Numbers:
-        """Draws of all effects, (S, m), from draws by site."""
+    def _effects(
+        self, sites: Mapping[str, Float[Numbers, "draws ..."]]
+    ) -> Float[Numbers, "draws m"]:
+        """Draws of all effects, from draws by site."""
         size = len(next(iter(sites.values())))
         parts = [np.asarray(sites[name], np.float64).reshape(size, -1) for name in self.inner]
         return np.concatenate([np.zeros((size, 0)), *parts], axis=1)
 
-    def _z(self, phi: Numbers) -> Numbers:
-        """Z = L^-1 (phi - m), (S, d)."""
+    def _z(self, phi: Float[Numbers, "draws d"]) -> Float[Numbers, "draws d"]:
+        """Z = L^-1 (phi - m)."""
         away = phi - self.mean
         if self.root.ndim == 1:
             return away / self.root
         return np.asarray(np.linalg.solve(self.root, away.T).T, np.float64)
 
-    def _scales(self, values: Mapping[str, Array]) -> Array:
-        """The prior sd of each effect, (m,), at values of the sites of phi."""
+    def _scales(self, values: Mapping[str, Array]) -> Float[Array, "m"]:
+        """The prior sd of each effect, at values of the sites of phi."""
         if not self.structure:
             return jnp.zeros(0)
-        known = {**self.joint.given, **values}
+        known = {**self.joint.fixed, **values}
         # Blocks whose sds are sites themselves. Those of a network's weights always are.
         plain = {
             label
@@ -224,26 +247,28 @@ class _Target:
                 start += count
         return jnp.concatenate(out)
 
-    def _sds(self, phi: Numbers) -> Numbers:
-        """The prior sd of each effect, (S, m), at each phi (S, d)."""
+    def _sds(self, phi: Float[Numbers, "draws d"]) -> Float[Numbers, "draws m"]:
+        """The prior sd of each effect at each phi."""
         if not self.inner:
             return np.zeros((len(phi), 0))
         return np.asarray(self._compiled_sds(jnp.asarray(phi)))
 
     @cached_property
-    def _compiled_sds(self) -> Any:
+    def _compiled_sds(self) -> Callable[[Array], Array]:
         return jax.jit(jax.vmap(lambda own: self._scales(self.joint.values(self.outer, own))))
 
-    def read(self, x: Numbers) -> tuple[Numbers, Numbers]:
-        """Phi (chains, d) and the effects (chains, m) at states x (chains, d + m)."""
+    def read(
+        self, x: Float[Numbers, "chains size"]
+    ) -> tuple[Float[Numbers, "chains d"], Float[Numbers, "chains m"]]:
+        """Phi and the effects at states x."""
         d = len(self.mean)
         z, noise = x[:, :d], x[:, d:]
         phi = self.mean + (z @ self.root.T if self.root.ndim == 2 else z * self.root)
         b = self.middle + z @ self.slopes.T + self.width * noise
         return phi, b * np.where(self.scaled, self._sds(phi), 1.0) if self.scaled.any() else b
 
-    def values(self, x: Array) -> tuple[dict[str, Array], Array]:
-        """Values of all sites at x (d + m,), and log |d sites / d x| up to a constant."""
+    def values(self, x: Float[Array, "size"]) -> tuple[dict[str, Array], Float[Array, ""]]:
+        """Values of all sites at x, and log |d sites / d x| up to a constant."""
         d = len(self.mean)
         z, noise = jnp.asarray(x[:d]), x[d:]
         phi = jnp.asarray(self.mean + (self.root @ z if self.root.ndim == 2 else self.root * z))
@@ -259,18 +284,18 @@ class _Target:
             start += size
         return values, log_det
 
-    def log_density(self, x: Array, data: Any) -> Array:
-        """Log density of the chains' coordinates x (d + m,), up to a constant."""
+    def log_density(self, x: Float[Array, "size"], data: Rows) -> Float[Array, ""]:
+        """Log density of the chains' coordinates x, up to a constant."""
         values, log_det = self.values(x)
         return self.joint.at(values, data) + log_det
 
-    def start(self, rng: np.random.Generator) -> Numbers:
-        """Randomly chosen draws of the fit in the chains' coordinates, (chains, d + m)."""
+    def start(self, rng: np.random.Generator) -> Float[Numbers, "chains size"]:
+        """Randomly chosen draws of the fit in the chains' coordinates."""
         size = len(self.x)
         return self.x[rng.permutation(max(size, self.chains))[: self.chains] % size]
 
     @cached_property
-    def transition(self) -> Any:
+    def transition(self) -> Transition:
         """The compiled Hamiltonian transition of all chains.
 
         It takes the state (x (chains, d + m), log densities (chains,), gradients (chains, d + m)),
@@ -280,12 +305,14 @@ class _Target:
         """
         slope = jax.vmap(jax.value_and_grad(self.log_density), in_axes=(0, None))
 
-        def run(state: tuple, key: Array, step: Array, steps: Array, data: Any) -> tuple:
+        def run(
+            state: State, key: Array, step: Array, steps: Array, data: Rows
+        ) -> tuple[State, Array]:
             x, value, gradient = state
             noise, choice = jax.random.split(key)
             p = jax.random.normal(noise, x.shape)
 
-            def leapfrog(_: Any, inside: tuple) -> tuple:
+            def leapfrog(_: ArrayLike, inside: tuple) -> tuple:
                 place, momentum, _, g = inside
                 momentum = momentum + 0.5 * step * g
                 place = place + step * momentum
@@ -318,8 +345,8 @@ def _scaled_blocks(problem: Problem, joint: JointDensity) -> dict[str, LinearBlo
     }
 
 
-def _root_of(phi: Numbers) -> Numbers:
-    """L (d, d) of the draws' covariance L L', or sds (d,) with too few draws to estimate it."""
+def _root_of(phi: Float[Numbers, "draws d"]) -> Float[Numbers, "d d"] | Vector:
+    """L of the draws' covariance L L', or sds with too few draws to estimate it."""
     size, d = phi.shape
     sd = phi.std(axis=0) + 1e-9
     if d > _DENSE or size < 10 * d:
@@ -333,14 +360,14 @@ class _States:
     """States of the chains.
 
     Attributes:
-        phi: (states, chains, d).
-        sums: of the effects over the states, (chains, m).
-        squares: sums of their squares, (chains, m).
+        phi: the parameters phi.
+        sums: sums of the effects over the states.
+        squares: sums of their squares.
     """
 
-    phi: Numbers
-    sums: Numbers
-    squares: Numbers
+    phi: Float[Numbers, "states chains d"]
+    sums: Float[Numbers, "chains m"]
+    squares: Float[Numbers, "chains m"]
 
     @classmethod
     def of(cls, rows: Sequence["_States"]) -> "_States":
@@ -352,13 +379,13 @@ class _States:
         )
 
     @property
-    def mean(self) -> Numbers:
-        """Mean of each effect, (m,)."""
+    def mean(self) -> Effects:
+        """Mean of each effect."""
         return self.sums.mean(axis=0) / len(self.phi)
 
     @property
-    def sd(self) -> Numbers:
-        """Sd of each effect, (m,)."""
+    def sd(self) -> Effects:
+        """Sd of each effect."""
         square = self.squares.mean(axis=0) / len(self.phi)
         return np.sqrt(np.maximum(square - self.mean**2, 0.0))
 
@@ -373,8 +400,8 @@ class _States:
         return min(own, _effective(self.sums / count, self.sd**2), float(count * chains))
 
 
-def _effective(means: Numbers, variance: Numbers) -> float:
-    """Smallest effective number of states, from means by chain (chains, m) and variances (m,)."""
+def _effective(means: Float[Numbers, "chains m"], variance: Effects) -> float:
+    """Smallest effective number of states, from means by chain and variances."""
     between = means.var(axis=0, ddof=1)
     vary = (between > 0) & (variance > 0)
     return float((variance[vary] / between[vary]).min(initial=np.inf)) * len(means)

@@ -11,22 +11,33 @@ exact conditional mean and sd at each draw's theta, is N(0, 1) under the posteri
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.check.deadline import Deadline
-from ranef.check.reference import NoReference, Reference, normal_k_hat, scale_coordinate
+from ranef.check.reference import (
+    ByLevel,
+    Draws,
+    Matrix,
+    NoReference,
+    Reference,
+    ScaleDraws,
+    Vector,
+    normal_k_hat,
+    scale_coordinate,
+)
 from ranef.errors import RanefError
 from ranef.inference.hyperparameters.sampler import sample
 from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.model import effects_by_site
 from ranef.inference.lmm.sufficient_statistics import accumulate
+from ranef.lazy import ArrayLike
 from ranef.numerics.blas_threads import threads_for
 from ranef.numerics.psis import smoothed
+from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Problem
 from ranef.terms.base import CENTRED
@@ -79,18 +90,18 @@ def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refere
         return NoReference(str(error))
 
 
-def held(problem: Problem, points: Mapping[str, Any]) -> Problem:
+def held(problem: Problem, points: Mapping[str, ArrayLike]) -> Problem:
     """The problem with scalar point estimates, effects excepted, fixed at the fit's values."""
     blocks = [block for block in problem.unit_blocks().values() if block is not None]
     effects = {name for block in blocks for name, _ in block.sites}
     scales = {name: value for name, value in points.items() if name not in effects}
-    given = {
-        name: priors.Fixed(float(scales[name]))
+    held_priors = {
+        name: priors.Fixed(float(np.asarray(scales[name])))
         if isinstance(prior, priors.PointEstimate) and name in scales and not np.ndim(scales[name])
         else prior
         for name, prior in problem.priors.items()
     }
-    return replace(problem, priors=given)
+    return replace(problem, priors=held_priors)
 
 
 @dataclass(frozen=True)
@@ -99,16 +110,16 @@ class _Target:
 
     marginal: LMMHyperposterior
 
-    def log_density(self, x: Array) -> Array:
+    def log_density(self, x: Draws) -> Float[Array, "draws"]:
         return self.marginal.log_density(x)
 
-    def value_and_gradient(self, x: Array) -> tuple[float, Array]:
+    def value_and_gradient(self, x: Vector) -> tuple[float, Vector]:
         return self.marginal.value_and_gradient(x)
 
-    def canonical(self, x: Array) -> Array:
+    def canonical(self, x: Draws) -> Draws:
         return self.marginal.coordinates.canonical(x)
 
-    def folds(self) -> list[tuple[int, Array]]:
+    def folds(self) -> list[tuple[int, Vector]]:
         coordinates = self.marginal.coordinates
         return [(i, coordinates.signs([i])) for i in coordinates.folded]
 
@@ -137,14 +148,14 @@ def _compared(
     beta = [flat[name].reshape(size, -1) for name, _ in mixed.common]
     beta = np.concatenate([np.zeros((size, 0)), *beta], axis=1)
     exact = found.x if mixed.solver.is_cheap else found.x[:_FEW]
-    means, spread = _common(marginal, exact)
+    means, inner = _common(marginal, exact)
     # Moments of theta alone are over all draws, those with common effects over `exact`.
     away, own = means - means.mean(axis=0), theta_coordinates(marginal, exact, found.x)
     theta = theta_coordinates(marginal, found.x, found.x)
     covariance = np.block(
         [
             [_covariance(theta), (own - own.mean(axis=0)).T @ away / len(exact)],
-            [away.T @ (own - own.mean(axis=0)) / len(exact), _covariance(means) + spread],
+            [away.T @ (own - own.mean(axis=0)) / len(exact), _covariance(means) + inner],
         ]
     )
     levels = _levels(marginal, found.x, flat)
@@ -164,24 +175,24 @@ def _compared(
     )
 
 
-def _flat(values: Any) -> Array:
-    """Draws (chains, draws, ...) as (S, ...)."""
+def _flat(values: Float[Array, "chains draws *site"]) -> Float[Array, "all *site"]:
+    """The draws of all chains in one axis."""
     array = np.asarray(values, np.float64)
     return array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
 
 
-def _covariance(values: Array) -> Array:
+def _covariance(values: Draws) -> Matrix:
     away = values - values.mean(axis=0)
     return away.T @ away / len(values)
 
 
-def theta_coordinates(marginal: LMMHyperposterior, x: Array, about: Array) -> Array:
-    """Theta in the coordinates of a `Reference`, (S, d).
+def theta_coordinates(marginal: LMMHyperposterior, x: Draws, about: Float[Array, "_ d"]) -> Draws:
+    """Theta in the coordinates of a `Reference`.
 
     Args:
         marginal: the density of theta.
-        x: (S, d) in its coordinates.
-        about: (R, d) draws whose medians are the m in asinh(t / m).
+        x: draws in its coordinates.
+        about: draws whose medians are the m in asinh(t / m).
     """
     out = x.copy()
     for i, scale in enumerate(marginal.coordinates.scales):
@@ -191,16 +202,20 @@ def theta_coordinates(marginal: LMMHyperposterior, x: Array, about: Array) -> Ar
 
 
 def reported_scales(
-    posterior: Posterior, marginal: LMMHyperposterior, x: Array, exact: Array, weights: Array
-) -> dict[str, tuple[Array, Array, Array]]:
+    posterior: Posterior,
+    marginal: LMMHyperposterior,
+    x: Draws,
+    exact: Float[Array, "weighted d"],
+    weights: Float[Array, "weighted"],
+) -> dict[str, ScaleDraws]:
     """The positive parameters as `Reference.scales` has them.
 
     Args:
         posterior: the fit.
         marginal: the density of theta.
-        x: (S, d) draws of q.
-        exact: (R, d) draws of the reference.
-        weights: (R,) of the draws of the reference.
+        x: draws of q.
+        exact: draws of the reference.
+        weights: weights of the draws of the reference.
     """
     return {
         posterior.site_labels(scale.name, 1)[0]: (
@@ -231,26 +246,28 @@ def _common_labels(posterior: Posterior, marginal: LMMHyperposterior) -> list[st
     return out
 
 
-def _common(marginal: LMMHyperposterior, x: Array) -> tuple[Array, Array]:
-    """Conditional means (n, p) of the common effects, and their mean conditional covariance."""
+def _common(
+    marginal: LMMHyperposterior, x: Draws
+) -> tuple[Float[Array, "draws p"], Float[Array, "p p"]]:
+    """Conditional means of the common effects, and their mean conditional covariance."""
     p = marginal.mixed.solver.p
-    means, spread = np.empty((len(x), p)), np.zeros((p, p))
+    means, covariance = np.empty((len(x), p)), np.zeros((p, p))
     for rows in marginal.mixed.solver.chunks(len(x)):
         solution, sigma = marginal.solve(x[rows])
         means[rows] = solution.common
-        spread += (solution.common_covariance * sigma[:, None, None] ** 2).sum(axis=0)
-    return means, spread / len(x)
+        covariance += (solution.common_covariance * sigma[:, None, None] ** 2).sum(axis=0)
+    return means, covariance / len(x)
 
 
-def _k_hat(marginal: LMMHyperposterior, x: Array, beta: Array) -> float | None:
+def _k_hat(marginal: LMMHyperposterior, x: Draws, beta: Float[Array, "draws p"]) -> float | None:
     """k-hat of q for theta and the common effects beta; None if evaluations are expensive.
 
     The target is log p(theta | y) + log N(beta; E[beta | theta, y], var[beta | theta, y]).
 
     Args:
         marginal: the density of theta.
-        x: (S, d) draws of theta by q.
-        beta: (S, p) draws of the common effects by q.
+        x: draws of theta by q.
+        beta: draws of the common effects by q.
     """
     if not marginal.mixed.solver.is_cheap:
         return None
@@ -274,8 +291,8 @@ def _k_hat(marginal: LMMHyperposterior, x: Array, beta: Array) -> float | None:
 
 
 def _levels(
-    marginal: LMMHyperposterior, x: Array, flat: Mapping[str, Array]
-) -> dict[str, tuple[Array, Array, Array, Array]]:
+    marginal: LMMHyperposterior, x: Draws, flat: Mapping[str, Float[Array, "_ ..."]]
+) -> dict[str, tuple[ByLevel, ByLevel, ByLevel, ByLevel]]:
     """`Reference.levels`: means and sds of the group effects under q and the posterior."""
     coefficients = CoefficientPosterior(marginal, x, 0)
     known, out = coefficients.moments(), {}
@@ -284,12 +301,13 @@ def _levels(
             mean, sd = known[name]
             own = flat[name]
             both = (own.mean(axis=0), own.std(axis=0, ddof=1), mean, sd)
-            out[name] = tuple(np.ravel(part) for part in both)
+            left, left_sd, right, right_sd = (np.ravel(part) for part in both)
+            out[name] = (left, left_sd, right, right_sd)
     return out
 
 
 def _level_k_hat(
-    marginal: LMMHyperposterior, x: Array, flat: Mapping[str, Array]
+    marginal: LMMHyperposterior, x: Draws, flat: Mapping[str, Float[Array, "draws ..."]]
 ) -> tuple[float | None, int]:
     """The largest k-hat of single group effects, and the number of levels it was computed for.
 

@@ -12,7 +12,7 @@ This estimate of p(phi, y) is unbiased, so that the importance weights of phi ta
 itself and not its Laplace approximation (importance sampling squared: Tran et al., 2013).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,22 +22,33 @@ from numpy.typing import NDArray
 
 from ranef.check.deadline import COMPILING, Deadline
 from ranef.check.reference import (
+    Draws,
     NoReference,
     Reference,
+    ScaleDraws,
     kurtosis_of,
     normal_k_hat,
     scale_coordinate,
 )
 from ranef.errors import RanefError
 from ranef.inference.hyperparameters.importance import ProposalMixture, adapted
-from ranef.lazy import Array, jax, jnp, log_density, numpyro, ravel_pytree
+from ranef.lazy import Array, ArrayLike, jax, jnp, log_density, numpyro, ravel_pytree
 from ranef.numerics.jax_cholesky import cholesky, solve, solve_columns
 from ranef.numerics.psis import smoothed
+from ranef.numerics.shapes import Float, Int
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Latent, Problem, sites_of
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
 
 Numbers = NDArray[np.float64]
+Vector = Float[Array, "d"]
+Effects = Float[Array, "m"]
+Scalar = Float[Array, ""]
+# One matrix for each row of `JointDensity.index`.
+Blocks = Float[Array, "rows k k"]
+# Values of sites that are not drawn; those of networks are variables by name.
+Fixed = dict[str, Any]
 
 # Largest dimension of phi.
 _PARAMETERS = 20
@@ -126,18 +137,18 @@ class JointDensity:
         problem: the model and its rows.
         latents: the latent sites of the program, by name.
         inner: the sites of the group effects b.
-        index: positions in the flat vector b. With a single grouping it is (J, k), row j holding
-            the k effects of level j; with several it is (1, m), all m effects in one row. The
+        index: positions in the flat vector b. With a single grouping, row j holds the k effects of
+            level j; with several, all effects stand in one row. The
             Hessian in b is block-diagonal over these rows.
-        given: values of the sites that are not drawn: point estimates, and the state that the
+        fixed: values of the sites that are not drawn: point estimates, and the state that the
             program carries.
     """
 
     problem: Problem
     latents: dict[str, Latent]
     inner: tuple[str, ...]
-    index: NDArray[np.int64]
-    given: dict[str, Any]
+    index: Int[NDArray, "rows k"]
+    fixed: Fixed
 
     @classmethod
     def of(cls, posterior: Posterior, problem: Problem) -> "JointDensity":
@@ -147,9 +158,9 @@ class JointDensity:
         blocks = grouped_blocks(problem)
         inner = tuple(name for block in blocks for name, _ in block.sites if name in latents)
         index = _by_level(latents, inner, {block.grouping for block in blocks})
-        given = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
+        fixed = {**draws.points, **{name: dict(v) for name, v in draws.carried.items()}}
         problem = replace(problem, data=jax.tree.map(jnp.asarray, problem.data))
-        return cls(problem, latents, inner, index, given)
+        return cls(problem, latents, inner, index, fixed)
 
     @property
     def parameters(self) -> int:
@@ -161,12 +172,14 @@ class JointDensity:
         """The sites of phi."""
         return tuple(name for name in self.latents if name not in self.inner)
 
-    def separate(self, names: tuple[str, ...]) -> Any:
+    def separate(self, names: tuple[str, ...]) -> Callable[[Array], list[Array]]:
         """The function that splits a flat unconstrained vector into one array for each site."""
         return ravel_pytree([self.latents[name].start for name in names])[1]
 
-    def flat(self, names: tuple[str, ...], sites: Any) -> Numbers:
-        """Unconstrained coordinates (S, size) of draws (S, ...) of the named sites."""
+    def flat(
+        self, names: tuple[str, ...], sites: Mapping[str, Float[NDArray, "draws ..."]]
+    ) -> Float[NDArray, "draws d"]:
+        """Unconstrained coordinates of draws of the named sites."""
         size = len(next(iter(sites.values())))
         parts = [
             np.asarray(self.latents[name].transform.inv(jnp.asarray(sites[name]))).reshape(size, -1)
@@ -174,22 +187,22 @@ class JointDensity:
         ]
         return np.concatenate([np.zeros((size, 0)), *parts], axis=1)
 
-    def values(self, names: tuple[str, ...], z: Array) -> dict[str, Array]:
+    def values(self, names: tuple[str, ...], z: Vector) -> dict[str, Array]:
         """Values of the named sites, by name, at the flat unconstrained vector z."""
         return {
             name: self.latents[name].transform(own)
             for name, own in zip(names, self.separate(names)(z), strict=True)
         }
 
-    def log_density(self, phi: Array, b: Array) -> Array:
+    def log_density(self, phi: Vector, b: Effects) -> Scalar:
         """f(phi, b): the log joint density with the log Jacobian of phi's transforms."""
         inner = self.values(self.inner, b) if self.inner else {}
         values = {**self.values(self.outer, phi), **inner}
         return self.at(values, self.problem.data) + self.log_jacobian(self.outer, phi)
 
-    def log_jacobian(self, names: tuple[str, ...], z: Array) -> Array:
+    def log_jacobian(self, names: tuple[str, ...], z: Vector) -> Scalar:
         """Log |d sites / d z| of the named sites at the flat unconstrained vector z."""
-        out: Any = jnp.zeros(())
+        out = jnp.zeros(())
         values = self.values(names, z)
         for name, own in zip(names, self.separate(names)(z), strict=True):
             out = out + jnp.sum(
@@ -197,30 +210,34 @@ class JointDensity:
             )
         return jnp.asarray(out)
 
-    def at(self, values: Mapping[str, Array], data: Any) -> Array:
+    def at(self, values: Mapping[str, Array], data: Rows) -> Scalar:
         """The program's log joint density at values of all sites, for the rows in `data`."""
         # The fixed seed makes layers that draw random numbers, such as dropout, deterministic.
-        run = numpyro.handlers.seed(self.problem.run, 0) if self.given else self.problem.run
-        found = log_density(run, (data, self.problem.n), {}, {**values, **self.given})[0]
+        run = numpyro.handlers.seed(self.problem.run, 0) if self.fixed else self.problem.run
+        found = log_density(run, (data, self.problem.n), {}, {**values, **self.fixed})[0]
         return jnp.asarray(found)
 
-    def marginal(self, phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
+    def marginal(
+        self, phi: Vector, start: Effects, noise: Float[Array, "pairs m"]
+    ) -> tuple[Scalar, Effects, Effects]:
         """Estimate log p(phi, y) and the conditional moments of b given phi.
 
         Args:
-            phi: (d,) unconstrained.
-            start: (m,) where the search for the mode in b starts.
-            noise: (pairs, m) standard normal draws; each makes an antithetic pair.
+            phi: unconstrained.
+            start: where the search for the mode in b starts.
+            noise: standard normal draws; each makes an antithetic pair.
 
         Returns:
-            The log density up to a constant, the mean of b and its second moment, (m,) each.
+            The log density up to a constant, the mean of b and its second moment.
             Without group effects the last two have no meaning.
         """
         if not self.inner:
             return self.log_density(phi, start), start, start
         b, root = self._mode(phi, start)
         # b = b* +- L'^-1 e with A = L L', so that the quadratic form (b - b*)' A (b - b*) is e'e.
-        steps = jax.vmap(lambda e: self._spread(solve(root, e[self.index], transposed=True)))(noise)
+        steps = jax.vmap(lambda e: self._in_order(solve(root, e[self.index], transposed=True)))(
+            noise
+        )
         draws = jnp.concatenate([b + steps, b - steps])
         values = jax.vmap(lambda own: self.log_density(phi, own))(draws)
         squares = jnp.tile(0.5 * jnp.sum(noise**2, axis=1), 2)
@@ -234,34 +251,34 @@ class JointDensity:
         # Its Monte Carlo variance is therefore about sum_i (w_i+ - w_i-)^2 times the variance of
         # b, by which mean^2 is too large on average; the variance is reduced by the same amount.
         noise_of_mean = jnp.sum((weights[: len(noise)] - weights[len(noise) :]) ** 2)
-        variance = self._spread(self._variances(root)) * (1 - noise_of_mean)
+        variance = self._in_order(self._variances(root)) * (1 - noise_of_mean)
         return log_mean - log_det, mean, variance + mean**2
 
-    def _variances(self, root: Array) -> Array:
-        """The diagonals of the blocks of A^-1, (J, k), from their Cholesky factors L.
+    def _variances(self, root: Blocks) -> Float[Array, "rows k"]:
+        """The diagonals of the blocks of A^-1, from their Cholesky factors L.
 
         They are the squared lengths of the columns of L^-1.
         """
         units = jnp.broadcast_to(jnp.eye(root.shape[-1]), root.shape)
         return jnp.sum(solve_columns(root, units) ** 2, axis=-2)
 
-    def _spread(self, by_level: Array) -> Array:
-        """Numbers by level (J, k), put into the order of the flat vector b, (m,)."""
+    def _in_order(self, by_level: Float[Array, "rows k"]) -> Effects:
+        """Numbers by level, put into the order of the flat vector b."""
         return jnp.zeros(self.index.size).at[self.index].set(by_level)
 
-    def _mode(self, phi: Array, start: Array) -> tuple[Array, Array]:
-        """The mode b* and the Cholesky factors of A's blocks, (J, k, k).
+    def _mode(self, phi: Vector, start: Effects) -> tuple[Effects, Blocks]:
+        """The mode b* and the Cholesky factors of A's blocks.
 
         By damped Newton steps: the damping is a multiple of the Hessian's diagonal that grows
         after a step that lowers f and shrinks after one that does not.
         """
         gradient = jax.grad(lambda b: self.log_density(phi, b))
 
-        def negative_hessian(b: Array) -> Array:
+        def negative_hessian(b: Effects) -> Blocks:
             # A has no entries between levels, so that one Hessian-vector product gives one column
             # of every level's block.
             def column(e: Array) -> Array:
-                unit = self._spread(jnp.broadcast_to(e, self.index.shape))
+                unit = self._in_order(jnp.broadcast_to(e, self.index.shape))
                 return jax.jvp(gradient, (b,), (unit,))[1][self.index]
 
             return -jnp.moveaxis(jax.vmap(column)(jnp.eye(self.index.shape[1])), 0, -1)
@@ -271,7 +288,7 @@ class JointDensity:
             slope, a = gradient(b), negative_hessian(b)
             ridge = jnp.maximum(jnp.abs(jnp.diagonal(a, axis1=-2, axis2=-1)), 1e-8)
             root = cholesky(a + damping * ridge[..., None] * jnp.eye(a.shape[-1]))
-            move = self._spread(solve(root, solve(root, slope[self.index]), transposed=True))
+            move = self._in_order(solve(root, solve(root, slope[self.index]), transposed=True))
             new = b + move
             after = self.log_density(phi, new)
             good = jnp.isfinite(after) & (after >= f - 1e-9 * (1 + jnp.abs(f)))
@@ -295,25 +312,31 @@ class JointDensity:
         return b, cholesky(negative_hessian(b))
 
     @cached_property
-    def _compiled(self) -> Any:
-        def every(phi: Array, start: Array, noise: Array) -> tuple[Array, Array, Array]:
+    def _compiled(self) -> Callable[[Array, Array, ArrayLike], tuple[Array, Array, Array]]:
+        def every(
+            phi: Float[Array, "n d"], start: Effects, noise: Float[Array, "n pairs m"]
+        ) -> tuple[Float[Array, "n"], Float[Array, "n m"], Float[Array, "n m"]]:
             return jax.vmap(lambda own, e: self.marginal(own, start, e))(phi, noise)
 
         return jax.jit(every)
 
     def marginals(
-        self, phi: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
-    ) -> tuple[Numbers, Numbers, Numbers]:
+        self,
+        phi: Float[NDArray, "n d"],
+        start: Float[NDArray, "m"],
+        rng: np.random.Generator,
+        deadline: Deadline,
+    ) -> tuple[Float[NDArray, "n"], Float[NDArray, "n effects"], Float[NDArray, "n effects"]]:
         """Evaluate `marginal` at many values of phi.
 
         Args:
-            phi: (n, d) unconstrained.
-            start: (m,) where each search for the mode in b starts.
+            phi: unconstrained.
+            start: where each search for the mode in b starts.
             rng: draws the noise.
             deadline: when to stop.
 
         Returns:
-            Log densities (n,), means and second moments of b, (n, m) each. Where one of them is
+            Log densities, means and second moments of b. Where one of them is
             not finite the log density is minus infinity and the moments are zero.
 
         Raises:
@@ -338,8 +361,8 @@ class JointDensity:
 
 def _by_level(
     latents: Mapping[str, Latent], inner: Sequence[str], groupings: Collection[str]
-) -> NDArray[np.int64]:
-    """The `index` of a `JointDensity`: (J, k) for one grouping, (1, m) for several."""
+) -> Int[NDArray, "rows k"]:
+    """The `index` of a `JointDensity`: levels x k for one grouping, 1 x m for several."""
     parts, first = [], 0
     for name in inner:
         shape = np.shape(latents[name].start)
@@ -401,20 +424,32 @@ def _compared(
 
 
 def _weighted(
-    joint: JointDensity, q: Numbers, start: Numbers, rng: np.random.Generator, deadline: Deadline
-) -> tuple[Numbers, Numbers, Numbers, Numbers] | None:
+    joint: JointDensity,
+    q: Draws,
+    start: Float[NDArray, "m"],
+    rng: np.random.Generator,
+    deadline: Deadline,
+) -> (
+    tuple[
+        Float[NDArray, "weighted d"],
+        Float[NDArray, "weighted"],
+        Float[NDArray, "weighted effects"],
+        Float[NDArray, "weighted effects"],
+    ]
+    | None
+):
     """Weighted draws of phi from an adapted proposal.
 
     Args:
         joint: the density.
-        q: (S, d) draws of the fit, to which the first proposal is matched.
-        start: (m,) where searches for the mode in b start.
-        rng: of the draws.
+        q: draws of the fit, to which the first proposal is matched.
+        start: where searches for the mode in b start.
+        rng: random numbers of the draws.
         deadline: when to stop.
 
     Returns:
-        Draws of phi (R, d), weights (R,), conditional means and second moments of b (R, m); None
-        if k-hat stays above the limit.
+        Draws of phi, weights, conditional means and second moments of b; None if k-hat stays above
+        the limit.
     """
     d = q.shape[1]
     covariance = np.cov(q.T).reshape(d, d)
@@ -452,11 +487,16 @@ def _weighted(
 def _round(
     joint: JointDensity,
     proposal: ProposalMixture,
-    start: Numbers,
+    start: Float[NDArray, "m"],
     rng: np.random.Generator,
     deadline: Deadline,
-) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Draws of phi (S, d), mean and second moment of b at each, and log importance ratios (S,)."""
+) -> tuple[
+    Draws,
+    Float[NDArray, "draws effects"],
+    Float[NDArray, "draws effects"],
+    Float[NDArray, "draws"],
+]:
+    """Draws of phi, mean and second moment of b at each, and log importance ratios."""
     phi = proposal.sample(rng, _SIZE)
     value, mean, square = joint.marginals(phi, start, rng, deadline)
     ratios = value - proposal.log_density(phi)
@@ -466,23 +506,23 @@ def _round(
 def coordinates(
     posterior: Posterior,
     joint: JointDensity,
-    sites: Mapping[str, Numbers],
-    phi: Numbers,
-    weights: Numbers,
-) -> tuple[tuple[str, ...], Numbers, Numbers, dict[str, tuple[Numbers, Numbers, Numbers]]]:
+    sites: Mapping[str, Float[NDArray, "draws ..."]],
+    phi: Float[NDArray, "weighted d"],
+    weights: Float[NDArray, "weighted"],
+) -> tuple[tuple[str, ...], Draws, Float[NDArray, "weighted d"], dict[str, ScaleDraws]]:
     """Draws of the fit and of the reference in the coordinates of a `Reference`.
 
     Args:
         posterior: the fit.
         joint: the density of its program.
-        sites: draws of the fit (S, ...) by site. Its keys are the sites of phi, in the
+        sites: draws of the fit by site. Its keys are the sites of phi, in the
             order of its coordinates.
-        phi: (R, d) draws of the reference, unconstrained, in that order.
-        weights: (R,) their weights, which add up to one.
+        phi: draws of the reference, unconstrained, in that order.
+        weights: their weights, which add up to one.
 
     Returns:
-        Labels of the d coordinates; draws of the fit (S, d); draws of the reference (R, d); and
-        the positive parameters, as `Reference.scales`.
+        Labels of the d coordinates; draws of the fit; draws of the reference; and the positive
+        parameters, as `Reference.scales`.
     """
     names = tuple(sites)
     mine = jax.vmap(lambda z: joint.values(names, z))(jnp.asarray(phi))

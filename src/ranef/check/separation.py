@@ -14,7 +14,6 @@ pools them.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +22,12 @@ from ranef import priors
 from ranef.check.identifiability import common
 from ranef.check.symptom import Symptom
 from ranef.lazy import constraints, jax, jnp, optimize
+from ranef.numerics.shapes import Bool, Float
 from ranef.posterior.posterior import Posterior
 
 Array = NDArray[np.float64]
+# An end of the support: one for each row or one for all rows; None without any.
+End = Float[Array, "..."] | float | None
 
 # Largest number of rows with which separation is looked for. A sample of more rows would not do:
 # it may be separated although all rows together are not.
@@ -91,8 +93,8 @@ def _scales(posterior: Posterior) -> Iterator[Symptom]:
             )
 
 
-def ends(posterior: Posterior) -> tuple[Any, Any]:
-    """Lower and upper end of the support of each row's response, (n,) or a number.
+def ends(posterior: Posterior) -> tuple[End, End]:
+    """Lower and upper end of the support of each row's response.
 
     None, None if the support is not discrete with a lower end.
     """
@@ -101,7 +103,7 @@ def ends(posterior: Posterior) -> tuple[Any, Any]:
     values = {p.name: jnp.full(len(response.value), 0.5) for p in program.family.parameters}
     try:
         with jax.enable_x64(True):
-            support: Any = program.family.distribution(response, **values).support
+            support = program.family.distribution(response, **values).support
     except (TypeError, ValueError):
         return None, None  # the family has a parameter that is not one number for each row
     base = getattr(support, "base_constraint", support)
@@ -109,12 +111,15 @@ def ends(posterior: Posterior) -> tuple[Any, Any]:
         return 0.0, 1.0
     if isinstance(base, type(constraints.nonnegative_integer)):
         return 0.0, np.inf
-    if hasattr(base, "lower_bound") and hasattr(base, "upper_bound") and base.is_discrete:
-        return np.asarray(base.lower_bound, float), np.asarray(base.upper_bound, float)
-    return None, None
+    lower, upper = getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)
+    if base is None or lower is None or upper is None or not base.is_discrete:
+        return None, None
+    return np.asarray(lower, float), np.asarray(upper, float)
 
 
-def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np.bool_]) -> Array:
+def separating(
+    columns: Float[Array, "n k"], at_lower: Bool[NDArray, "n"], at_upper: Bool[NDArray, "n"]
+) -> Float[Array, "k"]:
     """A direction of separation by the linear program of Konis (2007, section 4.2).
 
     It maximises sum_i |x_i'd| under the constraints in the module's description and -1 <= d <= 1,
@@ -122,12 +127,12 @@ def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np
     only if the rows are separated.
 
     Args:
-        columns: (n, k).
-        at_lower: (n,) whether the response is at its lower end.
-        at_upper: (n,) whether it is at its upper end.
+        columns: the columns of the common effects.
+        at_lower: whether the response is at its lower end.
+        at_upper: whether it is at its upper end.
 
     Returns:
-        The direction (k,) on the scale of `columns`; zeros if the rows are not separated.
+        The direction on the scale of `columns`; zeros if the rows are not separated.
     """
     size = np.abs(columns).max(axis=0)
     scaled = columns / np.where(size > 0, size, 1.0)
@@ -155,7 +160,7 @@ def separating(columns: Array, at_lower: NDArray[np.bool_], at_upper: NDArray[np
     )
 
 
-def _independent(rows: Array) -> Array:
+def _independent(rows: Float[Array, "n k"]) -> Float[Array, "rank k"]:
     """An orthonormal basis of the row space of `rows`."""
     _, values, directions = np.linalg.svd(rows, full_matrices=False)
     return directions[values > 1e-10 * max(values[0], 1e-300)]

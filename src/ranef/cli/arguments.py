@@ -4,10 +4,14 @@ import argparse
 import json
 import math
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias
 
 from ranef import registry
 from ranef.errors import suggestion
+
+if TYPE_CHECKING:
+    Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def count(text: str) -> int:
@@ -51,12 +55,12 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def json_text(result: dict[str, Any]) -> str:
+def json_text(result: Mapping[str, object]) -> str:
     """A result as one JSON object, with null for infinite values and NaN, which JSON lacks."""
-    return json.dumps(_finite(result), allow_nan=False)
+    return json.dumps(_finite(dict(result)), allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

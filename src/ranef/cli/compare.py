@@ -3,12 +3,15 @@
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ranef.cli.arguments import json_text, say, seed
 
+if TYPE_CHECKING:
+    from ranef.cli.arguments import Subparsers
 
-def add(commands: Any) -> None:
+
+def add(commands: "Subparsers") -> None:
     """Add the command to the parser."""
     compare = commands.add_parser(
         "compare",

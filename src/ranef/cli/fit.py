@@ -2,18 +2,22 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ranef import extras, registry
 from ranef.cli.arguments import count, family, json_text, probability, say, seed
 from ranef.files.atomic_write import refuse_unwritable
 
+if TYPE_CHECKING:
+    from ranef.cli.arguments import Subparsers
+
 # Columns of the table that `predict` writes.
 _PREDICTIONS = ("mean", "sd", "lower", "upper")
 
 
-def add(commands: Any) -> None:
+def add(commands: "Subparsers") -> None:
     """Add the three commands to the parser."""
     fit = commands.add_parser(
         "fit",
@@ -98,7 +102,7 @@ def add(commands: Any) -> None:
     _finish(report, _report)
 
 
-def _finish(parser: argparse.ArgumentParser, run: Any) -> None:
+def _finish(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run, parser=parser)
 
@@ -199,5 +203,5 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(result: dict[str, Any]) -> None:
+def _print(result: Mapping[str, object]) -> None:
     print(json_text(result))

@@ -3,16 +3,22 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ranef import extras
 from ranef.cli.arguments import count, say, seed
 from ranef.errors import FileError
 from ranef.files.atomic_write import refuse_unwritable_folder, write_whole
 
+if TYPE_CHECKING:
+    from ranef.cli.arguments import Subparsers
+    from ranef.datasets.zillow.preparation import Sales
+    from ranef.datasets.zillow.results import Results
 
-def add(commands: Any) -> None:
+
+def add(commands: "Subparsers") -> None:
     """Add the command to the parser."""
     zillow = commands.add_parser(
         "zillow",
@@ -83,7 +89,7 @@ def _zillow(options: argparse.Namespace) -> int:
             seed=options.seed,
             progress=sys.stderr.isatty(),
         )
-    result: dict[str, Any] = {
+    result: Results = {
         "data": {
             "source": "generated" if truth else str(Path(transactions).resolve()),
             "rows": sales.n,
@@ -115,14 +121,15 @@ def _zillow(options: argparse.Namespace) -> int:
         for page in pages.values()
         for picture in page.pictures()
     ]
-    for name, page in pages.items():
-        result[name] = str(page.write(out / f"{name}.html").resolve())
-    write_whole(out / "results.json", json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result) if options.json else _text(result))
+    written = {
+        name: str(page.write(out / f"{name}.html").resolve()) for name, page in pages.items()
+    }
+    write_whole(out / "results.json", json.dumps({**result, **written}, indent=2) + "\n")
+    print(json.dumps({**result, **written}) if options.json else _text(result, written))
     return 0
 
 
-def _preparation(sales: Any) -> str:
+def _preparation(sales: "Sales") -> str:
     """A text on what was kept and dropped, and on the columns most correlated with the response."""
     strongest = list(sales.correlations.items())[:9]
     lines = [
@@ -134,8 +141,8 @@ def _preparation(sales: Any) -> str:
     return "\n".join(lines)
 
 
-def _text(result: dict[str, Any]) -> str:
-    """The result as tables for the terminal."""
+def _text(result: "Results", written: Mapping[str, str]) -> str:
+    """The result as tables for the terminal, and the pages that are written."""
     from ranef.datasets.zillow import tables
 
     data = result["data"]
@@ -153,8 +160,8 @@ def _text(result: dict[str, Any]) -> str:
     if "truth" in result:
         title = "The known truth of the generated sales:"
         lines += ["", title, "", *_aligned(tables.truths(result))]
-    written = [f"{name}: {result[name]}" for name in ("beyond", "report") if name in result]
-    return "\n".join([*lines, "", f"written to {result['out']}", *written])
+    pages = [f"{name}: {page}" for name, page in written.items()]
+    return "\n".join([*lines, "", f"written to {result['out']}", *pages])
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:

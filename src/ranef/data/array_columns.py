@@ -5,16 +5,27 @@ holds such columns as lists, of fixed size or not, or as tensors; pandas tables 
 as objects.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from importlib import import_module
+from types import ModuleType
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
+from ranef.numerics.shapes import Float
 
-pc: Any = pyarrow.compute
+# Arrow's functions. They are created at import, so that type checkers do not see them.
+pc: ModuleType = import_module("pyarrow.compute")
+
+# A column as Arrow holds it.
+ArrowColumn: TypeAlias = pa.Array | pa.ChunkedArray
+# A column of a `Frame`; a NumPy array (n, ...) for a column with an array per row.
+Column: TypeAlias = ArrowColumn | NDArray[np.float64]
+
+_Arrow = TypeVar("_Arrow", pa.Array, pa.ChunkedArray)
 
 
 def holds_arrays(kind: pa.DataType) -> bool:
@@ -22,7 +33,7 @@ def holds_arrays(kind: pa.DataType) -> bool:
     return _is_list(kind) or isinstance(kind, pa.FixedShapeTensorType)
 
 
-def of_arrow(name: str, column: Any) -> Any:
+def of_arrow(name: str, column: ArrowColumn) -> Column:
     """An Arrow column of lists or tensors as one float64 array, (n, ...).
 
     Missing rows and numbers are NaN. Any other column is returned as an Arrow column by `usual`.
@@ -40,7 +51,7 @@ def of_arrow(name: str, column: Any) -> Any:
     return _stacked(name, values)
 
 
-def usual(column: Any) -> Any:
+def usual(column: _Arrow) -> _Arrow:
     """Cast a column of a type for which Arrow lacks functions to a similar type that has them.
 
     String views and UTF-8 bytes become texts, half floats become 32-bit floats, short decimals
@@ -92,8 +103,8 @@ def _is_fixed(kind: pa.DataType) -> bool:
     return pa.types.is_fixed_size_list(kind)
 
 
-def _stacked(name: str, values: Any) -> NDArray[np.float64]:
-    """A list array as (n, length, ...), recursively; an array of numbers as (n,)."""
+def _stacked(name: str, values: pa.Array) -> Float[NDArray, "n ..."]:
+    """A list array as (n, length, ...), recursively; an array of numbers as it is."""
     if not _is_list(values.type):
         return _numbers(name, values)
     valid = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), bool)
@@ -109,7 +120,7 @@ def _stacked(name: str, values: Any) -> NDArray[np.float64]:
     return out
 
 
-def _numbers(name: str, values: Any) -> NDArray[np.float64]:
+def _numbers(name: str, values: pa.Array) -> Float[NDArray, "n"]:
     kind = values.type
     if not (
         pa.types.is_integer(kind)
@@ -122,7 +133,7 @@ def _numbers(name: str, values: Any) -> NDArray[np.float64]:
     return np.asarray(numbers.to_numpy(zero_copy_only=False), np.float64)
 
 
-def of_objects(name: str, values: Any) -> NDArray[np.float64] | None:
+def of_objects(name: str, values: Iterable[object]) -> Float[NDArray, "n ..."] | None:
     """A list or object column of arrays or lists of one shape as one float64 array, (n, ...).
 
     A missing row (None or NaN) becomes an array of NaN.
@@ -149,7 +160,7 @@ def of_objects(name: str, values: Any) -> NDArray[np.float64] | None:
     return out
 
 
-def _one(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _one(name: str, value: object, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """The array of one row, refused if it has another shape or holds no numbers."""
     try:
         array = np.asarray(value)
@@ -162,7 +173,7 @@ def _one(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
     return array.astype(np.float64)
 
 
-def _says_nothing(value: Any) -> bool:
+def _says_nothing(value: object) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 

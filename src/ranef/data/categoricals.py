@@ -7,15 +7,15 @@ Categorical columns of polars, whose categories are in the order of their first 
 """
 
 import json
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from ranef.data.array_columns import ArrowColumn
 from ranef.data.frame import sorted_levels
 
 
-def of_pandas(series: Any) -> pa.ChunkedArray | None:
+def of_pandas(series: object) -> pa.ChunkedArray | None:
     """A categorical pandas column as an Arrow dictionary; None for any other column.
 
     Raises:
@@ -24,17 +24,18 @@ def of_pandas(series: Any) -> pa.ChunkedArray | None:
     kind = getattr(series, "dtype", None)
     if not isinstance(kind, pd.CategoricalDtype):
         return None
-    own = series if isinstance(series, pd.Categorical) else series.array
+    own = series.array if isinstance(series, (pd.Series, pd.Index)) else series
+    assert isinstance(own, pd.Categorical)
     codes = pa.array(own.codes.astype("int32"), mask=own.codes < 0)
     # Intervals (as made by pd.cut) and periods become texts.
     spans = isinstance(kind.categories.dtype, (pd.IntervalDtype, pd.PeriodDtype))
     listed = [str(each) for each in kind.categories] if spans else kind.categories
-    names: Any = pa.array(listed, from_pandas=True)
+    names = pa.array(listed, from_pandas=True)
     column = pa.chunked_array([pa.DictionaryArray.from_arrays(codes, names)])
     return declared(column, ordered=bool(kind.ordered))
 
 
-def declared(column: Any, ordered: bool = False) -> Any:
+def declared(column: ArrowColumn, ordered: bool = False) -> ArrowColumn:
     """The column with the order of its categories declared.
 
     Without a given order, pandas sorts categories as texts. Whole numbers then stand in an order
@@ -54,7 +55,7 @@ def declared(column: Any, ordered: bool = False) -> Any:
     )
 
 
-def _sorted_as_text(dictionary: Any) -> bool:
+def _sorted_as_text(dictionary: pa.Array) -> bool:
     """Whether the categories are texts of whole numbers, sorted as texts and not by value."""
     kind = dictionary.type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -64,7 +65,7 @@ def _sorted_as_text(dictionary: Any) -> bool:
     return whole and names == sorted(names) and names != sorted_levels(names)
 
 
-def by_schema(schema: Any) -> set[str]:
+def by_schema(schema: pa.Schema) -> set[str]:
     """Names of the columns that were categorical in pandas, by the metadata of an Arrow schema."""
     known = (getattr(schema, "metadata", None) or {}).get(b"pandas")
     if not known:

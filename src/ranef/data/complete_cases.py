@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.row_labels import Labels
 from ranef.errors import DataError
+from ranef.numerics.shapes import Bool, Int
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class CompleteCases:
         used: number of rows that the fit uses.
         dropped: column to the number of rows in which it is missing. A row with several missing
             values counts once for each of them.
-        places: (used,) position of each used row in the table, from 0; None if all rows are used
+        places: position of each used row in the table, from 0; None if all rows are used
             or rows are read in batches.
         labels: the row labels of the used rows.
     """
@@ -28,7 +29,7 @@ class CompleteCases:
     read: int
     used: int
     dropped: Mapping[str, int] = field(default_factory=dict)
-    places: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
+    places: Int[NDArray, "used"] | None = field(default=None, repr=False, compare=False)
     labels: Labels = field(default_factory=Labels, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -67,7 +68,7 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Comple
     return kept, rows
 
 
-def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_], dict[str, int]]:
+def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Bool[NDArray, "n"], dict[str, int]]:
     """Find missing values.
 
     Args:
@@ -75,7 +76,7 @@ def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[NDArray[np.bool_]
         needs: as for `complete`.
 
     Returns:
-        Whether each row is complete, (n,), and column to its number of missing values.
+        Whether each row is complete, and column to its number of missing values.
     """
     whole = np.ones(frame.n, dtype=bool)
     dropped: dict[str, int] = {}

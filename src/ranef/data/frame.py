@@ -8,21 +8,21 @@ an id above 2**53 keeps its last digit.
 
 import heapq
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
+from ranef.data.array_columns import ArrowColumn, Column, pc
 from ranef.data.row_labels import Labels
 from ranef.errors import ColumnError, DataError, suggestion
+from ranef.numerics.shapes import Bool, Float, Int, Shaped
 
-# Arrow creates its functions at import, so type checkers do not see them.
-pc: Any = pyarrow.compute
+_Value = TypeVar("_Value")
 
 # Texts that stand for a missing value in a column of numbers of an untyped file.
 NOT_A_NUMBER = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", ".")
@@ -53,8 +53,8 @@ class Levels:
     """A column as levels.
 
     Attributes:
-        codes: (n,) position of each row's level in `names`, -1 for a missing value.
-        names: (J,) the levels as texts.
+        codes: position of each row's level in `names`, -1 for a missing value.
+        names: the levels as texts.
         declared: whether the column declares the order of its levels, as ordered categories do.
             `names` are then in this order and include levels without rows.
         columns: for levels combined from several columns, at least one of which declares an
@@ -62,13 +62,13 @@ class Levels:
         cells: for such levels, the names in `columns` that each of `names` is combined from.
     """
 
-    codes: NDArray[np.int32]
-    names: NDArray[np.object_]
+    codes: Int[NDArray, "n"]
+    names: Shaped[NDArray, "levels"]
     declared: bool = False
     columns: tuple["Levels", ...] = ()
     cells: tuple[tuple[str, ...], ...] = ()
 
-    def present(self) -> NDArray[np.int64]:
+    def present(self) -> Int[NDArray, "present"]:
         """The codes that occur in some row, in increasing order."""
         return np.flatnonzero(np.bincount(self.codes + 1, minlength=len(self.names) + 1)[1:])
 
@@ -138,20 +138,20 @@ class Frame:
         source: description of the table for messages, such as a quoted path.
         untyped: whether texts may stand for numbers, as in a CSV file.
         missing: texts that stand for a missing level, as given by the user.
-        rows: (n,) position of each row in the original table; None if this is that table.
+        rows: position of each row in the original table; None if this is that table.
         labels: the row labels of the original table.
     """
 
-    columns: Mapping[str, Any]
+    columns: Mapping[str, Column]
     n: int
     source: str
     untyped: bool = False
     missing: tuple[str, ...] = ()
-    rows: NDArray[np.int64] | None = None
+    rows: Int[NDArray, "n"] | None = None
     labels: Labels = field(default_factory=Labels, repr=False, compare=False)
     _cache: dict = field(default_factory=dict, repr=False, compare=False)
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str) -> Column:
         """The column as it is held.
 
         Raises:
@@ -229,8 +229,8 @@ class Frame:
                 f"C({name}) to use it as a factor"
             )
 
-    def numbers(self, name: str) -> NDArray[np.float64]:
-        """The column as float64, (n,), or (n, ...) for an array per row; NaN for missing values.
+    def numbers(self, name: str) -> Float[NDArray, "n ..."]:
+        """The column as float64, with further axes for an array per row; NaN for missing values.
 
         Raises:
             DataError: for a text that is no number, naming the first one and its row.
@@ -299,7 +299,7 @@ class Frame:
             return _reordered(found, merged_order(orders))
         return replace(found, declared=bool(orders))
 
-    def typed(self, name: str, levels: Iterable[str]) -> Any:
+    def typed(self, name: str, levels: Iterable[str]) -> pa.ChunkedArray:
         """Levels of a column converted back to the type of the column, as an Arrow array (m,).
 
         They remain texts if the column holds texts, if there is no such column, or if a level
@@ -317,8 +317,8 @@ class Frame:
             return texts
         return found if same else texts
 
-    def is_missing(self, name: str) -> NDArray[np.bool_]:
-        """Whether each row's value is missing, NaN included, (n,)."""
+    def is_missing(self, name: str) -> Bool[NDArray, "n"]:
+        """Whether each row's value is missing, NaN included."""
         values = self.column(name)
         if isinstance(values, np.ndarray):
             return np.asarray(np.isnan(values).reshape(self.n, -1).any(axis=1))
@@ -330,8 +330,8 @@ class Frame:
             return np.isnan(self.numbers(name))
         return _to_numpy(values.is_null(nan_is_null=True), bool)
 
-    def is_no_level(self, name: str) -> NDArray[np.bool_]:
-        """Whether each row's level is missing when the column is taken as levels, (n,)."""
+    def is_no_level(self, name: str) -> Bool[NDArray, "n"]:
+        """Whether each row's level is missing when the column is taken as levels."""
         values = self.column(name)
         if self.untyped or self.missing or isinstance(values, np.ndarray):
             return self.levels(name).codes < 0
@@ -339,8 +339,8 @@ class Frame:
             return self.levels(name).codes < 0
         return _to_numpy(values.is_null(nan_is_null=True), bool)
 
-    def keep(self, mask: NDArray[np.bool_]) -> "Frame":
-        """The rows for which `mask` (n,) is true."""
+    def keep(self, mask: Bool[NDArray, "n"]) -> "Frame":
+        """The rows for which `mask` is true."""
         if mask.all():
             return self
         arrow = pa.array(mask)
@@ -353,10 +353,10 @@ class Frame:
 
     def where(self, name: str, texts: Sequence[str]) -> "Frame":
         """The rows in which a text column has one of the given texts."""
-        found = pc.is_in(self.column(name).cast(pa.string()), pa.array(texts, pa.string()))
+        found = pc.is_in(pc.cast(self.column(name), pa.string()), pa.array(texts, pa.string()))
         return self.keep(_to_numpy(found.fill_null(False), bool))
 
-    def take(self, places: NDArray[np.int64]) -> "Frame":
+    def take(self, places: Int[NDArray, "m"]) -> "Frame":
         """The rows at `places`, which may repeat."""
         columns = {
             name: values[places] if isinstance(values, np.ndarray) else values.take(places)
@@ -374,18 +374,18 @@ class Frame:
         """The number, from 1, of row `i` in the user's table."""
         return int(i if self.rows is None else self.rows[i]) + 1
 
-    def _remember(self, key: tuple, compute: Any) -> Any:
+    def _remember(self, key: tuple[str, str], compute: Callable[[], _Value]) -> _Value:
         if key not in self._cache:
             self._cache[key] = compute()
         return self._cache[key]
 
 
-def _combined(values: Any) -> Any:
+def _combined(values: ArrowColumn) -> pa.Array:
     """An Arrow column as a single chunk."""
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
 
-def _to_numpy(values: Any, dtype: Any = np.float64) -> NDArray:
+def _to_numpy(values: ArrowColumn, dtype: type = np.float64) -> NDArray:
     return np.asarray(_combined(values).to_numpy(zero_copy_only=False), dtype=dtype)
 
 
@@ -395,7 +395,7 @@ def _holds_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
 
 
-def _parse_numbers(values: Any) -> Any:
+def _parse_numbers(values: ArrowColumn) -> ArrowColumn:
     """Texts as numbers; null for a text that stands for a missing value."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
     blank = pc.is_in(texts, pa.array(NOT_A_NUMBER))
@@ -403,22 +403,22 @@ def _parse_numbers(values: Any) -> Any:
     return pc.cast(texts, pa.float64())
 
 
-def _not_numbers(values: Any) -> NDArray[np.bool_]:
-    """(n,) True for a text that is neither a number nor stands for a missing value."""
+def _not_numbers(values: ArrowColumn) -> Bool[NDArray, "n"]:
+    """True for a text that is neither a number nor stands for a missing value."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
     number = pc.match_substring_regex(texts, _NUMBER).fill_null(False)
     return ~_to_numpy(number, bool) & ~_says_nothing(values)
 
 
-def _says_nothing(values: Any) -> NDArray[np.bool_]:
-    """(n,) True for null and for a text that stands for a missing value."""
+def _says_nothing(values: ArrowColumn) -> Bool[NDArray, "n"]:
+    """True for null and for a text that stands for a missing value."""
     texts = pc.utf8_trim_whitespace(values.cast(pa.string()))
     return _to_numpy(pc.is_in(texts, pa.array(NOT_A_NUMBER)).fill_null(True), bool) | _to_numpy(
         values.is_null(), bool
     )
 
 
-def _declared_orders(name: str, values: Any) -> list[tuple[str, ...]]:
+def _declared_orders(name: str, values: ArrowColumn) -> list[tuple[str, ...]]:
     """The distinct orders of levels that the chunks of a column declare."""
     if not pa.types.is_dictionary(values.type) or not values.type.ordered:
         return []
@@ -539,8 +539,8 @@ class NameIndex:
         # In older saved fits, points in time can be written in other notations.
         self._of_times = bool(_TIME.fullmatch(first)) or bool(_DAY.fullmatch(first))
 
-    def places(self, names: Iterable[str]) -> NDArray[np.int64]:
-        """Position of each name, -1 for a name that is not in the list, (m,).
+    def places(self, names: Iterable[str]) -> Int[NDArray, "m"]:
+        """Position of each name, -1 for a name that is not in the list.
 
         Points in time are found in any notation.
         """
@@ -551,14 +551,14 @@ class NameIndex:
             found = pc.coalesce(found, again)
         return np.asarray(found.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
-    def codes(self, frame: "Frame", name: str) -> NDArray[np.int32] | None:
-        """Position of each row's level (n,), by a fast look-up of a text column.
+    def codes(self, frame: "Frame", name: str) -> Int[NDArray, "n"] | None:
+        """Position of each row's level, by a fast look-up of a text column.
 
         Returns:
             None if the column is no plain text column, or if some row's level is missing or not
             in the list.
         """
-        values: Any = frame.column(name)
+        values = frame.column(name)
         if frame.untyped or frame.missing or isinstance(values, np.ndarray):
             return None
         if pa.types.is_dictionary(values.type) or not _holds_text(values.type):
@@ -568,8 +568,8 @@ class NameIndex:
 
     def coded(
         self, frame: "Frame", names: Sequence[str]
-    ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """Codes (n,) of the rows' levels, combined over the columns `names`, and the new levels.
+    ) -> tuple[Int[NDArray, "n"], tuple[str, ...]]:
+        """Codes of the rows' levels, combined over the columns `names`, and the new levels.
 
         The code of a known level is its position in the list. The codes of new levels follow.
 
@@ -617,9 +617,10 @@ def crossed_levels(frame: Frame, names: Sequence[str]) -> Levels:
     return replace(first, columns=columns, cells=tuple(cells)) if declared else first
 
 
-def _joinable(name: Any, joined: bool = False) -> str:
+def _joinable(name: object, joined: bool = False) -> str:
     """A level as a part of "a:b", in backticks if it contains a ":" itself."""
-    return f"`{name}`" if ":" in name and not joined else str(name)
+    text = str(name)
+    return f"`{text}`" if ":" in text and not joined else text
 
 
 def sorted_levels(names: Iterable[str]) -> list[str]:

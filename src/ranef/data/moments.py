@@ -1,10 +1,11 @@
 """Means, sds and covariances of columns over the rows, computed batch by batch."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ranef.numerics.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -12,15 +13,15 @@ class ColumnMoments:
     """Moments of the k columns of a term over the training rows.
 
     Attributes:
-        mean: (k,) means.
-        sd: (k,) sds.
-        covariance: (k, k) covariance with divisor n, or the weighted one for rows with weights;
+        mean: means of the columns.
+        sd: sds of the columns.
+        covariance: covariance with divisor n, or the weighted one for rows with weights;
             None for a term that does not need it (`Measured.needs_covariance`).
     """
 
-    mean: NDArray[np.float64]
-    sd: NDArray[np.float64]
-    covariance: NDArray[np.float64] | None = None
+    mean: Float[NDArray, "k"]
+    sd: Float[NDArray, "k"]
+    covariance: Float[NDArray, "k k"] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,25 +62,25 @@ class Moments:
         crossed: whether to compute the sums of products of all pairs of columns.
         n: number of rows.
         weight: sum of the rows' weights; n for rows without weights.
-        mean: (k,) weighted means.
-        squares: (k,) weighted sums of squares about the means; (k, k) sums of products if
-            `crossed`.
+        mean: weighted means; 0 before the first row.
+        squares: weighted sums of squares about the means, or sums of products if `crossed`; 0
+            before the first row.
     """
 
     crossed: bool = False
     n: int = 0
     weight: float = 0.0
-    mean: Any = 0.0
-    squares: Any = 0.0
+    mean: Float[NDArray, "k"] | float = 0.0
+    squares: Float[NDArray, "k k"] | Float[NDArray, "k"] | float = 0.0
 
     def add(
-        self, columns: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+        self, columns: Float[NDArray, "m k"], weights: Float[NDArray, "m"] | None = None
     ) -> "Moments":
         """The moments with further rows added.
 
         Args:
-            columns: (m, k) the rows.
-            weights: (m,) their weights; None for rows without weights.
+            columns: the rows.
+            weights: their weights; None for rows without weights.
         """
         m = len(columns)
         if m == 0:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,10 +80,10 @@ class Batches:
         return replace(frame, missing=self.missing, rows=np.arange(first, first + n))
 
     @cached_property
-    def _pieces(self) -> list[tuple[Any, int, int, int]]:
+    def _pieces(self) -> list[tuple[dataset.ParquetFileFragment, int, int, int]]:
         """Row groups, large ones in slices: (group, first row of the group, start, rows)."""
         out, first = [], 0
-        stored: Any = dataset.dataset(self.path, format="parquet")
+        stored = dataset.dataset(self.path, format="parquet")
         for file in stored.get_fragments():
             for group in file.split_by_row_group():
                 n = group.row_groups[0].num_rows
@@ -126,7 +125,7 @@ class Batches:
         return replace(frame, missing=self.missing, rows=np.concatenate(rows)[shuffled])
 
 
-def _sliced(group: Any, columns: list[str], start: int, n: int) -> pa.Table:
+def _sliced(group: dataset.ParquetFileFragment, columns: list[str], start: int, n: int) -> pa.Table:
     """Some rows of a row group, read without holding the whole group in memory."""
     if start == 0 and n == group.row_groups[0].num_rows:
         return group.to_table(columns=columns)
@@ -141,7 +140,7 @@ def _sliced(group: Any, columns: list[str], start: int, n: int) -> pa.Table:
     return pa.Table.from_batches(parts)
 
 
-def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> Batches | None:
+def batches(data: object, columns: Sequence[str], missing: Sequence[str] = ()) -> Batches | None:
     """The rows of a Parquet file or folder in batches.
 
     Args:
@@ -174,7 +173,7 @@ def batches(data: Any, columns: Sequence[str], missing: Sequence[str] = ()) -> B
     return Batches(path, wanted, tuple(missing), n, size) if n > size else None
 
 
-def _cells(stored: Any, columns: Sequence[str]) -> int:
+def _cells(stored: dataset.Dataset, columns: Sequence[str]) -> int:
     """Number of values per row; the sizes of arrays in columns are those in the first row."""
     held = [name for name in columns if array_columns.holds_arrays(stored.schema.field(name).type)]
     first = stored.head(1, columns=held) if held else None

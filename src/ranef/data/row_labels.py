@@ -7,13 +7,24 @@ data (Arrow tables, dicts, files) are pandas tables with numbered rows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from numpy.typing import NDArray
+
+from ranef.data.array_columns import ArrowColumn
+from ranef.numerics.shapes import Float, Int, Shaped
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# A table of results; a polars one if the user's table is of polars.
+Table: TypeAlias = "pd.DataFrame | pl.DataFrame"
+# Results by row; a Series if the user's table has one.
+ByRow: TypeAlias = "pd.Series | pl.Series | NDArray[np.float64]"
 
 
 @dataclass(frozen=True)
@@ -26,20 +37,19 @@ class Labels:
     """
 
     form: str = ""
-    index: Any = None
+    index: pd.Index | None = None
 
     @classmethod
-    def of(cls, table: Any) -> "Labels":
+    def of(cls, table: object) -> "Labels":
         """The row labels of a table, which may be lazy or wrapped by narwhals."""
         native = nw.to_native(table, pass_through=True)
         if isinstance(native, pd.DataFrame):
-            index: Any = native.index
-            plain = isinstance(index, pd.RangeIndex) and index.name is None
-            numbered = plain and index.start == 0 and index.step == 1
-            return cls("pandas", None if numbered else index)
+            index = native.index
+            numbered = isinstance(index, pd.RangeIndex) and (index.start, index.step) == (0, 1)
+            return cls("pandas", None if numbered and index.name is None else index)
         return cls("polars" if type(native).__module__.split(".")[0] == "polars" else "")
 
-    def at(self, places: NDArray[np.int64]) -> "Labels":
+    def at(self, places: Int[NDArray, "m"]) -> "Labels":
         """The labels of the rows at `places`, in this order."""
         if self.form != "pandas":
             return self
@@ -48,11 +58,11 @@ class Labels:
             return Labels(self.form, pd.Index(places))
         return Labels(self.form, self.index.take(places))
 
-    def table(self, columns: Mapping[str, Any]) -> Any:
+    def table(self, columns: Mapping[str, NDArray | ArrowColumn]) -> Table:
         """A table with one row for each of the n rows.
 
         Args:
-            columns: name to NumPy or Arrow array, (n,) each.
+            columns: name to NumPy or Arrow array, one value for each row.
 
         Returns:
             A pandas DataFrame with the index of the rows, or a polars DataFrame.
@@ -64,8 +74,8 @@ class Labels:
             self._whole(len(next(iter(columns.values()), ()))), axis=0
         )
 
-    def series(self, name: str, values: NDArray[np.float64]) -> Any:
-        """One number for each row, (n,), as a pandas or polars Series, or as the array itself."""
+    def series(self, name: str, values: Float[NDArray, "n"]) -> ByRow:
+        """One number for each row, as a pandas or polars Series, or as the array itself."""
         polars = self._polars()
         if polars is not None:
             return polars.Series(name, values)
@@ -73,13 +83,15 @@ class Labels:
             return pd.Series(values, self._whole(len(values)), name=name)
         return values
 
-    def by_level(self, name: str, levels: Any, columns: Mapping[str, Any]) -> Any:
+    def by_level(
+        self, name: str, levels: ArrowColumn, columns: Mapping[str, Shaped[NDArray, "n"]]
+    ) -> Table:
         """A table with one row for each level.
 
         Args:
             name: name of the grouping.
-            levels: the levels as an Arrow array, (n,).
-            columns: name to NumPy array, (n,) each.
+            levels: the levels as an Arrow array.
+            columns: name to NumPy array, one value for each level.
 
         Returns:
             A pandas DataFrame with the levels as its index, or a polars DataFrame with the levels
@@ -94,7 +106,7 @@ class Labels:
         """The index of the n rows, numbered from 0 if there is none."""
         return pd.RangeIndex(n) if self.index is None else self.index
 
-    def _polars(self) -> Any:
+    def _polars(self) -> ModuleType | None:
         """The module polars for rows of a polars table, or None if it is not installed.
 
         A saved fit of a polars table can be loaded without polars.
@@ -108,11 +120,11 @@ class Labels:
         return polars
 
 
-def _of_pandas(values: Any) -> Any:
-    return values.to_pandas() if isinstance(values, (pa.Array, pa.ChunkedArray)) else values
+def _of_pandas(values: NDArray | ArrowColumn) -> "NDArray | pd.Series":
+    return values if isinstance(values, np.ndarray) else values.to_pandas()
 
 
-def _of_polars(polars: Any, values: Any) -> Any:
-    if isinstance(values, (pa.Array, pa.ChunkedArray)):
-        return polars.from_arrow(values)
-    return values
+def _of_polars(
+    polars: ModuleType, values: NDArray | ArrowColumn
+) -> "NDArray | pl.Series | pl.DataFrame":
+    return values if isinstance(values, np.ndarray) else polars.from_arrow(values)

@@ -8,26 +8,27 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import narwhals as nw
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute
+from narwhals.typing import IntoDType
+from numpy.typing import NDArray
 from pyarrow import csv, dataset, parquet
 
 from ranef.data import array_columns, categoricals
+from ranef.data.array_columns import ArrowColumn, Column, pc
 from ranef.data.frame import NOT_A_NUMBER, Frame
 from ranef.data.row_labels import Labels
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError, suggestion
 from ranef.files.atomic_write import refuse_special, replacing
 
-# Arrow creates its functions at import, so type checkers do not see them.
-pc: Any = pyarrow.compute
+_Name = TypeVar("_Name")
 
 
-def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str] = ()) -> Frame:
+def read(data: object, columns: Sequence[str] | None = None, missing: Sequence[str] = ()) -> Frame:
     """Read a table into a `Frame`.
 
     Args:
@@ -54,7 +55,9 @@ def read(data: Any, columns: Sequence[str] | None = None, missing: Sequence[str]
     return replace(frame, missing=tuple(missing))
 
 
-def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str) -> dict[str, Any]:
+def chosen(
+    available: Sequence[_Name], columns: Sequence[str] | None, source: str
+) -> dict[str, _Name]:
     """Map the names of the wanted columns, as texts, to the table's own names for them.
 
     If no column is wanted, the first one is chosen, so that the number of rows is known.
@@ -63,7 +66,7 @@ def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str)
         ColumnError: for a column that does not exist.
         DataError: for a column name that occurs twice.
     """
-    own: dict[str, Any] = {}
+    own: dict[str, _Name] = {}
     for name in available:
         if str(name) in own and (columns is None or str(name) in columns):
             raise DataError(f"{source} has the column {str(name)!r} twice; rename one")
@@ -79,7 +82,8 @@ def chosen(available: Sequence[Any], columns: Sequence[str] | None, source: str)
 
 def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
     """A pandas, polars, pyarrow or other table that narwhals knows, as a `Frame`."""
-    data = _without_twins(data, columns)
+    if isinstance(data, pd.DataFrame):
+        data = _without_twins(data, columns)
     try:
         table = nw.from_native(data)
     except TypeError:
@@ -104,19 +108,19 @@ def _from_table(data: Any, columns: Sequence[str] | None) -> Frame:
     return Frame(columns_, len(selected), "the table", labels=Labels.of(selected))
 
 
-def _without_twins(data: Any, columns: Sequence[str] | None) -> Any:
-    """A pandas table without its columns of the same name; other tables cannot have any.
+def _without_twins(data: pd.DataFrame, columns: Sequence[str] | None) -> pd.DataFrame:
+    """A pandas table without its columns of the same name; tables of no other kind have any.
 
     Raises:
         DataError: if a column that occurs twice is wanted.
     """
-    if not isinstance(data, pd.DataFrame) or data.columns.is_unique:
+    if data.columns.is_unique:
         return data
     chosen(list(data.columns), columns, "the table")
     return data.loc[:, ~data.columns.duplicated()]
 
 
-def _with_orders(columns: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
+def _with_orders(columns: dict[str, Column], schema: pa.Schema) -> dict[str, Column]:
     """The columns, with the order of categories declared where the schema comes from pandas."""
     known = categoricals.by_schema(schema)
     return {
@@ -129,7 +133,7 @@ def _with_orders(columns: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
 _UNREADABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
 
 
-def _arrow_column(name: str, series: nw.Series) -> Any:
+def _arrow_column(name: str, series: nw.Series) -> Column:
     """One column as an Arrow array, or as a NumPy array if it holds an array per row.
 
     NaN in a float column of pandas stays NaN and does not become null.
@@ -200,7 +204,7 @@ def _of_128_bits(series: nw.Series) -> nw.Series:
     )
 
 
-def _without_128_bits(kind: Any) -> Any:
+def _without_128_bits(kind: IntoDType) -> IntoDType:
     """A polars type with floats in place of 128-bit integers in lists and arrays.
 
     Arrow has no such integers, and arrays in rows are taken as floats in any case.
@@ -212,20 +216,26 @@ def _without_128_bits(kind: Any) -> Any:
     return kind
 
 
-def _float_for_128_bits(inner: Any) -> Any:
+def _float_for_128_bits(inner: IntoDType) -> IntoDType:
     return nw.Float64() if inner in (nw.Int128, nw.UInt128) else _without_128_bits(inner)
 
 
-def _is_gap(value: Any) -> bool:
+def _axes(values: object) -> int:
+    """Number of axes of any object, as by `np.ndim`."""
+    known = getattr(values, "ndim", None)
+    return np.asarray(values).ndim if known is None else known
+
+
+def _is_gap(value: object) -> bool:
     """Whether a Python object stands for a missing value."""
     return value is None or value is pd.NA or value is pd.NaT or bool(value != value)
 
 
-def _mixed(name: str, values: Any, error: Exception) -> DataError:
+def _mixed(name: str, values: Iterable[object], error: Exception) -> DataError:
     """The error for a column that Arrow could not read, naming the types of its values."""
     seen: dict[type, str] = {}
     for row, value in enumerate(values):
-        if np.ndim(value) == 0 and not _is_gap(value):
+        if _axes(value) == 0 and not _is_gap(value):
             seen.setdefault(type(value), f"{value!r:.40} in row {row + 1}")
     if len(seen) > 1:
         (one, first), (other, second), *_ = ((kind.__name__, v) for kind, v in seen.items())
@@ -257,7 +267,7 @@ def _booleans(frame: Frame) -> Frame:
     return replace(frame, columns=columns)
 
 
-def _as_boolean(values: Any) -> Any:
+def _as_boolean(values: Column) -> Column:
     """A text column of "true" and "false" as Booleans; any other column as it is."""
     # The first rows suffice to exclude most columns.
     for part in (values[:1000], values):
@@ -271,7 +281,7 @@ def _as_boolean(values: Any) -> Any:
     return pc.if_else(said, pc.equal(texts, "true"), pa.scalar(None, pa.bool_()))
 
 
-def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
+def _from_dict(data: Mapping[object, Iterable[object]], columns: Sequence[str] | None) -> Frame:
     """A dict of columns as a `Frame`."""
     names = chosen(list(data), columns, "the table")
     columns_ = {name: _dict_column(name, data[own]) for name, own in names.items()}
@@ -282,7 +292,7 @@ def _from_dict(data: Mapping[Any, Any], columns: Sequence[str] | None) -> Frame:
     return Frame(columns_, next(iter(lengths.values()), 0), "the table")
 
 
-def _dict_column(name: str, values: Any) -> Any:
+def _dict_column(name: str, values: Iterable[object]) -> Column:
     """An array or list as an Arrow array; as float64 NumPy if it holds an array per row."""
     try:
         if isinstance(values, np.ma.MaskedArray):
@@ -301,9 +311,9 @@ def _dict_column(name: str, values: Any) -> Any:
         stacked = array_columns.of_objects(name, values)
         if stacked is not None:
             return stacked
-        if np.ndim(values) == 0:
+        if _axes(values) == 0:
             raise DataError(f"column {name!r} is a single value; it must be an array of n values")
-        if np.ndim(values) > 1:
+        if _axes(values) > 1:
             return np.asarray(values, dtype=np.float64)
         if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
             return pa.chunked_array([pa.array(values, from_pandas=False)])
@@ -318,19 +328,24 @@ def _dict_column(name: str, values: Any) -> Any:
         raise _mixed(name, values, error) from None
 
 
-def _categories(values: Any) -> Any:
+def _categories(values: object) -> ArrowColumn | None:
     """Categories of pandas, polars or Arrow as an Arrow dictionary; None for anything else."""
     known = categoricals.of_pandas(values)
     if known is not None:
         return known
-    if isinstance(values, (pa.Array, pa.ChunkedArray)):
-        chunked = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
-        return chunked if pa.types.is_dictionary(values.type) else None
+    if isinstance(values, pa.Array):
+        values = pa.chunked_array([values])
+    if isinstance(values, pa.ChunkedArray):
+        return values if _is_dictionary(values) else None
     if hasattr(values, "dtype") and not isinstance(values, np.ndarray):
         series = nw.from_native(values, series_only=True, pass_through=True)
         if isinstance(series, nw.Series) and series.dtype in (nw.Enum, nw.Categorical):
             return series.alias("column").to_frame().to_arrow().column(0)
     return None
+
+
+def _is_dictionary(column: ArrowColumn) -> bool:
+    return pa.types.is_dictionary(column.type)
 
 
 def _read_path(path: Path, columns: Sequence[str] | None) -> Frame:
@@ -397,7 +412,7 @@ def _csv_names(path: Path) -> list[str]:
         return reader.schema.names
 
 
-def _csv_options(columns: list[str]) -> dict[str, Any]:
+def _csv_options(columns: list[str]) -> dict[str, csv.ParseOptions | csv.ConvertOptions]:
     """Options of Arrow's CSV reader to read every column as text."""
     return {
         "parse_options": csv.ParseOptions(newlines_in_values=True),
@@ -430,7 +445,7 @@ def scan_csv(path: str | os.PathLike, columns: Sequence[str] | None = None) -> I
         raise FileError(f"{source} cannot be read as csv: {first_line(error)}") from None
 
 
-def from_arrays(table: Mapping[str, Any]) -> Frame:
+def from_arrays(table: Mapping[str, NDArray]) -> Frame:
     """A `Frame` of arrays of one length; masked elements of masked arrays are missing."""
     columns = {}
     for name, values in table.items():
@@ -450,10 +465,10 @@ def concatenate(frames: Sequence[Frame]) -> Frame:
     return replace(first, columns=columns, n=n, rows=None, labels=labels, _cache={})
 
 
-def _joined(parts: Sequence[Any]) -> Any:
+def _joined(parts: Sequence[Column]) -> Column:
     if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    chunks = [chunk for part in parts for chunk in part.chunks]
+        return np.concatenate([np.asarray(part) for part in parts])
+    chunks = [c for part in parts if not isinstance(part, np.ndarray) for c in part.chunks]
     return pa.chunked_array(chunks, type=parts[0].type)
 
 
@@ -476,7 +491,7 @@ def write_csv(path: str | os.PathLike, frames: Iterable[Frame]) -> None:
             writer.close()
 
 
-def write(path: str | os.PathLike, columns: Mapping[str, Any]) -> Path:
+def write(path: str | os.PathLike, columns: Mapping[str, NDArray | ArrowColumn]) -> Path:
     """Write Arrow or NumPy columns to a CSV or Parquet file, depending on the suffix of its name.
 
     Returns:

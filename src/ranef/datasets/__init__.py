@@ -1,7 +1,7 @@
 """Data sets: preparation of published data, and generators."""
 
 from importlib import import_module
-from typing import Any
+from types import ModuleType
 
 # Modules by their former names, which can still be imported.
 _EARLIER = {
@@ -10,7 +10,7 @@ _EARLIER = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> ModuleType:
     if name in _EARLIER:
         return import_module(_EARLIER[name])
     raise AttributeError(f"module 'ranef.datasets' has no attribute {name!r}")

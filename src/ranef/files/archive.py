@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -21,7 +20,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from ranef.errors import FileError, OptionError
-from ranef.files.atomic_write import refuse_no_path, refuse_special, replacing
+from ranef.files.atomic_write import StrPath, refuse_no_path, refuse_special, replacing
 
 # Packages whose versions are written to the file.
 _LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy")
@@ -38,7 +37,7 @@ _LONGEST = 64_000_000
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def write(path: Any, content: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> Path:
+def write(path: StrPath, content: Mapping[str, object], arrays: Mapping[str, NDArray]) -> Path:
     """Write a file; an existing file is replaced only once the new one is on the disk.
 
     Args:
@@ -62,7 +61,7 @@ def write(path: Any, content: Mapping[str, Any], arrays: Mapping[str, NDArray]) 
     return Path(path)
 
 
-def read(path: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
+def read(path: StrPath) -> tuple[dict[str, object], dict[str, NDArray]]:
     """Read a file and check its integrity.
 
     Returns:
@@ -94,13 +93,13 @@ def read(path: Any) -> tuple[dict[str, Any], dict[str, NDArray]]:
             ) from None
         raise damaged(path, str(error)) from None
     stamp = content.get("arrays")
-    told = stamp.get("sha256") if isinstance(stamp, dict) else None
-    if told != hashlib.sha256(numbers).hexdigest():
+    stated = stamp.get("sha256") if isinstance(stamp, dict) else None
+    if stated != hashlib.sha256(numbers).hexdigest():
         raise damaged(path, f"{_NUMBERS} is not what {_TEXT} says")
     return content, _arrays(path, numbers)
 
 
-def damaged(path: Any, reason: str) -> FileError:
+def damaged(path: StrPath, reason: str) -> FileError:
     """The error for a file with invalid content."""
     return FileError(
         f"{str(path)!r} is damaged or was not written by fit.save ({reason[:200]}); save the fit "
@@ -108,7 +107,7 @@ def damaged(path: Any, reason: str) -> FileError:
     )
 
 
-def _is_archive(path: Any) -> bool:
+def _is_archive(path: StrPath) -> bool:
     """Whether a file begins like a zip archive."""
     try:
         with open(path, "rb") as file:
@@ -117,7 +116,7 @@ def _is_archive(path: Any) -> bool:
         raise FileError(f"{str(path)!r} cannot be read: {error}; check the path") from None
 
 
-def _refuse_odd(path: Any, archive: zipfile.ZipFile, size: int) -> None:
+def _refuse_odd(path: StrPath, archive: zipfile.ZipFile, size: int) -> None:
     """Refuse parts other than the two, compressed parts, and sizes beyond that of the file."""
     for entry in archive.infolist():
         if entry.filename not in (_TEXT, _NUMBERS):
@@ -131,7 +130,7 @@ def _refuse_odd(path: Any, archive: zipfile.ZipFile, size: int) -> None:
         raise damaged(path, f"it does not hold {_TEXT} and {_NUMBERS} once each")
 
 
-def _parsed(path: Any, text: bytes) -> dict[str, Any]:
+def _parsed(path: StrPath, text: bytes) -> dict[str, object]:
     """The JSON object in `text`; NaN and infinite constants are refused."""
 
     def refuse(constant: str) -> None:
@@ -146,7 +145,7 @@ def _parsed(path: Any, text: bytes) -> dict[str, Any]:
     return content
 
 
-def _refuse_newer(path: Any, content: Mapping[str, Any]) -> None:
+def _refuse_newer(path: StrPath, content: Mapping[str, object]) -> None:
     """Refuse a file of a newer format version."""
     version = content.get("format")
     if type(version) is not int or version < 1:
@@ -160,7 +159,7 @@ def _refuse_newer(path: Any, content: Mapping[str, Any]) -> None:
         )
 
 
-def _arrays(path: Any, numbers: bytes) -> dict[str, NDArray]:
+def _arrays(path: StrPath, numbers: bytes) -> dict[str, NDArray]:
     """All arrays by name; safetensors refuses shapes that do not match the number of bytes."""
     try:
         return dict(safetensors.numpy.load(numbers))

@@ -9,9 +9,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ranef.errors import FileError, OptionError, RanefError
+
+# A path as users give it.
+StrPath = str | os.PathLike[str]
 
 # Flags to create a temporary file. O_EXCL refuses a name that exists, even as a planted link.
 # O_NOFOLLOW and O_BINARY do not exist on every system.
@@ -40,7 +43,7 @@ _SPECIAL = (
 
 
 @contextmanager
-def replacing(path: Any) -> Iterator[BinaryIO]:
+def replacing(path: StrPath) -> Iterator[BinaryIO]:
     """A context manager with a file to write to, which replaces `path` if no error occurs.
 
     The content goes to a temporary file `.NAME.TOKEN.partial` in the folder of `path`, with a
@@ -89,7 +92,7 @@ def replacing(path: Any) -> Iterator[BinaryIO]:
                 partial.unlink(missing_ok=True)
 
 
-def refuse_no_path(path: Any, what: str) -> None:
+def refuse_no_path(path: object, what: str) -> None:
     """Refuse a path that is neither a text nor a Path.
 
     Args:
@@ -103,7 +106,7 @@ def refuse_no_path(path: Any, what: str) -> None:
         raise OptionError(f"{what} must be a text or a Path, not {path!r:.60}")
 
 
-def refuse_special(path: Any) -> None:
+def refuse_special(path: StrPath) -> None:
     """Refuse to read from a device, FIFO or socket, which may have no end or block the reader.
 
     Files, folders and paths that do not exist are accepted.
@@ -156,7 +159,7 @@ def refuse_unwritable(path: Path) -> None:
         raise FileError(f"there is no folder {str(place.parent)!r} to write to; make it first")
 
 
-def _mode_of(path: Any, place: Path) -> int | None:
+def _mode_of(path: StrPath, place: Path) -> int | None:
     """The permissions of the file that is to be replaced; None if there is none.
 
     Args:
@@ -183,7 +186,7 @@ def _special(mode: int) -> str | None:
     return next((what for is_one, what in _SPECIAL if is_one(mode)), None)
 
 
-def _unwritable(path: Any, reason: Any) -> FileError:
+def _unwritable(path: StrPath, reason: object) -> FileError:
     return FileError(
         f"{str(path)!r} cannot be written ({reason}); give a file in a folder that exists and may "
         "be written to"
@@ -200,7 +203,7 @@ def _settle(folder: Path) -> None:
             os.close(handle)
 
 
-def write_whole(path: Any, content: str | bytes) -> Path:
+def write_whole(path: StrPath, content: str | bytes) -> Path:
     """Write a file, replacing an existing one only once the new one is complete.
 
     Args:

@@ -10,7 +10,7 @@ effects (fixed effects); group effects (random effects) are written with `|` and
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from ranef import registry
 from ranef.errors import FormulaError, suggestion
@@ -42,6 +42,8 @@ _CODING = ("ref", "levels")
 
 # Expressions whose columns are multiplied, as in an interaction; () is the intercept.
 Product = tuple[Expression, ...]
+# The value of an option of a term.
+Literal: TypeAlias = "int | float | str | bool | None | list[Literal]"
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _refuse_homonyms(formula: Formula) -> None:
                 )
 
 
-def _fail(text: str, node: Any, message: str) -> FormulaError:
+def _fail(text: str, node: Expression | TermCall, message: str) -> FormulaError:
     return FormulaError.at(text, position_of(node), message)
 
 
@@ -386,7 +388,7 @@ def coding_of(call: Function, text: str = "") -> tuple[str | None, tuple[str, ..
         raise _fail(text, call, f"C() has no option {unknown!r}; it takes ref and levels")
     given = {name: _literal(value, text) for name, value in call.options}
     levels = given.get("levels", [])
-    if "levels" in given and (not isinstance(levels, list) or len(levels) < 2):
+    if not isinstance(levels, list) or ("levels" in given and len(levels) < 2):
         raise _fail(text, call, 'C(levels=...) must list the levels, as in levels=["a", "b"]')
     named = tuple(_level(value) for value in levels)
     ref = _level(given["ref"]) if "ref" in given else None
@@ -399,7 +401,7 @@ def coding_of(call: Function, text: str = "") -> tuple[str | None, tuple[str, ..
     return ref, named
 
 
-def _level(value: Any) -> str:
+def _level(value: Literal) -> str:
     """The name of a level in a table: "1" for the number 1, "True" for true."""
     return repr(value) if isinstance(value, float) else str(value)
 
@@ -478,10 +480,15 @@ def _group_terms(node: Operation, text: str) -> list[TermCall]:
     return calls
 
 
-def _literal(node: Expression, text: str) -> Any:
+def _number(node: Number) -> int | float:
+    """The value of a number, as an int if it is whole."""
+    return int(node.value) if node.value == int(node.value) else node.value
+
+
+def _literal(node: Expression, text: str) -> Literal:
     """The value of an option: a number, text, True, False, None, name without quotes, or list."""
     if isinstance(node, Number):
-        return int(node.value) if node.value == int(node.value) else node.value
+        return _number(node)
     if isinstance(node, Text):
         return node.value
     if isinstance(node, Column):
@@ -491,5 +498,5 @@ def _literal(node: Expression, text: str) -> Any:
     if isinstance(node, Function) and node.name == "c" and not node.options:  # as R lists
         return [_literal(item, text) for item in node.arguments]
     if isinstance(node, Sum) and node.signs == ("-",) and isinstance(node.operands[0], Number):
-        return -_literal(node.operands[0], text)
+        return -_number(node.operands[0])
     raise _fail(text, node, f"{node} is not a value: expected a number, a text, a name or a list")

@@ -4,7 +4,6 @@ No part of the text is evaluated as code. Errors mark the place that does not pa
 """
 
 import functools
-from typing import Any
 
 import lark
 
@@ -177,9 +176,10 @@ class _Nodes(lark.Transformer):
         return Operation("**", items[0], items[2], position_of(items[0]))
 
     def signed(self, items: list) -> Expression:
-        if len(items) == 2 and items[0] == "-":
-            return Sum((items[1],), ("-",), _token_start(items[0]))
-        return items[-1]
+        *sign, value = items
+        if sign == ["-"]:
+            return Sum((value,), ("-",), _token_start(sign[0]))
+        return value
 
     def call(self, items: list) -> Expression:
         name, *arguments = items
@@ -218,10 +218,10 @@ def _chain(items: list) -> Expression:
     return left
 
 
-def _token_start(token: Any) -> int:
+def _token_start(token: lark.Token) -> int:
     return token.start_pos or 0
 
 
-def position_of(node: Any) -> int:
+def position_of(node: object) -> int:
     """Index in the formula's text at which a node or term starts."""
     return getattr(node, "position", 0)

@@ -3,23 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from ranef import registry
 from ranef.errors import FormulaError
-from ranef.formula.expression import Column, Function, Text
+from ranef.formula.expression import Column, Expression, Function, Text
 from ranef.formula.grammar import position_of
 
-
-class Call(Protocol):
-    """A term of the formula, as `ranef.formula.formula.TermCall`."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def arguments(self) -> tuple[Any, ...]: ...
-    @property
-    def options(self) -> Mapping[str, Any]: ...
+if TYPE_CHECKING:
+    from ranef.formula.formula import TermCall
 
 
 @dataclass(frozen=True)
@@ -32,7 +24,7 @@ class ColumnModel:
     """
 
     family: str
-    predictor: tuple[Any, ...]
+    predictor: "tuple[TermCall, ...]"
 
 
 def modelled(call: Function, text: str) -> str:
@@ -55,9 +47,9 @@ def modelled(call: Function, text: str) -> str:
 
 
 def column_models(
-    predictors: Mapping[str, tuple[Call, ...]],
-    models: Mapping[str, tuple[Function, tuple[Call, ...]]],
-    constant: tuple[Call, ...],
+    predictors: "Mapping[str, tuple[TermCall, ...]]",
+    models: "Mapping[str, tuple[Function, tuple[TermCall, ...]]]",
+    constant: "tuple[TermCall, ...]",
     text: str,
 ) -> Mapping[str, ColumnModel]:
     """The model of every column in mi(), ordered so that each follows its predictors.
@@ -119,10 +111,10 @@ def _in_order(models: Mapping[str, ColumnModel]) -> list[str]:
     return out
 
 
-def _name(value: Any) -> str:
+def _name(value: Expression) -> str:
     """The name of a family, with or without quotes in the formula."""
     return value.value if isinstance(value, Text) else str(value)
 
 
-def _fail(text: str, node: Any, message: str) -> FormulaError:
+def _fail(text: str, node: Expression, message: str) -> FormulaError:
     return FormulaError.at(text, position_of(node), message)

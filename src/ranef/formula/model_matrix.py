@@ -20,6 +20,7 @@ from ranef.errors import ColumnError, DataError, OptionError
 from ranef.formula import transforms
 from ranef.formula.expression import Column, Expression, Function
 from ranef.formula.formula import Product, coding_of
+from ranef.numerics.shapes import Float
 
 # Largest number of columns of one product in a dense matrix.
 MAX_COLUMNS = 5_000
@@ -64,8 +65,8 @@ class CodedExpression:
             return self.levels[1:] if self.reduced else self.levels
         return ("",) if self.width == 1 else tuple(str(i + 1) for i in range(self.width))
 
-    def columns(self, frame: Frame, learned: transforms.Learned) -> NDArray[np.float64]:
-        """The columns on the rows of `frame`, (n, width).
+    def columns(self, frame: Frame, learned: transforms.Learned) -> Float[NDArray, "n width"]:
+        """The columns on the rows of `frame`.
 
         Args:
             frame: the rows.
@@ -113,8 +114,8 @@ class Coding:
             combined = [f"{a}, {b}".strip(", ") for a in combined for b in part.names]
         return () if combined == [""] else tuple(combined)
 
-    def columns(self, frame: Frame, learned: transforms.Learned) -> NDArray[np.float64]:
-        """The products of the columns of all parts on the rows of `frame`, (n, width)."""
+    def columns(self, frame: Frame, learned: transforms.Learned) -> Float[NDArray, "n width"]:
+        """The products of the columns of all parts on the rows of `frame`."""
         out = np.ones((frame.n, 1))
         for part in self.parts:
             values = part.columns(frame, learned)
@@ -141,8 +142,8 @@ class ModelMatrix:
     codings: tuple[Coding, ...]
     learned: transforms.Learned
 
-    def build(self, frame: Frame) -> NDArray[np.float64]:
-        """The columns on the rows of `frame`, (n, p)."""
+    def build(self, frame: Frame) -> Float[NDArray, "n p"]:
+        """The columns on the rows of `frame`."""
         blocks = [coding.columns(frame, self.learned) for coding in self.codings]
         return np.concatenate(blocks, axis=1) if blocks else np.zeros((frame.n, 0))
 

@@ -5,8 +5,8 @@ rows, batch by batch, and apply the same numbers to new rows. Their statistics c
 factorisation that is updated with each batch. All other functions act on each row alone.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,15 @@ from ranef.formula.expression import (
     Sum,
     Text,
 )
+from ranef.numerics.shapes import Float
 
 # Functions that learn numbers from the training rows.
 STATEFUL = ("scale", "center", "poly")
 
-_SIMPLE = {
+# The value of an expression: by row, or one number for all rows.
+Value: TypeAlias = NDArray[np.float64] | float
+
+_SIMPLE: dict[str, Callable[[Value], Value]] = {
     **{"log": np.log, "log10": np.log10, "log2": np.log2, "log1p": np.log1p},
     **{"exp": np.exp, "expm1": np.expm1, "sqrt": np.sqrt, "abs": np.abs, "I": np.asarray},
 }
@@ -147,7 +151,7 @@ def degree(call: Function) -> int:
     return int(value.value)
 
 
-def evaluate(expression: Expression, frame: Frame, learned: Learned) -> NDArray[np.float64]:
+def evaluate(expression: Expression, frame: Frame, learned: Learned) -> Float[NDArray, "n ..."]:
     """The value of an expression on every row.
 
     Args:
@@ -156,7 +160,8 @@ def evaluate(expression: Expression, frame: Frame, learned: Learned) -> NDArray[
         learned: numbers of the stateful calls.
 
     Returns:
-        (n,); (n, k) for poly(x, k); (n, ...) for columns that hold an array in each row.
+        The values, with further axes for poly(x, k) and for columns that hold an array in each
+        row.
 
     Raises:
         DataError: if a value is not a finite number, naming the expression and the first such
@@ -197,8 +202,8 @@ def row_shape(expression: Expression, frame: Frame) -> tuple[int, ...]:
     return next(iter(shapes.values()), ())
 
 
-def evaluate_single(expression: Expression, frame: Frame, learned: Learned) -> NDArray[np.float64]:
-    """`evaluate` for expressions that must have one number in each row, (n,).
+def evaluate_single(expression: Expression, frame: Frame, learned: Learned) -> Float[NDArray, "n"]:
+    """`evaluate` for expressions that must have one number in each row.
 
     Raises:
         DataError: as `evaluate`, and for a column that holds an array in each row.
@@ -212,7 +217,7 @@ def evaluate_single(expression: Expression, frame: Frame, learned: Learned) -> N
     return values
 
 
-def _evaluate(node: Expression, frame: Frame, learned: Learned) -> Any:
+def _evaluate(node: Expression, frame: Frame, learned: Learned) -> Value:
     if isinstance(node, Column):
         return frame.numbers(node.name)
     if isinstance(node, Number):
@@ -237,8 +242,8 @@ def _evaluate(node: Expression, frame: Frame, learned: Learned) -> Any:
     raise OptionError(f"{node} cannot be evaluated as a number")
 
 
-def _compared_with_text(node: Operation, frame: Frame) -> NDArray[np.float64]:
-    """A comparison of a column's levels with a text, (n,): 1, 0, or NaN where the level is missing.
+def _compared_with_text(node: Operation, frame: Frame) -> Float[NDArray, "n"]:
+    """A comparison of a column's levels with a text: 1, 0, or NaN where the level is missing.
 
     Raises:
         OptionError: if the sides are not a column and a text, or the operator is not == or !=.
@@ -258,7 +263,7 @@ def _compared_with_text(node: Operation, frame: Frame) -> NDArray[np.float64]:
     return np.where(found.codes < 0, np.nan, holds.astype(np.float64))
 
 
-def _call(call: Function, frame: Frame, learned: Learned) -> Any:
+def _call(call: Function, frame: Frame, learned: Learned) -> Value:
     """The value of a function call on every row."""
     x = _evaluate(call.arguments[0], frame, learned)
     if call.name in _SIMPLE:
@@ -276,5 +281,6 @@ def _call(call: Function, frame: Frame, learned: Learned) -> Any:
                 f"{call} takes one number in each row, and {call.arguments[0]} holds an array"
             )
         (a, b, *rest), k = learned[str(call)], degree(call) + 1
-        return (np.vander((x - a) / b, k, increasing=True) @ np.reshape(rest, (k, k)))[:, 1:]
+        powers = np.vander(np.asarray((x - a) / b), k, increasing=True)
+        return (powers @ np.reshape(rest, (k, k)))[:, 1:]
     raise OptionError(f"{call} is a factor and cannot be used inside a function")

@@ -9,7 +9,7 @@ asked for.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ranef.extras import require
 
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _FIGURES:
         require(f"rf.plots.{name}()", "matplotlib")
         return getattr(import_module(f"ranef.plots.{_FIGURES[name]}"), name)

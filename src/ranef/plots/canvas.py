@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from ranef.numerics.shapes import Float
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,7 +86,7 @@ def panels(
     return figure, flat[:count]
 
 
-def label(text: Any, most: int = 28) -> str:
+def label(text: object, most: int = 28) -> str:
     """A name as formulas write it, on one line and no longer than `most` characters."""
     # A DataTree allows no "/" in names, so that variables have "_over_" in its place.
     text = str(text).replace(" _over_ ", " / ")
@@ -93,7 +95,7 @@ def label(text: Any, most: int = 28) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
-def window(values: NDArray[np.float64], share: float = 0.98) -> tuple[float, float]:
+def window(values: Float[NDArray, "n"], share: float = 0.98) -> tuple[float, float]:
     """The limits of an axis: the central quantiles that hold `share` of the values.
 
     If they are equal the limits are the extremes, or lie around the only value.

@@ -1,21 +1,19 @@
 """Posterior predictive check by level of a grouping: observed statistics and their replicates."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ranef.errors import ColumnError, OptionError, suggestion, whole_number
 from ranef.plots.canvas import BLUE, INK, POINTS, RED, label, panels, styled
-from ranef.plots.source import group
+from ranef.plots.source import Source, group
 
 # How axis labels call each statistic.
 _KINDS = {"mean": "mean", "zeros": "share of zeros"}
 
 
 def check_table(
-    fit: Any, factor: str | None = None, statistic: str = "mean", most: int = 40
+    fit: Source, factor: str | None = None, statistic: str = "mean", most: int = 40
 ) -> pd.DataFrame:
     """The table that `group_check` draws.
 
@@ -80,7 +78,7 @@ def check_table(
 
 @styled
 def group_check(
-    fit: Any, factor: str | None = None, statistic: str = "mean", most: int = 40
+    fit: Source, factor: str | None = None, statistic: str = "mean", most: int = 40
 ) -> Figure:
     """Draw each level's observed mean with those of responses drawn from the fit.
 

@@ -1,13 +1,11 @@
 """The trace of the search of variational inference."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from ranef.errors import OptionError
 from ranef.plots.canvas import BLUE, INK, panels, styled
-from ranef.plots.source import group, tree_of
+from ranef.plots.source import Source, group, tree_of
 
 # Steps over which the smooth line averages, the same number as in the method's own criterion.
 _WINDOW = 50
@@ -17,7 +15,7 @@ _CLIMB = 0.2
 
 
 @styled
-def elbo(fit: Any) -> Figure:
+def elbo(fit: Source) -> Figure:
     """Draw the evidence lower bound by step, with its mean over windows of 50 steps.
 
     If networks are trained in turns with linear terms, it is log p(y, theta) at the mode of the

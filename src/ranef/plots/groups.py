@@ -1,7 +1,5 @@
 """Figures of group effects: their shrinkage and their intervals."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,14 +10,14 @@ from numpy.typing import NDArray
 
 from ranef.errors import whole_number
 from ranef.plots.canvas import BLUE, INK, POINTS, label, panels, styled, window
-from ranef.plots.source import group, grouping, sizes, stacked
+from ranef.plots.source import Source, group, grouping, sizes, stacked
 
 # Largest number of levels in the shrinkage figure. Of more levels so many are shown, evenly over
 # the order of size.
 _MOST = 5000
 
 
-def shrinkage_table(fit: Any, factor: str | None = None) -> pd.DataFrame:
+def shrinkage_table(fit: Source, factor: str | None = None) -> pd.DataFrame:
     """The table that `shrinkage` draws: level, size, unpooled and pooled location.
 
     Rows are ordered by size, the largest level first. The attributes `centre` and `levels` hold the
@@ -46,7 +44,7 @@ def shrinkage_table(fit: Any, factor: str | None = None) -> pd.DataFrame:
 
 
 @styled
-def shrinkage(fit: Any, factor: str | None = None) -> Figure:
+def shrinkage(fit: Source, factor: str | None = None) -> Figure:
     """Draw each level's estimate from its own rows alone, and the partially pooled one.
 
     Levels are ordered and coloured by their number of rows. A line joins the two estimates of a
@@ -96,7 +94,7 @@ def shrinkage(fit: Any, factor: str | None = None) -> Figure:
 
 
 def effects_table(
-    fit: Any, factor: str | None = None, largest: int = 30, term: str = "1"
+    fit: Source, factor: str | None = None, largest: int = 30, term: str = "1"
 ) -> pd.DataFrame:
     """The table that `group_effects` draws: level, size, mean, and ends of 50% and 90% intervals.
 
@@ -126,7 +124,7 @@ def effects_table(
 
 @styled
 def group_effects(
-    fit: Any, factor: str | None = None, largest: int = 30, term: str = "1"
+    fit: Source, factor: str | None = None, largest: int = 30, term: str = "1"
 ) -> Figure:
     """Draw mean, 50% and 90% interval of the effects with the largest absolute means.
 

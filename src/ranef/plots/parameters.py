@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,7 +11,7 @@ from ranef.errors import OptionError
 from ranef.extras import require
 from ranef.lazy import xr
 from ranef.plots.canvas import label, styled
-from ranef.plots.source import LEVELS, group
+from ranef.plots.source import LEVELS, Source, group
 
 # Largest number of panels of the figure.
 _MOST = 24
@@ -26,7 +25,7 @@ _CONSTANT = 1e-12
 
 
 @styled
-def posterior(fit: Any) -> Figure:
+def posterior(fit: Source) -> Figure:
     """Draw the marginal density of each parameter, with its mean and central interval.
 
     Effects of single levels and constants are left out. At most 24 parameters are shown.

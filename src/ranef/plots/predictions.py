@@ -1,20 +1,19 @@
 """Figures that compare predictions with observed responses."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ranef.numerics.shapes import Float
 from ranef.plots.canvas import BLUE, COLOURS, INK, label, panels, styled, window
-from ranef.plots.source import each, group, stacked, tree_of
+from ranef.plots.source import Source, Sources, each, group, stacked, tree_of
 
 # Number of bins of a histogram.
 _BINS = 60
 
 
 @styled
-def residuals(fits: Any) -> Figure:
+def residuals(fits: Sources) -> Figure:
     """Draw histograms of response minus posterior mean on the validation rows, one for each fit.
 
     The axis spans the central 98%. Each title gives the mean absolute error over all rows.
@@ -47,7 +46,7 @@ def residuals(fits: Any) -> Figure:
 
 
 @styled
-def calibration(fits: Any) -> Figure:
+def calibration(fits: Sources) -> Figure:
     """Draw the share of validation responses inside their central interval, by its probability.
 
     The left panel has the share, and the right panel the share minus the probability. The band is
@@ -81,7 +80,7 @@ def calibration(fits: Any) -> Figure:
 
 
 @styled
-def posterior_predictive(fit: Any) -> Figure:
+def posterior_predictive(fit: Source) -> Figure:
     """Draw the histogram of the responses with those of responses drawn from the fit.
 
     The band is the central 90% of the draws in each bin. The axis spans the central 98% of the
@@ -118,7 +117,7 @@ def posterior_predictive(fit: Any) -> Figure:
     return figure
 
 
-def _edges(y: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
+def _edges(y: Float[NDArray, "n"], low: float, high: float) -> Float[NDArray, "edges"]:
     """Edges of bins of equal width, or of one bin for each integer if responses are integers."""
     if (y == np.round(y)).all() and high - low <= _BINS:
         return np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from ranef.errors import OptionError
 from ranef.lazy import xr
 from ranef.plots.canvas import BLUE, INK, RED, label, panels, styled, window
-from ranef.plots.source import group
+from ranef.plots.source import Source, group
 
 # Largest number of rows shown as points.
 _ROWS = 1500
 
 
 @styled
-def data_fit(fit: Any, under: str = "posterior") -> Figure:
+def data_fit(fit: Source, under: str = "posterior") -> Figure:
     """Draw the location over the first two numeric predictors, a surface for each draw.
 
     Group effects are at zero, and other predictors at their mean or most common level. With one
@@ -64,6 +64,7 @@ def _planes(
     draws: NDArray[np.float64], surface: xr.Dataset, rows: xr.Dataset, names: list[str], colour: str
 ) -> Figure:
     figure = plt.figure(figsize=(7.2, 4.8), layout="constrained")
+    # matplotlib's own types of its 3d axes refuse arrays and fractions.
     axes: Any = figure.add_subplot(projection="3d")
     first, second = np.meshgrid(surface["first"], surface["second"], indexing="ij")
     for plane in draws:
@@ -94,7 +95,7 @@ def _span(draws: NDArray[np.float64], rows: xr.Dataset) -> tuple[float, float]:
 
 
 @styled
-def partial_effects(fit: Any) -> Figure:
+def partial_effects(fit: Source) -> Figure:
     """Draw the location along each predictor, its median and 90% band.
 
     The other predictors are at their mean or most common level, and group effects are zero. Curves

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.lazy import xr
+from ranef.numerics.shapes import Float
 
 # Suffix of the names of dimensions that run over levels, a convention shared with other libraries.
 LEVELS = "__factor_dim"
 
 
-def tree_of(fit: Any) -> xr.DataTree:
+class HasTree(Protocol):
+    """A fit of this library, or of any other with a DataTree."""
+
+    @property
+    def idata(self) -> xr.DataTree:
+        """The DataTree of the fit."""
+        ...
+
+
+# What figures are drawn of.
+Source: TypeAlias = "HasTree | xr.DataTree"
+# One of these, or several by name.
+Sources: TypeAlias = "Source | Mapping[str, Source]"
+
+
+def tree_of(fit: object) -> xr.DataTree:
     """The DataTree of a fit, or the argument itself if it is one.
 
     Raises:
@@ -29,7 +45,7 @@ def tree_of(fit: Any) -> xr.DataTree:
     return tree
 
 
-def group(fit: Any, name: str) -> xr.Dataset:
+def group(fit: Source, name: str) -> xr.Dataset:
     """A group of the tree; if it is missing, the fit is asked to add it.
 
     Raises:
@@ -42,23 +58,24 @@ def group(fit: Any, name: str) -> xr.Dataset:
                 "this figure needs rows the fit has not seen; add them first with "
                 "fit.extend('validation', data=table)"
             )
-        if not hasattr(fit, "extend"):
+        extend = getattr(fit, "extend", None)
+        if extend is None:
             raise OptionError(
                 f"this figure needs the group {name!r}, which the DataTree does not have; it has "
                 f"{', '.join(tree.children) or 'none'}"
             )
-        fit.extend(name)
+        extend(name)
     return tree[name].to_dataset()
 
 
-def each(fits: Any) -> dict[str, Any]:
+def each(fits: Sources) -> dict[str, Source]:
     """Fits by name; a single fit has the empty name."""
     if isinstance(fits, Mapping) and not isinstance(fits, (xr.DataTree, xr.Dataset)):
         return {str(name): fit for name, fit in fits.items()}
     return {"": fits}
 
 
-def grouping(fit: Any, factor: str | None, term: str = "1") -> str:
+def grouping(fit: Source, factor: str | None, term: str = "1") -> str:
     """The name of the variable ``term|factor`` of the posterior.
 
     Args:
@@ -88,7 +105,7 @@ def grouping(fit: Any, factor: str | None, term: str = "1") -> str:
     return names[factor]
 
 
-def sizes(fit: Any, name: str, levels: int) -> NDArray[np.float64]:
+def sizes(fit: Source, name: str, levels: int) -> NDArray[np.float64]:
     """Number of rows of each level of the grouping in ``name``; NaN if the tree has none."""
     tree, factor = tree_of(fit), name.partition("|")[2]
     known = tree["constant_data"] if "constant_data" in tree.children else {}
@@ -98,7 +115,7 @@ def sizes(fit: Any, name: str, levels: int) -> NDArray[np.float64]:
     return np.asarray(known[variable].to_numpy(), np.float64)
 
 
-def stacked(values: xr.DataArray) -> NDArray[np.float64]:
-    """Draws of all chains in one dimension, (chains * draws, ...)."""
+def stacked(values: xr.DataArray) -> Float[NDArray, "draws ..."]:
+    """Draws of all chains in one dimension."""
     array = values.transpose("chain", "draw", ...).to_numpy()
     return array.reshape(-1, *array.shape[2:])

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
-from ranef.files.atomic_write import write_whole
+from ranef.files.atomic_write import StrPath, write_whole
 from ranef.report.parts import Picture, Section
 
 
@@ -53,7 +52,7 @@ class Page:
             .render(page=self, policy=policy, style=style, script=script)
         )
 
-    def write(self, path: Any) -> Path:
+    def write(self, path: StrPath) -> Path:
         """Write the page and return its path; the file is written whole or not at all.
 
         Raises:

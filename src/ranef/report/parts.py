@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ranef.formula.equation import Line, Sub
 
@@ -111,6 +111,6 @@ class Section:
         return [part for part in self.parts if isinstance(part, Picture)]
 
 
-def cells(values: Sequence[Any]) -> tuple[str, ...]:
+def cells(values: Sequence[object]) -> tuple[str, ...]:
     """Values as texts, floating-point numbers with four significant digits."""
     return tuple(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in values)

@@ -3,7 +3,6 @@
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.collections import Collection
@@ -52,10 +51,11 @@ def _saved(figure: Figure, name: str, title: str, reading: str, texts: Sequence[
 
 def _points(figure: Figure, texts: Sequence[str]) -> tuple[Point, ...]:
     """The points of the artists with the gid `POINTS`, with their positions in the picture."""
-    places: list[Any] = []
+    places: list[tuple[float, float]] = []
     for artist in figure.findobj(Collection):
         if artist.get_gid() == POINTS:
-            places.extend(artist.get_offset_transform().transform(artist.get_offsets()))
+            inside = artist.get_offset_transform().transform(artist.get_offsets())
+            places.extend((float(x), float(y)) for x, y in inside)
     across, down = figure.bbox.width, figure.bbox.height
     return tuple(
         Point(round(x / across, 5), round(1 - y / down, 5), text)

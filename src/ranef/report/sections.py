@@ -1,9 +1,11 @@
 """The sections of a page about one fit."""
 
+from __future__ import annotations
+
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,15 +20,18 @@ from ranef.plots.source import LEVELS, tree_of
 from ranef.report.parts import Code, Equations, Part, Picture, Section, Table, Text, cells
 from ranef.report.pictures import picture
 
+if TYPE_CHECKING:
+    from ranef.fit import Fit
+
 # Largest number of rows of a table.
 _ROWS = 200
 # Largest number of characters of a level's name in a hover text.
 _SAID = 160
 
-Found = Picture | Text
+Found: TypeAlias = Picture | Text
 
 
-def of_fit(fit: Any) -> list[Section]:
+def of_fit(fit: Fit) -> list[Section]:
     """All sections of the page, in reading order."""
     groups = groupings(fit)
     response = label(fit.program.formula.response, 60)
@@ -60,7 +65,7 @@ def of_fit(fit: Any) -> list[Section]:
     ]
 
 
-def groupings(fit: Any) -> list[str]:
+def groupings(fit: Fit) -> list[str]:
     """Groupings of the fit, those with varying intercepts first."""
     names = {
         str(name).rpartition("|")[2]: str(name)
@@ -70,20 +75,20 @@ def groupings(fit: Any) -> list[str]:
     return sorted(names, key=lambda g: f"1|{g}" not in fit.posterior)
 
 
-def data(fit: Any) -> list[Part]:
+def data(fit: Fit) -> list[Part]:
     """How many rows were read, used and dropped."""
     rows = fit.rows
-    told = f"{rows.read:,} rows were read and {rows.used:,} used."
+    counts = f"{rows.read:,} rows were read and {rows.used:,} used."
     if not rows.dropped:
-        return [Text(f"{told} None had a gap in a column that the model uses.")]
+        return [Text(f"{counts} None had a gap in a column that the model uses.")]
     dropped = [(label(name, 80), f"{count:,}") for name, count in rows.dropped.items()]
     return [
-        Text(f"{told} The others had a gap in a column that the model uses."),
+        Text(f"{counts} The others had a gap in a column that the model uses."),
         Table(("column", "rows with a gap"), dropped),
     ]
 
 
-def model(fit: Any) -> list[Part]:
+def model(fit: Fit) -> list[Part]:
     """Formula and equations."""
     return [
         Code(fit.program.formula.text),
@@ -91,39 +96,39 @@ def model(fit: Any) -> list[Part]:
     ]
 
 
-def priors(fit: Any) -> Table:
+def priors(fit: Fit) -> Table:
     """The prior of each parameter."""
     rows = [(label(name, 80), str(prior)) for name, prior in fit.priors.items()]
     return _capped(("parameter", "prior"), rows, "Priors, given or default.", words=True)
 
 
-def convergence(fit: Any) -> str:
+def convergence(fit: Fit) -> str:
     """How the method ended, in a sentence or two."""
     ended = f"{fit.message[0].upper()}{fit.message[1:]}"
     return f"{ended}. It took {fit.seconds:.1f} s."
 
 
-def verdict(fit: Any) -> list[Part]:
+def verdict(fit: Fit) -> list[Part]:
     """The verdict of `fit.check` and its reasons."""
     found = fit.check(quick=True)
     reasons = [Text(f"{label(reason, 400)}.") for reason in found.reasons]
     return [Text(f"Verdict: {found.verdict}."), *reasons]
 
 
-def parameters(fit: Any, interval: float = 0.9) -> list[Part]:
+def parameters(fit: Fit, interval: float = 0.9) -> list[Part]:
     """Tables of the posterior, of point estimates and fixed values, and of shares of variance."""
     table = fit.summary(interval)
-    known = table[table["kind"] == "posterior"]
-    constants = table[table["kind"].isin(("point estimate", "fixed"))]
-    shares = table[table["kind"] == "derived"]
     head = ("parameter", "mean", "sd", f"{(1 - interval) / 2:.0%}", f"{(1 + interval) / 2:.0%}")
     columns = ["mean", "sd", "lower", "upper"]
-    parts: list[Part] = [_capped(head, _rows(known[columns]), "Posterior of each parameter.")]
+    known = table.loc[table["kind"] == "posterior", columns]
+    constants = table.loc[table["kind"].isin(("point estimate", "fixed")), ["mean", "kind"]]
+    shares = table.loc[table["kind"] == "derived", columns]
+    parts: list[Part] = [_capped(head, _rows(known), "Posterior of each parameter.")]
     if len(constants):
         parts.append(
             _capped(
                 ("parameter", "value", "what it is"),
-                _rows(constants[["mean", "kind"]]),
+                _rows(constants),
                 "Not in the posterior: the uncertainty of these is nowhere in the results.",
             )
         )
@@ -136,14 +141,14 @@ def parameters(fit: Any, interval: float = 0.9) -> list[Part]:
         parts.append(
             _capped(
                 ("grouping", *head[1:]),
-                _rows(shares[columns]),
+                _rows(shares),
                 "Share of the variance of predictor and residual that each grouping explains.",
             )
         )
     return parts
 
 
-def _networks(fit: Any) -> str:
+def _networks(fit: Fit) -> str:
     """A sentence on the networks whose weights are point estimates; "" if there are none."""
     names = [label(name, 80) for name in fit.program.point_networks]
     if not names:
@@ -157,7 +162,7 @@ def _networks(fit: Any) -> str:
 # Pictures
 
 
-def elbo(fit: Any, name: str = "") -> list[Found]:
+def elbo(fit: Fit, name: str = "") -> list[Found]:
     """The trace of the search; empty for a method that did not optimise an ELBO."""
     if "optimization" not in tree_of(fit).children:
         return []
@@ -171,7 +176,7 @@ def elbo(fit: Any, name: str = "") -> list[Found]:
     ]
 
 
-def posterior(fit: Any, name: str = "") -> Found:
+def posterior(fit: Fit, name: str = "") -> Found:
     """The marginal posterior of each parameter."""
     return picture(
         lambda: plots.posterior(fit),
@@ -183,7 +188,7 @@ def posterior(fit: Any, name: str = "") -> Found:
 
 
 def data_fit(
-    fit: Any, name: str = "", under: Sequence[str] = ("prior", "posterior")
+    fit: Fit, name: str = "", under: Sequence[str] = ("prior", "posterior")
 ) -> list[Found]:
     """The data with the location under prior draws, under posterior draws, or both."""
     read = {
@@ -202,7 +207,7 @@ def data_fit(
     ]
 
 
-def partial_effects(fit: Any, name: str = "") -> Found:
+def partial_effects(fit: Fit, name: str = "") -> Found:
     """The location along each predictor."""
     return picture(
         lambda: plots.partial_effects(fit),
@@ -213,7 +218,7 @@ def partial_effects(fit: Any, name: str = "") -> Found:
     )
 
 
-def posterior_predictive(fit: Any, name: str = "") -> Found:
+def posterior_predictive(fit: Fit, name: str = "") -> Found:
     """Responses with those drawn from the fit."""
     return picture(
         lambda: plots.posterior_predictive(fit),
@@ -224,7 +229,7 @@ def posterior_predictive(fit: Any, name: str = "") -> Found:
     )
 
 
-def group_checks(fit: Any, name: str = "") -> list[Found]:
+def group_checks(fit: Fit, name: str = "") -> list[Found]:
     """Checks by level of the grouping with most levels: means, and shares of zeros of counts."""
     found: list[Found] = []
     for statistic, said in (("mean", "Means"), ("zeros", "Shares of zeros")):
@@ -250,7 +255,7 @@ def group_checks(fit: Any, name: str = "") -> list[Found]:
     return found
 
 
-def shrinkage(fit: Any, factor: str, name: str = "") -> Found:
+def shrinkage(fit: Fit, factor: str, name: str = "") -> Found:
     """The shrinkage picture. Hover texts give the level, its size and both estimates."""
     if f"1|{factor}" not in fit.posterior:
         return Text(
@@ -272,7 +277,7 @@ def shrinkage(fit: Any, factor: str, name: str = "") -> Found:
     )
 
 
-def effects(fit: Any, factor: str, name: str = "") -> list[Found]:
+def effects(fit: Fit, factor: str, name: str = "") -> list[Found]:
     """A picture of each coefficient that varies by the levels of a grouping."""
     found: list[Found] = []
     for variable in fit.posterior.data_vars:
@@ -299,7 +304,7 @@ def effects(fit: Any, factor: str, name: str = "") -> list[Found]:
     return found
 
 
-def made_with(fit: Any) -> str:
+def made_with(fit: Fit) -> str:
     """Versions of the libraries and of Python."""
     found = {**versions(), "arviz-base": version("arviz-base")}
     known = ", ".join(f"{name} {number}" for name, number in found.items())
@@ -312,7 +317,7 @@ def _file(name: str, figure: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in text)[:80]
 
 
-def _said(level: Any) -> str:
+def _said(level: object) -> str:
     """A level's name as hover texts have it, cut off if it is long."""
     text = str(level)
     return text if len(text) <= _SAID else f"{text[:_SAID]}…"

@@ -5,7 +5,6 @@ here, before such a position is used.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,14 @@ from ranef.inference.block_ascent.factor_posterior import FactorDraws
 from ranef.inference.block_ascent.matrix_factorization import CombinedDraws
 from ranef.inference.pwls import crossed_elimination
 from ranef.inference.pwls.effect_draws import EffectSampler, SharedFactorization
+from ranef.numerics.shapes import Shaped
+from ranef.program.program import Varying
 from ranef.terms.base import LevelSites
 
 
-def refuse_unsound(found: LevelDraws | None, grouped: Mapping[Any, LevelSites], draws: int) -> None:
+def refuse_unsound(
+    found: LevelDraws | None, grouped: Mapping[Varying, LevelSites], draws: int
+) -> None:
     """Refuse a sampler whose parts do not match each other, the model or the other draws.
 
     Args:
@@ -63,7 +66,7 @@ def _fits(factors: FactorDraws, grouped: LevelSites) -> bool:
     )
 
 
-def _fits_model(found: EffectSampler, grouped: Mapping[Any, LevelSites]) -> bool:
+def _fits_model(found: EffectSampler, grouped: Mapping[Varying, LevelSites]) -> bool:
     """Whether every site has a place within the columns of a factor with its number of levels."""
     places = {place.site: place for place in found.places}
     inside = all(
@@ -79,13 +82,13 @@ def _fits_model(found: EffectSampler, grouped: Mapping[Any, LevelSites]) -> bool
     )
 
 
-def _is_whole(places: NDArray) -> bool:
+def _is_whole(places: Shaped[NDArray, "n"]) -> bool:
     """Whether `places` is a permutation of 0, 1, ..., as integers."""
     whole = np.array_equal(np.sort(places), np.arange(len(places)))
     return places.dtype.kind == "i" and bool(whole)
 
 
-def _within(places: NDArray, size: int) -> bool:
+def _within(places: Shaped[NDArray, "n"], size: int) -> bool:
     """Whether all of `places` are integers from 0 to size - 1."""
     inside = not len(places) or 0 <= int(places.min()) <= int(places.max()) < size
     return places.dtype.kind == "i" and inside

@@ -8,11 +8,11 @@ or a network. No other kinds are written or read, so reading a file never runs c
 
 import types
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from ranef.errors import OptionError
 from ranef.files import archive
 from ranef.formula.expression import Expression
 from ranef.storage import frame_encoding
+
+if TYPE_CHECKING:
+    import keras
 
 # Floats that JSON lacks, as they are written.
 _FRACTIONS = ("nan", "inf", "-inf")
@@ -130,11 +133,11 @@ class Writer:
 
     def __init__(self) -> None:
         self.arrays: dict[str, NDArray] = {}
-        self.networks: list[Any] = []
+        self.networks: list[keras.Model] = []
         self._names = {c: name for name, c in register().items()}
         self._places: dict[int, str] = {}
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: object) -> object:
         """The JSON of a value.
 
         Raises:
@@ -152,7 +155,7 @@ class Writer:
             return {"table": self.value(frame_encoding.plain(value))}
         if isinstance(value, pd.Index):
             return {"index": self.value(frame_encoding.plain_index(value))}
-        if type(value) in self._names:
+        if type(value) in self._names and is_dataclass(value):
             name = self._names[type(value)]
             in_file = {now: kept for kept, now in FIELDS.get(name, {}).items()}
             return {
@@ -172,18 +175,18 @@ class Writer:
             return {"list": [self.value(item) for item in value]}
         if hasattr(value, "__array__"):
             return self._array(np.asarray(value))
-        if hasattr(value, "get_config") and hasattr(value, "layers"):
+        if _is_network(value):
             return {"network": self._network(value)}
         raise OptionError(f"a {type(value).__name__} cannot be saved with a fit")
 
-    def _array(self, array: NDArray) -> Any:
+    def _array(self, array: NDArray) -> dict[str, object]:
         if array.dtype == object:
             return {"texts": self._texts(array), "tuple": False}
         stored, axes = archive.ordered(array)
-        out: dict[str, Any] = {"array": self._add(stored)}
+        out: dict[str, object] = {"array": self._add(stored)}
         return out if axes == list(range(array.ndim)) else {**out, "axes": axes}
 
-    def _texts(self, texts: Any) -> str:
+    def _texts(self, texts: Iterable[object]) -> str:
         """Add texts to the arrays, as their lengths in bytes and their joined UTF-8 bytes.
 
         Returns:
@@ -203,7 +206,7 @@ class Writer:
         self._places[id(array)] = name
         return name
 
-    def _network(self, network: Any) -> int:
+    def _network(self, network: "keras.Model") -> int:
         for place, known in enumerate(self.networks):
             if known is network:
                 return place
@@ -211,7 +214,12 @@ class Writer:
         return len(self.networks) - 1
 
 
-def _key(key: Any) -> str:
+def _is_network(value: object) -> "TypeGuard[keras.Model]":
+    """Whether a value is a Keras model, found without importing Keras."""
+    return hasattr(value, "get_config") and hasattr(value, "layers")
+
+
+def _key(key: object) -> str:
     if not isinstance(key, str):
         raise OptionError(f"a mapping with the key {key!r:.40} cannot be saved with a fit")
     return key
@@ -230,11 +238,11 @@ class Reader:
         self,
         arrays: Mapping[str, NDArray],
         expressions: Mapping[str, Expression],
-        network: Callable[[int], Any],
+        network: "Callable[[int], keras.Model]",
     ) -> None:
         self.arrays, self.expressions, self.network = arrays, expressions, network
 
-    def value(self, kept: Any) -> Any:
+    def value(self, kept: object) -> Any:
         """The value that `Writer.value` has encoded as `kept`.
 
         Raises:
@@ -250,7 +258,7 @@ class Reader:
             raise ValueError(f"{kind!r:.60} is no kind of value")
         return read(self, kept)
 
-    def _scalar(self, kept: dict) -> Any:
+    def _scalar(self, kept: dict) -> np.generic:
         dtype, value = kept["scalar"]
         kind = np.dtype(dtype)
         if kind.kind not in "biuf":
@@ -262,19 +270,19 @@ class Reader:
             raise ValueError(f"{kept['float']!r:.20} is no number")
         return float(kept["float"])
 
-    def _dataclass(self, kept: dict) -> Any:
+    def _dataclass(self, kept: dict) -> object:
         known = register().get(kept["of"])
         if known is None:
             raise ValueError(f"{kept['of']!r:.60} is none of the classes a saved fit holds")
         hints, now = typing.get_type_hints(known), FIELDS.get(str(kept["of"]), {})
-        stored: dict[str, Any] = kept["fields"]
-        given = {now.get(name, name): self.value(item) for name, item in stored.items()}
-        for name, item in given.items():
+        stored: dict[str, object] = kept["fields"]
+        held = {now.get(name, name): self.value(item) for name, item in stored.items()}
+        for name, item in held.items():
             if not _fits(item, hints[name]):
                 raise ValueError(f"{kept['of']} has the {name} {item!r:.60}")
-        return known(**given)
+        return known(**held)
 
-    def _texts(self, kept: dict) -> Any:
+    def _texts(self, kept: dict) -> tuple[str, ...] | NDArray[np.object_]:
         lengths = self.arrays[kept["texts"]]
         joined = self.arrays[f"{kept['texts']}.texts"].tobytes()
         ends = np.cumsum(lengths)
@@ -303,7 +311,7 @@ class Reader:
     def _index(self, kept: dict) -> pd.Index:
         return frame_encoding.restored_index(self.value(kept["index"]))
 
-    def _network(self, kept: dict) -> Any:
+    def _network(self, kept: dict) -> "keras.Model":
         return self.network(kept["network"])
 
     def _tuple(self, kept: dict) -> tuple:
@@ -316,7 +324,7 @@ class Reader:
         return {key: self.value(item) for key, item in kept["map"].items()}
 
 
-_READERS: dict[str, Callable[[Reader, dict], Any]] = {
+_READERS: dict[str, Callable[[Reader, dict], object]] = {
     "scalar": Reader._scalar,
     "float": Reader._float,
     "of": Reader._dataclass,
@@ -332,7 +340,7 @@ _READERS: dict[str, Callable[[Reader, dict], Any]] = {
 }
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: Any) -> bool:
     """Whether a value has the annotated type of its field; element types are not all checked."""
     # From NumPy 2.5 on, NDArray is an alias made by a `type` statement: it stands for its value.
     hint = getattr(hint, "__value__", hint)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ranef.errors import BackendError, FileError, OptionError, PackageError, RanefError
 from ranef.files import archive
 from ranef.files.archive import damaged, versions
+from ranef.files.atomic_write import StrPath
 from ranef.formula.expression import Expression
 from ranef.formula.formula import Formula
 from ranef.inference.base import Draws
@@ -29,6 +30,9 @@ from ranef.storage.effect_checks import refuse_unsound
 from ranef.storage.encoding import Reader, Writer
 from ranef.terms.nn import serialization, variables
 
+if TYPE_CHECKING:
+    import keras
+
 # Fields of `Draws` that are functions; the file holds their results.
 _MADE = ("draw", "analytic_moments", "effect_sampler")
 # Fields of `Draws` that have another name in the file.
@@ -38,6 +42,28 @@ _STUMBLES = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError),
     *(TypeError, ValueError),
 )
+
+
+class _Network(TypedDict):
+    """A network in a file: its configuration, and path and value of each variable, encoded."""
+
+    configuration: object
+    variables: list[object]
+
+
+class _Content(TypedDict):
+    """The JSON of a saved fit; the values of the last seven are encoded by `Writer`."""
+
+    formula: str
+    family: str
+    networks: list[_Network]
+    priors: object
+    missing: object
+    named: object
+    state: object
+    training: object
+    draws: object
+    record: object
 
 
 class StoredSites(Mapping[str, NDArray]):
@@ -66,7 +92,11 @@ class StoredSites(Mapping[str, NDArray]):
 
 
 def write(
-    path: Any, program: Program, training: Training, draws: Draws, record: Mapping[str, Any]
+    path: StrPath,
+    program: Program,
+    training: Training,
+    draws: Draws,
+    record: Mapping[str, object],
 ) -> Path:
     """Write a fit to a file.
 
@@ -115,7 +145,7 @@ def write(
     return archive.write(path, content, writer.arrays)
 
 
-def read(path: Any) -> dict[str, Any]:
+def read(path: StrPath) -> dict[str, Any]:
     """Read the fields of a fit from a file, by name.
 
     Raises:
@@ -126,7 +156,8 @@ def read(path: Any) -> dict[str, Any]:
     """
     content, arrays = archive.read(path)
     try:
-        return _read(path, content, arrays)
+        # What the content lacks or has too much is an error while it is read.
+        return _read(path, cast(_Content, content), arrays)
     except (BackendError, PackageError):
         raise
     except RanefError as error:
@@ -136,21 +167,21 @@ def read(path: Any) -> dict[str, Any]:
         raise damaged(path, reason) from None
 
 
-def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> dict[str, Any]:
+def _read(path: StrPath, content: _Content, arrays: dict[str, NDArray]) -> dict[str, Any]:
     """The fields of a fit from the two parts of a file."""
     formula = Formula.parse(content["formula"])
-    made: dict[int, Any] = {}
+    made: dict[int, keras.Model] = {}
 
-    def network(place: int) -> Any:
+    def network(place: int) -> "keras.Model":
         if place not in made:
             config = content["networks"][place]
             made[place] = _rebuilt(reader, config)
         return made[place]
 
     reader = Reader(arrays, _expressions(formula), network)
-    given = reader.value(content["priors"])
+    user_priors = reader.value(content["priors"])
     missing, named = reader.value(content["missing"]), reader.value(content["named"])
-    program = Program(formula, content["family"], given, named, missing)
+    program = Program(formula, content["family"], user_priors, named, missing)
     state = reader.value(content["state"])
     program = program.bind(state.family)
     kept = reader.value(content["training"])
@@ -188,7 +219,7 @@ def _read(path: Any, content: Mapping[str, Any], arrays: dict[str, NDArray]) -> 
     }
 
 
-def _draws(draws: Draws) -> dict[str, Any]:
+def _draws(draws: Draws) -> dict[str, object]:
     """The draws as plain values; group effects too large for memory as their sampler."""
     ready, refused = {}, {}
     for name in draws.sites:
@@ -210,19 +241,23 @@ def _draws(draws: Draws) -> dict[str, Any]:
     }
 
 
-def _trained(program: Program, training: Training, draws: Draws) -> dict[int, Mapping[str, Any]]:
+def _trained(
+    program: Program, training: Training, draws: Draws
+) -> dict[int, Mapping[str, NDArray]]:
     """Values of each network's variables after the fit, by the network's `id`."""
     return {id(network): held for network, held in program.trained(training, draws).values()}
 
 
-def _network(writer: Writer, network: Any, held: Mapping[str, Any], name: str) -> Any:
+def _network(
+    writer: Writer, network: "keras.Model", held: Mapping[str, NDArray], name: str
+) -> _Network:
     """A network as its configuration and the values of its variables."""
     config = serialization.configuration(network, name)
     values = [writer.value((path, held[path])) for path in variables.names(network).values()]
     return {"configuration": config, "variables": values}
 
 
-def _rebuilt(reader: Reader, kept: Mapping[str, Any]) -> Any:
+def _rebuilt(reader: Reader, kept: _Network) -> "keras.Model":
     values = [reader.value(pair) for pair in kept["variables"]]
     return serialization.rebuilt(kept["configuration"], values)
 
@@ -236,23 +271,23 @@ def _expressions(formula: Formula) -> dict[str, Expression]:
 class _AbsentRows:
     """Placeholder for rows that were read in batches; refuses whatever needs them."""
 
-    path: Any
+    path: StrPath
     windows: int = 0
 
     def of(self, state: TrainingState) -> "_AbsentRows":
         """The same placeholder, since the rows are absent for any program."""
         return self
 
-    def parts(self) -> Iterator[Any]:
+    def parts(self) -> NoReturn:
         """Refuses, since the rows are absent."""
         raise OptionError(
             f"the fit in {str(self.path)!r} has read its rows in batches and keeps a sample of "
             "them; fit again for what needs every row"
         )
 
-    def window(self, seed: int, number: int) -> Any:
+    def window(self, seed: int, number: int) -> NoReturn:
         """Refuses, since the rows are absent."""
-        return next(self.parts())
+        self.parts()
 
 
 def _refuse_inconsistent(

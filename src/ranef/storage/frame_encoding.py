@@ -1,11 +1,13 @@
 """Converts a `Frame` and a pandas index to NumPy arrays and texts, and back."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ranef.data.array_columns import Column
 from ranef.data.frame import Frame
 
 # A column or table as plain values by name.
@@ -14,7 +16,7 @@ Plain = dict[str, Any]
 # Largest precision, in digits, of a 128-bit decimal.
 _DECIMAL128 = 38
 # Name of each Arrow type of dates and times, and the function that makes the type.
-_TIMES: dict[str, Any] = {
+_TIMES: dict[str, Callable[..., pa.DataType]] = {
     "timestamp": lambda unit, zone: pa.timestamp(unit, zone or None),
     "duration": pa.duration,
     "time32": pa.time32,
@@ -48,16 +50,20 @@ def restored(kept: Plain) -> Frame:
     return Frame(columns, kept["n"], kept["source"], kept["untyped"], kept["missing"], kept["rows"])
 
 
-def _column(values: Any) -> Plain:
+def _column(values: Column) -> Plain:
     """A column as plain values, under keys that depend on its type."""
     if isinstance(values, np.ndarray):
         return {"arrays": values}
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return _array(array)
+
+
+def _array(values: pa.Array) -> Plain:
+    """An Arrow array as plain values."""
     kind = values.type
     if pa.types.is_dictionary(kind):
         codes = values.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
-        names = _column(values.dictionary)
+        names = _array(values.dictionary)
         return {"codes": codes, "names": names, "ordered": bool(kind.ordered)}
     valid = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), bool)
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
@@ -74,12 +80,12 @@ def _column(values: Any) -> Plain:
     return out
 
 
-def _restored(kept: Plain) -> Any:
+def _restored(kept: Plain) -> Column:
     """The column that `_column` has converted."""
     if "arrays" in kept:
         return kept["arrays"]
     if "codes" in kept:
-        names = _restored(kept["names"]).combine_chunks()
+        names = _arrow(kept["names"]).combine_chunks()
         codes = pa.array(kept["codes"], pa.int32(), mask=kept["codes"] < 0)
         # Older files do not say whether the order of categories was declared.
         ordered = bool(kept.get("ordered", False))
@@ -96,6 +102,14 @@ def _restored(kept: Plain) -> Any:
         kind = pa.decimal128 if precision <= _DECIMAL128 else pa.decimal256
         texts = texts.cast(kind(precision, scale))
     return pa.chunked_array([texts])
+
+
+def _arrow(kept: Plain) -> pa.ChunkedArray:
+    """The column that `_column` has converted from one of Arrow."""
+    column = _restored(kept)
+    if isinstance(column, np.ndarray):
+        raise ValueError("an array stands where a column of Arrow is needed")
+    return column
 
 
 def _time(kind: pa.DataType) -> tuple[str, ...]:
@@ -134,7 +148,7 @@ def restored_index(kept: Plain) -> pd.Index:
     Raises:
         ValueError, TypeError, KeyError: for values that `plain_index` does not produce.
     """
-    levels = [_restored(level).to_pandas() for level in kept["levels"]]
+    levels = [_arrow(level).to_pandas() for level in kept["levels"]]
     names = list(kept["names"])
     if kept["several"]:
         return pd.MultiIndex.from_arrays(levels, names=names)

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from ranef.data.row_labels import Table as Predictions
 from ranef.datasets.beyond import tables
 from ranef.datasets.beyond.tables import SimulatedTable
 from ranef.families.mixture_spec import Mixture
 from ranef.fit import Fit
 from ranef.model import Model
+from ranef.numerics.shapes import Float
 from ranef.plots.canvas import BLUE, COLOURS, INK, RED, panels, styled
 from ranef.report import sections
 from ranef.report.page import Page
@@ -48,7 +50,7 @@ class Example:
     known: SimulatedTable
     draw: Callable[[Fit, SimulatedTable], Figure]
     reading: str
-    family: Any = "gaussian"
+    family: str | Mixture = "gaussian"
     found: Callable[[Fit, SimulatedTable], list[Part]] = lambda fit, known: []
 
     def section(self, seed: int, progress: bool) -> Section:
@@ -276,13 +278,13 @@ def _ratings(fit: Fit, known: SimulatedTable) -> Figure:
     return figure
 
 
-def _band(axes: Axes, x: Any, found: Any, text: str) -> None:
+def _band(axes: Axes, x: Float[NDArray, "n"], found: Predictions, text: str) -> None:
     """A mean curve with its interval."""
     axes.fill_between(x, found["lower"], found["upper"], color=BLUE, alpha=0.25, label=text)
     axes.plot(x, found["mean"], color=BLUE, label="mean")
 
 
-def _intervals(axes: Axes, truth: Any, rows: Any) -> None:
+def _intervals(axes: Axes, truth: Float[NDArray, "n"], rows: Predictions) -> None:
     """Means with their intervals over the true values."""
     below, above = rows["mean"] - rows["lower"], rows["upper"] - rows["mean"]
     axes.errorbar(
@@ -290,7 +292,7 @@ def _intervals(axes: Axes, truth: Any, rows: Any) -> None:
     )
 
 
-def _diagonal(axes: Axes, values: Any) -> None:
+def _diagonal(axes: Axes, values: Float[NDArray, "n"]) -> None:
     """The line on which estimates equal the truth."""
     ends = [float(np.min(values)), float(np.max(values))]
     axes.plot(ends, ends, color=RED, linewidth=1)

@@ -9,7 +9,6 @@ a model without it have true values too.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from ranef.data.frame import Frame
 from ranef.data.tables import from_arrays, write_csv
 from ranef.datasets.zillow.preparation import PREDICTORS
 from ranef.datasets.zillow.schema import COLUMNS
+from ranef.numerics.shapes import Float, Int
 
 # Number of zip codes.
 ZIPS = 380
@@ -133,13 +133,13 @@ def generate(
     )
 
 
-def _linear() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _linear() -> tuple[Float[NDArray, "3"], Float[NDArray, "3"]]:
     """Population means of the predictors, and slopes for each unit of them."""
     mean, sd = np.array(POPULATION).T
     return mean, np.array(SLOPES) / sd
 
 
-def _houses(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], ...]:
+def _houses(rng: np.random.Generator, n: int) -> tuple[Float[NDArray, "n"], ...]:
     """Area, bathrooms and year of n houses: larger and newer houses have more bathrooms."""
     size, age = rng.normal(size=n), rng.normal(size=n)
     (area_mean, area_sd), _, (year_mean, year_sd) = POPULATION
@@ -152,8 +152,8 @@ def _houses(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float64], ...]
     return np.maximum(area, 300.0), bath, year
 
 
-def _bend(houses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A smooth nonlinear function of area and year, (n,).
+def _bend(houses: Float[NDArray, "n 3"]) -> Float[NDArray, "n"]:
+    """A smooth nonlinear function of area and year.
 
     Its sd is BEND, and it is orthogonal to a constant and to the predictors.
     """
@@ -166,8 +166,8 @@ def _bend(houses: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _all_zips_once(
-    rng: np.random.Generator, weights: NDArray[np.float64], n: int
-) -> NDArray[np.int64]:
+    rng: np.random.Generator, weights: Float[NDArray, "zips"], n: int
+) -> Int[NDArray, "n"]:
     """The zip of each house, drawn by weight; all zips occur if there are enough houses."""
     zips = rng.choice(ZIPS, n, p=weights)
     if n > 4 * ZIPS:
@@ -175,16 +175,16 @@ def _all_zips_once(
     return zips
 
 
-def _zip_names() -> NDArray[np.int64]:
+def _zip_names() -> Int[NDArray, "zips"]:
     """The zip codes."""
     return 95_982 + 2 * np.arange(ZIPS)
 
 
 def _properties(
     rng: np.random.Generator,
-    ids: NDArray[np.int64],
-    houses: NDArray[np.float64],
-    zips: NDArray[np.int64],
+    ids: Int[NDArray, "n"],
+    houses: Float[NDArray, "n 3"],
+    zips: Int[NDArray, "n"],
 ) -> Frame:
     """A batch of the properties file, with plausible values in the columns that models ignore."""
     n = len(ids)
@@ -194,7 +194,7 @@ def _properties(
     building = np.round(60 * area * np.exp(0.4 * rng.normal(size=n)))
     land = np.round(building * np.exp(0.8 * rng.normal(size=n)))
     tract = 6.037e13 + 1e4 * zips + rng.integers(0, 900, n)
-    given: dict[str, Any] = {
+    known: dict[str, NDArray] = {
         "parcelid": ids,
         "bathroomcnt": bath,
         "bedroomcnt": np.clip(np.round(bath + rng.normal(0.7, 0.8, n)), 0, 12),
@@ -226,7 +226,7 @@ def _properties(
     }
     table = {}
     for column in COLUMNS:
-        values = given.get(column.kaggle)
+        values = known.get(column.kaggle)
         if values is None:
             values = rng.integers(1, 9, n).astype(float)
         gone = rng.random(n) < column.null_share

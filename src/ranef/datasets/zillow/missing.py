@@ -6,16 +6,18 @@ The post writes down such a model, N(nu, sigma_N) for a missing predictor, and s
 failed to build it.
 """
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.datasets.zillow.preparation import PREDICTORS, RESPONSE, Sales
+from ranef.datasets.zillow.results import GapScores, GapStudy
 from ranef.fit import Fit
 from ranef.model import Model
+from ranef.numerics.shapes import Bool, Shaped
 
-Table = dict[str, NDArray]
+Table = dict[str, Shaped[NDArray, "rows"]]
 
 _COLUMNS = (RESPONSE, *PREDICTORS, "zip")
 
@@ -29,7 +31,7 @@ def formula(missing: tuple[str, ...]) -> str:
     return "; ".join([*parts, *(f"mi({name}) ~ {model}" for name in missing)])
 
 
-def study(sales: Sales, family: str, *, seed: int, progress: bool) -> dict[str, Any]:
+def study(sales: Sales, family: str, *, seed: int, progress: bool) -> GapStudy:
     """Fit the post's random intercepts to the sales without gaps, and to those with gaps too.
 
     Half of the sales with gaps are fitted, as half of the others are. Both fits are scored on the
@@ -52,9 +54,9 @@ def study(sales: Sales, family: str, *, seed: int, progress: bool) -> dict[str, 
     more, others = (_rows(sales.gaps, rows) for rows in (fitted, ~fitted))
     whole = {name: np.concatenate([train[name], more[name]]) for name in _COLUMNS}
     missing = tuple(name for name in PREDICTORS if np.isnan(whole[name]).any())
-    how: dict[str, Any] = {"seed": seed, "progress": progress}
-    dropped = Model(f"{RESPONSE} ~ {' + '.join(PREDICTORS)} + (1 | zip)", family).fit(train, **how)
-    kept = Model(formula(missing), family).fit(whole, **how)
+    plain = Model(f"{RESPONSE} ~ {' + '.join(PREDICTORS)} + (1 | zip)", family)
+    dropped = plain.fit(train, seed=seed, progress=progress)
+    kept = Model(formula(missing), family).fit(whole, seed=seed, progress=progress)
     scores = [
         _scored("rows dropped", dropped, valid, "without gaps", seed),
         _scored("rows kept", kept, valid, "without gaps", seed),
@@ -71,12 +73,12 @@ def study(sales: Sales, family: str, *, seed: int, progress: bool) -> dict[str, 
     }
 
 
-def _rows(table: Any, rows: NDArray[np.bool_]) -> Table:
+def _rows(table: Mapping[str, NDArray], rows: Bool[NDArray, "n"]) -> Table:
     """Some rows of the columns that the models use."""
     return {name: table[name][rows] for name in _COLUMNS}
 
 
-def _scored(name: str, fit: Fit, table: Table, scored_on: str, seed: int) -> dict[str, Any]:
+def _scored(name: str, fit: Fit, table: Table, scored_on: str, seed: int) -> GapScores:
     """The scores of a fit on a table."""
     tree = fit.extend("validation", data=table, new_levels="sample", seed=seed)
     rows = tree["validation"].to_dataset()

@@ -16,6 +16,7 @@ from ranef.data.frame import Frame
 from ranef.data.tables import concatenate, read, scan_csv
 from ranef.datasets.zillow.schema import READABLE
 from ranef.errors import ColumnError, DataError
+from ranef.numerics.shapes import Bool, Float, Shaped
 
 RESPONSE = "logerror"
 PREDICTORS = ("area_live_finished", "num_bathroom", "build_year")
@@ -29,8 +30,8 @@ class Sales:
     """The prepared table and how it was made.
 
     Attributes:
-        columns: logerror, the scaled predictors, and zip, city and county as texts, each (n,).
-        train: (n,) True for the rows to fit; the others are for validation.
+        columns: logerror, the scaled predictors, and zip, city and county as texts.
+        train: True for the rows to fit; the others are for validation.
         read: number of sales in the file.
         joined: number of sales whose parcel was found.
         kept: readable names of the columns with few nulls.
@@ -42,22 +43,22 @@ class Sales:
             logerror, the scaled predictors, NaN where missing, and zip.
     """
 
-    columns: Mapping[str, NDArray]
-    train: NDArray[np.bool_]
+    columns: Mapping[str, Shaped[NDArray, "n"]]
+    train: Bool[NDArray, "n"]
     read: int
     joined: int
     kept: tuple[str, ...]
     dropped: Mapping[str, float]
     correlations: Mapping[str, float]
     scales: Mapping[str, tuple[float, float]]
-    gaps: Mapping[str, NDArray]
+    gaps: Mapping[str, Shaped[NDArray, "gaps"]]
 
     @property
     def n(self) -> int:
         """The number of complete sales."""
         return len(self.train)
 
-    def part(self, training: bool) -> dict[str, NDArray]:
+    def part(self, training: bool) -> dict[str, Shaped[NDArray, "rows"]]:
         """The training or the validation rows."""
         rows = self.train == training
         return {name: values[rows] for name, values in self.columns.items()}
@@ -142,7 +143,7 @@ def _parcels_sold(properties: str | os.PathLike, sales: Frame) -> Frame:
     return concatenate(parts).rename(READABLE)
 
 
-def _join(sales: Frame, parcels: Frame) -> tuple[Frame, NDArray[np.float64]]:
+def _join(sales: Frame, parcels: Frame) -> tuple[Frame, Float[NDArray, "n"]]:
     """The parcel of each sale whose parcel is known, and the sale's logerror."""
     logerror = sales.numbers(RESPONSE)
     bad = ~np.isfinite(logerror)
@@ -171,7 +172,7 @@ def _columns_with_few_nulls(joined: Frame) -> tuple[tuple[str, ...], dict[str, f
 
 
 def _correlations(
-    table: Frame, kept: tuple[str, ...], response: NDArray[np.float64]
+    table: Frame, kept: tuple[str, ...], response: Float[NDArray, "n"]
 ) -> dict[str, float]:
     out = {}
     for name in kept:
@@ -183,7 +184,7 @@ def _correlations(
     return dict(sorted(out.items(), key=lambda item: -abs(item[1])))
 
 
-def _whole_ids(table: Frame, name: str) -> NDArray[np.object_]:
+def _whole_ids(table: Frame, name: str) -> Shaped[NDArray, "n"]:
     """Region ids as texts without the decimals that Kaggle gives them, as in "96370.0"."""
     found = table.levels(name)
     return np.array([n.removesuffix(".0") for n in found.names], dtype=object)[found.codes]

@@ -1,11 +1,11 @@
 """The page of `ranef zillow`: the models of the post, with scores on held-out sales."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from ranef import plots
 from ranef.datasets.zillow import tables
 from ranef.datasets.zillow.preparation import NULL_LIMIT, PREDICTORS, RESPONSE, Sales
+from ranef.datasets.zillow.results import GapStudy, Results
 from ranef.datasets.zillow.study import FORMULAS, INTERCEPTS, SCORED, Entry
 from ranef.fit import Fit
 from ranef.report import sections
@@ -38,7 +38,7 @@ _UNDER = {name: ("prior", "posterior") for name in ("linear", "network")} | {
 def page(
     sales: Sales,
     entries: Mapping[str, Entry],
-    result: dict[str, Any],
+    result: Results,
     beside: Mapping[str, str],
 ) -> Page:
     """Compose the page.
@@ -58,7 +58,11 @@ def page(
             Section("Results", _results(result, {name: fits[name] for name in SCORED})),
             *(Section(_title(name), _model(name, fits[name])) for name in SCORED),
             Section("Shrinkage", _shrinkage(fits[INTERCEPTS])),
-            *([Section("Missing values", _missing(result))] if "missing" in result else []),
+            *(
+                [Section("Missing values", _missing(result, result["missing"]))]
+                if "missing" in result
+                else []
+            ),
             Section("Made with", [Text(sections.made_with(fits["linear"]))]),
         ),
         beside,
@@ -69,7 +73,7 @@ def _title(name: str) -> str:
     return f"Model: {name.replace('_', ' ')}"
 
 
-def _data(sales: Sales, result: dict[str, Any]) -> list[Part]:
+def _data(sales: Sales, result: Results) -> list[Part]:
     data = result["data"]
     few = f"{NULL_LIMIT:.0%}"
     return [
@@ -98,7 +102,7 @@ def _data(sales: Sales, result: dict[str, Any]) -> list[Part]:
     ]
 
 
-def _results(result: dict[str, Any], fits: Mapping[str, Fit]) -> list[Part]:
+def _results(result: Results, fits: Mapping[str, Fit]) -> list[Part]:
     head, *rows = tables.scores(result)
     parts: list[Part] = [
         Table(("model", "formula"), [(name, FORMULAS[name]) for name in SCORED], words=True),
@@ -118,8 +122,8 @@ def _results(result: dict[str, Any], fits: Mapping[str, Fit]) -> list[Part]:
     ]
     if "truth" in result:
         head, *rows = tables.truths(result)
-        told = "What generated these sales, and whether the 90% interval holds it."
-        parts.append(Table(head, rows, told))
+        caption = "What generated these sales, and whether the 90% interval holds it."
+        parts.append(Table(head, rows, caption))
     return [
         *parts,
         Table(
@@ -166,8 +170,7 @@ def _model(name: str, fit: Fit) -> list[Part]:
     return [*parts, *sections.elbo(fit, name)]
 
 
-def _missing(result: dict[str, Any]) -> list[Part]:
-    found = result["missing"]
+def _missing(result: Results, found: GapStudy) -> list[Part]:
     head, *rows = tables.missing(result)
     return [
         Text(

@@ -6,18 +6,20 @@ shrinkage the post shows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.optimize
 import scipy.stats
 from numpy.typing import NDArray
 
 from ranef.datasets.zillow.generator import Truth
 from ranef.datasets.zillow.preparation import PREDICTORS, RESPONSE, Sales
+from ranef.datasets.zillow.results import ConstantScores, ModelScores, TruthRow
 from ranef.fit import Fit
 from ranef.model import Model
-from ranef.priors import Normal, PointEstimate
+from ranef.numerics.shapes import Float
+from ranef.priors import Normal, PointEstimate, Prior
 
 _SUM = " + ".join(PREDICTORS)
 _NETWORK = f"nn({', '.join(PREDICTORS)}, hidden=[5], activation='tanh', l2=0.001)"
@@ -64,7 +66,7 @@ class Entry:
     log_score: float
     coverage_90: float
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> ModelScores:
         """Formula, scores and method as one object; the ELBO is None unless it was optimised."""
         return {
             "name": self.name,
@@ -80,7 +82,7 @@ class Entry:
         }
 
 
-def constants(sales: Sales) -> dict[str, dict[str, float]]:
+def constants(sales: Sales) -> dict[str, ConstantScores]:
     """Scores of constant predictions on the validation rows.
 
     The predictive distributions are normal and Student-t, with maximum-likelihood estimates from
@@ -102,27 +104,27 @@ def constants(sales: Sales) -> dict[str, dict[str, float]]:
     }
 
 
-def _student(y: NDArray[np.float64]) -> tuple[float, float, float]:
+def _student(y: Float[NDArray, "n"]) -> tuple[float, float, float]:
     """Maximum-likelihood degrees of freedom, location and scale of a Student-t distribution."""
     middle = float(np.median(y))
-    spread = float(np.abs(y - middle).mean()) or 1.0
+    width = float(np.abs(y - middle).mean()) or 1.0
 
-    def loss(p: NDArray[np.float64]) -> float:
-        location, scale = middle + spread * p[1], spread * np.exp(p[2])
+    def loss(p: Float[NDArray, "3"]) -> float:
+        location, scale = middle + width * p[1], width * np.exp(p[2])
         return -float(scipy.stats.t.logpdf(y, np.exp(p[0]), location, scale).mean())
 
     found = scipy.optimize.minimize(loss, [1.0, 0.0, 0.0], method="Nelder-Mead").x
-    nu, scale = float(np.exp(found[0])), float(spread * np.exp(found[2]))
-    return nu, middle + spread * float(found[1]), scale
+    nu, scale = float(np.exp(found[0])), float(width * np.exp(found[2]))
+    return nu, middle + width * float(found[1]), scale
 
 
-def posted_priors(name: str) -> dict[str, Any]:
+def posted_priors(name: str) -> dict[str, Prior | float]:
     """The post's priors.
 
     They are N(0, 1) for common effects, a residual sd of 1, and point estimates of the scales of
     group effects.
     """
-    out: dict[str, Any] = {"Intercept": Normal(0.0, 1.0), "sigma": 1.0}
+    out: dict[str, Prior | float] = {"Intercept": Normal(0.0, 1.0), "sigma": 1.0}
     if name not in ("network", INTERCEPTS):
         out["common"] = Normal(0.0, 1.0)
     return out | {sd: PointEstimate() for sd in _GROUP_SDS[name]}
@@ -134,7 +136,7 @@ def fit_model(
     """Fit one model on the training rows and score it on the others."""
     if as_posted:
         model = Model(FORMULAS[name], "gaussian", posted_priors(name))
-        options: dict[str, Any] = {"method": "svi", "guide": "meanfield", "samples": 5}
+        options = {"method": "svi", "guide": "meanfield", "samples": 5}
     else:
         model, options = Model(FORMULAS[name], family), {}
     fit = model.fit(sales.part(True), seed=seed, progress=progress, **options)
@@ -149,7 +151,7 @@ def fit_model(
     )
 
 
-def truth_table(sales: Sales, truth: Truth, entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+def truth_table(sales: Sales, truth: Truth, entries: Mapping[str, Entry]) -> list[TruthRow]:
     """The true parameters of generated sales beside their estimates and 90% intervals.
 
     The hundreds of zip effects make up one row for each model: the share whose interval contains
@@ -158,7 +160,7 @@ def truth_table(sales: Sales, truth: Truth, entries: Mapping[str, Entry]) -> lis
     known = truth.scaled(sales.scales)
     # In a model without zip effects the intercept includes their mean over the sales.
     zips = np.mean([truth.zips[name] for name in sales.part(True)["zip"]])
-    rows = []
+    rows: list[TruthRow] = []
     for name in ("linear", "random_intercepts", "several_effects", "varying_slope"):
         table = entries[name].fit.summary(0.9)
         intercept = known["Intercept"] + (float(zips) if name == "linear" else 0.0)
@@ -177,15 +179,17 @@ def truth_table(sales: Sales, truth: Truth, entries: Mapping[str, Entry]) -> lis
     return rows
 
 
-def _truth_row(model: str, parameter: str, truth: float, row: Any) -> dict[str, Any]:
+def _truth_row(model: str, parameter: str, truth: float, row: pd.Series) -> TruthRow:
+    found = row.to_dict()
+    mean, lower, upper = (float(found[name]) for name in ("mean", "lower", "upper"))
     return {
         "model": model,
         "parameter": parameter,
         "truth": truth,
-        "mean": float(row["mean"]),
-        "lower": float(row["lower"]),
-        "upper": float(row["upper"]),
-        "inside": bool(row["lower"] <= truth <= row["upper"]),
+        "mean": mean,
+        "lower": lower,
+        "upper": upper,
+        "inside": lower <= truth <= upper,
     }
 
 

@@ -1,11 +1,11 @@
 """Tables of the results of `ranef zillow`, as rows of texts, for the terminal and the page."""
 
-from typing import Any
+from ranef.datasets.zillow.results import GapStudy, Results
 
 Rows = list[tuple[str, ...]]
 
 
-def scores(result: dict[str, Any]) -> Rows:
+def scores(result: Results) -> Rows:
     """Scores of the constants and of the models; the first row is the head."""
     rows: Rows = [("model", "MAE", "log score", "90% covers", "method", "ELBO", "seconds")]
     for name, values in result["constants"].items():
@@ -26,7 +26,7 @@ def scores(result: dict[str, Any]) -> Rows:
     return rows
 
 
-def missing(result: dict[str, Any]) -> Rows:
+def missing(result: Results) -> Rows:
     """Scores of the fits that drop and keep sales with gaps; the first row is the head."""
     head = ("fit", "sales fitted", "scored on", "sales", "MAE", "log score", "method", "seconds")
     return [
@@ -42,14 +42,19 @@ def missing(result: dict[str, Any]) -> Rows:
                 row["method"],
                 f"{row['seconds']:.1f}",
             )
-            for row in result["missing"]["scores"]
+            for row in _gap_study(result)["scores"]
         ),
     ]
 
 
-def kept(result: dict[str, Any]) -> str:
+def _gap_study(result: Results) -> GapStudy:
+    assert "missing" in result
+    return result["missing"]
+
+
+def kept(result: Results) -> str:
     """A sentence on how many sales are kept and what they lack."""
-    found = result["missing"]
+    found = _gap_study(result)
     gaps = ", ".join(f"{name} in {count:,}" for name, count in found["missing"].items())
     return (
         f"{found['kept']:,} sales to fit where the post keeps {found['complete']:,}; of the "
@@ -57,8 +62,9 @@ def kept(result: dict[str, Any]) -> str:
     )
 
 
-def truths(result: dict[str, Any]) -> Rows:
+def truths(result: Results) -> Rows:
     """True parameters of generated sales beside estimates; the first row is the head."""
+    assert "truth" in result
     head = ("model", "parameter", "truth", "mean", "90% interval", "")
     return [
         head,
@@ -68,7 +74,9 @@ def truths(result: dict[str, Any]) -> Rows:
                 row["parameter"],
                 f"{row['truth']:.4f}",
                 f"{row['mean']:.4f}",
-                f"{row['lower']:.4f} to {row['upper']:.4f}" if "lower" in row else "",
+                f"{row['lower']:.4f} to {row['upper']:.4f}"
+                if "lower" in row and "upper" in row
+                else "",
                 {True: "inside", False: "outside", None: ""}[row.get("inside")],
             )
             for row in result["truth"]
