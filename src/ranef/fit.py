@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,7 @@ from ranef.data.tables import read
 from ranef.errors import DataError, OptionError, suggestion, whole_number
 from ranef.files.atomic_write import StrPath
 from ranef.formula.equation import plain
-from ranef.inference.base import Draws
-from ranef.inference.lmm.model import LinearMixedModel
+from ranef.inference.base import Draws, LikelihoodCriterion
 from ranef.lazy import xr
 from ranef.posterior.idata_groups import IdataGroups
 from ranef.posterior.imputation import Imputation
@@ -59,23 +58,6 @@ class _Computed:
 
     predictive: dict[str, Predictive] = field(default_factory=dict)
     check: Check | None = None
-
-
-class Likelihood(Protocol):
-    """The likelihood criterion of a method, as `ProfiledDeviance` and `IntegratedLikelihood`."""
-
-    @property
-    def mixed(self) -> LinearMixedModel:
-        """The model in the form of the solver."""
-        ...
-
-    def deviance(self, theta: ArrayLike, reml: bool = False) -> float:
-        """-2 log likelihood at theta; see `Fit.deviance`."""
-        ...
-
-    def maximum(self, reml: bool = False) -> dict[str, Any]:
-        """The estimates of `Fit.maximum_likelihood`."""
-        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -481,7 +463,7 @@ class Fit:
     # The likelihood
 
     @cached_property
-    def _likelihood(self) -> Likelihood:
+    def _likelihood(self) -> LikelihoodCriterion:
         method = registry.load("method", self.method)(**self.draws.settings)
         return method.likelihood(self._known.written_problem)
 
@@ -522,7 +504,7 @@ class Fit:
         Raises:
             OptionError, DataError: as `deviance`.
         """
-        found = self._likelihood.maximum(reml)
+        found = dict(self._likelihood.maximum(reml))
         labels = {
             name: [label for label, _ in variable.elements(name)]
             for name, variable in self.variables.items()

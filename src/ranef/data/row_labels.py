@@ -5,7 +5,7 @@ repeats. Results for a polars table are polars tables, which have no index. Resu
 data (Arrow tables, dicts, files) are pandas tables with numbered rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
@@ -84,7 +84,10 @@ class Labels:
         return values
 
     def by_level(
-        self, name: str, levels: ArrowColumn, columns: Mapping[str, Shaped[NDArray, "n"]]
+        self,
+        name: str,
+        levels: ArrowColumn,
+        columns: Mapping[str, Shaped[NDArray, "n"] | Sequence[str]],
     ) -> Table:
         """A table with one row for each level.
 

@@ -19,7 +19,6 @@ from scipy.special import gammaln
 
 from ranef.families.row_density import PerRow
 from ranef.lazy import Array as JaxArray
-from ranef.lazy import LazyModule
 from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
@@ -44,7 +43,7 @@ class ExponentialFamilyRows(ABC):
 
     @staticmethod
     @abstractmethod
-    def cumulants(xp: ModuleType | LazyModule, eta: _Eta, order: int) -> tuple[_Eta, ...]:
+    def cumulants(xp: ModuleType, eta: _Eta, order: int) -> tuple[_Eta, ...]:
         """A(eta) and its derivatives up to `order`.
 
         Args:
@@ -84,7 +83,7 @@ class LogisticRows(ExponentialFamilyRows):
         return cls(successes, trials, float(choices.sum()))
 
     @staticmethod
-    def cumulants(xp: ModuleType | LazyModule, eta: _Eta, order: int) -> tuple[_Eta, ...]:
+    def cumulants(xp: ModuleType, eta: _Eta, order: int) -> tuple[_Eta, ...]:
         small = xp.exp(-xp.abs(eta))
         inverse = 1.0 / (1.0 + small)
         p = xp.where(eta >= 0, inverse, small * inverse)
@@ -108,7 +107,7 @@ class CountRows(ExponentialFamilyRows):
         return cls(counts, np.ones_like(counts), -float(gammaln(counts + 1).sum()))
 
     @staticmethod
-    def cumulants(xp: ModuleType | LazyModule, eta: _Eta, order: int) -> tuple[_Eta, ...]:
+    def cumulants(xp: ModuleType, eta: _Eta, order: int) -> tuple[_Eta, ...]:
         return (xp.exp(eta),) * (order + 1)
 
     @staticmethod

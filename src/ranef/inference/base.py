@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from ranef.errors import OptionError, suggestion
 from ranef.lazy import ArrayLike
 from ranef.numerics.shapes import Int, Shaped
+from ranef.program.networks import MutableState
 from ranef.program.problem import Problem
+
+if TYPE_CHECKING:
+    from ranef.inference.lmm.model import LinearMixedModel
 
 # Numbers of levels.
 Levels = Int[NDArray, "_"]
-# State that a program updates as it runs, such as batch-norm statistics: arrays by name, by site.
-CarriedState = Mapping[str, Mapping[str, ArrayLike]]
 
 
 @runtime_checkable
@@ -74,7 +76,7 @@ class Draws:
 
     draw: Callable[[], Mapping[str, NDArray]]
     points: Mapping[str, ArrayLike]
-    carried: CarriedState
+    carried: MutableState
     converged: bool
     message: str
     steps: int = 0
@@ -177,11 +179,16 @@ class _ThinnedLevelDraws:
 class LikelihoodCriterion(Protocol):
     """The likelihood of a problem without its priors, as lme4 defines it."""
 
-    def deviance(self, theta: Any, reml: bool = False) -> float:
+    @property
+    def mixed(self) -> "LinearMixedModel":
+        """The model in the form of the solver."""
+        ...
+
+    def deviance(self, theta: object, reml: bool = False) -> float:
         """-2 log likelihood at theta, the elements of the Cholesky factors."""
         ...
 
-    def maximum(self, reml: bool = False) -> dict[str, Any]:
+    def maximum(self, reml: bool = False) -> Mapping[str, Any]:
         """The maximum-likelihood estimates, as numbers, arrays and tables by name."""
         ...
 

@@ -18,7 +18,7 @@ from ranef.data.complete_cases import complete
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import OptionError, suggestion
-from ranef.families.base import FamilyState
+from ranef.families.base import FamilyState, Measures, ResponseScan
 from ranef.priors import Fixed, Prior, allowed
 from ranef.program.offsets import Offsets
 from ranef.program.program import INTERCEPT, Program, name_clash
@@ -74,7 +74,7 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
     """
     terms = [term for _, term in model.all_terms()]
     seen: list[object] = [None] * len(terms)
-    responses: list[object] = [None] * len(model.programs)
+    responses: list[ResponseScan | None] = [None] * len(model.programs)
     for frame in frames:
         responses = [
             program.family.scan(response, program.observed(frame))
@@ -86,11 +86,12 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
     taken = {name for name, count in names.items() if count > 1}
     for _, term in model.terms_with(Renamed):
         states[term.label] = term.renamed(states[term.label], taken)
-    families = [p.family.finish(r) for p, r in zip(model.programs, responses, strict=True)]
+    scans = [scan for scan in responses if scan is not None]
+    families = [p.family.finish(scan) for p, scan in zip(model.programs, scans, strict=True)]
     measured = [term for _, term in model.terms_with(Measured)]
     moments = {term.label: Moments(term.needs_covariance) for term in measured}
     offsets = Offsets(list(model.terms_with(KnownSummand)), states)
-    measures: list[object] = [None] * len(families)
+    measures: list[Measures | None] = [None] * len(families)
     gaps = 0
     for frame in frames:
         weights: dict[str, NDArray[np.float64] | None] = {}
@@ -115,9 +116,10 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
                     moments[term.label] = moments[term.label].add(
                         columns[known], None if own is None else own[known]
                     )
+    known_measures = [measure for measure in measures if measure is not None]
     families = [
         program.family.measured(state, measure)
-        for program, state, measure in zip(model.programs, families, measures, strict=True)
+        for program, state, measure in zip(model.programs, families, known_measures, strict=True)
     ]
     for term in measured:
         if moments[term.label].n:

@@ -33,15 +33,13 @@ from ranef.lazy import Array, jax, jnp
 from ranef.numerics.gauss_hermite import rule
 from ranef.numerics.jax_cholesky import cholesky, solve
 from ranef.numerics.shapes import Bool, Float
-from ranef.terms.blocks import Places
+from ranef.terms.blocks import RowPlaces
 
 # A number for each of n rows, or of a selection of m of them.
 Vector = Float[Array, "n"]
 Selected = Float[Array, "m"]
 # Values of the d real-valued columns.
 Matrix = Float[Array, "m d"]
-# The places of a selection of rows among all rows.
-Rows = Places | slice
 
 # Gauss-Hermite nodes along each axis, by the number of real-valued columns with missing values. The
 # product rules have 15, 81, 216, 256, 243 and 729 points.
@@ -126,11 +124,13 @@ class ConditionalDensity:
     """
 
     family: Family
-    at: Callable[[Mapping[str, Selected], Rows], dict[str, Array]]
+    at: Callable[[Mapping[str, Selected], RowPlaces], dict[str, Array]]
     straight: bool
     response: ResponseDesign | None = None
 
-    def log_density(self, name: str, completed: Mapping[str, Selected], rows: Rows) -> Selected:
+    def log_density(
+        self, name: str, completed: Mapping[str, Selected], rows: RowPlaces
+    ) -> Selected:
         """Log density of column `name`, or of the response, at the rows `rows`."""
         own: ResponseDesign = (
             ResponseDesign(completed[name])
@@ -173,7 +173,7 @@ class MissingDataLikelihood:
             self, densities={name: density for name, density in self.densities.items() if name}
         )
 
-    def density(self, completed: Mapping[str, Selected], rows: Rows) -> Selected:
+    def density(self, completed: Mapping[str, Selected], rows: RowPlaces) -> Selected:
         """Values f_i of the rows `rows` at their completed columns."""
         each = [
             density.log_density(name, completed, rows) for name, density in self.densities.items()
@@ -202,7 +202,7 @@ class MissingDataLikelihood:
         alone = self.without_response().at(whole).log_integral()
         return self.at(whole).log_integral() - alone
 
-    def at(self, rows: Rows) -> "MissingRows":
+    def at(self, rows: RowPlaces) -> "MissingRows":
         """The rows `rows`, ready to integrate over or draw their missing values."""
         return MissingRows(
             self.columns,

@@ -13,11 +13,10 @@ from ranef.numerics.shapes import Float
 from ranef.priors import handlers
 from ranef.program.training import Designs, length
 from ranef.terms.base import RunOptions
+from ranef.terms.capabilities import MutableState
 
 # Point estimates by site.
 Points = Mapping[str, ArrayLike]
-# Mutable state of the program, such as batch-norm statistics, by site and name.
-MutableState = Mapping[str, Mapping[str, ArrayLike]]
 # Columns of networks by term label: within the program, and computed.
 Columns = dict[str, Float[Array, "n _"]]
 Computed = dict[str, Float[NDArray[np.float64], "n _"]]

@@ -16,13 +16,11 @@ from ranef.families.base import Family, NormalResponse
 from ranef.lazy import Array, ArrayLike, constraints, dist, jax, jnp, numpyro
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior
+from ranef.program.networks import Points
 from ranef.program.training import Designs, Rows
 from ranef.terms.blocks import Bilinear, LinearBlock
-from ranef.terms.capabilities import Carried, Columns
+from ranef.terms.capabilities import Columns, MutableState
 from ranef.terms.capabilities import Sites as Values
-
-# Point estimates by site.
-Points = Mapping[str, ArrayLike]
 
 # Changes of the outputs of networks by term label: coefficients (k,) of the features, and a
 # constant.
@@ -137,17 +135,17 @@ class Problem:
     batch: Callable[[Rows], "Batch"]
     windows: int
     window: Callable[[int, int], Rows]
-    final_state: Callable[[Points, Carried, Rows], Carried]
+    final_state: Callable[[Points, MutableState, Rows], MutableState]
     family: Family
     predictor_scales: Mapping[str, Scale]
     parameter_starts: Mapping[str, ArrayLike | None]
-    conditioned_on: Callable[[Points, Carried], "Problem"]
+    conditioned_on: Callable[[Points, MutableState], "Problem"]
     relabel: Callable[[Mapping[str, NDArray]], tuple[dict[str, NDArray], NDArray | None]]
     residual_scales: Mapping[str, float]
     incomplete: tuple[str, ...]
     bilinear: Mapping[str, Bilinear]
     carriable: Mapping[str, tuple[int, ...]]
-    idle_networks: Carried
+    idle_networks: MutableState
     features: Callable[[Designs], dict[str, Columns]]
     shifted_networks: Callable[[Points, Changes], Points]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ranef import registry
 from ranef.data.frame import Frame
 from ranef.errors import ColumnError, FormulaError, OptionError
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign, ResponseScan
 from ranef.families.responses import is_boolean, is_text
 from ranef.formula.equation import Line, Sub, joined
 from ranef.formula.expression import Column
@@ -26,23 +26,28 @@ from ranef.formula.formula import ColumnModel, Formula, ResponseCall
 from ranef.lazy import Array, ArrayLike, jnp, numpyro
 from ranef.priors import Prior, RescaledDefault, sites
 from ranef.program import predictors as assignment
-from ranef.program.missing_values import FAMILIES, ConditionalDensity, MissingDataLikelihood, column
+from ranef.program.missing_values import (
+    FAMILIES,
+    ConditionalDensity,
+    MissingDataLikelihood,
+    Selected,
+    column,
+)
 from ranef.program.networks import ForwardPass, Networks
 from ranef.program.problem import Batch, Changes, Points, Problem
 from ranef.program.relabelling import relabel
 from ranef.program.training import Designs, Rows, Training, TrainingState, length
 from ranef.terms.base import CENTRED, LevelSites, Run, RunOptions, Term, Variable, clean_name
-from ranef.terms.blocks import Bilinear, LinearBlock
+from ranef.terms.blocks import Bilinear, LinearBlock, RowPlaces
 from ranef.terms.capabilities import (
     Capability,
-    Carried,
     Centred,
     Curve,
     FittedDraws,
     HasBilinear,
     HasNetwork,
     Incomplete,
-    Places,
+    MutableState,
     Reparametrized,
     Sites,
     VariesByLevel,
@@ -56,7 +61,7 @@ Varying = tuple[str, int]
 
 # Each family parameter on the scale of its link, as a function of completed columns, (m,) by name,
 # and of the places of these m rows among all rows.
-Predictors = Callable[[Mapping[str, Array], Places], dict[str, Array]]
+Predictors = Callable[[Mapping[str, Selected], RowPlaces], dict[str, Array]]
 
 _Capability = TypeVar("_Capability", bound=Capability)
 
@@ -187,7 +192,7 @@ class Program:
         """
         if not self.family.categorised:
             return self
-        seen: object = None
+        seen = ResponseScan()
         for frame in frames:
             seen = self.family.scan(seen, frame)
         return self.bind(self.family.finish(seen))
@@ -331,7 +336,7 @@ class Program:
             assert training.stream is not None
             return training.stream.window(seed, number)
 
-        def final_state(points: Points, carried: Carried, data: Rows) -> Carried:
+        def final_state(points: Points, carried: MutableState, data: Rows) -> MutableState:
             return {**carried, **self._settled(state, data.designs, known.at(points, carried))}
 
         family = self.family.bind(state.family)
@@ -438,7 +443,7 @@ class Program:
                 out[term.label] = places
         return out
 
-    def _settled(self, state: TrainingState, designs: Designs, known: Networks) -> Carried:
+    def _settled(self, state: TrainingState, designs: Designs, known: Networks) -> MutableState:
         """State that the program carries once the search for point estimates has ended, by site."""
         out: dict[str, Mapping[str, ArrayLike]] = {}
         for parameter, term in self.terms_with(HasNetwork):
@@ -597,7 +602,7 @@ class Program:
                 )
                 constants |= self.family.on_link_scale(**{name: value})
 
-        def at(completed: Mapping[str, Array], rows: Places) -> dict[str, Array]:
+        def at(completed: Mapping[str, Selected], rows: RowPlaces) -> dict[str, Array]:
             sums = {
                 name: jnp.asarray(sum(curve(completed, rows) for curve in own))
                 for name, own in curves.items()

@@ -16,6 +16,7 @@ Numbers = Array | NDArray[np.float64]
 Codes = Array | NDArray[np.int32]
 # Places of rows, or a mask of them.
 Places = Array | NDArray[np.integer] | NDArray[np.bool_]
+RowPlaces = Places | slice
 
 # Types of the fields of a pytree, which are not checked at run time: while JAX rebuilds a pytree,
 # its fields may hold anything.

@@ -22,7 +22,7 @@ from ranef.lazy import Array, ArrayLike
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior
 from ranef.terms.base import Design, LevelSites, Run, StateT
-from ranef.terms.blocks import Bilinear, LinearBlock
+from ranef.terms.blocks import Bilinear, LinearBlock, RowPlaces
 
 # Columns (n, k) of training rows, and draws of a site with the draws as leading axis.
 Columns = Float[NDArray[np.float64], "n k"]
@@ -31,15 +31,14 @@ Sites = Mapping[str, ArrayLike]
 # One number for each draw, or one number for sites without an axis of draws.
 PerDraw = NDArray | np.floating
 
-# Places of some rows among all rows.
-Places = slice | Array | NDArray[np.int64]
 
 # A term's eta (m,) as a function of completed columns, (m,) by name, and the places of these m rows
 # among all rows.
-Curve = Callable[[Mapping[str, Array], Places], Array]
+Curve = Callable[[Mapping[str, Array], RowPlaces], Array]
 
-# State that the program carries from one run to the next, by site and by name within the site.
-Carried = Mapping[str, Mapping[str, ArrayLike]]
+# State that the program carries from one run to the next, such as batch-norm averages, by site and
+# by name within the site.
+MutableState = Mapping[str, Mapping[str, ArrayLike]]
 
 # Substitutes known point estimates in a NumPyro program.
 Substitution = Callable[[Callable], Callable]
@@ -263,7 +262,7 @@ class FittedDraws(Protocol):
         ...
 
     @property
-    def carried(self) -> Carried:
+    def carried(self) -> MutableState:
         """Final state that the program updates, by site."""
         ...
 
@@ -306,7 +305,9 @@ class HasNetwork(Capability[StateT]):
         """The linear block at unit scales with the columns of `basis`, as `Term.structure`."""
 
     @abstractmethod
-    def settled(self, state: StateT, design: Design, scale: Scale, given: Substitution) -> Carried:
+    def settled(
+        self, state: StateT, design: Design, scale: Scale, given: Substitution
+    ) -> MutableState:
         """State that the program carries once the search for point estimates has ended, by site.
 
         Args:
@@ -345,7 +346,7 @@ class HasNetwork(Capability[StateT]):
         """Columns of the table of which the term can be any function."""
 
     @abstractmethod
-    def without(self) -> Carried:
+    def without(self) -> MutableState:
         """State that the program carries, by site, if the term is left out."""
 
     @abstractmethod

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.inference.advi import guide as guides
-from ranef.inference.base import CarriedState
 from ranef.lazy import Array, jax, jnp, log_density, numpyro
 from ranef.numerics.shapes import Float
+from ranef.program.networks import MutableState
 from ranef.program.problem import Problem, Sites
 from ranef.program.training import Rows
 
@@ -61,8 +61,8 @@ class Objective:
         }
 
     def samples_of(
-        self, params: AscentParams, carried: CarriedState, key: Array, data: Rows
-    ) -> tuple[Float[Array, "samples"], CarriedState]:
+        self, params: AscentParams, carried: MutableState, key: Array, data: Rows
+    ) -> tuple[Float[Array, "samples"], MutableState]:
         """Unbiased samples of the ELBO, on all rows or a minibatch.
 
         Args:
@@ -78,7 +78,7 @@ class Objective:
         points = self.points(params)
         fixed = jax.lax.stop_gradient(params["guide"])
 
-        def one(eps: Latents, own: Array) -> tuple[Scalar, CarriedState]:
+        def one(eps: Latents, own: Array) -> tuple[Scalar, MutableState]:
             # A network with a state may draw random numbers, as for dropout. Each sample gets its
             # own key.
             run = numpyro.handlers.seed(self.problem.run, own) if carried else self.problem.run

@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from ranef.errors import DataError, OptionError
 from ranef.inference.advi.elbo import AscentParams, Objective
-from ranef.inference.base import CarriedState
 from ranef.inference.checkpoint import Checkpoint, filled, flat
 from ranef.lazy import Array, jax, jnp, optax
 from ranef.numerics.shapes import Float, Shaped
+from ranef.program.networks import MutableState
 
 Scalar = Shaped[Array, ""]
 # Parameters, state of the optimizer, state that the program updates, and the sum of the parameters
 # over the stage.
-Carry = tuple[AscentParams, Any, CarriedState, AscentParams]
+Carry = tuple[AscentParams, Any, MutableState, AscentParams]
 # The ELBO of a step or of each of several, whether it is finite, and whether the step was taken.
 StepRecord = tuple[Array, Array, Array]
 
@@ -60,7 +60,7 @@ class AscentResult:
     """
 
     params: AscentParams
-    carried: CarriedState
+    carried: MutableState
     converged: bool
     message: str
     steps: int
@@ -100,7 +100,7 @@ class Search:
             rows = jax.random.randint(pick, (self.batch,), 0, n)
             data = jax.tree.map(lambda a: a[rows], data)
 
-        def loss(p: AscentParams) -> tuple[Scalar, CarriedState]:
+        def loss(p: AscentParams) -> tuple[Scalar, MutableState]:
             values, updated = self.objective.samples_of(p, carried, noise, data)
             return -jnp.mean(values), updated
 
@@ -150,7 +150,7 @@ class Search:
         with np.errstate(over="ignore"):
             return float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
 
-    def _start(self, params: AscentParams, carried: CarriedState) -> Carry:
+    def _start(self, params: AscentParams, carried: MutableState) -> Carry:
         """The carry of the loop at these parameters, with a new optimizer state."""
         # Arrays with explicit types, so that the loop is compiled once.
         params, carried = jax.tree.map(lambda a: jnp.asarray(a, a.dtype), (params, carried))

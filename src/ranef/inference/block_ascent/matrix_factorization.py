@@ -11,7 +11,7 @@ residual sum of squares grows by the variance of u'v. During the search theta is
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,8 +30,10 @@ from ranef.inference.block_ascent.factor_posterior import (
 )
 from ranef.inference.block_ascent.lmm_step import LMMUpdate
 from ranef.inference.glmm.arrays import PerRow, SiteValues
-from ranef.lazy import numpyro
-from ranef.program.problem import Batch, Problem
+from ranef.lazy import Array as JaxArray
+from ranef.priors import handlers
+from ranef.program.problem import Batch, Problem, RunProgram
+from ranef.program.training import Rows
 from ranef.terms.blocks import LinearBlock
 
 # Mean and variance of u'v in each row.
@@ -201,16 +203,16 @@ class MatrixFactorization:
             bilinear={},
         )
 
-    def _without_factors(self) -> Callable[..., object]:
+    def _without_factors(self) -> RunProgram:
         """The NumPyro program with the factors and their scales known and hidden."""
-        data = {}
+        means = {}
         for label, q in self.q.items():
             term = self.problem.bilinear[label]
-            data |= {term.sites[0]: q.u.mean, term.sites[1]: q.v.mean, term.scale: q.scales.mean}
+            means |= {term.sites[0]: q.u.mean, term.sites[1]: q.v.mean, term.scale: q.scales.mean}
 
-        def run(*args: object) -> object:
-            known = numpyro.handlers.substitute(lambda: self.problem.run(*args), data=data)
-            return numpyro.handlers.block(known, hide=list(data))()
+        def run(data: Rows, rows: int | None = None) -> Mapping[str, JaxArray]:
+            known = handlers.substituted(lambda: self.problem.run(data, rows), means)
+            return handlers.hidden(known, means)()
 
         return run
 

@@ -58,18 +58,17 @@ from ranef.inference.block_ascent.minibatches import (
 from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
 from ranef.inference.glmm.arrays import SiteValues
 from ranef.inference.pwls.cross_products import CrossProducts
-from ranef.lazy import Array, jax, jnp, numpyro, optax
+from ranef.lazy import Array, ArrayLike, jax, jnp, numpyro, optax
 from ranef.numerics.shapes import Float, Shaped
+from ranef.program.networks import MutableState
 from ranef.program.problem import Problem, sites_in
 from ranef.program.training import Designs, Rows
 from ranef.terms.blocks import LinearBlock
 
 # Network weights by site.
-NetworkWeights = Mapping[str, Array | NDArray]
-# What networks update as they run, such as batch norm averages: trees of arrays, by site and name.
-NetworkState = Mapping[str, Mapping[str, object]]
+NetworkWeights = Mapping[str, ArrayLike]
 # What a gradient step changes: weights, state of the networks, and state of the optimizer.
-StepState = tuple[NetworkWeights, NetworkState, Any]
+StepState = tuple[NetworkWeights, MutableState, Any]
 # One PRNG key for each batch.
 Keys = Shaped[Array, "batches ..."]
 
@@ -114,13 +113,13 @@ class _AscentState:
     """
 
     points: NetworkWeights
-    network_state: NetworkState
+    network_state: MutableState
     moments: Any
     done: float
     rounds: int
     steps: int
     skipped: int
-    best: tuple[NetworkWeights, NetworkState]
+    best: tuple[NetworkWeights, MutableState]
     least: float
     since: int
     trace: Float[NDArray[np.float64], "rounds 3"]
@@ -297,13 +296,13 @@ class BlockAscent:
             state.network_state = self._following(state.points, state.network_state, batches, keys)
 
     def _followed(
-        self, points: NetworkWeights, network_state: NetworkState, batches: Designs, keys: Keys
-    ) -> NetworkState:
+        self, points: NetworkWeights, network_state: MutableState, batches: Designs, keys: Keys
+    ) -> MutableState:
         """The state of the networks after they have run on these batches at fixed weights."""
 
         def step(
-            network_state: NetworkState, inputs: tuple[Designs, Array]
-        ) -> tuple[NetworkState, None]:
+            network_state: MutableState, inputs: tuple[Designs, Array]
+        ) -> tuple[MutableState, None]:
             designs, key = inputs
             return self._forward(points, network_state, designs, key)[1], None
 
@@ -421,7 +420,7 @@ class BlockAscent:
             points, network_state, moments = carry
             (designs, own), factor, key = inputs
 
-            def loss(points: NetworkWeights) -> tuple[Array, NetworkState]:
+            def loss(points: NetworkWeights) -> tuple[Array, MutableState]:
                 bases, updated, penalty = self._forward(points, network_state, designs, key)
                 return self.kind.loss(bases, own, fixed) + penalty / self.batch, updated
 
@@ -441,8 +440,8 @@ class BlockAscent:
         return carry, jnp.sum(skipped)
 
     def _forward(
-        self, points: NetworkWeights, network_state: NetworkState, designs: Designs, key: Array
-    ) -> tuple[dict[str, Float[Array, "_ _"]], NetworkState, Shaped[Array, ""]]:
+        self, points: NetworkWeights, network_state: MutableState, designs: Designs, key: Array
+    ) -> tuple[dict[str, Float[Array, "_ _"]], MutableState, Shaped[Array, ""]]:
         """The networks' columns by label, their updated state, and their penalty on these rows.
 
         The penalty, in nats, is minus the log density of the observed sites of the program.

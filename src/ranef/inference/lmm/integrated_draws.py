@@ -50,7 +50,7 @@ def integrated_draws(
     # The scales of t priors are coordinates of the search, and no sites of the program.
     hidden = {*points, *(tail.name for tail in target.mixed.tails)}
     values = target.coordinates.values(x)
-    hyper = {name: value[None] for name, value in values.items() if name not in hidden}
+    hyper = {name: np.asarray(value)[None] for name, value in values.items() if name not in hidden}
     coefficients = CoefficientPosterior(target, x, seed)
     drawn = Draws(
         dict,

@@ -26,15 +26,15 @@ from ranef.numerics.shapes import Float, Shaped
 from ranef.terms.base import Design, Parameter, Run, Term, Variable
 from ranef.terms.blocks import LinearBlock
 from ranef.terms.capabilities import (
-    Carried,
     Columns,
     FittedDraws,
     HasNetwork,
     Measured,
+    MutableState,
     SpansConstant,
     Substitution,
 )
-from ranef.terms.nn import graph, inputs, perceptron, variables
+from ranef.terms.nn import graph, inputs, linearized_laplace, perceptron, variables
 from ranef.terms.nn.state import NetworkState
 from ranef.terms.nn.weights import KINDS
 
@@ -52,9 +52,6 @@ _WEIGHT_UNIT = 0.2
 
 # Largest number of training rows from which the outputs of a user's network are standardized.
 _ROWS = 2_000
-
-# A network's contribution to eta (n,) as a function of its weights and inputs.
-Output = Callable[[list[Array], list[Array]], Array]
 
 # Starting value of a weight, or a function that draws it with a key.
 Start = Array | Callable[[Array], Array]
@@ -430,7 +427,7 @@ class Network(
         design: Design,
         scale: Scale,
         given: Substitution,
-    ) -> Carried:
+    ) -> MutableState:
         return self.weights.settled(state, design, scale, given)
 
     def structure_given(
@@ -591,7 +588,7 @@ class Network(
         """The rows as arrays, one for each input of the network."""
         return [_on_device(a) for a in inputs.ordered(design.arrays)]
 
-    def frozen(self, state: NetworkState, scale: Scale) -> Output:
+    def frozen(self, state: NetworkState, scale: Scale) -> linearized_laplace.Output:
         """The contribution to eta (n,) in inference mode, as a function of weights and inputs."""
         unit, shift, model = self.unit(state, scale), self.output_shift(state, scale), state.model
         carried, others = self._carried(state, model)

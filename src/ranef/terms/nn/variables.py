@@ -26,12 +26,13 @@ def names(network: Model) -> dict[int, str]:
     return out
 
 
-def values(network: Model) -> dict[str, NDArray]:
-    """Values of the variables by name; empty before the network is built."""
+def values(network: object) -> dict[str, NDArray]:
+    """Values of the variables by name; empty before the network is built, or if it is none."""
     if not getattr(network, "built", False):
         return {}
-    known = names(network)
-    return {known[id(v)]: np.array(v.value) for v in network.variables}
+    model = cast("Model", network)
+    known = names(model)
+    return {known[id(v)]: np.array(v.value) for v in model.variables}
 
 
 def assign(network: Model, held: Values) -> None:

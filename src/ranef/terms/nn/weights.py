@@ -26,22 +26,10 @@ from ranef.numerics.shapes import Float
 from ranef.priors import Prior, handlers, sites
 from ranef.terms.base import Design, Parameter, Run, Variable
 from ranef.terms.blocks import LinearBlock, Numbers
+from ranef.terms.capabilities import FittedDraws, MutableState
 from ranef.terms.nn import graph, linearized_laplace, variables
 from ranef.terms.nn.keras_types import Dense, Model
 from ranef.terms.nn.state import NetworkState
-
-# Mutable state of the program, by site and name.
-MutableState = Mapping[str, Mapping[str, ArrayLike]]
-
-
-@runtime_checkable
-class SiteDraws(Protocol):
-    """Draws of the sites of a fit."""
-
-    @property
-    def sites(self) -> Mapping[str, NDArray]:
-        """Draws of each site, (chain, draw, ...)."""
-        ...
 
 
 @runtime_checkable
@@ -155,7 +143,7 @@ class Weights(ABC):
         """Variables that the weights contribute to the posterior, by name."""
         return {}
 
-    def means(self, state: NetworkState, draws: SiteDraws) -> dict[int, NDArray]:
+    def means(self, state: NetworkState, draws: FittedDraws) -> dict[int, NDArray]:
         """Posterior means of the variables that have a posterior, by the `id` of the variable."""
         return {}
 
@@ -292,7 +280,7 @@ class LastLayerWeights(_ScaledWeights):
             self.site: Variable("weight", (f"{self.network.short}_unit",), (units,)),
         }
 
-    def means(self, state: NetworkState, draws: SiteDraws) -> dict[int, NDArray]:
+    def means(self, state: NetworkState, draws: FittedDraws) -> dict[int, NDArray]:
         layer = self._split(state)[1]
         mean = np.asarray(draws.sites[self.site]).mean(axis=(0, 1)).reshape(-1)
         out = {id(layer.kernel): mean[: layer.kernel.shape[0], None]}
