@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
@@ -21,11 +20,7 @@ from ranef.formula.formula import TermCall
 from ranef.lazy import Array, pytree
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior
-from ranef.terms.blocks import LinearBlock
-
-# Values of scales, correlations and other sites: those of a run of the program are JAX's, and those
-# of draws NumPy's.
-Values = Array | NDArray[np.float64]
+from ranef.terms.blocks import AnyArray, LinearBlock
 
 ScanT = TypeVar("ScanT")
 StateT = TypeVar("StateT")
@@ -294,7 +289,7 @@ class LinearTerm(Term[ScanT, StateT]):
         state: StateT,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Values],
+        hyperparameters: Mapping[str, AnyArray],
     ) -> LinearBlock:
         """The columns, and the prior of the coefficients given the hyperparameters."""
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ranef.lazy import Array, ArrayLike, jnp, pytree
 from ranef.numerics.shapes import Float, Int
 
-Numbers = Array | NDArray[np.float64]
+# Numbers of a run of the program, which are JAX's, or of draws and tables, which are NumPy's.
+AnyArray = Array | NDArray[np.float64]
 Codes = Array | NDArray[np.int32]
 # Places of rows, or a mask of them.
 Places = Array | NDArray[np.integer] | NDArray[np.bool_]
@@ -21,7 +22,7 @@ RowPlaces = Places | slice
 # Types of the fields of a pytree, which are not checked at run time: while JAX rebuilds a pytree,
 # its fields may hold anything.
 if TYPE_CHECKING:
-    Leaf = Numbers
+    Leaf = AnyArray
     CodesLeaf = Codes
 else:
     Leaf = CodesLeaf = object
@@ -46,7 +47,7 @@ class Spectrum(ABC):
     @abstractmethod
     def sds(
         self, values: Mapping[str, ArrayLike], xp: ModuleType = np
-    ) -> Float[Numbers, "*draws k"]:
+    ) -> Float[AnyArray, "*draws k"]:
         """The sds at the values of the scales, which have leading axes of draws or none.
 
         Args:

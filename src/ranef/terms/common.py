@@ -16,8 +16,8 @@ from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.lazy import Array, ArrayLike, jnp
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior, RescaledDefault, sites
-from ranef.terms.base import Design, LinearTerm, Parameter, Run, Values, Variable, clean_name
-from ranef.terms.blocks import LinearBlock
+from ranef.terms.base import Design, LinearTerm, Parameter, Run, Variable, clean_name
+from ranef.terms.blocks import AnyArray, LinearBlock
 from ranef.terms.capabilities import (
     Centred,
     Columns,
@@ -252,7 +252,7 @@ class Common(
         state: CommonState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Values],
+        hyperparameters: Mapping[str, AnyArray],
     ) -> LinearBlock:
         """One block for all rows: the variables with a site of their own, then gamma."""
         columns = design.arrays["columns"]
@@ -299,8 +299,8 @@ class Common(
         )
 
     def _coordinate_columns(
-        self, state: CommonState, columns: Float[Values, "n k"], xp: ModuleType
-    ) -> Float[Values, "n _"]:
+        self, state: CommonState, columns: Float[AnyArray, "n k"], xp: ModuleType
+    ) -> Float[AnyArray, "n _"]:
         """The columns of gamma, from the design's centred columns."""
         assert state.coordinates is not None
         places = np.array(state.coordinates.places)

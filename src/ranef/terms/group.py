@@ -27,11 +27,10 @@ from ranef.terms.base import (
     LinearTerm,
     Parameter,
     Run,
-    Values,
     Variable,
     clean_name,
 )
-from ranef.terms.blocks import LinearBlock
+from ranef.terms.blocks import AnyArray, LinearBlock
 from ranef.terms.capabilities import (
     Columns,
     Constant,
@@ -312,7 +311,7 @@ class Group(
         state: GroupState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Values],
+        hyperparameters: Mapping[str, AnyArray],
     ) -> LinearBlock:
         factor = hyperparameters["sd"]
         held: tuple[tuple[str, int], ...]
@@ -344,7 +343,7 @@ class Group(
         self, state: GroupState, design: Design, priors_: Mapping[str, Prior]
     ) -> LinearBlock:
         k = len(state.columns)
-        unit: dict[str, Values] = {"sd": np.ones(k)}
+        unit: dict[str, AnyArray] = {"sd": np.ones(k)}
         if self.correlated(state):
             unit["cholesky"] = np.eye(k)
         return self.block(state, design, priors_, unit)

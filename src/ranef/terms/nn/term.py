@@ -6,7 +6,7 @@ imports Keras, which happens only when a formula has a network.
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
@@ -594,9 +594,9 @@ class Network(
         carried, others = self._carried(state, model)
         held = [carried[name] for name in others]
 
-        def output(weights: list[Array], rows: list[Array]) -> Array:
+        def output(weights: Sequence[Array], rows: Sequence[Array]) -> Array:
             found, _ = model.stateless_call(
-                weights, held, graph.packed(model, rows), training=False
+                list(weights), held, graph.packed(model, list(rows)), training=False
             )
             return (found.reshape(-1) - shift) * unit
 

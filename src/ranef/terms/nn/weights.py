@@ -25,7 +25,7 @@ from ranef.lazy import Array, ArrayLike, dist, jax, jnp, numpyro
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior, handlers, sites
 from ranef.terms.base import Design, Parameter, Run, Variable
-from ranef.terms.blocks import LinearBlock, Numbers
+from ranef.terms.blocks import AnyArray, LinearBlock
 from ranef.terms.capabilities import FittedDraws, MutableState
 from ranef.terms.nn import graph, linearized_laplace, variables
 from ranef.terms.nn.keras_types import Dense, Model
@@ -132,7 +132,7 @@ class Weights(ABC):
         return {}
 
     @abstractmethod
-    def structure(self, state: NetworkState, basis: Float[Numbers, "n k"]) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Float[AnyArray, "n k"]) -> LinearBlock:
         """The linear block with the columns of `basis`."""
 
     @abstractmethod
@@ -156,7 +156,7 @@ class PointWeights(Weights):
     def basis(self, run: Run[NetworkState]) -> Float[Array, "n k"]:
         return self.network.column(run)
 
-    def structure(self, state: NetworkState, basis: Float[Numbers, "n k"]) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Float[AnyArray, "n k"]) -> LinearBlock:
         return LinearBlock(basis, None, 1, np.ones(1), np.zeros(1))
 
     def sample(self, run: Run[NetworkState]) -> Float[Array, "n"]:
@@ -250,7 +250,7 @@ class LastLayerWeights(_ScaledWeights):
             columns = jnp.concatenate([columns, jnp.ones((len(columns), 1), columns.dtype)], axis=1)
         return columns * self.network.unit(run.state, run.scale)
 
-    def structure(self, state: NetworkState, basis: Float[Numbers, "n k"]) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Float[AnyArray, "n k"]) -> LinearBlock:
         k = len(self._units(state))
         if basis.shape[1] != k:
             return super().structure(state, basis)
@@ -327,7 +327,7 @@ class FullWeights(_ScaledWeights):
         weights = self.network.points(run.state, run.state.model)
         return linearized_laplace.columns(output, weights, self.network.rows(run.design), linear)
 
-    def structure(self, state: NetworkState, basis: Float[Numbers, "n k"]) -> LinearBlock:
+    def structure(self, state: NetworkState, basis: Float[AnyArray, "n k"]) -> LinearBlock:
         k = basis.shape[1] - 1
         if k == 0:
             return super().structure(state, basis)

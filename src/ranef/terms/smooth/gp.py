@@ -33,11 +33,10 @@ from ranef.terms.base import (
     LinearTerm,
     Parameter,
     Run,
-    Values,
     Variable,
     clean_name,
 )
-from ranef.terms.blocks import LinearBlock
+from ranef.terms.blocks import AnyArray, LinearBlock
 from ranef.terms.capabilities import Diagnosed, Sites, VariesByLevel
 from ranef.terms.smooth import hilbert_basis, ranges
 
@@ -306,7 +305,7 @@ class Process(
         state: ProcessState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Values],
+        hyperparameters: Mapping[str, AnyArray],
     ) -> LinearBlock:
         x, k, spectrum = design.arrays["x"], state.width, self._spectrum(state)
         xp: ModuleType = np if isinstance(x, np.ndarray) and not hyperparameters else jnp

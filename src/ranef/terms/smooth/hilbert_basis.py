@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ranef.lazy import ArrayLike
 from ranef.numerics.shapes import Float
-from ranef.terms.blocks import Numbers, Spectrum
+from ranef.terms.blocks import AnyArray, Spectrum
 
 Array = NDArray[np.float64]
 Sds = Float[Array, "*draws k"]
@@ -109,7 +109,7 @@ class SpectralSds(Spectrum):
 
     def _relative(
         self, values: Mapping[str, ArrayLike], xp: ModuleType
-    ) -> tuple[Float[Numbers, "*draws k"], Float[Numbers, "*draws k d"]]:
+    ) -> tuple[Float[AnyArray, "*draws k"], Float[AnyArray, "*draws k d"]]:
         """S(w_j) / (a^2 prod_d 2 L_d), and (l_d w_jd)^2 of each dimension."""
         d, nu = len(self.sizes), KERNELS[self.kernel].smoothness
         each = [values[name] for name in self.lengths]
@@ -125,7 +125,7 @@ class SpectralSds(Spectrum):
 
     def sds(
         self, values: Mapping[str, ArrayLike], xp: ModuleType = np
-    ) -> Float[Numbers, "*draws k"]:
+    ) -> Float[AnyArray, "*draws k"]:
         relative, _ = self._relative(values, xp)
         amplitude = xp.asarray(values[self.amplitude])[..., None]
         return amplitude * xp.sqrt(relative + _LEAST**2)
@@ -153,11 +153,11 @@ def orders(sizes: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def columns(
-    u: Float[Numbers, "n d"],
+    u: Float[AnyArray, "n d"],
     sizes: Sequence[int],
     factors: Sequence[float],
     xp: ModuleType = np,
-) -> Float[Numbers, "n k"]:
+) -> Float[AnyArray, "n k"]:
     """The columns prod_d sqrt(2 L_d) phi_jd(u_d) of the basis.
 
     Args:

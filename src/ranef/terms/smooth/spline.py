@@ -28,7 +28,7 @@ from ranef.lazy import Array, dist, jnp, numpyro
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
 from ranef.terms.base import Design, LinearTerm, Parameter, Run, Variable, clean_name
-from ranef.terms.blocks import LinearBlock, Numbers
+from ranef.terms.blocks import AnyArray, LinearBlock
 from ranef.terms.smooth import ranges
 
 _OPTIONS = {"k": 20}
@@ -143,7 +143,7 @@ class Spline(LinearTerm[ranges.ColumnRanges, SplineState]):
         state: SplineState,
         design: Design,
         priors_: Mapping[str, Prior],
-        hyperparameters: Mapping[str, Numbers],
+        hyperparameters: Mapping[str, AnyArray],
     ) -> LinearBlock:
         x, k = design.arrays["x"], self.k - 2
         xp: ModuleType = np if isinstance(x, np.ndarray) and not hyperparameters else jnp
@@ -179,7 +179,7 @@ class Spline(LinearTerm[ranges.ColumnRanges, SplineState]):
         return Summand(("f", Sub(name), "(", str(self.call.arguments[0]), Sub("i"), ")"), (prior,))
 
 
-def b_splines(u: Float[Numbers, "n"], k: int) -> Float[Numbers, "n splines"]:
+def b_splines(u: Float[AnyArray, "n"], k: int) -> Float[AnyArray, "n splines"]:
     """Evaluate k cubic B-splines on evenly spaced knots over [-1, 1].
 
     Args:
