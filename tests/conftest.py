@@ -45,7 +45,7 @@ GROUND = (
     "posterior.level_likelihood",
     "posterior.predictive",
 )
-install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "beartype.beartype")
+install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "type_checker.checked")
 
 # Compiling is most of the suite's time: programs that run for a moment are not made the fastest,
 # and they are kept between runs, in the repository's own ignored folder.

@@ -59,7 +59,7 @@ def test_log_density_is_the_programs(formula, priors, grouped):
         for root, effects in zip(solution.roots, solution.effects, strict=True):
             log_det -= 2 * effects.shape[1] * np.linalg.slogdet(root[0])[1]
             size += effects[0].size
-        for tail in mixed.tails:
+        for tail in mixed.mixtures:
             # The program has the t prior, of which the scale is integrated out.
             beta, m = solution.common[0, tail.column], mixed.mean[tail.column]
             joint = float(joint) + stats.norm(m, sites[tail.name]).logpdf(beta)

@@ -104,7 +104,7 @@ def test_the_gradient_in_the_scales_of_t_priors(formula, grouped):
     target.settle(x)
     _, gradient = target.value_and_gradient(x)
     names = [scale.name for scale in target.coordinates.scales]
-    places = [names.index(tail.name) for tail in target.mixed.tails]
+    places = [names.index(tail.name) for tail in target.mixed.mixtures]
     assert len(places) == 2
     for i in places:
         beside = np.zeros_like(x)
@@ -133,6 +133,44 @@ def test_t_priors_of_a_gaussian_response_are_exacts(grouped):
 
     moved = [jacobian(here, y) - jacobian(exact, x) for x, y in zip(at, b, strict=True)]
     np.testing.assert_allclose(found - np.array(moved), a, atol=1e-5)
+
+
+@pytest.mark.parametrize(("response", "family"), [("y", "gaussian"), ("count", "poisson")])
+def test_uniform_priors_cut_the_posterior_under_a_flat_one(grouped, response, family):
+    """The draws under flat priors that lie inside the bounds have the posterior of these."""
+    formula, lower, upper = f"{response} ~ x + z + (1 | g)", 0.0, 50.0
+    flat = rf.Model(formula, family=family, priors={"x": rf.Flat(), "z": rf.Flat()})
+    free = flat.fit(grouped, draws=20_000, progress=False).idata.posterior
+    # The bound of z cuts the posterior at its mean, and that of x is far from it.
+    middle = float(free["z"].mean())
+    bounded = {"x": rf.Uniform(-1e3, 1e3), "z": rf.Uniform(middle, upper)}
+    fit = rf.Model(formula, family=family, priors=bounded).fit(grouped, draws=4_000, progress=False)
+    assert fit.method == ("exact" if family == "gaussian" else "laplace")
+    assert fit.converged
+    cut = np.asarray(fit.idata.posterior["z"]).ravel()
+    assert cut.min() >= middle
+    assert cut.max() <= upper
+    inside = np.asarray(free["z"]).ravel() >= middle
+    for name in ("Intercept", "x", "z", "1|g_sigma"):
+        expected = np.asarray(free[name]).ravel()[inside]
+        found = np.asarray(fit.idata.posterior[name]).ravel()
+        assert found.mean() == pytest.approx(expected.mean(), abs=0.1 * expected.std()), name
+        assert found.std() == pytest.approx(expected.std(), rel=0.1), name
+    assert fit.summary().loc["z", "mean"] == pytest.approx(cut.mean(), abs=0.1 * cut.std())
+    assert fit.check().verdict in ("trust", "caution", "unchecked")
+
+
+def test_a_uniform_prior_of_all_common_effects_holds_factors_too(grouped):
+    prior = {"common": rf.Uniform(-3.0, 0.5)}
+    fit = rf.Model("y ~ x + f + (1 | g)", priors=prior).fit(
+        {**grouped, "f": np.array(["a", "b", "c"])[np.arange(len(grouped["y"])) % 3]},
+        progress=False,
+    )
+    assert fit.method == "exact"
+    for name in ("x", "f"):
+        draws = np.asarray(fit.idata.posterior[name])
+        assert draws.min() >= -3.0
+        assert draws.max() <= 0.5
 
 
 def test_cauchy_priors_of_the_bioassay():

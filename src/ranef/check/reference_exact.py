@@ -78,7 +78,7 @@ def closed(posterior: Posterior, problem: Problem, deadline: Deadline) -> Refere
     problem = held(problem, posterior.draws.points)
     try:
         mixed = accumulate(problem, "check")
-        if mixed.tails:
+        if mixed.mixtures:
             return NoReference(HIDDEN)
         if not mixed.solver.is_affordable:
             return NoReference("the exact density of the scales takes too long to evaluate")

@@ -59,7 +59,7 @@ def exact_scales(
     problem = held(problem, posterior.draws.points)
     try:
         mixed = accumulate(problem, "check")
-        if mixed.tails:
+        if mixed.mixtures:
             return NoReference(HIDDEN)
         with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
             marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)

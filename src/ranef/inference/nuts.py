@@ -101,7 +101,7 @@ class NUTS(Method):
         if self.settings["coefficients"] == "sampled":
             return None
         mixed = accumulate_or_reason(problem)
-        if isinstance(mixed, str) or mixed.tails:
+        if isinstance(mixed, str) or mixed.mixtures:
             return None
         refuse_without_residual(mixed, problem)
         marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)

@@ -64,7 +64,7 @@ class Spectrum(ABC):
 
 @pytree(
     data=[
-        *("columns", "codes", "mean", "factor", "known", "variance", "carry", "freedom"),
+        *("columns", "codes", "mean", "factor", "known", "variance", "carry", "freedom", "bounds"),
     ],
     meta=[
         *("levels", "gaussian", "sites", "shapes", "carried"),
@@ -101,7 +101,11 @@ class LinearBlock:
         carried: for each coefficient of the formula's columns, in order, its name, its number of
             columns and its shape for one level.
         freedom: (k,) degrees of freedom of independent t priors with scales `factor`, infinite
-            for normal ones; None where all priors are normal, or where one is neither.
+            for normal and uniform ones; None where all priors are normal, or where one is none of
+            these.
+        bounds: (2, k) lower and upper bounds of independent uniform priors, infinite for other
+            priors; None where no prior is uniform. `mean` and `factor` have the moments of the
+            uniform distribution.
     """
 
     columns: Leaf
@@ -122,6 +126,7 @@ class LinearBlock:
     carry: Leaf | None = None
     carried: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
     freedom: Leaf | None = None
+    bounds: Leaf | None = None
 
     def keep(self, places: Places) -> "LinearBlock":
         """The block on the rows at `places`."""

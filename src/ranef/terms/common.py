@@ -257,7 +257,7 @@ class Common(
         """One block for all rows: the variables with a site of their own, then gamma."""
         columns = design.arrays["columns"]
         xp: ModuleType = np if isinstance(columns, np.ndarray) else jnp
-        parts, means, sds, freedom = [], [], [], []
+        parts, means, sds, freedom, bounds = [], [], [], [], []
         sites: list[tuple[str, int]] = []
         shapes: list[tuple[int, ...]] = []
         for name, place in state.own.items():
@@ -282,8 +282,10 @@ class Common(
             means.append(np.broadcast_to(mean, count))
             sds.append(np.broadcast_to(sd, count))
             freedom.append(np.full(count, nu))
-        nus = np.concatenate(freedom)
-        gaussian = bool(np.isinf(nus).all())
+            bounds.append(np.repeat([_bounds(priors_[name])], count, axis=0).T)
+        nus, limits = np.concatenate(freedom), np.concatenate(bounds, axis=1)
+        bounded = bool(np.isfinite(limits).any())
+        gaussian = bool(np.isinf(nus).all()) and not bounded
         return LinearBlock(
             xp.concatenate(parts, axis=1),
             None,
@@ -296,6 +298,7 @@ class Common(
             carry=carry,
             carried=carried,
             freedom=None if gaussian or np.isnan(nus).any() else nus,
+            bounds=limits if bounded else None,
         )
 
     def _coordinate_columns(
@@ -445,8 +448,8 @@ def _sizes(state: CommonState) -> Vector:
 def _moments(prior: Prior) -> tuple[Numbers, Numbers, float]:
     """Location, scale and degrees of freedom of a prior as a t distribution.
 
-    A normal prior has infinite degrees of freedom, and a flat one an infinite sd as well. Degrees
-    of freedom are NaN for a prior that is no t distribution.
+    A normal prior has infinite degrees of freedom, and a flat one an infinite sd as well. So has a
+    uniform one, with its mean and sd. Degrees of freedom are NaN for other priors.
     """
     match prior:
         case priors.Normal():
@@ -459,4 +462,14 @@ def _moments(prior: Prior) -> tuple[Numbers, Numbers, float]:
             return prior.mu, prior.sigma, float(prior.nu)
         case priors.Cauchy():
             return prior.mu, prior.sigma, 1.0
+        case priors.Uniform():
+            middle, length = (prior.lower + prior.upper) / 2, prior.upper - prior.lower
+            return middle, length / 12**0.5, np.inf
     return 0.0, np.inf, np.nan
+
+
+def _bounds(prior: Prior) -> tuple[float, float]:
+    """Lower and upper bound of a uniform prior; infinite for other priors."""
+    if isinstance(prior, priors.Uniform):
+        return float(prior.lower), float(prior.upper)
+    return -np.inf, np.inf

@@ -255,7 +255,7 @@ class AdaptiveQuadrature:
         found = self._integrated(q, roots, numbers)
         along = np.full((1, 1), (found.squares - len(found.mean)) / _sd(roots))
         layout = self.working.layout
-        by_scale = layout.by_scale((found.beta - layout.mean) ** 2)
+        by_scale = layout.mixture_slopes(found.beta)
         return self._density(q, found), {0: along}, {**found.by_number, **by_scale}
 
     def solution(self, q: GaussianPosterior, roots: Roots, numbers: FamilyValues) -> Solution:

@@ -167,15 +167,15 @@ class GaussianApproximator:
     def without_priors(self) -> "GaussianApproximator":
         """A copy with flat priors on the common effects."""
         flat = np.zeros_like(self.layout.precision)
-        return self._with(replace(self.layout, precision=flat, tails=()))
+        return self._with(replace(self.layout, precision=flat, mixtures=()))
 
     def about(self, middle: CommonEffects) -> "GaussianApproximator":
         """A copy with constants subtracted from the columns of the common effects."""
         return self._with(replace(self.layout, columns=self.layout.columns - middle))
 
-    def at_scales(self, values: SiteValues) -> "GaussianApproximator":
-        """A copy with t priors replaced by normal ones of these scales, by site."""
-        return self._with(self.layout.at_scales(values)) if self.layout.tails else self
+    def conditional(self, values: SiteValues) -> "GaussianApproximator":
+        """A copy with priors that are mixtures replaced by normal ones, as `DesignLayout`."""
+        return self._with(self.layout.conditional(values)) if self.layout.mixtures else self
 
     def at_common_effects(self, common: CommonEffects) -> "GaussianApproximator":
         """A copy in which the common effects are known, and their contribution is in `known`."""
@@ -194,7 +194,7 @@ class GaussianApproximator:
                 columns=layout.columns[:, :0],
                 predictor=layout.predictor[:0],
                 known=known,
-                tails=(),
+                mixtures=(),
             )
         )
 

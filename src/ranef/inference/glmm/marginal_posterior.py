@@ -139,7 +139,7 @@ class GLMMHyperposterior:
             0.0,
             (0.0, 0.0),
             layout.derived,
-            layout.tails,
+            layout.mixtures,
         )
         groups = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)
         coordinates = Coordinates(
@@ -222,7 +222,7 @@ class GLMMHyperposterior:
 
     def _working_at(self, x: Point) -> GaussianApproximator:
         """The approximator with the priors of the common effects at x."""
-        return self.working.at_scales(self.sites(x) if self.working.layout.tails else {})
+        return self.working.conditional(self.sites(x) if self.working.layout.mixtures else {})
 
     def _refinement_at(self, x: Point) -> Correction:
         """The correction with the priors of the common effects at x."""
@@ -340,9 +340,9 @@ class GLMMHyperposterior:
         by_number = self.working.averages.by_number(numbers, q.mean, q.covariance)
         layout = self._working_at(x).layout
         by_scale: dict[str, float] = {}
-        if layout.tails:
+        if layout.mixtures:
             variance = np.diagonal(q.solution.common_covariance[0])
-            by_scale = layout.by_scale((q.solution.common[0] - layout.mean) ** 2 + variance)
+            by_scale = layout.mixture_slopes(q.solution.common[0], variance)
         return q.value, self._along(x, by_root, {**by_number, **by_scale})
 
     def _along(

@@ -49,10 +49,10 @@ def not_linear(blocks: Blocks, problem: Problem) -> str | None:
     for block in blocks.values():
         if block is None or not _is_common(block) or block.gaussian or block.freedom is not None:
             continue
-        name = next(name for name, _ in block.sites if not _is_scale_mixture(problem, name))
+        name = next(name for name, _ in block.sites if not _is_normal_given(problem, name))
         return (
-            f"takes flat, normal, t and Cauchy priors on common effects, and that of {name!r} "
-            f"is {problem.priors[name]}"
+            "takes flat, normal, t, Cauchy and uniform priors on common effects, and that of "
+            f"{name!r} is {problem.priors[name]}"
         )
     return None
 
@@ -83,10 +83,11 @@ def _is_common(block: LinearBlock) -> bool:
     return block.codes is None and not block.scales
 
 
-def _is_scale_mixture(problem: Problem, name: str) -> bool:
-    """Whether the prior is flat, fixed, normal, or normal given a scale."""
-    kinds = (priors.Normal, priors.Flat, priors.Fixed, priors.StudentT, priors.Cauchy)
-    return isinstance(problem.priors[name], kinds)
+def _is_normal_given(problem: Problem, name: str) -> bool:
+    """Whether the prior is flat, fixed, normal, or normal given a scale or a mean."""
+    normal = (priors.Normal, priors.Flat, priors.Fixed)
+    mixtures = (priors.StudentT, priors.Cauchy, priors.Uniform)
+    return isinstance(problem.priors[name], (*normal, *mixtures))
 
 
 def _widths_and_codes(blocks: list[LinearBlock]) -> list[GroupingFactor]:

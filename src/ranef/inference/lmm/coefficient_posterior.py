@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import OptionError
 from ranef.inference.lmm.model import (
+    BoundedEffect,
     LinearMixedModel,
     RandomEffectsTerm,
     common_by_site,
@@ -40,7 +41,7 @@ from ranef.inference.pwls.effect_draws import (
 )
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.blas_threads import side_by_side, threads_for
-from ranef.numerics.shapes import Float, Int
+from ranef.numerics.shapes import Float, Int, Numbers
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -111,6 +112,10 @@ class ConditionalPosterior(Protocol):
     @property
     def cost(self) -> int:
         """Cost of one solution: the number of array elements, each used some tens of times."""
+        ...
+
+    def sites(self, x: Float[Array, "*batch d"]) -> Mapping[str, Numbers]:
+        """All hyperparameters by site at x."""
         ...
 
     def solve(self, x: Float[Array, "B d"]) -> tuple[Solution, Float[Array, "B"]]:
@@ -326,6 +331,11 @@ class CoefficientPosterior:
         if surface is not None:
             common += surface.away @ common_slopes.total
             drift = EffectDrift(surface.away, tuple(slopes.total for slopes in effect_slopes))
+        # A bounded effect lies close to its mean, whose draws stay inside the bounds.
+        hyper = self.marginal.sites(self.x)
+        for mixture in mixed.mixtures:
+            if isinstance(mixture, BoundedEffect):
+                common[:, mixture.column] = hyper[mixture.name]
         by_chain = common.reshape(self.chains, len(common) // self.chains, solver.p)
         places = tuple(place for g in mixed.groupings for place in places_of(g))
         levels, widths = solver.products.levels, solver.products.widths

@@ -9,6 +9,7 @@ same grouping become one factor with vector-valued effects, even if they predict
 parameters of the response.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,13 @@ from numpy.typing import NDArray
 
 from ranef.errors import DataError, MethodError
 from ranef.inference.lmm.applicability import not_linear
-from ranef.inference.lmm.model import DerivedCoefficients, HeavyTail, RandomEffectsTerm
+from ranef.inference.lmm.model import (
+    BoundedEffect,
+    DerivedCoefficients,
+    HeavyTail,
+    NormalMixture,
+    RandomEffectsTerm,
+)
 from ranef.inference.pwls.cross_products import GroupingFactor
 from ranef.numerics.shapes import Float, Int, Numbers
 from ranef.program.problem import Problem
@@ -28,6 +35,9 @@ Indices = NDArray[np.int64]
 
 # Largest absolute value of a column: sums of its squares do not overflow a double.
 _LARGEST = 1e140
+# Sd of the normals that a uniform prior is a mixture of, as a share of the sd that an effect has
+# where all others are known.
+_NARROW = 0.01
 # Smallest eigenvalue of the uncentred correlation matrix of a term's columns below which the
 # columns count as nearly dependent.
 _NEARLY_DEPENDENT = 1e-8
@@ -50,8 +60,9 @@ class DesignLayout:
         variance: variance of the known summand if it is uncertain, or None.
         factors: the grouping factors, with columns and codes.
         derived: the common effects of the formula's columns, if the solver has other columns.
-        tails: t priors among those of the common effects. Their `precision` is that of the
-            normal distribution with the scale of the t, unless set by `at_scales`.
+        mixtures: priors of common effects that are normal given a hyperparameter. Their `mean` and
+            `precision` are those of one normal distribution near the prior, unless set by
+            `conditional`.
     """
 
     predictors: tuple[str, ...]
@@ -66,17 +77,18 @@ class DesignLayout:
     factors: tuple[GroupingFactor, ...]
     variance: Float[Array, "n"] | None = None
     derived: DerivedCoefficients | None = None
-    tails: tuple[HeavyTail, ...] = ()
+    mixtures: tuple[NormalMixture, ...] = ()
 
-    def at_scales(self, values: Mapping[str, Numbers]) -> "DesignLayout":
-        """The layout with each t prior replaced by the normal prior at a value of its scale.
+    def conditional(self, values: Mapping[str, Numbers]) -> "DesignLayout":
+        """The layout with each mixture replaced by the normal prior given its hyperparameter.
 
-        `values` has lambda of each `HeavyTail` by name.
+        `values` has the hyperparameters of the mixtures by name.
         """
-        precision = self.precision.copy()
-        for tail in self.tails:
-            precision[tail.column] = float(values[tail.name]) ** -2.0
-        return replace(self, precision=precision)
+        mean, precision = self.mean.copy(), self.precision.copy()
+        for mixture in self.mixtures:
+            at = mixture.column
+            mean[at], precision[at] = mixture.normal(float(values[mixture.name]), self.mean[at])
+        return replace(self, mean=mean, precision=precision)
 
     def without_common(self, known: Float[Array, "n K"]) -> "DesignLayout":
         """The layout of group effects alone, with `known` in place of its known summand."""
@@ -90,21 +102,30 @@ class DesignLayout:
             predictor=self.predictor[:0],
             known=known,
             derived=None,
-            tails=(),
+            mixtures=(),
         )
 
-    def by_scale(self, squares: Float[Array, "p"]) -> dict[str, float]:
-        """Derivatives of the log density in the scales lambda of the t priors, by name.
+    def mixture_slopes(
+        self, common: Float[Array, "p"], variance: Float[Array, "p"] | None = None
+    ) -> dict[str, float]:
+        """Derivatives of the log density in the hyperparameters of the mixtures, by name.
 
-        By Fisher's identity they are (s / lambda^2 - 1) / lambda, where s is the posterior mean
-        square of an effect about its prior mean.
+        The layout must be `conditional` on these.
 
         Args:
-            squares: s of each common effect.
+            common: posterior means of the common effects.
+            variance: their posterior variances; None for zeros.
         """
-        root = np.sqrt(self.precision)
-        slopes = (squares * self.precision - 1) * root
-        return {tail.name: float(slopes[tail.column]) for tail in self.tails}
+        away = common - self.mean
+        squares = away**2 if variance is None else away**2 + variance
+        return {
+            mixture.name: mixture.slope(
+                float(self.precision[mixture.column]),
+                float(away[mixture.column]),
+                float(squares[mixture.column]),
+            )
+            for mixture in self.mixtures
+        }
 
     @classmethod
     def of(
@@ -156,11 +177,14 @@ class DesignLayout:
         shared = [p for p in placed if p.block.codes is None and not p.block.scales]
         common = _common(shared, known)
         factors, groupings = _factors(varying)
-        sites, shapes, columns, predictor, mean, precision, nu = common
+        sites, shapes, columns, predictor, mean, precision, nu, bounds = common
+        # Roughly the sd of a row about each predictor, on the scale of its link.
+        rows = [problem.residual_scale if p == problem.location else 1.0 for p in predictors]
+        sds = np.array(rows)[predictor] / (_sizes(columns) * math.sqrt(problem.n))
         return cls(
             *(predictors, sites, shapes, mean, precision, groupings),
             *(columns, predictor, known, factors, variance, _derived(shared)),
-            tails=_tails(sites, nu, precision),
+            mixtures=_mixtures(sites, nu, precision, bounds, _NARROW * sds),
         )
 
 
@@ -184,6 +208,7 @@ def _common(
     Float[Array, "p"],
     Float[Array, "p"],
     Float[Array, "p"],
+    Float[Array, "2 p"],
 ]:
     """The common effects of all terms: columns and priors.
 
@@ -191,11 +216,12 @@ def _common(
 
     Returns:
         Sites, shapes, columns, and for each column: index of its predictor, prior mean, prior
-        precision, and degrees of freedom of a t prior (infinite for a normal one).
+        precision, degrees of freedom of a t prior (infinite for others), and bounds of a uniform
+        prior (infinite for others).
     """
     sites: list[tuple[str, int]] = []
     shapes: list[tuple[int, ...]] = []
-    columns, places, means, sds, nus = [], [], [], [], []
+    columns, places, means, sds, nus, bounds = [], [], [], [], [], []
     for term in placed:
         block, x = term.block, term.columns
         factor, mean = np.asarray(block.factor), np.asarray(block.mean)
@@ -213,9 +239,12 @@ def _common(
         sds.append(factor[~fixed])
         normal = np.full(len(factor), np.inf)
         nus.append((normal if block.freedom is None else np.asarray(block.freedom))[~fixed])
+        unbounded = np.stack([-normal, normal])
+        bounds.append((unbounded if block.bounds is None else np.asarray(block.bounds))[:, ~fixed])
     if not columns:
         empty = np.zeros(0)
-        return (), (), np.zeros((len(known), 0)), np.zeros(0, np.int64), empty, empty, empty
+        none = np.zeros((len(known), 0)), np.zeros(0, np.int64)
+        return (), (), *none, empty, empty, empty, np.zeros((2, 0))
     return (
         tuple(sites),
         tuple(shapes),
@@ -224,20 +253,43 @@ def _common(
         np.concatenate(means),
         np.concatenate(sds) ** -2.0,
         np.concatenate(nus),
+        np.concatenate(bounds, axis=1),
     )
 
 
-def _tails(
-    sites: Sequence[tuple[str, int]], nu: Float[Array, "p"], precision: Float[Array, "p"]
-) -> tuple[HeavyTail, ...]:
-    """The t priors among those of the common effects."""
+def _mixtures(
+    sites: Sequence[tuple[str, int]],
+    nu: Float[Array, "p"],
+    precision: Float[Array, "p"],
+    bounds: Float[Array, "2 p"],
+    narrow: Float[Array, "p"],
+) -> tuple[NormalMixture, ...]:
+    """The priors of common effects that are normal given a hyperparameter.
+
+    Args:
+        sites: names of the sites, each with its number of columns.
+        nu: degrees of freedom of t priors, infinite for others.
+        precision: prior precisions.
+        bounds: bounds of uniform priors, infinite for others.
+        narrow: sds of the normals that uniform priors are mixtures of.
+    """
+    out: list[NormalMixture] = []
+    names = [f"{name}[{i}]" for name, count in sites for i in range(count)]
     # Names with a slash cannot collide with those of columns.
-    names = [f"/scale/{name}[{i}]" for name, count in sites for i in range(count)]
-    return tuple(
-        HeavyTail(c, name, float(nu[c]), float(precision[c]) ** -0.5)
-        for c, name in enumerate(names)
-        if np.isfinite(nu[c])
-    )
+    for c, name in enumerate(names):
+        lower, upper = map(float, bounds[:, c])
+        if np.isfinite(nu[c]):
+            scale = float(precision[c]) ** -0.5
+            out.append(HeavyTail(c, f"/scale/{name}", float(nu[c]), scale))
+        elif np.isfinite(lower):
+            out.append(BoundedEffect(c, f"/mean/{name}", lower, upper, float(narrow[c])))
+    return tuple(out)
+
+
+def _sizes(columns: Float[Array, "n p"]) -> Float[Array, "p"]:
+    """The sd of each column, or the root mean square of a constant one; 1 for zeros."""
+    sds, sizes = columns.std(axis=0), np.sqrt((columns**2).mean(axis=0))
+    return np.where(sds > 1e-9 * sizes, sds, np.where(sizes > 0, sizes, 1.0))
 
 
 def _derived(placed: Sequence[_PlacedBlock]) -> DerivedCoefficients | None:

@@ -47,8 +47,8 @@ def integrated_draws(
         seed: seed of the draws of the coefficients.
         message: how the method ended.
     """
-    # The scales of t priors are coordinates of the search, and no sites of the program.
-    hidden = {*points, *(tail.name for tail in target.mixed.tails)}
+    # The hyperparameters of mixtures are coordinates of the search, and no sites of the program.
+    hidden = {*points, *(mixture.name for mixture in target.mixed.mixtures)}
     values = target.coordinates.values(x)
     hyper = {name: np.asarray(value)[None] for name, value in values.items() if name not in hidden}
     coefficients = CoefficientPosterior(target, x, seed)

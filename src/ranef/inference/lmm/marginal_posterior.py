@@ -10,12 +10,13 @@ residual sum of squares r^2 of ``pwls.solver``, and the prior precision P of the
 
 Here p0 is the number of common effects with a flat prior, and |.|+ is the determinant over those
 with a normal prior. An evaluation needs only the cross-products. A common effect with a t prior
-is normal given a scale, which is an additional hyperparameter (`HeavyTail`).
+is normal given a scale, and one with a uniform prior nearly so given a mean; these are additional
+hyperparameters (`NormalMixture`).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -27,7 +28,13 @@ from ranef.inference.hyperparameters.coordinates import (
     CorrelationCoordinates,
     ScaleCoordinate,
 )
-from ranef.inference.lmm.model import LinearMixedModel, RandomEffectsTerm
+from ranef.inference.lmm.model import (
+    BoundedEffect,
+    HeavyTail,
+    LinearMixedModel,
+    NormalMixture,
+    RandomEffectsTerm,
+)
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.blas_threads import side_by_side
@@ -50,12 +57,14 @@ class LMMHyperposterior:
         coordinates: the map from x to the unknown hyperparameters.
         known: values of the fixed hyperparameters by site.
         start: start of the search for the mode.
+        sds: approximate posterior sds of the coordinates of bounded common effects, by name.
     """
 
     mixed: LinearMixedModel
     coordinates: Coordinates
     known: Mapping[str, float]
     start: Float[Array, "d"]
+    sds: Mapping[str, float] = field(default_factory=dict)
     # `solve` takes several values of the hyperparameters at once.
     solves_many = True
 
@@ -106,13 +115,32 @@ class LMMHyperposterior:
                         grouping.scales,
                     )
                 )
-        for tail in mixed.tails:
-            scales.append(ScaleCoordinate.of_quantiles(tail.name, tail.prior))
-            start.append(scales[-1].place(tail.scale))
+        sds: dict[str, float] = {}
+        bounded = [m for m in mixed.mixtures if isinstance(m, BoundedEffect)]
+        means, widths = cls._as_normal(mixed, by_name, response_scale) if bounded else ([], [])
+        for mixture in mixed.mixtures:
+            scales.append(mixture.coordinate())
+            if isinstance(mixture, HeavyTail):
+                start.append(scales[-1].place(mixture.scale))
+            elif isinstance(mixture, BoundedEffect):
+                sd = float(widths[mixture.column])
+                value = mixture.within(float(means[mixture.column]), sd)
+                start.append(float(scales[-1].inverse(value)))
+                sds[mixture.name] = sd / float(scales[-1].slope(start[-1]))
         coordinates = Coordinates(scales, correlations)
         places = np.zeros(coordinates.size)
         places[: len(start)] = start
-        return cls(mixed, coordinates, known, places)
+        return cls(mixed, coordinates, known, places, sds)
+
+    @classmethod
+    def _as_normal(
+        cls, mixed: LinearMixedModel, by_name: Mapping[str, Prior], response_scale: float
+    ) -> tuple[Float[Array, "p"], Float[Array, "p"]]:
+        """Means and sds of the common effects at the starting scales, all priors being normal."""
+        normal = cls.of(replace(mixed, mixtures=()), by_name, response_scale)
+        solution, sigma = normal.solve(normal.start)
+        variances = np.diagonal(solution.common_covariance[0])
+        return solution.common[0], sigma[0] * np.sqrt(variances)
 
     @property
     def width(self) -> Float[Array, "d"]:
@@ -127,10 +155,11 @@ class LMMHyperposterior:
             for g in self.mixed.groupings
             for name in (*g.scales, g.cholesky)
         }
-        # The scale of a t prior has one observation, its coefficient.
-        levels.update({tail.name: 1 for tail in self.mixed.tails})
+        # The hyperparameter of a mixture has one observation, its coefficient.
+        levels.update({mixture.name: 1 for mixture in self.mixed.mixtures})
         for i, scale in enumerate(self.coordinates.scales):
             out[i] = 1 / math.sqrt(2 * levels.get(scale.name, self.mixed.n))
+            out[i] = min(out[i], self.sds.get(scale.name, np.inf))
         for (correlation, _), place in zip(
             self.coordinates.correlations, self.coordinates.slices, strict=True
         ):
@@ -153,24 +182,44 @@ class LMMHyperposterior:
         """
         precision = self.mixed.precision.copy()
         flat = int((precision == 0).sum())
-        precision[[tail.column for tail in self.mixed.tails]] = 0.0
+        precision[[mixture.column for mixture in self.mixed.mixtures]] = 0.0
         penalty = self.mixed.solver.penalty(self.mixed.mean, precision)
         return penalty, float(np.log(precision[precision > 0]).sum()), flat
 
     @cached_property
-    def _units(self) -> dict[str, Float[Array, "q q"]]:
-        """By name of its scale, the penalty of each t prior at a scale of one."""
+    def _penalties(self) -> dict[str, tuple[Float[Array, "q q"], ...]]:
+        """By name, the penalty of each mixture at a precision of one, as a polynomial.
+
+        The penalty at a prior mean of m is the sum of the three matrices times 1, t and t^2, where
+        t is m less the mean of the prior.
+        """
         solver, mean = self.mixed.solver, self.mixed.mean
-        return {t.name: solver.penalty(mean, np.eye(solver.p)[t.column]) for t in self.mixed.tails}
+        out = {}
+        for mixture in self.mixed.mixtures:
+            unit = np.eye(solver.p)[mixture.column]
+            at, above, below = (solver.penalty(mean + t * unit, unit) for t in (0.0, 1.0, -1.0))
+            out[mixture.name] = at, (above - below) / 2, (above + below) / 2 - at
+        return out
+
+    def _mixture_penalty(
+        self, mixture: NormalMixture, value: Numbers
+    ) -> tuple[Float[Array, "... q q"], Numbers]:
+        """The penalty of a mixture divided by sigma^2, and its precision."""
+        mean = float(self.mixed.mean[mixture.column])
+        middle, precision = mixture.normal(value, mean)
+        t = np.asarray(middle - mean)[..., None, None]
+        at, linear, square = self._penalties[mixture.name]
+        scale = np.asarray(precision)
+        return scale[..., None, None] * (at + t * linear + t**2 * square), scale
 
     def _prior(self, values: Mapping[str, Numbers]) -> tuple[Float[Array, "... q q"], Numbers, int]:
-        """The penalty divided by sigma^2, log|P|+ and the number of flat priors, with t priors."""
+        """The penalty divided by sigma^2, log|P|+ and the number of flat priors."""
         penalty, log_precision, flat = self._fixed_prior
         log_det: Numbers = log_precision
-        for name, unit in self._units.items():
-            scale = np.asarray(values[name])
-            penalty = penalty + scale[..., None, None] ** -2.0 * unit
-            log_det = log_det - 2 * np.log(scale)
+        for mixture in self.mixed.mixtures:
+            own, precision = self._mixture_penalty(mixture, values[mixture.name])
+            penalty = penalty + own
+            log_det = log_det + np.log(precision)
         return penalty, log_det, flat
 
     def sites(self, x: Float[Array, "*batch d"]) -> dict[str, Numbers]:
@@ -210,7 +259,8 @@ class LMMHyperposterior:
     ) -> tuple[Float[Array, "B"], Solution, Float[Array, "B"]]:
         """Log p(y | theta) at x, the posterior of the coefficients, and sigma."""
         solution, sigma = self.solve(x)
-        _, log_precision, flat = self._prior(self.sites(np.atleast_2d(x)) if self._units else {})
+        values = self.sites(np.atleast_2d(x)) if self.mixed.mixtures else {}
+        _, log_precision, flat = self._prior(values)
         log_det = solution.log_det_random + solution.log_det_common
         normal = self.mixed.solver.p - flat
         value = -0.5 * (
@@ -277,11 +327,16 @@ class LMMHyperposterior:
             turning -= by_penalty[0] + by_penalty[1] / sigma**2
             turning += float(solution.residual[0]) / sigma**2
             by_value[self.mixed.sigma] = np.asarray(turning / sigma)
-        for name, unit in self._units.items():
-            # By Fisher's identity, d log p / d lambda = E[(beta - m)^2] / lambda^3 - 1 / lambda.
-            variance, square = solution.penalty_derivatives(unit)
-            scale = float(values[name])
-            by_value[name] = (sigma**2 * variance + square) / scale**3 - 1 / scale
+        for mixture in self.mixed.mixtures:
+            given = values[mixture.name]
+            own, precision = self._mixture_penalty(mixture, given)
+            middle = mixture.normal(given, float(self.mixed.mean[mixture.column]))[0]
+            variance, square = solution.penalty_derivatives(own / precision)
+            by_value[mixture.name] = mixture.slope(
+                float(precision),
+                float(solution.common[0, mixture.column] - middle),
+                sigma**2 * variance + square,
+            )
         gradient = self.coordinates.gradient(x, by_value) + slope[0]
         return value + float(prior[0]), gradient
 

@@ -5,6 +5,8 @@
 Terms with the same grouping share one factor f with vector-valued effects b_fj of level j.
 """
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
+from ranef.inference.hyperparameters.coordinates import ScaleCoordinate
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.inference.pwls.solver import PWLS
 from ranef.numerics.shapes import Float, Numbers
-from ranef.priors import InverseGamma, Variance
+from ranef.priors import InverseGamma, Uniform, Variance
 from ranef.terms.blocks import Spectrum
 
 Array = NDArray[np.float64]
@@ -110,8 +113,40 @@ class RandomEffectsTerm:
         return out
 
 
+class NormalMixture(ABC):
+    """A prior of a common effect that is normal given one hyperparameter v.
+
+        beta | v ~ N(m(v), 1 / P(v))
+
+    Attributes:
+        column: index of the effect among the common effects.
+        name: name of v, which no column of a table can have.
+    """
+
+    column: int
+    name: str
+
+    @abstractmethod
+    def coordinate(self) -> ScaleCoordinate:
+        """The unconstrained coordinate of v."""
+
+    @abstractmethod
+    def normal(self, value: Numbers, mean: float) -> tuple[Numbers, Numbers]:
+        """m(v) and P(v) at v = `value`; `mean` is the mean of the prior."""
+
+    @abstractmethod
+    def slope(self, precision: float, away: float, square: float) -> float:
+        """Derivative of the log marginal likelihood in v, by Fisher's identity.
+
+        Args:
+            precision: P(v).
+            away: posterior mean of the effect, less m(v).
+            square: posterior mean square of the effect about m(v).
+        """
+
+
 @dataclass(frozen=True)
-class HeavyTail:
+class HeavyTail(NormalMixture):
     """A t prior of a common effect as a scale mixture of normals (Andrews and Mallows, 1974).
 
         beta | lambda ~ N(m, lambda^2),  lambda^2 ~ InverseGamma(nu / 2, nu s^2 / 2)
@@ -133,6 +168,55 @@ class HeavyTail:
         """The prior of lambda."""
         return Variance(InverseGamma(self.nu / 2, self.nu * self.scale**2 / 2))
 
+    def coordinate(self) -> ScaleCoordinate:
+        return ScaleCoordinate.of_quantiles(self.name, self.prior)
+
+    def normal(self, value: Numbers, mean: float) -> tuple[Numbers, Numbers]:
+        return mean, np.asarray(value) ** -2.0
+
+    def slope(self, precision: float, away: float, square: float) -> float:
+        """(s / lambda^2 - 1) / lambda for the mean square s."""
+        return (square * precision - 1) * math.sqrt(precision)
+
+
+@dataclass(frozen=True)
+class BoundedEffect(NormalMixture):
+    """A uniform prior of a common effect as a mixture of narrow normals.
+
+        beta | m ~ N(m, s^2),  m ~ Uniform(lower, upper)
+
+    s is about a hundredth of the posterior sd of an effect that nothing else is uncertain of. It
+    adds less than a ten-thousandth to the variance of beta. Draws of m take the place of those of
+    beta, so that none is out of bounds.
+
+    Attributes:
+        column: index of the effect among the common effects.
+        name: name of m, which no column of a table can have.
+        lower: lower bound.
+        upper: upper bound.
+        sd: s.
+    """
+
+    column: int
+    name: str
+    lower: float
+    upper: float
+    sd: float
+
+    def coordinate(self) -> ScaleCoordinate:
+        return ScaleCoordinate.of(self.name, Uniform(self.lower, self.upper), 1.0, folds=False)
+
+    def normal(self, value: Numbers, mean: float) -> tuple[Numbers, Numbers]:
+        return value, self.sd**-2.0
+
+    def slope(self, precision: float, away: float, square: float) -> float:
+        return precision * away
+
+    def within(self, value: float, sd: float) -> float:
+        """`value`, moved inside the bounds by `sd`, or by a hundredth of their distance."""
+        margin = min(sd, 0.01 * (self.upper - self.lower))
+        return min(max(value, self.lower + margin), self.upper - margin)
+
 
 @dataclass(frozen=True)
 class LinearMixedModel:
@@ -151,8 +235,7 @@ class LinearMixedModel:
         total: weighted sum of squares of the response less the constant by which it is centred.
         span: smallest and largest response.
         derived: the common effects of the formula's columns, if the solver has other columns.
-        tails: t priors among those of the common effects. Their precision depends on a
-            hyperparameter.
+        mixtures: priors of common effects that are normal given a hyperparameter.
     """
 
     solver: PWLS
@@ -167,7 +250,7 @@ class LinearMixedModel:
     total: float
     span: tuple[float, float]
     derived: DerivedCoefficients | None = None
-    tails: tuple[HeavyTail, ...] = ()
+    mixtures: tuple[NormalMixture, ...] = ()
 
     def roots(
         self, of: Sequence[Float[Array, "*_batch _k _k"]]

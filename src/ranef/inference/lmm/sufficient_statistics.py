@@ -123,7 +123,7 @@ def _compressed(
         float(products.common[-1, -1]),
         (low, high),
         layout.derived,
-        layout.tails,
+        layout.mixtures,
     )
 
 
