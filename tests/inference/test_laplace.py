@@ -138,7 +138,7 @@ def test_t_priors_of_a_gaussian_response_are_exacts(grouped):
 @pytest.mark.parametrize(("response", "family"), [("y", "gaussian"), ("count", "poisson")])
 def test_uniform_priors_cut_the_posterior_under_a_flat_one(grouped, response, family):
     """The draws under flat priors that lie inside the bounds have the posterior of these."""
-    formula, lower, upper = f"{response} ~ x + z + (1 | g)", 0.0, 50.0
+    formula, upper = f"{response} ~ x + z + (1 | g)", 50.0
     flat = rf.Model(formula, family=family, priors={"x": rf.Flat(), "z": rf.Flat()})
     free = flat.fit(grouped, draws=20_000, progress=False).idata.posterior
     # The bound of z cuts the posterior at its mean, and that of x is far from it.
