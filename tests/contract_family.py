@@ -14,7 +14,9 @@ import scipy.stats as st
 
 from ranef import registry
 from ranef.data.moments import Scale
-from ranef.families.base import Family, FamilyState, ResponseDesign
+from ranef.families.base import Family
+from ranef.families.response_design import ResponseDesign
+from ranef.families.state import FamilyState
 from ranef.formula.equation import plain
 from ranef.formula.formula import Formula
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ranef as rf
-from ranef.families.base import ResponseDesign
+from ranef.families.response_design import ResponseDesign
 from ranef.formula.formula import Formula
 from ranef.registry import load
 

@@ -6,7 +6,6 @@ import pytest
 import scipy.stats as st
 
 import ranef as rf
-from ranef.families.mixture import clusters
 from ranef.formula.formula import Formula
 from ranef.program.program import Program
 from ranef.program.relabelling import relabel
@@ -147,17 +146,6 @@ def test_a_family_that_is_made_of_nothing_is_refused():
         rf.Model("y ~ x", family="gaussian(student)")
     with pytest.raises(rf.OptionError, match="no components; kind='component' takes a mixture"):
         rf.Model("y ~ x").fit(LINES, progress=False).predict(LINES, kind="component")
-
-
-def test_clusters_are_k_means_or_even_parts():
-    values = np.r_[np.zeros(30) + np.arange(30) / 100, 10 + np.arange(70) / 100]
-    low, high = clusters(values[::-1], 2)
-    assert (len(low), len(high)) == (30, 70)
-    assert (values[::-1][low] < 5).all()
-    # A single far value is no component to begin with.
-    even = clusters(np.r_[np.arange(99) / 100, 1e6], 2)
-    assert [len(each) for each in even] == [50, 50]
-    assert [len(each) for each in clusters(np.zeros(1), 3)] == [1, 1, 1]
 
 
 def drawn(k: int, seed: int) -> dict[str, np.ndarray]:

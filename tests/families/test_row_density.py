@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from contract_family import EXAMPLES, family
-from ranef.families.base import ResponseDesign
+from ranef.families.response_design import ResponseDesign
 
 N = 40
 # Families that give one, and the predictors that rows have.

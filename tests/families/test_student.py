@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from contract_family import family
-from ranef.families.base import ResponseDesign
+from ranef.families.response_design import ResponseDesign
 
 
 def test_the_variance_is_infinite_where_it_is():

@@ -8,7 +8,7 @@ import pytest
 from ranef import registry
 from ranef.data import tables
 from ranef.errors import DataError
-from ranef.families.base import ResponseDesign
+from ranef.families.response_design import ResponseDesign
 from ranef.formula.equation import plain
 from ranef.formula.formula import Formula
 

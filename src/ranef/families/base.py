@@ -1,4 +1,4 @@
-"""Base class of response distributions: `Family`, its parameters and the design of the response.
+"""Base class of response distributions: `Family`.
 
 A family is the distribution of the response y_i given its parameters. Each parameter theta has a
 link function g and may have a linear predictor eta of its own: g(theta_i) = eta_i. The first
@@ -13,37 +13,30 @@ It overrides `given` where the inverse-linked parameters lose digits, and `natur
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame, LevelsSeen
+from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError, OptionError
 from ranef.families.exponential_family import ExponentialFamilyRows
+from ranef.families.level_shifts import Codes, Levels, climbed
 from ranef.families.links import INVERSE_LINKS, LINKS
+from ranef.families.parameters import Component, FamilyParameter
+from ranef.families.response_design import NormalResponse, ResponseDesign
 from ranef.families.row_density import PerRow, RowDensity
+from ranef.families.state import FamilyState, Measures, ResponseScan
 from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula import transforms
 from ranef.formula.equation import Line, Sub
 from ranef.formula.expression import Expression, Operation, Sum
 from ranef.formula.formula import ResponseCall
-from ranef.lazy import Array, ArrayLike, dist, jax, jnp, pytree
-from ranef.numerics.shapes import Float, Int, Shaped
+from ranef.lazy import Array, ArrayLike, dist, jax, jnp
 from ranef.priors import Prior
-
-# The level of each row.
-Codes = Int[NDArray[np.int32], "n"]
-# A number for each level.
-Levels = Float[NDArray[np.float64], "levels"]
-# Row indices, or a mask of the rows.
-Places = Shaped[NDArray, "m"]
-
-# What `Family.measure` gathers of the responses.
-Measures = Moments | ThinnedRows
 
 # Smallest size of a response, max(|location|, sd), unless it is zero: the squares of smaller
 # numbers lose digits or underflow to zero.
@@ -56,168 +49,9 @@ _FARTHEST = 1e151
 # Largest count. Double precision cannot distinguish neighbouring whole numbers above 2**53.
 _MOST_COUNTED = 2.0**53
 
-# Symbols of parameters in printed equations.
-_GREEK = {
-    **{"mu": "μ", "sigma": "σ", "nu": "ν"},
-    **{"alpha": "α", "kappa": "κ", "psi": "ψ", "threshold": "τ"},
-}
-
 # Smallest working weight where the log density is not concave. It keeps the steps of the solver
 # finite for rows whose log density is flat in the predictor.
 _LEAST_WEIGHT = 1e-12
-
-# Largest number of iterations (Newton steps and step halvings) in `climbed`. Levels whose
-# likelihood has no maximum use all of them.
-_CLIMB = 100
-
-
-@pytree(data=["value", "companion"], meta=["form"])
-@dataclass(frozen=True)
-class ResponseDesign:
-    """The response of each row and its companion from the left side of the formula.
-
-    Attributes:
-        value: (n,) the response; None where it is unknown, as for new rows.
-        companion: (n,) standard errors, precision weights or numbers of trials; None for a plain
-            response, or where they are unknown.
-        form: "plain", "se", "weights" or "trials".
-    """
-
-    value: Any
-    companion: Any = None
-    form: str = "plain"
-
-    @property
-    def weights(self) -> PerRow | None:
-        """Precision weights or numbers of trials; None if every row counts as one."""
-        counted = self.form in ("weights", "trials") and self.companion is not None
-        return np.asarray(self.companion, np.float64) if counted else None
-
-
-@dataclass(frozen=True)
-class FamilyParameter:
-    """A parameter of a response distribution.
-
-    Attributes:
-        name: name in formulas, as in `sigma ~ x`.
-        link: name of its link function, a key of `LINKS`.
-        support: "real", "positive", "unit" or "ordered"; the set of its values where it has no
-            predictor and is one number (or vector) for all rows.
-        default: its default prior without a predictor, a function of the response's scale; None
-            for a parameter that has none.
-        labels: labels of the elements of a vector-valued parameter, which are its last axis; such
-            a parameter has no predictor. Empty for a scalar.
-        predicted: whether the first part of the formula is its predictor; this is always so for
-            the location.
-        stem: in a mixture, the name that addresses this parameter of all components at once, as
-            "sigma" does for "sigma1" and "sigma2"; "" otherwise.
-        implied: whether it has a predictor with an intercept alone where the formula gives none.
-    """
-
-    name: str
-    link: str
-    support: str
-    default: Callable[[Scale], Prior] | None = None
-    labels: tuple[str, ...] = ()
-    predicted: bool = False
-    stem: str = ""
-    implied: bool = False
-
-    @property
-    def symbol(self) -> str:
-        """Symbol in printed equations, such as "σ" for "sigma" and "σ1" for "sigma1"."""
-        stem = self.stem or self.name
-        return _GREEK.get(stem, stem) + self.name.removeprefix(stem)
-
-
-@dataclass(frozen=True)
-class Component:
-    """A component of a mixture.
-
-    Attributes:
-        kind: name of its family.
-        parameters: names of its free parameters in the mixture, by their name in the family, as
-            {"mu": "mu1", "sigma": "sigma1"}.
-        share: name of the parameter that is its log odds against the first component; "" for the
-            first component.
-    """
-
-    kind: str
-    parameters: Mapping[str, str]
-    share: str
-
-
-@dataclass(frozen=True)
-class FamilyState:
-    """What a family learns from the responses of the training rows.
-
-    Attributes:
-        learned: numbers that the stateful transforms of the left side replay on new rows.
-        scale: location and sd of the response, or what replaces these in a family
-            (`Family.location_and_sd`).
-        categories: names of the categories in their order, or the two levels of a binary response
-            of texts; empty for numbers.
-        shares: proportion of the rows in each category, or in each component's cluster.
-        weight: mean precision weight of a row.
-    """
-
-    learned: transforms.Learned
-    scale: Scale
-    categories: tuple[str, ...] = ()
-    shares: tuple[float, ...] = ()
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class ResponseScan:
-    """What `Family.scan` gathers of the responses of the training rows.
-
-    Attributes:
-        statistics: statistics of the stateful transforms of the left side, by canonical text.
-        levels: the levels of a response of texts or categories.
-        counts: number of rows of each category.
-    """
-
-    statistics: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    levels: LevelsSeen = field(default_factory=LevelsSeen)
-    counts: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class NormalResponse:
-    """A response that is normal given its predictor: y_i ~ N(eta_i, sigma^2 / w_i).
-
-    Attributes:
-        value: the response y.
-        weights: precision weights w; None if all are one.
-        sigma: name of the parameter that is the residual sd; "" if sigma is known to be one.
-    """
-
-    value: PerRow
-    weights: PerRow | None
-    sigma: str
-
-    def keep(self, places: Places) -> NormalResponse:
-        """The response on the rows `places` alone, an array of row indices or a mask."""
-        weights = None if self.weights is None else self.weights[places]
-        return NormalResponse(self.value[places], weights, self.sigma)
-
-
-def weighted_means(values: PerRow, weights: PerRow, codes: Codes, levels: int) -> Levels:
-    """Weighted mean of the rows of each level.
-
-    Args:
-        values: the numbers.
-        weights: their weights.
-        codes: level of each row, 0 to `levels` - 1.
-        levels: number of levels.
-
-    Returns:
-        the means; NaN for a level without rows.
-    """
-    total = np.bincount(codes, weights, levels)
-    sums = np.bincount(codes, weights * values, levels)
-    return np.divide(sums, total, out=np.full(levels, np.nan), where=total > 0)
 
 
 class Family(ABC):
@@ -680,44 +514,3 @@ class Family(ABC):
         Returns:
             the variance, for each draw or for all; None where the family has none.
         """
-
-
-def climbed(
-    family: Family,
-    response: ResponseDesign,
-    codes: Codes,
-    levels: int,
-    predictors: Mapping[str, NDArray[np.float64]],
-) -> Levels:
-    """`Family.shifts` by Newton steps with working weights, for all levels at once.
-
-    A step that lowers the log likelihood of its level is halved until it does not. A level has
-    converged when its next step is below 1e-6 (1 + |shift|).
-    """
-    name = family.parameters[0].name
-    eta = np.asarray(predictors[name], np.float64)
-    with jax.enable_x64(True):
-        known = {own: jnp.asarray(value, float) for own, value in predictors.items()}
-
-    @jax.jit
-    def slopes(shift: Array) -> tuple[Array, Array, Array]:
-        here = {**known, name: eta + shift[codes]}
-        slope, _ = family.derivatives(response, name, **here)
-        weight = family.working_weights(response, name, **here)
-        return family.log_density(response, **here), slope, weight
-
-    def sums(values: Array) -> NDArray[np.float64]:
-        return np.asarray(np.bincount(codes, np.asarray(values), levels), np.float64)
-
-    shift, step = np.zeros(levels), np.zeros(levels)
-    best, settled = np.full(levels, -np.inf), np.zeros(levels, bool)
-    with jax.enable_x64(True), np.errstate(all="ignore"):
-        for _ in range(_CLIMB):
-            density, slope, weight = (sums(each) for each in slopes(jnp.asarray(shift + step)))
-            better = density >= best
-            shift, best = np.where(better, shift + step, shift), np.where(better, density, best)
-            step = np.where(better, slope / np.maximum(weight, 1e-300), step / 2)
-            settled = np.abs(step) < 1e-6 * (1.0 + np.abs(shift))
-            if settled.all():
-                break
-    return np.where((np.bincount(codes, minlength=levels) > 0) & settled, shift, np.nan)

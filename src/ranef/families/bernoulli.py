@@ -10,15 +10,12 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import DataError
 from ranef.families import densities, responses
-from ranef.families.base import (
-    Family,
-    FamilyParameter,
-    FamilyState,
-    ResponseDesign,
-    ResponseScan,
-)
+from ranef.families.base import Family
 from ranef.families.exponential_family import ExponentialFamilyRows, LogisticRows
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow
+from ranef.families.state import FamilyState, ResponseScan
 from ranef.formula.equation import Line
 from ranef.formula.expression import Column
 from ranef.lazy import Array, ArrayLike, dist

@@ -9,9 +9,12 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import Family
+from ranef.families.parameters import FamilyParameter
 from ranef.families.positive_densities import BetaDensity
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow, RowDensity
+from ranef.families.state import FamilyState
 from ranef.formula.equation import Line
 from ranef.lazy import Array, ArrayLike, dist, jax, jnp, jsp
 

@@ -9,9 +9,12 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, Measures, ResponseDesign
+from ranef.families.base import Family
 from ranef.families.exponential_family import ExponentialFamilyRows, LogisticRows
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow
+from ranef.families.state import FamilyState, Measures
 from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line
 from ranef.lazy import Array, ArrayLike, dist, jnp

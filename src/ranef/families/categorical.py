@@ -7,10 +7,13 @@ from numpy.typing import NDArray
 
 from ranef.data.moments import Scale
 from ranef.families import densities
-from ranef.families.base import Codes, FamilyParameter, FamilyState, ResponseDesign, ResponseScan
 from ranef.families.categories import Categories
 from ranef.families.category_densities import CategoricalDensity
+from ranef.families.level_shifts import Codes
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import RowDensity
+from ranef.families.state import FamilyState, ResponseScan
 from ranef.formula.equation import Line, joined
 from ranef.lazy import Array, ArrayLike, dist, jax, jnp
 from ranef.numerics.shapes import Float

@@ -11,8 +11,10 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import DataError, OptionError
 from ranef.families import responses
-from ranef.families.base import Family, FamilyState, ResponseDesign, ResponseScan
+from ranef.families.base import Family
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow
+from ranef.families.state import FamilyState, ResponseScan
 from ranef.formula.expression import Column
 from ranef.formula.formula import ResponseCall
 from ranef.lazy import Array, jnp

@@ -6,10 +6,13 @@ from typing import ClassVar
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import Family
 from ranef.families.count_densities import CountDensity
 from ranef.families.densities import CountDistribution
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow
+from ranef.families.state import FamilyState
 from ranef.lazy import Array, ArrayLike
 
 # Smallest mean of the training responses that scales are computed from.

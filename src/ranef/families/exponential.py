@@ -8,8 +8,11 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.families import densities, responses
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign
+from ranef.families.base import Family
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow
+from ranef.families.state import FamilyState
 from ranef.formula.equation import Line
 from ranef.lazy import Array, ArrayLike, dist
 

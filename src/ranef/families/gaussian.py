@@ -8,16 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.families.base import (
-    Codes,
-    Family,
-    FamilyParameter,
-    FamilyState,
-    Levels,
-    NormalResponse,
-    ResponseDesign,
-    weighted_means,
-)
+from ranef.families.base import Family
+from ranef.families.level_shifts import Codes, Levels, weighted_means
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import NormalResponse, ResponseDesign
+from ranef.families.state import FamilyState
 from ranef.formula.equation import Line
 from ranef.lazy import Array, ArrayLike, dist, jnp
 

@@ -10,17 +10,12 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments
 from ranef.families import responses
-from ranef.families.base import (
-    Codes,
-    Family,
-    FamilyParameter,
-    FamilyState,
-    Levels,
-    Measures,
-    ResponseDesign,
-    weighted_means,
-)
+from ranef.families.base import Family
+from ranef.families.level_shifts import Codes, Levels, weighted_means
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow
+from ranef.families.state import FamilyState, Measures
 from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line
 from ranef.lazy import Array, ArrayLike, dist, jnp

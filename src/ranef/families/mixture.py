@@ -6,7 +6,6 @@ Source: McLachlan and Peel (2000).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import pairwise
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -15,21 +14,20 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import OptionError
-from ranef.families.base import (
-    Codes,
-    Component,
-    Family,
-    FamilyParameter,
-    Measures,
-    ResponseDesign,
-)
-from ranef.families.base import FamilyState as Learned
+from ranef.families.base import Family
+from ranef.families.level_shifts import Codes
+from ranef.families.mixture_distribution import MixtureDistribution
+from ranef.families.parameters import Component, FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow
+from ranef.families.state import FamilyState as Learned
+from ranef.families.state import Measures
 from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line, joined
 from ranef.formula.formula import ResponseCall
-from ranef.lazy import Array, ArrayLike, constraints, dist, jax, jnp
-from ranef.numerics.shapes import Float, Int
+from ranef.lazy import Array, ArrayLike, dist, jax, jnp
+from ranef.numerics.kmeans import clusters
+from ranef.numerics.shapes import Float
 from ranef.priors import Prior
 
 _Value = TypeVar("_Value")
@@ -46,10 +44,6 @@ _ODDS = Scale(0.0, 0.7)
 
 # Largest number of responses kept for scales and starting values; more are thinned evenly.
 _MOST = 200_000
-# Smallest cluster that a component may start from, as a share of n / k.
-_LEAST_PART = 0.1
-# Largest number of rounds of k-means.
-_ROUNDS = 100
 
 
 @dataclass(frozen=True)
@@ -320,73 +314,6 @@ class Mixture(Family):
     def residual(self, state: Learned, values: Mapping[str, ArrayLike]) -> None:
         """None: the components have different predictors, so there is no common residual."""
         return
-
-
-class MixtureDistribution(dist.Distribution):
-    """The mixture sum_k w_k p_k(y) as a NumPyro distribution.
-
-    Args:
-        each: the distributions p_k, K of them.
-        log_shares: log w of each component.
-    """
-
-    pytree_data_fields = ("each", "log_shares")
-
-    def __init__(
-        self, each: tuple[dist.Distribution, ...], log_shares: Float[Array, "k *n"]
-    ) -> None:
-        self.each, self.log_shares = each, log_shares
-        shapes = [component.batch_shape for component in each]
-        super().__init__(jnp.broadcast_shapes(*shapes, jnp.shape(log_shares)[1:]))
-
-    @property
-    def support(self) -> constraints.Constraint | None:
-        return self.each[0].support
-
-    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        assert key is not None
-        chosen, *keys = jax.random.split(key, 1 + len(self.each))
-        shape = (*sample_shape, *self.batch_shape)
-        number = jax.random.categorical(chosen, self.log_shares, axis=0, shape=shape)
-        out = jnp.zeros(shape)
-        for k, (component, own) in enumerate(zip(self.each, keys, strict=True)):
-            whole = component.expand(self.batch_shape)
-            out = jnp.where(number == k, whole.sample(own, sample_shape), out)
-        return out
-
-    def log_prob(self, value: ArrayLike, intermediates: object = None) -> Array:
-        each = [component.log_prob(value) for component in self.each]
-        weighted = [one + share for one, share in zip(each, self.log_shares, strict=True)]
-        return jax.nn.logsumexp(jnp.stack(jnp.broadcast_arrays(*weighted)), axis=0)
-
-
-def clusters(values: PerRow, k: int) -> list[Int[NDArray[np.int64], "_"]]:
-    """Clusters of numbers by Lloyd's k-means, started from k equal parts of the sorted numbers.
-
-    Where a cluster would have fewer than max(2, 0.1 n / k) numbers, the equal parts are returned.
-
-    Args:
-        values: the numbers.
-        k: number of clusters.
-
-    Returns:
-        for each cluster, in increasing order, the indices of its numbers.
-    """
-    order = np.argsort(values, kind="stable")
-    ranked = values[order]
-    even = np.linspace(0, len(values), k + 1).round().astype(int)
-    ends = even
-    for _ in range(_ROUNDS):
-        centres = np.array([ranked[a:b].mean() if b > a else np.nan for a, b in pairwise(ends)])
-        middles = np.searchsorted(ranked, (centres[1:] + centres[:-1]) / 2)
-        moved = np.r_[0, middles, len(values)]
-        if np.isnan(centres).any() or np.array_equal(moved, ends):
-            break
-        ends = moved
-    if np.diff(ends).min() < max(2, _LEAST_PART * len(values) / k):
-        ends = even
-    # With fewer numbers than clusters some parts are empty; those get all numbers.
-    return [order[a:b] if b > a else order for a, b in pairwise(ends)]
 
 
 @cache

@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from ranef import priors
 from ranef.families import densities, responses
-from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.count_densities import NegativeBinomialDensity
 from ranef.families.counts import Counts, inverse_mean
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import RowDensity
+from ranef.families.state import FamilyState
 from ranef.formula.equation import Line
 from ranef.lazy import Array, ArrayLike, dist
 

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.data.moments import Scale
 from ranef.families import densities
-from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign, ResponseScan
 from ranef.families.categories import Categories
 from ranef.families.category_densities import OrdinalDensity
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import RowDensity
+from ranef.families.state import FamilyState, ResponseScan
 from ranef.formula.equation import Line
 from ranef.lazy import Array, ArrayLike, dist, jax, jnp
 from ranef.numerics.shapes import Float

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.families import densities, responses
-from ranef.families.base import FamilyParameter, FamilyState, ResponseDesign
 from ranef.families.count_densities import PoissonDensity
 from ranef.families.counts import Counts, inverse_mean
 from ranef.families.exponential_family import CountRows, ExponentialFamilyRows
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
+from ranef.families.state import FamilyState
 from ranef.formula.equation import Line
 from ranef.lazy import Array, ArrayLike, dist, jnp
 

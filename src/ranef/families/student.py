@@ -9,17 +9,12 @@ from numpy.typing import NDArray
 from ranef import priors
 from ranef.data.moments import Moments, Scale
 from ranef.families import densities
-from ranef.families.base import (
-    Codes,
-    Family,
-    FamilyParameter,
-    FamilyState,
-    Levels,
-    Measures,
-    ResponseDesign,
-    weighted_means,
-)
+from ranef.families.base import Family
+from ranef.families.level_shifts import Codes, Levels, weighted_means
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow, RowDensity
+from ranef.families.state import FamilyState, Measures
 from ranef.families.student_density import StudentDensity
 from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line

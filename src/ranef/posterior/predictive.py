@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from ranef.errors import DataError
-from ranef.families.base import Family, ResponseDesign
+from ranef.families.base import Family
+from ranef.families.response_design import ResponseDesign
 from ranef.inference.base import Draws
 from ranef.lazy import Array, ArrayLike, jax, jnp, xr
 from ranef.numerics.blas_threads import side_by_side

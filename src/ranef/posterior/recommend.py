@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.tables import read
 from ranef.errors import DataError, OptionError, whole_number
-from ranef.families.base import ResponseDesign
+from ranef.families.response_design import ResponseDesign
 from ranef.numerics.shapes import Bool, Float, Int, Shaped
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive

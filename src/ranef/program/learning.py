@@ -18,7 +18,7 @@ from ranef.data.complete_cases import complete
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments, Scale
 from ranef.errors import OptionError, suggestion
-from ranef.families.base import FamilyState, Measures, ResponseScan
+from ranef.families.state import FamilyState, Measures, ResponseScan
 from ranef.priors import Fixed, Prior, allowed
 from ranef.program.offsets import Offsets
 from ranef.program.program import INTERCEPT, Program, name_clash

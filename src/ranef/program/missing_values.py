@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
-from ranef.families.base import Family, ResponseDesign
+from ranef.families.base import Family
+from ranef.families.response_design import ResponseDesign
 from ranef.lazy import Array, jax, jnp
 from ranef.numerics.gauss_hermite import rule
 from ranef.numerics.jax_cholesky import cholesky, solve

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.moments import Moments
-from ranef.families.base import FamilyParameter
+from ranef.families.parameters import FamilyParameter
 from ranef.numerics.shapes import Float
 from ranef.terms.capabilities import KnownSummand
 

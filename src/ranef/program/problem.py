@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.moments import Scale
-from ranef.families.base import Family, NormalResponse
+from ranef.families.base import Family
+from ranef.families.response_design import NormalResponse
 from ranef.lazy import Array, ArrayLike, constraints, dist, jax, jnp, numpyro
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior

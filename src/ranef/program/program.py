@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from ranef import registry
 from ranef.data.frame import Frame
 from ranef.errors import ColumnError, FormulaError, OptionError
-from ranef.families.base import Family, FamilyParameter, FamilyState, ResponseDesign, ResponseScan
+from ranef.families.base import Family
+from ranef.families.parameters import FamilyParameter
+from ranef.families.response_design import ResponseDesign
 from ranef.families.responses import is_boolean, is_text
+from ranef.families.state import FamilyState, ResponseScan
 from ranef.formula.equation import Line, Sub, joined
 from ranef.formula.expression import Column
 from ranef.formula.formula import ColumnModel, Formula, ResponseCall

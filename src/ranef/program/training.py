@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
-from ranef.families.base import FamilyState, ResponseDesign
+from ranef.families.response_design import ResponseDesign
+from ranef.families.state import FamilyState
 from ranef.lazy import jax, pytree
 from ranef.numerics.shapes import Int
 from ranef.priors import Prior

@@ -17,7 +17,7 @@ from typing import ClassVar, TypedDict
 import numpy as np
 
 from ranef.errors import DataError
-from ranef.families.base import ResponseDesign
+from ranef.families.response_design import ResponseDesign
 from ranef.inference.block_ascent.lmm_step import away_from_zero, mode, shared
 from ranef.inference.block_ascent.minibatches import kept
 from ranef.inference.block_ascent.parameter_expansion import (

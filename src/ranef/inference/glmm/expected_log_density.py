@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.families.base import Family, ResponseDesign
+from ranef.families.base import Family
+from ranef.families.response_design import ResponseDesign
 from ranef.inference.glmm.arrays import Blocks, FamilyValues, Predictors
 from ranef.inference.glmm.expected_log_density_analytic import (
     LEAST_PIVOT,
