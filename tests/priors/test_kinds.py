@@ -1,4 +1,4 @@
-"""Priors are checked values; their densities are scipy's."""
+"""Priors are plain values; their densities are scipy's."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ import scipy.stats as st
 from scipy.special import expit
 
 import ranef as rf
-from ranef import priors
 from ranef.errors import OptionError
 from ranef.priors import sites
 
@@ -61,40 +60,11 @@ def test_densities(prior, expected):
         lambda: rf.Variance(rf.Flat()),
         lambda: rf.Precision(rf.Uniform(-1, 2)),
         lambda: rf.Variance(rf.Precision(rf.Gamma())),
-        lambda: priors.checked({"x": "Normal"}),
-        lambda: priors.checked([rf.Normal()]),
     ],
 )
 def test_what_is_no_prior_is_refused(make):
     with pytest.raises(OptionError):
         make()
-
-
-@pytest.mark.parametrize(
-    ("prior", "support", "fits"),
-    [
-        (rf.Normal(), "real", True),
-        (rf.Normal(), "positive", False),
-        (rf.HalfNormal(), "real", True),
-        (rf.Uniform(-1, 1), "positive", False),
-        (rf.Uniform(0, 1), "positive", True),
-        (rf.Variance(rf.Gamma()), "positive", True),
-        (rf.LogOdds(rf.Beta()), "real", True),
-        (rf.LogOdds(rf.Beta()), "unit", False),
-        (rf.Precision(rf.Gamma()), "real", False),
-        (rf.Precision(rf.Gamma()), "unit", False),
-        (rf.LKJ(2), "correlation", True),
-        (rf.Normal(), "correlation", False),
-        (priors.Fixed(-1.0), "positive", False),
-        (priors.Fixed(-1.0), "real", True),
-    ],
-)
-def test_a_prior_must_live_where_the_parameter_does(prior, support, fits):
-    if fits:
-        assert priors.allowed("p", prior, support) is prior
-    else:
-        with pytest.raises(OptionError, match="cannot be the prior of 'p': use"):
-            priors.allowed("p", prior, support)
 
 
 @pytest.mark.parametrize(

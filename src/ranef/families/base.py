@@ -34,7 +34,7 @@ from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula import transforms
 from ranef.formula.equation import Line, Sub
 from ranef.formula.expression import Expression, Operation, Sum
-from ranef.formula.formula import ResponseCall
+from ranef.formula.response import ResponseCall
 from ranef.lazy import Array, ArrayLike, dist, jax, jnp
 from ranef.priors import Prior
 

@@ -16,7 +16,7 @@ from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow
 from ranef.families.state import FamilyState, ResponseScan
 from ranef.formula.expression import Column
-from ranef.formula.formula import ResponseCall
+from ranef.formula.response import ResponseCall
 from ranef.lazy import Array, jnp
 from ranef.numerics.shapes import Float
 

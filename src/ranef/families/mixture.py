@@ -24,7 +24,7 @@ from ranef.families.state import FamilyState as Learned
 from ranef.families.state import Measures
 from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula.equation import Line, joined
-from ranef.formula.formula import ResponseCall
+from ranef.formula.response import ResponseCall
 from ranef.lazy import Array, ArrayLike, dist, jax, jnp
 from ranef.numerics.kmeans import clusters
 from ranef.numerics.shapes import Float

@@ -22,7 +22,7 @@ from ranef.families.response_design import ResponseDesign
 from ranef.families.row_density import PerRow, RowDensity
 from ranef.families.state import FamilyState
 from ranef.formula.equation import Line
-from ranef.formula.formula import ResponseCall
+from ranef.formula.response import ResponseCall
 from ranef.lazy import Array, ArrayLike, dist, jax, jnp
 
 _Value = TypeVar("_Value")

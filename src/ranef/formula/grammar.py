@@ -225,3 +225,8 @@ def _token_start(token: lark.Token) -> int:
 def position_of(node: object) -> int:
     """Index in the formula's text at which a node or term starts."""
     return getattr(node, "position", 0)
+
+
+def error_at(text: str, node: object, message: str) -> FormulaError:
+    """An error with a caret under the place in the formula's text where a node or term starts."""
+    return FormulaError.at(text, position_of(node), message)

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from ranef import registry
 from ranef.errors import FormulaError
 from ranef.formula.expression import Column, Expression, Function, Text
-from ranef.formula.grammar import position_of
-
-if TYPE_CHECKING:
-    from ranef.formula.formula import TermCall
+from ranef.formula.grammar import error_at
+from ranef.formula.term_call import TermCall
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class ColumnModel:
     """
 
     family: str
-    predictor: "tuple[TermCall, ...]"
+    predictor: tuple[TermCall, ...]
 
 
 def modelled(call: Function, text: str) -> str:
@@ -34,7 +31,7 @@ def modelled(call: Function, text: str) -> str:
         FormulaError: for other arguments or options.
     """
     if len(call.arguments) != 1 or not isinstance(call.arguments[0], Column):
-        raise _fail(
+        raise error_at(
             text,
             call,
             f"{call.name}() takes one column by its name; put what is computed of it into a column "
@@ -42,14 +39,14 @@ def modelled(call: Function, text: str) -> str:
         )
     unknown = [name for name, _ in call.options if name != "family"]
     if unknown:
-        raise _fail(text, call, f"{call.name}() has no option {unknown[0]!r}; it has family")
+        raise error_at(text, call, f"{call.name}() has no option {unknown[0]!r}; it has family")
     return call.arguments[0].name
 
 
 def column_models(
-    predictors: "Mapping[str, tuple[TermCall, ...]]",
-    models: "Mapping[str, tuple[Function, tuple[TermCall, ...]]]",
-    constant: "tuple[TermCall, ...]",
+    predictors: Mapping[str, tuple[TermCall, ...]],
+    models: Mapping[str, tuple[Function, tuple[TermCall, ...]]],
+    constant: tuple[TermCall, ...],
     text: str,
 ) -> Mapping[str, ColumnModel]:
     """The model of every column in mi(), ordered so that each follows its predictors.
@@ -74,7 +71,7 @@ def column_models(
         own.update(str(value) for value in call.options.values())
     for column, (left, _) in models.items():
         if column not in families:
-            raise _fail(text, left, f"no term {left.name}({column}) is there to take this model")
+            raise error_at(text, left, f"no term {left.name}({column}) is there to take this model")
         families[column].update(_name(value) for _, value in left.options)
     out: dict[str, ColumnModel] = {}
     for column, named in families.items():
@@ -114,7 +111,3 @@ def _in_order(models: Mapping[str, ColumnModel]) -> list[str]:
 def _name(value: Expression) -> str:
     """The name of a family, with or without quotes in the formula."""
     return value.value if isinstance(value, Text) else str(value)
-
-
-def _fail(text: str, node: Expression, message: str) -> FormulaError:
-    return FormulaError.at(text, position_of(node), message)

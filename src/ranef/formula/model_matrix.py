@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame, LevelsSeen, NameIndex
 from ranef.errors import ColumnError, DataError, OptionError
 from ranef.formula import transforms
+from ranef.formula.column_expressions import coding_of
 from ranef.formula.expression import Column, Expression, Function
-from ranef.formula.formula import Product, coding_of
+from ranef.formula.term_call import Product
 from ranef.numerics.shapes import Float
 
 # Largest number of columns of one product in a dense matrix.

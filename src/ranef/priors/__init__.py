@@ -26,9 +26,8 @@ from ranef.priors.kinds import (
     StudentT,
     Uniform,
     Variance,
-    allowed,
-    checked,
 )
+from ranef.priors.validation import allowed, checked
 
 if TYPE_CHECKING:
     from ranef.priors import sites

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ranef.errors import FormulaError
 from ranef.families.base import Family
-from ranef.formula.formula import TermCall
+from ranef.formula.term_call import TermCall
 
 Calls = tuple[TermCall, ...]
 

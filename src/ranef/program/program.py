@@ -25,7 +25,9 @@ from ranef.families.responses import is_boolean, is_text
 from ranef.families.state import FamilyState, ResponseScan
 from ranef.formula.equation import Line, Sub, joined
 from ranef.formula.expression import Column
-from ranef.formula.formula import ColumnModel, Formula, ResponseCall
+from ranef.formula.formula import Formula
+from ranef.formula.imputation_models import ColumnModel
+from ranef.formula.response import ResponseCall
 from ranef.lazy import Array, ArrayLike, jnp, numpyro
 from ranef.priors import Prior, RescaledDefault, sites
 from ranef.program import predictors as assignment

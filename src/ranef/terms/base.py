@@ -16,7 +16,7 @@ import numpy as np
 from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.formula.equation import Summand
-from ranef.formula.formula import TermCall
+from ranef.formula.term_call import TermCall
 from ranef.lazy import Array, pytree
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.moments import ColumnMoments, Scale
-from ranef.formula.formula import TermCall
+from ranef.formula.term_call import TermCall
 from ranef.lazy import Array, ArrayLike
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior

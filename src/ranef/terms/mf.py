@@ -26,7 +26,7 @@ from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
 from ranef.formula.expression import Column
-from ranef.formula.formula import TermCall
+from ranef.formula.term_call import TermCall
 from ranef.lazy import Array, dist, jax, jnp, numpyro
 from ranef.numerics.shapes import Float
 from ranef.priors import sites

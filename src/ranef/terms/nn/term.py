@@ -20,7 +20,7 @@ from ranef.errors import BackendError, FormulaError, OptionError, suggestion
 from ranef.extras import require
 from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
-from ranef.formula.formula import TermCall
+from ranef.formula.term_call import TermCall
 from ranef.lazy import Array, ArrayLike, jnp, mutable, numpyro
 from ranef.numerics.shapes import Float, Shaped
 from ranef.terms.base import Design, Parameter, Run, Term, Variable

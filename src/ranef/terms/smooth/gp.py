@@ -23,7 +23,7 @@ from ranef.data.frame import Frame, LevelsSeen, NameIndex, crossed_levels
 from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand, joined
-from ranef.formula.formula import TermCall
+from ranef.formula.term_call import TermCall
 from ranef.lazy import Array, dist, jnp, numpyro, optimize, stats
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites

@@ -10,7 +10,7 @@ from ranef.data.frame import Frame
 from ranef.errors import DataError, FormulaError
 from ranef.formula import transforms
 from ranef.formula.expression import Expression
-from ranef.formula.formula import TermCall
+from ranef.formula.term_call import TermCall
 from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]

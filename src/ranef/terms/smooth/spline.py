@@ -23,7 +23,7 @@ from ranef.data.frame import Frame
 from ranef.data.moments import Scale
 from ranef.errors import FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand
-from ranef.formula.formula import TermCall
+from ranef.formula.term_call import TermCall
 from ranef.lazy import Array, dist, jnp, numpyro
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
