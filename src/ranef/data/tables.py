@@ -20,7 +20,8 @@ from pyarrow import csv, dataset, parquet
 
 from ranef.data import array_columns, categoricals
 from ranef.data.array_columns import ArrowColumn, Column, pc
-from ranef.data.frame import NOT_A_NUMBER, Frame
+from ranef.data.frame import Frame
+from ranef.data.number_texts import NOT_A_NUMBER
 from ranef.data.row_labels import Labels
 from ranef.errors import ColumnError, DataError, FileError, OptionError, RanefError, suggestion
 from ranef.files.atomic_write import refuse_special, replacing

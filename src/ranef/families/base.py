@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame, LevelsSeen
+from ranef.data.frame import Frame
+from ranef.data.levels import LevelsSeen
 from ranef.data.moments import Moments, Scale
 from ranef.errors import DataError, OptionError
 from ranef.families.exponential_family import ExponentialFamilyRows

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.data.frame import Frame, LevelsSeen
+from ranef.data.frame import Frame
+from ranef.data.levels import LevelsSeen
 from ranef.data.tables import from_arrays
 from ranef.errors import OptionError, suggestion
 from ranef.inference.base import Draws
