@@ -28,7 +28,8 @@ from ranef.posterior.idata_groups import IdataGroups
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.loo import LeaveOneOut, leave_one_out
 from ranef.posterior.posterior import Posterior, tails_of
-from ranef.posterior.predictive import OutOfReachError, Predictive
+from ranef.posterior.predictive import Predictive
+from ranef.posterior.program_replay import OutOfReachError
 from ranef.posterior.recommend import RecommendationQuery, recommend
 from ranef.posterior.summary import Summary
 from ranef.program.program import Program
