@@ -35,7 +35,11 @@ GROUND = (
     "priors.sites",
     "data.complete_cases",
     "data.frame",
+    "data.level_codes",
+    "data.level_names",
+    "data.levels",
     "data.moments",
+    "data.number_texts",
     "formula.expression",
     "formula.grammar",
     "formula.model_matrix",
@@ -44,6 +48,7 @@ GROUND = (
     "posterior.level_batches",
     "posterior.level_likelihood",
     "posterior.predictive",
+    "posterior.program_replay",
 )
 install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "type_checker.checked")
 

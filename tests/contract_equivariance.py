@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 
 import ranef as rf
 from ranef import registry
+from ranef.posterior.new_rows import read_new_rows
 from ranef.terms.capabilities import HasVariances
 
 Array = NDArray[np.float64]
@@ -680,7 +681,7 @@ def unit_of(label: str, unit: float) -> float:
 
 def draws_of(fit: rf.Fit, rows: Any) -> tuple[Array, Array]:
     """Draws of the mean response and of the log density of the response, (draws, rows)."""
-    frame, designs = fit._designs(rows, "error", response=True, companion=True)
+    frame, designs = read_new_rows(fit._known, rows, "error", response=True, companion=True)
     response = fit.program.family.design(fit.training.state.family, frame)
     predictive = fit._predictive("error", 0)
     locations = predictive.locations(designs, response, frame.n)

@@ -140,11 +140,11 @@ def test_rows_of_one_new_level_share_its_effect(fitted, grouped):
 
 
 def test_chunks_of_rows_do_not_change_the_answer(fitted, grouped, monkeypatch):
-    from ranef.posterior import predictive
+    from ranef.posterior import program_replay
 
     new = {**grouped, "g": np.where(np.arange(300) % 2, "n1", grouped["g"])}
     whole = fitted.predict(new, new_levels="sample", seed=4)
-    monkeypatch.setattr(predictive, "_CELLS", 77_000)
+    monkeypatch.setattr(program_replay, "_CELLS", 77_000)
     parts = fitted.predict(new, new_levels="sample", seed=4)
     pd.testing.assert_frame_equal(whole, parts, rtol=1e-4)
 

@@ -95,3 +95,8 @@ def suggestion(name: str, known: Iterable[object], limit: int = 12) -> str:
     listed = ", ".join(names[:limit])
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"known are: {listed}{more}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type if there is none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
@@ -18,8 +16,7 @@ from ranef.check import SECONDS, Check, check
 from ranef.data.complete_cases import CompleteCases
 from ranef.data.frame import Frame
 from ranef.data.row_labels import ByRow, Table
-from ranef.data.tables import read
-from ranef.errors import DataError, OptionError, suggestion, whole_number
+from ranef.errors import OptionError, suggestion, whole_number
 from ranef.files.atomic_write import StrPath
 from ranef.formula.equation import plain
 from ranef.inference.base import Draws, LikelihoodCriterion
@@ -27,8 +24,9 @@ from ranef.lazy import xr
 from ranef.posterior.idata_groups import IdataGroups
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.loo import LeaveOneOut, leave_one_out
+from ranef.posterior.new_rows import naming_column, read_new_rows
 from ranef.posterior.posterior import Posterior, tails_of
-from ranef.posterior.predictive import OutOfReachError, Predictive
+from ranef.posterior.predictive import Predictive
 from ranef.posterior.recommend import RecommendationQuery, recommend
 from ranef.posterior.summary import Summary
 from ranef.program.program import Program
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
     import keras
 
 _KINDS = ("mean", "response", "component")
-_NEW_LEVELS = ("error", "sample", "zero")
 # Fields that a saved file does not hold as plain values: `fit_file` encodes the first three by
 # itself, and the cache is not saved.
 _PARTS = ("program", "training", "draws", "_cache")
@@ -229,9 +226,9 @@ class Fit:
                 "validation needs rows that the fit has not seen; pass them as in "
                 "fit.extend('validation', data=table)"
             )
-        frame, designs = self._designs(data, new_levels, response=True, companion=True)
+        frame, designs = read_new_rows(self._known, data, new_levels, response=True, companion=True)
         response = self.program.family.design(self.training.state.family, frame)
-        with self._naming(frame):
+        with naming_column(self._known, frame):
             return self._predictive(new_levels, seed).validation(designs, response, frame.n)
 
     # Tables
@@ -571,10 +568,12 @@ class Fit:
                 f"the family {family.name} has no components; kind='component' takes a mixture, as "
                 "of family=rf.Mixture('gaussian', k=2)"
             )
-        frame, designs = self._designs(data, new_levels, response=known, companion=kind != "mean")
+        frame, designs = read_new_rows(
+            self._known, data, new_levels, response=known, companion=kind != "mean"
+        )
         response = family.design(state, frame, known=known, beside=kind != "mean")
         predictive = self._predictive(new_levels, seed)
-        with self._naming(frame):
+        with naming_column(self._known, frame):
             if known:
                 found = predictive.components(designs, response, frame.n)
             else:
@@ -623,7 +622,7 @@ class Fit:
         predictive = self._predictive(new_levels, whole_number("seed", seed, least=0))
 
         def designs(rows: Frame) -> Designs:
-            return self._designs(rows, new_levels, response=False, companion=False)[1]
+            return read_new_rows(self._known, rows, new_levels, response=False, companion=False)[1]
 
         wanted = RecommendationQuery(n, candidates, exclude_seen, interval)
         return recommend(self._known, predictive, designs, data, wanted)
@@ -647,10 +646,10 @@ class Fit:
             ColumnError, OptionError: as `predict`.
         """
         seed = whole_number("seed", seed, least=0)
-        frame, designs = self._designs(data, new_levels, response=True, companion=True)
+        frame, designs = read_new_rows(self._known, data, new_levels, response=True, companion=True)
         response = self.program.family.design(self.training.state.family, frame)
         predictive = self._predictive(new_levels, seed)
-        with self._naming(frame):
+        with naming_column(self._known, frame):
             scores = predictive.log_scores(designs, response, frame.n)
         return frame.labels.series("log_score", scores)
 
@@ -664,81 +663,6 @@ class Fit:
             )
         known = made[new_levels]
         return known if known.seed == seed else known.seeded(seed)
-
-    def _designs(
-        self, data: object, new_levels: str, *, response: bool, companion: bool
-    ) -> tuple[Frame, Designs]:
-        """Read the rows of `data` and make their designs.
-
-        Args:
-            data: a table or path.
-            new_levels: as for `predict`.
-            response: whether the response is needed.
-            companion: whether what stands beside the response (trials, weights, standard errors)
-                is needed.
-
-        Raises:
-            OptionError: for an unknown value of `new_levels`.
-            DataError: for no rows, a missing value, or a new level with new_levels="error".
-        """
-        if new_levels not in _NEW_LEVELS:
-            raise OptionError(
-                f"new_levels must be one of {', '.join(map(repr, _NEW_LEVELS))}, not {new_levels!r}"
-            )
-        needs = self.program.needs(response=response, companion=companion)
-        frame = read(data, list(needs), self.program.missing)
-        if frame.n == 0:
-            raise DataError(f"{frame.source} has no rows to predict")
-        for name, uses in needs.items():
-            if uses == {"gaps"}:
-                continue
-            gaps = frame.is_missing(name)
-            if gaps.any():
-                raise DataError(
-                    f"column {name!r} is missing in {int(gaps.sum()):,} of {frame.n:,} rows, the "
-                    f"first of them row {int(np.argmax(gaps)) + 1}; fill or drop them to predict"
-                )
-        designs = self.program.designs(self.training.state, frame)
-        if new_levels == "error":
-            self._refuse_new(designs)
-        return frame, designs
-
-    @contextmanager
-    def _naming(self, frame: Frame) -> Iterator[None]:
-        """Add to an `OutOfReachError` the numeric column with the largest value in that row.
-
-        Raises:
-            DataError: naming the row of the table, the column and the size of its value.
-        """
-        try:
-            yield
-        except OutOfReachError as error:
-            needs = self.program.needs(response=False, companion=False)
-            uses = ((name, use) for name, each in needs.items() for use in each)
-            sizes = {
-                name: float(np.abs(frame.numbers(name)[error.place]).max())
-                for name, use in uses
-                if use in ("number", "any") and not frame.is_text(name)
-            }
-            if not sizes:
-                raise
-            name = max(sizes, key=lambda each: sizes[each])
-            raise DataError(
-                f"the prediction of row {frame.row_number(error.place)} is not a finite number or "
-                f"too large to be squared; its column {name!r} is of the size {sizes[name]:.3g}, "
-                "too far from the training rows, so check it or leave the row out"
-            ) from None
-
-    def _refuse_new(self, designs: Designs) -> None:
-        """Refuse levels that did not occur in training."""
-        for label, design in designs.items():
-            for new in filter(None, design.new):
-                shown = ", ".join(map(repr, new[:3]))
-                more = f" and {len(new) - 3} more" if len(new) > 3 else ""
-                raise DataError(
-                    f"({label}) has no effect for the level {shown}{more}, not seen in training; "
-                    "use new_levels='sample' or new_levels='zero'"
-                )
 
 
 def load(path: StrPath) -> Fit:

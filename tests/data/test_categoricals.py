@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ranef.data.frame import LevelsSeen
+from ranef.data.levels import LevelsSeen
 from ranef.data.tables import read
 
 ROWS = ["b", "a", "c", "a"]

@@ -2,7 +2,6 @@
 
 import arviz_stats
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.stats
 
@@ -132,17 +131,6 @@ def test_the_surface_of_few_draws(grouped):
     fit = rf.Model("y ~ x + (1 | g)").fit(grouped, draws=40, progress=False)
     surface = fit.extend("surface")["surface"].to_dataset()
     assert surface["prior"].shape == surface["posterior"].shape == (8, 15)
-
-
-def test_a_picture_has_the_levels_of_factors_in_their_order_and_true_and_false_as_two():
-    rng = np.random.default_rng(6)
-    f = pd.Categorical(rng.choice(["low", "mid", "high"], 90), ["low", "mid", "high", "none"])
-    table = pd.DataFrame({"f": f, "b": rng.random(90) < 0.5, "x": rng.normal(size=90)})
-    table["y"] = table["b"] + rng.normal(size=90)
-    model = rf.Model("y ~ f + b + I(b * x) + x")
-    effects = model.fit(table, progress=False, draws=50).extend("partial_effects")
-    assert effects["partial_effects"]["f_point"].to_numpy().tolist() == ["low", "mid", "high"]
-    assert effects["partial_effects"]["b_point"].to_numpy().tolist() == ["False", "True"]
 
 
 def test_responses_are_drawn_for_each_draw_of_the_log_likelihood(linear):

@@ -8,7 +8,7 @@ import pytest
 
 import ranef as rf
 from ranef.inference.pwls import effect_draws, solver
-from ranef.posterior import predictive
+from ranef.posterior import program_replay
 
 FORMULAS = {
     "intercepts": "y ~ x + (1 | g)",
@@ -57,14 +57,14 @@ def test_batches_and_chunks_do_not_change_the_answer(
 ):
     rows = with_new(table)
     whole, scores = fit.predict(rows, new_levels=new_levels), fit.log_score(table)
-    monkeypatch.setattr(predictive, "_CELLS", cells)
-    monkeypatch.setattr(predictive, "_EFFECTS", most)
+    monkeypatch.setattr(program_replay, "_CELLS", cells)
+    monkeypatch.setattr(program_replay, "_EFFECTS", most)
     pd.testing.assert_frame_equal(fit.predict(rows, new_levels=new_levels), whole, rtol=1e-10)
     np.testing.assert_allclose(fit.log_score(table), scores, rtol=1e-10)
 
 
 def test_predictions_are_of_the_draws_in_the_posterior(table, monkeypatch):
-    monkeypatch.setattr(predictive, "_EFFECTS", 300)
+    monkeypatch.setattr(program_replay, "_EFFECTS", 300)
     fit = rf.Model("y ~ 1 + (1 | g) + (1 | k)").fit(table, draws=50, progress=False)
     found = fit.predict(table)
     posterior = fit.posterior.squeeze("chain")
@@ -79,7 +79,7 @@ def test_predictions_are_of_the_draws_in_the_posterior(table, monkeypatch):
 
 def test_the_sd_of_a_prediction_is_that_of_dense_algebra(table, monkeypatch):
     """With scales known, (beta, b) is normal with covariance (C'C / sigma^2 + P)^-1."""
-    monkeypatch.setattr(predictive, "_EFFECTS", 30_000)
+    monkeypatch.setattr(program_replay, "_EFFECTS", 30_000)
     scales = {"sigma": 0.5, "1|g_sigma": 1.0, "1|k_sigma": 0.2, "common": rf.Flat()}
     model = rf.Model("y ~ x + (1 | g) + (1 | k)", priors=scales)
     fit = model.fit(table, draws=8_000, progress=False)

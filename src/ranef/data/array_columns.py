@@ -33,6 +33,22 @@ def holds_arrays(kind: pa.DataType) -> bool:
     return _is_list(kind) or isinstance(kind, pa.FixedShapeTensorType)
 
 
+def holds_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow column of this type holds texts, as they are or as categories."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or kind == pa.string_view()
+
+
+def combined(values: ArrowColumn) -> pa.Array:
+    """An Arrow column as a single chunk."""
+    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+
+
+def to_numpy(values: ArrowColumn, dtype: type = np.float64) -> NDArray:
+    return np.asarray(combined(values).to_numpy(zero_copy_only=False), dtype=dtype)
+
+
 def of_arrow(name: str, column: ArrowColumn) -> Column:
     """An Arrow column of lists or tensors as one float64 array, (n, ...).
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ranef.data.array_columns import ArrowColumn
-from ranef.data.frame import sorted_levels
+from ranef.data.levels import sorted_levels
 
 
 def of_pandas(series: object) -> pa.ChunkedArray | None:

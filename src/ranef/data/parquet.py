@@ -17,8 +17,8 @@ from pyarrow import dataset
 
 from ranef.data import array_columns
 from ranef.data.frame import Frame
-from ranef.data.tables import chosen, first_line, from_arrow, kind_of
-from ranef.errors import FileError
+from ranef.data.tables import chosen, from_arrow, kind_of
+from ranef.errors import FileError, first_line
 from ranef.files.atomic_write import refuse_special
 
 # Largest number of rows in a batch.

@@ -15,7 +15,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame, LevelsSeen, NameIndex
+from ranef.data.frame import Frame
+from ranef.data.level_codes import NameIndex
+from ranef.data.levels import LevelsSeen
 from ranef.errors import ColumnError, DataError, OptionError
 from ranef.formula import transforms
 from ranef.formula.column_expressions import coding_of

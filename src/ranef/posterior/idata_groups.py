@@ -6,7 +6,7 @@ access to the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.data.frame import Frame, LevelsSeen
-from ranef.data.tables import from_arrays
+from ranef.data.frame import Frame
 from ranef.errors import OptionError, suggestion
 from ranef.inference.base import Draws
 from ranef.lazy import Array, jax, numpyro, xr
@@ -25,9 +24,9 @@ from ranef.posterior.group_predictive import by_group
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
+from ranef.posterior.reference_grid import ReferenceGrid, between, common_levels, in_order
 from ranef.program.training import evenly
 from ranef.terms.base import RunOptions, clean_name
-from ranef.terms.capabilities import KnownSummand
 
 # Posterior draws behind a band or a set of curves; a thousand would look the same.
 _DRAWS = 200
@@ -41,17 +40,10 @@ _SIDE = 15
 _POINTS = 60
 # Largest number of levels of a factor in "partial_effects"; the most common ones are kept.
 _MOST_LEVELS = 30
-# Share of the values of a column that lies beyond each end of its grid.
-_TAIL = 0.01
-# Name of a level that no table has. Its effects are new, and set to zero.
-_NO_LEVEL = "\x00"
 
 
 # The record of NumPyro's trace handler: site name to the site's entries.
 Trace = Mapping[str, Mapping[str, Any]]
-# The values of a column at the points of a grid.
-Grid = Shaped[NDArray[np.generic], "_ ..."]
-Curve = Float[NDArray[np.float64], "points"]
 # Positions of the rows of the sample.
 Places = Int[NDArray[np.int64], "sample"]
 # What a Dataset is made of: the dimensions and the values of a variable.
@@ -206,15 +198,15 @@ class IdataGroups:
         Raises:
             OptionError: for a model without a numeric predictor.
         """
-        names = [n for n, kind in self._predictors().items() if kind == "number"][:2]
+        names = [n for n, kind in self._reference.predictors().items() if kind == "number"][:2]
         if not names:
             raise OptionError(
                 f"{self.posterior.program.formula.text!r} has no numeric predictor to show the fit "
                 "over"
             )
-        sides = [_between(self.posterior.training.sample.numbers(n), _SIDE) for n in names]
+        sides = [between(self.posterior.training.sample.numbers(n), _SIDE) for n in names]
         mesh = [m.ravel() for m in np.meshgrid(*sides, indexing="ij")]
-        frame = self._grid([dict(zip(names, mesh, strict=True))])
+        frame = self._reference.rows([dict(zip(names, mesh, strict=True))])
         shape = (-1, *(len(side) for side in sides))
         dims = ("draw", *("first", "second")[: len(names)])
         drawn = self._locations(frame, seed)[: _PLANES * 5 : 5]
@@ -243,7 +235,7 @@ class IdataGroups:
         Raises:
             OptionError: for a model without predictors.
         """
-        kinds = self._predictors()
+        kinds = self._reference.predictors()
         if not kinds:
             raise OptionError(
                 f"{self.posterior.program.formula.text!r} has no predictor to show the effect of"
@@ -254,10 +246,10 @@ class IdataGroups:
             if kind == "number":
                 values = sample.numbers(name)
                 distinct = np.unique(values[~np.isnan(values)])
-                grids[name] = distinct if len(distinct) <= 10 else _between(values, _POINTS)
+                grids[name] = distinct if len(distinct) <= 10 else between(values, _POINTS)
             else:
-                grids[name] = _in_order(sample, name, _common_levels(sample, name)[:_MOST_LEVELS])
-        frame = self._grid([{name: grid} for name, grid in grids.items()])
+                grids[name] = in_order(sample, name, common_levels(sample, name)[:_MOST_LEVELS])
+        frame = self._reference.rows([{name: grid} for name, grid in grids.items()])
         location = self._locations(frame, seed)
         ends = np.cumsum([len(grid) for grid in grids.values()])
         curves = np.split(location, ends[:-1], axis=1)
@@ -349,61 +341,9 @@ class IdataGroups:
             variables[f"{own}_observed"] = (f"{own}_observed_row", found.observed(name))
         return xr.Dataset(variables, coords)
 
-    # Rows in which one or two predictors vary and the others are typical
-
-    def _predictors(self) -> dict[str, str]:
-        """Columns in the first parameter's predictor, without groupings: "number" or "level"."""
-        program, sample = self.posterior.program, self.posterior.training.sample
-        out = {}
-        for term in program.terms.get(program.location, ()):
-            if isinstance(term, KnownSummand):
-                continue
-            for name in (n for e in term.call.expressions() for n in e.columns()):
-                kind = self._kind(name, program.needs()[name])
-                if kind == "level" or np.ndim(sample.numbers(name)) == 1:
-                    out[name] = kind
-        return out
-
-    def _kind(self, name: str, uses: set[str]) -> str:
-        """Whether the model takes a column as numbers ("number") or as a factor ("level")."""
-        sample = self.posterior.training.sample
-        factor = sample.is_text(name) or sample.is_boolean(name)
-        if "level" in uses or ("any" in uses and factor):
-            return "level"
-        return "number"
-
-    def _grid(self, varying: Sequence[Mapping[str, Grid]]) -> Frame:
-        """The rows of several grids, one below the other.
-
-        Each element of `varying` maps the columns of one grid to their values. All other
-        predictors are at their mean or most common level, and groupings at a new level.
-        """
-        program, sample = self.posterior.program, self.posterior.training.sample
-        needs = program.needs(response=False, companion=False)
-        predictors = {
-            name
-            for _, term in program.all_terms()
-            for e in term.call.expressions()
-            for name in e.columns()
-        }
-        sizes = [len(next(iter(grid.values()))) for grid in varying]
-        columns = {}
-        for name, uses in needs.items():
-            if name not in predictors:
-                typical = _NO_LEVEL
-            elif self._kind(name, uses) == "level":
-                typical = _common_levels(sample, name)[0]
-            else:
-                typical = np.nanmean(sample.numbers(name), axis=0)
-            columns[name] = np.concatenate(
-                [
-                    grid.get(name, np.stack([np.asarray(typical)] * size))
-                    for grid, size in zip(varying, sizes, strict=True)
-                ]
-            )
-            if sample.is_boolean(name) and columns[name].dtype == object:
-                columns[name] = columns[name] == "True"
-        return from_arrays(columns)
+    @cached_property
+    def _reference(self) -> ReferenceGrid:
+        return ReferenceGrid(self.posterior)
 
     def _locations(self, frame: Frame, seed: int) -> Float[NDArray[np.float64], "draws rows"]:
         """Posterior draws of the response's mean on the rows of `frame`."""
@@ -425,30 +365,6 @@ class IdataGroups:
     @cached_property
     def _thinned(self) -> Draws:
         return self.posterior.draws.thinned(_DRAWS)
-
-
-def _between(values: NDArray[np.float64], points: int) -> Curve:
-    """Evenly spaced values between the outer quantiles of a column, missing values ignored."""
-    values = values[~np.isnan(values)]
-    low, high = np.quantile(values, [_TAIL, 1 - _TAIL])
-    if low == high:
-        low, high = values.min(), values.max()
-    return np.linspace(low, high, points)
-
-
-def _common_levels(sample: Frame, name: str) -> NDArray[np.object_]:
-    """The levels that occur in the sample, the most common first."""
-    found = sample.levels(name)
-    counts = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
-    order = np.argsort(-counts, kind="stable")
-    return found.names[order][: int((counts > 0).sum())]
-
-
-def _in_order(sample: Frame, name: str, levels: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The given levels in the order that the column declares, or sorted if it declares none."""
-    order = LevelsSeen().add(sample.levels(name)).ordered()
-    kept = set(levels)
-    return np.array([level for level in order if level in kept], dtype=object)
 
 
 GROUPS = {

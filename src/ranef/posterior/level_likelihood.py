@@ -29,7 +29,8 @@ from ranef.lazy import Array as JaxArray
 from ranef.lazy import jax, jnp, stats
 from ranef.numerics.shapes import Float, Int
 from ranef.posterior.posterior import Posterior
-from ranef.posterior.predictive import Predictive, RowChunk
+from ranef.posterior.predictive import Predictive
+from ranef.posterior.program_replay import RowChunk
 from ranef.terms.base import RunOptions
 from ranef.terms.blocks import LinearBlock
 

@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.data.frame import Frame, LevelsSeen, NameIndex, crossed_levels
+from ranef.data.frame import Frame
+from ranef.data.level_codes import NameIndex, crossed_levels
+from ranef.data.levels import LevelsSeen
 from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand

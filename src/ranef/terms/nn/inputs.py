@@ -13,7 +13,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import Frame, NameIndex
+from ranef.data.frame import Frame
+from ranef.data.level_codes import NameIndex
 from ranef.errors import DataError, OptionError
 from ranef.formula import model_matrix, transforms
 from ranef.formula.expression import Expression
