@@ -129,7 +129,7 @@ def test_binary_responses_have_a_reference():
 def test_a_guide_is_not_trusted_unchecked(guide, formula, expected, monkeypatch):
     """As of a model too large for a reference."""
     monkeypatch.setattr("ranef.check.reference_importance._COST", 0)
-    monkeypatch.setattr("ranef.check.reference_chains._LARGEST", 0)
+    monkeypatch.setattr("ranef.check.chain_coordinates._LARGEST", 0)
     rng = np.random.default_rng(1)
     g, x = rng.integers(0, 15, 200), rng.normal(size=200)
     table = {"y": (rng.random(200) < 0.5) * 1.0, "x": x, "g": g.astype(str)}

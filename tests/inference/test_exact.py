@@ -209,12 +209,12 @@ def test_moments_are_those_of_the_draws(grouped):
 
 
 def test_few_factorizations_give_the_moments_that_many_do(grouped, monkeypatch):
-    from ranef.inference.lmm import coefficient_posterior
+    from ranef.inference.lmm import hyperparameter_cells
 
     model = rf.Model("y ~ x + (1 + x | g)")
     many = model.fit(grouped, method="exact", progress=False)
     expected = many._known.moments
-    monkeypatch.setattr(coefficient_posterior, "_EACH", 0)
+    monkeypatch.setattr(hyperparameter_cells, "_EACH", 0)
     few = model.fit(grouped, method="exact", progress=False)
     for name, (mean, sd) in few._known.moments.items():
         np.testing.assert_allclose(mean, expected[name][0], atol=0.03 * np.max(sd))

@@ -10,10 +10,9 @@ from numpyro.infer.util import log_density
 
 import ranef as rf
 from contract_term import learn
+from ranef.inference.block_ascent.factor_draws import FactorDraws, LazyFactorDraws
 from ranef.inference.block_ascent.factor_posterior import (
-    FactorDraws,
     FactorPosterior,
-    LazyFactorDraws,
     RatingsTable,
     ScalePosterior,
     TermPosterior,
@@ -344,7 +343,7 @@ def test_beside_other_terms_and_tables(rows):
 def test_factors_too_many_to_be_drawn_at_once_are_kept_by_what_draws_them(
     fit, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("ranef.inference.block_ascent.factor_posterior._REALISED", 1_000)
+    monkeypatch.setattr("ranef.inference.block_ascent.factor_draws._REALISED", 1_000)
     drawn = fit.draws.sites._drawn
     monkeypatch.setitem(
         fit.draws.__dict__, "sites", LazyFactorDraws(drawn, fit.draws.sites._beside)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.check.identifiability import common, intercept_of
+from ranef.check.model_matrices import common, intercept_of
 from ranef.check.symptom import Symptom
 from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior

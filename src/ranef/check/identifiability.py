@@ -6,21 +6,16 @@ as rows. Collinearity is measured by the variance inflation factor 1 / (1 - R_j^
 (Marquardt, 1970).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import combinations
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.check.cells import Cell, empty_cells
+from ranef.check.model_matrices import common_blocks, group_blocks
 from ranef.check.symptom import Symptom
-from ranef.formula import model_matrix
 from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
-from ranef.terms.blocks import LinearBlock
 from ranef.terms.capabilities import Diagnosed
 
 # An sd may be zero if its 5% quantile is less than this share of its median. For comparison, the
@@ -83,7 +78,7 @@ def _has_no_mean(prior: priors.Prior) -> bool:
 
 def collinear(posterior: Posterior) -> Iterator[Symptom]:
     """Report columns of common effects that are, or nearly are, combinations of the others."""
-    for own in _common_blocks(posterior):
+    for own in common_blocks(posterior):
         explained = own.explained
         for i, inflation in zip(
             own.tested, _inflations(own.columns[:, own.tested], own.has_intercept), strict=True
@@ -112,7 +107,7 @@ def empty(posterior: Posterior) -> Iterator[Symptom]:
     """
     if posterior.training.stream is not None:
         return
-    for own in (*_common_blocks(posterior), *_group_blocks(posterior)):
+    for own in (*common_blocks(posterior), *group_blocks(posterior)):
         for name, cells in own.cells.items():
             shown = "; ".join(
                 " with ".join(f"{f} {level!r}" for f, level in c) for c in cells[:_NAMED]
@@ -148,7 +143,7 @@ def many_levels(posterior: Posterior) -> Iterator[Symptom]:
     """Report factors among the common effects with nearly as many levels as there are rows."""
     n = posterior.training.rows.used
     named = set()
-    for own in _common_blocks(posterior):
+    for own in common_blocks(posterior):
         for coding in own.codings:
             for part in coding.parts:
                 levels = part.levels or ()
@@ -171,212 +166,6 @@ def _is_spoiled(level: str) -> bool:
     """Whether a text is a number apart from a percent sign, a currency sign or separators."""
     bare = level.strip().strip("%$€£ ").replace(",", "").replace(" ", "").replace("'", "")
     return bare.replace(".", "", 1).lstrip("+-").isdigit()
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of one term's model matrix.
-
-    Attributes:
-        labels: names of the columns.
-        columns: the columns.
-        codings: the coded products of variables that make up the columns, in order; () if they
-            are not known.
-        intercept: index of the intercept, or None.
-        intercept_label: name of the intercept in messages.
-        fixed: indices of columns whose coefficient is fixed by the user.
-    """
-
-    labels: Sequence[str]
-    columns: Float[NDArray, "n k"]
-    codings: tuple[model_matrix.Coding, ...]
-    intercept: int | None
-    intercept_label: str
-    fixed: frozenset[int]
-
-    @property
-    def has_intercept(self) -> bool:
-        return self.intercept is not None
-
-    @property
-    def free(self) -> list[int]:
-        """Indices of columns with a coefficient to estimate, without the intercept."""
-        every = range(self.columns.shape[1])
-        return [i for i in every if i != self.intercept and i not in self.fixed]
-
-    @property
-    def zeros(self) -> list[int]:
-        """Indices of free columns that are zero in every row."""
-        return [i for i in self.free if not self.columns[:, i].any()]
-
-    @property
-    def constants(self) -> list[int]:
-        """Indices of free columns that do not vary, if there is an intercept."""
-        if not self.has_intercept:
-            return []
-        away = np.ptp(self.columns, axis=0)
-        size = np.abs(self.columns).max(axis=0)
-        return [i for i in self.free if size[i] > 0 and away[i] <= 1e-11 * size[i]]
-
-    @property
-    def tested(self) -> list[int]:
-        """Indices of columns to test for collinearity: free, not zero and not constant."""
-        left_out = {*self.zeros, *self.constants}
-        return [i for i in self.free if i not in left_out]
-
-    @cached_property
-    def cells(self) -> dict[str, list[Cell]]:
-        """Cells without rows, by the name of their interaction."""
-        return empty_cells(self.codings, self.columns)
-
-    @property
-    def named_in_cells(self) -> set[int]:
-        """Indices of columns that are indicators of an empty cell, or of one within it."""
-        cells = {frozenset(cell) for own in self.cells.values() for cell in own}
-        return {
-            i
-            for i, place in enumerate(_places(self.codings))
-            for size in range(2, len(place) + 1)
-            for part in combinations(place, size)
-            if frozenset(part) in cells
-        }
-
-    @property
-    def explained(self) -> set[int]:
-        """Indices of columns whose collinearity follows from empty cells.
-
-        They are the columns of the factors of an interaction that has empty cells.
-        """
-        factors = {
-            frozenset(factor for factor, _ in cell) for own in self.cells.values() for cell in own
-        }
-        return {
-            i
-            for i, place in enumerate(_places(self.codings))
-            if place and any({factor for factor, _ in place} <= own for own in factors)
-        }
-
-
-def _places(codings: Sequence[model_matrix.Coding]) -> list[set[tuple[str, str]]]:
-    """The (factor, level) pairs of which each column is the indicator."""
-    out: list[set[tuple[str, str]]] = []
-    for coding in codings:
-        own: list[set[tuple[str, str]]] = [set()]
-        for part in coding.parts:
-            key = str(part.expression)
-            names = [{(key, name)} if part.levels else set() for name in part.names]
-            own = [a | b for a in own for b in names]
-        out += own
-    return out
-
-
-def _common_blocks(posterior: Posterior) -> Iterator[_Columns]:
-    """The columns of each block of common effects."""
-    known, family = posterior.training.state.priors, posterior.program.family
-    for term, block in _blocks(posterior):
-        if block.codes is not None:
-            continue
-        labels = _labels(posterior, block)
-        sites = [name for name, count in block.sites for _ in range(count)]
-        fixed = {i for i, name in enumerate(sites) if isinstance(known.get(name), priors.Fixed)}
-        # The intercept of an ordinal model is fixed at zero, and the thresholds take its place. An
-        # intercept that the user has fixed does not count: a constant column is then identified.
-        places = [
-            i
-            for i, name in enumerate(sites)
-            if name.endswith("Intercept") and (i not in fixed or not family.intercept)
-        ]
-        intercept = places[0] if places else None
-        name = "" if intercept is None else labels[intercept]
-        name = "the thresholds" if intercept in fixed else name
-        yield _Columns(
-            labels,
-            np.asarray(block.columns, np.float64),
-            _codings(posterior, term, len(labels)),
-            intercept,
-            name,
-            frozenset(fixed - {intercept}),
-        )
-
-
-def _group_blocks(posterior: Posterior) -> Iterator[_Columns]:
-    """The columns of each block of group effects that has one scale for each column."""
-    for term, block in _blocks(posterior):
-        if block.codes is None or len(block.scales) != block.columns.shape[1]:
-            continue
-        labels = [name.removesuffix("_sigma") for name in block.scales]
-        place = intercept_of(block)
-        yield _Columns(
-            labels,
-            np.asarray(block.columns, np.float64),
-            _codings(posterior, term, len(labels)),
-            place,
-            "" if place is None else labels[place],
-            frozenset(),
-        )
-
-
-def intercept_of(block: LinearBlock) -> int | None:
-    """The index of the varying intercept among the block's columns, or None."""
-    return next(
-        (
-            i
-            for i, name in enumerate(block.scales)
-            if name.endswith(f"1|{block.grouping}_sigma") and np.all(block.columns[:, i] == 1)
-        ),
-        None,
-    )
-
-
-def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
-    """Label and block of every term whose coefficients belong to columns of a model matrix."""
-    problem = posterior.written_problem
-    for term, block in problem.unit_blocks().items():
-        if block is None or not block.sites:
-            continue
-        if block.codes is not None and block.grouping:
-            yield term, block
-        elif (
-            block.codes is None
-            and not block.scales
-            and all(name in posterior.variables for name, _ in block.sites)
-        ):
-            yield term, block  # left out: blocks without such columns, as weights of networks
-
-
-def _codings(posterior: Posterior, term: str, width: int) -> tuple[model_matrix.Coding, ...]:
-    """The codings of the columns of a term, or () if it has no model matrix of that width."""
-    learned = getattr(posterior.training.state.terms[term], "matrix", None)
-    if not isinstance(learned, model_matrix.ModelMatrix):
-        return ()
-    return learned.codings if sum(c.width for c in learned.codings) == width else ()
-
-
-def _labels(posterior: Posterior, block: LinearBlock) -> list[str]:
-    return [
-        label
-        for name, count in block.sites
-        for label, _ in posterior.variables[name].elements(name)[:count]
-    ]
-
-
-def common(
-    posterior: Posterior, parameter: str | None = None
-) -> Iterator[tuple[list[str], Float[NDArray, "n k"]]]:
-    """Labels and columns of the blocks of common effects.
-
-    Args:
-        posterior: the fit.
-        parameter: the family parameter whose predictor they belong to; None for all.
-
-    Yields:
-        Labels of the coefficients and columns of each block. If rows are read in batches,
-        the rows are those of the sample that is held.
-    """
-    predicts = posterior.problem.predicts
-    for term, block in _blocks(posterior):
-        if block.codes is None and parameter in (None, predicts[term]):
-            yield _labels(posterior, block), np.asarray(block.columns, np.float64)
 
 
 def _inflations(columns: Float[NDArray, "n k"], intercept: bool) -> Float[NDArray, "k"]:

@@ -23,9 +23,9 @@ from ranef.check.deadline import Deadline, OutOfTimeError
 from ranef.check.reference import NoReference
 from ranef.check.symptom import Symptom
 from ranef.errors import RanefError
+from ranef.inference.block_ascent.applicability import applies
 from ranef.inference.block_ascent.closed_form import is_gaussian, step_for
 from ranef.inference.block_ascent.minibatches import Windows
-from ranef.inference.block_ascent.networks import applies
 from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
 from ranef.program.problem import Batch, Problem

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.check.identifiability import common
+from ranef.check.model_matrices import common
 from ranef.check.symptom import Symptom
 from ranef.lazy import constraints, jax, jnp, optimize
 from ranef.numerics.shapes import Bool, Float

@@ -26,10 +26,11 @@ from ranef.inference.advi import guide as guides
 from ranef.inference.advi.elbo import Objective
 from ranef.inference.advi.stochastic_ascent import Search
 from ranef.inference.base import Draws, Method
+from ranef.inference.block_ascent.applicability import applies, closed, is_linear
 from ranef.inference.block_ascent.closed_form import is_gaussian
 from ranef.inference.block_ascent.matrix_factorization import MatrixFactorization
 from ranef.inference.block_ascent.matrix_factorization import applies as factorizes
-from ranef.inference.block_ascent.networks import BlockAscent, applies, closed, is_linear
+from ranef.inference.block_ascent.networks import BlockAscent
 from ranef.inference.checkpoint import Checkpoint, belongs_to, refuse_odd_path
 from ranef.inference.lmm.applicability import too_large
 from ranef.lazy import jax, jnp, optax

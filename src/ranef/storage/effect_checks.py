@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import FileError
 from ranef.inference.base import LevelDraws
-from ranef.inference.block_ascent.factor_posterior import FactorDraws
+from ranef.inference.block_ascent.factor_draws import FactorDraws
 from ranef.inference.block_ascent.matrix_factorization import CombinedDraws
 from ranef.inference.pwls import crossed_elimination
 from ranef.inference.pwls.effect_draws import EffectSampler, SharedFactorization

@@ -63,7 +63,7 @@ CLASSES = {
     "inference.factorization.Beside": (
         "ranef.inference.block_ascent.matrix_factorization:CombinedDraws"
     ),
-    "inference.factors.FactorDraws": "ranef.inference.block_ascent.factor_posterior:FactorDraws",
+    "inference.factors.FactorDraws": "ranef.inference.block_ascent.factor_draws:FactorDraws",
     "priors.Prior": "ranef.priors.kinds:Prior",
     "priors.Flat": "ranef.priors.kinds:Flat",
     "priors.Normal": "ranef.priors.kinds:Normal",

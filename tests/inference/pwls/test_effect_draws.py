@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ranef as rf
-from ranef.inference.lmm import coefficient_posterior
+from ranef.inference.lmm import hyperparameter_cells
 from ranef.inference.pwls import effect_draws, solver
 from ranef.numerics.counter_rng import CounterRNG
 
@@ -26,8 +26,8 @@ def draws(request, grouped, monkeypatch):
         monkeypatch.setattr(solver, "_DENSE", 0)
         monkeypatch.setattr(solver, "_FULL", 2.0)
     if request.param == "shared cells":
-        monkeypatch.setattr(coefficient_posterior, "_EACH", 0)
-        monkeypatch.setattr(coefficient_posterior, "_MOST_EACH", 2)
+        monkeypatch.setattr(hyperparameter_cells, "_EACH", 0)
+        monkeypatch.setattr(hyperparameter_cells, "_MOST_EACH", 2)
     monkeypatch.setattr(effect_draws, "_TILE", 5)
     table = {**grouped, "k": np.array([f"k{i % 7}" for i in range(300)])}
     fit = rf.Model(FORMULAS[request.param]).fit(table, method="exact", draws=30, progress=False)
@@ -69,7 +69,7 @@ def test_cells_have_draws_of_their_own_and_the_noise_of_all(grouped, monkeypatch
     """Fewer factorizations move the draws by less than their sd."""
     model = rf.Model("y ~ x + (1 | g)")
     each = model.fit(grouped, method="exact", draws=200, progress=False).draws
-    monkeypatch.setattr(coefficient_posterior, "_EACH", 0)
+    monkeypatch.setattr(hyperparameter_cells, "_EACH", 0)
     few = model.fit(grouped, method="exact", draws=200, progress=False).draws
     away = each.sites["1|g"] - few.sites["1|g"]
     assert away.std() < 0.2 * each.sites["1|g"].std(axis=1).max()
@@ -84,8 +84,8 @@ def test_effects_that_move_with_thresholds_keep_their_sds_where_draws_share_cell
     model = rf.Model("y ~ x + (1 | g)", family="ordinal", priors={"1|g_sigma": 3.0})
     few = model.fit(table, method="laplace", progress=False)
     by_moments, drawn = few.ranef("g")["sd"], few.draws.sites["1|g"][0].std(axis=0)
-    monkeypatch.setattr(coefficient_posterior, "_MOST", 1000)
-    monkeypatch.setattr(coefficient_posterior, "_MOST_EACH", 1000)
+    monkeypatch.setattr(hyperparameter_cells, "_MOST", 1000)
+    monkeypatch.setattr(hyperparameter_cells, "_MOST_EACH", 1000)
     each = model.fit(table, method="laplace", progress=False).ranef("g")["sd"]
     np.testing.assert_allclose(by_moments, each, rtol=0.03)
     np.testing.assert_allclose(drawn, each, rtol=0.12)

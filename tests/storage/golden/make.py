@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 
 import ranef as rf
-from ranef.inference.block_ascent import factor_posterior
+from ranef.inference.block_ascent import factor_draws
 from ranef.inference.lmm import coefficient_posterior
 from ranef.inference.pwls import solver
 
@@ -135,7 +135,7 @@ def make(name: str) -> None:
     with ExitStack() as stack:
         if name in LAZY:
             stack.enter_context(mock.patch.object(coefficient_posterior, "_REALISED", 0))
-            stack.enter_context(mock.patch.object(factor_posterior, "_REALISED", 0))
+            stack.enter_context(mock.patch.object(factor_draws, "_REALISED", 0))
         if name == SPARSE:
             stack.enter_context(mock.patch.object(solver, "_DENSE", 0))
             stack.enter_context(mock.patch.object(solver, "_FULL", 2.0))

@@ -22,12 +22,8 @@ from tqdm import tqdm
 from ranef import priors, registry
 from ranef.errors import OptionError
 from ranef.inference.base import Draws, LevelDraws, Method
-from ranef.inference.block_ascent.factor_posterior import (
-    FactorDraws,
-    LazyFactorDraws,
-    RatingsTable,
-    TermPosterior,
-)
+from ranef.inference.block_ascent.factor_draws import FactorDraws, LazyFactorDraws
+from ranef.inference.block_ascent.factor_posterior import RatingsTable, TermPosterior
 from ranef.inference.block_ascent.lmm_step import LMMUpdate
 from ranef.inference.glmm.arrays import PerRow, SiteValues
 from ranef.lazy import Array as JaxArray

@@ -27,24 +27,22 @@ posterior of all other parameters given the weights is computed on all rows by t
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ranef import registry
 from ranef.errors import DataError
 from ranef.inference.base import Draws, Method
+from ranef.inference.block_ascent.ascent_state import AscentState, NetworkWeights
 from ranef.inference.block_ascent.closed_form import (
     ClosedFormStep,
     ClosedFormUpdate,
     LossArguments,
-    is_gaussian,
     step_for,
 )
-from ranef.inference.block_ascent.glmm_step import MOST
 from ranef.inference.block_ascent.minibatches import (
     LAST,
     RATE,
@@ -55,18 +53,13 @@ from ranef.inference.block_ascent.minibatches import (
     passes,
     rate,
 )
-from ranef.inference.checkpoint import Checkpoint, belongs_to, filled, flat
-from ranef.inference.glmm.arrays import SiteValues
-from ranef.inference.pwls.cross_products import CrossProducts
-from ranef.lazy import Array, ArrayLike, jax, jnp, numpyro, optax
+from ranef.inference.checkpoint import Checkpoint, belongs_to
+from ranef.lazy import Array, jax, jnp, numpyro, optax
 from ranef.numerics.shapes import Float, Shaped
 from ranef.program.networks import MutableState
 from ranef.program.problem import Problem, sites_in
 from ranef.program.training import Designs, Rows
-from ranef.terms.blocks import LinearBlock
 
-# Network weights by site.
-NetworkWeights = Mapping[str, ArrayLike]
 # What a gradient step changes: weights, state of the networks, and state of the optimizer.
 StepState = tuple[NetworkWeights, MutableState, Any]
 # One PRNG key for each batch.
@@ -85,91 +78,6 @@ _SOME = 2_000
 _FOLLOWING = 50
 # Times that this is repeated before the first round, in which the averages start from nothing.
 _FIRST_FOLLOWING = 6
-
-
-@dataclass
-class _AscentState:
-    """State of the search between rounds.
-
-    Attributes:
-        points: network weights by site.
-        network_state: what the networks update as they run, such as batch norm averages, by site.
-        moments: state of the optimizer.
-        done: share of the schedule that is done, from 0 to 1.
-        rounds: number of finished rounds.
-        steps: number of gradient steps taken, skipped ones included.
-        skipped: number of steps rejected because the loss or the gradient was not finite.
-        best: `points` and `network_state` of the round with the least held-out error, among the
-            rounds with networks.
-        least: the held-out error of `best`, in nats per row.
-        since: the round of `best`.
-        trace: log evidence, held-out error and number of steps at each round.
-        sites: hyperparameters by site, the warm start of the next round. Names that begin with
-            "/" hold further starting values (see ``glmm_step``).
-        best_sites: `sites` of the round of `best`.
-        products: cross-products accumulated over earlier windows; None if one window has all
-            rows.
-        without: held-out error of the model without its networks.
-    """
-
-    points: NetworkWeights
-    network_state: MutableState
-    moments: Any
-    done: float
-    rounds: int
-    steps: int
-    skipped: int
-    best: tuple[NetworkWeights, MutableState]
-    least: float
-    since: int
-    trace: Float[NDArray[np.float64], "rounds 3"]
-    sites: SiteValues
-    best_sites: SiteValues
-    products: CrossProducts | None
-    without: float = math.inf
-
-    def arrays(self) -> dict[str, NDArray]:
-        """The state as named arrays, for a checkpoint."""
-        numbers = [self.done, self.rounds, self.steps, self.skipped, self.least, self.since]
-        numbers.append(self.without)
-        return {
-            **flat("network", (self.points, self.network_state, self.moments)),
-            **flat("best", self.best),
-            **{f"site/{name}": np.asarray(value) for name, value in self.sites.items()},
-            **{f"best_site/{name}": np.asarray(v) for name, v in self.best_sites.items()},
-            "trace": self.trace,
-            "numbers": np.array(numbers, dtype=np.float64),
-            **(self.products.arrays() if self.products else {}),
-        }
-
-    def at(self, arrays: Mapping[str, NDArray]) -> "_AscentState":
-        """The state that a checkpoint holds; its trees have the structure of this state's."""
-        points, network_state, moments = filled(
-            "network", (self.points, self.network_state, self.moments), arrays
-        )
-        done, rounds, steps, skipped, least, since, without = arrays["numbers"]
-        return _AscentState(
-            points,
-            network_state,
-            moments,
-            float(done),
-            int(rounds),
-            int(steps),
-            int(skipped),
-            filled("best", self.best, arrays),
-            float(least),
-            int(since),
-            arrays["trace"],
-            _beginning("site/", arrays),
-            _beginning("best_site/", arrays),
-            CrossProducts.at(arrays) if "products/common" in arrays else None,
-            float(without),
-        )
-
-
-def _beginning(start: str, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """The arrays whose names begin with `start`, by the rest of their name."""
-    return {n.removeprefix(start): v for n, v in arrays.items() if n.startswith(start)}
 
 
 class BlockAscent:
@@ -216,11 +124,11 @@ class BlockAscent:
         }
 
     @staticmethod
-    def _leaves_out(state: _AscentState) -> bool:
+    def _leaves_out(state: AscentState) -> bool:
         """Whether the networks have not improved the prediction of the held-out rows."""
         return bool(state.without <= state.least)
 
-    def begin(self) -> _AscentState:
+    def begin(self) -> AscentState:
         """The state before the first round."""
         points = {
             name: jnp.asarray(site.start, jnp.result_type(float))
@@ -230,11 +138,11 @@ class BlockAscent:
         moments = self.optimizer.init(points)
         best = (points, network_state)
         trace = np.zeros((0, 3))
-        return _AscentState(
+        return AscentState(
             points, network_state, moments, 0.0, 0, 0, 0, best, math.inf, 0, trace, {}, {}, None
         )
 
-    def run(self, progress: bool) -> _AscentState:
+    def run(self, progress: bool) -> AscentState:
         """Runs the rounds; an interrupt by the user ends them early.
 
         Args:
@@ -276,7 +184,7 @@ class BlockAscent:
                 self.interrupted = True
                 return state
 
-    def _follow(self, state: _AscentState, rows: Rows) -> None:
+    def _follow(self, state: AscentState, rows: Rows) -> None:
         """Updates running averages, such as those of batch norm, at the current weights.
 
         The averages lag behind the steps. Without the update the held-out error would be that of
@@ -308,7 +216,7 @@ class BlockAscent:
 
         return jax.lax.scan(step, network_state, (batches, keys))[0]
 
-    def _closed_form(self, state: _AscentState, rows: Rows) -> tuple[float, LossArguments]:
+    def _closed_form(self, state: AscentState, rows: Rows) -> tuple[float, LossArguments]:
         """Solves for the linear blocks given the networks.
 
         Returns:
@@ -349,7 +257,7 @@ class BlockAscent:
             self._judge(state, update, error)
         return error, update.loss_arguments(known, rows, self.labels)
 
-    def _judge(self, state: _AscentState, update: ClosedFormUpdate, error: float) -> None:
+    def _judge(self, state: AscentState, update: ClosedFormUpdate, error: float) -> None:
         """Records a round in `state`, and skips to the last part if the error no longer falls."""
         whole = self.problem.n / update.mixed.n
         now = [whole * update.evidence, error, state.steps]
@@ -368,7 +276,7 @@ class BlockAscent:
             state.moments = self.optimizer.init(state.points)
             state.done = 1 - LAST
 
-    def _descend(self, state: _AscentState, rows: Rows, arrays: LossArguments) -> None:
+    def _descend(self, state: AscentState, rows: Rows, arrays: LossArguments) -> None:
         """The gradient steps of a round, over random minibatches of its rows.
 
         Raises:
@@ -458,7 +366,7 @@ class BlockAscent:
         )
         return bases, {name: sites[name]["value"] for name in network_state}, jnp.asarray(penalty)
 
-    def finish(self, state: _AscentState, draws: int, progress: bool) -> Draws:
+    def finish(self, state: AscentState, draws: int, progress: bool) -> Draws:
         """The posterior of all other parameters given the best networks.
 
         Args:
@@ -501,7 +409,7 @@ class BlockAscent:
             interrupted=self.interrupted,
         )
 
-    def _message(self, state: _AscentState, rest: str) -> str:
+    def _message(self, state: AscentState, rest: str) -> str:
         """How the search ended, as a sentence."""
         text = f"{state.steps:,} steps of {self.batch:,} rows"
         if self.interrupted:
@@ -517,54 +425,3 @@ class BlockAscent:
         if self._leaves_out(state):
             text += ", no better with the networks than without, and they are left out"
         return f"{text}; all else in closed form: {rest}"
-
-
-def closed(problem: Problem, seed: int, draws: int, progress: bool) -> Draws:
-    """The posterior of a linear model without networks, in closed form.
-
-    Args:
-        problem: a model for which `is_linear` holds.
-        seed: seed of the draws.
-        draws: number of posterior draws.
-        progress: whether to show a bar on standard error.
-
-    Returns:
-        Draws of the method ``exact`` or ``laplace``. The ELBO is the log evidence, if known.
-
-    Raises:
-        MethodError: for crossed groupings that are too large.
-    """
-    method: Method = registry.load("method", step_for(problem).finish)()
-    found = method.run(problem, seed=seed, draws=draws, progress=progress)
-    return replace(
-        found,
-        message=f"no network to be trained; all in closed form: {found.message}",
-        elbo=None if found.evidence is None else (found.evidence, 0.0),
-        settings={},
-    )
-
-
-def applies(problem: Problem) -> bool:
-    """Whether the model has networks, and all other terms are linear with Gaussian coefficients."""
-    structure = problem.unit_blocks()
-    if all(block is not None for block in structure.values()):
-        return False
-    return _is_closed(problem, structure)
-
-
-def is_linear(problem: Problem) -> bool:
-    """Whether all terms are linear in coefficients with Gaussian priors."""
-    structure = problem.unit_blocks()
-    return None not in structure.values() and _is_closed(problem, structure)
-
-
-def _is_closed(problem: Problem, structure: Mapping[str, LinearBlock | None]) -> bool:
-    """Whether the linear blocks have Gaussian coefficients, and the rows are not too many.
-
-    Families other than the Gaussian need all rows in memory, at most `MOST`.
-    """
-    if problem.incomplete or problem.bilinear:
-        return False
-    if not all(block.gaussian for block in structure.values() if block is not None):
-        return False
-    return is_gaussian(problem) or (not problem.windows and problem.n <= MOST)

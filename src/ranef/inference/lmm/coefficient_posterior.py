@@ -6,29 +6,26 @@ hyperparameters theta:
     E b = E_theta E[b | theta, y],   var b = E_theta var[b | theta, y] + var_theta E[b | theta, y]
 
 If a factorization is cheap, every draw of theta gets its own. Otherwise the draws are grouped
-into some tens of cells of similar theta, and all draws of a cell share one factorization at the
-mean of the cell. Within a cell the conditional means follow a regression surface, which is fitted
-to the conditional means of all cells:
-
-    E[b | theta, y] = E[b | centre, y] + B (phi(theta) - mean of phi in the cell)
-
-The features phi are theta, rotated and scaled, and with enough cells also its squares and
-products. The surface keeps the posterior correlation of the coefficients with theta, for example
-that of the effects of an ordinal model with its thresholds, in moments and in draws.
+into some tens of cells of similar theta (``hyperparameter_cells``), and all draws of a cell share
+one factorization at the mean of the cell. Within a cell the conditional means follow a regression
+surface (``conditional_mean_regression``). The surface keeps the posterior correlation of the
+coefficients with theta, for example that of the effects of an ordinal model with its thresholds, in
+moments and in draws.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
+from ranef.inference.lmm.conditional_mean_regression import MeanSurface, SurfaceProducts
+from ranef.inference.lmm.conditional_posterior import ConditionalPosterior
+from ranef.inference.lmm.hyperparameter_cells import ThetaCell, cells_of
 from ranef.inference.lmm.model import (
     BoundedEffect,
-    LinearMixedModel,
     RandomEffectsTerm,
     common_by_site,
     effects_by_site,
@@ -41,34 +38,10 @@ from ranef.inference.pwls.effect_draws import (
 )
 from ranef.inference.pwls.solver import Solution
 from ranef.numerics.blas_threads import side_by_side, threads_for
-from ranef.numerics.shapes import Float, Int, Numbers
+from ranef.numerics.shapes import Float
 
 Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
-# Total cost of the factorizations of all cells, in array elements: _CELLS divided by the cost of
-# one factorization is the number of cells, within the bounds below.
-_CELLS = 20_000_000
-# Smallest number of cells.
-_LEAST = 5
-# Largest number of cells, unless a quadratic surface needs more.
-_MOST = 30
-# Largest number of cells for each hyperparameter, the stricter limit with one or two of them.
-_MOST_EACH = 12
-# Cells for each coefficient of a full quadratic surface. With many hyperparameters this raises the
-# largest number of cells.
-_FOR_EACH = 2
-# Upper limit of the number of cells that is raised in this way.
-_FOR_ALL = 200
-# Cells for each coefficient of the quadratic surface below which the surface is linear.
-_FOR_SQUARES = 1.5
-# Ridge penalty of the surface, relative to the variance of the draws. It shrinks the slopes to
-# zero along directions in which the centres of the cells hardly differ.
-_RIDGE = 1e-3
-# Principal directions of theta with less than this share of the largest variance are dropped.
-_SAME = 1e-10
-# Cost of a solution times the number of draws up to which every draw gets its own factorization.
-_EACH = 2_000_000
 # Cost of a solution below which cells are solved in sequence: the solution would be finished
 # before threads had been synchronised.
 _QUICK = 300_000
@@ -97,102 +70,6 @@ class LazySites(Mapping[str, Array]):
         return len(self._names)
 
 
-@runtime_checkable
-class ConditionalPosterior(Protocol):
-    """The normal posterior of all coefficients given the hyperparameters, as a function of them."""
-
-    @property
-    def mixed(self) -> LinearMixedModel: ...
-
-    @property
-    def solves_many(self) -> bool:
-        """Whether `solve` takes several values of the hyperparameters at once."""
-        ...
-
-    @property
-    def cost(self) -> int:
-        """Cost of one solution: the number of array elements, each used some tens of times."""
-        ...
-
-    def sites(self, x: Float[Array, "*batch d"]) -> Mapping[str, Numbers]:
-        """All hyperparameters by site at x."""
-        ...
-
-    def solve(self, x: Float[Array, "B d"]) -> tuple[Solution, Float[Array, "B"]]:
-        """The solution at hyperparameters x, and the residual sd sigma."""
-        ...
-
-
-@dataclass(frozen=True)
-class _SharedFactorization:
-    """A cell: draws that are solved together.
-
-    Attributes:
-        members: indices of the draws.
-        x: their hyperparameters, or the single value that represents all of them.
-    """
-
-    members: Int[Indices, "draws"]
-    x: Float[Array, "#draws d"]
-
-
-@dataclass(frozen=True)
-class _MeanSurface:
-    """Ridge regression of the conditional means of all cells on m features of their centres.
-
-        B = sum_c E[b | centre_c] w_c'
-
-    The weights w_c do not depend on the means, so that B is a sum over cells.
-
-    Attributes:
-        weights: the w_c. They sum to zero over cells.
-        away: the features of each draw less their mean in its cell.
-    """
-
-    weights: Float[Array, "cells m"]
-    away: Float[Array, "draws m"]
-
-    @classmethod
-    def through(
-        cls, x: Float[Array, "draws d"], cells: Sequence[_SharedFactorization]
-    ) -> "_MeanSurface | None":
-        """The surface for draws x.
-
-        Returns:
-            The surface, or None if there is only one cell or if every draw has its own solution.
-        """
-        if len(cells) == 1 or all(len(cell.x) == len(cell.members) for cell in cells):
-            return None
-        values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x.T)))
-        kept = values > _SAME * values[-1]
-        # Whitened coordinates: the covariance of the draws is the identity.
-        whiten = vectors[:, kept] / np.sqrt(values[kept])
-        squares = len(cells) >= _FOR_SQUARES * _numbers(whiten.shape[1])
-        middle = x.mean(axis=0)
-
-        def features(x: Array) -> Array:
-            z = (x - middle) @ whiten
-            if not squares:
-                return z
-            i, j = np.triu_indices(z.shape[1])
-            return np.concatenate([z, z[:, i] * z[:, j]], axis=1)
-
-        share = np.array([len(cell.members) for cell in cells]) / len(x)
-        centres = features(np.concatenate([cell.x for cell in cells]))
-        centres -= share @ centres
-        weighted = share[:, None] * centres
-        gram = centres.T @ weighted + _RIDGE * np.eye(centres.shape[1])
-        away = features(x)
-        for cell in cells:
-            away[cell.members] -= away[cell.members].mean(axis=0)
-        return cls(np.asarray(np.linalg.solve(gram, weighted.T).T, np.float64), away)
-
-    def variances(self, slopes: Float[Array, "m *shape"]) -> Float[Array, "*shape"]:
-        """Variances of B phi within cells, averaged over draws, for B' `slopes`."""
-        within = np.linalg.qr(self.away / np.sqrt(len(self.away)), mode="r")
-        return np.asarray((np.tensordot(within, slopes, axes=1) ** 2).sum(axis=0))
-
-
 @dataclass(frozen=True)
 class CoefficientPosterior:
     """The posterior of all coefficients, mixed over draws of the hyperparameters.
@@ -215,31 +92,14 @@ class CoefficientPosterior:
         return [name for g in self.marginal.mixed.groupings for name, _ in g.sites]
 
     @cached_property
-    def _cells(self) -> list[_SharedFactorization]:
+    def _cells(self) -> list[ThetaCell]:
         """The partition of the draws into sets that are solved together."""
-        solver, draws = self.marginal.mixed.solver, len(self.x)
-        # Without hyperparameters, or with equal values of them, all draws share one factorization.
-        if self.x.shape[1] == 0 or not np.ptp(self.x, axis=0).any():
-            return [_SharedFactorization(np.arange(draws), self.x[:1])]
-        if self.marginal.solves_many and solver.cost * draws <= _EACH:
-            return [
-                _SharedFactorization(np.arange(draws)[chunk], self.x[chunk])
-                for chunk in solver.chunks(draws)
-            ]
-        d = self.x.shape[1]
-        most = max(min(_MOST, _MOST_EACH * d), min(_FOR_EACH * _numbers(d), _FOR_ALL))
-        count = int(np.clip(_CELLS // self.marginal.cost, _LEAST, most))
-        sd = self.x.std(axis=0)
-        scaled = self.x / np.where(sd > 0, sd, 1.0)
-        return [
-            _SharedFactorization(members, self.x[members].mean(axis=0, keepdims=True))
-            for members in _split(scaled, np.arange(draws), min(count, draws))
-        ]
+        return cells_of(self.x, self.marginal)
 
     @cached_property
-    def _surface(self) -> _MeanSurface | None:
+    def _surface(self) -> MeanSurface | None:
         """The regression surface of the conditional means within cells."""
-        return _MeanSurface.through(self.x, self._cells)
+        return MeanSurface.through(self.x, self._cells)
 
     def moments(self) -> dict[str, tuple[Array, Array]]:
         """Posterior mean and sd of all coefficients by site, each of the shape of the site."""
@@ -248,7 +108,7 @@ class CoefficientPosterior:
         derived = [g for g in mixed.groupings if g.derived is not None]
         sums = [_MomentSums(self._surface) for _ in range(factors + 2 + len(derived))]
 
-        def known(cell: _SharedFactorization) -> list[tuple[Array, Array]]:
+        def known(cell: ThetaCell) -> list[tuple[Array, Array]]:
             """Conditional means and variances, in this order: the effects of each factor, the
             common effects, their derived coefficients, the derived coefficients of groupings."""
             with np.errstate(all="ignore"):
@@ -309,8 +169,8 @@ class CoefficientPosterior:
         solver, surface = mixed.solver, self._surface
         common = np.empty((len(self.x), solver.p))
         common_slopes, effect_slopes = (
-            _SurfaceProducts(surface),
-            [_SurfaceProducts(surface) for _ in solver.products.widths],
+            SurfaceProducts(surface),
+            [SurfaceProducts(surface) for _ in solver.products.widths],
         )
         cells = []
         with threads_for(solver.largest):
@@ -389,27 +249,6 @@ def places_of(grouping: RandomEffectsTerm) -> Iterator[SitePlacement]:
         start += count
 
 
-def _numbers(d: int) -> int:
-    """Number of coefficients of a full quadratic in d coordinates, without its constant."""
-    return d + d * (d + 1) // 2
-
-
-class _SurfaceProducts:
-    """B' of a surface, "m ...", accumulated over cells; zero without a surface."""
-
-    def __init__(self, surface: _MeanSurface | None) -> None:
-        self.surface, self.total = surface, np.zeros(())
-
-    def add(self, place: int, means: Float[Array, "_B ..."]) -> None:
-        """Add the conditional means of the cell with index `place`, of which the first counts."""
-        if self.surface is not None:
-            self.total = self.total + np.multiply.outer(self.surface.weights[place], means[0])
-
-    def variances(self) -> Array:
-        """Variance of the conditional means within cells, which the surface adds."""
-        return np.zeros(()) if self.surface is None else self.surface.variances(self.total)
-
-
 class _MomentSums:
     """Weighted sums over values of the hyperparameters, from which mean and sd are computed.
 
@@ -417,9 +256,9 @@ class _MomentSums:
     mean does not cancel.
     """
 
-    def __init__(self, surface: _MeanSurface | None) -> None:
+    def __init__(self, surface: MeanSurface | None) -> None:
         self.share, self.first, self.mean, self.square = 0.0, np.zeros(0), 0.0, 0.0
-        self.slopes = _SurfaceProducts(surface)
+        self.slopes = SurfaceProducts(surface)
 
     def add(
         self,
@@ -449,20 +288,3 @@ class _MomentSums:
         away = np.asarray(self.mean) / self.share
         variance = np.asarray(self.square) / self.share - away**2 + self.slopes.variances()
         return self.first + away, np.sqrt(np.maximum(variance, 0.0))
-
-
-def _split(
-    x: Float[Array, "draws d"], members: Int[Indices, "_m"], count: int
-) -> Iterator[Int[Indices, "_m"]]:
-    """Yield `count` sets of neighbouring draws by recursive bisection along the first principal
-    component."""
-    if count == 1 or len(members) < 2:
-        yield members
-        return
-    own = x[members]
-    direction = np.linalg.svd(own - own.mean(axis=0), full_matrices=False)[2][0]
-    order = np.argsort(own @ direction, kind="stable")
-    left = count // 2
-    cut = max(1, len(members) * left // count)
-    yield from _split(x, members[order[:cut]], left)
-    yield from _split(x, members[order[cut:]], count - left)

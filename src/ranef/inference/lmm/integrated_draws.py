@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ranef.inference.base import Draws
 from ranef.inference.hyperparameters.coordinates import Coordinates
 from ranef.inference.hyperparameters.sampler import HyperDraws
-from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior, ConditionalPosterior
+from ranef.inference.lmm.coefficient_posterior import CoefficientPosterior
+from ranef.inference.lmm.conditional_posterior import ConditionalPosterior
 from ranef.lazy import ArrayLike
 from ranef.numerics.shapes import Float
 

@@ -10,8 +10,8 @@ from types import ModuleType
 from numpy.typing import NDArray
 
 from ranef.errors import FileError, OptionError
+from ranef.terms.nn.keras_backend import keras_on_jax
 from ranef.terms.nn.keras_types import Model
-from ranef.terms.nn.term import keras_on_jax
 
 # Allowed classes, by the module that Keras records for them.
 _LISTED = {

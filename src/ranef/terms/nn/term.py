@@ -1,11 +1,8 @@
 """A Keras network as a term of the predictor: eta_i = f(x_i; w).
 
-The weights w are point estimates by default; ``weights`` has the other choices. `keras_on_jax`
-imports Keras, which happens only when a formula has a network.
+The weights w are point estimates by default; ``weights`` has the other choices.
 """
 
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -16,7 +13,7 @@ from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.moments import ColumnMoments, Scale
-from ranef.errors import BackendError, FormulaError, OptionError, suggestion
+from ranef.errors import FormulaError, OptionError, suggestion
 from ranef.extras import require
 from ranef.formula import model_matrix, transforms
 from ranef.formula.equation import Line, Sub, Summand, joined
@@ -34,7 +31,16 @@ from ranef.terms.capabilities import (
     SpansConstant,
     Substitution,
 )
-from ranef.terms.nn import graph, inputs, linearized_laplace, perceptron, variables
+from ranef.terms.nn import (
+    graph,
+    inputs,
+    linearized_laplace,
+    output_scale,
+    perceptron,
+    user_network,
+    variables,
+)
+from ranef.terms.nn.keras_backend import keras_on_jax
 from ranef.terms.nn.state import NetworkState
 from ranef.terms.nn.weights import KINDS
 
@@ -55,34 +61,6 @@ _ROWS = 2_000
 
 # Starting value of a weight, or a function that draws it with a key.
 Start = Array | Callable[[Array], Array]
-
-# The outputs of a user's network are used unscaled if their sd is within this factor of the sd of
-# the predictor, and their mean within this many such sds of zero or of the predictor's location.
-_NEAR = 3.0
-
-
-def keras_on_jax() -> ModuleType:
-    """Import Keras and return the module.
-
-    Raises:
-        PackageError: if Keras is not installed.
-        BackendError: if Keras has, or is configured to have, another backend than JAX.
-    """
-    require("nn()", "keras")
-    chosen = os.environ.get("KERAS_BACKEND", "jax")
-    if "keras" not in sys.modules and chosen != "jax":
-        raise BackendError(
-            f"KERAS_BACKEND is {chosen!r} and nn() needs 'jax'; set KERAS_BACKEND=jax before Keras "
-            "is first imported"
-        )
-    import keras
-
-    if keras.backend.backend() != "jax":
-        raise BackendError(
-            f"Keras was already imported with the backend {keras.backend.backend()!r} and nn() "
-            "needs 'jax'; set KERAS_BACKEND=jax, or import ranef, before Keras is first imported"
-        )
-    return keras
 
 
 @dataclass(frozen=True)
@@ -239,24 +217,10 @@ class Network(
             learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
         )
         self.weights.check(state)
-        return state if self.options["net"] is None else self._standardized(state, some)
-
-    def _standardized(self, state: NetworkState, some: Frame) -> NetworkState:
-        """The state of a user's network with mean and sd of its outputs at the initial weights.
-
-        The network runs in training mode, in which batch norm uses the moments of the batch.
-        """
-        model, known = state.model, variables.names(state.model)
-        held = [
-            [jnp.asarray(state.initial[known[id(v)]]) for v in own]
-            for own in (model.trainable_variables, model.non_trainable_variables)
-        ]
-        rows = graph.packed(model, self.rows(self.design(state, some)))
-        outputs = np.asarray(model.stateless_call(*held, rows, training=True)[0], np.float64)
-        outputs = outputs.reshape(some.n, len(self.users))
-        with np.errstate(all="ignore"):
-            began = np.stack([outputs.mean(axis=0), outputs.std(axis=0)])
-        return replace(state, began=np.where(np.isfinite(began).all(axis=0), began, 0.0))
+        if self.options["net"] is None:
+            return state
+        rows = self.rows(self.design(state, some))
+        return output_scale.with_initial_moments(state, rows, len(self.users))
 
     def _perceptron(
         self, arguments: tuple[inputs.Argument, ...]
@@ -288,50 +252,12 @@ class Network(
         Raises:
             OptionError: for a model that is no usable Keras model, or does not fit the arguments.
         """
-        library = keras_on_jax()
         name = self.options["net"]
-        network = self.networks[name]
-        if not isinstance(network, library.Model):
-            raise OptionError(
-                f"the network {name!r} must be a Keras model, not {type(network).__name__}"
-            )
-        model = cast("keras.Model", network)
-        if not model.built and isinstance(model, library.Sequential) and model.layers:
-            model.build((None, *inputs.joint_shape(arguments)))
+        model, anew = user_network.built(name, self.networks[name], arguments)
+        if anew:
             self._initial = variables.values(model)
-        if (
-            getattr(model, "inputs", None)
-            and self._initial.keys() != variables.values(model).keys()
-        ):
-            raise OptionError(
-                f"the network {name!r} has got other layers since the Model was made; make it anew"
-            )
-        if not getattr(model, "inputs", None):
-            raise OptionError(
-                f"the network {name!r} must be a Sequential or functional Keras model with layers"
-            )
-        if not isinstance(model.output_shape, tuple) or len(model.outputs) != 1:
-            raise OptionError(f"the network {name!r} has several outputs; nn() takes one")
-        width, own = len(self.users), tuple(model.output_shape[1:])
-        if own != (width,) and not (width == 1 and own == ()):
-            of = f", one output for each of {', '.join(self.users)}" if width > 1 else ""
-            raise OptionError(
-                f"the network {name!r} gives output of shape {model.output_shape}; end it with "
-                f"Dense({width}){of}"
-            )
-        tensors = graph.inputs(model)
-        texts = [key for key, tensor in tensors if tensor.dtype == "string"]
-        if texts:
-            raise OptionError(
-                f"the input {texts[0]!r} of the network {name!r} takes text, and nn() gives levels "
-                "as whole numbers; make it Input((), dtype='int32') without a StringLookup"
-            )
-        entries = [inputs.Input(key, tuple(t.shape)[1:]) for key, t in tensors]
-        feeds = inputs.match(name, self.call.label, entries, arguments)
-        return model, tuple(
-            replace(feed, entries=graph.entries(model, tensor, name, inputs.coded(feed, arguments)))
-            for feed, (_, tensor) in zip(feeds, tensors, strict=True)
-        )
+        user_network.refuse_unusable(name, model, self._initial, self.users)
+        return model, user_network.feeds(name, model, arguments, self.call.label)
 
     def design(self, state: NetworkState, frame: Frame) -> Design:
         values, new = [], {}
@@ -380,34 +306,13 @@ class Network(
             else:
                 value = draws.sites[site].mean(axis=(0, 1))
             held[name] = np.asarray(value, variable.dtype)
-        return state.model, self._on_predictors(state, draws, scales, held)
-
-    def _on_predictors(
-        self,
-        state: NetworkState,
-        draws: FittedDraws,
-        scales: Mapping[str, Scale],
-        held: dict[str, NDArray],
-    ) -> dict[str, NDArray]:
-        """The values with the last layer rescaled, so that outputs are summands of predictors.
-
-        If the last layer is not linear the values stay as they are, and the outputs of the network
-        have to be scaled outside of it.
-        """
-        last = None if state.began is None else graph.linear_end(state.model)
-        if last is None:
-            return held
+        if state.began is None:
+            return state.model, held
         kept = int(np.asarray(draws.carried.get(self._kept, {"kept": 1})["kept"]))
-        known = variables.names(state.model)
         placed = [self._placed(state, scales[user], i) for i, user in enumerate(self.users)]
-        shift, unit = np.array(placed).T
-        kernel = known[id(last.kernel)]
-        out = {**held, kernel: (held[kernel] * kept * unit).astype(held[kernel].dtype)}
-        if last.use_bias:
-            bias = known[id(last.bias)]
-            shift = shift if self.weights.shifts else 0.0
-            out[bias] = ((held[bias] - shift) * kept * unit).astype(held[bias].dtype)
-        return out
+        return state.model, output_scale.in_last_layer(
+            state, held, placed, kept, shifts=self.weights.shifts
+        )
 
     def parameters(self, state: NetworkState, scale: Scale) -> dict[str, Parameter]:
         return self.weights.parameters(state, scale)
@@ -457,20 +362,7 @@ class Network(
         """`output_shift` and `unit` of the output at `place`."""
         if self.options["net"] is None:
             return 0.0, scale.sd
-        if state.began is None:
-            return 0.0, 1.0
-        mean, sd = map(float, state.began[:, place])
-        away = min(abs(mean), abs(mean - scale.location))
-        near = scale.sd / _NEAR <= sd <= _NEAR * scale.sd
-        if near and away <= _NEAR * scale.sd:
-            return 0.0, 1.0
-        # After the fit the shift goes into the bias of the last layer (`_on_predictors`), so that
-        # the network can be called without this package. There is no shift without a bias.
-        last = graph.linear_end(state.model)
-        shift = mean if last is not None and last.use_bias else 0.0
-        # Outputs with a small initial sd can grow by steps of the usual size, so they are not
-        # scaled up; large outputs could not shrink in this way.
-        return shift, scale.sd / max(sd, 1.0)
+        return output_scale.shift_and_unit(state, scale, place)
 
     @property
     def _place(self) -> int:
