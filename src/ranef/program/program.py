@@ -27,13 +27,8 @@ from ranef.lazy import Array, ArrayLike, jnp, numpyro
 from ranef.priors import Prior, sites
 from ranef.program import predictors as assignment
 from ranef.program.equations import response_equations
-from ranef.program.missing_values import (
-    FAMILIES,
-    ConditionalDensity,
-    MissingDataLikelihood,
-    Selected,
-    column,
-)
+from ranef.program.missing_value_integrals import FAMILIES, Selected, column
+from ranef.program.missing_values import ConditionalDensity, MissingDataLikelihood
 from ranef.program.training import Designs, Training, TrainingState, length
 from ranef.terms.base import LevelSites, Run, RunOptions, Term, clean_name
 from ranef.terms.blocks import LinearBlock, RowPlaces
