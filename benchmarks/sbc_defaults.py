@@ -32,6 +32,8 @@ import ranef as rf
 from ranef import registry
 from ranef.errors import RanefError
 from ranef.posterior.posterior import Posterior, variable_values
+from ranef.program import posterior_variables
+from ranef.program.problem_builder import build_problem
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
 from ranef.terms.base import CENTRED, RunOptions
@@ -109,7 +111,7 @@ def ranked(
 ) -> Iterator[tuple[str, Any]]:
     """What has a rank, (chain, draw): by its label, from draws of all sites."""
     values = variable_values(program, state, sites)
-    variables = program.variables(state)
+    variables = posterior_variables.variables(program, state)
     for name, value in values.items():
         if variables[name].role == "group":
             yield name, value[..., 0]
@@ -152,7 +154,7 @@ def calibrated(model: Simulation, size: int, seed: int) -> Found:
     table = pilot(model, np.random.default_rng(PILOT))
     # The program and what it learned of the pilot; a fit would learn from its own response.
     program, training = rf.Model(model.formula, family=model.family)._learned(table)
-    for name, prior in program.stated(training.state).items():
+    for name, prior in posterior_variables.stated(program, training.state).items():
         print(f"{name}: {prior}")
     sites, parameters = drawn(program, training, size, seed)
     truths = dict(ranked(program, training.state, {n: v[None] for n, v in sites.items()}))
@@ -165,7 +167,7 @@ def calibrated(model: Simulation, size: int, seed: int) -> Found:
         found.constant += len(np.unique(y)) == 1
         known = replace(training, response=replace(training.response, value=np.asarray(y, float)))
         try:
-            draws = method.run(program.problem(known), seed=i, draws=DRAWS, progress=False)
+            draws = method.run(build_problem(program, known), seed=i, draws=DRAWS, progress=False)
         except RanefError as error:
             found.refused.append(str(error))
             continue

@@ -28,6 +28,7 @@ from ranef.inference.lmm.sufficient_statistics import accumulate
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
 from ranef.inference.mcmc.targets import JointTarget, MarginalTarget
 from ranef.program.problem import Problem, sites_of
+from ranef.program.problem_builder import build_problem
 
 POINTS = 3
 
@@ -255,7 +256,7 @@ def check_log_density(method: str, which: str, formula: str, family: str, table:
     """The method's log density is the program's, up to a constant where it is known so."""
     model = rf.Model(formula, family=family)
     program, training = model._learned(table)
-    problem = program.problem(training)
+    problem = build_problem(program, training)
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):
         points = list(DENSITIES[method][which](problem, rng))

@@ -9,6 +9,8 @@ import pytest
 from contract_term import learn
 from ranef import registry
 from ranef.errors import OptionError
+from ranef.program import posterior_variables
+from ranef.program.problem_builder import build_problem
 
 EXAMPLES = {
     "exact": [{}],
@@ -30,7 +32,7 @@ def run(name: str, options: dict, table: dict, *, seed: int = 1, draws: int = 20
     return (
         program,
         training,
-        method.run(program.problem(training), seed=seed, draws=draws, progress=False),
+        method.run(build_problem(program, training), seed=seed, draws=draws, progress=False),
     )
 
 
@@ -51,8 +53,8 @@ def check_draws_every_site(name: str, options: dict, table: dict) -> None:
     chains = options.get("chains", 1)
     assert all(v.shape[:2] == (chains, 20) for v in draws.sites.values())
     assert all(np.isfinite(v).all() for v in draws.sites.values())
-    values = {**draws.sites, **program.derived(training.state, draws.sites)}
-    for variable, v in program.variables(training.state).items():
+    values = {**draws.sites, **posterior_variables.derived(program, training.state, draws.sites)}
+    for variable, v in posterior_variables.variables(program, training.state).items():
         assert values[variable].shape[2:] == tuple(len(c) for c in v.coords)
     for scale in ("sigma", "1|g_sigma", "x|g_sigma"):
         assert (values[scale] > 0).all()

@@ -11,7 +11,7 @@ import numpyro
 from ranef.data.complete_cases import complete
 from ranef.data.tables import read
 from ranef.formula.formula import Formula
-from ranef.program import learning
+from ranef.program import learning, posterior_variables
 from ranef.program.program import Program
 from ranef.program.training import Training
 from ranef.terms.base import CENTRED, Run, RunOptions
@@ -101,16 +101,16 @@ def check_new_rows_replay_training(formula: str, table: dict) -> None:
 def check_names_agree(formula: str, table: dict) -> None:
     """Parameters with priors, sites of the program and variables of the posterior agree."""
     program, training = learn(formula, table)
-    variables = program.variables(training.state)
+    variables = posterior_variables.variables(program, training.state)
     trace = _trace(program, training)
     latent = {
         name for name, site in trace.items() if site["type"] == "sample" and not site["is_observed"]
     }
     draws = {name: np.asarray(trace[name]["value"])[None] for name in latent}
-    derived = latent | set(program.derived(training.state, draws))
+    derived = latent | set(posterior_variables.derived(program, training.state, draws))
     for name in training.state.priors:
         assert name in derived or name.endswith(CENTRED)
-    for name in program.stated(training.state):
+    for name in posterior_variables.stated(program, training.state):
         assert name in variables or "[" in name  # a level that is the reference in the formula
     for name, variable in variables.items():
         assert len(variable.dims) == len(variable.coords)

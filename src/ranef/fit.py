@@ -29,6 +29,7 @@ from ranef.posterior.posterior import Posterior, tails_of
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.recommend import RecommendationQuery, recommend
 from ranef.posterior.summary import Summary
+from ranef.program import posterior_variables
 from ranef.program.program import Program
 from ranef.program.training import Designs, Training
 from ranef.storage import fit_file
@@ -135,7 +136,7 @@ class Fit:
     @property
     def priors(self) -> dict[str, priors.Prior]:
         """Parameter name to prior, whether given by the user or by default."""
-        return self.program.stated(self.training.state)
+        return posterior_variables.stated(self.program, self.training.state)
 
     # Draws
 

@@ -19,8 +19,9 @@ from ranef.formula.formula import Formula
 from ranef.inference.base import Method
 from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate
 from ranef.priors import Prior, checked
-from ranef.program import learning, streaming
+from ranef.program import learning, posterior_variables, streaming
 from ranef.program.problem import Problem
+from ranef.program.problem_builder import build_problem
 from ranef.program.program import Program
 from ranef.program.training import Training
 
@@ -98,7 +99,7 @@ class Model:
             RanefError: as `fit`, for a table that does not fit the model.
         """
         program, training = self._learned(data, streams=True)
-        return program.stated(training.state)
+        return posterior_variables.stated(program, training.state)
 
     def fit(
         self,
@@ -185,10 +186,10 @@ class Model:
     def _prepared(self, method: Method, data: object, progress: bool) -> "_Choice":
         """The problem of a method, with rows read in batches if the method fits it so."""
         program, training = self._learned(data, streams=method.streams, progress=progress)
-        problem = program.problem(training)
+        problem = build_problem(program, training)
         if problem.windows and not method.reads_batches(problem):
             program, training = self._learned(data, progress=progress)
-            problem = program.problem(training)
+            problem = build_problem(program, training)
         if training.stream is None:
             refuse_degenerate(problem)
         return _Choice(method, program, training, problem)

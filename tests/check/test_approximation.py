@@ -13,6 +13,7 @@ from ranef.check.reference_exact import closed
 from ranef.check.reference_importance import sampled
 from ranef.inference.base import Draws
 from ranef.posterior.posterior import Posterior
+from ranef.program.problem_builder import build_problem
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_the_two_references_agree(dyestuff):
     """Importance sampling through the program, and the closed form, share no formula."""
     fit = rf.Model("Yield ~ 1 + (1 | Batch)").fit(dyestuff, method="svi", progress=False)
     posterior = Posterior(fit.program, fit.training, fit.draws)
-    problem, deadline = posterior.program.problem(posterior.training), Deadline(60)
+    problem, deadline = build_problem(posterior.program, posterior.training), Deadline(60)
     one, other = (look(posterior, problem, deadline) for look in (closed, sampled))
     assert isinstance(one, Reference)
     assert isinstance(other, Reference)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import ranef as rf
+from ranef.program.problem_builder import build_problem
 
 N = 80
 RNG = np.random.default_rng(11)
@@ -62,7 +63,7 @@ def test_the_likelihoods_mean_is_what_a_flat_prior_gives():
     flat = rf.Model("y ~ x", priors={"sigma": 1.0, "common": rf.Flat(), "Intercept": rf.Flat()})
     least = flat.fit({"x": X[:6], "y": TABLE["y"][:6]}, progress=False).fixef()["mean"]
     found = fit.fixef()
-    problem = fit.program.problem(fit.training)
+    problem = build_problem(fit.program, fit.training)
     [block] = [b for b in problem.unit_blocks().values() if b is not None]
     z, share = moved(block, fit._known)
     expected = np.abs(found["mean"] - least) / found["sd"]

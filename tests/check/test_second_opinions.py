@@ -16,6 +16,7 @@ from ranef.check.reference_importance import sampled
 from ranef.check.symptom import Check, Symptom
 from ranef.inference.base import Draws
 from ranef.posterior.posterior import Posterior
+from ranef.program.problem_builder import build_problem
 
 N = 200
 RNG = np.random.default_rng(5)
@@ -120,7 +121,7 @@ def test_the_summary_says_that_nothing_was_checked():
 def test_short_chains_find_what_importance_sampling_does(answers):
     """Two references that share the program alone agree on moments, and both see what is wrong."""
     known = answers._known
-    problem = known.program.problem(known.training)
+    problem = build_problem(known.program, known.training)
     one, other = (look(known, problem, Deadline(60)) for look in (sampled, short_chains))
     assert isinstance(one, Reference)
     assert isinstance(other, Reference)
@@ -138,7 +139,7 @@ def test_short_chains_look_at_weights_beside_a_smooth_function():
     table = {"x": x, "y": np.sin(x) + RNG.normal(0, 0.3, 60)}
     model = rf.Model("y ~ gp(x, m=4) + nn(x, hidden=[2], weights='full')")
     known = model.fit(table, method="svi", steps=50, draws=50, progress=False)._known
-    problem = known.program.problem(known.training)
+    problem = build_problem(known.program, known.training)
     problem = problem.conditioned_on(known.draws.points, known.draws.carried)
     assert isinstance(short_chains(known, problem, Deadline(60)), Reference)
 
@@ -166,7 +167,7 @@ def test_the_sd_of_a_scale_near_zero_under_a_uniform_prior_is_not_cried_over():
     flat = {"common": rf.Flat(), "Intercept": rf.Flat(), "1|id_sigma": rf.Uniform(0.0, 5.0)}
     model = rf.Model("y ~ t + I(t**2) + I(t**3) + (1 | id)", family="poisson", priors=flat)
     fit = model.fit(table, method="laplace", progress=False)
-    problem = fit.program.problem(fit.training)
+    problem = build_problem(fit.program, fit.training)
     found = sampled(fit._known, problem, Deadline(60))
     assert isinstance(found, Reference)
     # 20,000 draws of nuts with target_accept=0.99 have the mean .0736 and the sd .0267.
@@ -214,7 +215,7 @@ def test_sds_of_many_levels_are_not_widened_by_the_noise_of_their_means():
     eta = -0.5 + x + 1.5 * rng.normal(size=100)[g]
     table = {"y": (rng.random(400) < 1 / (1 + np.exp(-eta))).astype(int), "x": x, "g": g}
     fit = rf.Model("y ~ x + (1 | g)", family="bernoulli").fit(table, progress=False)
-    problem = fit.program.problem(fit.training)
+    problem = build_problem(fit.program, fit.training)
     found = sampled(fit._known, problem, Deadline(60))
     assert isinstance(found, Reference)
     sds = found.levels["1|g"][3]

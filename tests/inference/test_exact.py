@@ -17,6 +17,7 @@ from ranef.inference.lmm.sufficient_statistics import accumulate
 from ranef.priors import checked
 from ranef.priors import log_density as prior_density
 from ranef.program import learning
+from ranef.program.problem_builder import build_problem
 from ranef.program.program import Program
 
 FORMULAS = [
@@ -33,7 +34,7 @@ FORMULAS = [
 def problem_of(formula, table, priors):
     program = Program(Formula.parse(formula), "gaussian", checked(priors), {}, ())
     training = learning.prepare(program, read_table(table, list(program.needs())))
-    return program, program.problem(training)
+    return program, build_problem(program, training)
 
 
 @pytest.mark.parametrize(("formula", "priors"), FORMULAS)

@@ -16,12 +16,13 @@ from ranef.inference.glmm.marginal_posterior import GLMMHyperposterior
 from ranef.inference.glmm.predictor_variances import predictor_covariances
 from ranef.inference.lmm.marginal_posterior import LMMHyperposterior
 from ranef.inference.lmm.sufficient_statistics import accumulate
+from ranef.program.problem_builder import build_problem
 
 
 def density(formula, table, family, priors=None):
     model = rf.Model(formula, family=family, priors=priors)
     program, training = model._learned(table)
-    return GLMMHyperposterior.of(program.problem(training), "laplace")
+    return GLMMHyperposterior.of(build_problem(program, training), "laplace")
 
 
 def fit(formula, table, family, **options):
@@ -32,7 +33,7 @@ def fit(formula, table, family, **options):
 @pytest.mark.parametrize("formula", ["y ~ x + (1 + x | g)", "y ~ x + (1 | g) + (z || h)"])
 def test_a_gaussian_response_is_integrated_exactly(formula, grouped):
     program, training = learn(formula, grouped)
-    problem = program.problem(training)
+    problem = build_problem(program, training)
     exact = LMMHyperposterior.of(
         accumulate(problem, "exact"), problem.priors, problem.residual_scale
     )
@@ -115,7 +116,7 @@ def test_the_gradient_in_the_scales_of_t_priors(formula, grouped):
 
 def test_t_priors_of_a_gaussian_response_are_exacts(grouped):
     program, training = rf.Model("y ~ x + (1 | g)", priors=HEAVY)._learned(grouped)
-    problem = program.problem(training)
+    problem = build_problem(program, training)
     exact = LMMHyperposterior.of(
         accumulate(problem, "exact"), problem.priors, problem.residual_scale
     )

@@ -14,6 +14,7 @@ from ranef.inference.lmm.sufficient_statistics import accumulate
 from ranef.inference.mcmc.marginal_likelihood import JaxMarginalLikelihood
 from ranef.inference.mcmc.targets import JointTarget, MarginalTarget
 from ranef.program.problem import sites_of
+from ranef.program.problem_builder import build_problem
 
 FORMULAS = [
     "y ~ x + (1 | g)",
@@ -30,7 +31,7 @@ def problem_of(formula, table, priors=None):
     else:
         model = rf.Model(formula, priors=priors)
         program, training = model.program, model._learn(table)
-    return program.problem(training)
+    return build_problem(program, training)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)

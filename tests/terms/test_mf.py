@@ -21,6 +21,7 @@ from ranef.inference.block_ascent.matrix_factorization import CombinedDraws
 from ranef.inference.mcmc.identified_draws import comparable
 from ranef.numerics.chain_diagnostics import convergence
 from ranef.numerics.counter_rng import CounterRNG
+from ranef.program import posterior_variables
 from ranef.storage.effect_checks import refuse_unsound
 from ranef.terms.blocks import Bilinear
 
@@ -135,7 +136,9 @@ def test_the_program_is_the_model(rows):
         found = float(jax.jit(lambda values: log_density(seeded, args, {}, values)[0])(given))
     u, v, tau = (np.asarray(given[n], float) for n in names)
     design = training.designs["mf(user, item, rank=4)"].arrays
-    given |= program.derived(training.state, {n: np.asarray(v) for n, v in given.items()})
+    given |= posterior_variables.derived(
+        program, training.state, {n: np.asarray(v) for n, v in given.items()}
+    )
     eta = float(given["Intercept"]) + (u[design["left"]] * v[design["right"]]).sum(axis=1)
     expected = st.norm(0, tau).logpdf(u).sum() + st.norm.logpdf(v).sum()
     for side, code in (("user", "left"), ("item", "right")):

@@ -13,6 +13,7 @@ import ranef as rf
 from contract_term import learn
 from ranef.errors import ColumnError, DataError, FormulaError, MethodError
 from ranef.program import learning
+from ranef.program.problem_builder import build_problem
 from ranef.program.program import RESPONSE_SITE, Program
 from ranef.program.training import Training
 
@@ -42,7 +43,7 @@ def at_values(formula: str, family: str, values: dict) -> tuple[float, Training]
 
 def log_likelihood(program: Program, training: Training) -> Any:
     """Rows and values of all parameters to the likelihood of all rows that those stand for."""
-    problem = program.problem(learning.as_written(program, training))
+    problem = build_problem(program, learning.as_written(program, training))
 
     @jax.jit
     def compiled(data: Any, values: Any) -> Any:

@@ -16,6 +16,7 @@ from ranef.numerics.chain_diagnostics import E_BFMI, convergence, energy_fractio
 from ranef.numerics.psis import threshold
 from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior
+from ranef.program import posterior_variables
 
 # R-hat beyond which the draws are not to be used.
 _APART = 1.05
@@ -106,7 +107,9 @@ def chains(posterior: Posterior) -> Iterator[Symptom]:
     draws = posterior.draws
     products = posterior.problem.bilinear
     ready = {n: draws.sites[n] for n in draws.sites if n not in draws.lazy_sites}
-    for name, labels in posterior.program.site_labels(posterior.training.state).items():
+    for name, labels in posterior_variables.site_labels(
+        posterior.program, posterior.training.state
+    ).items():
         if name in ready:
             own = ready.pop(name)
             flat = own.reshape(*own.shape[:2], -1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ranef.data.frame import LevelsSeen
+from ranef.data.levels import LevelsSeen
 from ranef.data.moments import Moments, Scale
 from ranef.families.thinned_rows import ThinnedRows
 from ranef.formula import transforms

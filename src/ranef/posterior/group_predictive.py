@@ -10,6 +10,7 @@ from ranef.lazy import jax, xr
 from ranef.numerics.shapes import Float, Int
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
+from ranef.program import posterior_variables
 from ranef.program.training import evenly
 
 Array = NDArray[np.float64]
@@ -36,7 +37,7 @@ def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
     rows = evenly(training.held)
     some = jax.tree.map(lambda a: a[rows], training.in_memory)
     designs, response = some.designs, some.response
-    codes = posterior.program.codes(designs, training.state)
+    codes = posterior_variables.codes(posterior.program, designs, training.state)
     factors = {
         v.factor: (name, v.dims[0], v.coords[0])
         for name, v in posterior.variables.items()

@@ -25,6 +25,7 @@ from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.reference_grid import ReferenceGrid, between, common_levels, in_order
+from ranef.program import posterior_variables
 from ranef.program.training import evenly
 from ranef.terms.base import RunOptions, clean_name
 
@@ -91,7 +92,7 @@ class IdataGroups:
         training = self.posterior.training
         if training.stream is not None:
             return xr.Dataset()
-        levels = self.posterior.program.codes(training.designs, training.state)
+        levels = posterior_variables.codes(self.posterior.program, training.designs, training.state)
         variables, coords = {}, {}
         for name, codes in levels.items():
             variable = self.posterior.variables[name]
@@ -294,7 +295,7 @@ class IdataGroups:
         means = self._predictive(seed, "sample", whole=True).means(
             training.designs, training.response, training.held
         )
-        levels = program.codes(training.designs, training.state)
+        levels = posterior_variables.codes(program, training.designs, training.state)
         variables, coords, attributes = {}, {}, {}
         for factor, name in intercepts.items():
             effect = values[name].mean(axis=(0, 1))

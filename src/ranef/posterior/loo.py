@@ -30,6 +30,7 @@ from ranef.numerics.shapes import Float, Int
 from ranef.posterior.level_likelihood import LevelLikelihood
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
+from ranef.program import posterior_variables
 from ranef.terms.base import RunOptions, clean_name
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ Levels = tuple[Int[NDArray[np.int64], "n"], tuple[str, ...]]
 
 def levels_of(posterior: Posterior, group: str) -> Levels | None:
     """The level of each row and the names of the levels; None if there is no such grouping."""
-    codes = posterior.program.codes(posterior.training.designs, posterior.training.state)
+    codes = posterior_variables.codes(
+        posterior.program, posterior.training.designs, posterior.training.state
+    )
     for name, variable in posterior.variables.items():
         if variable.role == "group" and variable.factor == clean_name(str(group)):
             return np.asarray(codes[name], np.int64), variable.coords[0]

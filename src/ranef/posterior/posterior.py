@@ -16,8 +16,9 @@ from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.inference.base import Draws
 from ranef.lazy import ArrayLike, arviz_base, xr
 from ranef.numerics.shapes import Float
-from ranef.program import learning
+from ranef.program import learning, posterior_variables
 from ranef.program.problem import Problem
+from ranef.program.problem_builder import build_problem
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
 from ranef.terms.base import CENTRED, Variable, clean_name
@@ -48,7 +49,7 @@ class Posterior:
     @cached_property
     def variables(self) -> dict[str, Variable]:
         """Every variable of the model, in the order of the formula."""
-        return self.program.variables(self.training.state)
+        return posterior_variables.variables(self.program, self.training.state)
 
     @cached_property
     def written(self) -> Training:
@@ -58,12 +59,12 @@ class Posterior:
     @cached_property
     def problem(self) -> Problem:
         """The model on its training rows, as the method took it."""
-        return self.program.problem(self.training)
+        return build_problem(self.program, self.training)
 
     @cached_property
     def written_problem(self) -> Problem:
         """The problem in the coordinates of the formula as written."""
-        return self.program.problem(self.written)
+        return build_problem(self.program, self.written)
 
     @cached_property
     def values(self) -> dict[str, VariableDraws]:
@@ -111,7 +112,9 @@ class Posterior:
         if variable is not None:
             labels = [label for label, _ in variable.elements(name)]
         else:
-            labels = list(self.program.site_labels(self.training.state).get(name, ()))
+            labels = list(
+                posterior_variables.site_labels(self.program, self.training.state).get(name, ())
+            )
         return labels if len(labels) == size else [name] * size
 
     def sd_draws(self, name: str) -> VariableDraws:
@@ -272,8 +275,10 @@ def variable_values(
 ) -> dict[str, NDArray[np.float64]]:
     """The variables computed from draws of sites, in the order of the formula."""
     known = {name: np.asarray(value, dtype=np.float64) for name, value in sites.items()}
-    known |= program.derived(state, known)
-    return {name: known[name] for name in program.variables(state) if name in known}
+    known |= posterior_variables.derived(program, state, known)
+    return {
+        name: known[name] for name in posterior_variables.variables(program, state) if name in known
+    }
 
 
 def tails_of(interval: float) -> tuple[float, float]:

@@ -20,8 +20,9 @@ from ranef.data.moments import Moments, Scale
 from ranef.errors import OptionError, suggestion
 from ranef.families.state import FamilyState, Measures, ResponseScan
 from ranef.priors import Fixed, Prior, allowed
+from ranef.program import posterior_variables
 from ranef.program.offsets import Offsets
-from ranef.program.program import INTERCEPT, Program, name_clash
+from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState, evenly
 from ranef.terms.base import Parameter, ScanT, StateT, Term
 from ranef.terms.capabilities import (
@@ -35,6 +36,10 @@ from ranef.terms.capabilities import (
 
 # Term label to the state of the term, whose class only the term knows.
 States = Mapping[str, Any]
+
+# Name of the intercept of the location. For a family with thresholds it is fixed at zero rather
+# than left out, so that factors keep their treatment coding.
+INTERCEPT = "Intercept"
 
 
 def prepare(model: Program, frame: Frame) -> Training:
@@ -155,7 +160,7 @@ def fit_preprocessing(model: Program, frames: Iterable[Frame]) -> TrainingState:
     priors = _priors(model, states, families, scales)
     columns = dict(zip(model.columns, families[1:], strict=True))
     state = TrainingState(states, families[0], priors, scales, columns, gaps)
-    model.variables(state)  # refuses names that clash
+    posterior_variables.variables(model, state)  # refuses names that clash
     return state
 
 
@@ -203,7 +208,7 @@ def _priors(
         names |= {n: None for each, slot in written.items() for n in (each, slot.alias) if n}
         for name, slot in term.parameters(states[term.label], scale).items():
             if name in slots:
-                raise name_clash(name)
+                raise posterior_variables.name_clash(name)
             if name == INTERCEPT and not model.family.intercept:
                 slot = replace(slot, prior=Fixed(0.0))
             slots[name] = slot
@@ -216,7 +221,7 @@ def _priors(
                 continue
             name = program.prefix + parameter.name
             if name in slots:
-                raise name_clash(name)
+                raise posterior_variables.name_clash(name)
             size = max(1, len(parameter.labels))
             slots[name] = Parameter(default, parameter.support, size=size)
     names |= dict.fromkeys(slots)

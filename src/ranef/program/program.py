@@ -23,37 +23,26 @@ from ranef.families.parameters import FamilyParameter
 from ranef.families.response_design import ResponseDesign
 from ranef.families.responses import is_boolean, is_text
 from ranef.families.state import FamilyState, ResponseScan
-from ranef.formula.equation import Line, Sub, joined
+from ranef.formula.equation import Line
 from ranef.formula.expression import Column
 from ranef.formula.formula import Formula
 from ranef.formula.imputation_models import ColumnModel
 from ranef.formula.response import ResponseCall
 from ranef.lazy import Array, ArrayLike, jnp, numpyro
-from ranef.priors import Prior, RescaledDefault, sites
+from ranef.priors import Prior, sites
 from ranef.program import predictors as assignment
-from ranef.program.missing_values import (
-    FAMILIES,
-    ConditionalDensity,
-    MissingDataLikelihood,
-    Selected,
-    column,
-)
-from ranef.program.networks import ForwardPass, Networks
-from ranef.program.problem import Batch, Changes, Points, Problem
-from ranef.program.relabelling import relabel
-from ranef.program.training import Designs, Rows, Training, TrainingState, length
-from ranef.terms.base import CENTRED, LevelSites, Run, RunOptions, Term, Variable, clean_name
-from ranef.terms.blocks import Bilinear, LinearBlock, RowPlaces
+from ranef.program.equations import response_equations
+from ranef.program.missing_value_integrals import FAMILIES, Selected, column
+from ranef.program.missing_values import ConditionalDensity, MissingDataLikelihood
+from ranef.program.training import Designs, Training, TrainingState, length
+from ranef.terms.base import LevelSites, Run, RunOptions, Term, clean_name
+from ranef.terms.blocks import LinearBlock, RowPlaces
 from ranef.terms.capabilities import (
     Capability,
-    Centred,
     Curve,
     FittedDraws,
-    HasBilinear,
     HasNetwork,
     Incomplete,
-    MutableState,
-    Reparametrized,
     Sites,
     VariesByLevel,
 )
@@ -69,10 +58,6 @@ Varying = tuple[str, int]
 Predictors = Callable[[Mapping[str, Selected], RowPlaces], dict[str, Array]]
 
 _Capability = TypeVar("_Capability", bound=Capability)
-
-# Name of the intercept of the location. For a family with thresholds it is fixed at zero rather
-# than left out, so that factors keep their treatment coding.
-INTERCEPT = "Intercept"
 
 # Site of the observed response. No column can clash with it, because `clean_name` replaces "/" in
 # column names.
@@ -305,96 +290,6 @@ class Program:
         """The design of every term on the rows of `frame`, training or new, by label."""
         return {t.label: t.design(state.terms[t.label], frame) for _, t in self.all_terms()}
 
-    def problem(self, training: Training, networks: Networks | None = None) -> Problem:
-        """The program on the training rows, in the form that inference methods take.
-
-        Args:
-            training: the training rows.
-            networks: networks with known point estimates; None while these are unknown.
-        """
-        state = training.state
-        known = networks or Networks(
-            ForwardPass(lambda designs, how: self.bases(state, designs, how)),
-            inner=ForwardPass(lambda designs, how: self.features(state, designs, how)),
-        )
-
-        def run(data: Rows, rows: int | None = None) -> dict[str, Array]:
-            return known.within(lambda: self(state, data.designs, data.response, rows=rows))()
-
-        def blocks(hyperparameters: Sites) -> dict[str, LinearBlock]:
-            return self.blocks(state, training.designs, hyperparameters)
-
-        def unit_blocks(designs: Designs) -> dict[str, LinearBlock | None]:
-            bases = known.bases(designs)
-            return {
-                term.label: _unit_block(state, designs, term, bases.get(term.label))
-                for _, term in self.all_terms()
-            }
-
-        def network_columns(designs: Designs, training: bool = True) -> dict[str, Array]:
-            return self.bases(state, designs, RunOptions(training=training, rows=length(designs)))
-
-        def batch(rows: Rows) -> Batch:
-            return Batch(self.family.normal(rows.response), unit_blocks(rows.designs))
-
-        def window(seed: int, number: int) -> Rows:
-            assert training.stream is not None
-            return training.stream.window(seed, number)
-
-        def final_state(points: Points, carried: MutableState, data: Rows) -> MutableState:
-            return {**carried, **self._settled(state, data.designs, known.at(points, carried))}
-
-        family = self.family.bind(state.family)
-        return Problem(
-            run=run,
-            data=training.in_memory,
-            n=training.rows.used,
-            blocks=blocks,
-            residual_scale=self.family.row_scale(state.family),
-            family_name=self.family.name,
-            normal=lambda: self.family.normal(training.response),
-            unit_blocks=lambda: unit_blocks(training.designs),
-            batches=lambda: map(batch, training.parts()),
-            predicts={term.label: parameter.name for parameter, term in self.all_terms()},
-            location=self.location,
-            priors=state.priors,
-            network_columns=network_columns,
-            batch=batch,
-            windows=training.stream.windows if training.stream else 0,
-            window=window,
-            final_state=final_state,
-            family=family,
-            predictor_scales=state.scales,
-            parameter_starts={
-                p.name: family.start(state.family, p) for p in family.free_parameters()
-            },
-            conditioned_on=lambda points, carried: self.problem(
-                training, known.at(points, carried)
-            ),
-            relabel=lambda values: relabel(family, state.priors, values),
-            residual_scales={
-                p.prefix + p.location: p.family.row_scale(p.family_state(state))
-                for p in self.programs
-            },
-            incomplete=tuple(term.label for _, term in self.terms_with(Incomplete)),
-            bilinear=self._bilinear(state, training.designs),
-            carriable=self._carriable(state),
-            idle_networks={
-                site: value
-                for _, term in self.terms_with(HasNetwork)
-                for site, value in term.without().items()
-            },
-            features=known.features,
-            shifted_networks=lambda points, changes: self._moved(state, points, changes),
-        )
-
-    def _bilinear(self, state: TrainingState, designs: Designs) -> dict[str, Bilinear]:
-        """The bilinear terms, by label."""
-        return {
-            term.label: term.bilinear(state.terms[term.label], designs[term.label])
-            for _, term in self.terms_with(HasBilinear)
-        }
-
     def trained(
         self, training: Training, draws: FittedDraws
     ) -> dict[str, tuple[Any, dict[str, NDArray]]]:
@@ -414,47 +309,6 @@ class Program:
             for site, value in term.without().items()
             if _holds(draws.carried.get(site, {}), value)
         ]
-
-    def _moved(
-        self, state: TrainingState, points: Points, changes: Changes
-    ) -> dict[str, ArrayLike]:
-        """Point estimates with which the networks' outputs change by `changes`."""
-        out = dict(points)
-        for parameter, term in self.terms_with(HasNetwork):
-            if term.label in changes:
-                own, scale = state.terms[term.label], state.scales[parameter.name]
-                out |= term.moved(own, scale, out, changes[term.label])
-        return out
-
-    def _carriable(self, state: TrainingState) -> dict[str, tuple[int, ...]]:
-        """By term label, the places of group-effect columns that a network could represent.
-
-        A network in the same predictor represents a column whose table columns are all among the
-        network's inputs.
-        """
-        out: dict[str, tuple[int, ...]] = {}
-        for parameter, term in self.terms_with(VariesByLevel):
-            inputs = [
-                other.free_function_of()
-                for own, other in self.terms_with(HasNetwork)
-                if own.name == parameter.name
-            ]
-            places = tuple(
-                place
-                for place, names in enumerate(term.varying_columns(state.terms[term.label]))
-                if any(names <= own for own in inputs)
-            )
-            if places:
-                out[term.label] = places
-        return out
-
-    def _settled(self, state: TrainingState, designs: Designs, known: Networks) -> MutableState:
-        """State that the program carries once the search for point estimates has ended, by site."""
-        out: dict[str, Mapping[str, ArrayLike]] = {}
-        for parameter, term in self.terms_with(HasNetwork):
-            label, scale = term.label, state.scales[parameter.name]
-            out |= term.settled(state.terms[label], designs[label], scale, known.within)
-        return out
 
     def bases(self, state: TrainingState, designs: Designs, replay: RunOptions) -> dict[str, Array]:
         """Columns (n, k) that depend on point estimates, by term label; runs within a handler."""
@@ -647,67 +501,17 @@ class Program:
         The lines are the distribution of the response, the predictors, the distributions of their
         effects and notes on the coding; then the same for every incomplete column.
         """
-        return [line for program in self.programs for line in program._equations(state)]
-
-    def _equations(self, state: TrainingState) -> list[Line]:
-        """`equations` of this program alone."""
-        symbols: dict[str, Line] = {}
-        predictors: list[Line] = []
-        distributions: list[Line] = []
-        for parameter in self.family.free_parameters():
-            terms = [t.equation(state.terms[t.label]) for t in self.terms.get(parameter.name, ())]
-            of = [self.column] if self.column else []
-            index = ",".join([*of, "i"] if terms else of)
-            symbols[parameter.name] = (parameter.symbol, *([Sub(index)] if index else []))
-            if terms:
-                link = "" if parameter.link == "identity" else f"{parameter.link} "
-                left: Line = (link, *symbols[parameter.name], " = ")
-                predictors.append((*left, *joined([t.text for t in terms], " + ")))
-                distributions += [line for t in terms for line in t.distributions]
-        response: Line = (str(self.family.response.value), Sub("i"), " ~ ")
-        said: list[Line] = [(note,) for note in self.family.notes(self.family_state(state))]
         return [
-            (*response, *self.family.distribution_equation(symbols)),
-            *predictors,
-            *distributions,
-            *said,
+            line
+            for program in self.programs
+            for line in response_equations(
+                program.family,
+                program.family_state(state),
+                program.terms,
+                state.terms,
+                program.column,
+            )
         ]
-
-    def variables(self, state: TrainingState) -> dict[str, Variable]:
-        """The variables of the posterior, in the order of the formula.
-
-        Raises:
-            ColumnError: if two variables, or a variable and a dimension, have the same name.
-        """
-        out: dict[str, Variable] = {}
-        for _, term in self.all_terms():
-            for name, variable in term.variables(state.terms[term.label]).items():
-                if name in out:
-                    raise name_clash(name)
-                out[name] = variable
-        for program in self.programs:
-            for parameter in program.family.free_parameters():
-                if parameter.name in program.terms:
-                    continue
-                name, labels = program.prefix + parameter.name, parameter.labels
-                if name in out:
-                    raise name_clash(name)
-                out[name] = Variable(
-                    "family", (f"{name}_dim",) if labels else (), (labels,) if labels else ()
-                )
-        # ArviZ drops a variable that shares a dimension's name.
-        for name in {dim for variable in out.values() for dim in variable.dims} & set(out):
-            raise name_clash(name)
-        return out
-
-    def codes(self, designs: Designs, state: TrainingState) -> dict[str, NDArray[np.int32]]:
-        """Level codes of the rows, (n,), for every variable with one value per level."""
-        return {
-            name: designs[term.label].arrays["codes"]
-            for _, term in self.all_terms()
-            for name, variable in term.variables(state.terms[term.label]).items()
-            if variable.role == "group"
-        }
 
     def level_sites(self, state: TrainingState) -> dict[Varying, LevelSites]:
         """The sites that vary by level, by term label and place of the grouping in the term."""
@@ -725,62 +529,6 @@ class Program:
             if own:
                 terms[term.label] = term.narrowed(terms[term.label], own)
         return replace(state, terms=terms)
-
-    def derived(self, state: TrainingState, values: Sites) -> dict[str, NDArray]:
-        """Variables of the posterior that are computed from the sites, with a leading draw axis.
-
-        Terms and default priors may use centred columns. The constants that centring moves into the
-        intercept or into thresholds are moved back here.
-        """
-        out: dict[str, NDArray] = {}
-        for _, term in self.terms_with(Reparametrized):
-            out.update(term.derived(state.terms[term.label], values))
-        for terms in (own for program in self.programs for own in program.terms.values()):
-            centred = [term for term in terms if isinstance(term, Centred)]
-            left = [term.taken_off(state.terms[term.label], values) for term in centred]
-            total = sum(each for each in left if each is not None)
-            if np.ndim(total):
-                for term in centred:
-                    out |= term.put_back(state.terms[term.label], out, total)
-        for program in self.programs:
-            terms = program.terms.get(program.location, ())
-            shifts = [
-                term.shift(state.terms[term.label], values)
-                for term in terms
-                if isinstance(term, Centred)
-            ]
-            shift = sum(each for each in shifts if each is not None)
-            for parameter in program.family.free_parameters():
-                name = program.prefix + parameter.name
-                if parameter.support == "ordered" and name in values and np.ndim(shift):
-                    out[name] = np.asarray(values[name]) + np.asarray(shift)[..., None]
-        return out
-
-    def site_labels(self, state: TrainingState) -> dict[str, tuple[str, ...]]:
-        """Labels of the elements of sites that are no variables of the posterior, for messages."""
-        out: dict[str, tuple[str, ...]] = {}
-        for _, term in self.terms_with(Reparametrized):
-            out |= term.site_labels(state.terms[term.label])
-        return out
-
-    def stated(self, state: TrainingState) -> dict[str, Prior]:
-        """The prior of every parameter of the formula, by its title.
-
-        A default prior that is set on other coordinates appears as the marginal prior that it
-        implies, followed by words that say to what it refers.
-        """
-        out: dict[str, Prior] = {}
-        for _, term in self.terms_with(Reparametrized):
-            out |= term.stated(state.terms[term.label], state.priors)
-        for parameter in self.family.free_parameters():
-            name = self.prefix + parameter.name
-            if parameter.support == "ordered" and name not in self.user_priors:
-                out[name] = RescaledDefault(
-                    state.priors[name], "where all columns are at their means"
-                )
-        own = {n: p for n, p in state.priors.items() if "/" not in n}
-        titles = {n: v.title or n for n, v in self.variables(state).items()}
-        return {titles.get(n, n): prior for n, prior in {**own, **out}.items()}
 
 
 def _run(
@@ -803,31 +551,6 @@ def _curve(term: Term, run: Run) -> Curve:
     return lambda completed, rows: eta[rows]
 
 
-def _unit_block(
-    state: TrainingState, designs: Designs, term: Term, basis: NDArray[np.float64] | None
-) -> LinearBlock | None:
-    """A term's linear block at unit scales; None for a term that is not linear.
-
-    Args:
-        state: what was learned from the training rows.
-        designs: designs of the rows.
-        term: the term.
-        basis: the columns of a term with a network, where its point estimates are known.
-    """
-    own = state.terms[term.label]
-    if isinstance(term, HasNetwork):
-        return None if basis is None else term.structure_given(own, basis)
-    return term.structure(own, designs[term.label], state.priors)
-
-
 def _holds(carried: Mapping[str, ArrayLike], state: Mapping[str, ArrayLike]) -> bool:
     """Whether what the program carries at a site has all values of `state`."""
     return all(n in carried and np.array_equal(carried[n], v) for n, v in state.items())
-
-
-def name_clash(name: str) -> ColumnError:
-    """The error for two parts of the model with the same name."""
-    return ColumnError(
-        f"two parts of the model are named {name.removesuffix(CENTRED)!r}; rename the column, or "
-        "merge the terms"
-    )

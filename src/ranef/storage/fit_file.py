@@ -24,6 +24,7 @@ from ranef.formula.expression import Expression
 from ranef.formula.formula import Formula
 from ranef.inference.base import Draws
 from ranef.lazy import jax
+from ranef.program import posterior_variables
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
 from ranef.storage.effect_checks import refuse_unsound
@@ -308,8 +309,8 @@ def _refuse_inconsistent(
     arrays = jax.tree.leaves(training.in_memory)
     if any(np.ndim(a) and len(a) != n for a in arrays):
         raise FileError("its rows differ in number")
-    variables = program.variables(state)
-    for name, codes in program.codes(training.designs, state).items():
+    variables = posterior_variables.variables(program, state)
+    for name, codes in posterior_variables.codes(program, training.designs, state).items():
         levels = len(variables[name].coords[0])
         if len(codes) and not 0 <= int(np.min(codes)) <= int(np.max(codes)) < levels:
             raise FileError(f"a row has a level of {name!r} that there is not")

@@ -181,7 +181,7 @@ class Centred(Capability[StateT]):
     """Centring of the term's columns moves a constant from one parameter to another.
 
     mi takes a constant off its predictor; common holds the intercept, and can move a constant to
-    thresholds. `Program.derived` moves these constants back in the draws.
+    thresholds. `posterior_variables.derived` moves these constants back in the draws.
     """
 
     def taken_off(self, state: StateT, sites: Sites) -> PerDraw | None:

@@ -10,6 +10,7 @@ from numpyro.infer.util import log_density
 from contract_term import learn
 from ranef.inference.advi import guide as guides
 from ranef.program.problem import sites_of
+from ranef.program.problem_builder import build_problem
 
 FORMULA = "y ~ x + f + (1 + x | g) + (1 | h)"
 
@@ -17,7 +18,7 @@ FORMULA = "y ~ x + f + (1 + x | g) + (1 | h)"
 @pytest.fixture(scope="module")
 def parts(grouped):
     program, training = learn(FORMULA, grouped)
-    problem = program.problem(training)
+    problem = build_problem(program, training)
     sites = sites_of(problem, jax.random.key(0))
     return problem, sites
 

@@ -9,6 +9,7 @@ from ranef.inference.block_ascent.glmm_step import GLMMStep
 from ranef.inference.block_ascent.lmm_step import LMMStep
 from ranef.inference.block_ascent.networks import BlockAscent
 from ranef.inference.svi import SVI
+from ranef.program.problem_builder import build_problem
 
 FORMULA = "y ~ nn(z, hidden=[4]) + x + (1 | g)"
 
@@ -21,7 +22,7 @@ def problem_of(family: str, formula: str = FORMULA):
     y = eta + error if family == "gaussian" else (eta + error > 0).astype(float)
     table = {"y": y, "x": x, "z": z, "g": np.char.add("g", g.astype(str))}
     program, training = rf.Model(formula, family)._learned(table)
-    return program.problem(training)
+    return build_problem(program, training)
 
 
 def test_only_a_normal_mean_alone_has_the_step_of_a_gaussian_model():

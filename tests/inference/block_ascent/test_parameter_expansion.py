@@ -10,6 +10,7 @@ from ranef.inference.block_ascent.minibatches import Windows
 from ranef.inference.block_ascent.networks import BlockAscent
 from ranef.inference.block_ascent.parameter_expansion import CommonParts, Directions
 from ranef.inference.svi import SVI
+from ranef.program.problem_builder import build_problem
 
 
 def trend(levels: int, rows: int, slope: float = 10.0, seed: int = 2) -> dict:
@@ -23,7 +24,7 @@ def trend(levels: int, rows: int, slope: float = 10.0, seed: int = 2) -> dict:
 def problem_of(formula: str, table: dict, **options):
     model = rf.Model(formula, **options)
     program, training = model._learned(table)
-    return program.problem(training)
+    return build_problem(program, training)
 
 
 def search_of(problem) -> BlockAscent:

@@ -6,11 +6,12 @@ import pytest
 import ranef as rf
 from ranef.inference.glmm.deviance import IntegratedLikelihood, _ScaledCriterion
 from ranef.program import learning
+from ranef.program.problem_builder import build_problem
 
 
 def likelihood(formula, table, family):
     program, training = rf.Model(formula, family=family)._learned(table)
-    return IntegratedLikelihood(program.problem(learning.as_written(program, training)), 1)
+    return IntegratedLikelihood(build_problem(program, learning.as_written(program, training)), 1)
 
 
 @pytest.mark.parametrize(

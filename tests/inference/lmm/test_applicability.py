@@ -13,6 +13,7 @@ from ranef.inference.lmm.applicability import too_large
 from ranef.inference.lmm.sufficient_statistics import accumulate_or_reason
 from ranef.inference.pwls import solver
 from ranef.inference.pwls.crossed_elimination import CrossedElimination
+from ranef.program.problem_builder import build_problem
 
 FORMULAS = [
     "y ~ x + (1 | g)",
@@ -44,7 +45,7 @@ def test_codes_tell_what_the_cross_products_do(formula, limits, crossed, monkeyp
     monkeypatch.setattr(solver, "_DENSE_AT_MOST", dense)
     monkeypatch.setattr(solver, "MOST_REMAINING", remaining)
     program, training = learn(formula, crossed)
-    problem = program.problem(training)
+    problem = build_problem(program, training)
     found = accumulate_or_reason(problem)
     expected = found if isinstance(found, str) else None
     assert too_large(problem.unit_blocks(), row_covariances=False) == expected
@@ -77,6 +78,6 @@ def test_another_problem_is_accumulated_anew(grouped):
     """A run takes what `refuses` has computed for the same problem, and no other's."""
     method = Exact()
     (a, first), (b, second) = (learn(f, grouped) for f in ("y ~ x + (1 | g)", "y ~ z + (1 | h)"))
-    assert method.refuses(a.problem(first)) is None
-    draws = method.run(b.problem(second), seed=0, draws=10, progress=False)
+    assert method.refuses(build_problem(a, first)) is None
+    draws = method.run(build_problem(b, second), seed=0, draws=10, progress=False)
     assert "1|h_sigma" in draws.sites

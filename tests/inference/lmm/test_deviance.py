@@ -7,6 +7,7 @@ import pytest
 import ranef as rf
 from ranef.errors import DataError, OptionError
 from ranef.program import learning
+from ranef.program.problem_builder import build_problem
 
 
 def fit(reference_data, formula, name, **options):
@@ -122,7 +123,7 @@ def likelihood_of(reference_data, formula):
     model = rf.Model(formula)
     training = model._learn(pd.read_csv(reference_data / "mixed" / "InstEval.csv"))
     written = learning.as_written(model.program, training)
-    return Exact().likelihood(model.program.problem(written))
+    return Exact().likelihood(build_problem(model.program, written))
 
 
 def test_the_gradient_is_that_of_the_deviance(sleepstudy, penicillin):

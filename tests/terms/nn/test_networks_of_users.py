@@ -12,6 +12,7 @@ import ranef as rf
 from ranef.inference.advi import guide as guides
 from ranef.inference.advi.elbo import Objective
 from ranef.program.problem import sites_of
+from ranef.program.problem_builder import build_problem
 from ranef.program.program import Program
 from ranef.terms.base import Run, RunOptions
 
@@ -258,7 +259,9 @@ def test_moving_statistics_begin_as_keras_has_them():
     """Reading off the sites runs the program once, which must not count as a batch."""
     network = sequential(LAYERS.BatchNormalization(), LAYERS.Dense(1))
     program, training = learned(network)
-    state = sites_of(program.problem(training), jax.random.key(0)).carried["nn(x, net=f)/state"]
+    state = sites_of(build_problem(program, training), jax.random.key(0)).carried[
+        "nn(x, net=f)/state"
+    ]
     held = {name.rpartition("/")[2]: np.asarray(value) for name, value in state.items()}
     assert held["moving_mean"] == 0.0
     assert held["moving_variance"] == 1.0
@@ -291,7 +294,7 @@ def test_masks_differ_between_samples_and_steps():
     """With nothing random but dropout, the samples of a step still differ, and so do steps."""
     one = LAYERS.Dense(1, use_bias=False, kernel_initializer="ones")
     program, training = learned(sequential(LAYERS.Dropout(0.5), one))
-    problem = program.problem(training)
+    problem = build_problem(program, training)
     sites = sites_of(problem, jax.random.key(0))
     guide = guides.build("meanfield", sites.latents, problem, points=sites.points, following=True)
     objective = Objective(problem, sites, guide, 4)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from ranef.data.moments import Scale
 from ranef.errors import DataError, FormulaError, suggestion
 from ranef.formula.equation import Line, Sub, Summand, joined
 from ranef.formula.term_call import TermCall
-from ranef.lazy import Array, dist, jnp, numpyro, optimize, stats
+from ranef.lazy import Array, dist, jnp, numpyro, stats
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior, sites
 from ranef.terms.base import (
@@ -40,23 +40,16 @@ from ranef.terms.base import (
 )
 from ranef.terms.blocks import AnyArray, LinearBlock
 from ranef.terms.capabilities import Diagnosed, Sites, VariesByLevel
-from ranef.terms.smooth import hilbert_basis, ranges
-
-# Shortest and longest length scale of each column.
-Lengths = Float[NDArray[np.float64], "d 2"]
+from ranef.terms.smooth import hilbert_basis, length_scales, ranges
 
 _OPTIONS = {"by": None, "kernel": "matern52", "m": None, "boundary": None, "iso": False}
 
-# Shortest plausible length scale as a share of the range of a column, by the number of columns.
-_SHORTEST = {1: 1 / 20, 2: 1 / 5, 3: 1 / 4}
 # Largest default boundary factor c, by the number of columns.
 _FARTHEST = {1: 4.0, 2: 1.8, 3: 1.5}
-# Lower bound on the share above, and upper bound on c, for a function of every level.
-_BY_LEVEL = (1 / 10, 2.0)
+# Upper bound on c for a function of every level.
+_FARTHEST_BY_LEVEL = 2.0
 # Smallest default boundary factor c.
 _LEAST_BOUNDARY = 1.2
-# Prior probability of a length scale below the shortest plausible one, and above the longest.
-_TAIL = 0.01
 # Largest number of basis functions of a term.
 _MOST_FUNCTIONS = 2_000
 
@@ -91,7 +84,7 @@ class ProcessState:
     half: Float[NDArray[np.float64], "d"]
     sizes: tuple[int, ...]
     factors: tuple[float, ...]
-    plausible: Lengths
+    plausible: length_scales.Lengths
     levels: tuple[str, ...]
 
     @cached_property
@@ -234,18 +227,14 @@ class Process(
         half = (seen.high - seen.low) / 2
         kernel, d = hilbert_basis.KERNELS[self.options["kernel"]], len(half)
         by_level = bool(self.options["by"])
-        share, farthest = (_SHORTEST[d], _FARTHEST[d])
-        if by_level:
-            share, farthest = max(share, _BY_LEVEL[0]), min(farthest, _BY_LEVEL[1])
-        # A length scale below the average distance between distinct values cannot be resolved.
-        spacing = 1 / (np.array(seen.distinct()) - 1)
-        plausible = np.outer(2 * half, [0.0, 1.0])
-        plausible[:, 0] = 2 * half * np.minimum(np.maximum(share, spacing), 0.25)
-        lengths = plausible if not self.options["iso"] else _common(plausible)
+        farthest = min(_FARTHEST[d], _FARTHEST_BY_LEVEL) if by_level else _FARTHEST[d]
+        lengths = length_scales.plausible(seen, by_level)
+        if self.options["iso"]:
+            lengths = length_scales.common(lengths)
         factors, sizes = [], []
         boundaries, chosen = self._each("boundary"), self._each("m")
         for i in range(d):
-            alpha, beta = _inverse_gamma(*lengths[i])
+            alpha, beta = length_scales.inverse_gamma(*lengths[i])
             usual = float(stats.invgamma(alpha, scale=beta).ppf(0.9)) / half[i]
             c = float(np.clip(kernel.boundary * usual, _LEAST_BOUNDARY, farthest))
             factors.append(float(boundaries[i]) if boundaries else c)
@@ -271,7 +260,7 @@ class Process(
     def parameters(self, state: ProcessState, scale: Scale) -> dict[str, Parameter]:
         out = {self._amplitude: Parameter(priors.HalfNormal(2.5 * scale.sd), "positive")}
         for i, name in enumerate(self._lengths):
-            alpha, beta = _inverse_gamma(*state.plausible[i])
+            alpha, beta = length_scales.inverse_gamma(*state.plausible[i])
             out[name] = Parameter(priors.InverseGamma(alpha, beta), "positive")
         return out
 
@@ -398,25 +387,3 @@ class Process(
         kernel: Line = (self.options["kernel"], "(ℓ", Sub(of), ")")
         prior: Line = ("f", each, " ~ GP(0, σ", Sub(of), "² ", *kernel, ")")
         return Summand(("f", *at, "(", *inside, ")"), (prior,))
-
-
-def _common(plausible: Lengths) -> Lengths:
-    """The shortest and longest plausible length scale when all columns share one."""
-    return np.repeat([[plausible[:, 0].max(), plausible[:, 1].max()]], len(plausible), axis=0)
-
-
-def _inverse_gamma(low: float, high: float) -> tuple[float, float]:
-    """Shape and scale of the inverse gamma distribution with probability `_TAIL` in each tail.
-
-    The tails are below `low` and above `high`. The likelihood is flat for length scales that are
-    shorter than the data resolve, or so long that the function is a line over their range; the
-    prior bounds the length scale from both (Betancourt, 2017).
-    """
-
-    def excess(log_alpha: float) -> float:
-        prior = stats.invgamma(math.exp(log_alpha))
-        return float(np.log(prior.ppf(1 - _TAIL) / prior.ppf(_TAIL))) - math.log(high / low)
-
-    root = cast(float, optimize.brentq(excess, -1.0, 7.0))
-    alpha = math.exp(root)
-    return alpha, float(low / stats.invgamma(alpha).ppf(_TAIL))
