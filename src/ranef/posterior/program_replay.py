@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.errors import DataError
-from ranef.families.base import Family, ResponseDesign
+from ranef.families.base import Family
+from ranef.families.response_design import ResponseDesign
 from ranef.inference.base import Draws
 from ranef.lazy import Array, ArrayLike, jax, jnp
 from ranef.numerics.counter_rng import CounterRNG
