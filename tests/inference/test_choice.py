@@ -47,7 +47,6 @@ def test_laplace_for_other_responses_and_what_exact_lacks(formula, options, why,
 @pytest.mark.parametrize(
     ("formula", "options", "why"),
     [
-        ("y ~ x", {"priors": {"x": rf.Uniform(-9, 9)}}, "takes flat, normal, t and Cauchy priors"),
         ("y ~ nn(x, hidden=[2])", {}, r"takes terms that are linear in their coefficients"),
     ],
 )

@@ -5,7 +5,7 @@ repeats. Results for a polars table are polars tables, which have no index. Resu
 data (Arrow tables, dicts, files) are pandas tables with numbered rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Table: TypeAlias = "pd.DataFrame | pl.DataFrame"
 # Results by row; a Series if the user's table has one.
 ByRow: TypeAlias = "pd.Series | pl.Series | NDArray[np.float64]"
+# One column of a table of results.
+_Values: TypeAlias = NDArray | ArrowColumn | list[str]
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,11 @@ class Labels:
             return Labels(self.form, pd.Index(places))
         return Labels(self.form, self.index.take(places))
 
-    def table(self, columns: Mapping[str, NDArray | ArrowColumn]) -> Table:
+    def table(self, columns: Mapping[str, _Values]) -> Table:
         """A table with one row for each of the n rows.
 
         Args:
-            columns: name to NumPy or Arrow array, one value for each row.
+            columns: name to NumPy or Arrow array or list of texts, one value for each row.
 
         Returns:
             A pandas DataFrame with the index of the rows, or a polars DataFrame.
@@ -87,14 +89,14 @@ class Labels:
         self,
         name: str,
         levels: ArrowColumn,
-        columns: Mapping[str, Shaped[NDArray, "n"] | Sequence[str]],
+        columns: Mapping[str, Shaped[NDArray, "n"] | list[str]],
     ) -> Table:
         """A table with one row for each level.
 
         Args:
             name: name of the grouping.
             levels: the levels as an Arrow array.
-            columns: name to NumPy array, one value for each level.
+            columns: name to NumPy array or list of texts, one value for each level.
 
         Returns:
             A pandas DataFrame with the levels as its index, or a polars DataFrame with the levels
@@ -123,11 +125,11 @@ class Labels:
         return polars
 
 
-def _of_pandas(values: NDArray | ArrowColumn) -> "NDArray | pd.Series":
-    return values if isinstance(values, np.ndarray) else values.to_pandas()
+def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Series":
+    return values if isinstance(values, (np.ndarray, list)) else values.to_pandas()
 
 
 def _of_polars(
-    polars: ModuleType, values: NDArray | ArrowColumn
-) -> "NDArray | pl.Series | pl.DataFrame":
-    return values if isinstance(values, np.ndarray) else polars.from_arrow(values)
+    polars: ModuleType, values: _Values
+) -> "NDArray | list[str] | pl.Series | pl.DataFrame":
+    return values if isinstance(values, (np.ndarray, list)) else polars.from_arrow(values)

@@ -214,7 +214,7 @@ class Posterior:
         return self.by_level(factor, list(levels) * len(names), columns)
 
     def by_level(
-        self, factor: str, levels: Sequence[str], columns: Mapping[str, NDArray | Sequence[str]]
+        self, factor: str, levels: Sequence[str], columns: Mapping[str, NDArray | list[str]]
     ) -> Any:
         """A table with one row for each level, of the kind of the training table.
 
