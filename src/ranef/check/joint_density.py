@@ -32,7 +32,7 @@ Effects = Float[Array, "m"]
 Scalar = Float[Array, ""]
 # One matrix for each row of `JointDensity.index`.
 Blocks = Float[Array, "rows k k"]
-# Values of sites that are not drawn; those of networks are variables by name.
+# Values, by site, that are known and not drawn. The value of a network is a dict of its variables.
 Fixed = dict[str, Any]
 
 # Antithetic pairs of draws of b at each draw of phi.

@@ -1,6 +1,7 @@
 """The columns of a fit's model matrices, term by term.
 
-They are those of common effects, and those of group effects that have one scale for each column.
+The matrices of all common effects are covered, and of those group effects that have one scale for
+each column.
 A block knows which of its columns are zero, constant or indicators of empty cells.
 """
 
@@ -217,8 +218,8 @@ def common(
         parameter: the family parameter whose predictor they belong to; None for all.
 
     Yields:
-        Labels of the coefficients and columns of each block. If rows are read in batches,
-        the rows are those of the sample that is held.
+        Labels of the coefficients and columns of each block. If the rows are read in batches,
+        each block covers the sample of rows that is kept in memory.
     """
     predicts = posterior.problem.predicts
     for term, block in _blocks(posterior):

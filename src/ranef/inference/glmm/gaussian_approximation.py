@@ -183,20 +183,7 @@ class GaussianApproximator:
         known = layout.known.copy()
         for c, k in enumerate(layout.predictor):
             known[:, k] += layout.columns[:, c] * common[c]
-        none = np.zeros(0)
-        return self._with(
-            replace(
-                layout,
-                common=(),
-                shapes=(),
-                mean=none,
-                precision=none,
-                columns=layout.columns[:, :0],
-                predictor=layout.predictor[:0],
-                known=known,
-                mixtures=(),
-            )
-        )
+        return self._with(layout.without_common(known))
 
     def _with(self, layout: DesignLayout) -> "GaussianApproximator":
         """A copy with another layout of the same rows."""

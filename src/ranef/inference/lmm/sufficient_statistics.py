@@ -91,7 +91,7 @@ def _compressed(
         reason = not_normal(batch, problem)
         if reason is not None:
             return reason
-        # The name is that of a message which no longer arises here.
+        # `not_normal` has found no reason to refuse, so no message will name the method.
         layout, sigma, rows = batch_to_rows(batch, problem, "exact")
         if products is None:
             products = cross_products(rows, Centre.of(rows, varying))
