@@ -6,23 +6,62 @@ from the training rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 
 from ranef.data.frame import Frame
 from ranef.data.tables import read
-from ranef.errors import DataError, OptionError
+from ranef.errors import ColumnError, DataError, OptionError, suggestion
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.program_replay import OutOfReachError
+from ranef.program.program import Program
 from ranef.program.training import Designs
+from ranef.terms.base import Design, clean_name
+
+# Which group effects a prediction includes.
+Groups: TypeAlias = str | Sequence[str] | None
 
 _NEW_LEVELS = ("error", "sample", "zero")
 
 
+def limited_program(posterior: Posterior, groups: Groups) -> Program:
+    """The program of a fit with the group effects of some groupings alone.
+
+    Args:
+        posterior: the posterior of the fit.
+        groups: "all", None for no group effects, one grouping or a list of them.
+
+    Raises:
+        OptionError: for another type.
+        ColumnError: for a grouping that the model does not have.
+    """
+    program = posterior.program
+    if isinstance(groups, str) and groups == "all":
+        return program
+    asked = [groups] if isinstance(groups, str) else groups
+    if asked is not None and not isinstance(asked, (list, tuple)):
+        raise OptionError(
+            f"groups must be 'all', None or a list of groupings such as ['g'], not {groups!r}"
+        )
+    known = {clean_name(name): name for name in program.groupings()}
+    for name in asked or ():
+        if clean_name(str(name)) not in known:
+            hint = suggestion(str(name), known.values()) if known else "it has none"
+            raise ColumnError(f"the model has no grouping {name!r}; {hint}")
+    return program.limited_to([known[clean_name(str(name))] for name in asked or ()])
+
+
 def read_new_rows(
-    posterior: Posterior, data: object, new_levels: str, *, response: bool, companion: bool
+    posterior: Posterior,
+    data: object,
+    new_levels: str,
+    *,
+    response: bool,
+    companion: bool,
+    program: Program | None = None,
 ) -> tuple[Frame, Designs]:
     """Read the rows of `data` and make their designs.
 
@@ -33,6 +72,7 @@ def read_new_rows(
         response: whether the response is needed.
         companion: whether what stands beside the response (trials, weights, standard errors)
             is needed.
+        program: the program that predicts the rows, if not that of the fit (`limited_program`).
 
     Raises:
         OptionError: for an unknown value of `new_levels`.
@@ -42,7 +82,7 @@ def read_new_rows(
         raise OptionError(
             f"new_levels must be one of {', '.join(map(repr, _NEW_LEVELS))}, not {new_levels!r}"
         )
-    program = posterior.program
+    program = program or posterior.program
     needs = program.needs(response=response, companion=companion)
     frame = read(data, list(needs), program.missing)
     if frame.n == 0:
@@ -56,7 +96,9 @@ def read_new_rows(
                 f"column {name!r} is missing in {int(gaps.sum()):,} of {frame.n:,} rows, the "
                 f"first of them row {int(np.argmax(gaps)) + 1}; fill or drop them to predict"
             )
-    designs = program.designs(posterior.training.state, frame)
+    # A program of no terms has a design too, which says how many rows there are.
+    rows = {"": Design({"row": np.zeros(frame.n)})}
+    designs = program.designs(posterior.training.state, frame) or rows
     if new_levels == "error":
         _refuse_new(designs)
     return frame, designs

@@ -8,7 +8,8 @@ Each family parameter p has a linear predictor, the sum of its terms, or is one 
 training rows before the fit, such as levels, scales and default priors.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -264,6 +265,26 @@ class Program:
             if isinstance(term, capability):
                 yield parameter, term
 
+    def groupings(self) -> list[str]:
+        """The groupings by which terms vary, as the formula writes them, without repetition."""
+        each = (name for _, term in self.terms_with(VariesByLevel) for name in term.groupings)
+        return list(dict.fromkeys(each))
+
+    def limited_to(self, groupings: Collection[str]) -> "Program":
+        """The program without terms that vary by other groupings than the given ones.
+
+        Their effects are then zero, which is their mean under the prior. A saved state and draws
+        of the whole program serve the limited one too.
+        """
+
+        def kept(term: Term) -> bool:
+            return not isinstance(term, VariesByLevel) or set(term.groupings) <= set(groupings)
+
+        out = copy.copy(self)
+        out.terms = {name: tuple(filter(kept, terms)) for name, terms in self.terms.items()}
+        out.columns = {name: own.limited_to(groupings) for name, own in self.columns.items()}
+        return out
+
     def needs(self, *, response: bool = True, companion: bool = True) -> dict[str, set[str]]:
         """Columns that the program reads, each with the ways in which it is used.
 
@@ -463,7 +484,7 @@ class Program:
 
         def at(completed: Mapping[str, Selected], rows: RowPlaces) -> dict[str, Array]:
             sums = {
-                name: jnp.asarray(sum(curve(completed, rows) for curve in own))
+                name: jnp.asarray(sum((curve(completed, rows) for curve in own), 0.0))
                 for name, own in curves.items()
             }
             return {**sums, **constants}

@@ -207,8 +207,14 @@ class VariesByLevel(Capability[StateT]):
     """The term has coefficients for each level of a grouping.
 
     group, gp(by=...) and mf have it. Predictions call `level_sites` and `narrowed`, to hold the
-    draws of few levels at a time, and `Problem.carriable` is made of `varying_columns`.
+    draws of few levels at a time, and leave out terms by their `groupings`. `Problem.carriable` is
+    made of `varying_columns`.
     """
+
+    @property
+    @abstractmethod
+    def groupings(self) -> tuple[str, ...]:
+        """The groupings by which the term varies, as the formula writes them."""
 
     @abstractmethod
     def level_sites(self, state: StateT) -> tuple[LevelSites, ...]:

@@ -136,6 +136,10 @@ class Group(
         """The grouping as the formula writes it."""
         return ":".join(self.call.options["factor"])
 
+    @property
+    def groupings(self) -> tuple[str, ...]:
+        return (self.grouping,)
+
     def correlated(self, state: GroupState) -> bool:
         """Whether the effects of a level are correlated under their prior."""
         return self.call.options["correlated"] and len(state.columns) > 1

@@ -107,6 +107,10 @@ class Factorization(
         return first, second
 
     @property
+    def groupings(self) -> tuple[str, str]:
+        return self.sides
+
+    @property
     def short(self) -> str:
         """The term without its rank, which names its variables."""
         return clean_name(f"{self.prefix}mf({', '.join(self.sides)})")

@@ -331,6 +331,10 @@ class Process(
             unseen = jnp.asarray(numpyro.sample(self._new, plain)) * block.factor
         return jnp.concatenate([weights, unseen])
 
+    @property
+    def groupings(self) -> tuple[str, ...]:
+        return (self.options["by"],) if self.options["by"] is not None else ()
+
     def level_sites(self, state: ProcessState) -> tuple[LevelSites, ...]:
         if not state.levels:
             return ()
