@@ -175,6 +175,7 @@ class FittedModel:
                 "surface" (the mean over two numeric predictors),
                 "partial_effects" (the mean along each predictor),
                 "shrinkage" (estimates of levels without pooling),
+                "subjects" (rows and curves of single levels along a predictor),
                 "predictive_by_group" (observed and predicted means of levels),
                 "imputed" (draws of the missing values of columns in mi()) and
                 "validation" (predictions of new rows, which needs `data`).

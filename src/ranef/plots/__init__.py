@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ranef.plots.parameters import posterior
     from ranef.plots.predictions import calibration, posterior_predictive, residuals
     from ranef.plots.predictors import data_fit, partial_effects
+    from ranef.plots.subject_panels import subjects
 
 # The module of each figure.
 _FIGURES = {
@@ -33,6 +34,7 @@ _FIGURES = {
     "posterior_predictive": "predictions",
     "residuals": "predictions",
     "shrinkage": "groups",
+    "subjects": "subject_panels",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "posterior_predictive",
     "residuals",
     "shrinkage",
+    "subjects",
 ]
 
 

@@ -25,6 +25,7 @@ from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.reference_grid import ReferenceGrid, between, common_levels, in_order
+from ranef.posterior.subject_curves import SubjectCurves
 from ranef.program import posterior_variables
 from ranef.program.training import evenly
 from ranef.terms.base import RunOptions, clean_name
@@ -80,9 +81,20 @@ class IdataGroups:
         return clean_name(str(self.posterior.program.formula.response))
 
     def observed(self) -> xr.Dataset:
-        """The observed response, (row,)."""
-        value = np.asarray(self.posterior.training.response.value)
-        return xr.Dataset({self._response: ("row", value)}, {"row": np.arange(len(value))})
+        """The observed response, (row,).
+
+        For a response of texts or categories the attribute `categories` has their names in order,
+        and `first` the number of the first.
+        """
+        training = self.posterior.training
+        value = np.asarray(training.response.value)
+        attributes: dict[str, object] = {}
+        if training.state.family.categories:
+            attributes["categories"] = list(training.state.family.categories)
+            attributes["first"] = 1 if self.posterior.program.family.categorised else 0
+        return xr.Dataset(
+            {self._response: ("row", value, attributes)}, {"row": np.arange(len(value))}
+        )
 
     def sizes(self) -> xr.Dataset:
         """Number of training rows of each level, ``size|g`` for every grouping g.
@@ -319,6 +331,10 @@ class IdataGroups:
         found = by_group(self.posterior, self._predictive(seed, "sample"))
         return found.assign_attrs(response=self._response)
 
+    def subjects(self, seed: int) -> xr.Dataset:
+        """Rows and curves of single levels along a predictor; see `SubjectCurves`."""
+        return SubjectCurves(self.posterior, self._thinned, seed).dataset()
+
     def imputed(self, seed: int) -> xr.Dataset:
         """Draws of the missing values of every column in mi(), and its observed values.
 
@@ -376,5 +392,6 @@ GROUPS = {
     "partial_effects": IdataGroups.partial_effects,
     "shrinkage": IdataGroups.shrinkage,
     "predictive_by_group": IdataGroups.predictive_by_group,
+    "subjects": IdataGroups.subjects,
     "imputed": IdataGroups.imputed,
 }
