@@ -11,6 +11,7 @@ from ranef.formula.equation import plain
 from ranef.posterior.coefficient_tables import CoefficientTables
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.summary import Summary
+from ranef.posterior.variance_explained import VarianceExplained
 
 
 class Tables(FittedModel):
@@ -135,6 +136,80 @@ class Tables(FittedModel):
                 the common effects and in another among the group effects.
         """
         return self._tables.coefficients(factor, interval)
+
+    def r2(self, kind: str | None = None, interval: float = 0.9, seed: int = 0) -> Summary:
+        """Bayesian R2: the share of the variance of the response that the model explains.
+
+        By draw, with mu_i the mean of the response of row i, mu0_i that with all group effects
+        zero, V the variance over rows and s2 the residual variance, the mean over rows of the
+        variance of y_i given all parameters,
+
+            conditional = V(mu) / (V(mu) + s2),
+            marginal    = V(mu0) / (V(mu0) + V(mu - mu0) + s2),
+            loo         = 1 - V(y - m) / V(y),    m_i = E[y_i | y_-i].
+
+        conditional is that of Gelman, Goodrich, Gabry and Vehtari (2019). marginal counts common
+        effects alone, and group effects as unexplained. loo is how much leave-one-out predictions
+        explain (Vehtari and others, 2019); its distribution is that of the Bayesian bootstrap.
+        Each trial of a binomial response counts as a row, so s2 is the mean of p (1 - p), and
+        for student s2 is the squared scale. For gaussian it is sigma^2.
+
+        With kind="nakagawa" all is on the scale of the predictor (Nakagawa, Johnson and
+        Schielzeth, 2017):
+
+            marginal    = V_f / (V_f + V_g + V_e),
+            conditional = (V_f + V_g) / (V_f + V_g + V_e).
+
+        V_f is the variance over rows of common effects, curves and networks, without offsets.
+        V_g sums the variances of the groupings, the mean over rows of z_i' Sigma z_i where slopes
+        vary (Johnson, 2014). V_e is sigma^2 for gaussian and lognormal, the squared scale for
+        student, pi^2 / 3 for a logit link, log(1 + 1 / m) for poisson and log(1 + 1 / m + 1 /
+        alpha) for negative_binomial with m the mean of the response, log(1 + 1 / alpha) for gamma
+        and log 2 for exponential. The effect of a grouping of which every row is a level is part
+        of V_e.
+
+        Args:
+            kind: "bayes" for marginal and conditional, "loo", or "nakagawa". None for "bayes"
+                and "loo", the latter up to 100,000 rows; for ordinal responses "nakagawa".
+            interval: probability of the central interval.
+            seed: seed of the bootstrap.
+
+        Returns:
+            A table with a row for each R2 and the columns estimate (the mean), sd, lower and
+            upper. It prints the residual variance below itself.
+
+        Raises:
+            OptionError: for an unknown kind, or one that is not defined for this model, such as
+                any R2 of categories without an order.
+        """
+        found = VarianceExplained(self._known)
+        return found.r2(kind, interval, whole_number("seed", seed, least=0))
+
+    def icc(self, interval: float = 0.9) -> Summary:
+        """Intraclass correlations: the share of variance that lies between levels of a grouping.
+
+        By draw, with V_f, V_g and V_e as in `r2` with kind="nakagawa", and sums over groupings h,
+
+            adjusted   = V_g / (sum_h V_h + V_e),
+            unadjusted = V_g / (V_f + sum_h V_h + V_e).
+
+        These are the adjusted and unadjusted ICC of R's package performance (Nakagawa, Johnson
+        and Schielzeth, 2017). With random slopes the correlation of two rows depends on their
+        columns, and V_g is the mean over rows of z_i' Sigma z_i (Johnson, 2014).
+
+        Args:
+            interval: probability of the central interval.
+
+        Returns:
+            A table by grouping, "all" being their sum if there are several, with the columns kind
+            ("adjusted" or "unadjusted"), estimate (the mean), sd, lower and upper. It prints the
+            residual variance below itself.
+
+        Raises:
+            OptionError: for a model without groupings, or without a residual variance on the
+                scale of the predictor.
+        """
+        return VarianceExplained(self._known).icc(interval)
 
     def imputed(self, column: str, interval: float = 0.9, seed: int = 0) -> Table:
         """Posterior of the missing values of a column in mi(), given all observed data.
