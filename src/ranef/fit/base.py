@@ -176,7 +176,8 @@ class FittedModel:
                 "partial_effects" (the mean along each predictor),
                 "shrinkage" (estimates of levels without pooling),
                 "predictive_by_group" (observed and predicted means of levels),
-                "imputed" (draws of the missing values of columns in mi()) and
+                "imputed" (draws of the missing values of columns in mi()),
+                "scaled_residuals" (what `residual_checks` tests, on at most 20,000 rows) and
                 "validation" (predictions of new rows, which needs `data`).
             data: for "validation": rows that were not used in the fit, with their response.
             new_levels: for "validation", as for `predict`.

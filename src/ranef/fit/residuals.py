@@ -9,7 +9,12 @@ from ranef.posterior.new_rows import Groups
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.residuals import pearson_residuals, quantile_residuals, response_residuals
 from ranef.posterior.row_draws import PredictedRows
-from ranef.posterior.simulated_residuals import SIMULATIONS, SimulatedResiduals, some_rows
+from ranef.posterior.simulated_residuals import (
+    SIMULATIONS,
+    SimulatedResiduals,
+    refuse_unordered,
+    some_rows,
+)
 from ranef.posterior.summary import Summary
 
 _KINDS = ("response", "pearson", "quantile", "scaled")
@@ -64,7 +69,7 @@ class Residuals(FittedModel):
         """
         if kind not in _KINDS:
             raise OptionError(f"kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
-        self._refuse_categories("residuals")
+        refuse_unordered(self.program.family, "residuals")
         seed = whole_number("seed", seed, least=0)
         rows = PredictedRows.of(
             self._known, data, groups=groups, new_levels=new_levels, response=True, companion=True
@@ -125,7 +130,7 @@ class Residuals(FittedModel):
             OptionError: for an invalid argument, and for categories without an order.
             DataError, ColumnError: as `predict`.
         """
-        self._refuse_categories("residual checks")
+        refuse_unordered(self.program.family, "residual checks")
         seed = whole_number("seed", seed, least=0)
         rows = some_rows(self._known, data)
         simulated = self._simulated(rows, simulations, seed)
@@ -149,16 +154,3 @@ class Residuals(FittedModel):
                 f"not {simulations:,}; refit with more draws"
             )
         return self._predictive("sample", seed, rows.program, self.draws.thinned(simulations))
-
-    def _refuse_categories(self, what: str) -> None:
-        """Refuse residuals of categories without an order.
-
-        Raises:
-            OptionError: naming the response.
-        """
-        family = self.program.family
-        if family.name == "categorical":
-            raise OptionError(
-                f"the categories of {family.response.value} have no order, so there are no {what}; "
-                "family='ordinal' is for ordered ones"
-            )

@@ -25,6 +25,7 @@ from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.reference_grid import ReferenceGrid, between, common_levels, in_order
+from ranef.posterior.simulated_residuals import scaled_residuals
 from ranef.program import posterior_variables
 from ranef.program.training import evenly
 from ranef.terms.base import RunOptions, clean_name
@@ -342,6 +343,10 @@ class IdataGroups:
             variables[f"{own}_observed"] = (f"{own}_observed_row", found.observed(name))
         return xr.Dataset(variables, coords)
 
+    def scaled_residuals(self, seed: int) -> xr.Dataset:
+        """Scaled residuals and fitted means, (row,), with p values of their tests as attributes."""
+        return scaled_residuals(self.posterior, seed)
+
     @cached_property
     def _reference(self) -> ReferenceGrid:
         return ReferenceGrid(self.posterior)
@@ -377,4 +382,5 @@ GROUPS = {
     "shrinkage": IdataGroups.shrinkage,
     "predictive_by_group": IdataGroups.predictive_by_group,
     "imputed": IdataGroups.imputed,
+    "scaled_residuals": IdataGroups.scaled_residuals,
 }

@@ -23,14 +23,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ranef.lazy import jax
+from ranef.errors import OptionError
+from ranef.families.base import Family
+from ranef.lazy import jax, xr
 from ranef.numerics.shapes import Float, Int
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.row_draws import PredictedRows
 from ranef.posterior.row_variances import WeightedVariance
 from ranef.program.training import Designs, evenly
-from ranef.terms.base import Design
+from ranef.terms.base import Design, RunOptions
 
 # A number for each row, and for each table, of which the first is the observed one.
 Vector = Float[NDArray[np.float64], "rows"]
@@ -217,6 +219,48 @@ def redrawn(rows: PredictedRows) -> Designs:
         arrays = {**design.arrays, grouped.codes: (codes + grouped.levels).astype(codes.dtype)}
         out[label] = Design(arrays, tuple(new))
     return out
+
+
+def scaled_residuals(posterior: Posterior, seed: int) -> xr.Dataset:
+    """The group "scaled_residuals" of a DataTree: scaled and fitted, (row,), of training rows.
+
+    Attributes hold the p value of each test, by its name.
+
+    Raises:
+        OptionError: for categories without an order.
+    """
+    refuse_unordered(posterior.program.family, "scaled residuals")
+    rows = some_rows(posterior, None)
+    predictive = Predictive(
+        posterior.program,
+        posterior.training.state,
+        posterior.draws.thinned(SIMULATIONS),
+        RunOptions(training=False, new_levels="sample"),
+        seed,
+    )
+    found = SimulatedResiduals.of(rows, predictive)
+    return xr.Dataset(
+        {"scaled": ("row", found.scaled), "fitted": ("row", found.fitted)},
+        {"row": evenly(posterior.training.held)},
+        {name: p for name, (_, _, p) in found.tests().items()},
+    )
+
+
+def refuse_unordered(family: Family, what: str) -> None:
+    """Refuse residuals of categories without an order.
+
+    Args:
+        family: the family of the response.
+        what: what was asked for, in the plural.
+
+    Raises:
+        OptionError: naming the response.
+    """
+    if family.name == "categorical":
+        raise OptionError(
+            f"the categories of {family.response.value} have no order, so there are no {what}; "
+            "family='ordinal' is for ordered ones"
+        )
 
 
 def some_rows(posterior: Posterior, data: object) -> PredictedRows:
