@@ -330,7 +330,9 @@ def _element(value: float | NDArray[np.float64], place: int) -> float:
 def _describe(values: Vector, tails: tuple[float, float]) -> tuple[float, ...]:
     """Mean, sd, and lower and upper quantile of draws."""
     lower, upper = np.quantile(values, tails)
-    return float(values.mean()), float(values.std(ddof=1)), float(lower), float(upper)
+    # A share of variances that are all fixed is one number.
+    sd = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return float(values.mean()), sd, float(lower), float(upper)
 
 
 def _exponentiated(values: Vector, tails: tuple[float, float]) -> tuple[float, ...]:
