@@ -50,8 +50,10 @@ class Ratios:
                     n: v for t in terms for n, v in t.variables(state.terms[t.label]).items()
                 }
                 for variable, described in variables.items():
-                    if noun and described.role == "common":
-                        alone = any(variable == f"{t.prefix}Intercept" for t in terms)
+                    alone = any(variable == f"{t.prefix}Intercept" for t in terms)
+                    # An intercept beside thresholds is zero, and its exponential says nothing.
+                    fixed = alone and name == program.location and not program.family.intercept
+                    if noun and described.role == "common" and not fixed:
                         out[variable] = noun if alone else f"{noun} ratio"
         if not out:
             link = posterior.program.family.parameters[0].link
