@@ -77,6 +77,7 @@ def test_coef_is_the_posterior_of_the_sum(fit):
     assert fixed["sd"] == pytest.approx(draws(fit, "f")[:, 0].std(ddof=1))
 
 
+@pytest.mark.long
 def test_coef_beside_other_predictors_codings_and_tables():
     fit = rf.Model("y ~ 0 + f + (0 + f | g)").fit(TABLE, progress=False, draws=100)
     assert list(dict.fromkeys(fit.coef("g")["term"])) == ["f[a]", "f[b]", "f[c]"]

@@ -166,6 +166,7 @@ def test_rows_of_trials_count_as_their_trials():
     assert found.loc["conditional", "estimate"] == pytest.approx(expected.mean(), rel=1e-6)
 
 
+@pytest.mark.long
 def test_known_weights_and_standard_errors():
     weighted = rf.Model("weights(y, w) ~ x + (1 | g)").fit(TABLE, progress=False, draws=100)
     known = rf.Model("se(y, w) ~ x + (1 | g)").fit(TABLE, progress=False, draws=100)
