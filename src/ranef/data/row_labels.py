@@ -26,7 +26,7 @@ Table: TypeAlias = "pd.DataFrame | pl.DataFrame"
 # Results by row; a Series if the user's table has one.
 ByRow: TypeAlias = "pd.Series | pl.Series | NDArray[np.float64]"
 # One column of a table of results.
-_Values: TypeAlias = NDArray | ArrowColumn | list[str]
+_Values: TypeAlias = NDArray | ArrowColumn | pd.Categorical | list[str]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Labels:
         """A table with one row for each of the n rows.
 
         Args:
-            columns: name to NumPy or Arrow array or list of texts, one value for each row.
+            columns: name to NumPy or Arrow array, ordered categories or list of texts, one value
+                for each row.
 
         Returns:
             A pandas DataFrame with the index of the rows, or a polars DataFrame.
@@ -125,11 +126,14 @@ class Labels:
         return polars
 
 
-def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Series":
-    return values if isinstance(values, (np.ndarray, list)) else values.to_pandas()
+def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Categorical | pd.Series":
+    held = isinstance(values, (np.ndarray, list, pd.Categorical))
+    return values if held else values.to_pandas()
 
 
 def _of_polars(
     polars: ModuleType, values: _Values
 ) -> "NDArray | list[str] | pl.Series | pl.DataFrame":
+    if isinstance(values, pd.Categorical):
+        return polars.Series(values.tolist(), dtype=polars.Enum(list(values.categories)))
     return values if isinstance(values, (np.ndarray, list)) else polars.from_arrow(values)

@@ -26,8 +26,8 @@ class _Computed:
     """What a fit keeps of its computations.
 
     Attributes:
-        predictive: predictions, with their compiled programs, by the treatment of new levels and
-            the labels of the terms that they include.
+        predictive: predictions, with their compiled programs, by the treatment of new levels, the
+            number of draws and the labels of the terms that they include.
         check: the check with a second opinion, None before there is one.
     """
 
@@ -177,7 +177,8 @@ class FittedModel:
                 "shrinkage" (estimates of levels without pooling),
                 "subjects" (rows and curves of single levels along a predictor),
                 "predictive_by_group" (observed and predicted means of levels),
-                "imputed" (draws of the missing values of columns in mi()) and
+                "imputed" (draws of the missing values of columns in mi()),
+                "scaled_residuals" (what `residual_checks` tests, on at most 20,000 rows) and
                 "validation" (predictions of new rows, which needs `data`).
             data: for "validation": rows that were not used in the fit, with their response.
             new_levels: for "validation", as for `predict`.
@@ -237,17 +238,27 @@ class FittedModel:
             self._cache.check = known
         return known
 
-    def _predictive(self, new_levels: str, seed: int, program: Program | None = None) -> Predictive:
+    def _predictive(
+        self,
+        new_levels: str,
+        seed: int,
+        program: Program | None = None,
+        draws: Draws | None = None,
+    ) -> Predictive:
         """Predictions with this treatment of new levels, cached together with compiled programs.
 
         Args:
             new_levels: as for `predict`.
             seed: seed for whatever is sampled.
             program: the program that predicts, if not that of the fit (`limited_program`).
+            draws: the draws to predict with, if not all of the fit.
         """
         program = program or self.program
-        made, key = self._cache.predictive, (new_levels, *(t.label for _, t in program.all_terms()))
+        labels = (term.label for _, term in program.all_terms())
+        count = "all" if draws is None else str(draws.shape)
+        made, key = self._cache.predictive, (new_levels, count, *labels)
         if key not in made:
-            replay = RunOptions(training=False, new_levels=new_levels)
-            made[key] = Predictive(program, self.training.state, self.draws, replay, seed)
-        return made[key] if made[key].seed == seed else made[key].seeded(seed)
+            replay, state = RunOptions(training=False, new_levels=new_levels), self.training.state
+            made[key] = Predictive(program, state, draws or self.draws, replay, seed)
+        found = made[key] if draws is None else made[key].with_draws(draws)
+        return found if found.seed == seed else found.seeded(seed)

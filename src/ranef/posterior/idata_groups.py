@@ -25,6 +25,7 @@ from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.reference_grid import ReferenceGrid, between, common_levels, in_order
+from ranef.posterior.simulated_residuals import scaled_residuals
 from ranef.posterior.subject_curves import SubjectCurves
 from ranef.program import posterior_variables
 from ranef.program.training import evenly
@@ -358,6 +359,10 @@ class IdataGroups:
             variables[f"{own}_observed"] = (f"{own}_observed_row", found.observed(name))
         return xr.Dataset(variables, coords)
 
+    def scaled_residuals(self, seed: int) -> xr.Dataset:
+        """Scaled residuals and fitted means, (row,), with p values of their tests as attributes."""
+        return scaled_residuals(self.posterior, seed)
+
     @cached_property
     def _reference(self) -> ReferenceGrid:
         return ReferenceGrid(self.posterior)
@@ -394,4 +399,5 @@ GROUPS = {
     "predictive_by_group": IdataGroups.predictive_by_group,
     "subjects": IdataGroups.subjects,
     "imputed": IdataGroups.imputed,
+    "scaled_residuals": IdataGroups.scaled_residuals,
 }

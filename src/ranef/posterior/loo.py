@@ -143,7 +143,7 @@ def _of_rows(posterior: Posterior, seed: int) -> Any:
     predictive = Predictive(
         posterior.program, training.state, posterior.draws, RunOptions(False, "sample"), seed
     )
-    efficiency = _efficiency(posterior)
+    efficiency = relative_efficiency(posterior)
     found = predictive.by_log_density(
         training.designs,
         training.response,
@@ -168,7 +168,7 @@ def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | Non
     codes, names = known
     values = LevelLikelihood.of(posterior, clean_name(str(group)), codes).log_likelihood(seed)
     occurs = np.unique(codes)
-    found = smoothed_out(values[:, occurs], _efficiency(posterior))
+    found = smoothed_out(values[:, occurs], relative_efficiency(posterior))
     return posterior.by_level(group, [names[level] for level in occurs], found)
 
 
@@ -186,7 +186,7 @@ def smoothed_out(log_density: Float[Array, "draws m"], efficiency: float) -> Map
     return {"elpd": np.asarray(elpd), "p": np.asarray(p), "k": np.asarray(k)}
 
 
-def _efficiency(posterior: Posterior) -> float:
+def relative_efficiency(posterior: Posterior) -> float:
     """Effective draws per draw: the mean over parameters for chains, 1 for independent draws."""
     draws = posterior.draws
     if not draws.statistics:
