@@ -12,13 +12,27 @@ from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.tables import from_arrays
-from ranef.errors import ColumnError, DataError, suggestion
+from ranef.errors import ColumnError, DataError, OptionError, suggestion
+from ranef.fit.base import FittedModel
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.reference_grid import ReferenceGrid, common_levels, in_order
 
 # A column as a `Frame` holds it, an Arrow or NumPy array.
 Held: TypeAlias = Any
 Numbers: TypeAlias = NDArray[np.float64]
+
+
+def posterior_of(fit: object) -> Posterior:
+    """The posterior of a fit.
+
+    Raises:
+        OptionError: for anything else than a fit.
+    """
+    if not isinstance(fit, FittedModel):
+        raise OptionError(
+            f"the functions of rf.effects take a fit of rf.Model, not {type(fit).__name__}"
+        )
+    return fit._known
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ranef.data.row_labels import Table
-from ranef.effects.columns import Predictors
+from ranef.effects.columns import Predictors, posterior_of
 from ranef.effects.comparing import comparison_of
 from ranef.effects.contrasts import Variables, contrasts_of
 from ranef.effects.estimation import Request, averaged, by_unit, scale_words
@@ -69,7 +69,7 @@ def comparisons(
         function,
     )
     rows = request.rows()
-    estimands = contrasts_of(Predictors(fit._known), variables, function.label)
+    estimands = contrasts_of(Predictors(posterior_of(fit)), variables, function.label)
     if by is None or by is False:
         return by_unit(request, rows, estimands)
     return averaged(request, rows, estimands)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ranef.effects.columns import Held, Predictors
+from ranef.effects.columns import Held, Predictors, posterior_of
 from ranef.effects.estimation import scale_words
 from ranef.effects.grids import grid, values_of
 from ranef.effects.predictions import predictions
@@ -67,7 +67,7 @@ def conditional_effects(
     names = [name for name in (x, by, panels) if name is not None]
     if len(set(names)) < len(names) or (panels is not None and by is None):
         raise OptionError("x, by and panels must be different predictors, and panels needs by")
-    predictors = Predictors(fit._known)
+    predictors = Predictors(posterior_of(fit))
     asked = dict(at or {})
     chosen: dict[str, Held] = {}
     for name in names:

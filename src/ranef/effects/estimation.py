@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.row_labels import Labels, Table
-from ranef.effects.columns import Held, repeated
+from ranef.effects.columns import Held, posterior_of, repeated
 from ranef.effects.comparing import COMPARISONS, Comparison, compared
 from ranef.effects.evaluation import BACK, Evaluation
 from ranef.effects.hypotheses import columns_of, tested
@@ -35,8 +35,14 @@ class Request:
 
     Attributes:
         fit: the fit.
-        newdata, by, weights, groups, new_levels, seed, type, hypothesis: as for
-            `avg_comparisons`.
+        newdata: as for `avg_comparisons`.
+        by: as for `avg_comparisons`.
+        weights: as for `avg_comparisons`.
+        groups: as for `avg_comparisons`.
+        new_levels: as for `avg_comparisons`.
+        seed: as for `avg_comparisons`.
+        type: as for `avg_comparisons`.
+        hypothesis: as for `avg_comparisons`.
         settings: how draws are summarised.
         what: what is estimated, in words.
         comparison: the comparison of the two sides of an estimand.
@@ -239,12 +245,13 @@ def _line(request: Request, evaluation: Evaluation, over: str) -> str:
 
 def scale_words(fit: Fit, type: str) -> str:
     """What is predicted on a scale, in words."""
-    family = fit.program.family
+    family = posterior_of(fit).program.family
     if type == "response":
         name = str(fit.program.formula.response)
         if getattr(family, "categories", ()):
             return f"probability of each category of {name}"
         return f"mean of {name}" if family.name != "binomial" else f"share of successes of {name}"
     if type == "link":
-        return f"predictor of {family.parameters[0].name}"
+        names = [p.name for p in family.parameters if p.predicted] or [family.parameters[0].name]
+        return f"predictor of {names[0]}" if len(names) == 1 else "predictor of each category"
     return "back-transformed predictor" if type == BACK else type

@@ -57,15 +57,21 @@ class Evaluation:
     scale: str
 
     def __post_init__(self) -> None:
-        known = [RESPONSE, LINK, BACK, *(p.name for p in self._family.parameters if not p.labels)]
+        own = [p.name for p in self._family.free_parameters() if not p.labels]
+        known = [RESPONSE, LINK, BACK, *own]
         if self.scale not in known:
             raise OptionError(
                 f"type must be one of {', '.join(map(repr, known))}, not {self.scale!r}"
             )
-        if self.scale == BACK and (self._categories or self._family.parts()):
+        if self._family.parts() and self.scale in (LINK, BACK):
             raise OptionError(
-                f"the family {self._family.name} has several predictors, and type={BACK!r} takes "
-                "one; use type='response'"
+                f"a mixture has a predictor for each component, and type={self.scale!r} takes one; "
+                f"use type='response' or one of {', '.join(map(repr, own))}"
+            )
+        if self.scale == BACK and self._categories:
+            raise OptionError(
+                f"the family {self._family.name} has probabilities of categories, to which "
+                f"type={BACK!r} does not apply; use type='response'"
             )
 
     @property
@@ -82,10 +88,15 @@ class Evaluation:
         """Names of the groups of a prediction: categories of the response; ("",) for none."""
         if self.scale == RESPONSE:
             return self._categories or ("",)
-        if self.scale == LINK and self._categories:
-            names = [p.name for p in self._family.parameters if not p.labels]
-            return tuple(names) if len(names) > 1 else ("",)
-        return ("",)
+        # Unordered categories have a predictor for each of them but the first.
+        return self._categories[1:] if len(self._linked) > 1 else ("",)
+
+    @cached_property
+    def _linked(self) -> tuple[str, ...]:
+        """The parameters of the family whose predictors `type="link"` shows."""
+        names = tuple(p.name for p in self._family.parameters if not p.labels)
+        several = self.scale == LINK and len(names) == len(self._categories) - 1
+        return names if several else names[:1]
 
     @cached_property
     def draws(self) -> int:
@@ -150,8 +161,7 @@ class Evaluation:
         if self.scale == RESPONSE:
             found = chunk.own(family.mean(chunk.response, **chunk.values))
         elif self.scale in (LINK, BACK):
-            names = self.groups if self.groups != ("",) else (family.parameters[0].name,)
-            return [chunk.own(chunk.predictors[name]) for name in names]
+            return [chunk.own(chunk.predictors[name]) for name in self._linked]
         else:
             found = chunk.own(chunk.values[self.scale])
         refuse_out_of_reach(found, chunk.places)

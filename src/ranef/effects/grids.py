@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.row_labels import Labels, Table
-from ranef.effects.columns import Held, Predictors, repeated, with_columns
+from ranef.effects.columns import Held, Predictors, posterior_of, repeated, with_columns
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def datagrid(fit: Fit, /, *, grid_type: str = "mean", **columns: Asked) -> Table
     """
     if grid_type not in _TYPES:
         raise OptionError(f"grid_type must be one of {_listed(_TYPES)}, not {grid_type!r}")
-    predictors = Predictors(fit._known)
+    predictors = Predictors(posterior_of(fit))
     frame = grid(predictors, columns, grid_type)
     return _table(frame, predictors.sample.labels.form, is_grid=grid_type != "counterfactual")
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ranef.data.row_labels import Labels, Table
 from ranef.effects.arithmetic import Stated, evaluated
+from ranef.effects.columns import posterior_of
 from ranef.effects.contrasts import pairs_of
 from ranef.effects.table import Described, Draws, Settings, finite
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
@@ -65,16 +66,15 @@ def tested(hypothesis: object, draws: Draws, names: Mapping[str, Sequence[object
 
 
 def _of_function(function: Callable[..., object], draws: Draws) -> Tested:
-    found = np.asarray(function(draws), np.float64)
-    if found.ndim == 1:
-        found = found[:, None]
-    if found.ndim != 2 or len(found) != len(draws):
+    result = np.asarray(function(draws), np.float64)
+    if result.ndim not in (1, 2) or len(result) != len(draws):
         raise OptionError(
             f"the function hypothesis= gets draws (draws, rows) = {draws.shape} and must return "
-            f"({len(draws)},) or ({len(draws)}, k), not {found.shape}"
+            f"({len(draws)},) or ({len(draws)}, k), not {result.shape}"
         )
+    found = result.reshape(len(draws), -1)
     said = getattr(function, "__name__", "function").replace("<lambda>", "function")
-    count = int(np.size(found, 1))
+    count = len(found.T)
     labels = [said] if count == 1 else [f"{said}[{i + 1}]" for i in range(count)]
     return Tested({"hypothesis": labels}, found, ("",) * len(labels))
 
@@ -82,18 +82,17 @@ def _of_function(function: Callable[..., object], draws: Draws) -> Tested:
 def _of_weights(hypothesis: object, draws: Draws) -> Tested:
     rows = draws.shape[1]
     try:
-        weights = np.asarray(hypothesis, np.float64)
+        given = np.asarray(hypothesis, np.float64)
     except (TypeError, ValueError):
-        weights = np.zeros(0)
-    if weights.ndim == 1:
-        weights = weights[:, None]
-    if weights.ndim != 2 or len(weights) != rows or not np.isfinite(weights).all():
+        given = np.zeros(0)
+    if given.ndim not in (1, 2) or len(given) != rows or not np.isfinite(given).all():
         raise OptionError(
             f"hypothesis must be a text such as 'b1 = b2', one of {', '.join(map(repr, _PAIRS))}, "
             f"a function of draws, or weights of the {rows} rows with one column for each "
             f"hypothesis, not {hypothesis!r:.80}"
         )
-    labels = [f"weights {i + 1}" for i in range(weights.shape[1])]
+    weights = given.reshape(rows, -1)
+    labels = [f"weights {i + 1}" for i in range(len(weights.T))]
     return Tested({"hypothesis": labels}, draws @ weights, ("",) * len(labels))
 
 
@@ -206,7 +205,7 @@ def hypothesis(
     if not hypotheses or not all(isinstance(text, str) for text in hypotheses):
         raise OptionError("hypothesis takes one or more texts, such as 'x > 0'")
     settings = Settings(interval, rope, 0.0)
-    parameters = _Parameters(fit._known)
+    parameters = _Parameters(posterior_of(fit))
     stated = [evaluated(text, parameters.draws, parameters.names) for text in hypotheses]
     found = _together(stated, parameters.count)
     percent = f"{100 * interval:g}%"

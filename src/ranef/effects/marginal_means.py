@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.row_labels import Table
-from ranef.effects.columns import Predictors, with_columns
+from ranef.effects.columns import Predictors, posterior_of, with_columns
 from ranef.effects.contrasts import Variables, named
 from ranef.effects.estimation import Request, averaged_over, scale_words
 from ranef.effects.grids import default_values, grid, without_labels
@@ -80,7 +80,7 @@ def marginal_means(
     if weights not in ("equal", "proportional"):
         raise OptionError(f"weights must be 'equal' or 'proportional', not {weights!r}")
     within = by_names(by)
-    predictors = Predictors(fit._known)
+    predictors = Predictors(posterior_of(fit))
     asked = named(predictors, variables) | {
         name: None for name in within if name not in named(predictors, variables)
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ranef.data.row_labels import Table
-from ranef.effects.columns import Predictors, repeated
+from ranef.effects.columns import Predictors, posterior_of, repeated
 from ranef.effects.contrasts import Variables, named
 from ranef.effects.estimation import Request, averaged, by_unit, scale_words
 from ranef.effects.grids import default_values, values_of
@@ -45,8 +45,16 @@ def predictions(
             dict of name to values as in `datagrid`. By default a numeric column is set to its
             minimum, quartiles and maximum, and a factor to each of its levels. None leaves the
             rows as they are.
-        newdata, by, hypothesis, groups, interval, type, new_levels, weights, rope, seed: as for
-            `avg_comparisons`.
+        newdata: as for `avg_comparisons`.
+        by: as for `avg_comparisons`.
+        hypothesis: as for `avg_comparisons`.
+        groups: as for `avg_comparisons`.
+        interval: as for `avg_comparisons`.
+        type: as for `avg_comparisons`.
+        new_levels: as for `avg_comparisons`.
+        weights: as for `avg_comparisons`.
+        rope: as for `avg_comparisons`.
+        seed: as for `avg_comparisons`.
 
     Returns:
         A table with a row for each row of `newdata`, or for each average where `by` is given,
@@ -63,7 +71,7 @@ def predictions(
         scale_words(fit, type),
     )
     rows = request.rows()
-    estimands = _set(Predictors(fit._known), variables)
+    estimands = _set(Predictors(posterior_of(fit)), variables)
     if by is None or by is False:
         return by_unit(request, rows, estimands)
     return averaged(request, rows, estimands)
@@ -91,8 +99,16 @@ def avg_predictions(
     Args:
         fit: the fit.
         variables: as for `predictions`; the average is over all rows with these values.
-        newdata, by, hypothesis, groups, interval, type, new_levels, weights, rope, seed: as for
-            `avg_comparisons`.
+        newdata: as for `avg_comparisons`.
+        by: as for `avg_comparisons`.
+        hypothesis: as for `avg_comparisons`.
+        groups: as for `avg_comparisons`.
+        interval: as for `avg_comparisons`.
+        type: as for `avg_comparisons`.
+        new_levels: as for `avg_comparisons`.
+        weights: as for `avg_comparisons`.
+        rope: as for `avg_comparisons`.
+        seed: as for `avg_comparisons`.
 
     Returns:
         A table with a row for each average: the values of `variables`, group, the columns of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.data.row_labels import Table
-from ranef.effects.columns import Predictors
+from ranef.effects.columns import Predictors, posterior_of
 from ranef.effects.comparing import COMPARISONS
 from ranef.effects.contrasts import Variables, contrasts_of, named
 from ranef.effects.estimation import Request, averaged, by_unit, scale_words
@@ -64,8 +64,16 @@ def slopes(
         variables: numeric predictors: a name, a list of names, or None for all predictors. For
             factors and logicals, which have no derivative, differences are taken as by
             `comparisons`.
-        newdata, by, hypothesis, groups, interval, type, new_levels, weights, rope, seed: as for
-            `avg_comparisons`.
+        newdata: as for `avg_comparisons`.
+        by: as for `avg_comparisons`.
+        hypothesis: as for `avg_comparisons`.
+        groups: as for `avg_comparisons`.
+        interval: as for `avg_comparisons`.
+        type: as for `avg_comparisons`.
+        new_levels: as for `avg_comparisons`.
+        weights: as for `avg_comparisons`.
+        rope: as for `avg_comparisons`.
+        seed: as for `avg_comparisons`.
         slope: "dydx", or an elasticity: "eyex" (percent per percent), "eydx" or "dyex".
 
     Returns:
@@ -84,7 +92,7 @@ def slopes(
         f"slope {_SAID[slope]} of the {scale_words(fit, type)}",
     )
     rows = request.rows()
-    predictors = Predictors(fit._known)
+    predictors = Predictors(posterior_of(fit))
     estimands = []
     for name, asked in named(predictors, variables).items():
         if predictors.kind(name) == "level":
@@ -126,8 +134,16 @@ def avg_slopes(
         fit: the fit.
         variables: as for `slopes`.
         slope: as for `slopes`.
-        newdata, by, hypothesis, groups, interval, type, new_levels, weights, rope, seed: as for
-            `avg_comparisons`.
+        newdata: as for `avg_comparisons`.
+        by: as for `avg_comparisons`.
+        hypothesis: as for `avg_comparisons`.
+        groups: as for `avg_comparisons`.
+        interval: as for `avg_comparisons`.
+        type: as for `avg_comparisons`.
+        new_levels: as for `avg_comparisons`.
+        weights: as for `avg_comparisons`.
+        rope: as for `avg_comparisons`.
+        seed: as for `avg_comparisons`.
 
     Returns:
         A table with a row for each predictor, category and cell of `by`: term, contrast, group,

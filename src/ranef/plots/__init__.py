@@ -15,6 +15,7 @@ from ranef.extras import require
 
 if TYPE_CHECKING:
     from ranef.plots.checks import group_check
+    from ranef.plots.conditional_effects import conditional_effects
     from ranef.plots.convergence import elbo
     from ranef.plots.groups import group_effects, shrinkage
     from ranef.plots.parameters import posterior
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # The module of each figure.
 _FIGURES = {
     "calibration": "predictions",
+    "conditional_effects": "conditional_effects",
     "data_fit": "predictors",
     "elbo": "convergence",
     "group_check": "checks",
@@ -37,6 +39,7 @@ _FIGURES = {
 
 __all__ = [
     "calibration",
+    "conditional_effects",
     "data_fit",
     "elbo",
     "group_check",
