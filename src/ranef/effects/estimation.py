@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.row_labels import Labels, Table
-from ranef.effects.columns import Held, posterior_of, repeated
+from ranef.effects.columns import Held, Predictors, posterior_of, repeated
 from ranef.effects.comparing import COMPARISONS, Comparison, compared
 from ranef.effects.evaluation import BACK, Evaluation
 from ranef.effects.hypotheses import columns_of, tested
@@ -83,7 +83,8 @@ def quantities_of(estimands: Sequence[Estimand]) -> list[Quantity]:
 def averaged(request: Request, rows: Rows, estimands: Sequence[Estimand]) -> Table:
     """A table of averages over rows, a row for each estimand, category and cell of `by`."""
     by = [name for name in by_names(request.by) if name != GROUP]
-    cells = cells_of(rows, by, request.weights)
+    predictors = Predictors(posterior_of(request.fit))
+    cells = cells_of(rows, by, request.weights, predictors)
     return averaged_over(request, rows, estimands, cells)
 
 

@@ -133,7 +133,8 @@ def _column(predictors: Predictors, name: str, kind: str, asked: object) -> Held
     if isinstance(asked, str) or np.ndim(asked) == 0:  # pyright: ignore[reportArgumentType]
         each: list[object] = [asked]
     else:
-        each = list(asked)  # pyright: ignore[reportArgumentType]
+        # Arrow arrays hold values of their own kind.
+        each = list(getattr(asked, "to_pylist", lambda: asked)())  # pyright: ignore
     if not each:
         raise DataError(f"column {name!r} is set to no value; give one or more")
     if kind == "number":

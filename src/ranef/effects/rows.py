@@ -181,10 +181,17 @@ def _refuse_absent(frame: Frame, names: Sequence[str], where: str) -> None:
             )
 
 
-def cells_of(rows: Rows, by: Sequence[str], weights: str | None) -> Cells:
+def cells_of(
+    rows: Rows, by: Sequence[str], weights: str | None, predictors: Predictors | None = None
+) -> Cells:
     """The cells of the columns `by`, all rows for none, with the weights of their rows.
 
-    Cells are in the declared or sorted order of the first column, then of the next.
+    Args:
+        rows: the rows.
+        by: the columns.
+        weights: the column of weights, or None.
+        predictors: cells are in the order of these predictors' levels, or in that of the values,
+            of the first column, then of the next. None for the order in which they occur.
 
     Raises:
         DataError: for a missing value in a column of `by`, and for weights that are negative or
@@ -192,10 +199,13 @@ def cells_of(rows: Rows, by: Sequence[str], weights: str | None) -> Cells:
     """
     frame = rows.frame
     places = np.zeros(frame.n, np.int64)
-    coded = [_codes(frame, name) for name in by]
-    for codes, count in coded:
+    for name in by:
+        codes, count = _codes(frame, name, predictors)
         places = places * count + codes
     distinct, first, codes = np.unique(places, return_index=True, return_inverse=True)
+    if predictors is None:
+        order = np.argsort(first)
+        first, codes = first[order], np.argsort(order)[codes]
     columns = {name: repeated(frame.columns[name], first) for name in by}
     values = np.ones(frame.n) if weights is None else frame.numbers(weights)
     if weights is not None:
@@ -212,21 +222,27 @@ def cells_of(rows: Rows, by: Sequence[str], weights: str | None) -> Cells:
     return Cells(codes, columns, values / total[codes], len(distinct))
 
 
-def _codes(frame: Frame, name: str) -> tuple[NDArray[np.int64], int]:
+def _codes(frame: Frame, name: str, predictors: Predictors | None) -> tuple[NDArray[np.int64], int]:
     """The place of each row's value among the values of a column, and their number."""
     gaps = frame.is_missing(name)
     if gaps.any():
         raise DataError(
             f"column {name!r} of by= is missing in {int(gaps.sum()):,} rows; fill or drop them"
         )
+    known = predictors if predictors is not None and name in predictors.uses else None
+    if known is not None and known.kind(name) == "level":
+        order = known.levels(name)
+        seen = set(order)
+        order += [level for level in frame.levels(name).names.tolist() if level not in seen]
+    elif frame.is_text(name) or frame.is_boolean(name):
+        order = list(LevelsSeen().add(frame.levels(name)).ordered())
+    else:
+        distinct, codes = np.unique(frame.numbers(name), return_inverse=True)
+        return codes.astype(np.int64), len(distinct)
     found = frame.levels(name)
-    if frame.is_text(name) or frame.is_boolean(name):
-        order = LevelsSeen().add(found).ordered()
-        place = {level: i for i, level in enumerate(order)}
-        table = np.array([place.get(level, -1) for level in found.names.tolist()], np.int64)
-        return table[found.codes], max(len(order), 1)
-    distinct, codes = np.unique(frame.numbers(name), return_inverse=True)
-    return codes.astype(np.int64), len(distinct)
+    place = {level: i for i, level in enumerate(order)}
+    table = np.array([place.get(level, -1) for level in found.names.tolist()], np.int64)
+    return table[found.codes], max(len(order), 1)
 
 
 def by_names(by: object) -> tuple[str, ...]:
