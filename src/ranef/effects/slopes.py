@@ -179,7 +179,8 @@ def _derivative(fit: Fit, predictors: Predictors, name: str, slope: str) -> Quan
         own = present(frame, name)
         # The width as rounding leaves it.
         width = (own + half(own)) - (own - half(own))
-        out = (values[0] - values[1]) / width
+        out = values[0] - values[1]
+        out /= width
         if slope in ("eyex", "dyex"):
             out = out * own
         if slope in ("eyex", "eydx"):
