@@ -137,3 +137,8 @@ def with_columns(frame: Frame, columns: Mapping[str, Held]) -> Frame:
 def repeated(values: Held, places: NDArray[np.int64]) -> Held:
     """The elements of a column at `places`, which may repeat."""
     return values[places] if isinstance(values, np.ndarray) else values.take(places)
+
+
+def listed(values: Held) -> list[object]:
+    """The elements of a column as Python's own values."""
+    return values.tolist() if isinstance(values, np.ndarray) else values.to_pylist()

@@ -44,14 +44,14 @@ COMPARISONS = {
     "ratio": Comparison("ratio", lambda h, lo: h / lo, lambda h, lo: f"{h} / {lo}", 1.0, "ratio"),
     "lnratio": Comparison(
         "lnratio",
-        lambda h, lo: np.log(h / lo),
+        lambda h, lo: np.log(h) - np.log(lo),
         lambda h, lo: f"ln({h} / {lo})",
         0.0,
         "log of the ratio",
     ),
     "lnor": Comparison(
         "lnor",
-        lambda h, lo: np.log(_odds(h) / _odds(lo)),
+        lambda h, lo: np.log(_odds(h)) - np.log(_odds(lo)),
         lambda h, lo: f"ln(odds({h}) / odds({lo}))",
         0.0,
         "log odds ratio",

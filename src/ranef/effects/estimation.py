@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.row_labels import Labels, Table
-from ranef.effects.columns import Held, Predictors, posterior_of, repeated
+from ranef.effects.columns import Held, Predictors, listed, posterior_of, repeated
 from ranef.effects.comparing import COMPARISONS, Comparison, compared
 from ranef.effects.evaluation import BACK, Evaluation
 from ranef.effects.hypotheses import columns_of, tested
 from ranef.effects.rows import Cells, Rows, by_names, cells_of, rows_of
-from ranef.effects.table import Described, Settings, finite, repeated_names
+from ranef.effects.table import Described, Settings, columns_of_names, finite
 from ranef.effects.variants import Estimand, Quantity
 from ranef.errors import DataError, OptionError, whole_number
 from ranef.posterior.new_rows import Groups
@@ -181,10 +181,9 @@ def _names(
 ) -> dict[str, Held]:
     """The columns that identify the rows: names of estimands, category, columns of `by`."""
     groups = evaluation.groups
-    each = repeated_names([e.names for e in estimands])
+    each = columns_of_names([e.names for e in estimands])
     out: dict[str, Held] = {
-        name: np.repeat(np.array(values, object), len(groups) * count)
-        for name, values in each.items()
+        name: np.repeat(values, len(groups) * count) for name, values in each.items()
     }
     if groups != ("",):
         one = np.repeat(np.array(groups, object), count)
@@ -209,7 +208,7 @@ def _table(
         return Described(names, columns, line, lambda: draws, chains, labels, context).table()
     if draws.shape[1] < 1:
         raise OptionError("there is no row to state a hypothesis about")
-    texts = {name: _listed(values) for name, values in names.items()}
+    texts = {name: listed(values) for name, values in names.items()}
     found = tested(request.hypothesis, draws, texts)
     settings = Settings(request.settings.interval, request.settings.rope, 0.0)
     return Described(
@@ -220,10 +219,6 @@ def _table(
         chains,
         Labels(labels.form),
     ).table()
-
-
-def _listed(values: Held) -> list[object]:
-    return values.tolist() if isinstance(values, np.ndarray) else values.to_pylist()
 
 
 def _chains(request: Request, evaluation: Evaluation) -> int:

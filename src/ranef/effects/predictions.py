@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ranef.data.row_labels import Table
-from ranef.effects.columns import Predictors, posterior_of, repeated
+from ranef.effects.columns import Predictors, listed, posterior_of, repeated
 from ranef.effects.contrasts import Variables, named
 from ranef.effects.estimation import Request, averaged, by_unit, scale_words
 from ranef.effects.grids import default_values, values_of
@@ -144,6 +144,6 @@ def _set(predictors: Predictors, variables: Variables) -> list[Estimand]:
             name: repeated(column, np.array([place]))
             for (name, column), place in zip(values.items(), places, strict=True)
         }
-        names = {name: value[0] for name, value in chosen.items()}
+        names = {name: listed(value)[0] for name, value in chosen.items()}
         out.append(Estimand(names, Quantity((constant(chosen),))))
     return out

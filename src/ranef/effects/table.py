@@ -184,10 +184,13 @@ def great_table(result: object) -> Any:
     return out.tab_source_note(line()) if line else out
 
 
-def repeated_names(names: Sequence[Mapping[str, object]]) -> dict[str, list[str]]:
-    """Names of rows, one mapping each, as columns; a name that a row lacks is empty."""
-    keys = dict.fromkeys(key for each in names for key in each)
-    return {key: [str(each.get(key, "")) for each in names] for key in keys}
+def columns_of_names(names: Sequence[Mapping[str, object]]) -> dict[str, NDArray]:
+    """Names of rows, one mapping each, as columns; all rows have the same names."""
+    columns = {key: np.array([each[key] for each in names]) for key in names[0]}
+    return {
+        key: values.astype(object) if values.dtype.kind == "U" else values
+        for key, values in columns.items()
+    }
 
 
 def finite(draws: Draws) -> Draws:

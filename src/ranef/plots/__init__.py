@@ -15,8 +15,8 @@ from ranef.extras import require
 
 if TYPE_CHECKING:
     from ranef.plots.checks import group_check
-    from ranef.plots.conditional_effects import conditional_effects
     from ranef.plots.convergence import elbo
+    from ranef.plots.effects import conditional_effects
     from ranef.plots.groups import group_effects, shrinkage
     from ranef.plots.parameters import posterior
     from ranef.plots.predictions import calibration, posterior_predictive, residuals
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # The module of each figure.
 _FIGURES = {
     "calibration": "predictions",
-    "conditional_effects": "conditional_effects",
+    "conditional_effects": "effects",
     "data_fit": "predictors",
     "elbo": "convergence",
     "group_check": "checks",
