@@ -45,7 +45,7 @@ from ranef.priors import (
 )
 
 if TYPE_CHECKING:
-    from ranef import plots
+    from ranef import effects, plots
     from ranef.comparison import compare
     from ranef.fit import Fit, load
     from ranef.model import Model
@@ -62,7 +62,7 @@ _LAZY = {
     "compare": "ranef.comparison",
 }
 # Public modules, loaded at their first use.
-_MODULES = ("plots",)
+_MODULES = ("effects", "plots")
 
 __all__ = [
     "LKJ",
@@ -95,6 +95,7 @@ __all__ = [
     "Uniform",
     "Variance",
     "compare",
+    "effects",
     "load",
     "plots",
 ]

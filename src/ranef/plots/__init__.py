@@ -16,6 +16,7 @@ from ranef.extras import require
 if TYPE_CHECKING:
     from ranef.plots.checks import group_check
     from ranef.plots.convergence import elbo
+    from ranef.plots.effects import conditional_effects
     from ranef.plots.groups import group_effects, shrinkage
     from ranef.plots.parameters import posterior
     from ranef.plots.predictions import calibration, posterior_predictive, residuals
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # The module of each figure.
 _FIGURES = {
     "calibration": "predictions",
+    "conditional_effects": "effects",
     "data_fit": "predictors",
     "elbo": "convergence",
     "group_check": "checks",
@@ -41,6 +43,7 @@ _FIGURES = {
 
 __all__ = [
     "calibration",
+    "conditional_effects",
     "data_fit",
     "elbo",
     "group_check",

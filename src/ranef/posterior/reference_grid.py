@@ -43,12 +43,12 @@ class ReferenceGrid:
             if isinstance(term, KnownSummand):
                 continue
             for name in (n for e in term.call.expressions() for n in e.columns()):
-                kind = self._kind(name, program.needs()[name])
+                kind = self.kind(name, program.needs()[name])
                 if kind == "level" or np.ndim(sample.numbers(name)) == 1:
                     out[name] = kind
         return out
 
-    def _kind(self, name: str, uses: set[str]) -> str:
+    def kind(self, name: str, uses: set[str]) -> str:
         """Whether the model takes a column as numbers ("number") or as a factor ("level")."""
         sample = self.posterior.training.sample
         factor = sample.is_text(name) or sample.is_boolean(name)
@@ -75,7 +75,7 @@ class ReferenceGrid:
         for name, uses in needs.items():
             if name not in predictors:
                 typical = _NO_LEVEL
-            elif self._kind(name, uses) == "level":
+            elif self.kind(name, uses) == "level":
                 typical = common_levels(sample, name)[0]
             else:
                 typical = np.nanmean(sample.numbers(name), axis=0)
