@@ -1,7 +1,9 @@
 """`Model`: the formula, family and priors of a mixed-effects model, which `Model.fit` fits."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -24,6 +26,7 @@ from ranef.program.problem import Problem
 from ranef.program.problem_builder import build_problem
 from ranef.program.program import Program
 from ranef.program.training import Training
+from ranef.storage import networks as network_copies
 
 
 class Model:
@@ -85,6 +88,12 @@ class Model:
         family = self.program.family.name
         said = "; of two texts the second in order is the success" if family == "bernoulli" else ""
         return f"<ranef.Model {self.formula!r}, family {family}{said}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
+        program = self.program
+        kept = network_copies.stored(*program.starting_networks())
+        family, missing = program.family.name, program.missing
+        return _restored, (self.formula, family, program.user_priors, kept, missing)
 
     def priors_for(self, data: object) -> dict[str, Prior]:
         """The prior of every parameter for this table, whether given or by default.
@@ -155,7 +164,7 @@ class Model:
 
     def _first_that_fits(
         self, candidates: Sequence[Method], why: str, data: object, progress: bool
-    ) -> "_Choice":
+    ) -> _Choice:
         """The first method that does not refuse the model, with the rows read as it takes them.
 
         Args:
@@ -183,7 +192,7 @@ class Model:
             reason, why = refusal, f"method {method.name!r} {refusal}"
         raise MethodError(candidates[-1].name, reason)
 
-    def _prepared(self, method: Method, data: object, progress: bool) -> "_Choice":
+    def _prepared(self, method: Method, data: object, progress: bool) -> _Choice:
         """The problem of a method, with rows read in batches if the method fits it so."""
         program, training = self._learned(data, streams=method.streams, progress=progress)
         problem = build_problem(program, training)
@@ -224,6 +233,17 @@ class Model:
                 streaming.complete_rows(program, source, progress=progress)
             )
         return program, streaming.prepare(program, source, progress=progress)
+
+
+def _restored(
+    formula: str,
+    family: str,
+    priors: Mapping[str, Prior | float],
+    kept: Iterable[network_copies.StoredNetwork],
+    missing: Sequence[str],
+) -> Model:
+    """A model from the values that a copy or a pickle holds."""
+    return Model(formula, family, priors, network_copies.restored(kept), missing)
 
 
 @dataclass(frozen=True)
