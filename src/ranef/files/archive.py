@@ -67,9 +67,7 @@ def pack(content: Mapping[str, object], arrays: Mapping[str, NDArray]) -> bytes:
     return file.getvalue()
 
 
-def _write_to(
-    file: BinaryIO, content: Mapping[str, object], arrays: Mapping[str, NDArray]
-) -> None:
+def _write_to(file: BinaryIO, content: Mapping[str, object], arrays: Mapping[str, NDArray]) -> None:
     """Write both parts to an open file."""
     numbers = safetensors.numpy.save(dict(arrays))
     stamp = {"bytes": len(numbers), "sha256": hashlib.sha256(numbers).hexdigest()}
@@ -121,7 +119,12 @@ def unpack(packed: bytes) -> tuple[dict[str, object], dict[str, NDArray]]:
     except FileError:
         raise
     except (
-        zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        ValueError,
     ) as error:
         raise damaged(PACKED, str(error)) from None
 

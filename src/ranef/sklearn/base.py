@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,19 +21,22 @@ from sklearn.utils.validation import (
 
 from ranef import registry
 from ranef.data.tables import read
-from ranef.errors import ColumnError, DataError, OptionError, suggestion
+from ranef.errors import ColumnError, DataError, ExactFitError, OptionError, suggestion
 from ranef.model import Model
 from ranef.sklearn.formulas import GROUPS, WEIGHTS, completed
 
 if TYPE_CHECKING:
     from typing import Self
 
+    from ranef.data.frame import Frame
     from ranef.families.mixture_spec import Mixture
     from ranef.fit import Fit
     from ranef.priors import Prior
 
 # A table or array of rows, as scikit-learn calls it.
 Rows = Any
+# The sigma of a response that the columns fit exactly, as a share of the response's sd.
+_SMALL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class MixedEstimator(BaseEstimator):
             y: the response where rows are fitted.
             reset: whether X sets the names and the number of columns, or has to have them.
         """
-        if isinstance(X, Mapping):
+        if isinstance(X, Mapping) and not hasattr(X, "shape"):  # sparse arrays may be dicts
             raise OptionError(
                 "X must be a table, such as a pandas or polars DataFrame, or an array of numbers, "
                 "not a dict; write pandas.DataFrame(X)"
@@ -162,10 +166,35 @@ class MixedEstimator(BaseEstimator):
         if rows.weights is not None:
             counts = (rows.weights > 0).astype(np.int64) if precise else _counts(rows.weights)
             frame = frame.take(np.repeat(np.arange(rows.n), counts))
-        options = dict(self.options or {})
-        self.fit_ = model.fit(frame, self.method, self.seed, self.draws, progress=False, **options)
+        self.fit_ = self._fitted(model, frame, whole.response)
         self.formula_ = whole.text
         return self
+
+    def _fitted(self, model: Model, frame: Frame, response: str) -> Fit:
+        """The fit of a model. A sigma of which the rows say nothing is fixed, with a warning.
+
+        This happens where there are as many columns as rows, or y is a sum of columns.
+        """
+
+        def fit(model: Model) -> Fit:
+            options = dict(self.options or {})
+            return model.fit(frame, self.method, self.seed, self.draws, progress=False, **options)
+
+        try:
+            return fit(model)
+        except ExactFitError as error:
+            program = model.program
+            if error.unknown != ("sigma",) or not _takes_precisions(program.family.name):
+                raise
+            sigma = _SMALL * float(np.std(frame.numbers(response)))
+            warnings.warn(
+                f"the columns fit y exactly, so sigma is fixed at {sigma:.3g}, which is "
+                f"{_SMALL:g} times the sd of y; leave columns out, or give a prior of sigma",
+                stacklevel=4,
+            )
+            priors = {**program.user_priors, "sigma": sigma}
+            networks = program.starting_networks()[0]
+            return fit(Model(model.formula, program.family.name, priors, networks, program.missing))
 
     def _predicted(
         self, X: Rows, groups: Any = None, kind: str = "mean", interval: float = 0.9
@@ -187,9 +216,7 @@ class MixedEstimator(BaseEstimator):
             without = [name for name in known if GROUPS not in name.split(":")]
             wanted = "all" if len(without) == len(known) else without
         frame = read(columns, list(self._needs(wanted)), program.missing)
-        table = self.fit_.predict(
-            frame, kind, interval, self.new_levels, self.seed, groups=wanted
-        )
+        table = self.fit_.predict(frame, kind, interval, self.new_levels, self.seed, groups=wanted)
         return {str(name): np.asarray(table[name]) for name in table.columns}
 
     def _needs(self, groups: str | Sequence[str]) -> Sequence[str]:

@@ -157,7 +157,8 @@ class MixedClassifier(ClassifierMixin, MixedEstimator):
 
     def predict(self, X: Rows, groups: Any = None) -> NDArray:
         """The most probable class of each row, (n,); arguments and errors as `predict_proba`."""
-        return self.classes_[np.argmax(self.predict_proba(X, groups), axis=1)]
+        best = np.argmax(self.predict_proba(X, groups), axis=1)
+        return self.classes_[best]
 
     def score(self, X: Rows, y: Any, sample_weight: Any = None, groups: Any = None) -> float:
         """The share of rows whose most probable class is their own.

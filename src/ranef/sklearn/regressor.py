@@ -154,9 +154,7 @@ class MixedRegressor(RegressorMixin, MixedEstimator):
         found = self._predicted(X, groups, kind="response", interval=interval)
         return np.column_stack([found["lower"], found["upper"]])
 
-    def score(
-        self, X: Rows, y: Any, sample_weight: Any = None, groups: Any = None
-    ) -> float:
+    def score(self, X: Rows, y: Any, sample_weight: Any = None, groups: Any = None) -> float:
         """The coefficient of determination of `predict`, 1 - sum (y - m)^2 / sum (y - mean y)^2.
 
         Args:

@@ -118,9 +118,7 @@ def write(
     return archive.write(path, *_encoded(program, training, draws, record))
 
 
-def pack(
-    program: Program, training: Training, draws: Draws, record: Mapping[str, object]
-) -> bytes:
+def pack(program: Program, training: Training, draws: Draws, record: Mapping[str, object]) -> bytes:
     """The bytes of the file that `write` writes; the arguments and errors are its own."""
     return archive.pack(*_encoded(program, training, draws, record))
 
