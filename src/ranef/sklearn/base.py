@@ -103,7 +103,7 @@ class MixedEstimator(BaseEstimator):
             y: the response where rows are fitted.
             reset: whether X sets the names and the number of columns, or has to have them.
         """
-        if isinstance(X, Mapping) and not hasattr(X, "shape"):  # sparse arrays may be dicts
+        if _is_dict(X):
             raise OptionError(
                 "X must be a table, such as a pandas or polars DataFrame, or an array of numbers, "
                 "not a dict; write pandas.DataFrame(X)"
@@ -225,6 +225,11 @@ class MixedEstimator(BaseEstimator):
         if groups != "all":
             program = program.limited_to(list(groups))
         return list(program.needs(response=False, companion=False))
+
+
+def _is_dict(X: Rows) -> bool:
+    """Whether X is a dict of columns; sparse arrays may be dicts too, but have a shape."""
+    return isinstance(X, Mapping) and not hasattr(X, "shape")
 
 
 def _is_table(X: Rows) -> bool:
