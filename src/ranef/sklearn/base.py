@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +23,7 @@ from ranef import registry
 from ranef.data.tables import read
 from ranef.errors import ColumnError, DataError, ExactFitError, OptionError, suggestion
 from ranef.model import Model
+from ranef.names import FamilyName, MethodName, MethodOptions, NewLevels, PredictionKind
 from ranef.sklearn.formulas import GROUPS, WEIGHTS, completed
 
 if TYPE_CHECKING:
@@ -67,16 +68,15 @@ class MixedEstimator(BaseEstimator):
     """
 
     formula: str | None
-    family: str | Mixture
     groups: str | Sequence[str] | None
     priors: Mapping[str, Prior | float] | None
     networks: Mapping[str, object] | None
     missing: Sequence[str]
-    method: str
+    method: MethodName
     draws: int
     seed: int
-    new_levels: str
-    options: Mapping[str, object] | None
+    new_levels: NewLevels
+    options: MethodOptions | None
     fit_: Fit
     formula_: str
 
@@ -129,7 +129,7 @@ class MixedEstimator(BaseEstimator):
             names = [f"x{i}" for i in range(checked.shape[1])]
         return dict(zip(map(str, names), checked.T, strict=True)), len(checked)
 
-    def _fit(self, rows: TrainingRows, family: str | Mixture, y: object) -> Self:
+    def _fit(self, rows: TrainingRows, family: FamilyName | Mixture, y: object) -> Self:
         """Fits the model to the rows with the response y."""
         precise = rows.weights is not None and _takes_precisions(family)
         listed = [self.groups] if isinstance(self.groups, str) else list(self.groups or ())
@@ -177,14 +177,15 @@ class MixedEstimator(BaseEstimator):
         """
 
         def fit(model: Model) -> Fit:
-            options = dict(self.options or {})
+            options: MethodOptions = {**(self.options or {})}
             return model.fit(frame, self.method, self.seed, self.draws, progress=False, **options)
 
         try:
             return fit(model)
         except ExactFitError as error:
             program = model.program
-            if error.unknown != ("sigma",) or not _takes_precisions(program.family.name):
+            family = cast(FamilyName, program.family.name)
+            if error.unknown != ("sigma",) or not _takes_precisions(family):
                 raise
             sigma = _SMALL * float(np.std(frame.numbers(response)))
             warnings.warn(
@@ -194,10 +195,10 @@ class MixedEstimator(BaseEstimator):
             )
             priors = {**program.user_priors, "sigma": sigma}
             networks = program.starting_networks()[0]
-            return fit(Model(model.formula, program.family.name, priors, networks, program.missing))
+            return fit(Model(model.formula, family, priors, networks, program.missing))
 
     def _predicted(
-        self, X: Rows, groups: Any = None, kind: str = "mean", interval: float = 0.9
+        self, X: Rows, groups: Any = None, kind: PredictionKind = "mean", interval: float = 0.9
     ) -> dict[str, NDArray[np.float64]]:
         """Predictions of the rows of X by column, as `Fit.predict` computes them.
 
@@ -245,7 +246,7 @@ def _names(X: Rows) -> list[Any]:
     return list(getattr(X, "columns", []))
 
 
-def _takes_precisions(family: str | Mixture) -> bool:
+def _takes_precisions(family: FamilyName | Mixture) -> bool:
     """Whether a family has a scale that precision weights divide."""
     name = family if isinstance(family, str) else family.name
     return "weights" in registry.load("family", name).forms

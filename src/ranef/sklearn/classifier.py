@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
 
 from ranef.errors import DataError, OptionError
+from ranef.names import MethodName, MethodOptions, NewLevels
 from ranef.sklearn.base import MixedEstimator, Rows, checked_response, names_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ranef.priors import Prior
 
-_FAMILIES = ("auto", "bernoulli", "categorical", "ordinal", "cumulative")
+ClassFamily: TypeAlias = Literal["auto", "bernoulli", "categorical", "ordinal", "cumulative"]
 
 
 class MixedClassifier(ClassifierMixin, MixedEstimator):
@@ -57,22 +58,23 @@ class MixedClassifier(ClassifierMixin, MixedEstimator):
         feature_names_in_: their names, for a table.
     """
 
+    family: ClassFamily
     classes_: NDArray
 
     def __init__(
         self,
         formula: str | None = None,
         *,
-        family: str = "auto",
+        family: ClassFamily = "auto",
         groups: str | Sequence[str] | None = None,
         priors: Mapping[str, Prior | float] | None = None,
         networks: Mapping[str, object] | None = None,
         missing: Sequence[str] = (),
-        method: str = "auto",
+        method: MethodName = "auto",
         draws: int = 1000,
         seed: int = 0,
-        new_levels: str = "sample",
-        options: Mapping[str, object] | None = None,
+        new_levels: NewLevels = "sample",
+        options: MethodOptions | None = None,
     ) -> None:
         self.formula = formula
         self.family = family
@@ -104,10 +106,11 @@ class MixedClassifier(ClassifierMixin, MixedEstimator):
             RanefError: one of its subclasses, as for `ranef.Model.fit`.
             ValueError: for rows that scikit-learn refuses, in its words.
         """
-        if self.family not in _FAMILIES:
+        if self.family not in get_args(ClassFamily):
             raise OptionError(
-                f"the family of a classifier must be one of {', '.join(map(repr, _FAMILIES))}, not "
-                f"{self.family!r}; ranef.sklearn.MixedRegressor takes the others"
+                "the family of a classifier must be one of "
+                f"{', '.join(map(repr, get_args(ClassFamily)))}, not {self.family!r}; "
+                "ranef.sklearn.MixedRegressor takes the others"
             )
         rows = self._read(X, y, sample_weight, groups)
         given = checked_response(y, rows.n, dtype=None)
@@ -123,10 +126,8 @@ class MixedClassifier(ClassifierMixin, MixedEstimator):
         # Rows of weight zero may have a class that no other row has.
         codes = np.where(np.isin(given, classes), np.searchsorted(classes, given), 0)
         response = pd.Categorical.from_codes(codes, names_of(classes), ordered=True)
-        family = self.family
-        if family == "auto":
-            family = "bernoulli" if len(classes) == 2 else "categorical"
-        self._fit(rows, family, response)
+        usual = "bernoulli" if len(classes) == 2 else "categorical"
+        self._fit(rows, usual if self.family == "auto" else self.family, response)
         self.classes_ = classes
         return self
 

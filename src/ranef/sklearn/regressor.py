@@ -11,6 +11,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from ranef.errors import OptionError
+from ranef.names import FamilyName, MethodName, MethodOptions, NewLevels
 from ranef.sklearn.base import MixedEstimator, Rows, checked_response
 
 if TYPE_CHECKING:
@@ -56,20 +57,22 @@ class MixedRegressor(RegressorMixin, MixedEstimator):
         feature_names_in_: their names, for a table.
     """
 
+    family: FamilyName | Mixture
+
     def __init__(
         self,
         formula: str | None = None,
         *,
-        family: str | Mixture = "gaussian",
+        family: FamilyName | Mixture = "gaussian",
         groups: str | Sequence[str] | None = None,
         priors: Mapping[str, Prior | float] | None = None,
         networks: Mapping[str, object] | None = None,
         missing: Sequence[str] = (),
-        method: str = "auto",
+        method: MethodName = "auto",
         draws: int = 1000,
         seed: int = 0,
-        new_levels: str = "sample",
-        options: Mapping[str, object] | None = None,
+        new_levels: NewLevels = "sample",
+        options: MethodOptions | None = None,
     ) -> None:
         self.formula = formula
         self.family = family
