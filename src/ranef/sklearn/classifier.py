@@ -118,7 +118,9 @@ class MixedClassifier(ClassifierMixin, MixedEstimator):
         counted = given if rows.weights is None else given[rows.weights > 0]
         classes = np.unique(counted)
         if len(classes) < 2:
-            raise DataError(f"y has one class, {classes[0]!r}; a classifier needs at least two")
+            raise DataError(
+                f"y has one class, {classes.tolist()[0]!r}; a classifier needs at least two"
+            )
         if len(classes) > 2 and self.family == "bernoulli":
             raise OptionError(
                 f"y has {len(classes)} classes, and the family 'bernoulli' takes two; use 'auto'"
