@@ -14,6 +14,7 @@ import pytest
 
 import ranef as rf
 from ranef import habits, names, registry
+from ranef.check import Check, Symptom
 from ranef.formula.equation import Sub
 from ranef.formula.printed_equations import Equations, latex
 from ranef.inference.base import Method
@@ -58,7 +59,7 @@ def test_a_copied_fit_gives_the_same_bytes(fit, copied):
     again = copied(fit)
     assert repr(again) == repr(fit)
     pd.testing.assert_frame_equal(again.ranef("<g>"), fit.ranef("<g>"))
-    assert again.posterior.identical(fit.posterior)
+    assert again.posterior.equals(fit.posterior)
     assert again.priors == fit.priors
     assert again.equations() == fit.equations()
 
@@ -73,7 +74,7 @@ def test_a_copied_model_gives_the_same_fit(model, fit, table):
     again = _pickled(model)
     assert repr(again) == repr(model)
     assert again.priors_for(table) == model.priors_for(table)
-    assert again.fit(table, draws=100, progress=False).posterior.identical(fit.posterior)
+    assert again.fit(table, draws=100, progress=False).posterior.equals(fit.posterior)
     mixture = _pickled(rf.Model("y ~ x; mix ~ x", rf.Mixture("gaussian", k=2)))
     assert "family mixture(gaussian, gaussian)" in repr(mixture)
 
@@ -87,9 +88,8 @@ def test_damaged_bytes_are_refused(fit):
 @pytest.mark.long
 def test_a_model_with_a_network_is_copied_with_its_starting_weights(table):
     keras = pytest.importorskip("keras")
-    network = keras.Sequential(
-        [keras.layers.Input((1,)), keras.layers.Dense(2), keras.layers.Dense(1)]
-    )
+    layers = keras.layers
+    network = keras.Sequential([layers.Input((1,)), layers.Dense(2), layers.Dense(1)])
     start = [np.array(v.value) for v in network.variables]
     model = rf.Model("y ~ nn(x, net=f) + (1 | `<g>`)", networks={"f": network})
     fit = model.fit(table, draws=20, progress=False, steps=50)
@@ -101,7 +101,7 @@ def test_a_model_with_a_network_is_copied_with_its_starting_weights(table):
     refitted = again.fit(table, draws=20, progress=False, steps=50)
     np.testing.assert_array_equal(refitted.predict(table)["mean"], fit.predict(table)["mean"])
     assert copy.deepcopy(fit).network("f") is not fit.network("f")
-    other = keras.Sequential([keras.layers.Input((1,)), keras.layers.Lambda(lambda a: a, (1,))])
+    other = keras.Sequential([layers.Input((1,)), layers.Lambda(lambda a: a, (1,))])
     with pytest.raises(rf.OptionError, match="the network 'f' has a Lambda"):
         pickle.dumps(rf.Model("y ~ nn(x, net=f)", networks={"f": other}))
 
@@ -113,9 +113,7 @@ def _mean(fit, table):
 @pytest.mark.long
 def test_fits_cross_to_other_processes(fit, table):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        (found,) = pool.starmap(np.mean, [(fit.fixef()["mean"].to_numpy(),)])
         again = pool.apply(copy.copy, (fit,))
-    assert found == fit.fixef()["mean"].mean()
     np.testing.assert_array_equal(_mean(again, table), _mean(fit, table))
 
 
@@ -137,10 +135,10 @@ def test_notebooks_show_priors_checks_and_cross_validation(fit):
     check = fit.check(quick=True)
     assert f"verdict: {check.verdict}" in check._repr_html_()
     assert rf.Normal(0, 1) == dict(fit.priors)["x"]
-    symptoms = type(check)(
-        (type(check.symptoms[0])("a < b", "c", "d", "caution"),) if check.symptoms else (), ()
+    other = Check((Symptom("a < b", "c", "d", "caution"),), ("chains",))
+    assert other._repr_html_() == (
+        "<p>verdict: caution<br>second opinion: chains</p><ul><li>a &lt; b: c; d</li></ul>"
     )
-    assert "a < b" not in symptoms._repr_html_()
 
 
 def test_notebooks_show_equations_as_mathematics(fit):
@@ -148,13 +146,11 @@ def test_notebooks_show_equations_as_mathematics(fit):
     assert shown.startswith(
         r"$$\begin{aligned} & y_{i}\ \sim \ \mathrm{Normal}(\mu _{i},\ \sigma ^2)"
     )
-    assert r"b_{\mathrm{1|<g>[i]}}" in shown
+    assert r"b_{\mathrm{1|\lt g\gt [i]}}" in shown
     assert str(fit.equations()) == "\n".join(fit.equations())
     line = ("log", Sub("i"), " 50% of a_b ~ ", Sub("sigma_x y"))
     assert latex(line) == (
-        r"\mathrm{log}_{i}\ \mathrm{50\%\ of}"
-        if False
-        else r"\mathrm{log}_{i}\ 50\%\ \mathrm{of}\ a\_b\ \sim \ _{\mathrm{sigma\_x\ y}}"
+        r"\mathrm{log}_{i}\ 50\%\ \mathrm{of}\ a\_b\ \sim \ _{\mathrm{sigma\_x\ y}}"
     )
     assert copy.deepcopy(Equations([line]))._repr_latex_() == Equations([line])._repr_latex_()
 
@@ -229,10 +225,9 @@ def test_a_table_where_the_family_stands(table, data):
 @pytest.mark.parametrize(("said", "meant"), habits.FAMILIES.items())
 def test_families_by_other_names(said, meant):
     assert meant in registry.FAMILIES
-    with pytest.raises(
-        rf.OptionError, match=f"there is no family '{said}'; write family='{meant}'"
-    ):
+    with pytest.raises(rf.OptionError) as caught:
         rf.Model("y ~ x", said)
+    assert str(caught.value) == f"there is no family '{said}'; write family='{meant}'"
 
 
 @pytest.mark.parametrize("name", ["random_seed", "iter", "warmup", "cores", "priors"])
