@@ -9,6 +9,7 @@ at the first formula with a network.
 """
 
 import importlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ from ranef.priors import (
 )
 
 if TYPE_CHECKING:
-    from ranef import effects, plots
+    from ranef import effects, plots, sklearn
     from ranef.comparison import compare
     from ranef.fit import Fit, load
     from ranef.model import Model
@@ -62,7 +63,10 @@ _LAZY = {
     "compare": "ranef.comparison",
 }
 # Public modules, loaded at their first use.
-_MODULES = ("effects", "plots")
+_MODULES = ("effects", "plots", "sklearn")
+
+# What happens in fits is logged at level INFO, and nothing is shown unless the user asks.
+logging.getLogger("ranef").addHandler(logging.NullHandler())
 
 __all__ = [
     "LKJ",
@@ -98,6 +102,7 @@ __all__ = [
     "effects",
     "load",
     "plots",
+    "sklearn",
 ]
 
 
@@ -116,4 +121,4 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, *_MODULES, "__version__"])
+    return sorted([*__all__, "__version__"])

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ranef import markup
+
 # The verdicts, from the mildest to the gravest.
 VERDICTS = ("trust", "unchecked", "caution", "distrust")
 
@@ -60,3 +62,8 @@ class Check:
         return "\n".join([*(lines or [none]), f"second opinion: {looked}", self.verdict])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        looked = "; ".join(self.looked) or "none"
+        found = markup.listed(self.reasons) or markup.lines("nothing speaks against this fit")
+        return markup.lines(f"verdict: {self.verdict}", f"second opinion: {looked}") + found

@@ -10,6 +10,7 @@ from ranef.data.frame import Frame
 from ranef.data.row_labels import ByRow, Table
 from ranef.errors import OptionError, suggestion, whole_number
 from ranef.fit.prediction_draws import PredictionDraws
+from ranef.names import NewLevels, PredictionKind
 from ranef.posterior.new_rows import Groups, read_new_rows
 from ranef.posterior.posterior import tails_of
 from ranef.posterior.recommend import RecommendationQuery, recommend
@@ -24,9 +25,9 @@ class Predictions(PredictionDraws):
     def predict(
         self,
         data: object,
-        kind: str = "mean",
+        kind: PredictionKind = "mean",
         interval: float = 0.9,
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
         groups: Groups = "all",
         quantiles: Sequence[float] | None = None,
@@ -273,7 +274,7 @@ class Predictions(PredictionDraws):
         candidates: object = None,
         exclude_seen: bool = True,
         interval: float = 0.9,
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> Table:
         """Top-n recommendation with a matrix factorization term mf(user, item).
@@ -314,7 +315,7 @@ class Predictions(PredictionDraws):
         return recommend(self._known, predictive, designs, data, wanted)
 
     def log_score(
-        self, data: object, new_levels: str = "error", seed: int = 0, groups: Groups = "all"
+        self, data: object, new_levels: NewLevels = "error", seed: int = 0, groups: Groups = "all"
     ) -> ByRow:
         """Log predictive density of each row's response, log mean_s p(y_i | draw s), in nats.
 

@@ -7,7 +7,7 @@ import pandas as pd
 from ranef.data.row_labels import Table
 from ranef.errors import OptionError, whole_number
 from ranef.fit.base import FittedModel
-from ranef.formula.equation import plain
+from ranef.formula.printed_equations import Equations
 from ranef.posterior.coefficient_tables import CoefficientTables
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.summary import Summary
@@ -233,6 +233,9 @@ class Tables(FittedModel):
         seed = whole_number("seed", seed, least=0)
         return Imputation(self._known, seed).table(column, interval)
 
-    def equations(self) -> list[str]:
-        """The model as equations, one text each, with subscripts written as ``_{...}``."""
-        return [plain(line) for line in self.program.equations(self.training.state)]
+    def equations(self) -> Equations:
+        """The model as equations, one text each, with subscripts written as ``_{...}``.
+
+        The list prints one equation a line, and a notebook shows it as mathematics.
+        """
+        return Equations(self.program.equations(self.training.state))

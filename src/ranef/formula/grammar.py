@@ -7,6 +7,7 @@ import functools
 
 import lark
 
+from ranef import habits
 from ranef.errors import FormulaError
 from ranef.formula.expression import (
     Column,
@@ -128,7 +129,11 @@ def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaE
         what = f"the character {text[position]!r} is not expected here"
     else:
         what = f"{text[position]!r} is not expected here"
-        if text[position] == "|":
+        part = text[text.rfind(";", 0, position) + 1 :]
+        advice = habits.left_side(part) or habits.in_brackets(text, position)
+        if text[position] in "|," and advice:
+            what += f" ({advice})"
+        elif text[position] == "|":
             what += " (write group-specific effects in brackets, as in '(1 | g)')"
         if text[position] in "<>=!":
             what += " (write a comparison in I(), as in 'I(x > 3)')"

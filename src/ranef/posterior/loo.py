@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ranef import markup
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.numerics.psis import threshold
 from ranef.numerics.shapes import Float, Int
@@ -91,6 +92,9 @@ class LeaveOneOut:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return markup.lines(*str(self).splitlines())
 
 
 # The level of each row, and the names of the levels.
