@@ -11,6 +11,7 @@ PACKAGES = {
     "matplotlib": ("matplotlib", "plots"),
     "arviz_plots": ("arviz-plots", "plots"),
     "jinja2": ("Jinja2", "plots"),
+    "shtab": ("shtab", "completion"),
 }
 # What a report needs.
 REPORT = ("matplotlib", "arviz_plots", "jinja2")
