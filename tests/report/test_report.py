@@ -94,7 +94,7 @@ def test_the_answer_comes_first_and_methods_last(hostile_page):
     text = " ".join(Reader(page).text.split())
     slope = fit.posterior["<img src=x onerror=alert(1)>"].to_numpy()
     low, high = np.quantile(slope, [0.025, 0.975])
-    assert f"higher by 1: y \"<b> +{slope.mean():.2f}, 95% interval {low:.2f} to {high:.2f}." in text
+    assert f'higher by 1: y "<b> +{slope.mean():.2f}, 95% interval {low:.2f} to {high:.2f}.' in text
     assert "Verdict: " in text
     assert "about the computation, and not about the model" in text
     assert f"The rows came from a table in memory. This page was made on {date.today()}" in text
