@@ -13,6 +13,7 @@ PACKAGES = {
     "jinja2": ("Jinja2", "plots"),
     "great_tables": ("great_tables", "tables"),
     "sklearn": ("scikit-learn", "sklearn"),
+    "shtab": ("shtab", "completion"),
 }
 # What a report needs.
 REPORT = ("matplotlib", "arviz_plots", "jinja2")
