@@ -212,4 +212,4 @@ def _row_coordinate(labels: Labels, n: int) -> xr.Coordinates:
             for i, name in enumerate(index.names)
         ]
         return xr.Coordinates.from_pandas_multiindex(index.set_names(names), "row")
-    return xr.Coordinates({"row": index})
+    return xr.Coordinates({"row": index.rename("row")})
