@@ -60,7 +60,8 @@ class Cumulative:
 
     def __call__(self, y: _Values) -> _Values:
         """P(Y <= y) for y that broadcasts against (draws, rows)."""
-        return self.function(y, *self.arguments)
+        with np.errstate(over="ignore", under="ignore", divide="ignore"):
+            return self.function(y, *self.arguments)
 
     def part(self, draws: slice, rows: slice | NDArray[np.int64]) -> Cumulative:
         """The function at some of the draws and rows."""
@@ -85,8 +86,7 @@ def _student(y: _Values, nu: _Values, location: _Values, scale: _Values) -> _Val
 
 
 def _lognormal(y: _Values, location: _Values, scale: _Values) -> _Values:
-    with np.errstate(divide="ignore"):
-        return special.ndtr((np.log(np.maximum(y, 0.0)) - location) / scale)
+    return special.ndtr((np.log(np.maximum(y, 0.0)) - location) / scale)
 
 
 def _gamma(y: _Values, shape: _Values, rate: _Values) -> _Values:

@@ -119,7 +119,8 @@ def _root(whole: Cumulative, few: Cumulative, q: float, near: Matrix) -> _PerRow
     low, high = near[int(np.floor(places[0]))], near[int(np.ceil(places[1]))]
     y = _bracketing_root(few, q, low, high)
     width = np.maximum((high - low) / 8, 1e-8 * np.abs(y))
-    slope = (_mean(few, y + width) - _mean(few, y - width)) / (2 * width)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = (_mean(few, y + width) - _mean(few, y - width)) / (2 * width)
     distance = _mean(whole, y) - q
     for _ in range(_SECANTS):
         if (np.abs(distance) <= _ERROR).all():
