@@ -118,6 +118,7 @@ def test_rows_keep_the_index_whatever_it_holds(fit, table):
         np.testing.assert_array_equal(fit.epred(rows, draws=2)["row"], np.arange(N))
 
 
+@pytest.mark.long
 def test_linpred_is_on_the_scale_of_the_link(table):
     fit = fit_of(table, "hit ~ x + (1 | g)", "bernoulli")
     eta = by_hand(fit, table, "g")
@@ -338,6 +339,7 @@ def test_fitted_values_are_predictions_of_the_rows_used(table):
     assert fit.epred().sizes["row"] == len(used)
 
 
+@pytest.mark.long
 def test_a_simulated_table_has_parameters_of_its_own(table):
     priors = {"sigma": 1e-4, "1|g_sigma": 1.0}
     fit = rf.Model("y ~ 1 + (1 | g)", priors=priors).fit(table, draws=DRAWS, progress=False)
