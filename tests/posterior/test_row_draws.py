@@ -409,6 +409,8 @@ def test_what_cannot_be_asked_is_refused(fit, table):
     for at in ("a", np.nan, [1, None], {}, True):
         with pytest.raises(rf.OptionError, match="at must be a finite number"):
             fit.cdf(table, at=at)
+    with pytest.raises(rf.OptionError, match="new_levels must be one of 'error'"):
+        fit.epred(new_levels="some")
     with pytest.raises(rf.OptionError, match="an empty list"):
         fit.cdf(table, at=[])
     with pytest.raises(rf.OptionError, match="n must be a whole number"):
