@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ranef.data.complete_cases import CompleteCases
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.numerics.psis import threshold
 from ranef.numerics.shapes import Float, Int
@@ -150,12 +151,26 @@ def _of_rows(posterior: Posterior, seed: int) -> Any:
         training.held,
         lambda log_density: smoothed_out(log_density, efficiency),
     )
-    rows, places = training.rows, np.arange(training.held)
+    return by_training_row(training.rows, found)
+
+
+def by_training_row(rows: CompleteCases, columns: Mapping[str, NDArray]) -> Any:
+    """A table with one row for each training row, of the kind of the training table.
+
+    Args:
+        rows: the rows that were used, and their labels.
+        columns: name to one value for each row.
+
+    Returns:
+        A pandas table with the index of the fitted table, or else the position of each row in it;
+        a polars table with the position in its first column.
+    """
+    places = np.arange(rows.used)
     at = places if rows.places is None else np.asarray(rows.places)
     if rows.labels.form == "polars":
-        return rows.labels.table({"row": at, **found})
+        return rows.labels.table({"row": at, **columns})
     labels = rows.labels.at(places).index
-    return pd.DataFrame(found, index=pd.Index(at, name="row") if labels is None else labels)
+    return pd.DataFrame(dict(columns), index=pd.Index(at, name="row") if labels is None else labels)
 
 
 def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | None) -> Any:
