@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ranef.comparison import compare
     from ranef.fit import Fit, load
     from ranef.model import Model
+    from ranef.stacked import stack
 
     __version__: str
 
@@ -60,6 +61,7 @@ _LAZY = {
     "Fit": "ranef.fit",
     "load": "ranef.fit",
     "compare": "ranef.comparison",
+    "stack": "ranef.stacked",
 }
 # Public modules, loaded at their first use.
 _MODULES = ("plots",)
@@ -97,6 +99,7 @@ __all__ = [
     "compare",
     "load",
     "plots",
+    "stack",
 ]
 
 

@@ -60,7 +60,8 @@ class Criticism(FittedModel):
         Returns:
             An xarray DataArray with the dimensions chain (one), draw and row. `row` is the index
             of the fitted pandas table, or else the place among the rows that were used. Of more
-            than 20,000 rows as many are taken, evenly spaced. Weights of networks that are point estimates have their starting values.
+            than 20,000 rows as many are taken, evenly spaced. Weights of networks that are point
+            estimates have starting values.
 
         Raises:
             OptionError: for a model with a flat prior, and for priors so wide that a response is

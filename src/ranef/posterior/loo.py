@@ -54,11 +54,13 @@ class LeaveOneOut:
         group: the grouping whose levels are left out; "" if rows are.
         limit: the k-hat above which an elpd is not reliable, min(1 - 1 / log10(S), 0.7) for S
             draws.
+        response: the response of the model, as the formula writes it.
     """
 
     pointwise: Any
     group: str
     limit: float
+    response: str = ""
 
     @property
     def elpd(self) -> float:
@@ -136,7 +138,8 @@ def leave_one_out(
         found = _of_levels(posterior, group, seed, levels)
     draws = posterior.draws
     count = next((v.shape[0] * v.shape[1] for v in draws.sites.values()), 1)
-    return LeaveOneOut(found, group or "", threshold(max(count, 2)))
+    response = str(posterior.program.formula.response)
+    return LeaveOneOut(found, group or "", threshold(max(count, 2)), response)
 
 
 def _of_rows(posterior: Posterior, seed: int) -> Any:

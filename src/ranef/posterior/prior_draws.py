@@ -26,6 +26,9 @@ _CELLS = 4_000_000
 # The record of NumPyro's trace handler: site name to the site's entries.
 Trace = Mapping[str, Mapping[str, Any]]
 
+# Places of rows among the training rows.
+Places = Int[NDArray[np.int64], "rows"]
+
 _Drawn = TypeVar("_Drawn")
 
 
@@ -70,7 +73,7 @@ def prior_run(
 
 def prior_responses(
     posterior: Posterior, seed: int, size: int
-) -> tuple[Shaped[NDArray, "draws rows"], Int[NDArray[np.int64], "_"]]:
+) -> tuple[Shaped[NDArray, "draws rows"], Places]:
     """Draws of the response from the prior predictive distribution on the training rows.
 
         y_is ~ p(y_i | theta_s),   theta_s ~ p(theta)
