@@ -131,11 +131,12 @@ def _of_results(results: Mapping[str, Scored]) -> Comparison:
                 "cannot be compared; take the same of all fits"
             )
         _refuse_unlike(first, one, name, other)
-    each = {name: np.asarray(found.pointwise["elpd"]) for name, found in results.items()}
+    known: Mapping[str, Any] = results
+    each = {name: np.asarray(found.pointwise["elpd"]) for name, found in known.items()}
     if isinstance(one, KFold):
-        return _table(each, {name: {} for name in results}, ())
-    beside = {name: {"p_loo": loo.p_loo, "bad": loo.bad} for name, loo in results.items()}
-    return _table(each, beside, _notes(each, results))
+        return _table(each, {name: {} for name in known}, ())
+    beside = {name: {"p_loo": loo.p_loo, "bad": loo.bad} for name, loo in known.items()}
+    return _table(each, beside, _notes(each, known))
 
 
 def _refuse_unlike(first: str, one: Any, name: str, other: Any) -> None:

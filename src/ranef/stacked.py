@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,8 @@ def stack(
         raise OptionError('stack takes fits by name, as in {"a": fit, "b": other}')
     if weights is None:
         table = compare(fits, group, data=data, folds=folds, seed=seed)
-        return StackedFits(dict(fits), table["weight"].reindex(list(fits)), table)
+        found = pd.Series(table["weight"]).reindex(list(fits))
+        return StackedFits(dict(fits), found, table)
     if group is not None or data is not None or folds is not None:
         raise OptionError("stack takes weights=, or group=, data= or folds= to find them, not both")
     given = pd.Series(weights, dtype=object)
@@ -227,7 +229,7 @@ class StackedFits:
             RanefError: as `Fit.log_score`.
         """
         used = self._used()
-        each = [
+        each: list[Any] = [
             self.fits[name].log_score(data, new_levels=new_levels, seed=seed, groups=groups)
             for name in used
         ]
@@ -242,7 +244,8 @@ class StackedFits:
 
     def _used(self) -> dict[str, float]:
         """The fits that predict, with their weights, which sum to one."""
-        kept = {str(n): float(w) for n, w in self.weights.items() if w > _LEAST}
+        kept = {name: float(self.weights[name]) for name in self.fits}
+        kept = {name: weight for name, weight in kept.items() if weight > _LEAST}
         total = sum(kept.values())
         return {name: weight / total for name, weight in kept.items()}
 
@@ -300,9 +303,9 @@ class _Rows:
 
         def draws(places: NDArray[np.int64]) -> Matrix:
             own = jax.tree.map(lambda a: a[places], (designs, response))
-            run = predictive.responses if beside else predictive.locations
+            draw = predictive.responses if beside else predictive.locations
             with naming_column(posterior, frame):
-                return run(*own, len(places))
+                return draw(own[0], own[1], len(places))
 
         return cls(frame.labels, frame.n, size, draws)
 
@@ -316,11 +319,11 @@ def _quantiles(
     rows: list[_Rows], weights: Float[NDArray, "fits"], tails: tuple[float, float]
 ) -> tuple[Float[NDArray, "n"], Float[NDArray, "n"]]:
     """Quantiles of each row over the draws of all fits, each fit with its weight."""
-    sizes = [own.size for own in rows]
-    each = np.repeat(weights / sizes, sizes)
     out = np.empty((2, rows[0].n))
-    for places in rows[0].chunks(sum(sizes)):
-        drawn = np.concatenate([own.draws(places) for own in rows])
+    for places in rows[0].chunks(sum(own.size for own in rows)):
+        parts = [own.draws(places) for own in rows]
+        sizes = [len(part) for part in parts]
+        drawn, each = np.concatenate(parts), np.repeat(weights / np.array(sizes), sizes)
         order = np.argsort(drawn, axis=0)
         sorted_, at = np.take_along_axis(drawn, order, axis=0), each[order]
         # The middle of each draw's step of the distribution function, as np.quantile has it.

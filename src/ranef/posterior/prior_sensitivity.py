@@ -77,7 +77,7 @@ def sensitivity(posterior: Posterior, seed: int = 0) -> pd.DataFrame:
             for group, own in groups.items()
         }
     )
-    from arviz_stats import psense
+    from arviz_stats.psense import psense
 
     columns: dict[str, Any] = {}
     for kind in ("prior", "likelihood"):
