@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from ranef.comparison import compare
     from ranef.fit import Fit, load
     from ranef.model import Model
+    from ranef.stacked import stack
 
     __version__: str
 
@@ -61,6 +62,7 @@ _LAZY = {
     "Fit": "ranef.fit",
     "load": "ranef.fit",
     "compare": "ranef.comparison",
+    "stack": "ranef.stacked",
 }
 # Public modules, loaded at their first use.
 _MODULES = ("effects", "plots", "sklearn")
@@ -103,6 +105,7 @@ __all__ = [
     "load",
     "plots",
     "sklearn",
+    "stack",
 ]
 
 

@@ -20,6 +20,7 @@ from ranef.families.base import Family
 from ranef.families.mixture_spec import Mixture
 from ranef.fit import Fit, restore_networks
 from ranef.fit.base import LOG
+from ranef.fit.refits import ASKED_FOR, refit_options
 from ranef.formula.formula import Formula
 from ranef.inference.base import Method
 from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate
@@ -178,7 +179,7 @@ class Model:
             found = choice.method.run(choice.problem, seed=seed, draws=draws, progress=progress)
         seconds = time.perf_counter() - began
         LOG.info("fitted by %s in %.3g s: %s", choice.method.name, seconds, found.message)
-        found = replace(found, seed=seed)
+        found = replace(found, seed=seed, settings=refit_options(options, found.settings))
         fit = Fit(choice.program, choice.training, found, choice.method.name, choice.why, seconds)
         restore_networks(fit)
         return fit
@@ -303,7 +304,7 @@ def _finite(family: Family) -> Iterator[None]:
 def _candidates(method: str, options: Mapping[str, object]) -> tuple[list[Method], str]:
     """The methods to try, in this order, and the reason for using the first."""
     if method != "auto":
-        return [registry.load("method", method)(**options)], "it was asked for"
+        return [registry.load("method", method)(**options)], ASKED_FOR
     linear = [registry.load("method", name) for name in ("exact", "laplace")]
     runners = [registry.load("method", name) for name in ("svi", "nuts")]
     having = [runner for runner in runners if set(options) <= set(runner.options)]

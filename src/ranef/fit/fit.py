@@ -14,6 +14,7 @@ from ranef.errors import OptionError, suggestion
 from ranef.files.atomic_write import StrPath
 from ranef.fit.criticism import Criticism
 from ranef.fit.predictions import Predictions
+from ranef.fit.refits import Refits
 from ranef.fit.residuals import Residuals
 from ranef.fit.tables import Tables
 from ranef.storage import fit_file
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _PARTS = ("program", "training", "draws", "_cache")
 
 
-class Fit(Tables, Predictions, Residuals, Criticism):
+class Fit(Tables, Predictions, Residuals, Criticism, Refits):
     """A fitted model: the posterior given a table. Made by `Model.fit` and `ranef.load`.
 
     Attributes:

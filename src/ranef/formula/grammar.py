@@ -81,6 +81,31 @@ def parse_parts(text: str) -> list[tuple[Expression, Expression]]:
         raise error.orig_exc from None
 
 
+def split_parts(text: str) -> list[tuple[str, str]]:
+    """The texts of the left and right side of every part of a formula.
+
+    Raises:
+        FormulaError: for a part without "~".
+    """
+    parts, start, quote = [], 0, ""
+    separated = _separate(text)
+    for i, char in enumerate(f"{separated};"):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "`'\"":
+            quote = char
+        elif char == ";":
+            parts.append((start, i))
+            start = i + 1
+    out = []
+    for first, end in parts:
+        left, tilde, right = separated[first:end].partition("~")
+        if not tilde or not left.strip() or not right.strip():
+            raise FormulaError.at(text, first, "a part of a formula is written 'left ~ right'")
+        out.append((left.strip(), right.strip()))
+    return out
+
+
 @functools.cache
 def _parser() -> lark.Lark:
     return lark.Lark(_GRAMMAR, start="formula", parser="lalr", propagate_positions=True)

@@ -256,6 +256,11 @@ def _draws(draws: Draws) -> dict[str, object]:
         for f in fields(draws)
         if f.name not in _MADE
     }
+    # An optimizer is a function, which a file does not hold: None stands for it.
+    plain["settings"] = {
+        name: value if isinstance(value, (bool, int, float, str, np.generic)) else None
+        for name, value in draws.settings.items()
+    }
     return {
         "sites": ready,
         "refused": refused,
