@@ -6,7 +6,13 @@ from ranef.data.frame import Frame
 from ranef.data.row_labels import ByRow, Table
 from ranef.errors import OptionError, whole_number
 from ranef.fit.base import FittedModel
-from ranef.posterior.new_rows import Groups, limited_program, naming_column, read_new_rows
+from ranef.posterior.new_rows import (
+    Groups,
+    limited_program,
+    naming_column,
+    read_new_rows,
+    read_with_gaps,
+)
 from ranef.posterior.posterior import tails_of
 from ranef.posterior.recommend import RecommendationQuery, recommend
 from ranef.program.training import Designs
@@ -25,6 +31,7 @@ class Predictions(FittedModel):
         new_levels: str = "error",
         seed: int = 0,
         groups: Groups = "all",
+        missing: str = "error",
     ) -> Table:
         """Predictions for the rows of `data`, in their order and with their index.
 
@@ -43,6 +50,8 @@ class Predictions(FittedModel):
             groups: the groupings whose effects are included: "all", None for none of them (the
                 population level), or a list such as ["school"]. The effects of all others are
                 zero, and their columns need not be in `data`.
+            missing: what to do with a row with a missing value in a column that the prediction
+                needs: "error" refuses it, "keep" predicts NaN for it.
 
         Returns:
             A table with one row for each row of `data`. It is a pandas table, with the index of
@@ -60,8 +69,8 @@ class Predictions(FittedModel):
             w_c p_c(y_i) / sum_k w_k p_k(y_i), averaged over draws.
 
         Raises:
-            DataError: for a missing value in a predictor, or a new level with
-                new_levels="error".
+            DataError: for a missing value in a predictor with missing="error", or a new level
+                with new_levels="error".
             ColumnError: for a column that is not in `data`, and a grouping in `groups` that the
                 model does not have.
             OptionError: for an invalid argument.
@@ -78,22 +87,26 @@ class Predictions(FittedModel):
                 "of family=rf.Mixture('gaussian', k=2)"
             )
         program = limited_program(self._known, groups)
+        beside = kind != "mean"
+        rows = read_with_gaps(
+            self._known, data, missing, response=known, companion=beside, program=program
+        )
         frame, designs = read_new_rows(
             self._known,
-            data,
+            rows.frame,
             new_levels,
             response=known,
-            companion=kind != "mean",
+            companion=beside,
             program=program,
         )
-        response = family.design(state, frame, known=known, beside=kind != "mean")
+        response = family.design(state, frame, known=known, beside=beside)
         predictive = self._predictive(new_levels, seed, program)
         with naming_column(self._known, frame):
             if known:
                 found = predictive.components(designs, response, frame.n)
             else:
                 found = predictive.summaries(designs, response, frame.n, kind, interval)
-        return frame.labels.table(found)
+        return frame.labels.table(rows.without(found))
 
     def recommend(
         self,
