@@ -191,7 +191,7 @@ class Frame:
     def _days(self, name: str) -> NDArray[np.float64]:
         values = self.column(name)
         found = None if isinstance(values, np.ndarray) else days_of(values)
-        if found is None:
+        if isinstance(values, np.ndarray) or found is None:
             kind = "arrays" if isinstance(values, np.ndarray) else values.type
             raise DataError(
                 f"column {name!r} holds {kind}, and days() takes dates; write the column by "

@@ -64,7 +64,7 @@ def read(data: object, columns: Sequence[str] | None = None, missing: Sequence[s
     return replace(frame, missing=tuple(missing))
 
 
-def column_names(data: object) -> list[str]:
+def column_names(data: Any) -> list[str]:
     """The names of all columns of a table or file; no values are read.
 
     Args:

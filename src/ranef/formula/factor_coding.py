@@ -95,8 +95,9 @@ def _contrast(
     rows = literal(node, text)
     listed = rows if isinstance(rows, list) else []
     matrix = [row if isinstance(row, list) else [row] for row in listed]
-    numbers = [[v for v in row if type(v) in (int, float)] for row in matrix]
-    wrong = "it lists something else than numbers" if numbers != matrix else None
+    numbers = [[float(v) for v in row if isinstance(v, (int, float))] for row in matrix]
+    plain = all(type(value) in (int, float) for row in matrix for value in row)
+    wrong = None if plain else "it lists something else than numbers"
     wrong = wrong or contrasts.why_no_matrix(numbers)
     if wrong is not None:
         raise error_at(
@@ -105,7 +106,7 @@ def _contrast(
             f"contrast={node} is no contrast matrix: {wrong}; write one such as "
             "[[0, 0], [1, 0], [0, 1]] for three levels, or a name such as 'sum'",
         )
-    return tuple(tuple(float(value) for value in row) for row in numbers), None
+    return tuple(map(tuple, numbers)), None
 
 
 def _level(value: Literal) -> str:

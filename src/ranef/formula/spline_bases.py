@@ -104,9 +104,9 @@ def basis_of(call: Function, text: str = "") -> SplineBasis:
 def _numbers(value: object) -> tuple[float, ...] | None:
     """A number or a list of numbers that grow; None for anything else."""
     listed = value if isinstance(value, list) else [value]
-    if not listed or not all(type(v) in (int, float) for v in listed):
+    numbers = tuple(float(v) for v in listed if isinstance(v, (int, float)))
+    if not numbers or not all(type(v) in (int, float) for v in listed):
         return None
-    numbers = tuple(map(float, listed))
     return numbers if all(a < b for a, b in zip(numbers, numbers[1:], strict=False)) else None
 
 
@@ -132,7 +132,7 @@ def counted(
         ends = np.append(starts[1:], len(values))
         values = values[(starts + ends - 1) // 2]
         counts = np.add.reduceat(counts, starts)
-    return np.stack([values, counts])
+    return np.stack([values, counts.astype(np.float64)])
 
 
 def knots_of(call: Function, seen: Float[NDArray[np.float64], "2 _"]) -> tuple[float, ...]:
