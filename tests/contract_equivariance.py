@@ -605,7 +605,7 @@ TRANSFORMATIONS = (
     ),
     Transformation(
         "ns(x, 1) for x",
-        contains(r"~? x \+ (f|h|z|\(1)"),
+        lambda case: case.family == "gaussian" and contains(r"~? x \+ (f|h|z|\(1)")(case),
         formula=written(r"\bx \+", "ns(x, 1) +"),
     ),
     Transformation(

@@ -269,12 +269,14 @@ class Frame:
         """Levels of a column converted back to the type of the column, as an Arrow array (m,).
 
         They remain texts if the column holds texts, if there is no such column, or if a level
-        cannot be converted without loss.
+        cannot be converted without loss. Categories that are texts are a dictionary.
         """
         texts = pa.chunked_array([pa.array([str(level) for level in levels], pa.string())])
         values = self.columns.get(name)
-        if values is None or isinstance(values, np.ndarray) or holds_text(values.type):
+        if values is None or isinstance(values, np.ndarray):
             return texts
+        if holds_text(values.type):
+            return self._categories(name, values, texts)
         kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
         try:
             found = pc.cast(texts, kind)
@@ -282,6 +284,20 @@ class Frame:
         except (pa.ArrowException, DataError):
             return texts
         return found if same else texts
+
+    def _categories(
+        self, name: str, values: ArrowColumn, texts: pa.ChunkedArray
+    ) -> pa.ChunkedArray:
+        """Texts as categories of a column, with all of these and their order, if it has any."""
+        if not pa.types.is_dictionary(values.type):
+            return texts
+        known = pa.array(self.levels(name).names.tolist(), pa.string())
+        places = pc.index_in(texts.combine_chunks(), value_set=known)
+        if places.null_count:
+            return texts
+        ordered = bool(values.type.ordered)
+        own = pa.DictionaryArray.from_arrays(places, known, ordered=ordered)
+        return pa.chunked_array([own])
 
     def is_missing(self, name: str) -> Bool[NDArray, "n"]:
         """Whether each row's value is missing, NaN included."""
