@@ -14,7 +14,7 @@ import numpy as np
 from ranef import habits, markup, registry
 from ranef.data.complete_cases import complete
 from ranef.data.parquet import batches
-from ranef.data.tables import read
+from ranef.data.tables import column_names, read
 from ranef.errors import MethodError, OptionError, whole_number
 from ranef.families.base import Family
 from ranef.families.mixture_spec import Mixture
@@ -242,6 +242,8 @@ class Model:
             progress: whether to show a progress bar.
         """
         program = self.program
+        if program.formula.dots:
+            program = program.with_columns(column_names(data))
         source = batches(data, list(program.needs()), program.missing) if streams else None
         if source is None:
             frame = read(data, list(program.needs()), program.missing)

@@ -107,14 +107,18 @@ class ModelMatrixBlock:
         }
 
 
-def _places(codings: Sequence[model_matrix.Coding]) -> list[set[tuple[str, str]]]:
-    """The (factor, level) pairs of which each column is the indicator."""
-    out: list[set[tuple[str, str]]] = []
+def _places(codings: Sequence[model_matrix.Coding]) -> list[set[tuple[str, str | None]]]:
+    """The (factor, level) pairs of which each column is the indicator.
+
+    The level is None for contrasts other than treatment contrasts, which are no indicators.
+    """
+    out: list[set[tuple[str, str | None]]] = []
     for coding in codings:
-        own: list[set[tuple[str, str]]] = [set()]
+        own: list[set[tuple[str, str | None]]] = [set()]
         for part in coding.parts:
-            key = str(part.expression)
-            names = [{(key, name)} if part.levels else set() for name in part.names]
+            key, known = str(part.expression), part.has_indicators
+            names: list[set[tuple[str, str | None]]]
+            names = [{(key, n if known else None)} if part.levels else set() for n in part.names]
             own = [a | b for a in own for b in names]
         out += own
     return out

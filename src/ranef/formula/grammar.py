@@ -10,9 +10,11 @@ import lark
 from ranef import habits
 from ranef.errors import FormulaError
 from ranef.formula.expression import (
+    AllColumns,
     Column,
     Expression,
     Function,
+    Negation,
     Number,
     Operation,
     Sequence,
@@ -32,22 +34,31 @@ MAX_DEPTH = 40
 _GRAMMAR = r"""
 formula: part (";" part)*
 part: sum "~" sum
-bar: sum BAR sum
 sum: SIGN? product (SIGN product)*
 product: interaction (TIMES interaction)*
 interaction: power (":" power)*
 power: _atom (POWER signed)?
 signed: SIGN? _atom
-_atom: call | name | number | string | sequence | "(" sum ")" | "(" bar ")" | "(" comparison ")"
+_atom: call | name | all | number | string | sequence | "(" sum ")" | "(" _joined ")"
 call: NAME "(" [_argument ("," _argument)* ","?] ")"
-_argument: option | sum | comparison
+_argument: option | sum | _joined
+_joined: bar | both | comparison | negation
+bar: _both BAR _both (BAR _both)*
+_both: both | _condition
+both: _condition AND _condition (AND _condition)*
+_condition: sum | comparison | negation
+negation: NOT sum | NOT comparison
 comparison: sum COMPARISON sum
 option: NAME "=" sum
 sequence: "[" [sum ("," sum)* ","?] "]"
 name: NAME | QUOTED
+all: DOT
 number: NUMBER
 string: STRING
 BAR: "||" | "|"
+AND: "&&" | "&"
+NOT: "!"
+DOT: "."
 SIGN: "+" | "-"
 TIMES: "*" | "/"
 COMPARISON: "==" | "!=" | "<=" | ">=" | "<" | ">"
@@ -162,6 +173,8 @@ def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaE
             what += " (write group-specific effects in brackets, as in '(1 | g)')"
         if text[position] in "<>=!":
             what += " (write a comparison in I(), as in 'I(x > 3)')"
+        if text[position] == "&":
+            what += " (write conditions in I(), as in 'I((x > 1) & (z < 2))')"
     if "~" not in text:
         what += " (a formula needs '~' between the response and the terms)"
     return FormulaError.at(text, position, what)
@@ -191,6 +204,12 @@ class _Nodes(lark.Transformer):
         left, operator, right = items
         return Operation(str(operator), left, right, position_of(left))
 
+    def both(self, items: list) -> Expression:
+        return _chain(["&" if isinstance(item, lark.Token) else item for item in items])
+
+    def negation(self, items: list) -> Expression:
+        return Negation(items[1], _token_start(items[0]))
+
     def product(self, items: list) -> Expression:
         return _chain(items)
 
@@ -216,6 +235,8 @@ class _Nodes(lark.Transformer):
         positional = tuple(a for a in arguments if isinstance(a, Expression))
         options = tuple(a for a in arguments if isinstance(a, tuple))
         own = "C" if str(name) in _FACTORS else str(name)
+        if own == "C" and len(positional) == 2:  # as R and patsy write contrasts
+            positional, options = positional[:1], (*options, ("contrast", positional[1]))
         return Function(own, positional, options, _token_start(name))
 
     def option(self, items: list) -> tuple[str, Expression]:
@@ -226,6 +247,9 @@ class _Nodes(lark.Transformer):
 
     def name(self, items: list) -> Expression:
         return Column(str(items[0]).strip("`"), _token_start(items[0]))
+
+    def all(self, items: list) -> Expression:
+        return AllColumns(_token_start(items[0]))
 
     def number(self, items: list) -> Expression:
         value = float(items[0])

@@ -165,6 +165,11 @@ class Program:
         formula = Formula(self.formula.text, response, {"": model.predictor})
         return Program(formula, model.family, {}, networks, self.missing, name)
 
+    def with_columns(self, names: Sequence[str]) -> "Program":
+        """The program whose formula has these columns of a table in place of each dot."""
+        formula = self.formula.with_columns(names)
+        return self if formula is self.formula else self._with(self.family.name, formula)
+
     def with_inferred_family(self, frame: Frame) -> "Program":
         """The program with the family that the type of the response implies.
 
@@ -199,8 +204,9 @@ class Program:
         out.networks = out._named_networks()
         return out
 
-    def _with(self, family: str) -> "Program":
-        return Program(self.formula, family, self.user_priors, self._given_networks, self.missing)
+    def _with(self, family: str, formula: Formula | None = None) -> "Program":
+        formula = formula or self.formula
+        return Program(formula, family, self.user_priors, self._given_networks, self.missing)
 
     def _terms(self, networks: Mapping[str, object]) -> dict[str, tuple[Term, ...]]:
         """The terms of every predictor, by family parameter."""
