@@ -1,4 +1,4 @@
-"""The site that `make docs` builds: nothing remote, no dead link, and used in a browser, offline."""
+"""The site of `make docs`: nothing remote, no dead link, and used in a browser, offline."""
 
 import os
 import re

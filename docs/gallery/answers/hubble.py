@@ -46,9 +46,9 @@ for name, fit in fits.items():
 
 # %%
 # Hubble's 24 rows say some 420, with his distances, which were seven times too short. A prior
-# that contradicts the rows is named by ``check``:
+# that the rows contradict predicts each of them badly from the others:
 
-print(fits["today"].check())
+print(rf.compare(fits).round(2))
 
 # %%
 # The posterior of the default.

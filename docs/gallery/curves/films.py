@@ -20,7 +20,8 @@ n = 1500
 table = pd.DataFrame({"person": rng.integers(0, 60, n), "film": rng.integers(0, 40, n)})
 taste, kind = rng.normal(size=(60, 2)), rng.normal(size=(40, 2))
 product = (taste[table["person"]] * kind[table["film"]]).sum(axis=1)
-table["stars"] = 3 + product + rng.normal(0, 0.3, 40)[table["film"]] + rng.normal(0, 0.5, n)
+table["stars"] = 3 + product + rng.normal(0, 0.5, n)
+table["stars"] += rng.normal(0, 0.4, 60)[table["person"]] + rng.normal(0, 0.3, 40)[table["film"]]
 train, test = table[:1200], table[1200:]
 
 formulas = {

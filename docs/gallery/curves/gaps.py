@@ -16,7 +16,7 @@ import pandas as pd
 import ranef as rf
 
 rng = np.random.default_rng(1)
-n = 400
+n = 300
 table = pd.DataFrame({"rooms": rng.normal(size=n)})
 size = 0.5 + 0.8 * table["rooms"] + rng.normal(size=n)
 table["rent"] = 1 + 1.5 * size - 0.5 * table["rooms"] + rng.normal(size=n)

@@ -37,7 +37,6 @@ train, test = table[:900], table[900:]
 formulas = {
     "line": "log_price ~ area + year + (1 | street)",
     "network": "log_price ~ nn(area, year, hidden=[16]) + (1 | street)",
-    "network alone": "log_price ~ nn(area, year, hidden=[16])",
 }
 fits = {name: rf.Model(text).fit(train, progress=False) for name, text in formulas.items()}
 print(rf.compare(fits, data=test).round(2))
