@@ -58,6 +58,9 @@ html_theme_options = {
     "footer_end": [],
 }
 html_sidebars = {"index": []}
+html_context = {"default_mode": "auto"}
+# A summary beside a search result would be fetched, which browsers refuse for files.
+html_show_search_summary = False
 
 # Examples are fitted while the site is built, and one that fails fails the build.
 sphinx_gallery_conf = {
