@@ -39,6 +39,7 @@ autodoc_typehints = "none"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "ranef"
@@ -50,6 +51,7 @@ html_theme_options = {
     "logo": {"text": f"ranef {release}"},
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
+    "show_toc_level": 2,
     "show_prev_next": True,
     "navigation_with_keys": False,
     "header_links_before_dropdown": 7,
@@ -125,7 +127,8 @@ def _page(app: Sphinx, name: str, source: list[str]) -> None:
 def _unlisted() -> list[str]:
     """Pages that no table of contents names, so that a new page of the guide is on the site."""
     contents = [(DOCS / f"{name}.md").read_text(encoding="utf-8") for name in _CONTENTS]
-    named = set(re.findall(r"^[\w/]+$", "\n".join(contents), re.MULTILINE)) | {"index"}
+    entries = re.findall(r"^(?:.*<)?([\w/]+)>?$", "\n".join(contents), re.MULTILINE)
+    named = {"index", *entries}
     return sorted(page.stem for page in DOCS.glob("*.md") if page.stem not in named)
 
 
@@ -156,7 +159,19 @@ def _escaped(line: str) -> str:
     return "".join(parts)
 
 
+# Classes that users get from functions and do not make.
+_RETURNED = {"ranef.Fit", "ranef.check.symptom.Check", "ranef.posterior.loo.LeaveOneOut"}
+
+
+def _signature(
+    app: Sphinx, what: str, name: str, thing: object, options: object, arguments: str, returns: str
+) -> tuple[str, str] | None:
+    """No arguments for what users do not make."""
+    return ("", "") if name in _RETURNED else None
+
+
 def setup(app: Sphinx) -> None:
-    """Connects the two changes of sources to the build."""
+    """Connects the changes of sources and docstrings to the build."""
     app.connect("source-read", _page)
     app.connect("autodoc-process-docstring", _docstring, priority=400)
+    app.connect("autodoc-process-signature", _signature)
