@@ -165,7 +165,7 @@ class Predictions(PredictionDraws):
         data: object = None,
         at: float | str | Sequence[float | str] | None = None,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> ByRow | Table:
         """Predictive probability that a new response of each row is at most y.
@@ -215,7 +215,7 @@ class Predictions(PredictionDraws):
         data: object = None,
         limits: bool = False,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> ByRow | Table:
         """Probability integral transform of each row's response, F_i(y_i) as by `cdf`.
