@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import narwhals as nw
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from ranef.data.array_columns import ArrowColumn
+from ranef.data.array_columns import ArrowColumn, combined
 from ranef.numerics.shapes import Float, Int, Shaped
 
 if TYPE_CHECKING:
@@ -127,13 +128,23 @@ class Labels:
 
 
 def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Categorical | pd.Series":
-    held = isinstance(values, (np.ndarray, list, pd.Categorical))
-    return values if held else values.to_pandas()
+    """Values for pandas; categories of Arrow as the texts that they are."""
+    if isinstance(values, (np.ndarray, list, pd.Categorical)):
+        return values
+    texts = pa.types.is_dictionary(values.type)
+    return (values.cast(values.type.value_type) if texts else values).to_pandas()
 
 
 def _of_polars(
     polars: ModuleType, values: _Values
 ) -> "NDArray | list[str] | pl.Series | pl.DataFrame":
+    """Values for polars, categories as an Enum if their order counts, else as a Categorical."""
     if isinstance(values, pd.Categorical):
         return polars.Series(values.tolist(), dtype=polars.Enum(list(values.categories)))
-    return values if isinstance(values, (np.ndarray, list)) else polars.from_arrow(values)
+    if isinstance(values, (np.ndarray, list)):
+        return values
+    if pa.types.is_dictionary(values.type):
+        names = combined(values).dictionary.to_pylist()
+        kind = polars.Enum(names) if values.type.ordered else polars.Categorical
+        return polars.Series(values.to_pylist(), dtype=kind)
+    return polars.from_arrow(values)

@@ -10,7 +10,8 @@ from ranef.data.frame import Frame
 from ranef.data.row_labels import ByRow, Table
 from ranef.errors import OptionError, suggestion, whole_number
 from ranef.fit.prediction_draws import PredictionDraws
-from ranef.posterior.new_rows import Groups, read_new_rows
+from ranef.names import NewLevels, PredictionKind
+from ranef.posterior.new_rows import Groups, limited_program, read_new_rows, read_with_gaps
 from ranef.posterior.posterior import tails_of
 from ranef.posterior.recommend import RecommendationQuery, recommend
 from ranef.program.training import Designs
@@ -24,12 +25,13 @@ class Predictions(PredictionDraws):
     def predict(
         self,
         data: object,
-        kind: str = "mean",
+        kind: PredictionKind = "mean",
         interval: float = 0.9,
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
         groups: Groups = "all",
         quantiles: Sequence[float] | None = None,
+        missing: str = "error",
     ) -> Table:
         """Predictions for the rows of `data`, in their order and with their index.
 
@@ -49,6 +51,8 @@ class Predictions(PredictionDraws):
                 population level), or a list such as ["school"]. The effects of all others are
                 zero, and their columns need not be in `data`.
             quantiles: probabilities of quantiles to add, such as [0.1, 0.5, 0.9].
+            missing: what to do with a row with a missing value in a column that the prediction
+                needs: "error" refuses it, "keep" predicts NaN for it.
 
         Returns:
             A table with one row for each row of `data`. It is a pandas table, with the index of
@@ -69,14 +73,14 @@ class Predictions(PredictionDraws):
             w_c p_c(y_i) / sum_k w_k p_k(y_i), averaged over draws.
 
         Raises:
-            DataError: for a missing value in a predictor, or a new level with
-                new_levels="error".
+            DataError: for a missing value in a predictor with missing="error", or a new level
+                with new_levels="error".
             ColumnError: for a column that is not in `data`, and a grouping in `groups` that the
                 model does not have.
             OptionError: for an invalid argument.
         """
         return self._table(
-            data, kind, interval, new_levels, seed, groups, _probabilities(quantiles)
+            data, kind, interval, new_levels, seed, groups, _probabilities(quantiles), missing
         )
 
     def fitted(
@@ -116,6 +120,7 @@ class Predictions(PredictionDraws):
         seed: int,
         groups: Groups,
         quantiles: tuple[float, ...],
+        missing: str = "error",
     ) -> Table:
         """The table of `predict`; `data` is None for the training rows."""
         if kind not in _KINDS:
@@ -132,7 +137,19 @@ class Predictions(PredictionDraws):
             raise OptionError("kind='component' has no quantiles; leave quantiles= out")
         if quantiles:
             self._refuse_unordered("quantiles")
-        rows = self._rows(data, groups, new_levels, response=known, companion=kind != "mean")
+        beside = kind != "mean"
+        filled = None
+        if data is not None:
+            filled = read_with_gaps(
+                self._known,
+                data,
+                missing,
+                response=known,
+                companion=beside,
+                program=limited_program(self._known, groups),
+            )
+            data = filled.frame
+        rows = self._rows(data, groups, new_levels, response=known, companion=beside)
         predictive = self._predictive(new_levels, seed, rows.program)
         with rows.naming_column():
             if known:
@@ -141,14 +158,14 @@ class Predictions(PredictionDraws):
                 found = predictive.summaries(
                     rows.designs, rows.response, rows.n, kind, interval, quantiles
                 )
-        return rows.labels.table(found)
+        return rows.labels.table(found if filled is None else filled.without(found))
 
     def cdf(
         self,
         data: object = None,
         at: float | str | Sequence[float | str] | None = None,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> ByRow | Table:
         """Predictive probability that a new response of each row is at most y.
@@ -198,7 +215,7 @@ class Predictions(PredictionDraws):
         data: object = None,
         limits: bool = False,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> ByRow | Table:
         """Probability integral transform of each row's response, F_i(y_i) as by `cdf`.
@@ -280,7 +297,7 @@ class Predictions(PredictionDraws):
         candidates: object = None,
         exclude_seen: bool = True,
         interval: float = 0.9,
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> Table:
         """Top-n recommendation with a matrix factorization term mf(user, item).
@@ -321,7 +338,7 @@ class Predictions(PredictionDraws):
         return recommend(self._known, predictive, designs, data, wanted)
 
     def log_score(
-        self, data: object, new_levels: str = "error", seed: int = 0, groups: Groups = "all"
+        self, data: object, new_levels: NewLevels = "error", seed: int = 0, groups: Groups = "all"
     ) -> ByRow:
         """Log predictive density of each row's response, log mean_s p(y_i | draw s), in nats.
 
