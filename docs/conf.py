@@ -33,6 +33,7 @@ extensions = [
 exclude_patterns = ["gallery", "pictures"]
 myst_heading_anchors = 4
 default_role = "literal"
+smartquotes = False
 autosummary_generate = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
