@@ -116,6 +116,7 @@ def _page(app: Sphinx, name: str, source: list[str]) -> None:
     text = source[0]
     if name in _FILES:
         text = (DOCS.parent / _FILES[name]).read_text(encoding="utf-8")
+        app.env.note_dependency(str(DOCS.parent / _FILES[name]))
         text = re.sub(r"\]\((?!\w+:|#)(?!docs/)", "](../", text).replace("](docs/", "](")
     if name == "user_guide":
         text = text.replace("{others}", "\n".join(_unlisted()))
@@ -160,6 +161,13 @@ def _escaped(line: str) -> str:
     return "".join(parts)
 
 
+def _outdated(
+    app: Sphinx, env: object, added: set[str], changed: set[str], removed: set[str]
+) -> list[str]:
+    """The page that lists the others is read again where there is one more or less."""
+    return ["user_guide"] if added or removed else []
+
+
 # Classes that users get from functions and do not make.
 _RETURNED = {"ranef.Fit", "ranef.check.symptom.Check", "ranef.posterior.loo.LeaveOneOut"}
 
@@ -174,5 +182,6 @@ def _signature(
 def setup(app: Sphinx) -> None:
     """Connects the changes of sources and docstrings to the build."""
     app.connect("source-read", _page)
+    app.connect("env-get-outdated", _outdated)
     app.connect("autodoc-process-docstring", _docstring, priority=400)
     app.connect("autodoc-process-signature", _signature)
