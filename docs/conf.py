@@ -9,7 +9,6 @@ build nor by the pages.
 
 import re
 import sys
-import warnings
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -84,9 +83,6 @@ sphinx_gallery_conf = {
     "thumbnail_size": (360, 250),
 }
 
-# As in the tests, a warning is an error: in an example as in a page.
-warnings.filterwarnings("error", category=FutureWarning, module="ranef")
-
 # Files outside of this folder that have a page, and pages that are such a file.
 _PAGES = {
     "../README.md#installation": "installation.md",
@@ -129,7 +125,7 @@ def _page(app: Sphinx, name: str, source: list[str]) -> None:
 def _unlisted() -> list[str]:
     """Pages that no table of contents names, so that a new page of the guide is on the site."""
     contents = [(DOCS / f"{name}.md").read_text(encoding="utf-8") for name in _CONTENTS]
-    entries = re.findall(r"^(?:.*<)?([\w/]+)>?$", "\n".join(contents), re.MULTILINE)
+    entries = re.findall(r"^(?:.*<)?([\w/-]+)>?$", "\n".join(contents), re.MULTILINE)
     named = {"index", *entries}
     return sorted(page.stem for page in DOCS.glob("*.md") if page.stem not in named)
 

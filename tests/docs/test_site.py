@@ -166,6 +166,15 @@ def test_the_first_page_shows_a_table_and_a_picture(opened, width):
     assert seen == []
 
 
+def test_no_page_is_cut_on_a_phone_or_lacks_a_picture(opened, site):
+    page, seen = opened(390)
+    for path in site:
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+        assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)"), path.name
+    assert seen == []
+
+
 def test_navigation_leads_to_a_picture_of_the_gallery(opened):
     page, seen = opened(1200)
     page.locator("header").get_by_role("link", name="Gallery").first.click()
