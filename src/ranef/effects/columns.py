@@ -14,8 +14,11 @@ from ranef.data.frame import Frame
 from ranef.data.tables import from_arrays
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
 from ranef.fit.base import FittedModel
+from ranef.formula.expression import COMPARISONS as OPERATORS
+from ranef.formula.expression import Operation
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.reference_grid import ReferenceGrid, common_levels, in_order
+from ranef.terms.capabilities import KnownSummand
 
 # A column as a `Frame` holds it, an Arrow or NumPy array.
 Held: TypeAlias = Any
@@ -60,14 +63,33 @@ class Predictors:
         """Columns that predictions need without group effects, in the order of the formula."""
         return list(self.needed_by(()))
 
+    @property
+    def varied(self) -> list[str]:
+        """The columns that are varied where the user names none: all but arrays and offsets."""
+        program = self.posterior.program
+        free = {
+            name
+            for _, term in program.all_terms()
+            if not isinstance(term, KnownSummand)
+            for name in term.needs()
+        }
+        return [name for name in self.common if name in free and self.kind(name) != "array"]
+
     def needed_by(self, groupings: tuple[str, ...]) -> dict[str, set[str]]:
         """Columns that predictions with the effects of these groupings alone need."""
         program = self.posterior.program.limited_to(groupings)
         return program.needs(response=False, companion=False)
 
-    def columns_of(self, grouping: str) -> set[str]:
-        """Columns that only the effects of this grouping need."""
-        return set(self.needed_by((grouping,))) - set(self.common)
+    def step_of(self, name: str) -> str:
+        """An expression that compares a column, as in I(x > 4), and is a step in it; or ""."""
+        program = self.posterior.program
+        for _, term in program.all_terms():
+            for expression in term.call.expressions():
+                for node in expression.walk():
+                    steps = isinstance(node, Operation) and node.operator in OPERATORS
+                    if steps and name in node.columns():
+                        return str(node)
+        return ""
 
     def kind(self, name: str) -> str:
         """Whether the model takes a column as a "number", a "level" or as "array" of numbers.

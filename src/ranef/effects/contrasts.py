@@ -49,7 +49,7 @@ def contrasts_of(
 def named(predictors: Predictors, variables: Variables) -> dict[str, object]:
     """Name to the contrast that is asked for; None for the default one."""
     if variables is None:
-        own = [name for name in predictors.common if predictors.kind(name) != "array"]
+        own = predictors.varied
         if not own:
             raise OptionError("the model has no predictor to vary; name a column in variables=")
         return {name: None for name in own}
