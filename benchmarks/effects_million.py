@@ -2,8 +2,9 @@
 
     python benchmarks/effects_million.py [--rows 1e6] [--draws 1000]
 
-``y ~ x + f + nn(z, w, hidden=[32, 16]) + (1 | g)`` is fitted to 20,000 rows. `avg_slopes` then takes
-the slope of x, and that of z inside the network, over all rows of another table with 500 groups.
+``y ~ x + f + nn(z, w, hidden=[32, 16]) + (1 | g)`` is fitted to 20,000 rows. `avg_slopes` then
+takes the slope of x, and that of z inside the network, over all rows of another table with 500
+groups.
 On a machine that others use, CPU time says more.
 """
 

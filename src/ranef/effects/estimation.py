@@ -15,7 +15,7 @@ from ranef.effects.comparing import COMPARISONS, Comparison, compared
 from ranef.effects.evaluation import BACK, Evaluation
 from ranef.effects.hypotheses import columns_of, tested
 from ranef.effects.rows import Cells, Rows, by_names, cells_of, rows_of, without_gaps
-from ranef.effects.table import Described, Settings, columns_of_names, finite
+from ranef.effects.table import Described, Kept, Settings, columns_of_names, finite
 from ranef.effects.variants import Estimand, Quantity
 from ranef.errors import DataError, OptionError, whole_number
 from ranef.posterior.new_rows import Groups
@@ -211,7 +211,7 @@ def _table(
     chains = _chains(request, evaluation)
     if request.hypothesis is None:
         columns = request.settings.describe(draws)
-        return Described(names, columns, line, lambda: draws, chains, labels, context).table()
+        return Described(names, columns, line, Kept(draws), chains, labels, context).table()
     if draws.shape[1] < 1:
         raise OptionError("there is no row to state a hypothesis about")
     texts = {name: listed(values) for name, values in names.items()}
@@ -221,7 +221,7 @@ def _table(
         found.names,
         columns_of(found, settings),
         f"{line}; b1, b2, ... are its rows without hypothesis=",
-        lambda: found.draws,
+        Kept(found.draws),
         chains,
         Labels(labels.form),
     ).table()
