@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ranef.plots.parameters import posterior
     from ranef.plots.predictions import calibration, posterior_predictive, residuals
     from ranef.plots.predictors import data_fit, partial_effects
+    from ranef.plots.scaled_residuals import residual_checks
+    from ranef.plots.subject_panels import subjects
 
 # The module of each figure.
 _FIGURES = {
@@ -33,8 +35,10 @@ _FIGURES = {
     "partial_effects": "predictors",
     "posterior": "parameters",
     "posterior_predictive": "predictions",
+    "residual_checks": "scaled_residuals",
     "residuals": "predictions",
     "shrinkage": "groups",
+    "subjects": "subject_panels",
 }
 
 __all__ = [
@@ -47,8 +51,10 @@ __all__ = [
     "partial_effects",
     "posterior",
     "posterior_predictive",
+    "residual_checks",
     "residuals",
     "shrinkage",
+    "subjects",
 ]
 
 
