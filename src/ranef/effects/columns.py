@@ -15,7 +15,8 @@ from ranef.data.tables import from_arrays
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
 from ranef.fit.base import FittedModel
 from ranef.formula.expression import COMPARISONS as OPERATORS
-from ranef.formula.expression import Operation
+from ranef.formula.expression import Function, Operation
+from ranef.formula.factor_coding import FactorCoding, coding_of
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.reference_grid import ReferenceGrid, common_levels, in_order
 from ranef.terms.capabilities import KnownSummand
@@ -65,7 +66,10 @@ class Predictors:
 
     @property
     def varied(self) -> list[str]:
-        """The columns that are varied where the user names none: all but arrays and offsets."""
+        """The columns that are varied where the user names none: numbers and factors.
+
+        Offsets are left out, and so are dates and arrays.
+        """
         program = self.posterior.program
         free = {
             name
@@ -73,7 +77,8 @@ class Predictors:
             if not isinstance(term, KnownSummand)
             for name in term.needs()
         }
-        return [name for name in self.common if name in free and self.kind(name) != "array"]
+        kinds = {name: self.kind(name) for name in self.common if name in free}
+        return [name for name, kind in kinds.items() if kind in ("number", "level")]
 
     def needed_by(self, groupings: tuple[str, ...]) -> dict[str, set[str]]:
         """Columns that predictions with the effects of these groupings alone need."""
@@ -92,7 +97,7 @@ class Predictors:
         return ""
 
     def kind(self, name: str) -> str:
-        """Whether the model takes a column as a "number", a "level" or as "array" of numbers.
+        """Whether the model takes a column as "number", "level", "date" or "array" of numbers.
 
         Raises:
             ColumnError: for a column that is not behind a predictor.
@@ -121,11 +126,32 @@ class Predictors:
         return values
 
     def levels(self, name: str) -> list[str]:
-        """The levels of a factor in training, in declared order or else sorted."""
-        return in_order(self.sample, name, common_levels(self.sample, name)).tolist()
+        """The levels of a factor in training, in the order that C() or the column declares.
+
+        Without a declared order they are sorted, as dates are.
+        """
+        found = in_order(self.sample, name, common_levels(self.sample, name)).tolist()
+        declared = next((c.levels for c in self._codings(name) if c.levels), ())
+        return [level for level in declared if level in found] or found
+
+    def reference(self, name: str) -> str:
+        """The level with which others are compared: that of C(f, ref=...), or the first."""
+        levels = self.levels(name)
+        named = (c.ref for c in self._codings(name) if c.contrast == "treatment")
+        return next((ref for ref in named if ref in levels), levels[0])
+
+    def _codings(self, name: str) -> list[FactorCoding]:
+        """What the formula says of the coding of a factor, by C()."""
+        return [
+            coding_of(node)
+            for _, term in self.posterior.program.all_terms()
+            for expression in term.call.expressions()
+            for node in expression.walk()
+            if isinstance(node, Function) and node.name == "C" and name in node.columns()
+        ]
 
     def typical(self, name: str, average: str = "mean") -> Held:
-        """The mean or median of a numeric column, or the most common level of a factor.
+        """The mean or median of a numeric column, the most common level, or the middle date.
 
         Args:
             name: the column.
@@ -136,6 +162,10 @@ class Predictors:
         """
         if self.kind(name) == "level":
             return self.held(name, common_levels(self.sample, name)[:1].tolist())
+        if self.kind(name) == "date":
+            dates = self.sample.levels(name)
+            texts = np.sort(dates.names[dates.codes[dates.codes >= 0]].astype(str))
+            return self.held(name, [str(texts[len(texts) // 2])])
         values = self.sample.numbers(name)
         found = np.nanmean(values, axis=0) if average == "mean" else np.nanmedian(values, axis=0)
         return np.asarray(found)[None]

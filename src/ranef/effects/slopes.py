@@ -100,6 +100,11 @@ def slopes(
         if predictors.kind(name) == "level":
             label = COMPARISONS["difference"].label
             estimands += contrasts_of(predictors, {name: asked}, label)
+        elif predictors.kind(name) == "date":
+            raise OptionError(
+                f"the column {name!r} holds dates, for which slopes are not defined; use "
+                f"comparisons(), as in {{'{name}': ('2024-01-01', '2024-07-01')}}"
+            )
         elif step := predictors.step_of(name):
             raise OptionError(
                 f"{name!r} stands in {step}, a step without a derivative; use comparisons() for "
