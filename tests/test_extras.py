@@ -20,6 +20,7 @@ _PLOTS = (
     *("arviz_plots", "jinja2", "matplotlib", "contourpy", "cycler", "fontTools", "kiwisolver"),
     *("markupsafe", "PIL", "pyparsing"),
 )
+_TABLES = ("great_tables",)
 
 # Hides the packages ABSENT from imports and from questions for their versions.
 _START = """
@@ -85,6 +86,10 @@ _NEEDS = {
         "rf.plots.elbo() needs matplotlib, which is not installed; install it with "
         "pip install 'ranef[plots]'"
     ),
+    "rf.effects.avg_slopes(fit, 'x').gt()": (
+        "rf.effects.great_table() needs great_tables, which is not installed; install it with "
+        "pip install 'ranef[tables]'"
+    ),
     "fit.report('page.html')": (
         "fit.report() needs matplotlib, arviz-plots and Jinja2, which are not installed; install "
         "them with pip install 'ranef[plots]'"
@@ -108,7 +113,7 @@ assert main(["report", "fit.ranef", "--out", "page.html"]) == 1
 
 
 def _run(
-    code: str, folder: Path, absent: tuple[str, ...] = (*_NETWORKS, *_PLOTS)
+    code: str, folder: Path, absent: tuple[str, ...] = (*_NETWORKS, *_PLOTS, *_TABLES)
 ) -> subprocess.CompletedProcess[str]:
     code = f"ABSENT = {absent!r}{_START}{code}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)

@@ -33,6 +33,7 @@ def test_figures_have_a_line_for_each_value_in_declared_order(linear):
     np.testing.assert_allclose(heights, curves["estimate"].isel(by=1, group=0))
 
 
+@pytest.mark.long
 def test_categories_are_lines_or_panels(ordinal):
     figure = plots.conditional_effects(ordinal, "x")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no", "some", "much"]

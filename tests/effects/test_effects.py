@@ -223,6 +223,7 @@ def test_comparisons_of_probabilities(logit, effects_table):
     _near(effects.avg_predictions(logit, type="invlink(link)"), expit(eta)[:, None])
 
 
+@pytest.mark.long
 def test_categories_have_a_row_each(ordinal, effects_table):
     slope = _draws(ordinal, "x")
     cuts = ordinal.posterior["threshold"].to_numpy().reshape(200, 2)
@@ -282,6 +283,7 @@ def test_hypotheses_about_parameters(linear):
     assert found["evidence_ratio"][0] == share[0] / (1 - share[0]) or share[0] == 1
 
 
+@pytest.mark.long
 def test_rows_in_blocks_and_thinned_draws_give_the_same(linear, monkeypatch):
     whole = effects.avg_comparisons(linear, {"x": 1, "f": "pairwise"}, by="b")
     units = effects.comparisons(linear, "z")

@@ -14,8 +14,12 @@ from ranef.data.frame import Frame
 from ranef.data.tables import from_arrays
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
 from ranef.fit.base import FittedModel
+from ranef.formula.expression import COMPARISONS as OPERATORS
+from ranef.formula.expression import Function, Operation
+from ranef.formula.factor_coding import FactorCoding, coding_of
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.reference_grid import ReferenceGrid, common_levels, in_order
+from ranef.terms.capabilities import KnownSummand
 
 # A column as a `Frame` holds it, an Arrow or NumPy array.
 Held: TypeAlias = Any
@@ -60,17 +64,40 @@ class Predictors:
         """Columns that predictions need without group effects, in the order of the formula."""
         return list(self.needed_by(()))
 
+    @property
+    def varied(self) -> list[str]:
+        """The columns that are varied where the user names none: numbers and factors.
+
+        Offsets are left out, and so are dates and arrays.
+        """
+        program = self.posterior.program
+        free = {
+            name
+            for _, term in program.all_terms()
+            if not isinstance(term, KnownSummand)
+            for name in term.needs()
+        }
+        kinds = {name: self.kind(name) for name in self.common if name in free}
+        return [name for name, kind in kinds.items() if kind in ("number", "level")]
+
     def needed_by(self, groupings: tuple[str, ...]) -> dict[str, set[str]]:
         """Columns that predictions with the effects of these groupings alone need."""
         program = self.posterior.program.limited_to(groupings)
         return program.needs(response=False, companion=False)
 
-    def columns_of(self, grouping: str) -> set[str]:
-        """Columns that only the effects of this grouping need."""
-        return set(self.needed_by((grouping,))) - set(self.common)
+    def step_of(self, name: str) -> str:
+        """An expression that compares a column, as in I(x > 4), and is a step in it; or ""."""
+        program = self.posterior.program
+        for _, term in program.all_terms():
+            for expression in term.call.expressions():
+                for node in expression.walk():
+                    steps = isinstance(node, Operation) and node.operator in OPERATORS
+                    if steps and name in node.columns():
+                        return str(node)
+        return ""
 
     def kind(self, name: str) -> str:
-        """Whether the model takes a column as a "number", a "level" or as "array" of numbers.
+        """Whether the model takes a column as "number", "level", "date" or "array" of numbers.
 
         Raises:
             ColumnError: for a column that is not behind a predictor.
@@ -99,11 +126,32 @@ class Predictors:
         return values
 
     def levels(self, name: str) -> list[str]:
-        """The levels of a factor in training, in declared order or else sorted."""
-        return in_order(self.sample, name, common_levels(self.sample, name)).tolist()
+        """The levels of a factor in training, in the order that C() or the column declares.
+
+        Without a declared order they are sorted, as dates are.
+        """
+        found = in_order(self.sample, name, common_levels(self.sample, name)).tolist()
+        declared = next((c.levels for c in self._codings(name) if c.levels), ())
+        return [level for level in declared if level in found] or found
+
+    def reference(self, name: str) -> str:
+        """The level with which others are compared: that of C(f, ref=...), or the first."""
+        levels = self.levels(name)
+        named = (c.ref for c in self._codings(name) if c.contrast == "treatment")
+        return next((ref for ref in named if ref in levels), levels[0])
+
+    def _codings(self, name: str) -> list[FactorCoding]:
+        """What the formula says of the coding of a factor, by C()."""
+        return [
+            coding_of(node)
+            for _, term in self.posterior.program.all_terms()
+            for expression in term.call.expressions()
+            for node in expression.walk()
+            if isinstance(node, Function) and node.name == "C" and name in node.columns()
+        ]
 
     def typical(self, name: str, average: str = "mean") -> Held:
-        """The mean or median of a numeric column, or the most common level of a factor.
+        """The mean or median of a numeric column, the most common level, or the middle date.
 
         Args:
             name: the column.
@@ -114,6 +162,10 @@ class Predictors:
         """
         if self.kind(name) == "level":
             return self.held(name, common_levels(self.sample, name)[:1].tolist())
+        if self.kind(name) == "date":
+            dates = self.sample.levels(name)
+            texts = np.sort(dates.names[dates.codes[dates.codes >= 0]].astype(str))
+            return self.held(name, [str(texts[len(texts) // 2])])
         values = self.sample.numbers(name)
         found = np.nanmean(values, axis=0) if average == "mean" else np.nanmedian(values, axis=0)
         return np.asarray(found)[None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ranef.data.row_labels import Table
 from ranef.effects.columns import Predictors, posterior_of
 from ranef.effects.comparing import comparison_of
-from ranef.effects.contrasts import Variables, contrasts_of
+from ranef.effects.contrasts import Variables, contrasts_of, named
 from ranef.effects.estimation import Request, averaged, by_unit, scale_words
 from ranef.effects.table import Settings
 from ranef.names import NewLevels
@@ -69,8 +69,9 @@ def comparisons(
         f"{function.words} of the {scale_words(fit, type)}",
         function,
     )
-    rows = request.rows()
-    estimands = contrasts_of(Predictors(posterior_of(fit)), variables, function.label)
+    predictors = Predictors(posterior_of(fit))
+    rows = request.rows_with(predictors, named(predictors, variables))
+    estimands = contrasts_of(predictors, variables, function.label)
     if by is None or by is False:
         return by_unit(request, rows, estimands)
     return averaged(request, rows, estimands)
@@ -102,10 +103,10 @@ def avg_comparisons(
 
     Args:
         fit: the fit.
-        variables: the predictors: a name, a list of names, None for all, or a dict of name to
-            contrast. For a numeric column the contrast is a number (the column's value plus half
-            of it against the value minus half of it; the default is 1), a pair of values
-            (second against first), "sd" or "2sd" (a centred change by one or two standard
+        variables: the predictors: a name, a list of names, None for all but offsets, or a dict
+            of name to contrast. For a numeric column the contrast is a number (the column's
+            value plus half of it against the value minus half of it; the default is 1), a pair
+            of values (second against first), "sd" or "2sd" (a centred change by one or two standard
             deviations), "iqr" (third against first quartile), "minmax", or a function that maps
             the column to a pair of columns, low and high. For a factor it is "reference" (each
             level against the first; the default), "sequential" (against the one before),

@@ -95,7 +95,7 @@ def conditional_effects(
     }
     coords = {dim: np.asarray(v) for dim, v in zip(dims, chosen.values(), strict=True)}
     coords = {
-        dim: v.astype(str) if predictors.kind(name) == "level" else v
+        dim: v.astype(str) if predictors.kind(name) != "number" else v
         for (dim, v), name in zip(coords.items(), names, strict=True)
     }
     attributes = {
@@ -110,7 +110,7 @@ def conditional_effects(
 
 def _default(predictors: Predictors, name: str, *, curve: bool) -> Held:
     """The values of a predictor in a figure."""
-    if predictors.kind(name) == "level":
+    if predictors.kind(name) != "number":
         return predictors.held(name, predictors.levels(name))
     values = predictors.numbers(name)
     distinct = np.unique(values)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
-from ranef.effects.columns import Predictors
-from ranef.effects.grids import level_text
+from ranef.effects.columns import Predictors, listed
+from ranef.effects.grids import level_text, values_of
 from ranef.effects.variants import Estimand, Quantity, Variant, constant, present, shifted
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
 
@@ -49,7 +49,7 @@ def contrasts_of(
 def named(predictors: Predictors, variables: Variables) -> dict[str, object]:
     """Name to the contrast that is asked for; None for the default one."""
     if variables is None:
-        own = [name for name in predictors.common if predictors.kind(name) != "array"]
+        own = predictors.varied
         if not own:
             raise OptionError("the model has no predictor to vary; name a column in variables=")
         return {name: None for name in own}
@@ -77,8 +77,11 @@ def named(predictors: Predictors, variables: Variables) -> dict[str, object]:
 def _contrasts(
     predictors: Predictors, name: str, asked: object, label: Callable[[str, str], str]
 ) -> list[Estimand]:
-    if predictors.kind(name) == "level":
+    kind = predictors.kind(name)
+    if kind == "level":
         return _of_factor(predictors, name, asked, label)
+    if kind == "date":
+        return [_of_dates(predictors, name, asked, label)]
     return [_of_number(predictors, name, 1.0 if asked is None else asked, label)]
 
 
@@ -107,6 +110,20 @@ def _of_number(
     low, high = pair
     said = label(f"{high:.6g}", f"{low:.6g}")
     return _pair(name, said, *(constant({name: np.array([v])}) for v in (high, low)))
+
+
+def _of_dates(
+    predictors: Predictors, name: str, asked: object, label: Callable[[str, str], str]
+) -> Estimand:
+    """The contrast of two dates."""
+    if not isinstance(asked, (list, tuple)) or len(asked) != 2:
+        raise OptionError(
+            f"the contrast of the dates in column {name!r} must be a pair of dates, as in "
+            f"{{'{name}': ('2024-01-01', '2024-07-01')}}, not {asked!r}"
+        )
+    low, high = (values_of(predictors, name, value) for value in asked)
+    said = label(*(str(listed(v)[0]).removesuffix(" 00:00:00") for v in (high, low)))
+    return _pair(name, said, constant({name: high}), constant({name: low}))
 
 
 def _step(name: str, step: float) -> float:
@@ -174,6 +191,9 @@ def _of_factor(
             )
         if len(levels) < 2:
             raise DataError(f"column {name!r} has one level, {levels[0]!r}, and no contrast")
+        first = predictors.reference(name)
+        if asked.endswith("reference"):
+            levels = [first, *(level for level in levels if level != first)]
         pairs = pairs_of(levels, asked)
     else:
         if not isinstance(asked, (list, tuple)) or len(asked) != 2:

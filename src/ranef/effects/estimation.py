@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ from ranef.effects.columns import Held, Predictors, listed, posterior_of, repeat
 from ranef.effects.comparing import COMPARISONS, Comparison, compared
 from ranef.effects.evaluation import BACK, Evaluation
 from ranef.effects.hypotheses import columns_of, tested
-from ranef.effects.rows import Cells, Rows, by_names, cells_of, rows_of
-from ranef.effects.table import Described, Settings, columns_of_names, finite
+from ranef.effects.rows import Cells, Rows, by_names, cells_of, rows_of, without_gaps
+from ranef.effects.table import Described, Kept, Settings, columns_of_names, finite
 from ranef.effects.variants import Estimand, Quantity
 from ranef.errors import DataError, OptionError, whole_number
 from ranef.posterior.new_rows import Groups
@@ -66,6 +66,12 @@ class Request:
         extra = [name for name in by_names(self.by) if name != GROUP]
         extra += [self.weights] if self.weights is not None else []
         return rows_of(self.fit._known, self.newdata, self.groups, self.new_levels, extra)
+
+    def rows_with(self, predictors: Predictors, variables: Iterable[str]) -> Rows:
+        """The rows, of the training rows only those in which no numeric variable is missing."""
+        rows = self.rows()
+        numbers = [name for name in variables if predictors.kind(name) == "number"]
+        return without_gaps(rows, numbers) if self.newdata is None else rows
 
     def evaluation(self, rows: Rows, estimands: Sequence[Estimand]) -> Evaluation:
         """Predictions at the rows, with fewer draws where there are many rows."""
@@ -205,7 +211,7 @@ def _table(
     chains = _chains(request, evaluation)
     if request.hypothesis is None:
         columns = request.settings.describe(draws)
-        return Described(names, columns, line, lambda: draws, chains, labels, context).table()
+        return Described(names, columns, line, Kept(draws), chains, labels, context).table()
     if draws.shape[1] < 1:
         raise OptionError("there is no row to state a hypothesis about")
     texts = {name: listed(values) for name, values in names.items()}
@@ -215,7 +221,7 @@ def _table(
         found.names,
         columns_of(found, settings),
         f"{line}; b1, b2, ... are its rows without hypothesis=",
-        lambda: found.draws,
+        Kept(found.draws),
         chains,
         Labels(labels.form),
     ).table()

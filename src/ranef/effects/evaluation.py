@@ -19,7 +19,7 @@ from scipy import sparse
 from ranef.data.frame import Frame
 from ranef.effects.rows import Cells, Rows
 from ranef.effects.variants import Quantity, Values, Variant
-from ranef.errors import OptionError
+from ranef.errors import DataError, OptionError
 from ranef.families.categories import Categories
 from ranef.families.links import INVERSE_LINKS
 from ranef.lazy import jax, jnp
@@ -125,7 +125,10 @@ class Evaluation:
         size = -(-self.rows.n // count)
         for start in range(0, self.rows.n, size):
             places = np.arange(start, min(start + size, self.rows.n))
-            frame = self.rows.frame if count == 1 else self.rows.frame.take(places)
+            whole = self.rows.frame
+            # Messages name rows by their numbers in the user's table.
+            numbers = places if whole.rows is None else whole.rows[places]
+            frame = whole if count == 1 else replace(whole.take(places), rows=numbers)
             yield Block(self, frame, places, Counter(uses))
 
     def predictions(self, frame: Frame) -> Values:
@@ -217,13 +220,25 @@ class Block:
         values = []
         for variant in quantity.variants:
             if variant not in self._known:
-                self._known[variant] = self.evaluation.predictions(variant.of(self.frame))
+                self._known[variant] = self._predicted(variant)
             values.append(self._known[variant])
         for variant in set(quantity.variants):
             self.uses[variant] -= 1
             if not self.uses[variant]:
                 del self._known[variant]
         return quantity.combine(values, self.frame)
+
+    def _predicted(self, variant: Variant) -> Values:
+        changed = variant.of(self.frame)
+        try:
+            return self.evaluation.predictions(changed)
+        except DataError as error:
+            if not variant.column:
+                raise
+            raise DataError(
+                f"moving {variant.column!r} takes rows to where they cannot be predicted: {error}; "
+                f"use a smaller change, as {{'{variant.column}': 0.01}}, a pair of values or 'iqr'"
+            ) from None
 
 
 class _Sums:

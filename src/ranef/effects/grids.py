@@ -101,9 +101,9 @@ def values_of(predictors: Predictors, name: str, asked: Asked) -> Held:
     kind = predictors.kind(name)
     if kind == "array":
         raise ColumnError(f"column {name!r} holds an array in each row, and no grid can be made")
-    known = predictors.levels(name) if kind == "level" else predictors.numbers(name)
+    known = predictors.numbers(name) if kind == "number" else predictors.levels(name)
     if isinstance(asked, str) and asked == "unique" and "unique" not in known:
-        asked = predictors.levels(name) if kind == "level" else np.unique(known)
+        asked = np.unique(known) if kind == "number" else known
     elif callable(asked):
         asked = asked(known)
     elif isinstance(asked, str) and kind == "number":
@@ -118,7 +118,7 @@ def values_of(predictors: Predictors, name: str, asked: Asked) -> Held:
 
 def default_values(predictors: Predictors, name: str) -> Held:
     """Representative values: minimum, quartiles and maximum of a number, the levels of a factor."""
-    if predictors.kind(name) == "level":
+    if predictors.kind(name) != "number":
         return predictors.held(name, predictors.levels(name))
     values = np.unique(predictors.numbers(name))
     return values if len(values) <= 5 else _WORDS["fivenum"](predictors.numbers(name))
@@ -147,7 +147,9 @@ def _column(predictors: Predictors, name: str, kind: str, asked: object) -> Held
         return numbers
     known = predictors.levels(name)
     texts = [level_text(value) for value in each]
-    if name in predictors.common:
+    if kind == "date":
+        texts = [text.removesuffix(" 00:00:00") for text in texts]
+    elif name in predictors.common:
         for text in texts:
             if text not in known:
                 raise DataError(f"column {name!r} has no level {text!r}; {suggestion(text, known)}")

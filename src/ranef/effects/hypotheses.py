@@ -13,7 +13,7 @@ from ranef.data.row_labels import Labels, Table
 from ranef.effects.arithmetic import Stated, evaluated
 from ranef.effects.columns import posterior_of
 from ranef.effects.contrasts import pairs_of
-from ranef.effects.table import Described, Draws, Settings, finite
+from ranef.effects.table import Described, Draws, Kept, Settings, finite
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
 from ranef.posterior.posterior import Posterior
 
@@ -217,7 +217,7 @@ def hypothesis(
         found.names,
         columns_of(found, settings),
         line,
-        lambda: found.draws,
+        Kept(found.draws),
         parameters.chains,
         Labels(fit._known.training.sample.labels.form),
     ).table()

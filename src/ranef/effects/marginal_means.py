@@ -101,7 +101,7 @@ def marginal_means(
     request = Request(
         *(fit, frame, shown, None, groups, new_levels, seed, type, hypothesis),
         Settings(interval, rope),
-        f"marginal mean of the {scale_words(fit, type)}",
+        f"marginal {scale_words(fit, type)}",
     )
     rows = request.rows()
     cells = cells_of(rows, shown, _WEIGHTS if weights == "proportional" else None)

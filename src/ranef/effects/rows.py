@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,19 +149,19 @@ def _typical(
     With new_levels="sample" it is a row of a new level of every other grouping.
     """
     _refuse_absent(frame, extra, "the grid; name it in datagrid()")
-    kept, columns, notes = [], {}, ()
-    for name in program.groupings():
-        absent = predictors.columns_of(name) - set(frame.columns)
-        if not absent:
-            kept.append(name)
-        elif new_levels == "sample":
-            columns |= {column: np.full(frame.n, _NO_LEVEL, object) for column in absent}
     shown = tuple(name for name in frame.columns if name and np.ndim(frame.columns[name]) < 2)
+    notes = ()
     if new_levels == "sample":
+        columns = dict.fromkeys(_absent(program, frame), np.full(frame.n, _NO_LEVEL, object))
         frame = with_columns(frame, columns)
-    elif len(kept) < len(program.groupings()):
-        out = ", ".join(name for name in program.groupings() if name not in kept)
-        program, notes = program.limited_to(kept), (f"without the group effects of {out}",)
+    else:
+        kept = list(program.groupings())
+        while kept and _absent(program.limited_to(kept), frame):
+            rest = [[other for other in kept if other != name] for name in kept]
+            kept = min(rest, key=lambda names: len(_absent(program.limited_to(names), frame)))
+        if len(kept) < len(program.groupings()):
+            out = ", ".join(name for name in program.groupings() if name not in kept)
+            program, notes = program.limited_to(kept), (f"without the group effects of {out}",)
     return Rows(
         frame,
         program,
@@ -170,6 +170,36 @@ def _typical(
         f"{frame.n:,} rows of {what}",
         shown,
         notes,
+    )
+
+
+def _absent(program: Program, frame: Frame) -> list[str]:
+    """The columns that a program needs and a table lacks."""
+    needs = program.needs(response=False, companion=False)
+    return [name for name in needs if name not in frame.columns]
+
+
+def without_gaps(rows: Rows, names: Sequence[str]) -> Rows:
+    """The rows in which none of these columns is missing.
+
+    Raises:
+        DataError: if there is none.
+    """
+    gaps = {name: rows.frame.is_missing(name) for name in names}
+    kept = ~np.any([*gaps.values(), np.zeros(rows.n, bool)], axis=0)
+    if kept.all():
+        return rows
+    if not kept.any():
+        raise DataError(f"every row has a missing value in {', '.join(map(repr, names))}")
+    said = ", ".join(name for name, own in gaps.items() if own.any())
+    places = np.flatnonzero(kept)
+    labels = rows.labels if rows.labels.index is None else rows.labels.at(places)
+    return replace(
+        rows,
+        frame=rows.frame.take(places),
+        labels=labels,
+        what=f"{len(places):,} training rows",
+        notes=(*rows.notes, f"without {rows.n - len(places):,} rows in which {said} is missing"),
     )
 
 

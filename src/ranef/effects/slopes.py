@@ -32,6 +32,7 @@ _NETWORK_STEP = 1e-2
 # Half the width for a value x of a column of positive numbers is at most this share of x, so that
 # functions such as the logarithm stay within their domain.
 _SHARE = 1e-3
+_NETWORK_SHARE = 1e-2
 
 _KINDS = ("dydx", "eyex", "eydx", "dyex")
 _SAID = {"dydx": "dY/dX", "eyex": "eY/eX", "eydx": "eY/dX", "dyex": "dY/eX"}
@@ -92,13 +93,24 @@ def slopes(
         Settings(interval, rope, 0.0),
         f"slope {_SAID[slope]} of the {scale_words(fit, type)}",
     )
-    rows = request.rows()
     predictors = Predictors(posterior_of(fit))
+    asked_for = named(predictors, variables)
+    rows = request.rows_with(predictors, asked_for)
     estimands = []
-    for name, asked in named(predictors, variables).items():
+    for name, asked in asked_for.items():
         if predictors.kind(name) == "level":
             label = COMPARISONS["difference"].label
             estimands += contrasts_of(predictors, {name: asked}, label)
+        elif predictors.kind(name) == "date":
+            raise OptionError(
+                f"the column {name!r} holds dates, for which slopes are not defined; use "
+                f"comparisons(), as in {{'{name}': ('2024-01-01', '2024-07-01')}}"
+            )
+        elif step := predictors.step_of(name):
+            raise OptionError(
+                f"{name!r} stands in {step}, a step without a derivative; use comparisons() for "
+                f"it, as in {{'{name}': 'iqr'}}"
+            )
         elif asked is not None:
             raise OptionError(
                 f"a slope of {name!r} takes no contrast, such as {asked!r}; use comparisons()"
@@ -174,7 +186,7 @@ def _derivative(fit: Fit, predictors: Predictors, name: str, slope: str) -> Quan
             values = present(frame, name)
             return {name: values + sign * half(values)}
 
-        return Variant(("slope", name, sign), change)
+        return Variant(("slope", name, sign), change, name)
 
     def combine(values: list[Values], frame: Frame) -> Values:
         own = present(frame, name)
@@ -213,6 +225,8 @@ def _half_width(
     def half(values: NDArray[np.float64]) -> NDArray[np.float64]:
         if not positive:
             return np.full(len(values), width)
-        return np.minimum(width, np.where(values > 0, _SHARE * values, width))
+        return np.minimum(
+            width, np.where(values > 0, (_NETWORK_SHARE if single else _SHARE) * values, width)
+        )
 
     return half

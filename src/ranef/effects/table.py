@@ -94,6 +94,31 @@ class Effects(Summary):
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Draws that are in memory.
+
+    Attributes:
+        values: the draws, (draws, rows).
+    """
+
+    values: Draws
+
+    def __call__(self) -> Draws:
+        return self.values
+
+
+def lost() -> Draws:
+    """Refuse to return draws that a pickled table does not hold.
+
+    Raises:
+        OptionError: always.
+    """
+    raise OptionError(
+        "this table was pickled without its draws, which would be too many; compute it again"
+    )
+
+
+@dataclass(frozen=True)
 class Described:
     """Estimates with what a table of them needs.
 
@@ -125,17 +150,31 @@ class Described:
         coords = {name: value for name, value in names.items() if name not in ("chain", "draw")}
         return xr.DataArray(values, dims=("chain", "draw", "row"), coords=coords, name="effect")
 
+    def get_draws(self) -> xr.DataArray:
+        """The draws, made at the first call."""
+        return self.draws
+
+    def said(self) -> str:
+        """The line below the table."""
+        return self.line
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: draws that are made on request need the fit, and are left out."""
+        kept = isinstance(self.make_draws, Kept)
+        state = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return state if kept else {**state, "make_draws": lost}
+
     def table(self) -> Table:
         """The table, a pandas table or a polars one if the data was."""
         out = self.labels.table({**self.names, **self.columns, **self.context})
         if isinstance(out, pd.DataFrame):
-            table = Effects.of(out, lambda: self.line)
+            table = Effects.of(out, self.said)
             assert isinstance(table, Effects)
-            table._draws = lambda: self.draws
+            table._draws = self.get_draws
             return table
         made = {
-            "_draws": lambda: self.draws,
-            "_line": lambda: self.line,
+            "_draws": self.get_draws,
+            "_line": self.said,
             "gt": lambda: great_table(out),
         }
         for name, value in made.items():

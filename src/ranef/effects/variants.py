@@ -25,10 +25,12 @@ class Variant:
     Attributes:
         key: names the change; variants with the same key are the same rows.
         change: maps a frame to the new columns; None for rows as they are.
+        column: the column that is moved by some amount, "" for none.
     """
 
     key: tuple[object, ...] = ()
     change: Callable[[Frame], Mapping[str, Held]] | None = field(default=None, compare=False)
+    column: str = ""
 
     def of(self, frame: Frame) -> Frame:
         """The rows of `frame`, changed."""
@@ -51,7 +53,9 @@ def constant(values: Mapping[str, Held]) -> Variant:
 
 def shifted(column: str, by: float) -> Variant:
     """All rows with a number added to a column."""
-    return Variant(("shift", column, by), lambda frame: {column: present(frame, column) + by})
+    return Variant(
+        ("shift", column, by), lambda frame: {column: present(frame, column) + by}, column
+    )
 
 
 def present(frame: Frame, column: str) -> NDArray[np.float64]:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ranef.errors import OptionError
 from ranef.lazy import xr
-from ranef.plots.canvas import COLOURS, label, styled
+from ranef.plots import canvas
+from ranef.plots.canvas import COLOURS, Figure, label, styled
 
 # Largest number of panels and of lines in one.
 _MOST_PANELS = 24
@@ -76,12 +76,9 @@ def _figure(curves: xr.Dataset) -> Figure:
             f"of {most:,}; give fewer values by at="
         )
     columns = min(count, 3)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(7.2, 3.6 if rows == 1 else 2.8 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for empty in axes[count:]:
-        empty.remove()
-    for place, panel in enumerate(axes[:count]):
+    height = 3.6 if count <= columns else 2.8
+    figure, axes = canvas.panels(count, columns, height=height, sharex=True, sharey=True)
+    for place, panel in enumerate(axes):
         own = curves.isel({across: place}) if across else curves
         own = own.squeeze("group") if "group" in own.dims and lines != "group" else own
         _panel(panel, own, lines)
