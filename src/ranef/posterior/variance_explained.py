@@ -182,8 +182,8 @@ class VarianceExplained:
         if residual is None:
             raise OptionError(
                 f"{what} needs a residual variance on the scale of the predictor, which is not "
-                f"defined for the family {family.name}{self._predicted()}; ask for "
-                "fit.r2(kind='bayes') if the response is a number"
+                f"defined for the family {family.name}{self._predicted()}"
+                + ("" if isinstance(family, Categories) else "; ask for fit.r2(kind='bayes')")
             )
         groups = {name: own for name, own in known.group_variances.items() if name}
         for name in [name for name in groups if self._levels(name) == known.training.rows.used]:
@@ -213,10 +213,11 @@ class VarianceExplained:
         )
 
     def _predicted(self) -> str:
-        """Which other parameters have a predictor, as part of a sentence."""
+        """Which other parameters have a predictor, where that is the reason, for a sentence."""
         program = self.posterior.program
         others = [name for name in program.terms if name != program.location]
-        return f" with a predictor of {', '.join(others)}" if others else ""
+        defined = program.family.name in _LATENT
+        return f" with a predictor of {', '.join(others)}" if others and defined else ""
 
     def _refuse_infinite(self, found: RowVariances) -> None:
         """Refuse a residual variance that is infinite.
