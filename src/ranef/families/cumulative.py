@@ -60,18 +60,21 @@ class Cumulative:
 
     def __call__(self, y: _Values) -> _Values:
         """P(Y <= y) for y that broadcasts against (draws, rows)."""
-        return self.function(y, *self.arguments)
+        with np.errstate(over="ignore", under="ignore", divide="ignore"):
+            return self.function(y, *self.arguments)
 
-    def rows(self, places: slice) -> Cumulative:
-        """The function on some of the rows."""
+    def part(self, draws: slice, rows: slice | NDArray[np.int64]) -> Cumulative:
+        """The function at some of the draws and rows."""
 
-        def part(argument: _Values | Cumulative) -> _Values | Cumulative:
+        def some(argument: _Values | Cumulative) -> _Values | Cumulative:
             if isinstance(argument, Cumulative):
-                return argument.rows(places)
+                return argument.part(draws, rows)
+            if argument.ndim > 1 and argument.shape[-2] > 1:
+                argument = argument[..., draws, :]
             shared = argument.ndim == 0 or argument.shape[-1] == 1
-            return argument if shared else argument[..., places]
+            return argument if shared else argument[..., rows]
 
-        return Cumulative(self.function, tuple(map(part, self.arguments)))
+        return Cumulative(self.function, tuple(map(some, self.arguments)))
 
 
 def _normal(y: _Values, location: _Values, scale: _Values) -> _Values:
@@ -83,8 +86,7 @@ def _student(y: _Values, nu: _Values, location: _Values, scale: _Values) -> _Val
 
 
 def _lognormal(y: _Values, location: _Values, scale: _Values) -> _Values:
-    with np.errstate(divide="ignore"):
-        return special.ndtr((np.log(np.maximum(y, 0.0)) - location) / scale)
+    return special.ndtr((np.log(np.maximum(y, 0.0)) - location) / scale)
 
 
 def _gamma(y: _Values, shape: _Values, rate: _Values) -> _Values:

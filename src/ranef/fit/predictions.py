@@ -257,10 +257,14 @@ class Predictions(PredictionDraws):
             OptionError: for anything but a finite number or the name of a category.
         """
         names, first = self.training.state.family.categories, self.program.family.categorised
-        if str(y) in names:
-            return float(names.index(str(y)) + (1 if first else 0))
+        whole = isinstance(y, (float, np.floating)) and float(y).is_integer()
+        name = str(int(y)) if whole else str(y)  # type: ignore[call-overload]
+        if name in names:
+            return float(names.index(name) + (1 if first else 0))
         if names and (first or isinstance(y, str)):
-            raise OptionError(f"at must be a category of the response; {suggestion(str(y), names)}")
+            raise OptionError(
+                f"at must be a category of the response, not {y!r}; {suggestion(name, names)}"
+            )
         number = isinstance(y, (int, float, np.integer, np.floating)) and not isinstance(y, bool)
         if not number or not np.isfinite(float(y)):  # type: ignore[arg-type]
             raise OptionError(f"at must be a finite number or a list of them, not {y!r}")

@@ -216,7 +216,10 @@ class Predictive(ProgramReplay):
 
         def values(chunk: RowChunk) -> dict[str, NDArray]:
             found = chunk.values if transform else chunk.predictors
-            return {"a": np.stack([chunk.own(found[name]).T for name in names], axis=-1)}
+            each = [chunk.own(found[name]) for name in names]
+            for value in each:
+                refuse_out_of_reach(value, chunk.places)
+            return {"a": np.stack([value.T for value in each], axis=-1)}
 
         return self._by_row(designs, response, n, values)["a"].transpose(1, 0, 2)
 
@@ -228,7 +231,9 @@ class Predictive(ProgramReplay):
 
         def draw(chunk: RowChunk) -> dict[str, NDArray]:
             _refuse_limits(chunk)
-            drawn = self.program.family.sample(rng, chunk.response, **chunk.values)
+            with np.errstate(over="ignore"):
+                drawn = self.program.family.sample(rng, chunk.response, **chunk.values)
+            refuse_out_of_reach(chunk.own(drawn), chunk.places, np.finfo(np.float64).max)
             return {"a": chunk.own(drawn).T}
 
         return self._by_row(designs, response, n, draw)["a"].T

@@ -5,8 +5,9 @@ distributions, one for each draw:
 
     F(y) = mean_s F(y | draw s).
 
-It is computed in closed form, without sampled responses. Quantiles are the roots of F(y) = q, found
-by the method of Chandrupatla (1997).
+It is computed in closed form, without sampled responses. The quantiles of a continuous response are
+the roots of F(y) = q. They are searched for with some of the draws by the method of Chandrupatla
+(1997), and from there with all draws by the secant method.
 """
 
 from __future__ import annotations
@@ -26,14 +27,22 @@ from ranef.posterior.program_replay import Matrix, RowChunk
 _PerRow = Float[NDArray[np.float64], "rows"]
 _Quantiles = Float[NDArray[np.float64], "q rows"]
 
+_ALL = slice(None)
+
 # Rows that one core works on at a time.
 _STRIPE = 250
 # Largest error of a quantile, as a probability.
-_ERROR = 1e-10
+_ERROR = 1e-9
+# Number of draws with which a search begins.
+_FEW = 100
+# Largest error of its first part, as a probability. Some draws differ from all by more.
+_ROUGH = 1e-4
+# Largest number of steps of the secant method.
+_SECANTS = 6
 # Largest number of steps of a search, each of which halves an interval of doubles at worst.
 _STEPS = 1_200
-# A quantile lies within so many standard errors of the quantile of sampled responses. Where it does
-# not, the search goes on outside.
+# Half width, in standard errors, of the first interval about a quantile of sampled responses. The
+# interval is moved where it does not hold the root.
 _ERRORS = 4.0
 
 
@@ -59,7 +68,7 @@ class PredictiveDistribution:
 
     def at(self, y: _PerRow) -> _PerRow:
         """F(y) of each row."""
-        return np.concatenate(self._by_stripe(lambda part, rows: part(y[rows]).mean(axis=0)))
+        return np.concatenate(self._by_stripe(lambda part, rows: _mean(part, y[rows])))
 
     def below(self, y: _PerRow) -> _PerRow:
         """P(Y < y) of each row."""
@@ -73,12 +82,11 @@ class PredictiveDistribution:
             sampled: sampled responses, near whose quantiles the search begins.
         """
         search = _least_count if self.discrete else _root
+        few = slice(None, None, max(1, len(sampled) // _FEW))
 
         def within(part: Cumulative, rows: slice) -> _Quantiles:
-            def mean(y: _PerRow) -> _PerRow:
-                return part(y).mean(axis=0)
-
-            return np.stack([search(mean, q, sampled[:, rows]) for q in probabilities])
+            near = np.sort(sampled[few, rows], axis=0)
+            return np.stack([search(part, part.part(few, _ALL), q, near) for q in probabilities])
 
         return np.concatenate(self._by_stripe(within), axis=1)
 
@@ -86,38 +94,80 @@ class PredictiveDistribution:
         self, call: Callable[[Cumulative, slice], NDArray[np.float64]]
     ) -> list[NDArray[np.float64]]:
         """The results of `call` for stripes of rows, computed in parallel."""
-        ends = [min(start + _STRIPE, self.count) for start in range(0, self.count, _STRIPE)]
-        stripes = [slice(end - (end - 1) % _STRIPE - 1, end) for end in ends]
-        return side_by_side(lambda own: call(self.cumulative.rows(own), own), stripes, _STRIPE)
+        stripes = [
+            slice(start, min(start + _STRIPE, self.count))
+            for start in range(0, self.count, _STRIPE)
+        ]
+        whole = self.cumulative
+        return side_by_side(lambda own: call(whole.part(_ALL, own), own), stripes, _STRIPE)
 
 
-def _root(mean: Callable[[_PerRow], _PerRow], q: float, sampled: Matrix) -> _PerRow:
-    """The root of F(y) = q for a continuous F, by Chandrupatla's method.
+def _mean(cumulative: Cumulative, y: _PerRow) -> _PerRow:
+    """F(y) of each row."""
+    return cumulative(y).mean(axis=0)
 
-    Each step interpolates the inverse of F through three points, or halves the interval that holds
-    the root where the interpolation is not reliable.
+
+def _root(whole: Cumulative, few: Cumulative, q: float, near: Matrix) -> _PerRow:
+    """The root of F(y) = q for a continuous F.
+
+    Args:
+        whole: P(Y <= y) at every draw.
+        few: the same at some of the draws.
+        q: the probability.
+        near: sampled responses at these draws, sorted.
     """
-    error = _ERRORS * np.sqrt(q * (1 - q) / len(sampled))
-    within = [max(q - error, 0.0), min(q + error, 1.0)]
-    low, high = np.quantile(sampled, within, axis=0)
-    low, high, f_low, f_high = _bracketed(lambda y: mean(y) - q, low, high)
+    error = _ERRORS * np.sqrt(q * (1 - q) / len(near))
+    places = np.clip([q - error, q + error], 0.0, 1.0) * (len(near) - 1)
+    low, high = near[int(np.floor(places[0]))], near[int(np.ceil(places[1]))]
+    y = _bracketing_root(few, q, low, high, _ROUGH)
+    width = np.maximum((high - low) / 8, 1e-8 * np.abs(y))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = (_mean(few, y + width) - _mean(few, y - width)) / (2 * width)
+    distance = _mean(whole, y) - q
+    for _ in range(_SECANTS):
+        if (np.abs(distance) <= _ERROR).all():
+            return y
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = -distance / slope
+        step = np.where(np.isfinite(step), step, 0.0)
+        y, before = y + step, distance
+        distance = _mean(whole, y) - q
+        slope = np.where(step != 0, (distance - before) / np.where(step == 0, 1.0, step), slope)
+    rest = np.flatnonzero(~(np.abs(distance) <= _ERROR))
+    y[rest] = _bracketing_root(whole.part(_ALL, rest), q, low[rest], high[rest], _ERROR)
+    return y
+
+
+def _bracketing_root(
+    cumulative: Cumulative, q: float, low: _PerRow, high: _PerRow, error: float
+) -> _PerRow:
+    """The root of F(y) = q by Chandrupatla's method, from an interval that may not hold it.
+
+    Each step interpolates the inverse of F through three points, or halves the interval where the
+    interpolation is not reliable. It ends where |F(y) - q| is at most `error`.
+    """
+
+    def distance(y: _PerRow) -> _PerRow:
+        return _mean(cumulative, y) - q
+
+    low, high, f_low, f_high = _bracketed(distance, low, high)
     a, b, f_a, f_b = high, low, f_high, f_low
     # The distribution function is nearly straight across so short an interval.
     share, best = _inside(f_a / np.where(f_a == f_b, 1.0, f_a - f_b)), a
     for _ in range(_STEPS):
         y = a + share * (b - a)
-        f = mean(y) - q
+        f = distance(y)
         same = np.sign(f) == np.sign(f_a)
         c, f_c = np.where(same, a, b), np.where(same, f_a, f_b)
         b, f_b = np.where(same, b, a), np.where(same, f_b, f_a)
         a, f_a = y, f
         best = np.where(np.abs(f_a) < np.abs(f_b), a, b)
         width = np.abs(b - a)
-        ended = (np.minimum(np.abs(f_a), np.abs(f_b)) <= _ERROR) | (
+        ended = (np.minimum(np.abs(f_a), np.abs(f_b)) <= error) | (
             width <= 4 * np.finfo(float).eps * np.abs(best)
         )
         if ended.all():
-            return best
+            break
         with np.errstate(divide="ignore", invalid="ignore"):
             xi, phi = (a - b) / (c - b), (f_a - f_b) / (f_c - f_b)
             reliable = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
@@ -160,14 +210,19 @@ def _bracketed(
     return low, high, f_low, f_high
 
 
-def _least_count(mean: Callable[[_PerRow], _PerRow], q: float, sampled: Matrix) -> _PerRow:
-    """The least whole number with F(y) >= q, by bisection from the quantile of `sampled`."""
+def _least_count(whole: Cumulative, few: Cumulative, q: float, near: Matrix) -> _PerRow:
+    """The least whole number with F(y) >= q; arguments as of `_root`."""
+    start = near[int(np.ceil(q * len(near))) - 1]
+    return _least_from(whole, q, _least_from(few, q, start))
+
+
+def _least_from(cumulative: Cumulative, q: float, start: _PerRow) -> _PerRow:
+    """The least whole number with F(y) >= q, by steps from `start` that double, then bisection."""
 
     def reached(y: _PerRow) -> NDArray[np.bool_]:
-        return mean(y) >= q - 1e-12
+        return _mean(cumulative, y) >= q - 1e-12
 
-    high = np.quantile(sampled, q, axis=0, method="inverted_cdf")
-    low, step = high - 1.0, np.ones_like(high)
+    low, high, step = start - 1.0, start, np.ones_like(start)
     for _ in range(_STEPS):
         over, under = reached(low), ~reached(high)
         if not (over | under).any():

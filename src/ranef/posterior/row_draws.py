@@ -17,7 +17,13 @@ from ranef.families.response_design import ResponseDesign
 from ranef.inference.base import Draws
 from ranef.lazy import xr
 from ranef.numerics.shapes import Int, Shaped
-from ranef.posterior.new_rows import Groups, limited_program, naming_column, read_new_rows
+from ranef.posterior.new_rows import (
+    Groups,
+    limited_program,
+    naming_column,
+    read_new_rows,
+    refuse_unknown_treatment,
+)
 from ranef.posterior.posterior import Posterior
 from ranef.program.program import Program
 from ranef.program.training import Designs
@@ -83,6 +89,7 @@ class PredictedRows:
             DataError, ColumnError: as `read_new_rows` and `limited_program`.
         """
         program = limited_program(posterior, groups)
+        refuse_unknown_treatment(new_levels)
         if data is None:
             return cls._of_training(posterior, program, response=response, companion=companion)
         frame, designs = read_new_rows(
@@ -212,4 +219,4 @@ def _row_coordinate(labels: Labels, n: int) -> xr.Coordinates:
             for i, name in enumerate(index.names)
         ]
         return xr.Coordinates.from_pandas_multiindex(index.set_names(names), "row")
-    return xr.Coordinates({"row": index})
+    return xr.Coordinates({"row": index.rename("row")})
