@@ -210,10 +210,8 @@ class CoefficientTables:
             for site in grouped.sites
         }
         later = set(known.draws.lazy_sites) & sites
-        none = {site: np.zeros(0, np.int64) for site in later}
-        drawn = known.draws.at(none) if later else known.draws.sites
-        draws = next((v.shape[0] * v.shape[1] for v in drawn.values()), 1)
-        most = max(1, _CELLS // (draws * len(names)))
+        chains, each = known.draws.shape
+        most = max(1, _CELLS // (chains * each * len(names)))
         for start in range(0, levels, most):
             places = slice(start, min(start + most, levels))
             if later:

@@ -104,7 +104,7 @@ class VarianceExplained:
             self._refuse_infinite(found)
             rows["marginal"] = _share(found.common, found.groups + found.residual)
             rows["conditional"] = _share(found.mean, found.residual)
-            own = _RESIDUAL.get(family.name, "the variance of the response given its parameters")
+            own = self._words(_RESIDUAL) or "the variance of the response given its parameters"
             said.append(f"residual variance: the mean over rows of {own}")
         left_out = self.posterior.training.stream is None
         left_out &= self.posterior.training.held <= _MOST_LEFT_OUT
@@ -158,8 +158,15 @@ class VarianceExplained:
         return _table("r2", rows, tails, self._residual_line())
 
     def _residual_line(self) -> str:
-        own = _LATENT[self.posterior.program.family.name]
-        return f"residual variance on the scale of the predictor: {own}"
+        return f"residual variance on the scale of the predictor: {self._words(_LATENT)}"
+
+    def _words(self, of_family: Mapping[str, str]) -> str:
+        """The residual variance in words; "" where `of_family` does not have the family."""
+        form = self.posterior.training.response.form
+        if form == "se":
+            return "s^2, the squared standard errors"
+        own = of_family.get(self.posterior.program.family.name, "")
+        return own.replace("sigma^2", "sigma^2 / w") if form == "weights" else own
 
     def _on_link_scale(self, what: str) -> LinkVariances:
         """The parts of the variance on the scale of the location's predictor.
