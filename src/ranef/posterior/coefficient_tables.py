@@ -150,6 +150,8 @@ class CoefficientTables:
                 total = np.broadcast_to(total, (len(total), width))
                 if effect:
                     total = total + drawn[effect]
+                # Sums over draws depend on the order in memory, which a saved fit need not have.
+                total = np.ascontiguousarray(total)
                 if len(total) > 1:
                     sds[term][places] = total.std(axis=0, ddof=1)
                 limits[term][:, places] = np.quantile(total, tails, axis=0)

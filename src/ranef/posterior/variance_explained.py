@@ -114,7 +114,12 @@ class VarianceExplained:
             if loo.bad:
                 said.append(f"loo is not to be relied on for {loo.bad:.1%} of the rows (k-hat)")
         elif kind is None:
-            said.append("loo was left out, as there are many rows; kind='loo' asks for it")
+            streamed = self.posterior.training.stream is not None
+            said.append(
+                "loo is left out, as the rows were read in batches"
+                if streamed
+                else "loo is left out, as there are many rows; kind='loo' asks for it"
+            )
         return _table("r2", rows, tails, "; ".join(said))
 
     def icc(self, interval: float) -> Summary:
