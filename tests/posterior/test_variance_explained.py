@@ -6,6 +6,7 @@ import pytest
 from scipy.special import expit
 
 import ranef as rf
+from ranef.data import parquet
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.variance_explained import VarianceExplained
 
@@ -188,6 +189,25 @@ def test_a_level_for_each_row_is_residual():
     assert list(found.index) == ["g", "g"]
     residual = row + draws["sigma"].to_numpy() ** 2
     assert found["estimate"].iloc[0] == pytest.approx((group / (group + residual)).mean())
+
+
+@pytest.mark.long
+def test_rows_read_in_batches(tmp_path, fit, monkeypatch):
+    monkeypatch.setattr(parquet, "BATCH", 70)
+    path = tmp_path / "rows.parquet"
+    TABLE.to_parquet(path, row_group_size=50)
+    streamed = rf.Model("y ~ x + (1 + x | g)").fit(path, method="exact", progress=False, draws=400)
+    assert streamed.training.stream is not None
+    found = streamed.r2()
+    assert list(found.index) == ["marginal", "conditional"]
+    assert "kind='loo' asks for it" not in repr(found)
+    np.testing.assert_allclose(found["estimate"], fit.r2(kind="bayes")["estimate"], atol=0.01)
+    np.testing.assert_allclose(streamed.icc()["estimate"], fit.icc()["estimate"], atol=0.02)
+    assert (streamed.residual_checks()["p"] > 0).all()
+    assert len(streamed.coef("g", 0.5)) == 2 * J
+    for call in (lambda: streamed.r2(kind="loo"), streamed.residuals):
+        with pytest.raises(rf.OptionError, match="in batches"):
+            call()
 
 
 def test_what_is_not_defined_is_refused_in_a_sentence(fit):
