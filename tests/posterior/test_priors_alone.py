@@ -20,7 +20,7 @@ def fit():
 
 
 def test_prior_responses_have_the_variances_of_the_prior():
-    """y = a + b_g + e with variances 1, 4 and 1 / 4: those of one level share the first two."""
+    """Y = a + b_g + e with variances 1, 4 and 1 / 4: those of one level share the first two."""
     fit = rf.Model("y ~ 1 + (1 | g)", priors=PRIORS).fit(TABLE, draws=20, progress=False)
     drawn = fit.prior_predictive(2000, seed=1)
     assert (drawn.dims, drawn.shape, drawn.name) == (("chain", "draw", "row"), (1, 2000, N), "y")
@@ -73,7 +73,9 @@ def test_sensitivity_is_that_of_the_scaled_normal_posterior(fit):
 
     def cdf(prior, likelihood):
         precision = prior / 0.09 + likelihood * N
-        return norm.cdf(grid, (2 * prior / 0.09 + likelihood * y.sum()) / precision, precision**-0.5)
+        return norm.cdf(
+            grid, (2 * prior / 0.09 + likelihood * y.sum()) / precision, precision**-0.5
+        )
 
     for name, scaled in (("prior", lambda a: (a, 1)), ("likelihood", lambda a: (1, a))):
         p, each = cdf(1, 1), []
