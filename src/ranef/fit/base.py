@@ -184,7 +184,8 @@ class FittedModel:
 
         Args:
             groups: names of groups. Those of ArviZ's schema are "posterior_predictive" (on at
-                most 20,000 rows), "prior" and "log_likelihood". Others are
+                most 20,000 rows), "prior", "prior_predictive" (likewise), "log_prior" and
+                "log_likelihood". Others are
                 "surface" (the mean over two numeric predictors),
                 "partial_effects" (the mean along each predictor),
                 "shrinkage" (estimates of levels without pooling),
@@ -241,6 +242,9 @@ class FittedModel:
             The symptoms, the second opinions that were taken, and the verdict: "trust" if
             there is a second opinion and nothing speaks against the fit, "unchecked" if
             nothing speaks against it and there is no second opinion, "caution" or "distrust".
+            The verdict is on the computation of the posterior. What is found about the model,
+            such as overdispersed counts, is among the `notes`, which do not change it; with
+            quick=True there are none.
         """
         # The ELBO of a variational guide does not say how far the guide is from the posterior.
         known = self._cache.check
