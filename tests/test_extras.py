@@ -21,6 +21,8 @@ _PLOTS = (
     *("markupsafe", "PIL", "pyparsing"),
 )
 
+_SKLEARN = ("sklearn", "joblib")
+
 # Hides the packages ABSENT from imports and from questions for their versions.
 _START = """
 import sys
@@ -85,6 +87,10 @@ _NEEDS = {
         "rf.plots.elbo() needs matplotlib, which is not installed; install it with "
         "pip install 'ranef[plots]'"
     ),
+    "from ranef.sklearn import MixedRegressor": (
+        "ranef.sklearn.MixedRegressor needs scikit-learn, which is not installed; install it with "
+        "pip install 'ranef[sklearn]'"
+    ),
     "fit.report('page.html')": (
         "fit.report() needs matplotlib, arviz-plots and Jinja2, which are not installed; install "
         "them with pip install 'ranef[plots]'"
@@ -108,7 +114,7 @@ assert main(["report", "fit.ranef", "--out", "page.html"]) == 1
 
 
 def _run(
-    code: str, folder: Path, absent: tuple[str, ...] = (*_NETWORKS, *_PLOTS)
+    code: str, folder: Path, absent: tuple[str, ...] = (*_NETWORKS, *_PLOTS, *_SKLEARN)
 ) -> subprocess.CompletedProcess[str]:
     code = f"ABSENT = {absent!r}{_START}{code}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)

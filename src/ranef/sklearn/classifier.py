@@ -114,9 +114,15 @@ class MixedClassifier(ClassifierMixin, MixedEstimator):
             )
         rows = self._read(X, y, sample_weight, groups)
         given = checked_response(y, rows.n, dtype=None)
-        check_classification_targets(given)
         counted = given if rows.weights is None else given[rows.weights > 0]
-        classes = np.unique(counted)
+        try:
+            check_classification_targets(given)
+            classes = np.unique(counted)
+        except TypeError:
+            raise DataError(
+                "y has classes that cannot be sorted, such as texts beside numbers or None; "
+                "convert them to one type"
+            ) from None
         if len(classes) < 2:
             raise DataError(
                 f"y has one class, {classes.tolist()[0]!r}; a classifier needs at least two"

@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 
 from ranef.errors import OptionError
 from ranef.names import FamilyName, MethodName, MethodOptions, NewLevels
-from ranef.sklearn.base import MixedEstimator, Rows, checked_response
+from ranef.sklearn.base import MixedEstimator, Rows, checked_response, name_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -106,7 +106,7 @@ class MixedRegressor(RegressorMixin, MixedEstimator):
             RanefError: one of its subclasses, as for `ranef.Model.fit`.
             ValueError: for rows that scikit-learn refuses, in its words.
         """
-        name = self.family if isinstance(self.family, str) else self.family.name
+        name = name_of(self.family)
         if name in _OF_CLASSES:
             raise OptionError(
                 f"the response of the family {name!r} is a class; use ranef.sklearn.MixedClassifier"
