@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ranef.families.mixture_spec import Mixture
 from ranef.model import Model
 from ranef.names import FamilyName, MethodName, MethodOptions, NewLevels, PredictionKind
 from ranef.sklearn.formulas import GROUPS, WEIGHTS, completed
+from ranef.storage.networks import restored, stored
 
 if TYPE_CHECKING:
     from typing import Self
@@ -158,7 +158,7 @@ class MixedEstimator(BaseEstimator):
         columns[whole.response] = y
         if precise:
             columns[WEIGHTS] = rows.weights
-        networks = copy.deepcopy(self.networks) if self.networks else None
+        networks = restored(stored(self.networks or {}, {}))
         model = Model(whole.text, family, self.priors, networks, self.missing)
         needs = model.program.needs()
         if rows.groups is not None and GROUPS not in needs:
@@ -327,9 +327,14 @@ def checked_response(y: Any, n: int, **options: Any) -> NDArray:
     Raises:
         ValueError: in scikit-learn's words.
     """
-    if options.get("dtype") == "numeric" and np.asarray(y).dtype.kind in "US":
-        raise DataError("y holds texts, and a regressor takes numbers; use MixedClassifier")
-    column = check_array(y, ensure_2d=False, input_name="y", **options)
+    try:
+        column = check_array(y, ensure_2d=False, input_name="y", **options)
+    except ValueError as error:
+        if "string" in str(error):
+            raise DataError(
+                "y holds texts, and a regressor takes numbers; use MixedClassifier for classes"
+            ) from None
+        raise
     column = column_or_1d(column, warn=True)
     check_consistent_length(np.empty((n, 1)), column)
     return column

@@ -40,7 +40,8 @@ class MixedRegressor(RegressorMixin, MixedEstimator):
         family: the distribution of the response, as for `ranef.Model`.
         groups: column or columns of X that are groupings, if there is no formula.
         priors: parameter name to prior, as for `ranef.Model`.
-        networks: name to Keras model, as for `ranef.Model`. Every fit trains a copy.
+        networks: name to Keras model, as for `ranef.Model`. Every fit trains a copy, and the layers
+            have to be ones that `ranef.Fit.save` can keep.
         missing: texts that stand for a missing level, as for `ranef.Model`.
         method: "auto", "exact", "laplace", "svi" or "nuts", as for `ranef.Model.fit`.
         draws: number of posterior draws, in each chain.
