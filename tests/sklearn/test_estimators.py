@@ -68,6 +68,7 @@ def test_groups_are_a_column_or_are_passed_beside(fitted, table, X):
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_without_groups_predictions_are_at_the_population_level(model, table, X):
     beside = MixedRegressor(draws=200).fit(X[["x"]], table["y"], groups=table["zip code"])
     known = model.predict(table[["x"]], groups=None)["mean"]
@@ -87,6 +88,7 @@ def test_a_polars_table_and_an_array_do_as_well(fitted, table, X):
     np.testing.assert_allclose(plain.predict(array), least_squares, atol=0.05)
 
 
+@pytest.mark.long
 def test_weights_of_a_gaussian_are_precisions(table, X):
     formula = "y ~ x + (1 | `zip code`)"
     weighted = MixedRegressor(formula, draws=200).fit(X, table["y"], sample_weight=table["w"])
