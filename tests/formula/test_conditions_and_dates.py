@@ -122,7 +122,12 @@ def test_new_rows_count_from_the_same_day(tmp_path):
         alone = fit.predict(rows.iloc[1:])["mean"].to_numpy()
         found.append(fit.predict(rows)["mean"].to_numpy())
         np.testing.assert_allclose(alone, found[-1][1:], rtol=1e-6)
-        assert set(fit.extend("partial_effects")["partial_effects"].data_vars) == {"x"}
+    effects = fit.extend("partial_effects")["partial_effects"]
+    assert set(effects.data_vars) == {"x", "day"}
+    points = effects["day_point"].to_numpy()
+    assert points.dtype.kind == "M"
+    assert table["day"].min() <= points[0] < points[-1] <= table["day"].max()
+    rf.plots.partial_effects(fit)
     np.testing.assert_allclose(found[1:], found[:1] * np.ones((2, 1)), rtol=1e-10)
 
 

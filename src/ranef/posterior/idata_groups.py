@@ -24,7 +24,13 @@ from ranef.posterior.group_predictive import by_group
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
-from ranef.posterior.reference_grid import ReferenceGrid, between, common_levels, in_order
+from ranef.posterior.reference_grid import (
+    ReferenceGrid,
+    between,
+    common_levels,
+    dates_of,
+    in_order,
+)
 from ranef.program import posterior_variables
 from ranef.program.training import evenly
 from ranef.terms.base import RunOptions, clean_name
@@ -248,6 +254,8 @@ class IdataGroups:
                 values = sample.numbers(name)
                 distinct = np.unique(values[~np.isnan(values)])
                 grids[name] = distinct if len(distinct) <= 10 else between(values, _POINTS)
+            elif kind == "date":
+                grids[name] = dates_of(between(sample.days(name), _POINTS))
             else:
                 grids[name] = in_order(sample, name, common_levels(sample, name)[:_MOST_LEVELS])
         frame = self._reference.rows([{name: grid} for name, grid in grids.items()])

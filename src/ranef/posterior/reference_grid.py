@@ -36,9 +36,9 @@ class ReferenceGrid:
     posterior: Posterior
 
     def predictors(self) -> dict[str, str]:
-        """Columns in the first parameter's predictor, without groupings: "number" or "level".
+        """Columns in the first parameter's predictor: "number", "level" or "date".
 
-        Columns of dates and of arrays are left out.
+        Groupings and columns of arrays are left out.
         """
         program, sample = self.posterior.program, self.posterior.training.sample
         out = {}
@@ -47,7 +47,7 @@ class ReferenceGrid:
                 continue
             for name in (n for e in term.call.expressions() for n in e.columns()):
                 kind = self._kind(name, program.needs()[name])
-                if kind == "level" or (kind == "number" and np.ndim(sample.numbers(name)) == 1):
+                if kind != "number" or np.ndim(sample.numbers(name)) == 1:
                     out[name] = kind
         return out
 
@@ -83,9 +83,7 @@ class ReferenceGrid:
             elif self._kind(name, uses) == "level":
                 typical = common_levels(sample, name)[0]
             elif self._kind(name, uses) == "date":
-                dates = sample.levels(name)
-                typical = np.sort(dates.names[dates.codes[dates.codes >= 0]].astype(str))
-                typical = typical[len(typical) // 2]
+                typical = dates_of(np.nanmedian(sample.days(name)))
             else:
                 typical = np.nanmean(sample.numbers(name), axis=0)
             columns[name] = np.concatenate(
@@ -106,6 +104,12 @@ def between(values: NDArray[np.float64], points: int) -> Curve:
     if low == high:
         low, high = values.min(), values.max()
     return np.linspace(low, high, points)
+
+
+def dates_of(days: float | Curve) -> NDArray[np.datetime64]:
+    """Points in time, from days since 1970-01-01."""
+    microseconds = np.rint(np.asarray(days) * 86_400e6).astype(np.int64)
+    return microseconds.astype("datetime64[us]")
 
 
 def common_levels(sample: Frame, name: str) -> NDArray[np.object_]:
