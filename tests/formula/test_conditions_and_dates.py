@@ -105,6 +105,7 @@ def test_dates_are_days_whatever_their_type(values):
     assert read(pa.table({"d": days})).days("d").tolist()[0] == 19_783
 
 
+@pytest.mark.long
 def test_new_rows_count_from_the_same_day(tmp_path):
     rng = np.random.default_rng(2)
     day = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 60, 80), unit="D")
