@@ -1,6 +1,8 @@
-"""`ranef fit`, `predict` and `report`: a fit kept in a file, and what is made of it."""
+"""`ranef fit`, `predict`, `show` and `report`: a fit kept in a file, and what is made of it."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -117,6 +119,11 @@ def test_what_cannot_be_done_is_said(folder, capsys, monkeypatch, arguments, sai
         ["fit", "rows.csv", FORMULA],
         ["fit", "rows.csv", FORMULA, "--out", "b", "--family", "cauchy"],
         ["fit", "rows.csv", FORMULA, "--out", "b", "--draws", "1"],
+        ["fit", "rows.csv", FORMULA, "--out", "b", "--chains", "0"],
+        ["fit", "rows.csv", FORMULA, "--out", "b", "--prior", "x=norml(0, 1)"],
+        ["fit", "rows.csv", FORMULA, "--out", "b", "--prior", "x=1", "--prior", "x=2"],
+        ["predict", "a.ranef", "rows.csv", "--out", "-", "--json"],
+        ["show", "a.ranef", "--interval", "2"],
         ["predict", "a.ranef", "rows.csv", "--out", "p.xlsx"],
         ["predict", "a.ranef", "rows.csv", "--out", "p.csv", "--interval", "1.5"],
         ["predict", "a.ranef", "rows.csv", "--out", "p.csv", "--keep", "mean"],
@@ -136,9 +143,101 @@ def test_a_level_never_seen_is_refused_with_the_remedy(folder, capsys):
     status, _, error = run(capsys, *arguments)
     assert status == 1
     assert "'never'" in error
+    assert "use --new-levels sample or --new-levels zero" in error
     status, _, _ = run(capsys, *arguments, "--new-levels", "zero")
     assert status == 0
     (folder / "p.csv").unlink()
+
+
+def test_a_kept_fit_is_shown(folder, capsys):
+    fit = rf.load(folder / "a.ranef")
+    status, printed, _ = run(capsys, "show", folder / "a.ranef", "--interval", 0.5)
+    assert status == 0
+    for text in (FORMULA, "family gaussian", "exact:", "300 rows read", "trust"):
+        assert text in printed
+    assert f"{fit.summary(0.5).loc['x', 'lower']:.6f}" in printed
+    status, printed, _ = run(capsys, "show", folder / "a.ranef", "--json")
+    shown = json.loads(printed)
+    assert (status, shown["file"]) == (0, str((folder / "a.ranef").resolve()))
+    fitted = ["fit", folder / "rows.csv", FORMULA, "--out", folder / "b.ranef", "--json"]
+    made = json.loads(run(capsys, *fitted)[1])
+    same = set(made) - {"out", "seconds"}
+    assert same == set(shown) - {"file", "seconds"}
+    assert {name: made[name] for name in same} == {name: shown[name] for name in same}
+
+
+def test_priors_are_given_by_name(folder, capsys):
+    out = folder / "b.ranef"
+    asked = ["--prior", "x=normal(0, 0.001)", "--prior", "sigma=2", "--json"]
+    status, printed, _ = run(
+        capsys, "fit", folder / "rows.csv", FORMULA, "--out", out, *asked, "--interval", 0.5
+    )
+    assert status == 0
+    found = {p["parameter"]: p for p in json.loads(printed)["parameters"]}
+    assert abs(found["x"]["mean"]) < 0.01
+    assert (found["sigma"]["mean"], found["sigma"]["kind"]) == (2.0, "fixed")
+    priors = {"x": rf.Normal(0, 0.001), "sigma": 2.0}
+    fit = rf.Model(FORMULA, priors=priors).fit(folder / "rows.csv", progress=False)
+    assert found["x"]["upper"] == fit.summary(0.5).loc["x", "upper"]
+    status, _, error = run(
+        capsys, "fit", folder / "rows.csv", FORMULA, "--out", out, "--prior", "nothing=2"
+    )
+    assert status == 1
+    assert "'nothing'" in error
+
+
+def test_strict_ends_in_three_after_writing(folder, capsys, monkeypatch):
+    from ranef.check import Check, Symptom
+
+    bad = Check((Symptom("k-hat is 2", "it is off", "use method='nuts'", "distrust"),), ())
+    monkeypatch.setattr(rf.Fit, "check", lambda fit, quick=False: bad)
+    out = folder / "strict.ranef"
+    asked = ["fit", folder / "rows.csv", FORMULA, "--out", out]
+    assert run(capsys, *asked)[0] == 0
+    out.unlink()
+    status, printed, _ = run(capsys, *asked, "--strict")
+    assert status == 3
+    assert out.exists()
+    assert "it is off; use --method nuts" in printed
+    status, printed, _ = run(capsys, "show", out, "--strict", "--json")
+    assert (status, json.loads(printed)["verdict"]) == (3, "distrust")
+    assert json.loads(printed)["reasons"] == list(bad.reasons)
+
+
+def test_a_dash_is_standard_input_or_output(folder, capsys, monkeypatch):
+    def piped(name: str) -> None:
+        raw = io.BytesIO((folder / name).read_bytes())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw))
+
+    piped("rows.csv")
+    out = folder / "piped.ranef"
+    assert run(capsys, "fit", "-", FORMULA, "--out", out)[0] == 0
+    pd.testing.assert_frame_equal(rf.load(out).summary(), rf.load(folder / "a.ranef").summary())
+    piped("rows.csv")
+    status, printed, said = run(capsys, "predict", out, "-", "--out", "-", "--keep", "g")
+    assert (status, said) == (0, f"predicting standard input from {out}\n")
+    expected = rf.load(out).predict(folder / "rows.csv")
+    found = pd.read_csv(io.StringIO(printed))
+    assert list(found.columns) == ["g", "mean", "sd", "lower", "upper"]
+    np.testing.assert_array_equal(found[["mean", "sd", "lower", "upper"]], expected)
+    piped("rows.csv")
+    status, printed, error = run(capsys, "fit", "-", "y ~ nope", "--out", out)
+    assert (status, printed) == (1, "")
+    assert "column 'nope' is not in standard input" in error
+
+
+def test_population_predictions_need_no_groups(folder, capsys):
+    (folder / "bare.csv").write_text("x\n1.0\n2.0\n")
+    asked = ["predict", folder / "a.ranef", folder / "bare.csv", "--out", "-"]
+    assert run(capsys, *asked)[0] == 1
+    status, printed, _ = run(capsys, *asked, "--groups", "none")
+    assert status == 0
+    found = pd.read_csv(io.StringIO(printed))
+    fit = rf.load(folder / "a.ranef")
+    np.testing.assert_allclose(found, fit.predict(folder / "bare.csv", groups=None))
+    status, _, error = run(capsys, *asked, "--groups", "g,h")
+    assert status == 1
+    assert "no grouping 'h'" in error
 
 
 def test_compare_prints_what_the_library_says(folder, capsys):

@@ -3,9 +3,11 @@
 import base64
 import hashlib
 import re
+from datetime import date
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import ranef as rf
@@ -29,7 +31,7 @@ TAGS = {
         "a",
     ),
     *("main", "section", "h2", "pre", "code", "div", "sub", "table", "thead", "tbody", "tr", "th"),
-    *("td", "figure", "figcaption", "strong", "img", "span", "script"),
+    *("ul", "td", "figure", "figcaption", "strong", "img", "span", "script"),
 }
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
@@ -71,7 +73,8 @@ def test_a_fits_page_holds_what_the_fit_knows(hostile_page):
     for said in (
         "60 rows were read and 58 used",
         "Normal(",
-        "Convergence",
+        "Methods",
+        "It took",
         "share(",
         "Point at a dot",
     ):
@@ -79,6 +82,32 @@ def test_a_fits_page_holds_what_the_fit_knows(hostile_page):
     table = fit.summary()
     assert f"{table.loc['sigma', 'mean']:,.4g}" in text
     assert "point estimate" in text
+
+
+def test_the_answer_comes_first_and_methods_last(hostile_page):
+    fit, path = hostile_page
+    page = path.read_text(encoding="utf-8")
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    checks = "Does the model describe the data?"
+    expected = ["Answer", "Data", checks, "Effects", "Groups", "Parameters", "Methods"]
+    assert titles == expected
+    text = " ".join(Reader(page).text.split())
+    slope = fit.posterior["<img src=x onerror=alert(1)>"].to_numpy()
+    low, high = np.quantile(slope, [0.025, 0.975])
+    assert f'higher by 1: y "<b> +{slope.mean():.2f}, 95% interval {low:.2f} to {high:.2f}.' in text
+    assert "Verdict: " in text
+    assert "about the computation, and not about the model" in text
+    assert f"The rows came from a table in memory. This page was made on {date.today()}" in text
+    assert "a fit with the seed 0" in text
+    assert text.index("Verdict: ") < text.index("60 rows were read") < text.index("Normal(")
+
+
+def test_the_file_of_the_rows_is_named(tmp_path, grouped):
+    from ranef.report.answer import source
+
+    pd.DataFrame(grouped)[["y", "x"]].to_csv(tmp_path / "scores.csv", index=False)
+    fit = rf.Model("y ~ x").fit(tmp_path / "scores.csv", progress=False)
+    assert source(fit) == "The rows are those of the file scores.csv."
 
 
 def test_points_say_level_and_size(hostile_page):

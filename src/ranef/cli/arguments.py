@@ -11,6 +11,8 @@ from ranef import registry
 from ranef.errors import suggestion
 
 if TYPE_CHECKING:
+    from ranef.check import Check
+
     Subparsers: TypeAlias = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -22,6 +24,11 @@ def count(text: str) -> int:
 def seed(text: str) -> int:
     """A whole number below 2^32."""
     return _whole(text, 0)
+
+
+def chains(text: str) -> int:
+    """A number of chains, at least 1."""
+    return _whole(text, 1)
 
 
 def _whole(text: str, least: int) -> int:
@@ -41,6 +48,13 @@ def probability(text: str) -> float:
     return value
 
 
+def groups(text: str) -> str | list[str] | None:
+    """Groupings: "all", None for "none", or a list of those between commas."""
+    if text in ("none", "all"):
+        return None if text == "none" else text
+    return [name.strip() for name in text.split(",")]
+
+
 def family(text: str) -> str:
     """The name of a family, or of a mixture of families."""
     for name in registry.parts(text):
@@ -48,6 +62,20 @@ def family(text: str) -> str:
             hint = suggestion(name, registry.FAMILIES)
             raise argparse.ArgumentTypeError(f"there is no family {name!r}; {hint}")
     return text
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Add the option --strict, which `status_of` reads."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit with status 3 where the verdict is distrust, after all is written",
+    )
+
+
+def status_of(check: "Check", options: argparse.Namespace) -> int:
+    """The exit status: 3 for a fit that is not to be used, with --strict, and else 0."""
+    return 3 if options.strict and check.verdict == "distrust" else 0
 
 
 def say(text: str) -> None:

@@ -27,7 +27,7 @@ Table: TypeAlias = "pd.DataFrame | pl.DataFrame"
 # Results by row; a Series if the user's table has one.
 ByRow: TypeAlias = "pd.Series | pl.Series | NDArray[np.float64]"
 # One column of a table of results.
-_Values: TypeAlias = NDArray | ArrowColumn | list[str]
+_Values: TypeAlias = NDArray | ArrowColumn | pd.Categorical | list[str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Labels:
         """A table with one row for each of the n rows.
 
         Args:
-            columns: name to NumPy or Arrow array or list of texts, one value for each row.
+            columns: name to NumPy or Arrow array, ordered categories or list of texts, one value
+                for each row.
 
         Returns:
             A pandas DataFrame with the index of the rows, or a polars DataFrame.
@@ -126,9 +127,9 @@ class Labels:
         return polars
 
 
-def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Series":
-    """Values for pandas, categories as the texts that they are."""
-    if isinstance(values, (np.ndarray, list)):
+def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Categorical | pd.Series":
+    """Values for pandas; categories of Arrow as the texts that they are."""
+    if isinstance(values, (np.ndarray, list, pd.Categorical)):
         return values
     texts = pa.types.is_dictionary(values.type)
     return (values.cast(values.type.value_type) if texts else values).to_pandas()
@@ -138,6 +139,8 @@ def _of_polars(
     polars: ModuleType, values: _Values
 ) -> "NDArray | list[str] | pl.Series | pl.DataFrame":
     """Values for polars, categories as an Enum if their order counts, else as a Categorical."""
+    if isinstance(values, pd.Categorical):
+        return polars.Series(values.tolist(), dtype=polars.Enum(list(values.categories)))
     if isinstance(values, (np.ndarray, list)):
         return values
     if pa.types.is_dictionary(values.type):

@@ -101,7 +101,8 @@ class Family(ABC):
                     f"{response}"
                 )
             what = "successes / trials" if response.form == "trials" else f"{response.form}()"
-            raise OptionError(f"the family {self.name} has no response of the form {what}")
+            hint = "; use family='binomial'" if response.form == "trials" else ""
+            raise OptionError(f"the family {self.name} has no response of the form {what}{hint}")
 
     def bind(self, state: FamilyState) -> Family:
         """The family with the parameters that follow from the categories of its response.

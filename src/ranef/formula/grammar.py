@@ -7,6 +7,7 @@ import functools
 
 import lark
 
+from ranef import habits
 from ranef.errors import FormulaError
 from ranef.formula.expression import (
     AllColumns,
@@ -91,6 +92,31 @@ def parse_parts(text: str) -> list[tuple[Expression, Expression]]:
         raise error.orig_exc from None
 
 
+def split_parts(text: str) -> list[tuple[str, str]]:
+    """The texts of the left and right side of every part of a formula.
+
+    Raises:
+        FormulaError: for a part without "~".
+    """
+    parts, start, quote = [], 0, ""
+    separated = _separate(text)
+    for i, char in enumerate(f"{separated};"):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "`'\"":
+            quote = char
+        elif char == ";":
+            parts.append((start, i))
+            start = i + 1
+    out = []
+    for first, end in parts:
+        left, tilde, right = separated[first:end].partition("~")
+        if not tilde or not left.strip() or not right.strip():
+            raise FormulaError.at(text, first, "a part of a formula is written 'left ~ right'")
+        out.append((left.strip(), right.strip()))
+    return out
+
+
 @functools.cache
 def _parser() -> lark.Lark:
     return lark.Lark(_GRAMMAR, start="formula", parser="lalr", propagate_positions=True)
@@ -139,7 +165,11 @@ def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaE
         what = f"the character {text[position]!r} is not expected here"
     else:
         what = f"{text[position]!r} is not expected here"
-        if text[position] == "|":
+        part = text[text.rfind(";", 0, position) + 1 :]
+        advice = habits.left_side(part) or habits.in_brackets(text, position)
+        if text[position] in "|," and advice:
+            what += f" ({advice})"
+        elif text[position] == "|":
             what += " (write group-specific effects in brackets, as in '(1 | g)')"
         if text[position] in "<>=!":
             what += " (write a comparison in I(), as in 'I(x > 3)')"

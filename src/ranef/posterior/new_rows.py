@@ -58,6 +58,18 @@ def limited_program(posterior: Posterior, groups: Groups) -> Program:
     return program.limited_to([known[clean_name(str(name))] for name in asked or ()])
 
 
+def refuse_unknown_treatment(new_levels: object) -> None:
+    """Refuse a treatment of new levels that does not exist.
+
+    Raises:
+        OptionError: naming the treatments.
+    """
+    if new_levels not in _NEW_LEVELS:
+        raise OptionError(
+            f"new_levels must be one of {', '.join(map(repr, _NEW_LEVELS))}, not {new_levels!r}"
+        )
+
+
 def read_new_rows(
     posterior: Posterior,
     data: object,
@@ -82,10 +94,7 @@ def read_new_rows(
         OptionError: for an unknown value of `new_levels`.
         DataError: for no rows, a missing value, or a new level with new_levels="error".
     """
-    if new_levels not in _NEW_LEVELS:
-        raise OptionError(
-            f"new_levels must be one of {', '.join(map(repr, _NEW_LEVELS))}, not {new_levels!r}"
-        )
+    refuse_unknown_treatment(new_levels)
     program = program or posterior.program
     needs = program.needs(response=response, companion=companion)
     frame = read(data, list(needs), program.missing)

@@ -46,12 +46,12 @@ class ReferenceGrid:
             if isinstance(term, KnownSummand):
                 continue
             for name in (n for e in term.call.expressions() for n in e.columns()):
-                kind = self._kind(name, program.needs()[name])
+                kind = self.kind(name, program.needs()[name])
                 if kind != "number" or np.ndim(sample.numbers(name)) == 1:
                     out[name] = kind
         return out
 
-    def _kind(self, name: str, uses: set[str]) -> str:
+    def kind(self, name: str, uses: set[str]) -> str:
         """Whether a column is taken as numbers ("number"), as a factor ("level") or as "date"."""
         if uses == {"date"}:
             return "date"
@@ -80,9 +80,9 @@ class ReferenceGrid:
         for name, uses in needs.items():
             if name not in predictors:
                 typical = _NO_LEVEL
-            elif self._kind(name, uses) == "level":
+            elif self.kind(name, uses) == "level":
                 typical = common_levels(sample, name)[0]
-            elif self._kind(name, uses) == "date":
+            elif self.kind(name, uses) == "date":
                 typical = dates_of(np.nanmedian(sample.days(name)))
             else:
                 typical = np.nanmean(sample.numbers(name), axis=0)

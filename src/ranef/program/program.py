@@ -248,6 +248,15 @@ class Program:
                 term.shared(tuple(t.label for t in terms))
         return out
 
+    def starting_networks(self) -> tuple[Mapping[str, object], dict[str, Mapping[str, NDArray]]]:
+        """All networks that were given, and the values from which fits start, by name."""
+        initial = {
+            str(term.call.options["net"]): term.initial
+            for _, term in self.terms_with(HasNetwork)
+            if term.call.options.get("net") is not None
+        }
+        return self._given_networks, initial
+
     def all_terms(self) -> Iterator[tuple[FamilyParameter, Term]]:
         """Every term, those of incomplete columns included, with the parameter that it predicts.
 

@@ -16,6 +16,14 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Sentences:
+    """A list of sentences."""
+
+    sentences: Sequence[str]
+    kind: ClassVar[str] = "sentences"
+
+
+@dataclass(frozen=True)
 class Code:
     """Text in a monospaced font, such as a formula."""
 
@@ -96,7 +104,7 @@ class Picture:
     kind: ClassVar[str] = "picture"
 
 
-Part = Text | Code | Equations | Table | Picture
+Part = Text | Sentences | Code | Equations | Table | Picture
 
 
 @dataclass(frozen=True)

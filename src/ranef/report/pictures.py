@@ -1,10 +1,10 @@
 """Converts matplotlib figures to pictures of a page, with the positions of their points."""
 
 import io
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 
@@ -13,7 +13,11 @@ from ranef.plots.canvas import POINTS
 from ranef.report.parts import Picture, Point, Text
 
 # Pixels per inch.
-_DPI = 120
+_DPI = 160
+# Largest width of a figure in inches. Scaled down to a phone, its letters can still be read.
+_WIDTH = 5.2
+# Width of a letter of a title, as a share of the size of its font.
+_LETTER = 0.68
 
 
 def picture(
@@ -32,13 +36,14 @@ def picture(
         figure = draw()
     except (ColumnError, OptionError) as error:
         return Text(f"{title}: not drawn, because {error}")
-    try:
-        return _saved(figure, name, title, reading, texts)
-    finally:
-        plt.close(figure)
+    return _saved(figure, name, title, reading, texts)
 
 
 def _saved(figure: Figure, name: str, title: str, reading: str, texts: Sequence[str]) -> Picture:
+    across, down = figure.get_size_inches()
+    if across > _WIDTH:
+        figure.set_size_inches(_WIDTH, down)
+    _wrap_titles(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # Characters that the font lacks are drawn as boxes. Hover texts and tables have them.
@@ -47,6 +52,21 @@ def _saved(figure: Figure, name: str, title: str, reading: str, texts: Sequence[
     width, height = (round(inches * _DPI) for inches in figure.get_size_inches())
     points = _points(figure, texts) if len(texts) else ()
     return Picture(name, title, reading, buffer.getvalue(), width, height, points)
+
+
+def _wrap_titles(figure: Figure) -> None:
+    """Break titles of panels into lines that are no longer than the panel is wide."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+        figure.draw_without_rendering()
+    for axes in figure.axes:
+        for place in ("left", "center"):
+            title = axes.get_title(place)
+            size = axes.title.get_fontsize() * figure.dpi / 72
+            letters = max(8, int(axes.bbox.width / (_LETTER * size)))
+            if len(title) > letters:
+                lines = (textwrap.fill(line, letters) for line in title.split("\n"))
+                axes.set_title("\n".join(lines), loc=place)
 
 
 def _points(figure: Figure, texts: Sequence[str]) -> tuple[Point, ...]:

@@ -17,6 +17,7 @@ from ranef.plots.canvas import label
 from ranef.plots.checks import check_table
 from ranef.plots.groups import effects_table, shrinkage_table
 from ranef.plots.source import LEVELS, tree_of
+from ranef.report.answer import CHECKS, INTERVAL, answer, data
 from ranef.report.parts import Code, Equations, Part, Picture, Section, Table, Text, cells
 from ranef.report.pictures import picture
 
@@ -32,37 +33,52 @@ Found: TypeAlias = Picture | Text
 
 
 def of_fit(fit: Fit) -> list[Section]:
-    """All sections of the page, in reading order."""
+    """All sections of the page, in reading order: the answer first, methods last."""
     groups = groupings(fit)
-    response = label(fit.program.formula.response, 60)
-    about = (
-        f"How does {response} depend on what the formula names, and how sure can one be of it?"
-        if not groups
-        else f"How does {response} depend on what the formula names, how much do the levels of "
-        f"{' and of '.join(label(g, 60) for g in groups)} differ beyond that, and how sure can "
-        "one be of it?"
-    )
+    # Lines show the effect; sheets are hard to read, and stand at the end.
+    lines = data_fit(fit, under=("posterior",)) if _has_one_number(fit) else []
     return [
-        Section("Question and data", [Text(about), *data(fit)]),
-        Section("Model", [*model(fit), priors(fit)]),
-        Section(
-            "Convergence",
-            [
-                Text(f"Method {fit.method}: {fit.why}. {convergence(fit)}"),
-                *verdict(fit),
-                *elbo(fit),
-            ],
-        ),
-        Section("Parameters", [*parameters(fit), posterior(fit)]),
-        Section("Predictors", [*data_fit(fit), partial_effects(fit)]),
-        Section("Predictions", [posterior_predictive(fit), *(group_checks(fit) if groups else [])]),
+        Section("Answer", answer(fit)),
+        Section("Data", data(fit)),
+        Section(CHECKS, [posterior_predictive(fit), *(group_checks(fit) if groups else [])]),
+        Section("Effects", [*lines, partial_effects(fit)]),
         *(
             [Section("Groups", [p for g in groups for p in (shrinkage(fit, g), *effects(fit, g))])]
             if groups
             else []
         ),
-        Section("Made with", [Text(made_with(fit))]),
+        Section("Parameters", [*parameters(fit, INTERVAL), posterior(fit)]),
+        Section(
+            "Methods",
+            [
+                *model(fit),
+                priors(fit),
+                Text(f"Method {fit.method}: {fit.why}. {convergence(fit)}"),
+                *elbo(fit),
+                *data_fit(fit, under=("prior",) if lines else ("prior", "posterior")),
+                Text(f"Made with {made_with(fit)}"),
+            ],
+        ),
     ]
+
+
+def question(fit: Fit) -> str:
+    """What the page is about, as a question."""
+    response = label(fit.program.formula.response, 60)
+    groups = " and of ".join(label(g, 60) for g in groupings(fit))
+    beyond = f", how much do the levels of {groups} differ beyond that" if groups else ""
+    return (
+        f"How does {response} depend on what the formula names{beyond}, and how sure can one be "
+        "of it?"
+    )
+
+
+def _has_one_number(fit: Fit) -> bool:
+    """Whether the fit over its numeric predictors is drawn as lines, not as sheets."""
+    try:
+        return len(fit.extend("surface")["surface"].attrs["predictors"]) == 1
+    except OptionError:
+        return False
 
 
 def groupings(fit: Fit) -> list[str]:
@@ -73,19 +89,6 @@ def groupings(fit: Fit) -> list[str]:
         if str(values.dims[-1]).endswith(LEVELS)
     }
     return sorted(names, key=lambda g: f"1|{g}" not in fit.posterior)
-
-
-def data(fit: Fit) -> list[Part]:
-    """How many rows were read, used and dropped."""
-    rows = fit.rows
-    counts = f"{rows.read:,} rows were read and {rows.used:,} used."
-    if not rows.dropped:
-        return [Text(f"{counts} None had a gap in a column that the model uses.")]
-    dropped = [(label(name, 80), f"{count:,}") for name, count in rows.dropped.items()]
-    return [
-        Text(f"{counts} The others had a gap in a column that the model uses."),
-        Table(("column", "rows with a gap"), dropped),
-    ]
 
 
 def model(fit: Fit) -> list[Part]:
@@ -118,7 +121,8 @@ def verdict(fit: Fit) -> list[Part]:
 def parameters(fit: Fit, interval: float = 0.9) -> list[Part]:
     """Tables of the posterior, of point estimates and fixed values, and of shares of variance."""
     table = fit.summary(interval)
-    head = ("parameter", "mean", "sd", f"{(1 - interval) / 2:.0%}", f"{(1 + interval) / 2:.0%}")
+    ends = (f"{50 * (1 - interval):.4g}%", f"{50 * (1 + interval):.4g}%")
+    head = ("parameter", "mean", "sd", *ends)
     columns = ["mean", "sd", "lower", "upper"]
     known = table.loc[table["kind"] == "posterior", columns]
     constants = table.loc[table["kind"].isin(("point estimate", "fixed")), ["mean", "kind"]]

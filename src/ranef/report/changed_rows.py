@@ -1,0 +1,209 @@
+"""Predictions on rows in which one column has been changed, for every posterior draw.
+
+Everything that a page says about an effect is a difference between such predictions, so that it
+holds for every family, term and method alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranef.data.frame import Frame
+from ranef.data.levels import LevelsSeen
+from ranef.data.tables import from_arrays
+from ranef.numerics.shapes import Float
+
+if TYPE_CHECKING:
+    from ranef.fit import Fit
+    from ranef.inference.base import Draws as PosteriorDraws
+    from ranef.posterior.program_replay import RowChunk
+    from ranef.program.program import Program
+
+# Largest number of posterior draws behind a sentence, and of rows over which it averages.
+_DRAWS = 1000
+_ROWS = 500
+# A level that no table has, whose effects are zero.
+_NO_LEVEL = "\x00"
+
+Draws = Float[NDArray[np.float64], "draws"]
+Matrix = Float[NDArray[np.float64], "draws rows"]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions on some rows.
+
+    Attributes:
+        parameters: each family parameter on its own scale.
+        shares: the probability of each category, by its name; empty for other responses.
+        mean: the response's mean; None for a response of categories.
+    """
+
+    parameters: Mapping[str, Matrix]
+    shares: Mapping[str, Matrix]
+    mean: Matrix | None
+
+
+@dataclass(frozen=True)
+class ChangedRows:
+    """The training rows of a fit, or typical rows, with some columns changed.
+
+    Attributes:
+        fit: the fit.
+    """
+
+    fit: Fit
+
+    @cached_property
+    def rows(self) -> Frame:
+        """The training rows, or evenly spaced ones of many, without gaps that mi() would fill."""
+        sample = self.fit.training.sample
+        whole = np.ones(sample.n, bool)
+        for name in self.fit.program.columns:
+            whole &= ~sample.is_missing(name)
+        places = np.flatnonzero(whole)
+        chosen = np.unique(np.linspace(0, len(places) - 1, min(_ROWS, len(places))).astype(int))
+        return sample.take(places[chosen])
+
+    def is_level(self, name: str) -> bool:
+        """Whether the model takes a column as levels rather than as numbers."""
+        sample, uses = self.fit.training.sample, self.fit.program.needs().get(name, set())
+        factor = sample.is_text(name) or sample.is_boolean(name)
+        return "level" in uses or ("any" in uses and factor)
+
+    def is_array(self, name: str) -> bool:
+        """Whether a column holds an array in each row."""
+        return isinstance(self.fit.training.sample.column(name), np.ndarray)
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """The values of a column of numbers, without gaps."""
+        values = self.fit.training.sample.numbers(name)
+        return values[~np.isnan(values)]
+
+    def levels(self, name: str) -> list[str]:
+        """The levels of a column that occur, the reference of the formula's coding first."""
+        sample = self.fit.training.sample
+        found = sample.levels(name)
+        present = set(found.names[np.unique(found.codes[found.codes >= 0])])
+        for state in self.fit.training.state.terms.values():
+            for coding in getattr(getattr(state, "matrix", None), "codings", ()):
+                for part in coding.parts:
+                    if part.levels and part.expression.columns() == (name,):
+                        return list(part.levels)
+        return [level for level in LevelsSeen().add(found).ordered() if level in present]
+
+    def common_levels(self, name: str) -> list[str]:
+        """The levels of a column, the most common first."""
+        found = self.fit.training.sample.levels(name)
+        counts = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
+        return [str(found.names[i]) for i in np.argsort(-counts, kind="stable") if counts[i]]
+
+    def typical(self, changes: Sequence[Mapping[str, object]]) -> Frame:
+        """A typical row for each mapping of columns to values.
+
+        All other predictors are at their mean or most common level, groupings at a level without
+        effects.
+        """
+        frame = self.rows.take(np.zeros(len(changes), np.int64))
+        columns = {}
+        for name in self.fit.program.needs(response=False, companion=False):
+            if self.is_array(name):
+                middle = self.fit.training.sample.numbers(name).mean(axis=0)
+                columns[name] = np.stack([middle] * len(changes))
+                continue
+            held = self._typical_value(name)
+            columns[name] = np.array([own.get(name, held) for own in changes])
+        return self._changed(frame, columns)
+
+    def _typical_value(self, name: str) -> object:
+        predictors = {
+            column
+            for _, term in self.fit.program.all_terms()
+            for expression in term.call.expressions()
+            for column in expression.columns()
+        }
+        if name not in predictors:
+            return _NO_LEVEL
+        if self.is_level(name):
+            return self.common_levels(name)[0]
+        return float(self.numbers(name).mean())
+
+    def with_value(self, name: str, value: object) -> Frame:
+        """The training rows with one value in a column."""
+        return self._changed(self.rows, {name: np.array([value] * self.rows.n)})
+
+    def moved(self, name: str, move: Callable[[Any], Any]) -> Frame:
+        """The training rows with each value of a column of numbers moved."""
+        return self._changed(self.rows, {name: move(self.rows.numbers(name))})
+
+    def only(self, names: Sequence[str]) -> Frame:
+        """Typical rows with some columns as they are in the training rows."""
+        frame = self.typical([{}] * self.rows.n)
+        own = {name: self.rows.columns[name] for name in names}
+        return replace(frame, columns={**frame.columns, **own}, _cache={})
+
+    def _changed(self, frame: Frame, columns: Mapping[str, NDArray]) -> Frame:
+        sample = self.fit.training.sample
+        own = {
+            name: values == "True"
+            if sample.is_boolean(name) and values.dtype.kind == "U"
+            else values.astype(object)
+            if values.dtype.kind == "U"
+            else values
+            for name, values in columns.items()
+        }
+        made = from_arrays(own).columns if own else {}
+        return replace(frame, columns={**frame.columns, **made}, _cache={})
+
+    def predictors(self, frame: Frame) -> dict[str, Matrix]:
+        """The predictor of each family parameter, on its link's scale and without group effects."""
+
+        def described(chunk: RowChunk) -> dict[str, NDArray]:
+            found = {name: chunk.predictors[name] for name in self._scalars(chunk)}
+            return {name: chunk.own(eta).T for name, eta in found.items()}
+
+        population = self.fit.program.limited_to([])
+        return {n: values.T for n, values in self._by_row(frame, population, described).items()}
+
+    def predicted(self, frame: Frame) -> Predicted:
+        """Predictions on the rows of `frame`, group effects of known levels included."""
+        family = self.fit.program.family
+
+        def described(chunk: RowChunk) -> dict[str, NDArray]:
+            out = {f"own {n}": chunk.own(chunk.values[n]).T for n in self._scalars(chunk)}
+            if not family.categorised:
+                return {**out, "mean": chunk.own(family.mean(chunk.response, **chunk.values)).T}
+            shares = family.probabilities(**chunk.values)
+            return {**out, **{f"share {n}": chunk.own(share).T for n, share in shares.items()}}
+
+        found = self._by_row(frame, self.fit.program, described)
+
+        def those(start: str) -> dict[str, Matrix]:
+            return {n.removeprefix(start): v.T for n, v in found.items() if n.startswith(start)}
+
+        mean = found["mean"].T if "mean" in found else None
+        return Predicted(those("own "), those("share "), mean)
+
+    def _scalars(self, chunk: RowChunk) -> list[str]:
+        """The family parameters that are one number for each row."""
+        names = (p.name for p in chunk.family.parameters)
+        return [n for n in names if n in chunk.predictors and chunk.predictors[n].ndim == 2]
+
+    def _by_row(
+        self, frame: Frame, program: Program, described: Callable[[RowChunk], dict[str, NDArray]]
+    ) -> dict[str, NDArray]:
+        """What `described` returns of each chunk of rows, rows first, joined."""
+        state = self.fit.training.state
+        response = program.family.design(state.family, frame, known=False, beside=False)
+        predictive = self.fit._predictive("zero", 0, program).with_draws(self._draws)
+        return predictive._by_row(program.designs(state, frame), response, frame.n, described)
+
+    @cached_property
+    def _draws(self) -> PosteriorDraws:
+        return self.fit.draws.thinned(_DRAWS)
