@@ -29,7 +29,6 @@ from ranef.posterior.reference_grid import (
     between,
     common_levels,
     dates_of,
-    in_order,
 )
 from ranef.posterior.simulated_residuals import scaled_residuals
 from ranef.posterior.subject_curves import SubjectCurves
@@ -241,7 +240,8 @@ class IdataGroups:
             elif kind == "date":
                 grids[name] = dates_of(between(sample.days(name), _POINTS))
             else:
-                grids[name] = in_order(sample, name, common_levels(sample, name)[:_MOST_LEVELS])
+                chosen = common_levels(sample, name)[:_MOST_LEVELS]
+                grids[name] = self._reference.in_order(name, chosen)
         frame = self._reference.rows([{name: grid} for name, grid in grids.items()])
         location = self._locations(frame, seed)
         ends = np.cumsum([len(grid) for grid in grids.values()])

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.levels import LevelsSeen
 from ranef.data.tables import from_arrays
+from ranef.formula.expression import Function
+from ranef.formula.factor_coding import FactorCoding, coding_of
 from ranef.numerics.shapes import Float, Shaped
 from ranef.posterior.posterior import Posterior
 from ranef.terms.capabilities import KnownSummand
@@ -56,10 +58,28 @@ class ReferenceGrid:
         if uses == {"date"}:
             return "date"
         sample = self.posterior.training.sample
-        factor = sample.is_text(name) or sample.is_boolean(name)
-        if "level" in uses or ("any" in uses and factor):
+        # True and false are two levels in arithmetic and conditions too: nothing lies between them.
+        if "level" in uses or sample.is_boolean(name):
+            return "level"
+        if "any" in uses and sample.is_text(name):
             return "level"
         return "number"
+
+    def in_order(self, name: str, levels: NDArray[np.object_]) -> NDArray[np.object_]:
+        """The given levels in the order of the formula's C(), else of the column.
+
+        The reference that C() names is the first.
+        """
+        program, sample = self.posterior.program, self.posterior.training.sample
+        calls = (e for _, term in program.all_terms() for e in term.call.expressions())
+        coded = (e for e in calls if isinstance(e, Function) and e.name == "C")
+        call = next((e for e in coded if e.columns() == (name,)), None)
+        coding = FactorCoding() if call is None else coding_of(call)
+        order = coding.levels or LevelsSeen().add(sample.levels(name)).ordered()
+        first = [coding.ref] if coding.ref is not None and coding.contrast == "treatment" else []
+        kept = set(levels)
+        whole = dict.fromkeys([*first, *order])
+        return np.array([level for level in whole if level in kept], dtype=object)
 
     def rows(self, varying: Sequence[Mapping[str, Grid]]) -> Frame:
         """The rows of several grids, one below the other.
@@ -118,10 +138,3 @@ def common_levels(sample: Frame, name: str) -> NDArray[np.object_]:
     counts = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
     order = np.argsort(-counts, kind="stable")
     return found.names[order][: int((counts > 0).sum())]
-
-
-def in_order(sample: Frame, name: str, levels: NDArray[np.object_]) -> NDArray[np.object_]:
-    """The given levels in the order that the column declares, or sorted if it declares none."""
-    order = LevelsSeen().add(sample.levels(name)).ordered()
-    kept = set(levels)
-    return np.array([level for level in order if level in kept], dtype=object)
