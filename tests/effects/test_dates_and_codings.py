@@ -40,6 +40,15 @@ def test_true_is_compared_with_false_in_a_condition(fit):
     np.testing.assert_allclose(found["estimate"], 2.0 * share, atol=0.1)
 
 
+def test_figures_hold_a_logical_column_at_its_most_common_value(fit):
+    effects = fit.extend("partial_effects")["partial_effects"]
+    assert set(effects.data_vars) == {"f", "d", "x", "b"}
+    assert effects["f_point"].to_numpy().tolist() == ["lo", "mid", "hi"]
+    most = fit.training.sample.numbers("b").mean() > 0.5
+    step = np.ptp(effects["x"].mean("draw").to_numpy())
+    np.testing.assert_allclose(step, 2.0 if most else 0.0, atol=0.1)
+
+
 def test_dates_have_a_typical_value_and_may_be_set(fit):
     assert "d" not in set(rf.effects.avg_comparisons(fit)["term"])
     typical = rf.effects.predictions(fit, newdata="mean")

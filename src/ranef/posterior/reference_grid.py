@@ -112,7 +112,7 @@ class ReferenceGrid:
                     for grid, size in zip(varying, sizes, strict=True)
                 ]
             )
-            if sample.is_boolean(name) and columns[name].dtype == object:
+            if sample.is_boolean(name) and columns[name].dtype.kind in "OU":
                 columns[name] = columns[name] == "True"
         return from_arrays(columns)
 
