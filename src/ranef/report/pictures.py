@@ -62,7 +62,7 @@ def _wrap_titles(figure: Figure) -> None:
     for axes in figure.axes:
         for place in ("left", "center"):
             title = axes.get_title(place)
-            size = axes.title.get_fontsize() * figure.dpi / 72
+            size = float(axes.title.get_fontsize()) * figure.dpi / 72
             letters = max(8, int(axes.bbox.width / (_LETTER * size)))
             if len(title) > letters:
                 lines = (textwrap.fill(line, letters) for line in title.split("\n"))
