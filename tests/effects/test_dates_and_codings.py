@@ -1,4 +1,4 @@
-"""Effects of models with dates, conditions and factors in an order of their own."""
+"""Figures and effects of models with dates, conditions and factors in an order of their own."""
 
 import numpy as np
 import pandas as pd
@@ -27,12 +27,6 @@ def fit():
     return rf.Model(FORMULA).fit(table, draws=200, progress=False)
 
 
-def test_factors_are_compared_with_the_first_level_of_their_own_order(fit):
-    found = rf.effects.avg_comparisons(fit, "f")
-    assert found["contrast"].tolist() == ["mid - lo", "hi - lo"]
-    np.testing.assert_allclose(found["estimate"], [0.0, 1.0], atol=0.1)
-
-
 def test_true_is_compared_with_false_in_a_condition(fit):
     found = rf.effects.avg_comparisons(fit, "b")
     share = (np.asarray(fit.training.sample.numbers("x")) > 0).mean()
@@ -47,16 +41,3 @@ def test_figures_hold_a_logical_column_at_its_most_common_value(fit):
     most = fit.training.sample.numbers("b").mean() > 0.5
     step = np.ptp(effects["x"].mean("draw").to_numpy())
     np.testing.assert_allclose(step, 2.0 if most else 0.0, atol=0.1)
-
-
-def test_dates_have_a_typical_value_and_may_be_set(fit):
-    assert "d" not in set(rf.effects.avg_comparisons(fit)["term"])
-    typical = rf.effects.predictions(fit, newdata="mean")
-    assert pd.Timestamp("2024-01-20") < typical["d"].iloc[0] < pd.Timestamp("2024-03-20")
-    rows = rf.effects.datagrid(fit, d=["2024-01-01", "2024-01-11"])
-    found = rf.effects.predictions(fit, newdata=rows)["estimate"]
-    np.testing.assert_allclose(np.diff(found), 0.2, atol=0.02)
-    with pytest.raises(rf.DataError, match="column 'd' takes dates, such as"):
-        rf.effects.datagrid(fit, d="soon")
-    with pytest.raises(rf.RanefError, match="an array or a date in each row, which is not varied"):
-        rf.effects.avg_slopes(fit, "d")

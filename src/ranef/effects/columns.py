@@ -15,7 +15,7 @@ from ranef.data.tables import from_arrays
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
 from ranef.fit.base import FittedModel
 from ranef.posterior.posterior import Posterior
-from ranef.posterior.reference_grid import ReferenceGrid, common_levels, dates_of
+from ranef.posterior.reference_grid import ReferenceGrid, common_levels, in_order
 
 # A column as a `Frame` holds it, an Arrow or NumPy array.
 Held: TypeAlias = Any
@@ -72,8 +72,6 @@ class Predictors:
     def kind(self, name: str) -> str:
         """Whether the model takes a column as a "number", a "level" or as "array" of numbers.
 
-        A column of dates is an "array" too: it has a typical value, and is not varied.
-
         Raises:
             ColumnError: for a column that is not behind a predictor.
         """
@@ -82,16 +80,11 @@ class Predictors:
         if name not in self.common:
             return "level"
         kind = ReferenceGrid(self.posterior).kind(name, self.needed_by(())[name])
-        arrays = kind == "number" and self.sample.numbers(name).ndim > 1
-        return "array" if arrays or kind == "date" else kind
+        return "array" if kind == "number" and self.sample.numbers(name).ndim > 1 else kind
 
     def is_boolean(self, name: str) -> bool:
         """Whether the column held Booleans in training."""
         return self.sample.is_boolean(name)
-
-    def is_date(self, name: str) -> bool:
-        """Whether the model takes a column as dates, in days()."""
-        return self.uses[name] == {"date"}
 
     def numbers(self, name: str) -> Numbers:
         """The values of a numeric column in training, without missing ones.
@@ -106,9 +99,8 @@ class Predictors:
         return values
 
     def levels(self, name: str) -> list[str]:
-        """The levels of a factor in training, in the order of C() or the column, or else sorted."""
-        found = common_levels(self.sample, name)
-        return ReferenceGrid(self.posterior).in_order(name, found).tolist()
+        """The levels of a factor in training, in declared order or else sorted."""
+        return in_order(self.sample, name, common_levels(self.sample, name)).tolist()
 
     def typical(self, name: str, average: str = "mean") -> Held:
         """The mean or median of a numeric column, or the most common level of a factor.
@@ -122,8 +114,6 @@ class Predictors:
         """
         if self.kind(name) == "level":
             return self.held(name, common_levels(self.sample, name)[:1].tolist())
-        if self.is_date(name):
-            return dates_of(np.nanmedian(self.sample.days(name)))[None]
         values = self.sample.numbers(name)
         found = np.nanmean(values, axis=0) if average == "mean" else np.nanmedian(values, axis=0)
         return np.asarray(found)[None]

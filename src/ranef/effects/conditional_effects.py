@@ -17,7 +17,7 @@ from ranef.lazy import xr
 from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 from ranef.posterior.posterior import tails_of
-from ranef.posterior.reference_grid import between, dates_of
+from ranef.posterior.reference_grid import between
 
 if TYPE_CHECKING:
     from ranef.fit import Fit
@@ -112,8 +112,6 @@ def _default(predictors: Predictors, name: str, *, curve: bool) -> Held:
     """The values of a predictor in a figure."""
     if predictors.kind(name) == "level":
         return predictors.held(name, predictors.levels(name))
-    if predictors.is_date(name):
-        return dates_of(between(predictors.sample.days(name), _POINTS if curve else _FEW))
     values = predictors.numbers(name)
     distinct = np.unique(values)
     if curve:

@@ -69,8 +69,7 @@ def named(predictors: Predictors, variables: Variables) -> dict[str, object]:
     for name in asked:
         if predictors.kind(name) == "array":
             raise ColumnError(
-                f"column {name!r} holds an array or a date in each row, which is not varied; use "
-                "predictions() with newdata= for the rows to compare"
+                f"column {name!r} holds an array in each row, which cannot be varied as a whole"
             )
     return asked
 

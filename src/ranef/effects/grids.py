@@ -99,8 +99,6 @@ def grid(predictors: Predictors, asked: Mapping[str, Asked], grid_type: str = "m
 def values_of(predictors: Predictors, name: str, asked: Asked) -> Held:
     """The values that a column is set to."""
     kind = predictors.kind(name)
-    if name in predictors.uses and predictors.is_date(name):
-        return _dates(name, asked)
     if kind == "array":
         raise ColumnError(f"column {name!r} holds an array in each row, and no grid can be made")
     known = predictors.levels(name) if kind == "level" else predictors.numbers(name)
@@ -116,23 +114,6 @@ def values_of(predictors: Predictors, name: str, asked: Asked) -> Held:
             )
         asked = _WORDS[asked](predictors.numbers(name))
     return _column(predictors, name, kind, asked)
-
-
-def _dates(name: str, asked: object) -> NDArray[np.datetime64]:
-    """Dates that a user gives, as a column.
-
-    Raises:
-        DataError: for values that are no dates.
-    """
-    try:
-        found = np.atleast_1d(np.array(asked, "datetime64[us]"))
-    except (TypeError, ValueError):
-        found = np.zeros(0, "datetime64[us]")
-    if found.ndim != 1 or not len(found) or np.isnat(found).any():
-        raise DataError(
-            f"column {name!r} takes dates, such as ['2024-03-01', '2024-06-01'], not {asked!r}"
-        )
-    return found
 
 
 def default_values(predictors: Predictors, name: str) -> Held:

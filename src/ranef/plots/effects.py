@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib import dates as date_axes
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -138,10 +138,10 @@ def _panel(panel: Axes, curves: xr.Dataset, lines: str) -> None:
         )
     if numeric and len(points) > 1:
         panel.set_xlim(points[0], points[-1])
-        places = AutoDateLocator(maxticks=6) if dates else MaxNLocator(6)
+        places = date_axes.AutoDateLocator(maxticks=6) if dates else MaxNLocator(6)
         panel.xaxis.set_major_locator(places)
-        if isinstance(places, AutoDateLocator):
-            panel.xaxis.set_major_formatter(ConciseDateFormatter(places))
+        if isinstance(places, date_axes.AutoDateLocator):
+            panel.xaxis.set_major_formatter(date_axes.ConciseDateFormatter(places))
         return
     texts = [_text(point) for point in points]
     upright = sum(map(len, texts)) <= 40

@@ -75,11 +75,10 @@ class ReferenceGrid:
         coded = (e for e in calls if isinstance(e, Function) and e.name == "C")
         call = next((e for e in coded if e.columns() == (name,)), None)
         coding = FactorCoding() if call is None else coding_of(call)
-        order = coding.levels or LevelsSeen().add(sample.levels(name)).ordered()
+        own = in_order(sample, name, levels).tolist()
         first = [coding.ref] if coding.ref is not None and coding.contrast == "treatment" else []
-        kept = set(levels)
-        whole = dict.fromkeys([*first, *order])
-        return np.array([level for level in whole if level in kept], dtype=object)
+        whole = dict.fromkeys([*first, *coding.levels, *own])
+        return np.array([level for level in whole if level in own], dtype=object)
 
     def rows(self, varying: Sequence[Mapping[str, Grid]]) -> Frame:
         """The rows of several grids, one below the other.
@@ -138,3 +137,10 @@ def common_levels(sample: Frame, name: str) -> NDArray[np.object_]:
     counts = np.bincount(found.codes[found.codes >= 0], minlength=len(found.names))
     order = np.argsort(-counts, kind="stable")
     return found.names[order][: int((counts > 0).sum())]
+
+
+def in_order(sample: Frame, name: str, levels: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The given levels in the order that the column declares, or sorted if it declares none."""
+    order = LevelsSeen().add(sample.levels(name)).ordered()
+    kept = set(levels)
+    return np.array([level for level in order if level in kept], dtype=object)
