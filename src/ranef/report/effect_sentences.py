@@ -86,9 +86,11 @@ def roles(fit: Fit, parameter: str) -> dict[str, Role]:
             for name in names:
                 role = out.setdefault(name, Role())
                 role.kinds.add(kind)
-                role.groupings.update(dict.fromkeys(getattr(term, "groupings", ())))
-                if kind != "group":
-                    role.partners.update(dict.fromkeys(n for n in names if n != name))
+                by = dict.fromkeys(getattr(term, "groupings", ()))
+                if kind == "group":
+                    role.groupings.update(by)
+                else:
+                    role.partners.update(dict.fromkeys(n for n in (*names, *by) if n != name))
     return {name: role for name, role in out.items() if role.kinds != {"group"}}
 
 

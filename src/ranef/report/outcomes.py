@@ -82,7 +82,9 @@ class Outcomes:
     def __init__(self, fit: Fit, amounts: Amounts) -> None:
         self._fit, self._amounts = fit, amounts
         self._family = fit.program.family
-        self.response = label(fit.program.formula.response, _NAME)
+        response = fit.program.formula.response
+        # Weights and standard errors stand beside the response, and trials below it.
+        self.response = label(response if response.form == "trials" else response.value, _NAME)
 
     @property
     def success(self) -> str:
