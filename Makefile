@@ -4,11 +4,11 @@
 PYTHON ?= python3
 DEMO_VENV := .venvs/demo
 TEST_VENV := .venvs/test
-SOURCES := src tests hatch_build.py
+SOURCES := src tests docs hatch_build.py
 PIP := -m pip install --quiet --disable-pip-version-check
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test test-long test-all lint package docs-check requirements clean
+.PHONY: demo test test-long test-all lint package docs docs-check requirements clean
 
 demo: $(DEMO_VENV)/ready
 	$(DEMO_VENV)/bin/ranef zillow --beyond --out demo
@@ -55,8 +55,19 @@ package: $(TEST_VENV)/linters
 	$(TEST_VENV)/bin/python -m build --no-isolation
 	$(TEST_VENV)/bin/twine check --strict dist/*
 
-# The code blocks of README and docs, each page run from top to bottom, and the links.
-docs-check: $(TEST_VENV)/ready
+$(TEST_VENV)/sphinx: requirements/docs.txt $(TEST_VENV)/ready
+	$(TEST_VENV)/bin/python $(PIP) --require-hashes -r requirements/docs.txt
+	touch $@
+
+# The site, in build/docs/html: pages, reference, and the gallery, whose examples run. A warning is
+# an error.
+docs: $(TEST_VENV)/sphinx
+	$(TEST_VENV)/bin/python -m sphinx -q -W --keep-going -b html -d build/docs/doctrees \
+	  docs build/docs/html
+
+# The code blocks of README and docs, each page run from top to bottom, the links, and the site in
+# a browser.
+docs-check: docs
 	$(TEST_VENV)/bin/python -m pytest -n 2 tests/docs
 
 requirements:
@@ -66,8 +77,11 @@ requirements:
 	  pyproject.toml --extra all --group build --group test -c requirements/run.txt \
 	  -o requirements/test.txt
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 \
-	  pyproject.toml --extra all --group build --group test --group lint -c requirements/test.txt \
+	  pyproject.toml --extra all --group build --group test --group docs \
+	  -c requirements/test.txt -o requirements/docs.txt
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 \
+	  pyproject.toml --extra all --group build --group test --group lint -c requirements/docs.txt \
 	  -o requirements/ci.txt
 
 clean:
-	rm -rf .venvs .cache demo dist
+	rm -rf .venvs .cache demo dist build docs/examples

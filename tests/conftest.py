@@ -52,6 +52,7 @@ GROUND = (
     "posterior.level_batches",
     "posterior.level_likelihood",
     "posterior.predictive",
+    "posterior.predictive_distribution",
     "posterior.program_replay",
 )
 install_import_hook([f"ranef.{name}" for name in (*CHECKED, *GROUND)], "type_checker.checked")

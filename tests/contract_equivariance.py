@@ -603,6 +603,27 @@ TRANSFORMATIONS = (
         lambda case: case.reads("x") and not contains(rf"{SPLINES}|\*\*|poly")(case),
         formula=written(r"\bx\b", "scale(x)"),
     ),
+    Transformation(
+        "ns(x, 1) for x",
+        lambda case: case.family == "gaussian" and contains(r"~? x \+ (f|h|z|\(1)")(case),
+        formula=written(r"\bx \+", "ns(x, 1) +"),
+    ),
+    Transformation(
+        "f in sum contrasts", reads("f"), formula=written(r"\bf\b", "C(f, contrast='sum')")
+    ),
+    Transformation(
+        "f in polynomial contrasts of another order",
+        reads("f"),
+        formula=written(r"\bf\b", "C(f, contr.poly, levels=[c, a, b])"),
+    ),
+    Transformation(
+        "f in contrasts of one's own",
+        reads("f"),
+        formula=written(r"\bf\b", "C(f, contrast=[[1, 0], [2, 1], [0, -1/3]])"),
+    ),
+    Transformation(
+        "a dot for all columns", contains(r"^ x \+ f$"), formula=written(r"x \+ f", ".")
+    ),
 )
 
 

@@ -15,6 +15,7 @@ import scipy.stats as st
 from ranef import registry
 from ranef.data.moments import Scale
 from ranef.families.base import Family
+from ranef.families.cumulative import Cumulative
 from ranef.families.response_design import ResponseDesign
 from ranef.families.state import FamilyState
 from ranef.formula.equation import plain
@@ -263,6 +264,17 @@ def check_a_natural_parameter_is_the_automatic_one(name: str) -> None:
                     np.testing.assert_allclose(right, found, rtol=1e-9, atol=1e-12)
 
 
+def check_cumulative_probabilities_are_scipys(name: str) -> None:
+    example, law = EXAMPLES[name], family(name)
+    with jax.enable_x64(True):
+        y = np.concatenate([example.quantiles(21), [-1.0, 0.0, 0.4, 1.0, 1e3]])
+        response, values = example.response(y), arrays(example.values, len(y))
+        found = Cumulative.of(law.distribution(response, **values))
+        np.testing.assert_allclose(found(y), example.law.cdf(y), rtol=1e-8, atol=1e-12)
+        part = found.part(slice(None), slice(3, 5))
+        np.testing.assert_allclose(part(y[3:5]), found(y)[3:5], rtol=1e-12)
+
+
 def check_mean_and_variance_are_scipys(name: str) -> None:
     example = EXAMPLES[name]
     one, response = arrays(example.values, 1), example.response(None)
@@ -357,6 +369,7 @@ def check_shifts_maximise_each_levels_likelihood(name: str) -> None:
 
 CHECKS = [
     check_density_is_scipys,
+    check_cumulative_probabilities_are_scipys,
     check_given_is_the_distribution_of_inverse_linked_parameters,
     check_density_is_smooth_far_out,
     check_working_steps_climb,

@@ -95,13 +95,32 @@ OFFSETS = ("offset(o)", "offset(log(w))")
 # Terms that there are not, and terms that cannot be: each must be refused.
 MISTAKES = (
     "te(x, z)",
-    "bs(x)",
+    "bs(x, df=2)",
     "poly(f, 2)",
     "absent",
     "log(x)",
     "gp(f)",
     "(1 | x | g)",
     "gp(constant)",
+)
+# Notations that came later, and their mistakes. They are drawn from this seed on, so that the cases
+# of earlier seeds stay what they are.
+LATER_FROM = 10_000
+LATER = (
+    *("C(f, contrast='sum')", "C(k, Helmert)*x", "x:C(k, contr.poly)", "C(f, Diff):h"),
+    *("C(f, contrast=[[0, 1], [1, 0], [-1/2, 2]])", "C(f, Sum, levels=[c, b, a])", "h*C(k, Sum)"),
+    *("bs(x, df=5)", "bs(w, degree=2)", "ns(z, 3)", "ns(x, knots=[-1, 0.5]):f", "bs(far, 4)"),
+    *("I(x > 0 & z < 1)", "I(!b | f == 'a')", "I((i > 2) & (h == 'u')):x"),
+    *("days(day)", "poly(days(day), 2)", "days(day, since='2024-03-04'):f", "s(days(day), k=5)"),
+    *("(C(f, contrast='sum') || g)", "(C(f, Sum) | g)", "(0 + C(k, Poly) | g)", "(ns(x, 2) | g)"),
+    *("(days(day) | g)", "(I(x > 0 & z < 1) | l)", "offset(I(x > 0 & b))"),
+    *(
+        "ns(constant, df=2)",
+        "C(f, contrast='cubic')",
+        "C(k, [[0, 1], [1, 0]])",
+        "days(x)",
+        "log(.)",
+    ),
 )
 # Share of cases whose method is one that fits such a model.
 FITTING = 0.9
@@ -448,6 +467,16 @@ def _terms(rng: np.random.Generator, most: int) -> list[str]:
     return list(dict.fromkeys(out))
 
 
+def _with_later(rng: np.random.Generator, terms: list[str]) -> list[str]:
+    """The terms, and one or two of `LATER` in place of those that code the same column."""
+    for _ in range(1 + int(rng.random() < MORE)):
+        term = str(_chosen(rng, LATER))
+        coded = [start for start in ("C(f", "C(k") if start in term]
+        terms = [own for own in terms if not any(start in own for start in coded)]
+        terms.append(term)
+    return list(dict.fromkeys(terms))
+
+
 def _predictor(rng: np.random.Generator, terms: list[str]) -> str:
     begin = _chosen(rng, ("1 + ", "", "", "", "0 + "))
     return begin + " + ".join(terms) if terms else "1"
@@ -473,6 +502,8 @@ def random_case(seed: int) -> Case:
     own = rf.Mixture(*_chosen(rng, MIXED)) if mixed else None
     name = own.name if own is not None else family
     terms = _terms(rng, 4)
+    if seed >= LATER_FROM:
+        terms = _with_later(np.random.default_rng([seed, ROWS, 1]), terms)
     left = "y"
     if family in LEFT and (family == "binomial" or rng.random() < 0.2):
         left = str(_chosen(rng, LEFT[family]))

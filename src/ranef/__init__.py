@@ -9,6 +9,7 @@ at the first formula with a network.
 """
 
 import importlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -45,10 +46,11 @@ from ranef.priors import (
 )
 
 if TYPE_CHECKING:
-    from ranef import plots
+    from ranef import effects, plots, sklearn
     from ranef.comparison import compare
     from ranef.fit import Fit, load
     from ranef.model import Model
+    from ranef.stacked import stack
 
     __version__: str
 
@@ -60,9 +62,13 @@ _LAZY = {
     "Fit": "ranef.fit",
     "load": "ranef.fit",
     "compare": "ranef.comparison",
+    "stack": "ranef.stacked",
 }
 # Public modules, loaded at their first use.
-_MODULES = ("plots",)
+_MODULES = ("effects", "plots", "sklearn")
+
+# What happens in fits is logged at level INFO, and nothing is shown unless the user asks.
+logging.getLogger("ranef").addHandler(logging.NullHandler())
 
 __all__ = [
     "LKJ",
@@ -95,8 +101,11 @@ __all__ = [
     "Uniform",
     "Variance",
     "compare",
+    "effects",
     "load",
     "plots",
+    "sklearn",
+    "stack",
 ]
 
 
@@ -115,4 +124,4 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY, *_MODULES, "__version__"])
+    return sorted([*__all__, "__version__"])

@@ -34,6 +34,18 @@ class DataError(RanefError, ValueError):
     """A table whose content does not fit the model."""
 
 
+class ExactFitError(DataError):
+    """A response that the common effects fit exactly, so that nothing tells its dispersion.
+
+    Attributes:
+        unknown: names of the parameters of which the response says nothing.
+    """
+
+    def __init__(self, message: str, unknown: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.unknown = unknown
+
+
 class ColumnError(RanefError, KeyError):
     """A name that is not a column of the table, or not a name in the model."""
 

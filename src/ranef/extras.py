@@ -11,6 +11,8 @@ PACKAGES = {
     "matplotlib": ("matplotlib", "plots"),
     "arviz_plots": ("arviz-plots", "plots"),
     "jinja2": ("Jinja2", "plots"),
+    "great_tables": ("great_tables", "tables"),
+    "sklearn": ("scikit-learn", "sklearn"),
     "shtab": ("shtab", "completion"),
 }
 # What a report needs.

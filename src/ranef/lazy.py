@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpyro.distributions import constraints
     from numpyro.infer.util import log_density
     from numpyro.primitives import mutable
-    from scipy import optimize, stats
+    from scipy import interpolate, optimize, stats
 
 __all__ = [
     "Array",
@@ -38,6 +38,7 @@ __all__ = [
     "arviz_base",
     "constraints",
     "dist",
+    "interpolate",
     "jax",
     "jnp",
     "jsp",
@@ -169,6 +170,7 @@ if not TYPE_CHECKING:
     dist = LazyModule("numpyro.distributions")
     constraints = LazyModule("numpyro.distributions.constraints")
     optax = LazyModule("optax")
+    interpolate = LazyModule("scipy.interpolate")
     optimize = LazyModule("scipy.optimize")
     stats = LazyModule("scipy.stats")
     xr = LazyModule("xarray")

@@ -1,29 +1,37 @@
 """`Model`: the formula, family and priors of a mixed-effects model, which `Model.fit` fits."""
 
+from __future__ import annotations
+
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 
-from ranef import registry
+from ranef import habits, markup, registry
 from ranef.data.complete_cases import complete
 from ranef.data.parquet import batches
-from ranef.data.tables import read
+from ranef.data.tables import column_names, read
 from ranef.errors import MethodError, OptionError, whole_number
 from ranef.families.base import Family
 from ranef.families.mixture_spec import Mixture
 from ranef.fit import Fit, restore_networks
+from ranef.fit.base import LOG
+from ranef.fit.refits import ASKED_FOR, refit_options
 from ranef.formula.formula import Formula
 from ranef.inference.base import Method
 from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate
-from ranef.priors import Prior, checked
+from ranef.names import FamilyName, MethodName, MethodOptions
+from ranef.priors import Prior, Priors, checked
 from ranef.program import learning, posterior_variables, streaming
 from ranef.program.problem import Problem
 from ranef.program.problem_builder import build_problem
 from ranef.program.program import Program
 from ranef.program.training import Training
+from ranef.storage import networks as network_copies
 
 
 class Model:
@@ -62,10 +70,11 @@ class Model:
         OptionError: for an unknown family, prior or network.
     """
 
+    @habits.refusing(habits.MODEL, "rf.Model")
     def __init__(
         self,
         formula: str,
-        family: str | Mixture = "gaussian",
+        family: FamilyName | Mixture = "gaussian",
         priors: Mapping[str, Prior | float] | None = None,
         networks: Mapping[str, object] | None = None,
         missing: Sequence[str] = (),
@@ -74,6 +83,11 @@ class Model:
             raise OptionError(f"missing must be a list of texts such as ('NA',), not {missing!r}")
         if networks is not None and not isinstance(networks, Mapping):
             raise OptionError(f"networks must be a dict of Keras models by name, not {networks!r}")
+        if _is_data(family):
+            raise OptionError(
+                "the second argument of rf.Model is the family, such as 'poisson', and the table "
+                "goes to fit: write rf.Model(formula).fit(data)"
+            )
         name = family.name if isinstance(family, Mixture) else family
         registry.load("family", name)  # refuses an unknown family
         self.formula = formula
@@ -82,11 +96,25 @@ class Model:
         )
 
     def __repr__(self) -> str:
+        return f"<ranef.Model {self.formula!r}, {self._said_of_family()}>"
+
+    def _said_of_family(self) -> str:
         family = self.program.family.name
         said = "; of two texts the second in order is the success" if family == "bernoulli" else ""
-        return f"<ranef.Model {self.formula!r}, family {family}{said}>"
+        return f"family {family}{said}"
 
-    def priors_for(self, data: object) -> dict[str, Prior]:
+    def _repr_html_(self) -> str:
+        about = markup.lines(self.formula, self._said_of_family())
+        given = self.program.user_priors
+        return about + (markup.named(given, ("parameter", "prior")) if given else "")
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[object, ...]]:
+        program = self.program
+        kept = network_copies.stored(*program.starting_networks())
+        family, missing = program.family.name, program.missing
+        return _restored, (self.formula, family, program.user_priors, kept, missing)
+
+    def priors_for(self, data: object) -> Priors:
         """The prior of every parameter for this table, whether given or by default.
 
         Args:
@@ -99,16 +127,16 @@ class Model:
             RanefError: as `fit`, for a table that does not fit the model.
         """
         program, training = self._learned(data, streams=True)
-        return posterior_variables.stated(program, training.state)
+        return Priors(posterior_variables.stated(program, training.state))
 
     def fit(
         self,
         data: object,
-        method: str = "auto",
+        method: MethodName = "auto",
         seed: int = 0,
         draws: int = 1000,
         progress: bool = True,
-        **options: object,
+        **options: Unpack[MethodOptions],
     ) -> Fit:
         """Fit the model to a table.
 
@@ -141,21 +169,24 @@ class Model:
             RanefError: one of its subclasses, with one sentence that says what is wrong and what
                 to do.
         """
+        habits.refuse(options, habits.FIT, "fit()")
         draws, seed = whole_number("draws", draws, least=2), whole_number("seed", seed, least=0)
         candidates, why = _candidates(method, options)
         began = time.perf_counter()
+        LOG.info("fitting %r", self)
         choice = self._first_that_fits(candidates, why, data, progress)
         with _finite(choice.program.family):
             found = choice.method.run(choice.problem, seed=seed, draws=draws, progress=progress)
         seconds = time.perf_counter() - began
-        found = replace(found, seed=seed)
+        LOG.info("fitted by %s in %.3g s: %s", choice.method.name, seconds, found.message)
+        found = replace(found, seed=seed, settings=refit_options(options, found.settings))
         fit = Fit(choice.program, choice.training, found, choice.method.name, choice.why, seconds)
         restore_networks(fit)
         return fit
 
     def _first_that_fits(
         self, candidates: Sequence[Method], why: str, data: object, progress: bool
-    ) -> "_Choice":
+    ) -> _Choice:
         """The first method that does not refuse the model, with the rows read as it takes them.
 
         Args:
@@ -179,11 +210,13 @@ class Model:
             with _finite(choice.program.family):
                 refusal = method.refuses(choice.problem)
             if refusal is None:
+                LOG.info("%s; method %s, because %s", choice.training.rows, method.name, choice.why)
                 return choice
             reason, why = refusal, f"method {method.name!r} {refusal}"
+            LOG.info("%s is not used: it %s", method.name, refusal)
         raise MethodError(candidates[-1].name, reason)
 
-    def _prepared(self, method: Method, data: object, progress: bool) -> "_Choice":
+    def _prepared(self, method: Method, data: object, progress: bool) -> _Choice:
         """The problem of a method, with rows read in batches if the method fits it so."""
         program, training = self._learned(data, streams=method.streams, progress=progress)
         problem = build_problem(program, training)
@@ -209,6 +242,8 @@ class Model:
             progress: whether to show a progress bar.
         """
         program = self.program
+        if program.formula.dots:
+            program = program.with_columns(column_names(data))
         source = batches(data, list(program.needs()), program.missing) if streams else None
         if source is None:
             frame = read(data, list(program.needs()), program.missing)
@@ -224,6 +259,24 @@ class Model:
                 streaming.complete_rows(program, source, progress=progress)
             )
         return program, streaming.prepare(program, source, progress=progress)
+
+
+def _is_data(value: object) -> bool:
+    """Whether a value is a table or a path where a family is expected."""
+    if isinstance(value, str):
+        return value.lower().endswith((".csv", ".txt", ".parquet", ".pq"))
+    return isinstance(value, (Mapping, os.PathLike)) or hasattr(value, "columns")
+
+
+def _restored(
+    formula: str,
+    family: FamilyName,
+    priors: Mapping[str, Prior | float],
+    kept: Iterable[network_copies.StoredNetwork],
+    missing: Sequence[str],
+) -> Model:
+    """A model from the values that a copy or a pickle holds."""
+    return Model(formula, family, priors, network_copies.restored(kept), missing)
 
 
 @dataclass(frozen=True)
@@ -253,7 +306,7 @@ def _finite(family: Family) -> Iterator[None]:
 def _candidates(method: str, options: Mapping[str, object]) -> tuple[list[Method], str]:
     """The methods to try, in this order, and the reason for using the first."""
     if method != "auto":
-        return [registry.load("method", method)(**options)], "it was asked for"
+        return [registry.load("method", method)(**options)], ASKED_FOR
     linear = [registry.load("method", name) for name in ("exact", "laplace")]
     runners = [registry.load("method", name) for name in ("svi", "nuts")]
     having = [runner for runner in runners if set(options) <= set(runner.options)]

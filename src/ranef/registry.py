@@ -9,6 +9,7 @@ import importlib
 import re
 from typing import Any
 
+from ranef import habits
 from ranef.errors import OptionError, suggestion
 
 TERMS = {
@@ -94,7 +95,9 @@ def load(kind: str, name: str) -> Any:
             raise OptionError(f"the {kind} {outer!r} is not made of others; write {outer!r}")
         return found.of(*(load(kind, each) for each in inner))
     if name not in table:
-        raise OptionError(f"there is no {kind} {name!r}; {suggestion(name, table)}")
+        habit = habits.FAMILIES.get(name.lower()) if kind == "family" else None
+        hint = f"write family={habit!r}" if habit else suggestion(name, table)
+        raise OptionError(f"there is no {kind} {name!r}; {hint}")
     module, place = table[name].split(":")
     attribute, *inner = parts(place)
     found = getattr(importlib.import_module(module), attribute)

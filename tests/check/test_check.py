@@ -41,8 +41,9 @@ def test_a_good_fit_is_trusted(exact):
     verdict = exact.check()
     assert verdict.verdict == "trust"
     assert verdict.reasons == ()
-    none, looked, word = str(verdict).splitlines()
+    none, looked, subject, word = str(verdict).splitlines()
     assert (none, word) == ("nothing speaks against this fit", "trust")
+    assert subject.startswith("the verdict is on the computation of the posterior;")
     assert looked.startswith("second opinion: the draws' weights by their exact density, k-hat")
 
 

@@ -75,7 +75,7 @@ def test_a_look_is_named_or_the_fit_is_unchecked(name):
         assert part in phrase
     assert (found.verdict == "trust") <= bool(found.looked)
     assert bool(found.looked) != any(s.weight == "unchecked" for s in found.symptoms)
-    assert str(found).splitlines()[-2].startswith("second opinion: ")
+    assert str(found).splitlines()[-3].startswith("second opinion: ")
     if not expected:
         assert "no second opinion could be had" in str(found)
 

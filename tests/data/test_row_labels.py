@@ -144,6 +144,38 @@ def test_levels_of_a_fit_of_polars(tmp_path):
     assert rf.compare({"a": fit, "b": own}).loc["a", "elpd"] == own.loo().elpd
 
 
+POLARS = {
+    "integers": pl.Series(G, dtype=pl.Int32),
+    "text": pl.Series([f"00{g}" for g in G]),
+    "an Enum": pl.Series([f"c{g}" for g in G], dtype=pl.Enum([f"c{g}" for g in range(30, -1, -1)])),
+    "a Categorical": pl.Series([f"c{g}" for g in G], dtype=pl.Categorical),
+    "dates": pl.Series([dt.date(2024, 1, 1 + int(g)) for g in G]),
+}
+
+
+@pytest.mark.parametrize("values", POLARS.values(), ids=POLARS)
+def test_effects_of_levels_join_the_table_of_polars(values, tmp_path):
+    table = pl.from_pandas(TABLE).with_columns(g=values)
+    fit = rf.Model("y ~ x + (1 | g)").fit(table, draws=50, progress=False)
+    for each in (fit, rf.load(fit.save(tmp_path / "f.ranef"))):
+        effects = each.ranef("g")
+        assert effects["g"].dtype == values.dtype
+        assert table.join(effects, on="g").height == N
+    if isinstance(values.dtype, pl.Enum):  # the order of levels is the declared one
+        found = [int(level[1:]) for level in effects["g"]]
+        assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize(("values", "dtype"), LEVELS.values(), ids=LEVELS)
+def test_effects_of_levels_merge_with_the_table_of_pandas(values, dtype):
+    table = TABLE.assign(g=values)
+    effects = rf.Model("y ~ x + (1 | g)").fit(table, draws=50, progress=False).ranef("g")
+    merged = table.merge(effects, left_on="g", right_index=True, how="left")
+    assert merged["mean"].notna().all()
+    first = table["g"].iloc[0]
+    assert effects.loc[first, "mean"] == merged["mean"].iloc[0]
+
+
 def test_levels_of_streamed_rows_have_their_type(monkeypatch, tmp_path):
     monkeypatch.setattr("ranef.data.parquet._LEAST", 10)
     monkeypatch.setattr("ranef.data.parquet._CELLS", 1)

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (".", ".github", ".github/ISSUE_TEMPLATE", "docs", "news", "benchmarks", "requirements")
+FOLDERS = (
+    *(".", ".github", ".github/ISSUE_TEMPLATE", "docs", "docs/reference"),
+    *("news", "benchmarks", "requirements"),
+)
 PAGES = [
     *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))),
     *sorted((ROOT / "src").rglob("*.md")),

@@ -118,7 +118,7 @@ def test_parts_are_separated_by_semicolon_or_new_line(break_):
         ("y ~ x > 3", "write a comparison in I(), as in 'I(x > 3)'", 6),
         ("y ~ (x > 3)", "write the comparison in I(), as in I(x > 3)", 5),
         ("y ~ log(x > 3)", "write the comparison in I(), as in I(x > 3)", 8),
-        ("y ~ C(f, base=3)", "C() has no option 'base'; it takes ref and levels", 4),
+        ("y ~ C(f, base=3)", "C() has no option 'base'; it takes ref, levels and contrast", 4),
         ("y ~ C(f, levels=a)", "C(levels=...) must list the levels", 4),
         ("y ~ C(f) + x:C(f, ref=a)", "C(f) is coded in two ways", 13),
         ("y ~ x; sigma ~ x; sigma ~ z", "two predictors", 18),

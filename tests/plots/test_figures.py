@@ -1,6 +1,5 @@
 """Each figure by the data it draws, from trees made by hand: no figure knows the model."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -16,12 +15,6 @@ from ranef.plots.parameters import elements
 RNG = np.random.default_rng(3)
 DRAWS, ROWS = 40, 500
 LEVELS = ["a", "$b^2$", "<b>c</b>", "d\nd", "😀", "f"]
-
-
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +131,30 @@ def test_group_effects_shows_the_largest_either_way(tree):
     assert table["lower_90"][0] == pytest.approx(np.quantile(draws, 0.05))
     slopes = plots.group_effects(tree, "g", term="x")
     assert slopes.axes[0].get_xlabel() == "x|g"
+    given = effects_table(tree, "g", largest=3, order="given")
+    assert list(given["level"]) == ["d\nd", "😀", "f"]
+    with pytest.raises(rf.OptionError, match="order must be 'mean' or 'given', not 'size'"):
+        plots.group_effects(tree, "g", order="size")
+
+
+def test_no_figure_touches_the_state_of_pyplot(tree):
+    """The user's current figure stays current, and no figure waits to be shown once more."""
+    from matplotlib import pyplot
+
+    mine = pyplot.figure()
+    try:
+        figures = [
+            plots.shrinkage(tree),
+            plots.group_effects(tree),
+            plots.data_fit(tree),
+            plots.posterior(tree),
+            plots.posterior_predictive(tree, "ecdf"),
+        ]
+        assert pyplot.get_fignums() == [mine.number]
+        assert pyplot.gcf() is mine
+        assert figures[0]._repr_png_().startswith(b"\x89PNG")
+    finally:
+        pyplot.close(mine)
 
 
 def test_residuals_are_counted_within_the_central_share(tree):
@@ -177,6 +194,45 @@ def test_posterior_predictive_holds_observed_against_drawn_on_the_same_rows(tree
     counts = np.histogram(y, np.linspace(low, high, 61))[0]
     np.testing.assert_allclose(observed.get_ydata(), counts / len(y))
     assert drawn.get_ydata().sum() == pytest.approx(0.95, abs=0.05)
+
+
+@pytest.fixture(scope="module")
+def rated() -> xr.DataTree:
+    """Ratings, numbered from 1, whose order is neither alphabetical nor by count."""
+    y = np.array([1, 1, 2, 3, 3, 3])
+    drawn = np.tile([[[1, 2, 2, 3, 3, 3], [1, 1, 1, 1, 3, 3]]], (1, 10, 1))
+    attributes = {"categories": ["poor", "fair", "good"], "first": 1}
+    return xr.DataTree.from_dict(
+        {
+            "observed_data": xr.Dataset({"y": ("row", y, attributes)}, {"row": np.arange(6)}),
+            "posterior_predictive": xr.Dataset(
+                {"y": (("chain", "draw", "row"), drawn)}, {"row": np.arange(6)}
+            ),
+        }
+    )
+
+
+def test_categories_are_bars_in_their_order(rated):
+    axes = plots.posterior_predictive(rated).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["poor", "fair", "good"]
+    np.testing.assert_allclose([p.get_height() for p in axes.patches], [2 / 6, 1 / 6, 3 / 6])
+    middle = axes.lines[0].get_ydata()
+    np.testing.assert_allclose(middle, [2.5 / 6, 1 / 6, 2.5 / 6])
+
+
+def test_predictive_checks_of_counts(rated):
+    figure = plots.posterior_predictive(rated, "rootogram")
+    assert figure.axes[0].get_xlabel() == "y"
+    assert plots.posterior_predictive(rated, "ecdf").axes[0].lines
+
+
+def test_kinds_that_do_not_fit_the_response_are_refused(tree, rated):
+    with pytest.raises(rf.OptionError, match="kind must be one of 'auto', .*, not 'pie'"):
+        plots.posterior_predictive(rated, "pie")
+    with pytest.raises(rf.OptionError, match="250 distinct values, too many for bars"):
+        plots.posterior_predictive(tree, "bars")
+    with pytest.raises(rf.OptionError, match="a rootogram is of counts, and y is not one"):
+        plots.posterior_predictive(tree, "rootogram")
 
 
 def test_posterior_has_a_panel_for_each_number_that_varies(tree):

@@ -5,14 +5,20 @@ unchecked  nothing speaks against the fit, but there was no second opinion
 caution    something may be off; the symptoms say what
 distrust   the fit should not be used as it is
 
+The verdict is on the computation: whether the draws are those of the posterior of this model. What
+is found about the model itself, such as counts that vary more than the family allows, is a note
+that does not change the verdict.
+
 To add a symptom, write a function of the `Posterior` that yields `Symptom`s and add it to one of
-the tuples below. To add a second opinion, write a function that returns a `Reference` or a
-`NoReference` and add it to `approximation.second_opinion`.
+the tuples below; one about the model goes among the notes of `check`. To add a second opinion,
+write a function that returns a `Reference` or a `NoReference` and add it to
+`approximation.second_opinion`.
 """
 
 from ranef.check.approximation import second_opinion
 from ranef.check.convergence import chains, left_out, own_criterion, trend, weights
 from ranef.check.deadline import Deadline
+from ranef.check.dispersion import dispersion
 from ranef.check.groupings import groupings
 from ranef.check.identifiability import (
     boundaries,
@@ -66,4 +72,5 @@ def check(posterior: Posterior, *, reference: bool = True, seconds: float = SECO
     opinion = second_opinion(posterior, asked)
     found += [*of_networks, *opinion.symptoms]
     symptoms = sorted(found, key=lambda s: -VERDICTS.index(s.weight))
-    return Check(tuple(symptoms), (*opinion.looked, *networks_looked))
+    notes = tuple(dispersion(posterior, deadline)) if reference else ()
+    return Check(tuple(symptoms), (*opinion.looked, *networks_looked), notes)

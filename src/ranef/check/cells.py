@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from math import prod
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ranef.formula.model_matrix import Coding
@@ -14,6 +15,9 @@ Cell = tuple[tuple[str, str], ...]
 
 # Largest number of cells of an interaction that is checked.
 _MOST = 20_000
+# Largest number of cells of an interaction of contrasts other than treatment contrasts, whose
+# counts are solved for.
+_MOST_SOLVED = 500
 
 
 def empty_cells(codings: Sequence[Coding], columns: Float[NDArray, "n k"]) -> dict[str, list[Cell]]:
@@ -21,7 +25,9 @@ def empty_cells(codings: Sequence[Coding], columns: Float[NDArray, "n k"]) -> di
 
     The number of rows in a cell is the sum of the cell's indicator column. A cell at the reference
     level of a factor has no column. Its count is that of the cell without that factor, less the
-    counts of the cells at the factor's other levels.
+    counts of the cells at the factor's other levels. Other contrasts than treatment contrasts have
+    no indicator columns. The counts are then the solution of linear equations: each column sums to
+    its values in the cells, times the counts.
 
     Args:
         codings: the coded products of a model matrix, in order.
@@ -77,6 +83,9 @@ class _Counts:
                 continue
             names = [str(part.expression) for part in coding.parts]
             self.levels |= {str(part.expression): part.levels or () for part in coding.parts}
+            if not all(part.has_indicators for part in coding.parts):
+                self._solve(coding, codings, sums)
+                continue
             for levels, value in zip(product(*(p.names for p in coding.parts)), own, strict=True):
                 self.sums[frozenset(zip(names, levels, strict=True))] = float(value)
 
@@ -96,6 +105,33 @@ class _Counts:
                 return None
             self.sums[key] = rest - sum(filter(None, others))
         return round(self.sums[key])
+
+    def _solve(self, coding: Coding, codings: Sequence[Coding], sums: Float[NDArray, "k"]) -> None:
+        """Solve for the counts of the cells of an interaction, from the sums of all columns."""
+        factors = {str(part.expression): part.levels or () for part in coding.parts}
+        cells = list(product(*factors.values()))
+        if len(factors) < 2 or len(cells) > _MOST_SOLVED:
+            return
+        known, values, start = [], [], 0
+        for other in codings:
+            own = sums[start : start + other.width]
+            start += other.width
+            if not {str(part.expression) for part in other.parts} <= factors.keys():
+                continue
+            block = np.ones((len(cells), 1))
+            for part in other.parts:
+                place = list(factors).index(str(part.expression))
+                rows = [(part.levels or ()).index(cell[place]) for cell in cells]
+                each = part.by_level[rows]
+                block = (block[:, :, None] * each[:, None, :]).reshape(len(cells), -1)
+            known.append(own)
+            values.append(block)
+        matrix = np.concatenate(values, axis=1).T
+        if np.linalg.matrix_rank(matrix) < len(cells):
+            return
+        counts = np.linalg.lstsq(matrix, np.concatenate(known), rcond=None)[0]
+        for cell, count in zip(cells, counts, strict=True):
+            self.sums[frozenset(zip(factors, cell, strict=True))] = float(count)
 
     def _first(self, factor: str) -> str | None:
         return self.levels[factor][0] if factor in self.levels else None

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
+from ranef.check.interactions import uncentred
 from ranef.check.model_matrices import common_blocks, group_blocks
 from ranef.check.symptom import Symptom
 from ranef.numerics.shapes import Float
@@ -80,11 +81,16 @@ def collinear(posterior: Posterior) -> Iterator[Symptom]:
     """Report columns of common effects that are, or nearly are, combinations of the others."""
     for own in common_blocks(posterior):
         explained = own.explained
-        for i, inflation in zip(
-            own.tested, _inflations(own.columns[:, own.tested], own.has_intercept), strict=True
-        ):
+        found = _inflations(own.columns[:, own.tested], own.has_intercept)
+        inflations = dict(zip(own.tested, found.tolist(), strict=True))
+        near = [i for i, size in inflations.items() if _INFLATED <= size <= _TOLD_BY_PRIOR]
+        sample = posterior.training.sample
+        symptom, by_centring = uncentred(own, sample, inflations, near, _inflations, _INFLATED)
+        if symptom:
+            yield symptom
+        for i, inflation in inflations.items():
             lost = inflation > _TOLD_BY_PRIOR
-            if inflation < _INFLATED or (lost and i in explained):
+            if inflation < _INFLATED or (lost and i in explained) or i in by_centring:
                 continue
             label = own.labels[i]
             times = np.sqrt(inflation)

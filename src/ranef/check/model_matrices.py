@@ -33,6 +33,7 @@ class ModelMatrixBlock:
         intercept: index of the intercept, or None.
         intercept_label: name of the intercept in messages.
         fixed: indices of columns whose coefficient is fixed by the user.
+        matrix: how the columns are made from the rows; None if that is not known.
     """
 
     labels: Sequence[str]
@@ -41,6 +42,7 @@ class ModelMatrixBlock:
     intercept: int | None
     intercept_label: str
     fixed: frozenset[int]
+    matrix: model_matrix.ModelMatrix | None = None
 
     @property
     def has_intercept(self) -> bool:
@@ -105,14 +107,18 @@ class ModelMatrixBlock:
         }
 
 
-def _places(codings: Sequence[model_matrix.Coding]) -> list[set[tuple[str, str]]]:
-    """The (factor, level) pairs of which each column is the indicator."""
-    out: list[set[tuple[str, str]]] = []
+def _places(codings: Sequence[model_matrix.Coding]) -> list[set[tuple[str, str | None]]]:
+    """The (factor, level) pairs of which each column is the indicator.
+
+    The level is None for contrasts other than treatment contrasts, which are no indicators.
+    """
+    out: list[set[tuple[str, str | None]]] = []
     for coding in codings:
-        own: list[set[tuple[str, str]]] = [set()]
+        own: list[set[tuple[str, str | None]]] = [set()]
         for part in coding.parts:
-            key = str(part.expression)
-            names = [{(key, name)} if part.levels else set() for name in part.names]
+            key, known = str(part.expression), part.has_indicators
+            names: list[set[tuple[str, str | None]]]
+            names = [{(key, n if known else None)} if part.levels else set() for n in part.names]
             own = [a | b for a in own for b in names]
         out += own
     return out
@@ -144,6 +150,7 @@ def common_blocks(posterior: Posterior) -> Iterator[ModelMatrixBlock]:
             intercept,
             name,
             frozenset(fixed - {intercept}),
+            _matrix(posterior, term, len(labels)),
         )
 
 
@@ -192,12 +199,18 @@ def _blocks(posterior: Posterior) -> Iterator[tuple[str, LinearBlock]]:
             yield term, block  # left out: blocks without such columns, as weights of networks
 
 
-def _codings(posterior: Posterior, term: str, width: int) -> tuple[model_matrix.Coding, ...]:
-    """The codings of the columns of a term, or () if it has no model matrix of that width."""
+def _matrix(posterior: Posterior, term: str, width: int) -> model_matrix.ModelMatrix | None:
+    """The model matrix of a term, or None if it has none of that width."""
     learned = getattr(posterior.training.state.terms[term], "matrix", None)
     if not isinstance(learned, model_matrix.ModelMatrix):
-        return ()
-    return learned.codings if sum(c.width for c in learned.codings) == width else ()
+        return None
+    return learned if sum(c.width for c in learned.codings) == width else None
+
+
+def _codings(posterior: Posterior, term: str, width: int) -> tuple[model_matrix.Coding, ...]:
+    """The codings of the columns of a term, or () if it has no model matrix of that width."""
+    matrix = _matrix(posterior, term, width)
+    return () if matrix is None else matrix.codings
 
 
 def _labels(posterior: Posterior, block: LinearBlock) -> list[str]:

@@ -2,8 +2,15 @@
 
 from dataclasses import dataclass
 
+from ranef import markup
+
 # The verdicts, from the mildest to the gravest.
 VERDICTS = ("trust", "unchecked", "caution", "distrust")
+# What the verdict is about, as a check prints it.
+_SUBJECT = (
+    "the verdict is on the computation of the posterior; how well the model suits the data is for "
+    "loo() and predictive checks to say"
+)
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,13 @@ class Check:
     Attributes:
         symptoms: what was found, the gravest first.
         looked: each second opinion that was taken, as a phrase; () if there was none.
+        notes: what was found about the model rather than the computation, such as counts that vary
+            more than the family allows. Notes do not change the verdict.
     """
 
     symptoms: tuple[Symptom, ...]
     looked: tuple[str, ...]
+    notes: tuple[Symptom, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -54,9 +64,14 @@ class Check:
         return tuple(str(symptom) for symptom in self.symptoms)
 
     def __str__(self) -> str:
-        lines = [f"- {reason}" for reason in self.reasons]
+        lines = [f"- {reason}" for reason in self.reasons] or ["nothing speaks against this fit"]
+        lines += [f"- about the model: {note}" for note in self.notes]
         looked = "; ".join(self.looked) or "none"
-        none = "nothing speaks against this fit"
-        return "\n".join([*(lines or [none]), f"second opinion: {looked}", self.verdict])
+        return "\n".join([*lines, f"second opinion: {looked}", _SUBJECT, self.verdict])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        looked = "; ".join(self.looked) or "none"
+        found = markup.listed(self.reasons) or markup.lines("nothing speaks against this fit")
+        return markup.lines(f"verdict: {self.verdict}", f"second opinion: {looked}") + found

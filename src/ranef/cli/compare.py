@@ -54,9 +54,12 @@ def _compare(options: argparse.Namespace) -> int:
                 table.index, table.reset_index().to_dict("records"), strict=True
             )
         ]
-        print(json_text({"group": options.group, "data": data, "fits": records}))
+        found = {"group": options.group, "data": data, "fits": records, "notes": table.notes}
+        print(json_text(found))
         return 0
     print(table.to_string(float_format=lambda v: f"{v:,.3f}"))
+    for note in table.notes:
+        print(note)
     for name in table.index:
         print(f"{name}: {fits[name].program.formula.text}")
     return 0

@@ -50,7 +50,7 @@ def complete(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Frame, Comple
 
     Args:
         frame: the table.
-        needs: column to how it is used: "number", "level", "any", "response", "category"
+        needs: column to how it is used: "number", "level", "date", "any", "response", "category"
             (a response that may be texts) or "gaps".
 
     Returns:
@@ -84,6 +84,8 @@ def gaps(frame: Frame, needs: Mapping[str, set[str]]) -> tuple[Bool[NDArray, "n"
         gap = np.zeros(frame.n, dtype=bool)
         if uses & {"number", "response"}:
             gap |= np.isnan(frame.numbers(name)).reshape(frame.n, -1).any(axis=1)
+        if "date" in uses:
+            gap |= np.isnan(frame.days(name))
         if "level" in uses:
             gap |= frame.is_no_level(name)
         if uses & {"any", "category"}:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ranef.data.array_columns import ArrowColumn, Column, combined, holds_text, pc, to_numpy
+from ranef.data.dates import days_of, holds_dates
 from ranef.data.level_names import level_names, not_levels
 from ranef.data.levels import Levels, merged_order, reordered
 from ranef.data.number_texts import (
@@ -34,8 +35,10 @@ _Value = TypeVar("_Value")
 # Largest share of texts in a numeric column of a file that is taken for typing errors. A column
 # with a larger share of texts is a factor.
 _FEW = 0.05
-# A text column with more levels than this, all of them formatted numbers, is no factor.
+# A text column with more levels than this, all of them formatted numbers or dates, is no factor.
 _MANY_LEVELS = 20
+# The start of a date or a point in time as text.
+_DATE = re.compile(r"\d{4}-\d\d-\d\d($|[ T])")
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,11 @@ class Frame:
             values = parse_numbers(values)
         elif pa.types.is_dictionary(values.type):
             values = values.cast(values.type.value_type)
+        if holds_dates(values.type):
+            raise DataError(
+                f"column {name!r} holds {values.type} where a number is needed; write "
+                f"days({name}) for the number of days, or C({name}) for a level of each date"
+            )
         try:
             values = pc.cast(values, pa.float64(), safe=False)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -170,6 +178,54 @@ class Frame:
                 f"column {name!r} holds {values.type} where a number is needed; convert it first"
             ) from None
         return to_numpy(values)
+
+    def days(self, name: str) -> Float[NDArray, "n"]:
+        """A column of dates as days since 1970-01-01, NaN for missing values.
+
+        Raises:
+            DataError: for a column that holds no dates, and for a text that is none, naming the
+                first one and its row.
+        """
+        return self._remember(("days", name), lambda: self._days(name))
+
+    def _days(self, name: str) -> NDArray[np.float64]:
+        values = self.column(name)
+        found = None if isinstance(values, np.ndarray) else days_of(values)
+        if isinstance(values, np.ndarray) or found is None:
+            kind = "arrays" if isinstance(values, np.ndarray) else values.type
+            raise DataError(
+                f"column {name!r} holds {kind}, and days() takes dates; write the column by "
+                "itself if it holds numbers"
+            )
+        if holds_text(values.type):
+            gaps = to_numpy(values.is_null(), bool)
+            gaps = says_nothing(values) if self.untyped else gaps
+            wrong = np.isnan(found) & ~gaps
+            if wrong.any():
+                row = int(np.argmax(wrong))
+                raise DataError(
+                    f"column {name!r} holds {str(values[row])!r} in row {self.row_number(row)}, "
+                    "which is no date; days() takes texts such as '2024-03-01'"
+                )
+        return found
+
+    def refuse_spelled_dates(self, name: str) -> None:
+        """Refuse to use a column of many dates written as texts as a factor.
+
+        Raises:
+            DataError: naming the column.
+        """
+        values = self.column(name)
+        if isinstance(values, np.ndarray) or pa.types.is_dictionary(values.type):
+            return
+        found = self.levels(name)
+        present = [str(found.names[i]) for i in found.present()]
+        if len(present) > _MANY_LEVELS and all(map(_DATE.match, present)):
+            raise DataError(
+                f"column {name!r} holds dates written as text, such as {present[0]!r}, and would "
+                f"be a factor of {len(present):,} levels; write days({name}) for the number of "
+                f"days, or C({name}) if it is meant as a factor"
+            )
 
     def levels(self, name: str) -> Levels:
         """The column as levels, whose names are the values as written.
@@ -213,12 +269,14 @@ class Frame:
         """Levels of a column converted back to the type of the column, as an Arrow array (m,).
 
         They remain texts if the column holds texts, if there is no such column, or if a level
-        cannot be converted without loss.
+        cannot be converted without loss. Categories that are texts are a dictionary.
         """
         texts = pa.chunked_array([pa.array([str(level) for level in levels], pa.string())])
         values = self.columns.get(name)
-        if values is None or isinstance(values, np.ndarray) or holds_text(values.type):
+        if values is None or isinstance(values, np.ndarray):
             return texts
+        if holds_text(values.type):
+            return self._categories(name, values, texts)
         kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
         try:
             found = pc.cast(texts, kind)
@@ -226,6 +284,20 @@ class Frame:
         except (pa.ArrowException, DataError):
             return texts
         return found if same else texts
+
+    def _categories(
+        self, name: str, values: ArrowColumn, texts: pa.ChunkedArray
+    ) -> pa.ChunkedArray:
+        """Texts as categories of a column, with all of these and their order, if it has any."""
+        if not pa.types.is_dictionary(values.type):
+            return texts
+        known = pa.array(self.levels(name).names.tolist(), pa.string())
+        places = pc.index_in(texts.combine_chunks(), value_set=known)
+        if places.null_count:
+            return texts
+        ordered = bool(values.type.ordered)
+        own = pa.DictionaryArray.from_arrays(places, known, ordered=ordered)
+        return pa.chunked_array([own])
 
     def is_missing(self, name: str) -> Bool[NDArray, "n"]:
         """Whether each row's value is missing, NaN included."""

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import narwhals as nw
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from ranef.data.array_columns import ArrowColumn
+from ranef.data.array_columns import ArrowColumn, combined
 from ranef.numerics.shapes import Float, Int, Shaped
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Table: TypeAlias = "pd.DataFrame | pl.DataFrame"
 # Results by row; a Series if the user's table has one.
 ByRow: TypeAlias = "pd.Series | pl.Series | NDArray[np.float64]"
 # One column of a table of results.
-_Values: TypeAlias = NDArray | ArrowColumn | list[str]
+_Values: TypeAlias = NDArray | ArrowColumn | pd.Categorical | list[str]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class Labels:
         """A table with one row for each of the n rows.
 
         Args:
-            columns: name to NumPy or Arrow array or list of texts, one value for each row.
+            columns: name to NumPy or Arrow array, ordered categories or list of texts, one value
+                for each row.
 
         Returns:
             A pandas DataFrame with the index of the rows, or a polars DataFrame.
@@ -125,11 +127,25 @@ class Labels:
         return polars
 
 
-def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Series":
-    return values if isinstance(values, (np.ndarray, list)) else values.to_pandas()
+def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Categorical | pd.Series":
+    """Values for pandas; categories of Arrow as the texts that they are."""
+    if isinstance(values, (np.ndarray, list, pd.Categorical)):
+        return values
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    return values.to_pandas()
 
 
 def _of_polars(
     polars: ModuleType, values: _Values
 ) -> "NDArray | list[str] | pl.Series | pl.DataFrame":
-    return values if isinstance(values, (np.ndarray, list)) else polars.from_arrow(values)
+    """Values for polars, categories as an Enum if their order counts, else as a Categorical."""
+    if isinstance(values, pd.Categorical):
+        return polars.Series(values.tolist(), dtype=polars.Enum(list(values.categories)))
+    if isinstance(values, (np.ndarray, list)):
+        return values
+    if pa.types.is_dictionary(values.type):
+        names = combined(values).dictionary.to_pylist()
+        kind = polars.Enum(names) if values.type.ordered else polars.Categorical
+        return polars.Series(values.to_pylist(), dtype=kind)
+    return polars.from_arrow(values)

@@ -64,6 +64,38 @@ def read(data: object, columns: Sequence[str] | None = None, missing: Sequence[s
     return replace(frame, missing=tuple(missing))
 
 
+def column_names(data: Any) -> list[str]:
+    """The names of all columns of a table or file; no values are read.
+
+    Args:
+        data: as for `read`.
+
+    Raises:
+        FileError, OptionError, DataError: as `read`.
+    """
+    if isinstance(data, Frame):
+        return list(data.columns)
+    if isinstance(data, Mapping):
+        return [str(name) for name in data]
+    if isinstance(data, (str, os.PathLike)):
+        path = Path(data)
+        try:
+            if path.exists() and str(path) != ".":
+                refuse_special(path)
+                if kind_of(path) == "csv":
+                    return _csv_names(path)
+                return dataset.dataset(path, format="parquet").schema.names
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            pass  # `read` says what is wrong with the path
+        return list(_read_path(path, None).columns)
+    if isinstance(data, pd.DataFrame):
+        return [str(name) for name in data.columns]
+    try:
+        return [str(name) for name in nw.from_native(data).collect_schema().names()]
+    except Exception:  # `read` says what is wrong with the table
+        return list(_from_table(data, None).columns)
+
+
 def chosen(
     available: Sequence[_Name], columns: Sequence[str] | None, source: str
 ) -> dict[str, _Name]:

@@ -101,7 +101,8 @@ class Family(ABC):
                     f"{response}"
                 )
             what = "successes / trials" if response.form == "trials" else f"{response.form}()"
-            raise OptionError(f"the family {self.name} has no response of the form {what}")
+            hint = "; use family='binomial'" if response.form == "trials" else ""
+            raise OptionError(f"the family {self.name} has no response of the form {what}{hint}")
 
     def bind(self, state: FamilyState) -> Family:
         """The family with the parameters that follow from the categories of its response.
@@ -148,12 +149,13 @@ class Family(ABC):
 
         Returns:
             column to use: for the response "category" if the family accepts texts, else
-            "response"; for the companion "number".
+            "response", and "date" in days(); for the companion as `Expression.needs`.
         """
-        use = "category" if self.text else "response"
-        out = dict.fromkeys(self.response.value.columns(), use) if response else {}
-        if companion and self.response.companion is not None:
-            out.update(dict.fromkeys(self.response.companion.columns(), "number"))
+        own = "category" if self.text else "response"
+        value, beside = self.response.value.needs(), self.response.companion
+        out = {n: use if use == "date" else own for n, use in value.items()} if response else {}
+        if companion and beside is not None:
+            out.update(beside.needs())
         return out
 
     def scan(self, accumulator: ResponseScan | None, frame: Frame) -> ResponseScan:

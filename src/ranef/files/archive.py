@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import safetensors
@@ -26,6 +27,9 @@ from ranef.files.atomic_write import StrPath, refuse_no_path, refuse_special, re
 _LIBRARIES = ("ranef", "jax", "numpyro", "keras", "numpy")
 # Version of the file format; files of a newer version are refused.
 FORMAT = 1
+
+# What messages call bytes that are in no file.
+PACKED = "a pickled fit"
 
 # Name of the part that holds the model as JSON.
 _TEXT = "model.json"
@@ -51,14 +55,27 @@ def write(path: StrPath, content: Mapping[str, object], arrays: Mapping[str, NDA
     Raises:
         FileError: if the file cannot be written.
     """
+    with replacing(path) as file:
+        _write_to(file, content, arrays)
+    return Path(path)
+
+
+def pack(content: Mapping[str, object], arrays: Mapping[str, NDArray]) -> bytes:
+    """The bytes of the file that `write` writes."""
+    file = io.BytesIO()
+    _write_to(file, content, arrays)
+    return file.getvalue()
+
+
+def _write_to(file: BinaryIO, content: Mapping[str, object], arrays: Mapping[str, NDArray]) -> None:
+    """Write both parts to an open file."""
     numbers = safetensors.numpy.save(dict(arrays))
     stamp = {"bytes": len(numbers), "sha256": hashlib.sha256(numbers).hexdigest()}
     text = json.dumps({"format": FORMAT, "arrays": stamp, **content}, allow_nan=False)
-    with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, part in ((_TEXT, text.encode("ascii")), (_NUMBERS, numbers)):
             with archive.open(zipfile.ZipInfo(name, _DATE), "w", force_zip64=True) as entry:
                 entry.write(part)
-    return Path(path)
 
 
 def read(path: StrPath) -> tuple[dict[str, object], dict[str, NDArray]]:
@@ -75,11 +92,8 @@ def read(path: StrPath) -> tuple[dict[str, object], dict[str, NDArray]]:
     refuse_no_path(path, "the path of a saved fit")
     refuse_special(path)
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            _refuse_odd(path, archive, os.fstat(file.fileno()).st_size)
-            content = _parsed(path, archive.read(_TEXT))
-            _refuse_newer(path, content)
-            numbers = archive.read(_NUMBERS)
+        with open(path, "rb") as file:
+            return _read_from(file, os.fstat(file.fileno()).st_size, path)
     except (FileError, OptionError):
         raise
     except FileNotFoundError:
@@ -92,6 +106,38 @@ def read(path: StrPath) -> tuple[dict[str, object], dict[str, NDArray]]:
                 f"{str(path)!r} is not a saved fit; give a file that fit.save has written"
             ) from None
         raise damaged(path, str(error)) from None
+
+
+def unpack(packed: bytes) -> tuple[dict[str, object], dict[str, NDArray]]:
+    """What `read` reads, from the bytes of `pack`.
+
+    Raises:
+        FileError: for bytes that are damaged or were written by a newer version.
+    """
+    try:
+        return _read_from(io.BytesIO(packed), len(packed), PACKED)
+    except FileError:
+        raise
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise damaged(PACKED, str(error)) from None
+
+
+def _read_from(
+    file: BinaryIO, size: int, path: StrPath
+) -> tuple[dict[str, object], dict[str, NDArray]]:
+    """Read both parts from an open file of `size` bytes, which messages call `path`."""
+    with zipfile.ZipFile(file) as archive:
+        _refuse_odd(path, archive, size)
+        content = _parsed(path, archive.read(_TEXT))
+        _refuse_newer(path, content)
+        numbers = archive.read(_NUMBERS)
     stamp = content.get("arrays")
     stated = stamp.get("sha256") if isinstance(stamp, dict) else None
     if stated != hashlib.sha256(numbers).hexdigest():

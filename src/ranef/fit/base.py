@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ranef import priors
+from ranef import markup, priors
 from ranef.check import SECONDS, Check, check
 from ranef.data.complete_cases import CompleteCases
 from ranef.errors import OptionError, whole_number
 from ranef.inference.base import Draws
 from ranef.lazy import xr
+from ranef.names import NewLevels
 from ranef.posterior.idata_groups import IdataGroups
 from ranef.posterior.new_rows import naming_column, read_new_rows
 from ranef.posterior.posterior import Posterior
@@ -20,14 +23,17 @@ from ranef.program.program import Program
 from ranef.program.training import Training
 from ranef.terms.base import RunOptions, Variable
 
+# What happens in fits, at level INFO.
+LOG = logging.getLogger("ranef")
+
 
 @dataclass
 class _Computed:
     """What a fit keeps of its computations.
 
     Attributes:
-        predictive: predictions, with their compiled programs, by the treatment of new levels and
-            the labels of the terms that they include.
+        predictive: predictions, with their compiled programs, by the treatment of new levels, the
+            number of draws and the labels of the terms that they include.
         check: the check with a second opinion, None before there is one.
     """
 
@@ -60,6 +66,12 @@ class FittedModel:
     def __repr__(self) -> str:
         said = "; ".join([self.draws.message, str(self.rows), *self._notes()])
         return f"<ranef.Fit of {self.program.formula.text!r} by {self.method}: {said}>"
+
+    def _repr_html_(self) -> str:
+        title = f"{self.program.formula.text}, family {self.program.family.name}"
+        how = f"by {self.method} in {self.seconds:.2g} s, because {self.why}"
+        lines = markup.lines(title, how, self.message, str(self.rows), *self._notes())
+        return f"{lines}{self._known.summary(0.9).to_html()}"
 
     def _notes(self) -> tuple[str, ...]:
         """Notes on how the response is coded, such as which text is the success."""
@@ -111,9 +123,9 @@ class FittedModel:
         return self.draws.elbo[0]
 
     @property
-    def priors(self) -> dict[str, priors.Prior]:
+    def priors(self) -> priors.Priors:
         """Parameter name to prior, whether given by the user or by default."""
-        return posterior_variables.stated(self.program, self.training.state)
+        return priors.Priors(posterior_variables.stated(self.program, self.training.state))
 
     # Draws
 
@@ -163,7 +175,7 @@ class FittedModel:
         return IdataGroups(self._known)
 
     def extend(
-        self, *groups: str, data: object = None, new_levels: str = "sample", seed: int = 0
+        self, *groups: str, data: object = None, new_levels: NewLevels = "sample", seed: int = 0
     ) -> xr.DataTree:
         """Compute further groups, add them to `idata`, and return it.
 
@@ -175,8 +187,10 @@ class FittedModel:
                 "surface" (the mean over two numeric predictors),
                 "partial_effects" (the mean along each predictor),
                 "shrinkage" (estimates of levels without pooling),
+                "subjects" (rows and curves of single levels along a predictor),
                 "predictive_by_group" (observed and predicted means of levels),
-                "imputed" (draws of the missing values of columns in mi()) and
+                "imputed" (draws of the missing values of columns in mi()),
+                "scaled_residuals" (what `residual_checks` tests, on at most 20,000 rows) and
                 "validation" (predictions of new rows, which needs `data`).
             data: for "validation": rows that were not used in the fit, with their response.
             new_levels: for "validation", as for `predict`.
@@ -232,21 +246,34 @@ class FittedModel:
         if known is None and quick and not self.draws.is_gaussian_guide:
             return check(self._known, reference=False)
         if known is None:
+            began = time.perf_counter()
             known = check(self._known, seconds=max(self.seconds, SECONDS))
             self._cache.check = known
+            seconds = time.perf_counter() - began
+            LOG.info("checked in %.3g s: %s", seconds, known.verdict)
         return known
 
-    def _predictive(self, new_levels: str, seed: int, program: Program | None = None) -> Predictive:
+    def _predictive(
+        self,
+        new_levels: str,
+        seed: int,
+        program: Program | None = None,
+        draws: Draws | None = None,
+    ) -> Predictive:
         """Predictions with this treatment of new levels, cached together with compiled programs.
 
         Args:
             new_levels: as for `predict`.
             seed: seed for whatever is sampled.
             program: the program that predicts, if not that of the fit (`limited_program`).
+            draws: the draws to predict with, if not all of the fit.
         """
         program = program or self.program
-        made, key = self._cache.predictive, (new_levels, *(t.label for _, t in program.all_terms()))
+        labels = (term.label for _, term in program.all_terms())
+        count = "all" if draws is None else str(draws.shape)
+        made, key = self._cache.predictive, (new_levels, count, *labels)
         if key not in made:
-            replay = RunOptions(training=False, new_levels=new_levels)
-            made[key] = Predictive(program, self.training.state, self.draws, replay, seed)
-        return made[key] if made[key].seed == seed else made[key].seeded(seed)
+            replay, state = RunOptions(training=False, new_levels=new_levels), self.training.state
+            made[key] = Predictive(program, state, draws or self.draws, replay, seed)
+        found = made[key] if draws is None else made[key].with_draws(draws)
+        return found if found.seed == seed else found.seeded(seed)

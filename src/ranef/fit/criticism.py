@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
@@ -12,7 +13,11 @@ from ranef import registry
 from ranef.errors import whole_number
 from ranef.fit.base import FittedModel
 from ranef.inference.base import LikelihoodCriterion
+from ranef.lazy import xr
 from ranef.posterior.loo import LeaveOneOut, leave_one_out
+from ranef.posterior.prior_draws import prior_responses
+from ranef.posterior.prior_sensitivity import sensitivity
+from ranef.terms.base import clean_name
 
 
 class Criticism(FittedModel):
@@ -40,6 +45,60 @@ class Criticism(FittedModel):
                 levels.
         """
         return leave_one_out(self._known, group, whole_number("seed", seed, least=0))
+
+    def prior_predictive(self, draws: int = 500, seed: int = 0) -> xr.DataArray:
+        """Draws of the response from the priors alone, on the training rows.
+
+        They show which responses the model holds possible before it has seen any,
+
+            y_is ~ p(y_i | theta_s),   theta_s ~ p(theta).
+
+        Args:
+            draws: number of draws.
+            seed: seed for whatever is sampled.
+
+        Returns:
+            An xarray DataArray with the dimensions chain (one), draw and row. `row` is the index
+            of the fitted pandas table, or else the place among the rows that were used. Of more
+            than 20,000 rows as many are taken, evenly spaced. Weights of networks that are point
+            estimates have starting values.
+
+        Raises:
+            OptionError: for a model with a flat prior, and for priors so wide that a response is
+                not a finite number.
+        """
+        size = whole_number("draws", draws, least=1)
+        seed = whole_number("seed", seed, least=0)
+        drawn, rows = prior_responses(self._known, seed, size)
+        index = self.training.rows.labels.at(rows).index
+        row = rows if index is None or isinstance(index, pd.MultiIndex) else index
+        coords = {"chain": [0], "draw": np.arange(size), "row": row}
+        name = clean_name(str(self.program.formula.response))
+        return xr.DataArray(drawn[None], coords, ("chain", "draw", "row"), name)
+
+    def sensitivity(self, seed: int = 0) -> pd.DataFrame:
+        """How far each parameter's posterior depends on the priors and on the data.
+
+        Power-scaling raises the prior density, or the likelihood, to a power alpha near one, and
+        reweights the draws to the posterior that follows; nothing is fitted again (Kallioinen,
+        Paananen, Buerkner and Vehtari, 2024; computed by ArviZ). The priors are those of common
+        effects, scales, correlations and parameters of the family, as `priors` lists them. The
+        distribution of group effects given their scale is part of the model, and is not scaled.
+
+        Args:
+            seed: seed for whatever is sampled.
+
+        Returns:
+            A table with one row for each parameter and the columns prior and likelihood (the
+            change of the posterior per unit of log2(alpha)) and diagnosis: "none" for a prior
+            sensitivity below .05; "prior and data disagree" where both are above it; "strong
+            prior, or data that say little" where that of the prior alone is.
+
+        Raises:
+            OptionError: for a fit that has read its rows in batches, and for a model without a
+                parameter that has a prior and a posterior.
+        """
+        return sensitivity(self._known, whole_number("seed", seed, least=0))
 
     @cached_property
     def _likelihood(self) -> LikelihoodCriterion:

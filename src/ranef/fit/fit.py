@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,8 @@ from ranef.errors import OptionError, suggestion
 from ranef.files.atomic_write import StrPath
 from ranef.fit.criticism import Criticism
 from ranef.fit.predictions import Predictions
+from ranef.fit.refits import Refits
+from ranef.fit.residuals import Residuals
 from ranef.fit.tables import Tables
 from ranef.storage import fit_file
 from ranef.terms.nn import variables
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _PARTS = ("program", "training", "draws", "_cache")
 
 
-class Fit(Tables, Predictions, Criticism):
+class Fit(Tables, Predictions, Residuals, Criticism, Refits):
     """A fitted model: the posterior given a table. Made by `Model.fit` and `ranef.load`.
 
     Attributes:
@@ -84,8 +86,16 @@ class Fit(Tables, Predictions, Criticism):
                 common layers can.
             FileError: if the file cannot be written.
         """
-        record = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
-        return fit_file.write(path, self.program, self.training, self.draws, record)
+        return fit_file.write(path, self.program, self.training, self.draws, self._record())
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Fit], tuple[bytes]]:
+        """Copies and pickles hold the bytes of the file that `save` writes."""
+        packed = fit_file.pack(self.program, self.training, self.draws, self._record())
+        return _unpacked, (packed,)
+
+    def _record(self) -> dict[str, object]:
+        """The fields that a file holds as plain values."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PARTS}
 
     def network(self, name: str) -> keras.Model:
         """The Keras network of that name, with the weights of this fit.
@@ -143,6 +153,11 @@ def load(path: StrPath) -> Fit:
         return Fit(**kept)
     except TypeError as error:
         raise fit_file.damaged(path, str(error)) from None
+
+
+def _unpacked(packed: bytes) -> Fit:
+    """The fit that a copy or a pickle holds."""
+    return Fit(**fit_file.unpack(packed))
 
 
 def restore_networks(fit: Fit) -> None:

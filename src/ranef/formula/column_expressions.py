@@ -1,33 +1,33 @@
-"""Checks expressions that stand for a column, such as log(x), and reads the values of options."""
-
-from typing import TypeAlias
+"""Checks expressions that stand for a column, such as log(x)."""
 
 from ranef import registry
 from ranef.errors import suggestion
+from ranef.formula.dates import origin_of
 from ranef.formula.expression import (
     COMPARISONS,
-    Column,
+    AllColumns,
     Expression,
     Function,
-    Number,
+    Negation,
     Operation,
     Sequence,
-    Sum,
     Text,
 )
+from ranef.formula.factor_coding import coding_of
 from ranef.formula.grammar import error_at
+from ranef.formula.spline_bases import basis_of
 
 # Functions of columns that a formula may call.
 COLUMN_FUNCTIONS = (
     *("log", "log10", "log2", "log1p", "exp", "expm1", "sqrt", "abs"),
-    *("scale", "center", "poly", "I", "C"),
+    *("scale", "center", "days", "poly", "bs", "ns", "I", "C"),
 )
 
-# Options of C(): the reference level, and all levels in order.
-_CODING = ("ref", "levels")
+# Functions of several columns, which cannot be part of a calculation.
+ALONE = ("poly", "bs", "ns", "C")
 
-# The value of an option of a term.
-Literal: TypeAlias = "int | float | str | bool | None | list[Literal]"
+# Functions with named options, and what reads and checks these.
+_WITH_OPTIONS = {"C": coding_of, "bs": basis_of, "ns": basis_of, "days": origin_of}
 
 
 def check_column_expression(node: Expression, text: str) -> None:
@@ -35,87 +35,45 @@ def check_column_expression(node: Expression, text: str) -> None:
 
     Raises:
         FormulaError: for unknown functions and options, for | || : inside an expression, for
-            comparisons outside I(), and for texts and lists outside a comparison.
+            conditions outside I(), and for texts, lists and a dot outside a comparison.
     """
     compared: list[Expression] = []
+    in_i = isinstance(node, Function) and node.name == "I"
     for part in node.walk():
         if isinstance(part, Function):
-            if part.name not in COLUMN_FUNCTIONS:
-                known = [*COLUMN_FUNCTIONS, *registry.TERMS]
-                known = [name for name in known if name not in registry.NOTATION]
-                hint = suggestion(part.name, known)
-                raise error_at(text, part, f"there is no function {part.name}(); {hint}")
-            if part.name in ("poly", "C") and part is not node:
-                raise error_at(text, part, f"{part.name}() must stand by itself, not inside {node}")
-            if part.name == "C" and part.arguments:
-                coding_of(part, text)
-            elif part.options or not part.arguments:
-                raise error_at(text, part, f"{part.name}() takes a column and no named options")
+            _check_call(part, node, text)
+        elif isinstance(part, Negation) or (
+            isinstance(part, Operation) and part.operator in (*COMPARISONS, "&")
+        ):
+            if not in_i:
+                what = "comparison" if _compares(part) else "condition"
+                raise error_at(text, part, f"write the {what} in I(), as in I({part})")
+            if isinstance(part, Operation) and _compares(part):
+                compared += [side for side in part.children() if isinstance(side, Text)]
         elif isinstance(part, Operation) and part.operator in ("|", "||", ":"):
-            raise error_at(text, part, f"'{part.operator}' cannot stand inside a function")
-        elif isinstance(part, Operation) and part.operator in COMPARISONS:
-            if not (isinstance(node, Function) and node.name == "I"):
-                raise error_at(text, part, f"write the comparison in I(), as in I({part})")
-            compared += [side for side in part.children() if isinstance(side, Text)]
+            if part.operator == ":" or not in_i:
+                raise error_at(text, part, f"'{part.operator}' cannot stand inside a function")
+        elif isinstance(part, AllColumns):
+            raise error_at(text, part, "'.' stands for several columns, and cannot stand here")
         elif isinstance(part, (Text, Sequence)) and not any(part is side for side in compared):
             raise error_at(text, part, f"{part} cannot stand where a column is expected")
 
 
-def coding_of(call: Function, text: str = "") -> tuple[str | None, tuple[str, ...]]:
-    """The options of C(f, ref=..., levels=[...]).
-
-    Args:
-        call: the call of C().
-        text: the formula, for the message.
-
-    Returns:
-        the reference level, or None; and all levels in order, or () if they are not given.
-
-    Raises:
-        FormulaError: for unknown options, and for values that are not levels.
-    """
-    unknown = next((name for name, _ in call.options if name not in _CODING), None)
-    if unknown is not None:
-        raise error_at(text, call, f"C() has no option {unknown!r}; it takes ref and levels")
-    given = {name: literal(value, text) for name, value in call.options}
-    levels = given.get("levels", [])
-    if not isinstance(levels, list) or ("levels" in given and len(levels) < 2):
-        raise error_at(text, call, 'C(levels=...) must list the levels, as in levels=["a", "b"]')
-    named = tuple(_level(value) for value in levels)
-    ref = _level(given["ref"]) if "ref" in given else None
-    if isinstance(given.get("ref"), list):
-        raise error_at(text, call, 'C(ref=...) must be one level, as in ref="a"')
-    if len(set(named)) < len(named):
-        raise error_at(text, call, "C(levels=...) names a level twice")
-    if ref is not None and named and ref not in named:
-        raise error_at(text, call, f"C(ref={ref!r}) is none of its levels")
-    return ref, named
+def _check_call(call: Function, whole: Expression, text: str) -> None:
+    """Refuse unknown functions and options, and functions of several columns in a calculation."""
+    if call.name not in COLUMN_FUNCTIONS:
+        known = [*COLUMN_FUNCTIONS, *registry.TERMS]
+        known = [name for name in known if name not in registry.NOTATION]
+        hint = suggestion(call.name, known)
+        raise error_at(text, call, f"there is no function {call.name}(); {hint}")
+    if call.name in ALONE and call is not whole:
+        raise error_at(text, call, f"{call.name}() must stand by itself, not inside {whole}")
+    if call.name in _WITH_OPTIONS and call.arguments:
+        _WITH_OPTIONS[call.name](call, text)
+    elif call.options or not call.arguments:
+        raise error_at(text, call, f"{call.name}() takes a column and no named options")
 
 
-def _level(value: Literal) -> str:
-    """The name of a level in a table: "1" for the number 1, "True" for true."""
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def _number(node: Number) -> int | float:
-    """The value of a number, as an int if it is whole."""
-    return int(node.value) if node.value == int(node.value) else node.value
-
-
-def literal(node: Expression, text: str) -> Literal:
-    """The value of an option: a number, text, True, False, None, name without quotes, or list."""
-    if isinstance(node, Number):
-        return _number(node)
-    if isinstance(node, Text):
-        return node.value
-    if isinstance(node, Column):
-        return {"True": True, "False": False, "None": None}.get(node.name, node.name)
-    if isinstance(node, Sequence):
-        return [literal(item, text) for item in node.items]
-    if isinstance(node, Function) and node.name == "c" and not node.options:  # as R lists
-        return [literal(item, text) for item in node.arguments]
-    if isinstance(node, Sum) and node.signs == ("-",) and isinstance(node.operands[0], Number):
-        return -_number(node.operands[0])
-    raise error_at(
-        text, node, f"{node} is not a value: expected a number, a text, a name or a list"
-    )
+def _compares(node: Expression) -> bool:
+    """Whether a node is a comparison."""
+    return isinstance(node, Operation) and node.operator in COMPARISONS

@@ -7,18 +7,21 @@ effects of a predictor are gathered in one term.
 from dataclasses import dataclass, field
 
 from ranef import registry
-from ranef.formula.column_expressions import check_column_expression, literal
+from ranef.formula.column_expressions import check_column_expression
 from ranef.formula.expression import (
     COMPARISONS,
+    AllColumns,
     Column,
     Expression,
     Function,
+    Negation,
     Number,
     Operation,
     Sum,
 )
 from ranef.formula.grammar import error_at, position_of
 from ranef.formula.imputation_models import modelled
+from ranef.formula.literals import literal
 from ranef.formula.term_call import Product, TermCall
 
 # Largest number of terms of a formula.
@@ -97,13 +100,17 @@ def _expand(node: Expression, text: str) -> _Expansion:
         if node.value not in (0.0, 1.0):
             raise error_at(text, node, f"{node} is not a term: only 1 (intercept) and 0 (none) are")
         return _Expansion(intercept=node.value == 1.0)
-    if isinstance(node, Column):
+    if isinstance(node, (Column, AllColumns)):
         return _Expansion(products=[(node,)])
+    if isinstance(node, Negation):
+        raise error_at(text, node, f"write the condition in I(), as in I({node})")
     if isinstance(node, Function):
         return _expand_function(node, text)
     if isinstance(node, Operation):
         if node.operator in COMPARISONS:
             raise error_at(text, node, f"write the comparison in I(), as in I({node})")
+        if node.operator == "&":
+            raise error_at(text, node, f"write the condition in I(), as in I({node})")
         if node.operator in ("|", "||"):
             return _Expansion(terms=_group_terms(node, text))
         return _expand_operation(node, text)

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 # Comparison operators, which give 1 where they hold and 0 elsewhere. One side may be a text.
 COMPARISONS = ("==", "!=", "<=", ">=", "<", ">")
 
+# Operators that join conditions: both hold, or either does.
+JOINED = ("&", "|")
+
 
 @dataclass(frozen=True)
 class Expression:
@@ -31,20 +34,21 @@ class Expression:
         names = (node.name for node in self.walk() if isinstance(node, Column))
         return tuple(dict.fromkeys(names))
 
-    def columns_by_use(self) -> tuple[set[str], set[str]]:
-        """Names of the columns read as numbers, and of the columns compared with texts."""
-        texts: set[str] = set()
-        numbers: set[str] = set()
-        waiting: list[Expression] = [self]
+    def needs(self) -> dict[str, str]:
+        """Column to its use: "number", "level" if compared with texts alone, "date" in days()."""
+        out: dict[str, str] = {}
+        waiting: list[tuple[Expression, str]] = [(self, "number")]
         while waiting:
-            node = waiting.pop()
+            node, use = waiting.pop()
             if isinstance(node, Column):
-                numbers.add(node.name)
+                # A column that is a number in some place must be one.
+                out[node.name] = use if out.get(node.name, use) == use else "number"
             elif isinstance(node, Operation) and node.compares_text:
-                texts.update(node.columns())
+                waiting += [(child, "level") for child in node.children()]
             else:
-                waiting += node.children()
-        return numbers, texts
+                own = "date" if isinstance(node, Function) and node.name == "days" else "number"
+                waiting += [(child, own) for child in node.children()]
+        return {name: out[name] for name in self.columns()}
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Sum(Expression):
 
 @dataclass(frozen=True)
 class Operation(Expression):
-    """`left operator right`, where the operator is one of * / ** : | || or a comparison."""
+    """`left operator right`, where the operator is one of * / ** : | || & or a comparison."""
 
     operator: str
     left: Expression
@@ -132,6 +136,11 @@ class Operation(Expression):
         return self.operator in COMPARISONS and either
 
     def __str__(self) -> str:
+        if self.operator in JOINED:
+            # In a chain of one operator, brackets would only say that it is read from the left.
+            chained = isinstance(self.left, Operation) and self.left.operator == self.operator
+            left = str(self.left) if chained else _bracketed(self.left)
+            return f"{left} {self.operator} {_bracketed(self.right)}"
         if self.operator in COMPARISONS:
             sides = (
                 f"{side.quote}{side.value}{side.quote}" if isinstance(side, Text) else str(side)
@@ -140,11 +149,37 @@ class Operation(Expression):
             return f" {self.operator} ".join(sides)
         tight = self.operator in ("**", ":")
         space = "" if tight else " "
-        sides = (
-            f"({side})" if isinstance(side, (Operation, Sum)) else str(side)
-            for side in (self.left, self.right)
-        )
+        sides = map(_bracketed, (self.left, self.right))
         return f"{space}{self.operator}{space}".join(sides)
+
+
+def _bracketed(node: Expression) -> str:
+    """The text of a node as an operand, in brackets if it has operators itself."""
+    return f"({node})" if isinstance(node, (Operation, Sum, Negation)) else str(node)
+
+
+@dataclass(frozen=True)
+class Negation(Expression):
+    """`!condition`: 1 where the condition does not hold, and 0 where it does."""
+
+    operand: Expression
+    position: int = field(default=0, compare=False)
+
+    def children(self) -> tuple[Expression, ...]:
+        return (self.operand,)
+
+    def __str__(self) -> str:
+        return f"!{_bracketed(self.operand)}"
+
+
+@dataclass(frozen=True)
+class AllColumns(Expression):
+    """`.`: all columns of the table that have no other part in the formula."""
+
+    position: int = field(default=0, compare=False)
+
+    def __str__(self) -> str:
+        return "."
 
 
 @dataclass(frozen=True)

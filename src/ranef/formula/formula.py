@@ -5,17 +5,20 @@
 ``ranef.formula.grammar`` parses the text to expressions, and ``ranef.formula.expansion`` expands
 operators such as `*` to terms. Names refer to columns of the table only. Columns and their
 interactions are common effects (fixed effects); group effects (random effects) are written with
-`|` and `||` as in lme4.
+`|` and `||` as in lme4. A dot stands for all other columns of the table, which
+``ranef.formula.all_columns`` writes out once the table is known.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ranef import registry
 from ranef.errors import FormulaError
+from ranef.formula.all_columns import written_out
 from ranef.formula.expansion import predictor_terms
 from ranef.formula.expression import (
+    AllColumns,
     Column,
     Expression,
     Function,
@@ -39,12 +42,14 @@ class Formula:
         predictors: terms of each family parameter in order; the key "" is the first part, which
             predicts the location.
         columns: model of each column in mi(), whose missing values are imputed.
+        dots: places in the text where a dot stands for all other columns of the table.
     """
 
     text: str
     response: ResponseCall
     predictors: Mapping[str, tuple[TermCall, ...]]
     columns: Mapping[str, ColumnModel] = field(default_factory=lambda: MappingProxyType({}))
+    dots: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> "Formula":
@@ -72,9 +77,36 @@ class Formula:
                 raise FormulaError.at(text, position_of(left), f"{name!r} has two predictors")
             predictors[name] = predictor_terms(right, text)
         columns = column_models(predictors, models, _CONSTANT, text)
-        formula = cls(text, response_call(response, text), MappingProxyType(predictors), columns)
+        sides = (side for part in parts for side in part)
+        dots = (n.position for side in sides for n in side.walk() if isinstance(n, AllColumns))
+        call, by_name = response_call(response, text), MappingProxyType(predictors)
+        formula = cls(text, call, by_name, columns, tuple(dots))
         _refuse_homonyms(formula)
         return formula
+
+    def with_columns(self, names: Sequence[str]) -> "Formula":
+        """The formula with each dot written out.
+
+        A dot stands for all columns of the table but those on a left side, the groupings, and
+        those in terms such as s(x), nn(x) or offset(x).
+
+        Args:
+            names: the columns of the table, in order.
+
+        Raises:
+            FormulaError: if no column is left for the dot, or too many are.
+        """
+        if not self.dots:
+            return self
+        left = [self.response.value, self.response.companion]
+        taken = {name for side in left if side is not None for name in side.columns()}
+        taken |= set(self.columns)
+        for call in self.calls():
+            taken.update(call.options.get("factor", ()))
+            if call.kind not in ("common", "group"):
+                taken.update(name for e in call.expressions() for name in e.columns())
+        others = [name for name in names if name not in taken]
+        return Formula.parse(written_out(self.text, self.dots, others))
 
     def calls(self) -> Iterator[TermCall]:
         """All terms, including those of the models of columns."""
@@ -98,7 +130,7 @@ def _refuse_homonyms(formula: Formula) -> None:
                 raise error_at(
                     formula.text,
                     expression,
-                    f"{expression} is coded in two ways; give it one ref and one list of levels",
+                    f"{expression} is coded in two ways; give it one ref, levels and contrast",
                 )
             if known != expression:
                 raise error_at(

@@ -7,11 +7,14 @@ import functools
 
 import lark
 
+from ranef import habits
 from ranef.errors import FormulaError
 from ranef.formula.expression import (
+    AllColumns,
     Column,
     Expression,
     Function,
+    Negation,
     Number,
     Operation,
     Sequence,
@@ -31,22 +34,31 @@ MAX_DEPTH = 40
 _GRAMMAR = r"""
 formula: part (";" part)*
 part: sum "~" sum
-bar: sum BAR sum
 sum: SIGN? product (SIGN product)*
 product: interaction (TIMES interaction)*
 interaction: power (":" power)*
 power: _atom (POWER signed)?
 signed: SIGN? _atom
-_atom: call | name | number | string | sequence | "(" sum ")" | "(" bar ")" | "(" comparison ")"
+_atom: call | name | all | number | string | sequence | "(" sum ")" | "(" _joined ")"
 call: NAME "(" [_argument ("," _argument)* ","?] ")"
-_argument: option | sum | comparison
+_argument: option | sum | _joined
+_joined: bar | both | comparison | negation
+bar: _both BAR _both (BAR _both)*
+_both: both | _condition
+both: _condition AND _condition (AND _condition)*
+_condition: sum | comparison | negation
+negation: NOT sum | NOT comparison
 comparison: sum COMPARISON sum
 option: NAME "=" sum
 sequence: "[" [sum ("," sum)* ","?] "]"
 name: NAME | QUOTED
+all: DOT
 number: NUMBER
 string: STRING
 BAR: "||" | "|"
+AND: "&&" | "&"
+NOT: "!"
+DOT: "."
 SIGN: "+" | "-"
 TIMES: "*" | "/"
 COMPARISON: "==" | "!=" | "<=" | ">=" | "<" | ">"
@@ -78,6 +90,31 @@ def parse_parts(text: str) -> list[tuple[Expression, Expression]]:
         return _Nodes().transform(tree)
     except lark.exceptions.VisitError as error:
         raise error.orig_exc from None
+
+
+def split_parts(text: str) -> list[tuple[str, str]]:
+    """The texts of the left and right side of every part of a formula.
+
+    Raises:
+        FormulaError: for a part without "~".
+    """
+    parts, start, quote = [], 0, ""
+    separated = _separate(text)
+    for i, char in enumerate(f"{separated};"):
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "`'\"":
+            quote = char
+        elif char == ";":
+            parts.append((start, i))
+            start = i + 1
+    out = []
+    for first, end in parts:
+        left, tilde, right = separated[first:end].partition("~")
+        if not tilde or not left.strip() or not right.strip():
+            raise FormulaError.at(text, first, "a part of a formula is written 'left ~ right'")
+        out.append((left.strip(), right.strip()))
+    return out
 
 
 @functools.cache
@@ -128,10 +165,16 @@ def _syntax_error(text: str, error: lark.exceptions.UnexpectedInput) -> FormulaE
         what = f"the character {text[position]!r} is not expected here"
     else:
         what = f"{text[position]!r} is not expected here"
-        if text[position] == "|":
+        part = text[text.rfind(";", 0, position) + 1 :]
+        advice = habits.left_side(part) or habits.in_brackets(text, position)
+        if text[position] in "|," and advice:
+            what += f" ({advice})"
+        elif text[position] == "|":
             what += " (write group-specific effects in brackets, as in '(1 | g)')"
         if text[position] in "<>=!":
             what += " (write a comparison in I(), as in 'I(x > 3)')"
+        if text[position] == "&":
+            what += " (write conditions in I(), as in 'I((x > 1) & (z < 2))')"
     if "~" not in text:
         what += " (a formula needs '~' between the response and the terms)"
     return FormulaError.at(text, position, what)
@@ -161,6 +204,12 @@ class _Nodes(lark.Transformer):
         left, operator, right = items
         return Operation(str(operator), left, right, position_of(left))
 
+    def both(self, items: list) -> Expression:
+        return _chain(["&" if isinstance(item, lark.Token) else item for item in items])
+
+    def negation(self, items: list) -> Expression:
+        return Negation(items[1], _token_start(items[0]))
+
     def product(self, items: list) -> Expression:
         return _chain(items)
 
@@ -186,6 +235,8 @@ class _Nodes(lark.Transformer):
         positional = tuple(a for a in arguments if isinstance(a, Expression))
         options = tuple(a for a in arguments if isinstance(a, tuple))
         own = "C" if str(name) in _FACTORS else str(name)
+        if own == "C" and len(positional) == 2:  # as R and patsy write contrasts
+            positional, options = positional[:1], (*options, ("contrast", positional[1]))
         return Function(own, positional, options, _token_start(name))
 
     def option(self, items: list) -> tuple[str, Expression]:
@@ -196,6 +247,9 @@ class _Nodes(lark.Transformer):
 
     def name(self, items: list) -> Expression:
         return Column(str(items[0]).strip("`"), _token_start(items[0]))
+
+    def all(self, items: list) -> Expression:
+        return AllColumns(_token_start(items[0]))
 
     def number(self, items: list) -> Expression:
         value = float(items[0])

@@ -1,11 +1,11 @@
 """Model matrix of common and group effects: products of expressions to columns.
 
-A factor is coded by treatment contrasts, with its first level as reference, or by one indicator
-column per level where no earlier product spans the missing column. The choice is made for each
-product in turn by the algorithm of patsy (Nathaniel Smith): a product of factors stands for the
-products of all subsets of them, and gets columns for those that earlier products do not span.
-Factors thus add no redundant columns, and the columns span the space of all products together. The
-coding is learned from training rows and replayed on new rows.
+A factor is coded by contrasts (`contrasts`), by default treatment contrasts with its first level as
+reference, or by one indicator column per level where no earlier product spans the missing column.
+The choice is made for each product in turn by the algorithm of patsy (Nathaniel Smith): a product
+of factors stands for the products of all subsets of them, and gets columns for those that earlier
+products do not span. Factors thus add no redundant columns, and the columns span the space of all
+products together. The coding is learned from training rows and replayed on new rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from ranef.data.frame import Frame
 from ranef.data.level_codes import NameIndex
 from ranef.data.levels import LevelsSeen
 from ranef.errors import ColumnError, DataError, OptionError
-from ranef.formula import transforms
-from ranef.formula.column_expressions import coding_of
+from ranef.formula import contrasts, transforms
 from ranef.formula.expression import Column, Expression, Function
+from ranef.formula.factor_coding import coding_of
 from ranef.formula.term_call import Product
 from ranef.numerics.shapes import Float
 
@@ -52,8 +52,8 @@ class CodedExpression:
     Attributes:
         expression: the expression.
         width: number of its columns.
-        levels: all levels of a factor, the reference first; None for numbers.
-        reduced: whether the column of the reference is left out (treatment contrasts).
+        levels: all levels of a factor in order; None for numbers.
+        reduced: whether the factor has contrasts rather than a column for every level.
     """
 
     expression: Expression
@@ -65,8 +65,27 @@ class CodedExpression:
     def names(self) -> tuple[str, ...]:
         """Names of its columns; "" for a single column of numbers."""
         if self.levels is not None:
-            return self.levels[1:] if self.reduced else self.levels
+            return contrasts.names_of(self.contrast, self.levels) if self.reduced else self.levels
         return ("",) if self.width == 1 else tuple(str(i + 1) for i in range(self.width))
+
+    @property
+    def contrast(self) -> contrasts.Contrast:
+        """The contrasts of a factor that has them."""
+        call = self.expression
+        return coding_of(call).contrast if isinstance(call, Function) else "treatment"
+
+    @property
+    def has_indicators(self) -> bool:
+        """Whether each column is 1 for one level of a factor, and 0 for all others."""
+        return self.levels is not None and (not self.reduced or self.contrast == "treatment")
+
+    @property
+    def by_level(self) -> Float[NDArray, "levels width"]:
+        """The values of a factor's columns for each level."""
+        levels = self.levels or ()
+        if not self.reduced:
+            return np.eye(len(levels))
+        return contrasts.matrix_of(self.contrast, levels, str(self.expression))
 
     def columns(self, frame: Frame, learned: transforms.Learned) -> Float[NDArray, "n width"]:
         """The columns on the rows of `frame`.
@@ -79,7 +98,7 @@ class CodedExpression:
             DataError: for a level that is not in the training rows, naming it and its row.
         """
         if self.levels is None:
-            several = is_poly(self.expression)
+            several = transforms.width(self.expression) is not None
             single = transforms.evaluate if several else transforms.evaluate_single
             return single(self.expression, frame, learned).reshape(frame.n, -1)
         name = self.expression.columns()[0]
@@ -94,7 +113,7 @@ class CodedExpression:
                 f"training rows, so it has no coefficient; use (1 | {name}) to predict for levels "
                 "never seen"
             )
-        return np.eye(len(self.levels))[codes][:, int(self.reduced) :]
+        return self.by_level[codes]
 
 
 @dataclass(frozen=True)
@@ -151,11 +170,6 @@ class ModelMatrix:
         return np.concatenate(blocks, axis=1) if blocks else np.zeros((frame.n, 0))
 
 
-def is_poly(expression: Expression) -> bool:
-    """Whether the expression is poly(x, degree), which has several columns."""
-    return isinstance(expression, Function) and expression.name == "poly"
-
-
 def is_factor(expression: Expression, frame: Frame, booleans: bool = True) -> bool:
     """Whether an expression is a factor: C(column), or a column of texts, categories or booleans.
 
@@ -166,8 +180,8 @@ def is_factor(expression: Expression, frame: Frame, booleans: bool = True) -> bo
 
     Raises:
         OptionError: for C() of anything but one column.
-        DataError: for a column of numbers with a few stray texts, and for numbers formatted as
-            texts, such as "12.5%".
+        DataError: for a column of numbers with a few stray texts, and for numbers and dates
+            written as texts, such as "12.5%".
     """
     if isinstance(expression, Function) and expression.name == "C":
         if len(expression.arguments) != 1 or not isinstance(expression.arguments[0], Column):
@@ -181,6 +195,7 @@ def is_factor(expression: Expression, frame: Frame, booleans: bool = True) -> bo
         return False
     frame.refuse_stray_texts(expression.name)
     frame.refuse_spoiled_numbers(expression.name)
+    frame.refuse_spelled_dates(expression.name)
     return True
 
 
@@ -188,18 +203,17 @@ def needs(products: Sequence[Product]) -> dict[str, str]:
     """The columns that products read, and the use of each.
 
     Returns:
-        column to "level", "number", or "any" if the type of the column in the table decides.
+        column to "level", "number", "date", or "any" if the type of the column in the table
+        decides.
     """
     out: dict[str, str] = {}
     for expression in (e for product in products for e in product):
         coded = isinstance(expression, Function) and expression.name == "C"
         bare = isinstance(expression, Column)
-        numbers, _ = expression.columns_by_use()
-        for name in expression.columns():
-            level = coded or name not in numbers
+        for name, use in expression.needs().items():
             # "any" takes precedence over the other uses of the same column.
             if out.get(name) != "any":
-                out[name] = "level" if level else "any" if bare else "number"
+                out[name] = "level" if coded else "any" if bare else use
     return out
 
 
@@ -276,7 +290,8 @@ def levels_of(expression: Expression, seen: LevelsSeen) -> tuple[str, ...]:
     found = seen.ordered()
     if not isinstance(expression, Function):
         return found
-    column, (ref, given) = expression.columns()[0], coding_of(expression)
+    column, coding = expression.columns()[0], coding_of(expression)
+    ref, given = coding.ref, coding.levels
     listed = ", ".join(map(repr, found[:8])) + (", ..." if len(found) > 8 else "")
     if given:
         left = [level for level in found if level not in given]
@@ -292,7 +307,8 @@ def levels_of(expression: Expression, seen: LevelsSeen) -> tuple[str, ...]:
                 f"C({column}, ref={ref!r}) names no level of the column {column!r}, which has "
                 f"{listed}; name one of these"
             )
-        found = (ref, *(level for level in found if level != ref))
+        others = tuple(level for level in found if level != ref)
+        found = (*others, ref) if coding.contrast == "sum" else (ref, *others)
     return found
 
 
@@ -353,12 +369,12 @@ def _merge(found: list[dict[str, bool]]) -> bool:
 def _part(expression: Expression, levels: tuple[str, ...] | None, full: bool) -> CodedExpression:
     """The coding of an expression; `levels` is None for numbers."""
     if levels is None:
-        if isinstance(expression, Function) and is_poly(expression):
-            return CodedExpression(expression, transforms.degree(expression))
-        return CodedExpression(expression)
+        return CodedExpression(expression, transforms.width(expression) or 1)
     if len(levels) == 1:
         raise DataError(
             f"the factor {expression} has one level, {levels[0]!r}, and so no effect to estimate; "
             "leave it out"
         )
-    return CodedExpression(expression, len(levels) - int(not full), levels, not full)
+    own = CodedExpression(expression, len(levels) - int(not full), levels, not full)
+    contrasts.matrix_of(own.contrast, levels, str(expression))  # refuses one of another shape
+    return own

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ranef import registry
-from ranef.formula.column_expressions import check_column_expression
+from ranef.formula.column_expressions import ALONE, check_column_expression
 from ranef.formula.expression import Expression, Function, Operation, Sum
 from ranef.formula.grammar import error_at
 
@@ -49,7 +49,7 @@ def response_call(left: Expression, text: str) -> ResponseCall:
     for side in (call.value, call.companion):
         if side is not None:
             check_column_expression(side, text)
-            if isinstance(side, Function) and side.name in ("poly", "C"):
+            if isinstance(side, Function) and side.name in ALONE:
                 raise error_at(text, side, f"{side.name}() cannot stand on the left side")
     if not call.value.columns():
         raise error_at(text, left, "the left side of the formula must name a column")

@@ -1,8 +1,9 @@
 """Evaluation of expressions on the rows of a table.
 
-The functions ``scale``, ``center`` and ``poly`` are stateful: they learn numbers from the training
-rows, batch by batch, and apply the same numbers to new rows. Their statistics come from a QR
-factorisation that is updated with each batch. All other functions act on each row alone.
+The functions ``scale``, ``center``, ``poly``, ``bs`` and ``ns`` are stateful: they learn numbers
+from the training rows, batch by batch, and apply the same numbers to new rows. The statistics of
+the first three come from a QR factorisation that is updated with each batch; the last two count
+distinct values. All other functions act on each row alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from ranef.data.frame import Frame
 from ranef.errors import DataError, OptionError
+from ranef.formula import dates, spline_bases
 from ranef.formula.expression import (
-    COMPARISONS,
     Column,
     Expression,
     Function,
+    Negation,
     Number,
     Operation,
     Sum,
@@ -26,7 +28,10 @@ from ranef.formula.expression import (
 from ranef.numerics.shapes import Float
 
 # Functions that learn numbers from the training rows.
-STATEFUL = ("scale", "center", "poly")
+STATEFUL = ("scale", "center", "poly", "bs", "ns")
+
+# Stateful functions whose statistics are distinct values, as `spline_bases` counts them.
+_SPLINES = ("bs", "ns")
 
 # The value of an expression: by row, or one number for all rows.
 Value: TypeAlias = NDArray[np.float64] | float
@@ -36,9 +41,11 @@ _SIMPLE: dict[str, Callable[[Value], Value]] = {
     **{"exp": np.exp, "expm1": np.expm1, "sqrt": np.sqrt, "abs": np.abs, "I": np.asarray},
 }
 _ARITHMETIC = {"*": np.multiply, "/": np.true_divide, "**": np.power}
-_COMPARED = {
+# Comparisons, and what joins conditions; a number other than 0 counts as true.
+_CONDITIONS = {
     **{"==": np.equal, "!=": np.not_equal, "<": np.less, ">": np.greater},
     **{"<=": np.less_equal, ">=": np.greater_equal},
+    **{"&": np.logical_and, "|": np.logical_or, "||": np.logical_or},
 }
 
 # The numbers that each stateful call has learned, by its canonical text.
@@ -60,8 +67,8 @@ def stateful_calls(expressions: Iterable[Expression]) -> dict[str, Function]:
             )  # fmt: skip
             if inner is not None:
                 raise OptionError(
-                    f"{inner} inside {node} is not supported: apply one of scale, center and "
-                    "poly to a column"
+                    f"{inner} inside {node} is not supported: apply one of scale, center, poly, "
+                    "bs and ns to a column"
                 )
             found[str(node)] = node
     return found
@@ -75,6 +82,7 @@ def accumulate(
     They are the triangular factor R in the QR factorisation of the Vandermonde matrix
     [1, u, u^2, ...] with u = (x - a) / b. The numbers a and b come from the first batch. Another
     batch is merged by a QR factorisation of R stacked on the new rows, which avoids cancellation.
+    For bs and ns they are the distinct values and their numbers of rows.
 
     Args:
         triangle: statistics so far by canonical text, None at first. Row 0 of each array starts
@@ -86,6 +94,9 @@ def accumulate(
     for key, call in calls.items():
         x = evaluate_single(call.arguments[0], frame, {})
         if len(x) == 0:
+            continue
+        if call.name in _SPLINES:
+            triangle[key] = spline_bases.counted(triangle.get(key), x)
             continue
         if key in triangle:
             a, b = triangle[key][0, :2]
@@ -105,15 +116,18 @@ def finish(triangle: Mapping[str, NDArray], calls: Mapping[str, Function]) -> Le
     """The numbers that `evaluate` uses for each stateful call.
 
     Returns:
-        by canonical text: (mean,) for center, (mean, sd) for scale with n - 1 in the sd, and
+        by canonical text: (mean,) for center, (mean, sd) for scale with n - 1 in the sd,
         (a, b, *inverse of R) for poly, so that the columns of [1, u, u^2, ...] R^-1 are
-        orthonormal on the training rows.
+        orthonormal on the training rows, and the knots for bs and ns, the boundary first.
 
     Raises:
-        DataError: if the column is constant (scale) or has too few distinct values (poly).
+        DataError: if the column is constant (scale) or has too few distinct values (poly, bs, ns).
     """
     learned: dict[str, tuple[float, ...]] = {}
     for key, call in calls.items():
+        if call.name in _SPLINES:
+            learned[key] = spline_bases.knots_of(call, triangle[key])
+            continue
         (a, b, *_), factor = triangle[key][0], triangle[key][1:]
         diagonal = np.abs(np.diag(factor))
         full = len(diagonal) == factor.shape[1] and diagonal.min() > 1e-10 * diagonal[0]
@@ -151,6 +165,15 @@ def degree(call: Function) -> int:
     return int(value.value)
 
 
+def width(expression: Expression) -> int | None:
+    """Number of columns of poly(), bs() or ns(); None for an expression of one column."""
+    if not isinstance(expression, Function):
+        return None
+    if expression.name in _SPLINES:
+        return spline_bases.basis_of(expression).df
+    return degree(expression) if expression.name == "poly" else None
+
+
 def evaluate(expression: Expression, frame: Frame, learned: Learned) -> Float[NDArray, "n ..."]:
     """The value of an expression on every row.
 
@@ -183,16 +206,18 @@ def evaluate(expression: Expression, frame: Frame, learned: Learned) -> Float[ND
 
 
 def row_shape(expression: Expression, frame: Frame) -> tuple[int, ...]:
-    """Shape of an expression's value in one row: () for a number, (k,) for poly(x, k).
+    """Shape of an expression's value in one row: () for a number, (k,) for k columns as of poly().
 
     Raises:
         DataError: if the expression combines columns whose rows have different shapes.
     """
-    if isinstance(expression, Function) and expression.name == "poly":
-        return (degree(expression),)
-    numbers, _ = expression.columns_by_use()
+    own = width(expression)
+    if own is not None:
+        return (own,)
     shapes = {
-        name: frame.numbers(name).shape[1:] for name in expression.columns() if name in numbers
+        name: frame.numbers(name).shape[1:]
+        for name, use in expression.needs().items()
+        if use == "number"
     }
     if len(set(shapes.values())) > 1:
         shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
@@ -233,10 +258,13 @@ def _evaluate(node: Expression, frame: Frame, learned: Learned) -> Value:
     if isinstance(node, Operation):
         left = _evaluate(node.left, frame, learned)
         right = _evaluate(node.right, frame, learned)
-        if node.operator in COMPARISONS:
-            holds = np.asarray(_COMPARED[node.operator](left, right), np.float64)
+        if node.operator in _CONDITIONS:
+            holds = np.asarray(_CONDITIONS[node.operator](left, right), np.float64)
             return np.where(np.isnan(left) | np.isnan(right), np.nan, holds)
         return _ARITHMETIC[node.operator](left, right)
+    if isinstance(node, Negation):
+        value = np.asarray(_evaluate(node.operand, frame, learned))
+        return np.where(np.isnan(value), np.nan, (value == 0).astype(np.float64))
     if isinstance(node, Function):
         return _call(node, frame, learned)
     raise OptionError(f"{node} cannot be evaluated as a number")
@@ -265,6 +293,8 @@ def _compared_with_text(node: Operation, frame: Frame) -> Float[NDArray, "n"]:
 
 def _call(call: Function, frame: Frame, learned: Learned) -> Value:
     """The value of a function call on every row."""
+    if call.name == "days":
+        return frame.days(call.columns()[0]) - dates.origin_of(call)
     x = _evaluate(call.arguments[0], frame, learned)
     if call.name in _SIMPLE:
         if len(call.arguments) != 1:
@@ -275,11 +305,17 @@ def _call(call: Function, frame: Frame, learned: Learned) -> Value:
     if call.name == "scale":
         mean, sd = learned[str(call)]
         return (x - mean) / sd
+    if width(call) is not None and np.ndim(x) > 1:
+        raise DataError(
+            f"{call} takes one number in each row, and {call.arguments[0]} holds an array"
+        )
+    if call.name in _SPLINES:
+        x = np.asarray(x, np.float64)
+        out = np.full((len(x), width(call) or 0), np.nan)
+        known = np.isfinite(x)
+        out[known] = spline_bases.columns_of(call, learned[str(call)], x[known])
+        return out
     if call.name == "poly":
-        if np.ndim(x) > 1:
-            raise DataError(
-                f"{call} takes one number in each row, and {call.arguments[0]} holds an array"
-            )
         (a, b, *rest), k = learned[str(call)], degree(call) + 1
         powers = np.vander(np.asarray((x - a) / b), k, increasing=True)
         return (powers @ np.reshape(rest, (k, k)))[:, 1:]

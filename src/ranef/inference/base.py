@@ -23,6 +23,9 @@ from ranef.program.problem import Problem
 if TYPE_CHECKING:
     from ranef.inference.lmm.model import LinearMixedModel
 
+# Number of levels of which all draws are held at once before they are thinned.
+_LEVELS = 10_000
+
 # Numbers of levels.
 Levels = Int[NDArray, "_"]
 
@@ -101,12 +104,34 @@ class Draws:
         """
         return self.elbo is not None and self.evidence is None
 
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of chains and of draws in each; (1, 1) if the posterior has no site."""
+        return next((v.shape[:2] for v in self.at({}).values()), (1, 1))
+
     def thinned(self, most: int) -> "Draws":
         """The same posterior with at most `most` draws, evenly spaced, in one chain."""
 
         def thin(value: NDArray) -> NDArray:
             flat = value.reshape(value.shape[0] * value.shape[1], *value.shape[2:])
             return flat[None, np.unique(np.linspace(0, len(flat) - 1, most).astype(int))]
+
+        return self._thinned_by(thin)
+
+    def of_each_chain(self, places: Levels) -> "Draws":
+        """The same posterior with the draws of every chain at `places`."""
+        return self._thinned_by(lambda value: value[:, places])
+
+    def chosen(self, places: Levels) -> "Draws":
+        """The draws at `places` among those of all chains, which may repeat, in one chain."""
+
+        def thin(value: NDArray) -> NDArray:
+            return value[places // value.shape[1], places % value.shape[1]][None]
+
+        return self._thinned_by(thin)
+
+    def _thinned_by(self, thin: Callable[[NDArray], NDArray]) -> "Draws":
+        """The same posterior with some draws; `thin` takes them from the draws of a site."""
 
         def by_level() -> LevelDraws | None:
             return self.effects and _ThinnedLevelDraws(self.effects, thin)
@@ -172,7 +197,16 @@ class _ThinnedLevelDraws:
     thin: Callable[[NDArray], NDArray]
 
     def at(self, levels: Mapping[str, Levels]) -> Mapping[str, NDArray]:
-        return {name: self.thin(value) for name, value in self.whole.at(levels).items()}
+        """As `LevelDraws.at`; all draws are made of a few levels at a time, then thinned."""
+        out: dict[str, list[NDArray]] = {}
+        for start in range(0, max(map(len, levels.values()), default=0) or 1, _LEVELS):
+            # A site whose levels have all been made gets its first level again.
+            some = {n: own[start : start + _LEVELS] for n, own in levels.items()}
+            asked = {n: own if len(own) else levels[n][:1] for n, own in some.items()}
+            for name, value in self.whole.at(asked).items():
+                if start == 0 or len(some.get(name, ())):
+                    out.setdefault(name, []).append(self.thin(value))
+        return {n: np.concatenate(v, axis=2) if len(v) > 1 else v[0] for n, v in out.items()}
 
 
 @runtime_checkable

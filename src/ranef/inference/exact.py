@@ -12,7 +12,6 @@ their exact conditional posterior given theta.
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ranef import priors
 from ranef.errors import OptionError
@@ -33,6 +32,7 @@ from ranef.inference.lmm.sufficient_statistics import accumulate, accumulate_or_
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
 from ranef.program.problem import Problem
+from ranef.progress import progress_bar
 
 Array = NDArray[np.float64]
 
@@ -82,7 +82,7 @@ class Exact(Method):
         mixed = self._mixed(problem)
         refuse_without_residual(mixed, problem)
         rng = np.random.default_rng(seed)
-        bar = tqdm(desc="exact", unit="evaluation", disable=not progress, leave=False)
+        bar = progress_bar("exact", "evaluations", shown=progress)
         try:
             with np.errstate(all="ignore"), threads_for(mixed.solver.largest):
                 marginal = LMMHyperposterior.of(mixed, problem.priors, problem.residual_scale)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from tqdm import tqdm
 
 from ranef.errors import OptionError, whole_number
 from ranef.inference.base import Draws, Method
@@ -41,6 +40,7 @@ from ranef.inference.lmm.model import dependent
 from ranef.inference.pwls.schur_complement import DependentColumnError
 from ranef.numerics.blas_threads import threads_for
 from ranef.program.problem import Problem
+from ranef.progress import progress_bar
 
 # With more rows than this, check whether fewer quadrature nodes suffice, and whether the
 # correction matters at all.
@@ -210,7 +210,7 @@ class Laplace(Method):
             OptionError: for `quadrature` above 1 where it does not apply.
         """
         rng = np.random.default_rng(seed)
-        bar = tqdm(desc="laplace", unit="evaluation", disable=not progress, leave=False)
+        bar = progress_bar("laplace", "evaluations", shown=progress)
         target = GLMMHyperposterior.of(problem, self.name)
         mixed = target.mixed
         try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.errors import DataError
+from ranef.errors import DataError, ExactFitError
 from ranef.families.base import Family
 from ranef.numerics.shapes import Float
 from ranef.program.problem import Problem
@@ -47,6 +47,7 @@ def refuse_degenerate(problem: Problem) -> None:
             or without response values are not checked.
 
     Raises:
+        ExactFitError: for a response that the common effects fit exactly.
         DataError: with the name of the response, its fault and the remedy.
     """
     family = problem.family
@@ -85,7 +86,7 @@ def refuse_degenerate(problem: Problem) -> None:
             f"fewer components, or {advice}"
         )
     if columns is not None and _fits(columns, located):
-        raise DataError(fits_exactly(name, unknown, advice))
+        raise ExactFitError(fits_exactly(name, unknown, advice), unknown)
 
 
 def _refuse_size(name: str, family: Family, located: Values) -> None:

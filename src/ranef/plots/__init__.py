@@ -16,14 +16,18 @@ from ranef.extras import require
 if TYPE_CHECKING:
     from ranef.plots.checks import group_check
     from ranef.plots.convergence import elbo
+    from ranef.plots.effects import conditional_effects
     from ranef.plots.groups import group_effects, shrinkage
     from ranef.plots.parameters import posterior
     from ranef.plots.predictions import calibration, posterior_predictive, residuals
     from ranef.plots.predictors import data_fit, partial_effects
+    from ranef.plots.scaled_residuals import residual_checks
+    from ranef.plots.subject_panels import subjects
 
 # The module of each figure.
 _FIGURES = {
     "calibration": "predictions",
+    "conditional_effects": "effects",
     "data_fit": "predictors",
     "elbo": "convergence",
     "group_check": "checks",
@@ -31,12 +35,15 @@ _FIGURES = {
     "partial_effects": "predictors",
     "posterior": "parameters",
     "posterior_predictive": "predictions",
+    "residual_checks": "scaled_residuals",
     "residuals": "predictions",
     "shrinkage": "groups",
+    "subjects": "subject_panels",
 }
 
 __all__ = [
     "calibration",
+    "conditional_effects",
     "data_fit",
     "elbo",
     "group_check",
@@ -44,8 +51,10 @@ __all__ = [
     "partial_effects",
     "posterior",
     "posterior_predictive",
+    "residual_checks",
     "residuals",
     "shrinkage",
+    "subjects",
 ]
 
 

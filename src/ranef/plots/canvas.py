@@ -1,14 +1,18 @@
-"""Style, panels and labels that all figures share."""
+"""Style, panels and labels that all figures share.
+
+Figures are made without pyplot, whose global state belongs to the user: a figure that a function
+returns is shown once, by the notebook, and the user's own current figure stays the current one.
+"""
 
 import functools
+import io
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 import matplotlib
-import matplotlib.pyplot as plt
+import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ranef.numerics.shapes import Float
@@ -50,6 +54,15 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return inside
 
 
+class Figure(matplotlib.figure.Figure):
+    """A matplotlib figure that a notebook shows where nothing has imported pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
+
+
 def panels(
     count: int,
     columns: int = 1,
@@ -59,7 +72,7 @@ def panels(
     sharex: bool = False,
     sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure and its `count` panels, row by row.
+    """A figure and its `count` panels, row by row; on shared axes, labels stay at the edges.
 
     Args:
         count: number of panels.
@@ -71,19 +84,21 @@ def panels(
     """
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(width, height * rows),
-        layout="constrained",
-        squeeze=False,
-        sharex=sharex,
-        sharey=sharey,
-    )
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
     flat = list(axes.ravel())
     for empty in flat[count:]:
         empty.remove()
     return figure, flat[:count]
+
+
+def released(figure: matplotlib.figure.Figure) -> matplotlib.figure.Figure:
+    """A figure of arviz-plots, which makes its figures by pyplot, taken out of pyplot's state."""
+    # Whoever made the figure has imported pyplot; no other figure needs it.
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
+    return figure
 
 
 def label(text: object, most: int = 28) -> str:

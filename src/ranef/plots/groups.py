@@ -8,13 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ranef.errors import whole_number
+from ranef.errors import OptionError, whole_number
 from ranef.plots.canvas import BLUE, INK, POINTS, label, panels, styled, window
 from ranef.plots.source import Source, group, grouping, sizes, stacked
 
 # Largest number of levels in the shrinkage figure. Of more levels so many are shown, evenly over
 # the order of size.
 _MOST = 5000
+_ORDERS = ("mean", "given")
 
 
 def shrinkage_table(fit: Source, factor: str | None = None) -> pd.DataFrame:
@@ -94,7 +95,11 @@ def shrinkage(fit: Source, factor: str | None = None) -> Figure:
 
 
 def effects_table(
-    fit: Source, factor: str | None = None, largest: int = 30, term: str = "1"
+    fit: Source,
+    factor: str | None = None,
+    largest: int = 30,
+    term: str = "1",
+    order: str = "mean",
 ) -> pd.DataFrame:
     """The table that `group_effects` draws: level, size, mean, and ends of 50% and 90% intervals.
 
@@ -103,14 +108,22 @@ def effects_table(
         factor: the grouping; by default the first.
         largest: number of levels, those with the largest absolute mean.
         term: "1" for intercepts, or the column of a slope.
+        order: "mean", or "given" for the order of the levels.
+
+    Raises:
+        OptionError: for another order.
     """
+    if order not in _ORDERS:
+        raise OptionError(f"order must be 'mean' or 'given', not {order!r}")
     largest = whole_number("largest", largest, least=1)
     name = grouping(fit, factor, term)
     effects = group(fit, "posterior")[name]
     draws = stacked(effects)
     means = draws.mean(axis=0)
     chosen = np.argsort(-np.abs(means), kind="stable")[:largest]
-    chosen = chosen[np.argsort(-means[chosen], kind="stable")]
+    chosen = np.sort(chosen)
+    if order == "mean":
+        chosen = chosen[np.argsort(-means[chosen], kind="stable")]
     ends = np.quantile(draws[:, chosen], [0.05, 0.25, 0.75, 0.95], axis=0)
     return pd.DataFrame(
         {
@@ -124,7 +137,11 @@ def effects_table(
 
 @styled
 def group_effects(
-    fit: Source, factor: str | None = None, largest: int = 30, term: str = "1"
+    fit: Source,
+    factor: str | None = None,
+    largest: int = 30,
+    term: str = "1",
+    order: str = "mean",
 ) -> Figure:
     """Draw mean, 50% and 90% interval of the effects with the largest absolute means.
 
@@ -133,14 +150,17 @@ def group_effects(
         factor: the grouping; by default the first.
         largest: number of levels.
         term: "1" for intercepts, or the column of a slope.
+        order: "mean" has the largest mean first, "given" the levels in the order that their column
+            declares, or sorted.
 
     Returns:
         The figure.
 
     Raises:
         ColumnError: for effects that the posterior does not have.
+        OptionError: for another order.
     """
-    table = effects_table(fit, factor, largest, term)
+    table = effects_table(fit, factor, largest, term, order)
     name = grouping(fit, factor, term)
     figure, (axes,) = panels(1, width=6.4, height=0.9 + 0.19 * len(table))
     place = np.arange(len(table))[::-1]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ranef.errors import OptionError
 from ranef.extras import require
 from ranef.lazy import xr
-from ranef.plots.canvas import label, styled
+from ranef.plots.canvas import label, released, styled
 from ranef.plots.source import LEVELS, Source, group
 
 # Largest number of panels of the figure.
@@ -59,7 +59,7 @@ def posterior(fit: Source) -> Figure:
             col_wrap=columns,
             figure_kwargs={"figsize": (2.3 * columns, 1.9 * rows), "figsize_units": "inches"},
         )
-    figure = collection.viz["figure"].item()
+    figure = released(collection.viz["figure"].item())
     for panel in figure.axes:
         panel.locator_params(axis="x", nbins=3)
         panel.title.set_text(panel.get_title().replace(_SLASH, "/"))

@@ -1,15 +1,40 @@
 """Figures that compare predictions with observed responses."""
 
+from __future__ import annotations
+
+import warnings
+
+import matplotlib.figure
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ranef.errors import OptionError
+from ranef.extras import require
+from ranef.lazy import xr
 from ranef.numerics.shapes import Float
-from ranef.plots.canvas import BLUE, COLOURS, INK, label, panels, styled, window
+from ranef.plots.canvas import (
+    BLUE,
+    COLOURS,
+    INK,
+    Figure,
+    label,
+    panels,
+    released,
+    styled,
+    window,
+)
 from ranef.plots.source import Source, Sources, each, group, stacked, tree_of
+
+_Responses = Float[NDArray, "n"]
+_Edges = Float[NDArray, "edges"]
 
 # Number of bins of a histogram.
 _BINS = 60
+# Largest number of draws whose cumulative distributions are shown.
+_CURVES = 50
+# Largest number of bars.
+_MOST_BARS = 40
+_KINDS = ("auto", "histogram", "bars", "ecdf", "rootogram")
 
 
 @styled
@@ -80,23 +105,42 @@ def calibration(fits: Sources) -> Figure:
 
 
 @styled
-def posterior_predictive(fit: Source) -> Figure:
-    """Draw the histogram of the responses with those of responses drawn from the fit.
-
-    The band is the central 90% of the draws in each bin. The axis spans the central 98% of the
-    observed responses, and the title gives the shares beyond it.
+def posterior_predictive(fit: Source, kind: str = "auto") -> matplotlib.figure.Figure:
+    """Draw the distribution of the responses with those of responses drawn from the fit.
 
     Args:
         fit: an object with `.idata`.
+        kind: "histogram": shares of responses by bin, with the central 90% of the draws as a band.
+            The axis spans the central 98% of the observed responses, and the title gives the
+            shares beyond it. "bars": shares of each category or of few distinct values, with the
+            central 90% of the draws, in the order of the categories. "ecdf": the cumulative
+            distribution of the responses and of 50 draws. "rootogram": square roots of the
+            frequencies of counts (Kleiber and Zeileis, 2016). "auto" takes "bars" for responses
+            with categories and "histogram" for all others.
 
     Returns:
         The figure.
+
+    Raises:
+        OptionError: for an unknown kind, for "bars" of more than 40 distinct values, and for
+            "rootogram" of responses that are not counts.
+        PackageError: for "ecdf" and "rootogram", if arviz-plots is not installed.
     """
+    if kind not in _KINDS:
+        raise OptionError(f"kind must be one of {', '.join(map(repr, _KINDS))}, not {kind!r}")
     simulated = next(iter(group(fit, "posterior_predictive").data_vars.values()))
     observed = tree_of(fit)["observed_data"].to_dataset()[simulated.name]
     (dim,) = observed.dims
     if simulated.sizes[dim] < observed.sizes[dim]:
         observed = observed.sel({dim: simulated[dim]})
+    if kind == "auto":
+        kind = "bars" if observed.attrs.get("categories") else "histogram"
+    if kind in ("ecdf", "rootogram"):
+        return _by_arviz(observed, simulated, kind)
+    return (_bars if kind == "bars" else _histogram)(observed, simulated)
+
+
+def _histogram(observed: xr.DataArray, simulated: xr.DataArray) -> Figure:
     y, drawn = observed.to_numpy().astype(float), stacked(simulated)
     low, high = window(y)
     edges = _edges(y, low, high)
@@ -117,7 +161,77 @@ def posterior_predictive(fit: Source) -> Figure:
     return figure
 
 
-def _edges(y: Float[NDArray, "n"], low: float, high: float) -> Float[NDArray, "edges"]:
+def _bars(observed: xr.DataArray, simulated: xr.DataArray) -> Figure:
+    """Shares of each value, as bars, with the mean and central 90% of the draws."""
+    y, drawn = observed.to_numpy().astype(float), stacked(simulated).astype(float)
+    names = list(observed.attrs.get("categories", ()))
+    first = float(observed.attrs.get("first", 1))
+    values = first + np.arange(len(names)) if names else np.unique(y)
+    if len(values) > _MOST_BARS:
+        raise OptionError(
+            f"the response has {len(values):,} distinct values, too many for bars; take "
+            "kind='histogram' or kind='ecdf'"
+        )
+    own = np.array([(y == value).mean() for value in values])
+    shares = np.stack([(drawn == value).mean(axis=1) for value in values], axis=1)
+    lower, upper = np.quantile(shares, [0.05, 0.95], axis=0)
+    middle, place = shares.mean(axis=0), np.arange(len(values))
+    figure, (axes,) = panels(1)
+    axes.bar(place, own, color=INK, alpha=0.3, label="observed")
+    axes.errorbar(
+        place,
+        middle,
+        np.maximum([middle - lower, upper - middle], 0.0),
+        fmt="o",
+        color=BLUE,
+        capsize=3,
+        label="drawn from the fit, 90%",
+    )
+    labels = [label(name, 14) for name in names] or [f"{value:g}" for value in values]
+    turned = 90 if len(values) > 8 or max(map(len, labels)) > 9 else 0
+    axes.set_xticks(place, labels, rotation=turned)
+    axes.set(xlabel=label(simulated.name), ylabel="share of responses")
+    axes.legend(loc="best")
+    return figure
+
+
+def _by_arviz(
+    observed: xr.DataArray, simulated: xr.DataArray, kind: str
+) -> matplotlib.figure.Figure:
+    """The ECDF or rootogram of arviz-plots."""
+    y = observed.to_numpy()
+    if kind == "rootogram" and not ((y == np.round(y)) & (y >= 0)).all():
+        raise OptionError(
+            f"a rootogram is of counts, and {observed.name} is not one; take kind='ecdf'"
+        )
+    require(f"rf.plots.posterior_predictive(kind={kind!r})", "arviz_plots")
+    # The import is here because it takes seconds, and few figures need it.
+    import arviz_plots
+
+    number = np.int64 if kind == "rootogram" else np.float64
+    tree = xr.DataTree.from_dict(
+        {
+            "posterior_predictive": simulated.astype(number).to_dataset(),
+            "observed_data": observed.astype(number).to_dataset(),
+        }
+    )
+    options = {"backend": "matplotlib", "figure_kwargs": {"figsize": (7.2, 3.0)}}
+    if kind == "ecdf":
+        count = min(_CURVES, simulated.sizes["chain"] * simulated.sizes["draw"])
+        collection = arviz_plots.plot_ppc_dist(tree, kind="ecdf", num_samples=count, **options)
+    else:
+        with warnings.catch_warnings():
+            # arviz-stats takes its table of values for draws, and warns of their shape.
+            warnings.filterwarnings("ignore", message="Found chain dimension", category=UserWarning)
+            collection = arviz_plots.plot_ppc_rootogram(tree, **options)
+    figure = released(collection.viz["figure"].item())
+    figure.set_layout_engine("constrained")
+    figure.axes[0].set_title("black: observed; blue: drawn from the fit")
+    figure.axes[0].set_xlabel(label(observed.name))
+    return figure
+
+
+def _edges(y: _Responses, low: float, high: float) -> _Edges:
     """Edges of bins of equal width, or of one bin for each integer if responses are integers."""
     if (y == np.round(y)).all() and high - low <= _BINS:
         return np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)

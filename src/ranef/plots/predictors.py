@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ranef.errors import OptionError
 from ranef.lazy import xr
-from ranef.plots.canvas import BLUE, INK, RED, label, panels, styled, window
+from ranef.plots.canvas import BLUE, INK, RED, Figure, label, panels, styled, window
 from ranef.plots.source import Source, group
 
 # Largest number of rows shown as points.
@@ -63,7 +61,7 @@ def _lines(
 def _planes(
     draws: NDArray[np.float64], surface: xr.Dataset, rows: xr.Dataset, names: list[str], colour: str
 ) -> Figure:
-    figure = plt.figure(figsize=(7.2, 4.8), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     # matplotlib's own types of its 3d axes refuse arrays and fractions.
     axes: Any = figure.add_subplot(projection="3d")
     first, second = np.meshgrid(surface["first"], surface["second"], indexing="ij")

@@ -6,10 +6,8 @@ access to the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +16,17 @@ from ranef import priors
 from ranef.data.frame import Frame
 from ranef.errors import OptionError, suggestion
 from ranef.inference.base import Draws
-from ranef.lazy import Array, jax, numpyro, xr
+from ranef.lazy import Array, jax, xr
 from ranef.numerics.shapes import Float, Int, Shaped
 from ranef.posterior.group_predictive import by_group
 from ranef.posterior.imputation import Imputation
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
+from ranef.posterior.prior_draws import Trace, prior_responses, prior_run
+from ranef.posterior.prior_sensitivity import log_prior
 from ranef.posterior.reference_grid import ReferenceGrid, between, common_levels, in_order
+from ranef.posterior.simulated_residuals import scaled_residuals
+from ranef.posterior.subject_curves import SubjectCurves
 from ranef.program import posterior_variables
 from ranef.program.training import evenly
 from ranef.terms.base import RunOptions, clean_name
@@ -43,14 +45,10 @@ _POINTS = 60
 _MOST_LEVELS = 30
 
 
-# The record of NumPyro's trace handler: site name to the site's entries.
-Trace = Mapping[str, Mapping[str, Any]]
 # Positions of the rows of the sample.
 Places = Int[NDArray[np.int64], "sample"]
 # What a Dataset is made of: the dimensions and the values of a variable.
 Variables = dict[str, tuple[str | tuple[str, ...], NDArray]]
-
-_Drawn = TypeVar("_Drawn")
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,20 @@ class IdataGroups:
         return clean_name(str(self.posterior.program.formula.response))
 
     def observed(self) -> xr.Dataset:
-        """The observed response, (row,)."""
-        value = np.asarray(self.posterior.training.response.value)
-        return xr.Dataset({self._response: ("row", value)}, {"row": np.arange(len(value))})
+        """The observed response, (row,).
+
+        For a response of texts or categories the attribute `categories` has their names in order,
+        and `first` the number of the first.
+        """
+        training = self.posterior.training
+        value = np.asarray(training.response.value)
+        attributes: dict[str, object] = {}
+        if training.state.family.categories:
+            attributes["categories"] = list(training.state.family.categories)
+            attributes["first"] = 1 if self.posterior.program.family.categorised else 0
+        return xr.Dataset(
+            {self._response: ("row", value, attributes)}, {"row": np.arange(len(value))}
+        )
 
     def sizes(self) -> xr.Dataset:
         """Number of training rows of each level, ``size|g`` for every grouping g.
@@ -142,49 +151,24 @@ class IdataGroups:
 
         training = self.posterior.training
         first = training.sample.take(np.zeros(1, np.int64))
-        drawn = self._prior_run(first, seed, _PRIOR_DRAWS, sites)
+        drawn = prior_run(self.posterior, first, seed, _PRIOR_DRAWS, sites)
         values = variable_values(
             self.posterior.program, training.state, {n: v[None] for n, v in drawn.items()}
         )
         return self.posterior.dataset(values)
 
-    def _prior_run(
-        self, frame: Frame, seed: int, size: int, want: Callable[[Trace, Array], _Drawn]
-    ) -> _Drawn:
-        """Run the program on the rows of `frame` with `size` draws from the prior.
+    def prior_predictive(self, seed: int) -> xr.Dataset:
+        """Draws of the response from the prior, (chain, draw, row), on the training rows."""
+        drawn, rows = prior_responses(self.posterior, seed, _PRIOR_DRAWS)
+        return xr.Dataset(
+            {self._response: (("chain", "draw", "row"), drawn[None])},
+            {"chain": [0], "draw": np.arange(len(drawn)), "row": rows},
+        )
 
-        Args:
-            frame: the rows.
-            seed: seed of the draws.
-            size: number of draws.
-            want: maps the trace of one run and its means (n,) to what is returned of it. Whatever
-                it does not return is not compiled: a gamma variate alone takes seconds.
-
-        Returns:
-            What `want` returns, with a leading axis of `size` draws, in NumPy.
-
-        Raises:
-            OptionError: for a model with a flat prior, which cannot be drawn from.
-        """
-        program, state = self.posterior.program, self.posterior.training.state
-        for name, prior in state.priors.items():
-            if isinstance(prior, priors.Flat):
-                raise OptionError(
-                    f"{name!r} has a flat prior, from which nothing can be drawn; give it a proper "
-                    "one to see prior draws"
-                )
-        designs = program.designs(state, frame)
-        replay = RunOptions(training=False, new_levels="zero")
-        response = program.family.design(state.family, frame, known=False, beside=False)
-
-        def one(key: Array) -> _Drawn:
-            handler: Any = numpyro.handlers.trace(numpyro.handlers.seed(program, key))
-            values = handler(state, designs, replay=replay)
-            return want(handler.trace, program.family.mean(response, **values))
-
-        with jax.enable_x64(True):
-            keys = jax.random.split(jax.random.key(seed), size)
-            return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(keys))
+    def log_prior(self, seed: int) -> xr.Dataset:
+        """Log prior density of each parameter at every draw, (chain, draw); see `log_prior`."""
+        found = log_prior(self.posterior)
+        return xr.Dataset({name: (("chain", "draw"), each) for name, each in found.items()})
 
     def surface(self, seed: int) -> xr.Dataset:
         """The response's mean as a function of the first two numeric predictors.
@@ -215,7 +199,7 @@ class IdataGroups:
         if not any(
             isinstance(p, priors.Flat) for p in self.posterior.training.state.priors.values()
         ):
-            prior = self._prior_run(frame, seed, len(drawn), lambda _, location: location)
+            prior = prior_run(self.posterior, frame, seed, len(drawn), lambda _, location: location)
             variables["prior"] = (dims, np.asarray(prior).reshape(shape))
         rows = self._sample_rows()
         for place, name in zip(("first", "second"), names, strict=False):
@@ -319,6 +303,10 @@ class IdataGroups:
         found = by_group(self.posterior, self._predictive(seed, "sample"))
         return found.assign_attrs(response=self._response)
 
+    def subjects(self, seed: int) -> xr.Dataset:
+        """Rows and curves of single levels along a predictor; see `SubjectCurves`."""
+        return SubjectCurves(self.posterior, self._thinned, seed).dataset()
+
     def imputed(self, seed: int) -> xr.Dataset:
         """Draws of the missing values of every column in mi(), and its observed values.
 
@@ -341,6 +329,10 @@ class IdataGroups:
             coords[f"{own}_row"] = places
             variables[f"{own}_observed"] = (f"{own}_observed_row", found.observed(name))
         return xr.Dataset(variables, coords)
+
+    def scaled_residuals(self, seed: int) -> xr.Dataset:
+        """Scaled residuals and fitted means, (row,), with p values of their tests as attributes."""
+        return scaled_residuals(self.posterior, seed)
 
     @cached_property
     def _reference(self) -> ReferenceGrid:
@@ -371,10 +363,14 @@ class IdataGroups:
 GROUPS = {
     "posterior_predictive": IdataGroups.posterior_predictive,
     "log_likelihood": IdataGroups.log_likelihood,
+    "log_prior": IdataGroups.log_prior,
     "prior": IdataGroups.prior,
+    "prior_predictive": IdataGroups.prior_predictive,
     "surface": IdataGroups.surface,
     "partial_effects": IdataGroups.partial_effects,
     "shrinkage": IdataGroups.shrinkage,
     "predictive_by_group": IdataGroups.predictive_by_group,
+    "subjects": IdataGroups.subjects,
     "imputed": IdataGroups.imputed,
+    "scaled_residuals": IdataGroups.scaled_residuals,
 }

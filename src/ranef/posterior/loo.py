@@ -24,6 +24,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ranef import markup
+from ranef.data.complete_cases import CompleteCases
 from ranef.errors import ColumnError, OptionError, suggestion
 from ranef.numerics.psis import threshold
 from ranef.numerics.shapes import Float, Int
@@ -53,11 +55,13 @@ class LeaveOneOut:
         group: the grouping whose levels are left out; "" if rows are.
         limit: the k-hat above which an elpd is not reliable, min(1 - 1 / log10(S), 0.7) for S
             draws.
+        response: the response of the model, as the formula writes it.
     """
 
     pointwise: Any
     group: str
     limit: float
+    response: str = ""
 
     @property
     def elpd(self) -> float:
@@ -91,6 +95,9 @@ class LeaveOneOut:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return markup.lines(*str(self).splitlines())
 
 
 # The level of each row, and the names of the levels.
@@ -135,7 +142,8 @@ def leave_one_out(
         found = _of_levels(posterior, group, seed, levels)
     draws = posterior.draws
     count = next((v.shape[0] * v.shape[1] for v in draws.sites.values()), 1)
-    return LeaveOneOut(found, group or "", threshold(max(count, 2)))
+    response = str(posterior.program.formula.response)
+    return LeaveOneOut(found, group or "", threshold(max(count, 2)), response)
 
 
 def _of_rows(posterior: Posterior, seed: int) -> Any:
@@ -143,19 +151,33 @@ def _of_rows(posterior: Posterior, seed: int) -> Any:
     predictive = Predictive(
         posterior.program, training.state, posterior.draws, RunOptions(False, "sample"), seed
     )
-    efficiency = _efficiency(posterior)
+    efficiency = relative_efficiency(posterior)
     found = predictive.by_log_density(
         training.designs,
         training.response,
         training.held,
         lambda log_density: smoothed_out(log_density, efficiency),
     )
-    rows, places = training.rows, np.arange(training.held)
+    return by_training_row(training.rows, found)
+
+
+def by_training_row(rows: CompleteCases, columns: Mapping[str, NDArray]) -> Any:
+    """A table with one row for each training row, of the kind of the training table.
+
+    Args:
+        rows: the rows that were used, and their labels.
+        columns: name to one value for each row.
+
+    Returns:
+        A pandas table with the index of the fitted table, or else the position of each row in it;
+        a polars table with the position in its first column.
+    """
+    places = np.arange(rows.used)
     at = places if rows.places is None else np.asarray(rows.places)
     if rows.labels.form == "polars":
-        return rows.labels.table({"row": at, **found})
+        return rows.labels.table({"row": at, **columns})
     labels = rows.labels.at(places).index
-    return pd.DataFrame(found, index=pd.Index(at, name="row") if labels is None else labels)
+    return pd.DataFrame(dict(columns), index=pd.Index(at, name="row") if labels is None else labels)
 
 
 def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | None) -> Any:
@@ -168,7 +190,7 @@ def _of_levels(posterior: Posterior, group: str, seed: int, levels: Levels | Non
     codes, names = known
     values = LevelLikelihood.of(posterior, clean_name(str(group)), codes).log_likelihood(seed)
     occurs = np.unique(codes)
-    found = smoothed_out(values[:, occurs], _efficiency(posterior))
+    found = smoothed_out(values[:, occurs], relative_efficiency(posterior))
     return posterior.by_level(group, [names[level] for level in occurs], found)
 
 
@@ -186,7 +208,7 @@ def smoothed_out(log_density: Float[Array, "draws m"], efficiency: float) -> Map
     return {"elpd": np.asarray(elpd), "p": np.asarray(p), "k": np.asarray(k)}
 
 
-def _efficiency(posterior: Posterior) -> float:
+def relative_efficiency(posterior: Posterior) -> float:
     """Effective draws per draw: the mean over parameters for chains, 1 for independent draws."""
     draws = posterior.draws
     if not draws.statistics:

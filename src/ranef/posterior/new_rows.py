@@ -6,12 +6,15 @@ from the training rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ranef.data.complete_cases import gaps
 from ranef.data.frame import Frame
 from ranef.data.tables import read
 from ranef.errors import ColumnError, DataError, OptionError, suggestion
@@ -25,6 +28,7 @@ from ranef.terms.base import Design, clean_name
 Groups: TypeAlias = str | Sequence[str] | None
 
 _NEW_LEVELS = ("error", "sample", "zero")
+_MISSING = ("error", "keep")
 
 
 def limited_program(posterior: Posterior, groups: Groups) -> Program:
@@ -54,6 +58,18 @@ def limited_program(posterior: Posterior, groups: Groups) -> Program:
     return program.limited_to([known[clean_name(str(name))] for name in asked or ()])
 
 
+def refuse_unknown_treatment(new_levels: object) -> None:
+    """Refuse a treatment of new levels that does not exist.
+
+    Raises:
+        OptionError: naming the treatments.
+    """
+    if new_levels not in _NEW_LEVELS:
+        raise OptionError(
+            f"new_levels must be one of {', '.join(map(repr, _NEW_LEVELS))}, not {new_levels!r}"
+        )
+
+
 def read_new_rows(
     posterior: Posterior,
     data: object,
@@ -78,30 +94,97 @@ def read_new_rows(
         OptionError: for an unknown value of `new_levels`.
         DataError: for no rows, a missing value, or a new level with new_levels="error".
     """
-    if new_levels not in _NEW_LEVELS:
-        raise OptionError(
-            f"new_levels must be one of {', '.join(map(repr, _NEW_LEVELS))}, not {new_levels!r}"
-        )
+    refuse_unknown_treatment(new_levels)
     program = program or posterior.program
     needs = program.needs(response=response, companion=companion)
     frame = read(data, list(needs), program.missing)
     if frame.n == 0:
         raise DataError(f"{frame.source} has no rows to predict")
-    for name, uses in needs.items():
-        if uses == {"gaps"}:
-            continue
-        gaps = frame.is_missing(name)
-        if gaps.any():
-            raise DataError(
-                f"column {name!r} is missing in {int(gaps.sum()):,} of {frame.n:,} rows, the "
-                f"first of them row {int(np.argmax(gaps)) + 1}; fill or drop them to predict"
-            )
+    _refuse_gaps(frame, needs)
     # A program of no terms has a design too, which says how many rows there are.
     rows = {"": Design({"row": np.zeros(frame.n)})}
     designs = program.designs(posterior.training.state, frame) or rows
     if new_levels == "error":
         _refuse_new(designs)
     return frame, designs
+
+
+@dataclass(frozen=True)
+class RowsWithGaps:
+    """Rows to predict, of which some have a missing value in a column that the model needs.
+
+    Attributes:
+        frame: the rows; a row with a gap has the values of another row in all columns.
+        gaps: whether each row has a gap.
+    """
+
+    frame: Frame
+    gaps: NDArray[np.bool_]
+
+    def without(self, columns: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Results by row, with NaN in the rows with a gap."""
+        if not self.gaps.any():
+            return dict(columns)
+        return {name: np.where(self.gaps, np.nan, values) for name, values in columns.items()}
+
+
+def read_with_gaps(
+    posterior: Posterior,
+    data: object,
+    missing: str,
+    *,
+    response: bool,
+    companion: bool,
+    program: Program | None = None,
+) -> RowsWithGaps:
+    """Read the rows of `data`, and fill in those with a gap where they are to be kept.
+
+    Args:
+        posterior: the posterior of the fit.
+        data: a table or path.
+        missing: "error" to refuse a row with a gap, "keep" to fill it in.
+        response: as for `read_new_rows`.
+        companion: as for `read_new_rows`.
+        program: as for `read_new_rows`.
+
+    Raises:
+        OptionError: for another value of `missing`.
+        DataError: as `read_new_rows`.
+    """
+    if missing not in _MISSING:
+        raise OptionError(f"missing must be 'error' or 'keep', not {missing!r}")
+    program = program or posterior.program
+    needs = program.needs(response=response, companion=companion)
+    frame = read(data, list(needs), program.missing)
+    needs = {name: uses for name, uses in needs.items() if uses != {"gaps"}}
+    if missing == "error" or frame.n == 0:
+        return RowsWithGaps(frame, np.zeros(frame.n, bool))
+    whole, _ = gaps(frame, needs)
+    if whole.all():
+        return RowsWithGaps(frame, ~whole)
+    places = np.where(whole, np.arange(frame.n), int(np.argmax(whole)))
+    # If no row is complete, a training row stands for all of them.
+    filled = frame if whole.any() else posterior.training.sample
+    filled = filled.take(places if whole.any() else np.zeros(frame.n, int))
+    return RowsWithGaps(replace(filled, labels=frame.labels), ~whole)
+
+
+def _refuse_gaps(frame: Frame, needs: Mapping[str, set[str]]) -> None:
+    """Refuse rows with a missing value.
+
+    Raises:
+        DataError: naming the column and the first row.
+    """
+    for name, uses in needs.items():
+        if uses == {"gaps"}:
+            continue
+        missing = ~gaps(frame, {name: uses - {"gaps"}})[0]
+        if missing.any():
+            raise DataError(
+                f"column {name!r} is missing in {int(missing.sum()):,} of {frame.n:,} rows, the "
+                f"first of them row {int(np.argmax(missing)) + 1}; fill or drop them to predict, "
+                "or use predict(..., missing='keep')"
+            )
 
 
 @contextmanager

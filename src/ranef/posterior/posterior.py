@@ -1,4 +1,4 @@
-"""Posterior draws of the model's named variables, and the summary tables computed from them."""
+"""Posterior draws of the model's named variables, with their moments and variances."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ranef import priors
-from ranef.errors import ColumnError, OptionError, suggestion
+from ranef.errors import OptionError
 from ranef.inference.base import Draws
 from ranef.lazy import ArrayLike, arviz_base, xr
 from ranef.numerics.shapes import Float
@@ -21,7 +20,7 @@ from ranef.program.problem import Problem
 from ranef.program.problem_builder import build_problem
 from ranef.program.program import Program
 from ranef.program.training import Training, TrainingState
-from ranef.terms.base import CENTRED, Variable, clean_name
+from ranef.terms.base import CENTRED, Variable
 from ranef.terms.capabilities import HasVariances
 
 # Draws of a number, and of a site or variable.
@@ -72,7 +71,7 @@ class Posterior:
         return variable_values(self.program, self.training.state, self.draws.sites)
 
     @cached_property
-    def _ready(self) -> dict[str, VariableDraws]:
+    def ready(self) -> dict[str, VariableDraws]:
         """The draws that are available without those sites whose draws are made on demand."""
         later = set(self.draws.lazy_sites)
         if not later:
@@ -124,7 +123,7 @@ class Posterior:
         the term's other columns are at their means. For all other terms it is the variable itself.
         """
         site = f"{name}{CENTRED}"
-        return np.asarray(self.draws.sites[site]) if site in self.draws.sites else self._ready[name]
+        return np.asarray(self.draws.sites[site]) if site in self.draws.sites else self.ready[name]
 
     def dataset(self, values: Mapping[str, VariableDraws], **attributes: object) -> xr.Dataset:
         """An xarray Dataset of variables with their dimensions and labels."""
@@ -141,78 +140,6 @@ class Posterior:
         )
         return tree["values"].to_dataset()
 
-    def summary(self, interval: float) -> pd.DataFrame:
-        """The table of `Fit.summary`: mean, sd, lower, upper and kind by parameter.
-
-        Raises:
-            OptionError: if `interval` is not a probability.
-        """
-        tails = tails_of(interval)
-        rows = []
-        for name, variable in self.variables.items():
-            if variable.role in ("group", "weight"):
-                continue
-            value, kind = self.constants.get(name, (None, "posterior"))
-            for label, place in variable.elements(name):
-                if value is None:
-                    described = _describe(self._flat(name)[:, place], tails)
-                    described = (*self._mean_and_sd(name, place), *described[2:])
-                else:
-                    point = _element(value, place)
-                    described = (point, 0.0, point, point)
-                rows.append((label, *described, kind))
-        for factor, share in self._shares().items():
-            rows.append((f"share({factor})", *_describe(share, tails), "derived"))
-        columns = ["parameter", "mean", "sd", "lower", "upper", "kind"]
-        return pd.DataFrame(rows, columns=columns).set_index("parameter")
-
-    def table(self, *roles: str) -> pd.DataFrame:
-        """Mean and sd of the variables with one of the given roles, by parameter."""
-        rows = []
-        for name, variable in self.variables.items():
-            if variable.role not in roles:
-                continue
-            value, _ = self.constants.get(name, (None, ""))
-            for label, place in variable.elements(name):
-                if value is None:
-                    rows.append((label, *self._mean_and_sd(name, place)))
-                else:
-                    rows.append((label, _element(value, place), 0.0))
-        return pd.DataFrame(rows, columns=["parameter", "mean", "sd"]).set_index("parameter")
-
-    def effects(self, factor: str) -> Any:
-        """The table of `Fit.ranef`.
-
-        Raises:
-            ColumnError: if the model does not have the grouping.
-        """
-        names = {
-            name: v
-            for name, v in self.variables.items()
-            if v.role == "group" and v.factor == clean_name(str(factor))
-        }
-        if not names:
-            groups = dict.fromkeys(v.factor for v in self.variables.values() if v.role == "group")
-            hint = suggestion(str(factor), groups) if groups else "it has none"
-            raise ColumnError(f"the model has no grouping {factor!r}; {hint}")
-        levels = next(iter(names.values())).coords[0]
-        terms, means, sds = [], [], []
-        for name, variable in names.items():
-            if name in self.moments:
-                mean, sd = self.moments[name]
-            else:
-                flat = self._flat(name)
-                mean, sd = flat.mean(axis=0), flat.std(axis=0, ddof=1)
-            term = name.removesuffix(f"|{variable.factor}")
-            # The title, if it is that of this variable, is in the notation of the formula.
-            if clean_name(variable.title) == name:
-                term = variable.title.rpartition("|")[0] if "/" in variable.title else term
-            terms += [term] * len(levels)
-            means.append(mean)
-            sds.append(sd)
-        columns = {"term": terms, "mean": np.concatenate(means), "sd": np.concatenate(sds)}
-        return self.by_level(factor, list(levels) * len(names), columns)
-
     def by_level(
         self, factor: str, levels: Sequence[str], columns: Mapping[str, NDArray | list[str]]
     ) -> Any:
@@ -223,34 +150,26 @@ class Posterior:
         typed = self.training.sample.typed(str(factor), levels)
         return self.training.rows.labels.by_level(str(factor), typed, columns)
 
-    def _mean_and_sd(self, name: str, place: int) -> tuple[float, float]:
+    def mean_and_sd(self, name: str, place: int) -> tuple[float, float]:
         """Mean and sd of one element of a variable, in closed form if available."""
         if name in self.moments:
             mean, sd = (np.ravel(each)[place] for each in self.moments[name])
             return float(mean), float(sd)
-        flat = self._flat(name)[:, place]
+        flat = self.flat(name)[:, place]
         return float(flat.mean()), float(flat.std(ddof=1))
 
-    def _flat(self, name: str) -> Float[NDArray[np.float64], "draws elements"]:
+    def flat(self, name: str) -> Float[NDArray[np.float64], "draws elements"]:
         """Draws of a variable from all chains."""
-        values = self._ready[name] if name in self._ready else self.values[name]
+        values = self.ready[name] if name in self.ready else self.values[name]
         return values.reshape(values.shape[0] * values.shape[1], -1)
 
-    def _shares(self) -> dict[str, Vector]:
-        """Share of variance of each grouping, for every draw:
+    @cached_property
+    def group_variances(self) -> dict[str, Vector]:
+        """Variance that each grouping contributes to the location's predictor, by draw.
 
-            share(g) = V_g / (V_common + sum_h V_h + V_residual),
-
-        where V_g is the variance that grouping g contributes to the linear predictor, V_common
-        that of the common effects, and V_residual the mean residual variance over rows. Empty for
-        a family without a residual variance, and for a model without groupings.
+        That of the common effects is under "". Each is a mean or a variance over training rows.
         """
-        known: dict[str, NDArray[np.float64]] = {
-            name: values.reshape(-1, *values.shape[2:]) for name, values in self._ready.items()
-        }
-        size = max((len(v) for v in known.values()), default=1)
-        for name, (value, _) in self.constants.items():
-            known[name] = np.broadcast_to(np.asarray(value, float), (size, *np.shape(value)))
+        known = self._parameters
         variances: dict[str, NDArray[np.float64]] = {}
         for term in self.program.terms.get(self.program.location, ()):
             state = self.training.state.terms[term.label]
@@ -259,13 +178,44 @@ class Posterior:
                 continue
             for factor, variance in term.variances(state, design, known).items():
                 variances[factor] = variances.get(factor, 0.0) + variance
-        residual = self.program.family.residual(self.training.state.family, known)
-        if residual is None or not any(variances):
-            return {}
+        return variances
+
+    @property
+    def residual_variance(self) -> NDArray[np.float64] | None:
+        """Residual variance on the scale of the location's predictor, mean over training rows.
+
+        One number, or one for each draw; None for a family without one.
+        """
+        residual = self.program.family.residual(self.training.state.family, self._parameters)
         response = self.training.response
-        if response.form == "weights":
+        if residual is not None and response.form == "weights":
             # The residual variance of row i is sigma^2 / w_i.
             residual = residual * np.mean(1.0 / np.asarray(response.companion, np.float64))
+        return residual
+
+    @cached_property
+    def _parameters(self) -> dict[str, NDArray[np.float64]]:
+        """Draws of all variables but effects of levels that are drawn later; constants repeated."""
+        known: dict[str, NDArray[np.float64]] = {
+            name: values.reshape(-1, *values.shape[2:]) for name, values in self.ready.items()
+        }
+        size = max((len(v) for v in known.values()), default=1)
+        for name, (value, _) in self.constants.items():
+            known[name] = np.broadcast_to(np.asarray(value, float), (size, *np.shape(value)))
+        return known
+
+    def shares(self) -> dict[str, Vector]:
+        """Share of variance of each grouping, for every draw:
+
+            share(g) = V_g / (V_common + sum_h V_h + V_residual),
+
+        where V_g is the variance that grouping g contributes to the linear predictor, V_common
+        that of the common effects, and V_residual the mean residual variance over rows. Empty for
+        a family without a residual variance, and for a model without groupings.
+        """
+        variances, residual = self.group_variances, self.residual_variance
+        if residual is None or not any(variances):
+            return {}
         total = residual + sum(variances.values())
         return {factor: variance / total for factor, variance in variances.items() if factor}
 
@@ -290,15 +240,3 @@ def tails_of(interval: float) -> tuple[float, float]:
     if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < 1:
         raise OptionError(f"interval must be a probability between 0 and 1, not {interval!r}")
     return (1 - interval) / 2, (1 + interval) / 2
-
-
-def _element(value: float | NDArray[np.float64], place: int) -> float:
-    """One element of a constant, which may be a single number for all elements."""
-    flat = np.ravel(value)
-    return float(flat[place] if len(flat) > 1 else flat[0])
-
-
-def _describe(values: Vector, tails: tuple[float, float]) -> tuple[float, ...]:
-    """Mean, sd, and lower and upper quantile of draws."""
-    lower, upper = np.quantile(values, tails)
-    return float(values.mean()), float(values.std(ddof=1)), float(lower), float(upper)

@@ -7,7 +7,7 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from ranef.families.response_design import ResponseDesign
 from ranef.lazy import jax, xr
 from ranef.numerics.blas_threads import side_by_side
 from ranef.numerics.shapes import Float, Shaped
+from ranef.posterior.predictive_distribution import PredictiveDistribution
 from ranef.posterior.program_replay import Matrix, ProgramReplay, RowChunk, refuse_out_of_reach
 from ranef.program.training import Designs
 
@@ -39,12 +40,19 @@ class Predictive(ProgramReplay):
     """Predictions of a fitted model on any rows, for every posterior draw."""
 
     def summaries(
-        self, designs: Designs, response: ResponseDesign, n: int, kind: str, interval: float
+        self,
+        designs: Designs,
+        response: ResponseDesign,
+        n: int,
+        kind: str,
+        interval: float,
+        quantiles: Sequence[float] = (),
     ) -> dict[str, Vector]:
         """Posterior mean, sd and central interval of each row's mean or response.
 
         The sd of a response is the root of Var(mean) + E[Var(response | draw)] over draws; its
-        interval is that of sampled responses.
+        interval is that of sampled responses. Its further quantiles are those of the predictive
+        distribution, without sampling (`ranef.posterior.predictive_distribution`).
 
         Args:
             designs: the designs of the rows.
@@ -52,10 +60,11 @@ class Predictive(ProgramReplay):
             n: number of rows.
             kind: "mean" or "response".
             interval: probability of the central interval.
+            quantiles: probabilities of further quantiles.
 
         Returns:
-            mean, sd, lower and upper. For a family with categories also ``p[c]``,
-            the posterior mean of the probability of category c.
+            mean, sd, lower and upper, and ``q[p]`` for each of `quantiles`. For a family with
+            categories also ``p[c]``, the posterior mean of the probability of category c.
         """
         family = self.program.family
         tails = [(1 - interval) / 2, (1 + interval) / 2]
@@ -69,14 +78,18 @@ class Predictive(ProgramReplay):
                 own = family.variance(chunk.response, **chunk.values)
                 variance = variance + chunk.own(own).mean(axis=0)
                 cells = chunk.own(family.sample(rng, chunk.response, **chunk.values))
-            lower, upper = _quantiles(cells, tails)
+            sampled = kind == "response"
+            lower, upper, *further = _quantiles(cells, tails if sampled else [*tails, *quantiles])
+            if sampled and quantiles:
+                further = PredictiveDistribution.of(chunk).quantiles(quantiles, cells)
+            named = {f"q[{q:.10g}]": each for q, each in zip(quantiles, further, strict=True)}
             sd = np.sqrt(variance)
             shares = {
                 f"p[{name}]": chunk.own(each).mean(axis=0)
                 for name, each in family.probabilities(**chunk.values).items()
             }
             mean = location.mean(axis=0)
-            return {"mean": mean, "sd": sd, "lower": lower, "upper": upper, **shares}
+            return {"mean": mean, "sd": sd, "lower": lower, "upper": upper, **named, **shares}
 
         return self._by_row(designs, response, n, describe)
 
@@ -94,6 +107,33 @@ class Predictive(ProgramReplay):
         shares = self._by_row(designs, response, n, judge)
         largest = np.argmax(np.stack(list(shares.values())), axis=0)
         return {"component": 1 + largest, **shares}
+
+    def cumulative(
+        self, designs: Designs, response: ResponseDesign, n: int, at: Sequence[float] = ()
+    ) -> Float[NDArray[np.float64], "n _"]:
+        """P(Y_i <= y) of each row for every y in `at`, or for its own response if there is none."""
+
+        def reached(chunk: RowChunk) -> dict[str, NDArray]:
+            _refuse_limits(chunk)
+            found = PredictiveDistribution.of(chunk)
+            own = np.asarray(chunk.response.value, np.float64)[: chunk.count] if not at else None
+            each = [own] if own is not None else [np.full(chunk.count, float(y)) for y in at]
+            return {"p": np.stack([found.at(y) for y in each], axis=1)}
+
+        return self._by_row(designs, response, n, reached)["p"]
+
+    def transform_limits(
+        self, designs: Designs, response: ResponseDesign, n: int
+    ) -> dict[str, Vector]:
+        """Lower and upper limit of the PIT of each row, P(Y < y_i) and P(Y <= y_i)."""
+
+        def limits(chunk: RowChunk) -> dict[str, NDArray]:
+            _refuse_limits(chunk)
+            found = PredictiveDistribution.of(chunk)
+            own = np.asarray(chunk.response.value, np.float64)[: chunk.count]
+            return {"lower": found.below(own), "upper": found.at(own)}
+
+        return self._by_row(designs, response, n, limits)
 
     def log_scores(self, designs: Designs, response: ResponseDesign, n: int) -> Vector:
         """Log predictive density of each row, log mean_s p(y_i | draw s)."""
@@ -145,6 +185,44 @@ class Predictive(ProgramReplay):
         each = self._by_row(designs, response, n, lambda chunk: {"a": self._location(chunk).T})
         return each["a"].T
 
+    def category_shares(
+        self, designs: Designs, response: ResponseDesign, n: int
+    ) -> Float[NDArray[np.float64], "draws rows categories"]:
+        """Draws of the probability of each category on every row."""
+
+        def shares(chunk: RowChunk) -> dict[str, NDArray]:
+            each = self.program.family.probabilities(**chunk.values).values()
+            return {"a": np.stack([chunk.own(share).T for share in each], axis=-1)}
+
+        return self._by_row(designs, response, n, shares)["a"].transpose(1, 0, 2)
+
+    def parameters(
+        self,
+        designs: Designs,
+        response: ResponseDesign,
+        n: int,
+        names: Sequence[str],
+        transform: bool,
+    ) -> Float[NDArray[np.float64], "draws rows parameters"]:
+        """Draws of family parameters on every row, on the scale of their links or on their own.
+
+        Args:
+            designs: the designs of the rows.
+            response: their response design.
+            n: number of rows.
+            names: the parameters, each of which has a predictor.
+            transform: whether to apply the inverse link.
+        """
+
+        def values(chunk: RowChunk) -> dict[str, NDArray]:
+            found = chunk.values if transform else chunk.predictors
+            each = [chunk.own(found[name]) for name in names]
+            for value in each:
+                refuse_out_of_reach(value, chunk.places)
+            return {"a": np.stack([value.T for value in each], axis=-1)}
+
+        return self._by_row(designs, response, n, values)["a"].transpose(1, 0, 2)
+
     def responses(
         self, designs: Designs, response: ResponseDesign, n: int
     ) -> Shaped[NDArray, "draws rows"]:
@@ -153,7 +231,9 @@ class Predictive(ProgramReplay):
 
         def draw(chunk: RowChunk) -> dict[str, NDArray]:
             _refuse_limits(chunk)
-            drawn = self.program.family.sample(rng, chunk.response, **chunk.values)
+            with np.errstate(over="ignore"):
+                drawn = self.program.family.sample(rng, chunk.response, **chunk.values)
+            refuse_out_of_reach(chunk.own(drawn), chunk.places, np.finfo(np.float64).max)
             return {"a": chunk.own(drawn).T}
 
         return self._by_row(designs, response, n, draw)["a"].T

@@ -157,8 +157,8 @@ class ProgramReplay:
     @cached_property
     def _count(self) -> int:
         """Number of draws."""
-        none = {site: np.zeros(0, np.int64) for g in self._grouped.values() for site in g.sites}
-        return next((v.shape[0] * v.shape[1] for v in self.draws.at(none).values()), 1)
+        chains, each = self.draws.shape
+        return chains * each
 
     def with_draws(self: _Replay, draws: Draws) -> _Replay:
         """The same predictions with other draws, of equal number; keeps the compiled program."""

@@ -36,20 +36,25 @@ class ReferenceGrid:
     posterior: Posterior
 
     def predictors(self) -> dict[str, str]:
-        """Columns in the first parameter's predictor, without groupings: "number" or "level"."""
+        """Columns in the first parameter's predictor, without groupings: "number" or "level".
+
+        Columns of dates and of arrays are left out.
+        """
         program, sample = self.posterior.program, self.posterior.training.sample
         out = {}
         for term in program.terms.get(program.location, ()):
             if isinstance(term, KnownSummand):
                 continue
             for name in (n for e in term.call.expressions() for n in e.columns()):
-                kind = self._kind(name, program.needs()[name])
-                if kind == "level" or np.ndim(sample.numbers(name)) == 1:
+                kind = self.kind(name, program.needs()[name])
+                if kind == "level" or (kind == "number" and np.ndim(sample.numbers(name)) == 1):
                     out[name] = kind
         return out
 
-    def _kind(self, name: str, uses: set[str]) -> str:
-        """Whether the model takes a column as numbers ("number") or as a factor ("level")."""
+    def kind(self, name: str, uses: set[str]) -> str:
+        """Whether a column is taken as numbers ("number"), as a factor ("level") or as "date"."""
+        if uses == {"date"}:
+            return "date"
         sample = self.posterior.training.sample
         factor = sample.is_text(name) or sample.is_boolean(name)
         if "level" in uses or ("any" in uses and factor):
@@ -75,8 +80,12 @@ class ReferenceGrid:
         for name, uses in needs.items():
             if name not in predictors:
                 typical = _NO_LEVEL
-            elif self._kind(name, uses) == "level":
+            elif self.kind(name, uses) == "level":
                 typical = common_levels(sample, name)[0]
+            elif self.kind(name, uses) == "date":
+                dates = sample.levels(name)
+                typical = np.sort(dates.names[dates.codes[dates.codes >= 0]].astype(str))
+                typical = typical[len(typical) // 2]
             else:
                 typical = np.nanmean(sample.numbers(name), axis=0)
             columns[name] = np.concatenate(

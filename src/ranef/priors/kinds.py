@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, fields
 from typing import ClassVar, TypeGuard
 
+from ranef import markup
 from ranef.errors import OptionError
 
 # Arguments that must be above zero in every kind of prior.
@@ -71,6 +72,16 @@ def _short(value: float | tuple[float, ...]) -> str:
         shown = ", ".join(f"{v:.4g}" for v in value[:3])
         return f"[{shown}{', ...' if len(value) > 3 else ''}]"
     return f"{value:.4g}"
+
+
+class Priors(dict[str, Prior]):
+    """Priors by parameter name. They print one a line, and as a table in a notebook."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {prior}" for name, prior in self.items())
+
+    def _repr_html_(self) -> str:
+        return markup.named(self, ("parameter", "prior"))
 
 
 @dataclass(frozen=True)

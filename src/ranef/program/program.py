@@ -165,6 +165,11 @@ class Program:
         formula = Formula(self.formula.text, response, {"": model.predictor})
         return Program(formula, model.family, {}, networks, self.missing, name)
 
+    def with_columns(self, names: Sequence[str]) -> "Program":
+        """The program whose formula has these columns of a table in place of each dot."""
+        formula = self.formula.with_columns(names)
+        return self if formula is self.formula else self._with(self.family.name, formula)
+
     def with_inferred_family(self, frame: Frame) -> "Program":
         """The program with the family that the type of the response implies.
 
@@ -199,8 +204,9 @@ class Program:
         out.networks = out._named_networks()
         return out
 
-    def _with(self, family: str) -> "Program":
-        return Program(self.formula, family, self.user_priors, self._given_networks, self.missing)
+    def _with(self, family: str, formula: Formula | None = None) -> "Program":
+        formula = formula or self.formula
+        return Program(formula, family, self.user_priors, self._given_networks, self.missing)
 
     def _terms(self, networks: Mapping[str, object]) -> dict[str, tuple[Term, ...]]:
         """The terms of every predictor, by family parameter."""
@@ -241,6 +247,15 @@ class Program:
             for term in terms:
                 term.shared(tuple(t.label for t in terms))
         return out
+
+    def starting_networks(self) -> tuple[Mapping[str, object], dict[str, Mapping[str, NDArray]]]:
+        """All networks that were given, and the values from which fits start, by name."""
+        initial = {
+            str(term.call.options["net"]): term.initial
+            for _, term in self.terms_with(HasNetwork)
+            if term.call.options.get("net") is not None
+        }
+        return self._given_networks, initial
 
     def all_terms(self) -> Iterator[tuple[FamilyParameter, Term]]:
         """Every term, those of incomplete columns included, with the parameter that it predicts.

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ranef.data.complete_cases import CompleteCases, gaps, refuse_none
 from ranef.data.frame import Frame
@@ -19,6 +18,7 @@ from ranef.data.tables import concatenate
 from ranef.program import learning
 from ranef.program.program import Program
 from ranef.program.training import Rows, Training, TrainingState, evenly
+from ranef.progress import progress_bar
 
 
 class _CompleteBatches:
@@ -39,13 +39,12 @@ class _CompleteBatches:
         self._passes += 1
         places = evenly(self.rows.used) if self.rows and self._passes == 2 else None
         used, dropped = 0, dict.fromkeys(self.needs, 0)
-        bar = tqdm(
+        bar = progress_bar(
+            f"reading, pass {self._passes}",
+            "rows",
+            shown=self.progress,
             total=self.batches.n,
-            desc=f"reading, pass {self._passes}",
-            unit="row",
-            unit_scale=True,
-            disable=not self.progress,
-            leave=False,
+            scaled=True,
         )
         with bar:
             for frame in self.batches:

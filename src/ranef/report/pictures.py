@@ -5,7 +5,6 @@ import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.text import Text as Writing
@@ -38,10 +37,7 @@ def picture(
         figure = draw()
     except (ColumnError, OptionError) as error:
         return Text(f"{title}: not drawn, because {error}")
-    try:
-        return _saved(figure, name, title, reading, texts)
-    finally:
-        plt.close(figure)
+    return _saved(figure, name, title, reading, texts)
 
 
 def _saved(figure: Figure, name: str, title: str, reading: str, texts: Sequence[str]) -> Picture:

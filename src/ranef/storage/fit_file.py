@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ranef.errors import BackendError, FileError, OptionError, PackageError, RanefError
 from ranef.files import archive
-from ranef.files.archive import damaged, versions
+from ranef.files.archive import PACKED, damaged, versions
 from ranef.files.atomic_write import StrPath
 from ranef.formula.expression import Expression
 from ranef.formula.formula import Formula
@@ -115,6 +115,18 @@ def write(
         OptionError: for a network with a layer of a kind that cannot be saved, naming the layer.
         FileError: if the file cannot be written.
     """
+    return archive.write(path, *_encoded(program, training, draws, record))
+
+
+def pack(program: Program, training: Training, draws: Draws, record: Mapping[str, object]) -> bytes:
+    """The bytes of the file that `write` writes; the arguments and errors are its own."""
+    return archive.pack(*_encoded(program, training, draws, record))
+
+
+def _encoded(
+    program: Program, training: Training, draws: Draws, record: Mapping[str, object]
+) -> tuple[dict[str, object], dict[str, NDArray]]:
+    """The two parts of a file: JSON values, and the arrays by name."""
     writer = Writer()
     content = {
         "versions": versions(),
@@ -143,7 +155,7 @@ def write(
         )
         for i, network in enumerate(writer.networks)
     ]
-    return archive.write(path, content, writer.arrays)
+    return content, writer.arrays
 
 
 def read(path: StrPath) -> dict[str, Any]:
@@ -155,7 +167,18 @@ def read(path: StrPath) -> dict[str, Any]:
         BackendError: for a fit with networks, if Keras runs on a backend other than JAX.
         PackageError: for a fit with networks, if Keras is not installed.
     """
-    content, arrays = archive.read(path)
+    return _decoded(path, *archive.read(path))
+
+
+def unpack(packed: bytes) -> dict[str, Any]:
+    """The fields of a fit from the bytes of `pack`; the errors are those of `read`."""
+    return _decoded(PACKED, *archive.unpack(packed))
+
+
+def _decoded(
+    path: StrPath, content: dict[str, object], arrays: dict[str, NDArray]
+) -> dict[str, Any]:
+    """The fields of a fit from the two parts of a file; messages call the file `path`."""
     try:
         # What the content lacks or has too much is an error while it is read.
         return _read(path, cast(_Content, content), arrays)
@@ -233,6 +256,11 @@ def _draws(draws: Draws) -> dict[str, object]:
         for f in fields(draws)
         if f.name not in _MADE
     }
+    # An optimizer is a function, which a file does not hold: None stands for it.
+    plain["settings"] = {
+        name: value if isinstance(value, (bool, int, float, str, np.generic)) else None
+        for name, value in draws.settings.items()
+    }
     return {
         "sites": ready,
         "refused": refused,
@@ -281,9 +309,10 @@ class _AbsentRows:
 
     def parts(self) -> NoReturn:
         """Refuses, since the rows are absent."""
+        which = "the pickled fit" if self.path == PACKED else f"the fit in {str(self.path)!r}"
         raise OptionError(
-            f"the fit in {str(self.path)!r} has read its rows in batches and keeps a sample of "
-            "them; fit again for what needs every row"
+            f"{which} has read its rows in batches and keeps a sample of them; fit again for what "
+            "needs every row"
         )
 
     def window(self, seed: int, number: int) -> NoReturn:

@@ -211,8 +211,8 @@ class Term(ABC, Generic[ScanT, StateT]):
     def needs(self) -> dict[str, str]:
         """Columns that it reads, each with its use.
 
-        A use is "number", "level", "any" (as the type of the column says), or "gaps" (a number
-        whose missing values are kept).
+        A use is "number", "level", "date", "any" (as the type of the column says), or "gaps" (a
+        number whose missing values are kept).
         """
 
     @abstractmethod

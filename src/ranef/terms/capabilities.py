@@ -283,10 +283,12 @@ class HasNetwork(Capability[StateT]):
 
     Given the columns of `basis`, which depend on point estimates, the term is linear in its
     coefficients. nn has it. `Program` calls it, mostly for the closures of `Problem` by which
-    methods alternate between the weights of networks and the linear terms.
+    methods alternate between the weights of networks and the linear terms. `Model` copies networks
+    with their `initial` values, from which every fit starts.
     """
 
     networks: Mapping[str, object]
+    initial: Mapping[str, NDArray]
 
     @property
     @abstractmethod

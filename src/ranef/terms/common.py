@@ -37,6 +37,9 @@ INTERCEPT = "Intercept"
 # predictor.
 _WIDTH = 2.5
 
+# Largest number of levels that an equation lists.
+_MOST_NAMED = 12
+
 # One number, or one for each column of a variable.
 Numbers = float | int | tuple[float | int, ...]
 
@@ -402,19 +405,27 @@ class Common(
     def equation(self, state: CommonState) -> Summand:
         """The term in mathematical notation.
 
-        The coefficient of a factor is indexed by the level of row i; that of a numeric column
-        multiplies it.
+        The coefficient of a factor with treatment contrasts is indexed by the level of row i; that
+        of a numeric column multiplies it. Several columns, as of other contrasts, of polynomials
+        and of splines, are multiplied by a vector of coefficients.
         """
         parts: list[Line] = []
+        contrasts: dict[str, Line] = {}
         for coding in state.matrix.codings:
+            several = [p for p in coding.parts if p.width > 1 and not p.has_indicators]
+            coded = [p for p in coding.parts if p.levels and not p.has_indicators]
+            contrasts |= {str(p.expression): _contrast_line(p) for p in coded}
             if coding.name == INTERCEPT:
                 parts.append(("β", Sub(f"{self.prefix}0")))
+            elif several or coded:
+                name = self.prefix + coding.name
+                parts.append(("β", Sub(name), f" · {coding.name}", Sub("i")))
             elif coding.names:
                 parts.append(("β", Sub(f"{self.prefix}{coding.name}[i]")))
             else:
                 name = self.prefix + coding.name
                 parts.append(("β", Sub(name), f" {coding.name}", Sub("i")))
-        return Summand(joined(parts, " + "))
+        return Summand(joined(parts, " + "), tuple(contrasts.values()))
 
     def variables(self, state: CommonState) -> dict[str, Variable]:
         out = {}
@@ -437,6 +448,14 @@ class Common(
         for name, own in varying.items():
             beta[:, own] = each[name].reshape(len(each[name]), -1)
         return {"": np.einsum("si,ij,sj->s", beta, away.T @ away / len(away), beta)}
+
+
+def _contrast_line(part: model_matrix.CodedExpression) -> Line:
+    """Which contrasts the columns of a factor are, and of which levels."""
+    levels = part.levels or ()
+    kind = f"{part.contrast} contrasts" if isinstance(part.contrast, str) else "given contrasts"
+    listed = ", ".join(levels[:_MOST_NAMED]) + (", ..." if len(levels) > _MOST_NAMED else "")
+    return (str(part.expression), Sub("i"), f": {kind} of {listed}")
 
 
 def _sizes(state: CommonState) -> Vector:

@@ -178,7 +178,7 @@ def _cells(codings: Sequence[Coding]) -> tuple[Array, list[str]] | None:
                     return None
                 continue
             code = index[list(levels).index(str(part.expression))]
-            values = np.eye(len(part.levels))[code][:, int(part.reduced) :]
+            values = part.by_level[code]
             own = (own[:, :, None] * values[:, None, :]).reshape(width, -1)
         columns.append(own)
     root = np.concatenate(columns, axis=1)

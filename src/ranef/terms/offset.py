@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.errors import FormulaError
 from ranef.formula import transforms
-from ranef.formula.expression import Function
 from ranef.lazy import Array, jnp
 from ranef.numerics.shapes import Float
 from ranef.priors import Prior
@@ -26,9 +25,10 @@ class Offset(Term[Triangles, transforms.Learned], KnownSummand[transforms.Learne
     def needs(self) -> dict[str, str]:
         if len(self.call.arguments) != 1 or self.call.options:
             raise FormulaError(f"{self.call.label}: offset() takes one numeric column")
-        if isinstance(self.call.arguments[0], Function) and self.call.arguments[0].name == "poly":
-            raise FormulaError(f"{self.call.label}: poly() is several columns, and takes none here")
-        return dict.fromkeys(self.call.arguments[0].columns(), "number")
+        if transforms.width(self.call.arguments[0]) is not None:
+            what = f"{self.call.arguments[0]} is several columns"
+            raise FormulaError(f"{self.call.label}: {what}, and offset() takes one")
+        return self.call.arguments[0].needs()
 
     def scan(self, accumulator: Triangles | None, frame: Frame) -> Triangles:
         calls = transforms.stateful_calls(self.call.arguments)

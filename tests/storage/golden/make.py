@@ -48,6 +48,15 @@ FITS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "surface": ("y ~ gp(x, z, m=4) + f*x", {}, EFFECTS),
     "by-factor": ("y ~ gp(x, by=f, m=6)", {}, EFFECTS),
     "nested": ("y ~ poly(x, 2) + (1 | g/h)", {}, EFFECTS),
+    "contrasts": (
+        *("y ~ C(f, contrast='helmert', levels=[c, a, b])*z + (C(b, Sum) || g)", {}),
+        EFFECTS,
+    ),
+    "contrasts-own": ("y ~ C(f, contrast=[[0, 0], [1, 0], [1/2, 1]]) + (1 | g)", {}, EFFECTS),
+    "spline-bases": (
+        *("y ~ bs(x, df=5) + ns(z, 3) + I(x > 0 & (z < 1 | !b)) + (ns(o, 2) | g)", {}),
+        EFFECTS,
+    ),
     "crossed": (TWO, {}, EFFECTS),
     "crossed-counts": ("n ~ x + (1 | g) + (1 | h)", {"family": "poisson"}, {"method": "laplace"}),
     "no-effects-kept": (TWO, {}, EFFECTS),

@@ -14,6 +14,7 @@ from ranef.datasets.beyond.tables import SimulatedTable
 from ranef.families.mixture_spec import Mixture
 from ranef.fit import Fit
 from ranef.model import Model
+from ranef.names import FamilyName
 from ranef.numerics.shapes import Float
 from ranef.plots.canvas import BLUE, COLOURS, INK, RED, panels, styled
 from ranef.report import sections
@@ -50,7 +51,7 @@ class Example:
     known: SimulatedTable
     draw: Callable[[Fit, SimulatedTable], Figure]
     reading: str
-    family: str | Mixture = "gaussian"
+    family: FamilyName | Mixture = "gaussian"
     found: Callable[[Fit, SimulatedTable], list[Part]] = lambda fit, known: []
 
     def section(self, seed: int, progress: bool) -> Section:

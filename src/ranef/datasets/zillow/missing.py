@@ -15,6 +15,7 @@ from ranef.datasets.zillow.preparation import PREDICTORS, RESPONSE, Sales
 from ranef.datasets.zillow.results import GapScores, GapStudy
 from ranef.fit import Fit
 from ranef.model import Model
+from ranef.names import FamilyName
 from ranef.numerics.shapes import Bool, Shaped
 
 Table = dict[str, Shaped[NDArray, "rows"]]
@@ -31,7 +32,7 @@ def formula(missing: tuple[str, ...]) -> str:
     return "; ".join([*parts, *(f"mi({name}) ~ {model}" for name in missing)])
 
 
-def study(sales: Sales, family: str, *, seed: int, progress: bool) -> GapStudy:
+def study(sales: Sales, family: FamilyName, *, seed: int, progress: bool) -> GapStudy:
     """Fit the post's random intercepts to the sales without gaps, and to those with gaps too.
 
     Half of the sales with gaps are fitted, as half of the others are. Both fits are scored on the

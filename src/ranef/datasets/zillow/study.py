@@ -18,6 +18,7 @@ from ranef.datasets.zillow.preparation import PREDICTORS, RESPONSE, Sales
 from ranef.datasets.zillow.results import ConstantScores, ModelScores, TruthRow
 from ranef.fit import Fit
 from ranef.model import Model
+from ranef.names import FamilyName
 from ranef.numerics.shapes import Float
 from ranef.priors import Normal, PointEstimate, Prior
 
@@ -131,7 +132,7 @@ def posted_priors(name: str) -> dict[str, Prior | float]:
 
 
 def fit_model(
-    sales: Sales, name: str, *, family: str, as_posted: bool, seed: int, progress: bool
+    sales: Sales, name: str, *, family: FamilyName, as_posted: bool, seed: int, progress: bool
 ) -> Entry:
     """Fit one model on the training rows and score it on the others."""
     if as_posted:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ranef.errors import DataError, OptionError
 from ranef.inference.advi.elbo import AscentParams, Objective
@@ -22,6 +21,7 @@ from ranef.inference.checkpoint import Checkpoint, filled, flat
 from ranef.lazy import Array, jax, jnp, optax
 from ranef.numerics.shapes import Float, Shaped
 from ranef.program.networks import MutableState
+from ranef.progress import progress_bar
 
 Scalar = Shaped[Array, ""]
 # Parameters, state of the optimizer, state that the program updates, and the sum of the parameters
@@ -194,9 +194,7 @@ class Search:
         if kept is not None:
             at = at.at(kept)
             resumed = at.done
-        bar = tqdm(
-            total=steps, initial=at.done, desc="svi", unit="step", disable=not progress, leave=False
-        )
+        bar = progress_bar("svi", "steps", shown=progress, total=steps, done=at.done)
         interrupted = False
         with bar:
             try:

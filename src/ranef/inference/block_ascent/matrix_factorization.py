@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ranef import priors, registry
 from ranef.errors import OptionError
@@ -30,6 +29,7 @@ from ranef.lazy import Array as JaxArray
 from ranef.priors import handlers
 from ranef.program.problem import Batch, Problem, RunProgram
 from ranef.program.training import Rows
+from ranef.progress import progress_bar
 from ranef.terms.blocks import LinearBlock
 
 # Mean and variance of u'v in each row.
@@ -119,7 +119,7 @@ class MatrixFactorization:
         moments = {label: (np.zeros(n), np.zeros(n)) for label in self.tables}
         sites: SiteValues = {}
         nearly = False
-        bar = tqdm(total=self.rounds, desc="svi", unit="round", disable=not progress, leave=False)
+        bar = progress_bar("svi", "rounds", shown=progress, total=self.rounds)
         with bar:
             try:
                 for number in range(self.rounds):

@@ -31,7 +31,6 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from ranef import registry
 from ranef.errors import DataError
@@ -59,6 +58,7 @@ from ranef.numerics.shapes import Float, Shaped
 from ranef.program.networks import MutableState
 from ranef.program.problem import Problem, sites_in
 from ranef.program.training import Designs, Rows
+from ranef.progress import progress_bar
 
 # What a gradient step changes: weights, state of the networks, and state of the optimizer.
 StepState = tuple[NetworkWeights, MutableState, Any]
@@ -165,7 +165,7 @@ class BlockAscent:
         if before is not None:
             state = state.at(before)
             self.resumed_from = state.steps
-        bar = tqdm(total=self.rounds, desc="svi", unit="round", disable=not progress, leave=False)
+        bar = progress_bar("svi", "rounds", shown=progress, total=self.rounds)
         with bar:
             try:
                 while True:

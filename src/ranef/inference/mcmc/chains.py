@@ -14,11 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ranef.errors import DataError
 from ranef.lazy import Array, constraints, dist, jax, jnp, numpyro
 from ranef.numerics.shapes import Float, Shaped
+from ranef.progress import progress_bar
 
 Point = Float[Array, "d"]
 
@@ -156,8 +156,7 @@ def sample(
 
     window = jax.jit(steps).lower(states[0], data).compile()
     windows = -(-(tune + draws) // _WINDOW)
-    bar = tqdm(total=windows * _WINDOW * chains, desc="nuts", unit="step", disable=not progress,
-               leave=False)  # fmt: skip
+    bar = progress_bar("nuts", "steps", shown=progress, total=windows * _WINDOW * chains)
     stopped = threading.Event()
 
     def run(state: _State) -> list[NDArray]:

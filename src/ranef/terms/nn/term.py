@@ -99,6 +99,7 @@ class Network(
     Attributes:
         options: the options of the term, with defaults filled in.
         weights: how the weights enter the model, by the option `weights`.
+        initial: values of the variables of a user's network from which every fit starts, by name.
         users: labels of the terms that share the network, in the order of its outputs.
     """
 
@@ -140,7 +141,7 @@ class Network(
                 f"nn(net={name}) names no network of Model(..., networks={{...}}); {hint}"
             )
         # A fit assigns its weights to the network; the next fit must start from the initial ones.
-        self._initial = variables.values(self.networks[name]) if name is not None else {}
+        self.initial = variables.values(self.networks[name]) if name is not None else {}
         self.users: tuple[str, ...] = (self.label,)
         if name is None:
             self._check_hidden()
@@ -214,7 +215,7 @@ class Network(
             model, feeds = self._users(arguments)
             width = 0
         state = NetworkState(
-            learned, arguments, feeds, np.zeros(width), np.ones(width), model, self._initial
+            learned, arguments, feeds, np.zeros(width), np.ones(width), model, self.initial
         )
         self.weights.check(state)
         if self.options["net"] is None:
@@ -255,8 +256,8 @@ class Network(
         name = self.options["net"]
         model, anew = user_network.built(name, self.networks[name], arguments)
         if anew:
-            self._initial = variables.values(model)
-        user_network.refuse_unusable(name, model, self._initial, self.users)
+            self.initial = variables.values(model)
+        user_network.refuse_unusable(name, model, self.initial, self.users)
         return model, user_network.feeds(name, model, arguments, self.call.label)
 
     def design(self, state: NetworkState, frame: Frame) -> Design:

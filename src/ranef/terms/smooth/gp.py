@@ -199,7 +199,7 @@ class Process(
         return clean_name(self.options["by"] or "")
 
     def needs(self) -> dict[str, str]:
-        out = {name: "number" for a in self.call.arguments for name in a.columns()}
+        out = {name: use for a in self.call.arguments for name, use in a.needs().items()}
         by = self.options["by"]
         if by in out:
             raise FormulaError(f"{self.label}: {by} cannot be both a number and the grouping")

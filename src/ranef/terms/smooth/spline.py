@@ -107,7 +107,7 @@ class Spline(LinearTerm[ranges.ColumnRanges, SplineState]):
         return f"{self.short}_weights"
 
     def needs(self) -> dict[str, str]:
-        return dict.fromkeys(self.call.arguments[0].columns(), "number")
+        return self.call.arguments[0].needs()
 
     def scan(self, accumulator: ranges.ColumnRanges | None, frame: Frame) -> ranges.ColumnRanges:
         return ranges.scan(accumulator, self.call.arguments, frame)
