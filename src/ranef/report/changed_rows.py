@@ -21,9 +21,7 @@ from ranef.numerics.shapes import Float
 
 if TYPE_CHECKING:
     from ranef.fit import Fit
-    from ranef.inference.base import Draws as PosteriorDraws
-    from ranef.posterior.program_replay import RowChunk
-    from ranef.program.program import Program
+    from ranef.lazy import xr
 
 # Largest number of posterior draws behind a sentence, and of rows over which it averages.
 _DRAWS = 1000
@@ -37,15 +35,13 @@ Matrix = Float[NDArray[np.float64], "draws rows"]
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predictions on some rows.
+    """Predictions of the response on some rows.
 
     Attributes:
-        parameters: each family parameter on its own scale.
         shares: the probability of each category, by its name; empty for other responses.
         mean: the response's mean; None for a response of categories.
     """
 
-    parameters: Mapping[str, Matrix]
     shares: Mapping[str, Matrix]
     mean: Matrix | None
 
@@ -161,49 +157,34 @@ class ChangedRows:
         made = from_arrays(own).columns if own else {}
         return replace(frame, columns={**frame.columns, **made}, _cache={})
 
-    def predictors(self, frame: Frame) -> dict[str, Matrix]:
-        """The predictor of each family parameter, on its link's scale and without group effects."""
+    def predictor(self, frame: Frame, parameter: str) -> Matrix:
+        """A parameter's predictor on the rows of `frame`, without group effects."""
+        return self._flat(
+            self.fit.linpred(frame, parameter, groups=None, new_levels="zero", draws=self._draws)
+        )
 
-        def described(chunk: RowChunk) -> dict[str, NDArray]:
-            found = {name: chunk.predictors[name] for name in self._scalars(chunk)}
-            return {name: chunk.own(eta).T for name, eta in found.items()}
-
-        population = self.fit.program.limited_to([])
-        return {n: values.T for n, values in self._by_row(frame, population, described).items()}
+    def parameter(self, frame: Frame, parameter: str) -> Matrix:
+        """A parameter on its own scale, with the group effects of known levels."""
+        return self._flat(
+            self.fit.linpred(frame, parameter, transform=True, new_levels="zero", draws=self._draws)
+        )
 
     def predicted(self, frame: Frame) -> Predicted:
-        """Predictions on the rows of `frame`, group effects of known levels included."""
-        family = self.fit.program.family
+        """The response's mean or probabilities, with the group effects of known levels."""
+        found = self.fit.epred(frame, new_levels="zero", draws=self._draws)
+        values = self._flat(found)
+        if "category" not in found.dims:
+            return Predicted({}, values)
+        names = map(str, found["category"].to_numpy())
+        return Predicted({name: values[..., k] for k, name in enumerate(names)}, None)
 
-        def described(chunk: RowChunk) -> dict[str, NDArray]:
-            out = {f"own {n}": chunk.own(chunk.values[n]).T for n in self._scalars(chunk)}
-            if not family.categorised:
-                return {**out, "mean": chunk.own(family.mean(chunk.response, **chunk.values)).T}
-            shares = family.probabilities(**chunk.values)
-            return {**out, **{f"share {n}": chunk.own(share).T for n, share in shares.items()}}
-
-        found = self._by_row(frame, self.fit.program, described)
-
-        def those(start: str) -> dict[str, Matrix]:
-            return {n.removeprefix(start): v.T for n, v in found.items() if n.startswith(start)}
-
-        mean = found["mean"].T if "mean" in found else None
-        return Predicted(those("own "), those("share "), mean)
-
-    def _scalars(self, chunk: RowChunk) -> list[str]:
-        """The family parameters that are one number for each row."""
-        names = (p.name for p in chunk.family.parameters)
-        return [n for n in names if n in chunk.predictors and chunk.predictors[n].ndim == 2]
-
-    def _by_row(
-        self, frame: Frame, program: Program, described: Callable[[RowChunk], dict[str, NDArray]]
-    ) -> dict[str, NDArray]:
-        """What `described` returns of each chunk of rows, rows first, joined."""
-        state = self.fit.training.state
-        response = program.family.design(state.family, frame, known=False, beside=False)
-        predictive = self.fit._predictive("zero", 0, program).with_draws(self._draws)
-        return predictive._by_row(program.designs(state, frame), response, frame.n, described)
+    @staticmethod
+    def _flat(found: xr.DataArray) -> NDArray[np.float64]:
+        """Draws of all chains, (draws, rows) or (draws, rows, categories)."""
+        values = found.to_numpy()
+        return values.reshape(-1, *values.shape[2:])
 
     @cached_property
-    def _draws(self) -> PosteriorDraws:
-        return self.fit.draws.thinned(_DRAWS)
+    def _draws(self) -> int:
+        chains, each = self.fit.draws.shape
+        return min(_DRAWS, chains * each)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ranef.data.frame import Frame
 from ranef.errors import RanefError
 from ranef.plots.canvas import label
 from ranef.report.amounts import Amounts, plain
-from ranef.report.changed_rows import ChangedRows, Draws, Predicted
+from ranef.report.changed_rows import ChangedRows, Draws, Matrix
 from ranef.report.outcomes import Outcome, Outcomes
 
 if TYPE_CHECKING:
@@ -186,8 +187,8 @@ class EffectSentences:
         outcome = outcomes[0] if outcomes else None
         if outcome is None or outcome.link != "identity" or outcome.within:
             return []
-        found = self._rows.predictors(self._rows.typical([{}]))
-        level = self._amounts.size(found[outcome.parameter][:, 0])
+        found = self._rows.predictor(self._rows.typical([{}]), outcome.parameter)
+        level = self._amounts.size(found[:, 0])
         return [f"{outcome.name} is {level}, on average."]
 
     # Changes
@@ -275,7 +276,8 @@ class EffectSentences:
             rows += [{**held, change.column: v} for v in (change.before, change.after)]
             if change.move is not None:
                 rows.append({**held, change.column: change.move(change.after)})
-        found = self._rows.predictors(self._rows.typical(rows))
+        frame = self._rows.typical(rows)
+        found = {o.parameter: self._rows.predictor(frame, o.parameter) for o in outcomes}
         width = len(rows) // len(settings)
         parts = []
         for place, (where, _) in enumerate(settings):
@@ -290,7 +292,7 @@ class EffectSentences:
             parts.append(f"where {where}, {said}" if where and said else said)
         parts = [part for part in parts if part]
         if outcomes[0].averaged:
-            average = self.outcomes.average(*self._both(change))
+            average = self._average(change)
             parts.append(f"on average over the rows {average}" if parts else average)
         return f"{change.said}: {'; '.join(parts)}"
 
@@ -299,24 +301,30 @@ class EffectSentences:
         unsure = said and self._amounts.is_open(difference)
         return f"{said} (its direction is uncertain)" if unsure else said
 
-    def _both(self, change: Comparison) -> tuple[Predicted, Predicted]:
-        """Predictions of the training rows before and after a change."""
+    def _both(self, change: Comparison) -> tuple[Frame, Frame]:
+        """The training rows before and after a change."""
         rows = self._rows
         if change.move is not None:
-            frames = rows.rows, rows.moved(change.column, change.move)
-        else:
-            values = change.before, change.after
-            frames = tuple(rows.with_value(change.column, value) for value in values)
-        before, after = (rows.predicted(frame) for frame in frames)
+            return rows.rows, rows.moved(change.column, change.move)
+        before, after = (rows.with_value(change.column, v) for v in (change.before, change.after))
         return before, after
+
+    def _average(self, change: Comparison) -> str:
+        before, after = (self._rows.predicted(frame) for frame in self._both(change))
+        return self.outcomes.average(before, after)
+
+    def _level_on(self, outcome: Outcome, frame: Frame) -> Matrix:
+        """What a curve shows: the response's mean or probability, or another parameter."""
+        if not outcome.is_location:
+            return self._rows.parameter(frame, outcome.parameter)
+        return self.outcomes.level(self._rows.predicted(frame))
 
     def _averaged(self, change: Comparison, outcomes: Sequence[Outcome]) -> str:
         """The average effect of a change over the rows."""
-        before, after = self._both(change)
         if outcomes[0].is_location:
-            return f"{change.said}: on average over the rows {self.outcomes.average(before, after)}"
-        name = outcomes[0].parameter
-        moved = (after.parameters[name] - before.parameters[name]).mean(axis=1)
+            return f"{change.said}: on average over the rows {self._average(change)}"
+        before, after = (self._level_on(outcomes[0], frame) for frame in self._both(change))
+        moved = (after - before).mean(axis=1)
         said = f"{outcomes[0].name} {self._amounts.difference(moved)}"
         return f"{change.said}: on average over the rows {said}"
 
@@ -338,8 +346,8 @@ class EffectSentences:
             return
         level = np.stack(
             [
-                self.outcomes.level(outcome, rows.predicted(rows.with_value(name, p))).mean(axis=1)
-                for p in points
+                self._level_on(outcome, rows.with_value(name, point)).mean(axis=1)
+                for point in points
             ],
             axis=1,
         )
@@ -366,7 +374,7 @@ class EffectSentences:
                 continue
             if len(names) < 2 and not self._rows.is_array(names[0]):
                 continue
-            level = self.outcomes.level(outcome, self._rows.predicted(self._rows.only(names)))
+            level = self._level_on(outcome, self._rows.only(names))
             low, high = np.quantile(level, [0.1, 0.9], axis=1)
             text = (
                 f"{label(term.label, _NAME)}: as its columns vary over the rows and all else is "

@@ -177,10 +177,8 @@ class Outcomes:
             return f"the probability of {self.success} changes by {self._amounts.points(change)}"
         return f"{self.response} {self._amounts.difference(change)}"
 
-    def level(self, outcome: Outcome, found: Predicted) -> Matrix:
-        """What a curve of an outcome shows: the mean, the highest category, or a parameter."""
-        if not outcome.is_location:
-            return found.parameters[outcome.parameter]
+    def level(self, found: Predicted) -> Matrix:
+        """What a curve shows of the response: its mean, or its highest category's probability."""
         if self._family.categorised:
             return list(found.shares.values())[-1]
         assert found.mean is not None
