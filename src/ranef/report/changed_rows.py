@@ -33,6 +33,11 @@ Draws = Float[NDArray[np.float64], "draws"]
 Matrix = Float[NDArray[np.float64], "draws rows"]
 
 
+def date_text(days: float) -> str:
+    """The date so many days after 1970-01-01."""
+    return str(np.datetime64("1970-01-01", "D") + round(days))
+
+
 @dataclass(frozen=True)
 class Predicted:
     """Predictions of the response on some rows.
@@ -77,10 +82,17 @@ class ChangedRows:
         """Whether a column holds an array in each row."""
         return isinstance(self.fit.training.sample.column(name), np.ndarray)
 
+    def is_date(self, name: str) -> bool:
+        """Whether the model takes a column as dates."""
+        return self.fit.program.needs().get(name) == {"date"}
+
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """The values of a column of numbers, without gaps."""
-        values = self.fit.training.sample.numbers(name)
+        """The values of a column of numbers, without gaps; dates as days since 1970-01-01."""
+        values = self._numbers(self.fit.training.sample, name)
         return values[~np.isnan(values)]
+
+    def _numbers(self, frame: Frame, name: str) -> NDArray[np.float64]:
+        return frame.days(name) if self.is_date(name) else frame.numbers(name)
 
     def levels(self, name: str) -> list[str]:
         """The levels of a column that occur, the reference of the formula's coding first."""
@@ -136,7 +148,7 @@ class ChangedRows:
 
     def moved(self, name: str, move: Callable[[Any], Any]) -> Frame:
         """The training rows with each value of a column of numbers moved."""
-        return self._changed(self.rows, {name: move(self.rows.numbers(name))})
+        return self._changed(self.rows, {name: move(self._numbers(self.rows, name))})
 
     def only(self, names: Sequence[str]) -> Frame:
         """Typical rows with some columns as they are in the training rows."""
@@ -145,17 +157,18 @@ class ChangedRows:
         return replace(frame, columns={**frame.columns, **own}, _cache={})
 
     def _changed(self, frame: Frame, columns: Mapping[str, NDArray]) -> Frame:
-        sample = self.fit.training.sample
-        own = {
-            name: values == "True"
-            if sample.is_boolean(name) and values.dtype.kind == "U"
-            else values.astype(object)
-            if values.dtype.kind == "U"
-            else values
-            for name, values in columns.items()
-        }
+        own = {name: self._as_column(name, values) for name, values in columns.items()}
         made = from_arrays(own).columns if own else {}
         return replace(frame, columns={**frame.columns, **made}, _cache={})
+
+    def _as_column(self, name: str, values: NDArray) -> NDArray:
+        """Values as the column of the table holds them: levels as texts, days as dates."""
+        if values.dtype.kind == "U":
+            boolean = self.fit.training.sample.is_boolean(name)
+            return values == "True" if boolean else values.astype(object)
+        if self.is_date(name):
+            return np.array([date_text(days) for days in values], dtype=object)
+        return values
 
     def predictor(self, frame: Frame, parameter: str) -> Matrix:
         """A parameter's predictor on the rows of `frame`, without group effects."""

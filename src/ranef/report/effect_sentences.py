@@ -9,7 +9,7 @@ sentence says so and gives differences of predictions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from ranef.data.frame import Frame
 from ranef.errors import RanefError
 from ranef.plots.canvas import label
 from ranef.report.amounts import Amounts, plain
-from ranef.report.changed_rows import ChangedRows, Draws, Matrix
+from ranef.report.changed_rows import ChangedRows, Draws, Matrix, date_text
+from ranef.report.column_roles import Role, roles
 from ranef.report.outcomes import Outcome, Outcomes
 
 if TYPE_CHECKING:
@@ -44,55 +45,6 @@ _STRAIGHT = 1e-6
 _UNIT = (0.5, 100.0)
 # Largest number of characters of a column's name.
 _NAME = 60
-
-
-@dataclass
-class Role:
-    """How a column enters the predictor of a parameter.
-
-    Attributes:
-        kinds: kinds of its terms.
-        partners: the columns with which it stands in one product or term.
-        groupings: the groupings by whose levels its effect varies.
-    """
-
-    kinds: set[str] = field(default_factory=set)
-    partners: dict[str, None] = field(default_factory=dict)
-    groupings: dict[str, None] = field(default_factory=dict)
-
-    def joined(self, other: Role) -> Role:
-        """The role in both of two predictors."""
-        return Role(
-            self.kinds | other.kinds,
-            {**self.partners, **other.partners},
-            {**self.groupings, **other.groupings},
-        )
-
-
-def roles(fit: Fit, parameter: str) -> dict[str, Role]:
-    """The columns in the predictor of a family parameter; those of slopes by group alone left out.
-
-    Args:
-        fit: the fit.
-        parameter: name of the parameter.
-    """
-    out: dict[str, Role] = {}
-    for term in fit.program.terms.get(parameter, ()):
-        kind, arguments = term.call.kind, term.call.arguments
-        if kind in ("offset", "mf"):
-            continue
-        products = arguments if kind in ("common", "group") else [term.call.expressions()]
-        for product in products:
-            names = list(dict.fromkeys(n for e in product for n in e.columns()))
-            for name in names:
-                role = out.setdefault(name, Role())
-                role.kinds.add(kind)
-                by = dict.fromkeys(getattr(term, "groupings", ()))
-                if kind == "group":
-                    role.groupings.update(by)
-                else:
-                    role.partners.update(dict.fromkeys(n for n in (*names, *by) if n != name))
-    return {name: role for name, role in out.items() if role.kinds != {"group"}}
 
 
 @dataclass(frozen=True)
@@ -168,12 +120,19 @@ class EffectSentences:
                 yield f"{label(name, _NAME)}: not computed, because {error}."
 
     def _of_column(self, name: str, role: Role, outcomes: Sequence[Outcome]) -> Iterator[str]:
+        if len(self._values(name)) < 2:
+            return
         changes = self._changes(name)
-        plainly = role.kinds <= set(_LINEAR) and len(role.partners) <= 1
-        found = [self._constant(c, role, outcomes) for c in changes] if plainly else []
+        linear = role.kinds <= set(_LINEAR)
+        several = len(role.partners) > 1
+        # Beside several partners the effect is averaged, if it is a straight line all the same.
+        asked = Role() if several else role
+        found = [self._constant(c, asked, outcomes) for c in changes] if linear else []
         if None in found:
             changes = self._doubled(name) or changes
-            found = [self._constant(change, role, outcomes) for change in changes]
+            found = [self._constant(change, asked, outcomes) for change in changes]
+        if found and None not in found and several:
+            found = [self._averaged(change, outcomes) for change in changes]
         if not found or None in found:
             if not changes or changes[0].move is not None or len(self._values(name)) > _LEVELS:
                 yield from self._along(name, role, outcomes)
@@ -186,6 +145,8 @@ class EffectSentences:
         """The level of a response whose mean has no predictors, where it has one level."""
         outcome = outcomes[0] if outcomes else None
         if outcome is None or outcome.link != "identity" or outcome.within:
+            return []
+        if not any(t.call.kind == "common" for t in self.fit.program.terms[outcome.parameter]):
             return []
         found = self._rows.predictor(self._rows.typical([{}]), outcome.parameter)
         level = self._amounts.size(found[:, 0])
@@ -221,13 +182,17 @@ class EffectSentences:
             ]
         low, high = values[0], values[-1]
         if len(values) == 2:
-            said = f"{shown} {plain(high)} instead of {plain(low)}"
+            said = f"{shown} {self._text(name, high)} instead of {self._text(name, low)}"
             return [Comparison(name, said, low, high)]
         numbers = self._rows.numbers(name)
         sd = float(numbers.std()) or 1.0
         step = 1.0 if _UNIT[0] <= sd < _UNIT[1] else float(10.0 ** np.floor(np.log10(sd)))
         middle = float(numbers.mean())
+        if self._rows.is_date(name):
+            middle = float(round(middle))
         said = f"{shown} higher by {plain(step)}"
+        if self._rows.is_date(name):
+            said = f"{shown} later by {plain(step)} day{'' if step == 1 else 's'}"
         return [Comparison(name, said, middle, middle + step, lambda values: values + step)]
 
     def _doubled(self, name: str) -> list[Comparison]:
@@ -250,8 +215,12 @@ class EffectSentences:
             return [(f"{shown} is {label(v, _NAME)}", v) for v in some]
         if len(values) > 2:
             ends = np.quantile(self._rows.numbers(partner), [0.1, 0.9])
-            values = [float(f"{v:.2g}") for v in ends]
-        return [(f"{shown} is {plain(v)}", v) for v in values]
+            values = [float(v if self._rows.is_date(partner) else f"{v:.2g}") for v in ends]
+        return [(f"{shown} is {self._text(partner, v)}", v) for v in values]
+
+    def _text(self, name: str, value: float) -> str:
+        """A value of a column of numbers or dates."""
+        return date_text(value) if self._rows.is_date(name) else plain(value)
 
     def _depends(self, name: str, role: Role) -> str:
         """A sentence on what the effect of a column depends on; "" for nothing."""
@@ -337,9 +306,11 @@ class EffectSentences:
             opening = f"Among the {len(self._values(name)):,} levels of {shown}"
         else:
             ends = np.quantile(rows.numbers(name), [_TAIL, 1 - _TAIL])
-            points = [float(f"{v:.3g}") for v in np.linspace(ends[0], ends[1], _POINTS)]
-            texts = [f"{shown} = {plain(float(point))}" for point in points]
-            opening = f"Along {shown} from {plain(points[0])} to {plain(points[-1])}"
+            grid = np.linspace(ends[0], ends[1], _POINTS)
+            points = [float(round(v) if rows.is_date(name) else f"{v:.3g}") for v in grid]
+            plainly = [self._text(name, point) for point in points]
+            texts = [f"{shown} = {text}" for text in plainly]
+            opening = f"Along {shown} from {plainly[0]} to {plainly[-1]}"
         if self.outcomes.is_unordered:
             change = Comparison(name, f"{texts[-1]} instead of {texts[0]}", points[0], points[-1])
             yield f"{self._depends(name, role)}{self._averaged(change, outcomes)}."
@@ -352,11 +323,14 @@ class EffectSentences:
             axis=1,
         )
         low, high = (int(f(level.mean(axis=0))) for f in (np.argmin, np.argmax))
+        if low == high:
+            yield f"{shown}: {self.outcomes.level_name(outcome)} does not change along it."
+            return
         if {low, high} == {0, len(points) - 1} and not rows.is_level(name):
             gain = self.outcomes.changed(outcome, level[:, -1] - level[:, 0])
             yield (
-                f"{self._depends(name, role)}{texts[-1]} instead of {plain(float(points[0]))}: on "
-                f"average over the rows {gain}, along a curve."
+                f"{self._depends(name, role)}{texts[-1]} instead of "
+                f"{texts[0].rpartition(' = ')[2]}: on average over the rows {gain}, along a curve."
             )
             return
         apart = self.outcomes.apart(outcome, level[:, high] - level[:, low])

@@ -92,7 +92,12 @@ class Outcomes:
         if self._fit.program.formula.response.form == "trials":
             return f"a success ({self.response})"
         names = self._fit.training.state.family.categories
-        return f"{self.response} = {label(names[1], _NAME) if names else '1'}"
+        if names:
+            return f"{self.response} = {label(names[1], _NAME)}"
+        value = self._fit.program.formula.response.value
+        sample = self._fit.training.sample
+        truth = isinstance(value, Column) and sample.is_boolean(value.name)
+        return f"{self.response} = {'True' if truth else '1'}"
 
     @property
     def is_unordered(self) -> bool:
