@@ -266,6 +266,6 @@ class _Parameters:
             value = np.ravel(constants[name][0])
             return np.full(self.count, value[flat if len(value) > 1 else 0])
         # Effects of many levels are made only if one of them is asked for.
-        ready = self.posterior._ready
+        ready = self.posterior.ready
         values = ready[name] if name in ready else self.posterior.values.get(name)
         return None if values is None else values.reshape(self.count, -1)[:, flat]

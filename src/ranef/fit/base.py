@@ -14,6 +14,7 @@ from ranef.errors import OptionError, whole_number
 from ranef.inference.base import Draws
 from ranef.lazy import xr
 from ranef.names import NewLevels
+from ranef.posterior.coefficient_tables import CoefficientTables
 from ranef.posterior.idata_groups import IdataGroups
 from ranef.posterior.new_rows import naming_column, read_new_rows
 from ranef.posterior.posterior import Posterior
@@ -71,7 +72,7 @@ class FittedModel:
         title = f"{self.program.formula.text}, family {self.program.family.name}"
         how = f"by {self.method} in {self.seconds:.2g} s, because {self.why}"
         lines = markup.lines(title, how, self.message, str(self.rows), *self._notes())
-        return f"{lines}{self._known.summary(0.9).to_html()}"
+        return f"{lines}{CoefficientTables(self._known).summary(0.9, exp=False).to_html()}"
 
     def _notes(self) -> tuple[str, ...]:
         """Notes on how the response is coded, such as which text is the success."""

@@ -6,12 +6,11 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from tqdm import tqdm
 
 from ranef.data.complete_cases import complete
 from ranef.data.frame import Frame
@@ -20,8 +19,10 @@ from ranef.data.tables import read
 from ranef.errors import ColumnError, DataError, OptionError, RanefError, first_line, whole_number
 from ranef.fit.base import FittedModel
 from ranef.formula.update import updated
+from ranef.names import MethodName
 from ranef.posterior.kfold import Folds, KFold, given_folds, grouped_folds, random_folds
 from ranef.posterior.loo import by_training_row, levels_of
+from ranef.progress import progress_bar
 from ranef.terms.capabilities import HasNetwork
 from ranef.terms.nn import variables
 
@@ -108,15 +109,20 @@ class Refits(FittedModel):
         fold = self._folds(frame, k, group, seed, folds)
         elpd = np.empty(frame.n)
         numbers = range(1, int(fold.max()) + 1)
-        for number in tqdm(numbers, desc="kfold", unit="fold", disable=not progress, leave=False):
-            out = fold == number
-            try:
+        bar = progress_bar("kfold", "folds", shown=progress, total=len(numbers))
+        number = 0
+        try:
+            for number in numbers:
+                out = fold == number
                 elpd[out] = self._left_out(frame.keep(~out), frame.keep(out), seed)
-            except RanefError as error:
-                raise DataError(
-                    f"fold {number} of {len(numbers)} cannot be left out: {first_line(error)}; "
-                    "take other folds, which leave rows of every level of a factor in, or fewer"
-                ) from None
+                bar.update()
+        except RanefError as error:
+            raise DataError(
+                f"fold {number} of {len(numbers)} cannot be left out: {first_line(error)}; "
+                "take other folds, which leave rows of every level of a factor in, or fewer"
+            ) from None
+        finally:
+            bar.close()
         table = by_training_row(self.training.rows, {"elpd": elpd, "fold": fold})
         return KFold(table, group or "", str(self.program.formula.response))
 
@@ -125,7 +131,7 @@ class Refits(FittedModel):
         with self._starting_weights(restore=True):
             fit = self._model().fit(
                 train,
-                method=self.method,
+                method=cast(MethodName, self.method),
                 seed=self.draws.seed or 0,
                 draws=self._draws_of_chain(),
                 progress=False,
