@@ -87,6 +87,7 @@ def test_sensitivity_is_that_of_the_scaled_normal_posterior(fit):
     assert found["diagnosis"] == "prior and data disagree"
 
 
+@pytest.mark.long
 def test_a_default_prior_is_no_cause_for_concern(fit):
     weak = fit.update(priors=None, progress=False).sensitivity()
     assert set(weak["diagnosis"]) == {"none"}
