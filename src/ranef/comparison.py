@@ -1,13 +1,14 @@
 """Comparison of fits by their expected log predictive density, with stacking weights."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from ranef.errors import DataError, OptionError
+from ranef.errors import ColumnError, DataError, OptionError
 from ranef.fit import Fit
 from ranef.numerics.shapes import Float
 from ranef.posterior.kfold import KFold
@@ -109,9 +110,29 @@ def compare(
     _refuse_different(whole)
     if folds is None:
         return _of_results(_left_out(whole, group, seed))
-    number = isinstance(folds, (int, np.integer)) and not isinstance(folds, bool)
-    how = {"k": folds, "group": group} if number else {"folds": folds, "group": group}
-    return _of_results({name: fit.kfold(seed=seed, **how) for name, fit in whole.items()})
+    return _of_results(_in_folds(whole, group, folds, seed))
+
+
+def _in_folds(
+    fits: Mapping[str, Fit], group: str | None, folds: int | str | ArrayLike, seed: int
+) -> dict[str, KFold]:
+    """K-fold cross-validation of every fit, all in the folds of a fit that has their column."""
+    given = None if np.ndim(folds) == 0 and not isinstance(folds, str) else folds
+    # A number that is none is refused by name.
+    number: Any = 2 if given is not None else folds
+    missing: ColumnError | None = None
+    for fit in fits.values():
+        try:
+            own = fit.fold_of_rows(number, group, seed, given)
+        except ColumnError as error:
+            missing = missing or error
+            continue
+        return {
+            name: replace(other.kfold(folds=own, seed=seed), group=group or "")
+            for name, other in fits.items()
+        }
+    assert missing is not None
+    raise missing
 
 
 def _of_results(results: Mapping[str, Scored]) -> Comparison:

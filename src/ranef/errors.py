@@ -45,6 +45,9 @@ class ExactFitError(DataError):
         super().__init__(message)
         self.unknown = unknown
 
+    def __reduce__(self) -> tuple[type["ExactFitError"], tuple[str, tuple[str, ...]]]:
+        return type(self), (str(self), self.unknown)
+
 
 class ColumnError(RanefError, KeyError):
     """A name that is not a column of the table, or not a name in the model."""
@@ -73,6 +76,9 @@ class MethodError(OptionError):
     def __init__(self, method: str, reason: str) -> None:
         super().__init__(f"method {method!r} {reason}; use method='svi'")
         self.method, self.reason = method, reason
+
+    def __reduce__(self) -> tuple[type["MethodError"], tuple[str, str]]:
+        return type(self), (self.method, self.reason)
 
 
 class BackendError(RanefError, RuntimeError):

@@ -20,7 +20,7 @@ from ranef.families.base import Family
 from ranef.families.mixture_spec import Mixture
 from ranef.fit import Fit, restore_networks
 from ranef.fit.base import LOG
-from ranef.fit.refits import ASKED_FOR, refit_options
+from ranef.fit.refitting import ASKED_FOR, refit_options
 from ranef.formula.formula import Formula
 from ranef.inference.base import Method
 from ranef.inference.unbounded_likelihood import not_finite, refuse_degenerate

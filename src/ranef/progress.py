@@ -42,11 +42,7 @@ def progress_bar(
         done: the number of units that were done before.
         scaled: whether large numbers are written as 1.2M.
     """
-    if "ipykernel" in sys.modules and find_spec("ipywidgets"):
-        from tqdm.notebook import tqdm
-    else:
-        from tqdm import tqdm
-    return tqdm(
+    return _kind()(
         total=total,
         initial=done,
         desc=name,
@@ -57,3 +53,21 @@ def progress_bar(
         disable=not shown,
         leave=False,
     )
+
+
+def _kind() -> type[tqdm]:
+    """The class of bars: widgets in a notebook that has ipywidgets, or else text."""
+    from tqdm import tqdm
+
+    if "ipykernel" not in sys.modules or not find_spec("ipywidgets"):
+        return tqdm
+    from tqdm.notebook import tqdm as widget
+
+    class Widget(widget):
+        """A widget that goes at the end, even if the work was over before its total."""
+
+        def close(self) -> None:
+            self.total = self.n
+            super().close()
+
+    return Widget

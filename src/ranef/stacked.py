@@ -15,6 +15,7 @@ from ranef.data.row_labels import ByRow, Labels, Table
 from ranef.errors import DataError, OptionError, whole_number
 from ranef.fit import Fit
 from ranef.lazy import jax, xr
+from ranef.names import NewLevels
 from ranef.numerics.shapes import Float
 from ranef.posterior.new_rows import Groups, limited_program, naming_column, read_new_rows
 from ranef.posterior.posterior import tails_of
@@ -115,7 +116,7 @@ class StackedFits:
         data: object,
         kind: str = "mean",
         interval: float = 0.9,
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
         groups: Groups = "all",
     ) -> Table:
@@ -170,7 +171,7 @@ class StackedFits:
         self,
         data: object,
         draws: int = 1000,
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
         groups: Groups = "all",
     ) -> xr.DataArray:
@@ -212,7 +213,7 @@ class StackedFits:
         return xr.DataArray(values[None], coords, ("chain", "draw", "row"), name)
 
     def log_score(
-        self, data: object, new_levels: str = "error", seed: int = 0, groups: Groups = "all"
+        self, data: object, new_levels: NewLevels = "error", seed: int = 0, groups: Groups = "all"
     ) -> ByRow:
         """Log predictive density of each row's response, log sum_m w_m p_m(y_i), in nats.
 
@@ -234,17 +235,21 @@ class StackedFits:
             for name in used
         ]
         weights = np.array(list(used.values()))[:, None]
-        total = logsumexp(np.stack([np.asarray(e) for e in each]), axis=0, b=weights)
+        total: NDArray[np.float64] = np.asarray(
+            logsumexp(np.stack([np.asarray(e) for e in each]), axis=0, b=weights)
+        )
         first = each[0]
         if isinstance(first, np.ndarray):
             return total
         if isinstance(first, pd.Series):
             return pd.Series(total, first.index, name=first.name)
-        return type(first)(first.name, total)  # a Series of polars
+        polars_series: Any = type(first)
+        return polars_series(first.name, total)
 
     def _used(self) -> dict[str, float]:
         """The fits that predict, with their weights, which sum to one."""
-        kept = {name: float(self.weights[name]) for name in self.fits}
+        each = np.asarray(self.weights[list(self.fits)], np.float64).tolist()
+        kept = dict(zip(self.fits, each, strict=True))
         kept = {name: weight for name, weight in kept.items() if weight > _LEAST}
         total = sum(kept.values())
         return {name: weight / total for name, weight in kept.items()}

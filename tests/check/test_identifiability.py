@@ -175,3 +175,34 @@ def test_a_slope_that_no_level_shows_is_worth_knowing():
     assert [s.weight for s in fit.check(quick=True).symptoms if s.sign == sign] == ["trust"]
     fit = rf.Model("y ~ x + (x | g)").fit(BALANCED, progress=False)
     assert not any("the column of" in s.sign for s in fit.check(quick=True).symptoms)
+
+
+AGE = np.random.default_rng(6).uniform(8, 14, N)
+GROWING = {"y": AGE + RNG.normal(size=N), "age": AGE, "h": H, "x": BALANCED["x"]}
+
+
+def symptoms(formula):
+    return rf.Model(formula).fit(GROWING, draws=50, progress=False).check(quick=True).symptoms
+
+
+def test_effects_beside_an_uncentred_interaction_are_to_be_centred():
+    """The sd of the effect of h, by dense algebra, with age as it is and centred."""
+    [symptom] = symptoms("y ~ age*h")
+    v = (H == "v").astype(float)
+
+    def sd(age):
+        columns = np.column_stack([np.ones(N), age, v, age * v])
+        return np.sqrt(np.linalg.inv(columns.T @ columns)[2, 2])
+
+    assert symptom.sign == "h[v], age:h[v] go together, because age is far from 0"
+    assert f"up to {sd(AGE) / sd(AGE - AGE.mean()):.1f} times" in symptom.meaning
+    assert "as in center(age)" in symptom.remedy
+    assert symptom.weight == "trust"
+    assert symptoms("y ~ center(age)*h") == ()
+
+
+def test_centring_is_no_remedy_where_it_makes_another_model():
+    """Without h, the columns of age:h do not span h."""
+    assert all("leave one of them out" in s.remedy for s in symptoms("y ~ age:h"))
+    assert any("center(age)" in s.remedy for s in symptoms("y ~ h + age:h"))
+    assert symptoms("y ~ x*h") == ()

@@ -123,6 +123,7 @@ def test_what_cannot_be_done_is_said(folder, capsys, monkeypatch, arguments, sai
         ["fit", "rows.csv", FORMULA, "--out", "b", "--prior", "x=norml(0, 1)"],
         ["fit", "rows.csv", FORMULA, "--out", "b", "--prior", "x=1", "--prior", "x=2"],
         ["predict", "a.ranef", "rows.csv", "--out", "-", "--json"],
+        ["predict", "a.ranef", "rows.csv", "--out", "p.csv", "--quantiles", "0.1,2"],
         ["show", "a.ranef", "--interval", "2"],
         ["predict", "a.ranef", "rows.csv", "--out", "p.xlsx"],
         ["predict", "a.ranef", "rows.csv", "--out", "p.csv", "--interval", "1.5"],
@@ -238,6 +239,17 @@ def test_population_predictions_need_no_groups(folder, capsys):
     status, _, error = run(capsys, *asked, "--groups", "g,h")
     assert status == 1
     assert "no grouping 'h'" in error
+    (folder / "gap.csv").write_text('x\n1.0\n""\n')
+    asked[2] = folder / "gap.csv"
+    asked += ["--groups", "none", "--quantiles", "0.1, 0.5"]
+    assert run(capsys, *asked)[0] == 1
+    status, printed, _ = run(capsys, *asked, "--missing", "keep")
+    assert status == 0
+    found = pd.read_csv(io.StringIO(printed))
+    expected = fit.predict(folder / "bare.csv", groups=None, quantiles=[0.1, 0.5])
+    assert list(found.columns) == ["mean", "sd", "lower", "upper", "q[0.1]", "q[0.5]"]
+    np.testing.assert_allclose(found.iloc[0], expected.iloc[0])
+    assert found.iloc[1].isna().all()
 
 
 def test_compare_prints_what_the_library_says(folder, capsys):

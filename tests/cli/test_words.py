@@ -1,6 +1,7 @@
 """The command line's own words: options in messages, priors as texts, what help lists first."""
 
 import argparse
+import sys
 
 import pytest
 
@@ -106,6 +107,12 @@ def test_the_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert (caught.value.code, capsys.readouterr().out) == (0, f"ranef {rf.__version__}\n")
+
+
+def test_completion_without_its_extra_says_which(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 1
+    assert "install it with pip install 'ranef[completion]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

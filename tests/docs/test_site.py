@@ -97,6 +97,23 @@ def test_the_gallery_has_twenty_examples_with_a_picture_and_what_they_printed(si
         )
 
 
+# What the sources of tables have published: page to numbers that it prints.
+PUBLISHED = {
+    "groups/dyestuff": ("1764.0", "2451.0"),  # REML, as lme4 prints it (Bates and others, 2015)
+    "groups/nested": ("0.3652", "0.1611", "0.0067"),  # Snedecor and Cochran's analysis of variance
+    "families/cheese": ("-3.35", "-1.71", "1.61"),  # McCullagh and Nelder, by maximum likelihood
+    "families/doctors": ("rate ratio 1.42",),  # Breslow and Day (1987): exp(0.355)
+    "families/light": ("26.21",),  # the mean of Newcomb's 66, in Stigler
+}
+
+
+@pytest.mark.parametrize(("page", "numbers"), PUBLISHED.items())
+def test_an_example_prints_what_was_published(site, page, numbers):
+    text = (SITE / "examples" / f"{page}.html").read_text(encoding="utf-8")
+    printed = "".join(re.findall(r"sphx-glr-script-out.*?</pre>", text, re.DOTALL))
+    assert [number for number in numbers if number not in printed] == []
+
+
 def test_every_page_of_the_folder_is_in_the_contents(site):
     sources = {page.stem for page in (SITE.parents[2] / "docs").glob("*.md")}
     assert {path.stem for path in site if path.parent == SITE} >= sources
@@ -146,6 +163,15 @@ def test_the_first_page_shows_a_table_and_a_picture(opened, width):
     assert page.locator("article").get_by_text("verdict: trust").count() == 1
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert seen == []
+
+
+def test_no_page_is_cut_on_a_phone_or_lacks_a_picture(opened, site):
+    page, seen = opened(390)
+    for path in site:
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+        assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)"), path.name
     assert seen == []
 
 

@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import norm
 
 import ranef as rf
+from ranef.storage.fit_file import _AbsentRows
 
 RNG = np.random.default_rng(8)
 N = 60
@@ -50,20 +51,20 @@ def test_folds_against_dense_algebra(fit):
 
 
 def folds(fit, **how):
-    return fit._folds(fit._fitted_rows("kfold", TABLE, ["g"]), **{"k": 4, "seed": 0, **how})
+    return fit.fold_of_rows(**{"k": 4, "data": TABLE, **how})
 
 
 def test_folds_are_of_one_size_and_keep_levels_together(fit):
-    at_random = folds(fit, group=None, folds=None)
+    at_random = folds(fit)
     assert sorted(np.bincount(at_random)[1:]) == [15] * 4
-    together = folds(fit, group="g", folds=None)
+    together = folds(fit, group="g")
     assert all(len(np.unique(together[j == G])) == 1 for j in range(6))
     assert sorted(np.bincount(together)[1:]) == [10, 10, 20, 20]
-    assert len(np.unique(folds(fit, group="g", folds=None, k=100))) == 6
-    other = folds(fit, group=None, folds=None, seed=1)
+    assert len(np.unique(folds(fit, group="g", k=100))) == 6
+    other = folds(fit, seed=1)
     assert not np.array_equal(at_random, other)
     words = np.array(["one", "two"])[np.arange(N) % 2]
-    assert list(folds(fit, group=None, folds=words)[:3]) == [1, 2, 1]
+    assert list(folds(fit, folds=words)[:3]) == [1, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,7 @@ def test_a_level_in_one_fold_alone_is_said():
 def test_rows_that_were_dropped_have_no_fold(fit):
     gaps = TABLE.assign(x=TABLE["x"].where(np.arange(N) != 3))
     own = rf.Model("y ~ x", priors=PRIORS).fit(gaps, draws=50, progress=False)
-    rows = own._fitted_rows("kfold", None, [])
-    whole = own._folds(rows, 4, None, 0, np.arange(N) % 3)
+    whole = own.fold_of_rows(folds=np.arange(N) % 3)
     np.testing.assert_array_equal(whole, 1 + np.delete(np.arange(N) % 3, 3))
 
 
@@ -138,6 +138,10 @@ def test_the_rows_of_a_sample_are_not_taken_for_all(fit):
     part = replace(fit.training, sample=fit.training.sample.take(np.arange(5)))
     with pytest.raises(rf.OptionError, match="has kept 5 of its 60 rows"):
         replace(fit, training=part).kfold()
+    batches = replace(fit, training=replace(fit.training, stream=_AbsentRows("rows.parquet")))
+    for call in (batches.kfold, batches.update, batches.sensitivity):
+        with pytest.raises(rf.OptionError, match="has read its rows in batches"):
+            call()
 
 
 @pytest.mark.long

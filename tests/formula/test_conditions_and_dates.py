@@ -105,6 +105,7 @@ def test_dates_are_days_whatever_their_type(values):
     assert read(pa.table({"d": days})).days("d").tolist()[0] == 19_783
 
 
+@pytest.mark.long
 def test_new_rows_count_from_the_same_day(tmp_path):
     rng = np.random.default_rng(2)
     day = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 60, 80), unit="D")
@@ -122,7 +123,12 @@ def test_new_rows_count_from_the_same_day(tmp_path):
         alone = fit.predict(rows.iloc[1:])["mean"].to_numpy()
         found.append(fit.predict(rows)["mean"].to_numpy())
         np.testing.assert_allclose(alone, found[-1][1:], rtol=1e-6)
-        assert set(fit.extend("partial_effects")["partial_effects"].data_vars) == {"x"}
+    effects = fit.extend("partial_effects")["partial_effects"]
+    assert set(effects.data_vars) == {"x", "day"}
+    points = effects["day_point"].to_numpy()
+    assert points.dtype.kind == "M"
+    assert table["day"].min() <= points[0] < points[-1] <= table["day"].max()
+    rf.plots.partial_effects(fit)
     np.testing.assert_allclose(found[1:], found[:1] * np.ones((2, 1)), rtol=1e-10)
 
 

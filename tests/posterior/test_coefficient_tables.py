@@ -95,6 +95,13 @@ def test_coef_beside_other_predictors_codings_and_tables():
     assert found["g"].dtype == pl.Int64
 
 
+@pytest.mark.long
+def test_a_loaded_fit_has_the_same_tables(fit, tmp_path):
+    loaded = rf.load(fit.save(tmp_path / "fit.ranef"))
+    pd.testing.assert_frame_equal(loaded.coef("g"), fit.coef("g"), check_exact=True)
+    pd.testing.assert_frame_equal(loaded.ranef("g", 0.9), fit.ranef("g", 0.9), check_exact=True)
+
+
 def test_lme4_coef_of_sleepstudy(reference_data):
     """coef(lmer(Reaction ~ Days + (Days | Subject))) has 253.66 and 19.67 for subject 308."""
     table = pd.read_csv(reference_data / "mixed" / "sleepstudy.csv")

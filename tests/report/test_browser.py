@@ -7,6 +7,9 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 
+from ranef.report.page import Page
+from ranef.report.parts import Section, Table, cells
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -58,6 +61,19 @@ def test_it_asks_for_nothing_and_complains_of_nothing(opened, width):
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert page.locator("main script, main b").count() == 0
     assert "<img src=x onerror=alert(1)>" in page.locator("main").inner_text()
+
+
+def test_a_table_of_small_numbers_fits_a_phone(browser, tmp_path):
+    head = ("parameter", "mean", "sd", "2.5%", "97.5%")
+    row = cells(["hours:kind[house]", -0.000012345, 0.00045671, -0.0012345, -0.00098765])
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.goto(
+        Page("t", "", [Section("s", [Table(head, [row])])]).write(tmp_path / "p.html").as_uri()
+    )
+    assert page.evaluate(
+        "[...document.querySelectorAll('.wide')].every(w => w.scrollWidth <= w.clientWidth)"
+    )
+    page.close()
 
 
 def test_a_point_answers_on_hover_and_a_click_keeps_it(opened):

@@ -4,11 +4,13 @@ import re
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import ranef as rf
 from ranef.report.amounts import Amounts, plain
-from ranef.report.effect_sentences import EffectSentences, roles
+from ranef.report.column_roles import roles
+from ranef.report.effect_sentences import EffectSentences
 from ranef.report.group_sentences import group_sentences
 from ranef.report.outcomes import Outcomes
 
@@ -192,6 +194,8 @@ def rows(n: int = 300) -> dict[str, np.ndarray]:
         "grade": np.digitize(0.5 * (x - 5) + noise, [-1.0, 1.0]) + 1,
         "pick": np.array(list("uvw"))[np.digitize(0.5 * (x - 5) + noise, [-1.0, 1.0])],
         "mixed": np.where(first, 1 + 0.5 * x, 30 - 0.25 * x) + rng.normal(0, 0.5, n),
+        "day": pd.date_range("2024-01-01", periods=n).to_numpy(),
+        "rise": 0.5 * np.arange(n) + rng.normal(0, 1, n),
         "money": 1e5 * np.log(x) + rng.normal(0, 1e4, n),
     }
 
@@ -239,6 +243,20 @@ def rows(n: int = 300) -> dict[str, np.ndarray]:
             [
                 r"Along x from 1\.\d+ to 8\.\d+, wave is on average over the rows lowest at x = "
                 r"[45]\.\d+ and highest at x = (1\.\d+|8\.\d+|7\.\d+); the two differ by 1\.[6-9].*"
+            ],
+        ),
+        (
+            "rise ~ days(day)",
+            "gaussian",
+            [r"day later by 1 day: rise \+0\.(49|50)\d*, 95% interval 0\.\d+ to 0\.\d+\."],
+        ),
+        (
+            "mixed ~ x*f*count",
+            "gaussian",
+            [
+                r"The effect of x depends on f and count\. x higher by 1: on average over .*",
+                r"The effect of f depends on x and count\. f b instead of a: on average over .*",
+                r"The effect of count depends on x and f\. count higher by 1: on average over .*",
             ],
         ),
         (

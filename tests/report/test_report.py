@@ -102,6 +102,23 @@ def test_the_answer_comes_first_and_methods_last(hostile_page):
     assert text.index("Verdict: ") < text.index("60 rows were read") < text.index("Normal(")
 
 
+def test_distrust_is_said_before_the_numbers(hostile_page, monkeypatch):
+    from ranef.check import Check, Symptom
+    from ranef.report.answer import answer
+
+    fit, _ = hostile_page
+    good = Check((), ("the posterior by another method",))
+    monkeypatch.setattr(rf.Fit, "check", lambda fit, quick=False: good)
+    assert answer(fit)[0].kind == "sentences"
+    assert answer(fit)[-1].text.startswith("Verdict: trust. That is: the numbers on this page are")
+    bad = Check((Symptom("k-hat is 2", "it is off", "use nuts", "distrust"),), ())
+    monkeypatch.setattr(rf.Fit, "check", lambda fit, quick=False: bad)
+    first, second, third, *_ = answer(fit)
+    assert first.text.startswith("Verdict: distrust. That is: do not use these numbers")
+    assert second.text == "k-hat is 2: it is off; use nuts."
+    assert third.kind == "sentences"
+
+
 def test_the_file_of_the_rows_is_named(tmp_path, grouped):
     from ranef.report.answer import source
 

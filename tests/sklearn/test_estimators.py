@@ -68,6 +68,7 @@ def test_groups_are_a_column_or_are_passed_beside(fitted, table, X):
         np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_without_groups_predictions_are_at_the_population_level(model, table, X):
     beside = MixedRegressor(draws=200).fit(X[["x"]], table["y"], groups=table["zip code"])
     known = model.predict(table[["x"]], groups=None)["mean"]
@@ -87,12 +88,17 @@ def test_a_polars_table_and_an_array_do_as_well(fitted, table, X):
     np.testing.assert_allclose(plain.predict(array), least_squares, atol=0.05)
 
 
+@pytest.mark.long
 def test_weights_of_a_gaussian_are_precisions(table, X):
     formula = "y ~ x + (1 | `zip code`)"
     weighted = MixedRegressor(formula, draws=200).fit(X, table["y"], sample_weight=table["w"])
     known = rf.Model("weights(y, w) ~ x + (1 | `zip code`)").fit(table, draws=200, progress=False)
     assert weighted.formula_ == "weights(y, sample_weight) ~ x + (1 | `zip code`)"
     np.testing.assert_allclose(weighted.predict(X), known.predict(table)["mean"], rtol=1e-9)
+    # A new response is one of weight one.
+    alone = table.assign(w=1.0)
+    sd = known.predict(alone, kind="response")["sd"]
+    np.testing.assert_allclose(weighted.predict(X, return_std=True)[1], sd, rtol=1e-9)
 
 
 @pytest.mark.long
@@ -137,7 +143,7 @@ def test_new_levels_are_sampled_or_zero_or_refused(fitted, X):
     unseen = X.assign(**{"zip code": "new"}).head(3)
     population = fitted.fit_.predict(unseen, groups=None)["mean"]
     zero = MixedRegressor(**{**fitted.get_params(), "new_levels": "zero"})
-    zero.__dict__.update(fit_=fitted.fit_, n_features_in_=2, feature_names_in_=X.columns.to_numpy())
+    zero.__dict__.update({name: value for name, value in vars(fitted).items() if name[-1] == "_"})
     np.testing.assert_allclose(zero.predict(unseen), population)
     assert np.abs(fitted.predict(unseen) - population).max() < 0.5
     assert (fitted.predict(unseen, return_std=True)[1] > 1.5).all()
@@ -170,6 +176,8 @@ def test_a_response_that_the_columns_fit_exactly_has_a_small_sigma(table):
         ({"formula": "~ x + zap"}, {}, "column 'zap' is not in the table"),
         ({"formula": "~ x"}, {"groups": np.zeros(120)}, "which the formula does not use"),
         ({}, {"groups": np.zeros(7)}, "groups has 7 values for 120 rows"),
+        ({}, {"groups": np.zeros((120, 2))}, "groups must be one value for each row"),
+        ({"family": 3}, {}, "a family is given by its name"),
         ({}, {"sample_weight": -np.ones(120)}, "sample_weight is -1.0 in row 1"),
         ({}, {"sample_weight": np.ones(3)}, "sample_weight has the shape (3,) for 120 rows"),
         (
@@ -196,6 +204,14 @@ def test_what_estimators_refuse_of_rows(table, fitted):
         fitted.predict(table[["x", "zip code"]], groups=np.zeros(120))
     with pytest.raises(rf.DataError, match="y has one class, 'a'"):
         MixedClassifier().fit(table[["x"]], ["a"] * 120)
+    with pytest.raises(rf.DataError, match="y has classes that cannot be sorted"):
+        MixedClassifier().fit(table[["x"]], np.array(["a", None] * 60, dtype=object))
+    with pytest.raises(rf.DataError, match="y holds texts, and a regressor takes numbers"):
+        MixedRegressor().fit(table[["x"]], table["zip code"])
+    with pytest.raises(rf.DataError, match="X has the column 'x' twice"):
+        MixedRegressor().fit(table[["x", "x"]], table["y"])
+    with pytest.raises(rf.DataError, match="X has no rows"):
+        fitted.predict(table[["x", "zip code"]].head(0))
     with pytest.raises(rf.OptionError, match="y has 3 classes, and the family 'bernoulli'"):
         MixedClassifier(family="bernoulli").fit(table[["x"]], np.arange(120) % 3)
     with pytest.raises(rf.OptionError, match="MixedRegressor takes the others"):

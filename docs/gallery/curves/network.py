@@ -16,7 +16,7 @@ import pandas as pd
 import ranef as rf
 
 rng = np.random.default_rng(6)
-n, streets = 1200, 80
+n, streets = 700, 50
 table = pd.DataFrame(
     {
         "area": rng.gamma(9, 8, n),
@@ -32,7 +32,7 @@ table["log_price"] = (
     + effect[table["street"]]
     + rng.normal(0, 0.15, n)
 )
-train, test = table[:900], table[900:]
+train, test = table[:500], table[500:]
 
 formulas = {
     "line": "log_price ~ area + year + (1 | street)",

@@ -25,7 +25,7 @@ print(f"mean {mean:.3f}, variance {variance:.3f}")
 
 fits = {
     family: rf.Model("accidents ~ 1", family=family).fit(table, progress=False)
-    for family in ("poisson", "negative_binomial", "zero_inflated_poisson")
+    for family in ("poisson", "negative_binomial")
 }
 print(fits["negative_binomial"].summary())
 
@@ -40,7 +40,7 @@ print(rf.compare(fits).round(2))
 # expected numbers, so that a bar that does not end at zero is a miss (a rootogram, on the scale
 # of square roots).
 
-figure, panels = plt.subplots(1, 3, figsize=(9, 3), sharey=True, layout="constrained")
+figure, panels = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
 for axes, (family, fit) in zip(panels, fits.items(), strict=True):
     tree = fit.extend("posterior_predictive")
     drawn = tree["posterior_predictive"]["accidents"].to_numpy().reshape(-1, len(table))

@@ -41,7 +41,7 @@ print(fits["plates vary"].varcorr())
 print(rf.compare(fits, group="plate").round(2))
 
 # %%
-# The share of each plate, and what the model with plates draws.
+# The seeds that germinated on each plate, and what the model with plates draws.
 
 figure = rf.plots.group_check(fits["plates vary"], "plate")
 

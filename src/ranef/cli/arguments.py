@@ -48,6 +48,11 @@ def probability(text: str) -> float:
     return value
 
 
+def probabilities(text: str) -> list[float]:
+    """Probabilities between commas, each between 0 and 1."""
+    return [probability(each.strip()) for each in text.split(",")]
+
+
 def groups(text: str) -> str | list[str] | None:
     """Groupings: "all", None for "none", or a list of those between commas."""
     if text in ("none", "all"):

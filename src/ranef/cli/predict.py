@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ranef.cli import streams
-from ranef.cli.arguments import groups, json_text, probability, say, seed
+from ranef.cli.arguments import groups, json_text, probabilities, probability, say, seed
 from ranef.files.atomic_write import refuse_unwritable
 
 if TYPE_CHECKING:
@@ -61,6 +61,19 @@ def add(commands: "Subparsers") -> None:
         default="error",
         help="levels that the fit has not seen: refuse them, draw their effects, or none (error)",
     )
+    predict.add_argument(
+        "--quantiles",
+        metavar="P,P",
+        type=probabilities,
+        help="probabilities of further quantiles, as in 0.1,0.5,0.9: columns q[0.1] and so on",
+    )
+    predict.add_argument(
+        "--missing",
+        choices=("error", "keep"),
+        default="error",
+        help="a row with a gap in a column that is needed: refuse it, or leave its prediction "
+        "empty (error)",
+    )
     predict.add_argument("--seed", type=seed, default=0, help="of what is drawn (0)")
     predict.add_argument(
         "--keep",
@@ -101,6 +114,8 @@ def _predict(options: argparse.Namespace) -> int:
             new_levels=options.new_levels,
             seed=options.seed,
             groups=options.groups,
+            quantiles=options.quantiles,
+            missing=options.missing,
         )
         kept = dict(tables.read(data, options.keep).columns) if options.keep else {}
         predictions = {str(name): found[name].to_numpy() for name in found.columns}

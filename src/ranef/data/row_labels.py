@@ -131,9 +131,8 @@ def _of_pandas(values: _Values) -> "NDArray | list[str] | pd.Categorical | pd.Se
     """Values for pandas; categories of Arrow as the texts that they are."""
     if isinstance(values, (np.ndarray, list, pd.Categorical)):
         return values
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    return values.to_pandas()
+    texts = pa.types.is_dictionary(values.type)
+    return (values.cast(values.type.value_type) if texts else values).to_pandas()
 
 
 def _of_polars(

@@ -10,6 +10,7 @@ from ranef.effects.comparing import comparison_of
 from ranef.effects.contrasts import Variables, contrasts_of, named
 from ranef.effects.estimation import Request, averaged, by_unit, scale_words
 from ranef.effects.table import Settings
+from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def comparisons(
     interval: float = 0.95,
     *,
     type: str = "response",
-    new_levels: str = "error",
+    new_levels: NewLevels = "error",
     weights: str | None = None,
     rope: tuple[float, float] | None = None,
     seed: int = 0,
@@ -87,7 +88,7 @@ def avg_comparisons(
     interval: float = 0.95,
     *,
     type: str = "response",
-    new_levels: str = "error",
+    new_levels: NewLevels = "error",
     weights: str | None = None,
     rope: tuple[float, float] | None = None,
     seed: int = 0,

@@ -14,6 +14,7 @@ from ranef.effects.predictions import predictions
 from ranef.effects.table import posterior_draws
 from ranef.errors import OptionError
 from ranef.lazy import xr
+from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 from ranef.posterior.posterior import tails_of
 from ranef.posterior.reference_grid import between
@@ -38,7 +39,7 @@ def conditional_effects(
     *,
     at: Mapping[str, object] | None = None,
     type: str = "response",
-    new_levels: str = "error",
+    new_levels: NewLevels = "error",
     seed: int = 0,
 ) -> xr.Dataset:
     """The response's mean as a function of one, two or three predictors, others typical.

@@ -19,6 +19,7 @@ from ranef.effects.rows import by_names, cells_of
 from ranef.effects.table import Settings
 from ranef.effects.variants import Estimand, Quantity
 from ranef.errors import OptionError
+from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def marginal_means(
     at: Mapping[str, object] | None = None,
     weights: str = "equal",
     type: str = "response",
-    new_levels: str = "error",
+    new_levels: NewLevels = "error",
     rope: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> Table:

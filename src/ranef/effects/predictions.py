@@ -14,6 +14,7 @@ from ranef.effects.estimation import Request, averaged, by_unit, scale_words
 from ranef.effects.grids import default_values, values_of
 from ranef.effects.table import Settings
 from ranef.effects.variants import Estimand, Quantity, constant
+from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def predictions(
     interval: float = 0.95,
     *,
     type: str = "response",
-    new_levels: str = "error",
+    new_levels: NewLevels = "error",
     weights: str | None = None,
     rope: tuple[float, float] | None = None,
     seed: int = 0,
@@ -87,7 +88,7 @@ def avg_predictions(
     interval: float = 0.95,
     *,
     type: str = "response",
-    new_levels: str = "error",
+    new_levels: NewLevels = "error",
     weights: str | None = None,
     rope: tuple[float, float] | None = None,
     seed: int = 0,

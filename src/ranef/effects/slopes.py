@@ -17,6 +17,7 @@ from ranef.effects.estimation import Request, averaged, by_unit, scale_words
 from ranef.effects.table import Settings
 from ranef.effects.variants import OWN, Estimand, Quantity, Values, Variant, present
 from ranef.errors import DataError, OptionError
+from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 from ranef.terms.capabilities import HasNetwork
 
@@ -48,7 +49,7 @@ def slopes(
     *,
     slope: str = "dydx",
     type: str = "response",
-    new_levels: str = "error",
+    new_levels: NewLevels = "error",
     weights: str | None = None,
     rope: tuple[float, float] | None = None,
     seed: int = 0,
@@ -133,7 +134,7 @@ def avg_slopes(
     *,
     slope: str = "dydx",
     type: str = "response",
-    new_levels: str = "error",
+    new_levels: NewLevels = "error",
     weights: str | None = None,
     rope: tuple[float, float] | None = None,
     seed: int = 0,

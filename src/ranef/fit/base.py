@@ -14,6 +14,7 @@ from ranef.errors import OptionError, whole_number
 from ranef.inference.base import Draws
 from ranef.lazy import xr
 from ranef.names import NewLevels
+from ranef.posterior.coefficient_tables import CoefficientTables
 from ranef.posterior.idata_groups import IdataGroups
 from ranef.posterior.new_rows import naming_column, read_new_rows
 from ranef.posterior.posterior import Posterior
@@ -71,7 +72,7 @@ class FittedModel:
         title = f"{self.program.formula.text}, family {self.program.family.name}"
         how = f"by {self.method} in {self.seconds:.2g} s, because {self.why}"
         lines = markup.lines(title, how, self.message, str(self.rows), *self._notes())
-        return f"{lines}{self._known.summary(0.9).to_html()}"
+        return f"{lines}{CoefficientTables(self._known).summary(0.9, exp=False).to_html()}"
 
     def _notes(self) -> tuple[str, ...]:
         """Notes on how the response is coded, such as which text is the success."""
@@ -183,7 +184,8 @@ class FittedModel:
 
         Args:
             groups: names of groups. Those of ArviZ's schema are "posterior_predictive" (on at
-                most 20,000 rows), "prior" and "log_likelihood". Others are
+                most 20,000 rows), "prior", "prior_predictive" (likewise), "log_prior" and
+                "log_likelihood". Others are
                 "surface" (the mean over two numeric predictors),
                 "partial_effects" (the mean along each predictor),
                 "shrinkage" (estimates of levels without pooling),
@@ -240,6 +242,9 @@ class FittedModel:
             The symptoms, the second opinions that were taken, and the verdict: "trust" if
             there is a second opinion and nothing speaks against the fit, "unchecked" if
             nothing speaks against it and there is no second opinion, "caution" or "distrust".
+            The verdict is on the computation of the posterior. What is found about the model,
+            such as overdispersed counts, is among the `notes`, which do not change it; with
+            quick=True there are none.
         """
         # The ELBO of a variational guide does not say how far the guide is from the posterior.
         known = self._cache.check

@@ -44,10 +44,10 @@ class Fit(Tables, Predictions, Residuals, Criticism, Refits):
     def report(self, path: StrPath) -> Path:
         """Write a report on this fit as one self-contained HTML page.
 
-        The report describes the data and dropped rows, the model as formula and equations, the
-        priors, convergence, all parameters (and which of them are point estimates), the share of
-        variance of each grouping, and shows the figures of `rf.plots` with notes on how to read
-        them.
+        The report begins with a sentence for each effect, with its 95% interval, and with the
+        verdict of `check`. Data and dropped rows, checks of the model, figures of `rf.plots` with
+        notes on how to read them, all parameters (and which of them are point estimates), and at
+        last formula, equations, priors and method follow.
 
         Args:
             path: where to write the page.

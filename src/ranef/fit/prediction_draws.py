@@ -13,6 +13,7 @@ from ranef.errors import OptionError, suggestion, whole_number
 from ranef.families.responses import is_boolean
 from ranef.fit.base import FittedModel
 from ranef.formula.expression import Column
+from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.row_draws import PredictedRows, labelled, refuse_large, thinning
@@ -30,7 +31,7 @@ class PredictionDraws(FittedModel):
         self,
         data: object = None,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         draws: int | None = None,
         seed: int = 0,
     ) -> xr.DataArray:
@@ -80,7 +81,7 @@ class PredictionDraws(FittedModel):
         parameter: str | None = None,
         transform: bool = False,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         draws: int | None = None,
         seed: int = 0,
     ) -> xr.DataArray:
@@ -124,7 +125,7 @@ class PredictionDraws(FittedModel):
         self,
         data: object = None,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         draws: int | None = None,
         seed: int = 0,
     ) -> xr.DataArray:
@@ -161,7 +162,7 @@ class PredictionDraws(FittedModel):
         data: object = None,
         n: int = 1,
         groups: Groups = "all",
-        new_levels: str = "sample",
+        new_levels: NewLevels = "sample",
         seed: int = 0,
     ) -> Table:
         """Simulated responses for a design, such as that of a study that is planned.

@@ -165,7 +165,7 @@ class Predictions(PredictionDraws):
         data: object = None,
         at: float | str | Sequence[float | str] | None = None,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> ByRow | Table:
         """Predictive probability that a new response of each row is at most y.
@@ -215,7 +215,7 @@ class Predictions(PredictionDraws):
         data: object = None,
         limits: bool = False,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> ByRow | Table:
         """Probability integral transform of each row's response, F_i(y_i) as by `cdf`.
@@ -274,8 +274,10 @@ class Predictions(PredictionDraws):
             OptionError: for anything but a finite number or the name of a category.
         """
         names, first = self.training.state.family.categories, self.program.family.categorised
-        whole = isinstance(y, (float, np.floating)) and float(y).is_integer()
-        name = str(int(y)) if whole else str(y)  # type: ignore[call-overload]
+        name = str(y)
+        # Categories that are whole numbers may be given as 2.0.
+        if isinstance(y, (float, np.floating)) and float(y).is_integer():
+            name = str(int(y))
         if name in names:
             return float(names.index(name) + (1 if first else 0))
         if names and (first or isinstance(y, str)):
@@ -283,9 +285,10 @@ class Predictions(PredictionDraws):
                 f"at must be a category of the response, not {y!r}; {suggestion(name, names)}"
             )
         number = isinstance(y, (int, float, np.integer, np.floating)) and not isinstance(y, bool)
-        if not number or not np.isfinite(float(y)):  # type: ignore[arg-type]
+        value = float(name) if number else np.nan
+        if not np.isfinite(value):
             raise OptionError(f"at must be a finite number or a list of them, not {y!r}")
-        return float(y)  # type: ignore[arg-type]
+        return value
 
     def recommend(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ranef.data.row_labels import ByRow
 from ranef.errors import OptionError, whole_number
 from ranef.fit.base import FittedModel
+from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.residuals import pearson_residuals, quantile_residuals, response_residuals
@@ -28,7 +29,7 @@ class Residuals(FittedModel):
         kind: str = "response",
         data: object = None,
         groups: Groups = "all",
-        new_levels: str = "error",
+        new_levels: NewLevels = "error",
         seed: int = 0,
     ) -> ByRow:
         """Residuals of the training rows, or of the rows of `data`.

@@ -176,7 +176,8 @@ class Tables(FittedModel):
 
         Returns:
             A table with a row for each R2 and the columns estimate (the mean), sd, lower and
-            upper. It prints the residual variance below itself.
+            upper. It prints the residual variance below itself. Of more than 200 million draws x
+            rows "bayes" uses fewer draws, but at least 200.
 
         Raises:
             OptionError: for an unknown kind, or one that is not defined for this model, such as

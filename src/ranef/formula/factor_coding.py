@@ -1,6 +1,7 @@
 """`FactorCoding`: how a factor is coded, as C(f, ref=..., levels=[...], contrast=...) says."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ranef.errors import suggestion
 from ranef.formula import contrasts
@@ -27,6 +28,7 @@ class FactorCoding:
     contrast: contrasts.Contrast = "treatment"
 
 
+@lru_cache(maxsize=256)
 def coding_of(call: Function, text: str = "") -> FactorCoding:
     """The coding that a call of C() asks for.
 

@@ -11,6 +11,7 @@ boundary knots are the range of the training rows. New rows teach nothing.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ class SplineBasis:
         return self.df - (1 if self.natural else self.degree)
 
 
+@lru_cache(maxsize=256)
 def basis_of(call: Function, text: str = "") -> SplineBasis:
     """The basis that bs(x, df=..., degree=..., knots=[...]) or ns(x, df=...) asks for.
 

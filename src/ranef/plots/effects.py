@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib import dates as date_axes
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -114,7 +115,7 @@ def _panel(panel: Axes, curves: xr.Dataset, lines: str) -> None:
     points = curves["x"].to_numpy()
     values = curves[lines].to_numpy() if lines else np.array([""])
     colours = _colours(curves, lines, len(values))
-    numeric = points.dtype.kind == "f"
+    numeric, dates = points.dtype.kind in "fM", points.dtype.kind == "M"
     for i, value in enumerate(values):
         own = curves.isel({lines: i}) if lines else curves
         low, middle, high = (own[name].to_numpy() for name in ("lower", "estimate", "upper"))
@@ -134,7 +135,10 @@ def _panel(panel: Axes, curves: xr.Dataset, lines: str) -> None:
         )
     if numeric and len(points) > 1:
         panel.set_xlim(points[0], points[-1])
-        panel.xaxis.set_major_locator(MaxNLocator(6))
+        places = date_axes.AutoDateLocator(maxticks=6) if dates else MaxNLocator(6)
+        panel.xaxis.set_major_locator(places)
+        if isinstance(places, date_axes.AutoDateLocator):
+            panel.xaxis.set_major_formatter(date_axes.ConciseDateFormatter(places))
         return
     texts = [_text(point) for point in points]
     upright = sum(map(len, texts)) <= 40

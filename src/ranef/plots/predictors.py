@@ -120,9 +120,11 @@ def _effect(panel: Axes, values: xr.DataArray) -> None:
     """A curve with a band for a numeric predictor of many values, else points with error bars."""
     low, middle, high = np.quantile(values.to_numpy(), [0.05, 0.5, 0.95], axis=0)
     points = values[values.dims[1]].to_numpy()
-    if points.dtype.kind == "f" and len(points) > 10:
+    if points.dtype.kind in "fM" and len(points) > 10:
         panel.fill_between(points, low, high, color=BLUE, alpha=0.25, linewidth=0)
         panel.plot(points, middle, color=BLUE)
+        if points.dtype.kind == "M":
+            panel.tick_params(axis="x", rotation=30)
         return
     numeric = points.dtype.kind == "f"
     places = np.arange(len(points))

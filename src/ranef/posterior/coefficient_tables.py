@@ -150,6 +150,8 @@ class CoefficientTables:
                 total = np.broadcast_to(total, (len(total), width))
                 if effect:
                     total = total + drawn[effect]
+                # Sums over draws depend on the order in memory, which a saved fit need not have.
+                total = np.ascontiguousarray(total)
                 if len(total) > 1:
                     sds[term][places] = total.std(axis=0, ddof=1)
                 limits[term][:, places] = np.quantile(total, tails, axis=0)
@@ -210,10 +212,8 @@ class CoefficientTables:
             for site in grouped.sites
         }
         later = set(known.draws.lazy_sites) & sites
-        none = {site: np.zeros(0, np.int64) for site in later}
-        drawn = known.draws.at(none) if later else known.draws.sites
-        draws = next((v.shape[0] * v.shape[1] for v in drawn.values()), 1)
-        most = max(1, _CELLS // (draws * len(names)))
+        chains, each = known.draws.shape
+        most = max(1, _CELLS // (chains * each * len(names)))
         for start in range(0, levels, most):
             places = slice(start, min(start + most, levels))
             if later:

@@ -24,7 +24,12 @@ from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.posterior.prior_draws import Trace, prior_responses, prior_run
 from ranef.posterior.prior_sensitivity import log_prior
-from ranef.posterior.reference_grid import ReferenceGrid, between, common_levels, in_order
+from ranef.posterior.reference_grid import (
+    ReferenceGrid,
+    between,
+    common_levels,
+    dates_of,
+)
 from ranef.posterior.simulated_residuals import scaled_residuals
 from ranef.posterior.subject_curves import SubjectCurves
 from ranef.program import posterior_variables
@@ -232,8 +237,11 @@ class IdataGroups:
                 values = sample.numbers(name)
                 distinct = np.unique(values[~np.isnan(values)])
                 grids[name] = distinct if len(distinct) <= 10 else between(values, _POINTS)
+            elif kind == "date":
+                grids[name] = dates_of(between(sample.days(name), _POINTS))
             else:
-                grids[name] = in_order(sample, name, common_levels(sample, name)[:_MOST_LEVELS])
+                chosen = common_levels(sample, name)[:_MOST_LEVELS]
+                grids[name] = self._reference.in_order(name, chosen)
         frame = self._reference.rows([{name: grid} for name, grid in grids.items()])
         location = self._locations(frame, seed)
         ends = np.cumsum([len(grid) for grid in grids.values()])

@@ -78,8 +78,8 @@ def leave_one_out_r2(posterior: Posterior, seed: int) -> LeaveOneOutR2:
             f"the response {posterior.program.formula.response.value} is the same in every row, "
             "so there is no variance to explain"
         )
-    count = next((v.shape[0] * v.shape[1] for v in posterior.draws.sites.values()), 1)
-    return LeaveOneOutR2(samples, float(np.mean(k > threshold(max(count, 2)))))
+    chains, each = posterior.draws.shape
+    return LeaveOneOutR2(samples, float(np.mean(k > threshold(max(chains * each, 2)))))
 
 
 def _predictions(posterior: Posterior) -> tuple[Vector, Vector]:

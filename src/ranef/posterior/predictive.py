@@ -74,7 +74,7 @@ class Predictive(ProgramReplay):
             location = cells = self._location(chunk)
             variance = location.var(axis=0)
             if kind == "response":
-                _refuse_limits(chunk)
+                refuse_limits(chunk)
                 own = family.variance(chunk.response, **chunk.values)
                 variance = variance + chunk.own(own).mean(axis=0)
                 cells = chunk.own(family.sample(rng, chunk.response, **chunk.values))
@@ -114,7 +114,7 @@ class Predictive(ProgramReplay):
         """P(Y_i <= y) of each row for every y in `at`, or for its own response if there is none."""
 
         def reached(chunk: RowChunk) -> dict[str, NDArray]:
-            _refuse_limits(chunk)
+            refuse_limits(chunk)
             found = PredictiveDistribution.of(chunk)
             own = np.asarray(chunk.response.value, np.float64)[: chunk.count] if not at else None
             each = [own] if own is not None else [np.full(chunk.count, float(y)) for y in at]
@@ -128,7 +128,7 @@ class Predictive(ProgramReplay):
         """Lower and upper limit of the PIT of each row, P(Y < y_i) and P(Y <= y_i)."""
 
         def limits(chunk: RowChunk) -> dict[str, NDArray]:
-            _refuse_limits(chunk)
+            refuse_limits(chunk)
             found = PredictiveDistribution.of(chunk)
             own = np.asarray(chunk.response.value, np.float64)[: chunk.count]
             return {"lower": found.below(own), "upper": found.at(own)}
@@ -157,7 +157,7 @@ class Predictive(ProgramReplay):
         rng = np.random.default_rng(self.seed)
 
         def judge(chunk: RowChunk) -> dict[str, NDArray]:
-            _refuse_limits(chunk)
+            refuse_limits(chunk)
             drawn = chunk.own(family.sample(rng, chunk.response, **chunk.values))
             observed = np.asarray(chunk.response.value, np.float64)[: chunk.count]
             below, equal = (drawn < observed).sum(axis=0), (drawn == observed).sum(axis=0)
@@ -230,7 +230,7 @@ class Predictive(ProgramReplay):
         rng = np.random.default_rng(self.seed)
 
         def draw(chunk: RowChunk) -> dict[str, NDArray]:
-            _refuse_limits(chunk)
+            refuse_limits(chunk)
             with np.errstate(over="ignore"):
                 drawn = self.program.family.sample(rng, chunk.response, **chunk.values)
             refuse_out_of_reach(chunk.own(drawn), chunk.places, np.finfo(np.float64).max)
@@ -305,11 +305,11 @@ class Predictive(ProgramReplay):
         """
         if chunk.integrated is not None:
             return chunk.own(chunk.integrated())
-        _refuse_limits(chunk)
+        refuse_limits(chunk)
         return chunk.own(self.program.family.log_density(chunk.response, **chunk.predictors))
 
 
-def _refuse_limits(chunk: RowChunk) -> None:
+def refuse_limits(chunk: RowChunk) -> None:
     """Refuse rows with a family parameter at the boundary of its range.
 
     These are parameters with a log link that have become zero or infinite, and, in continuous

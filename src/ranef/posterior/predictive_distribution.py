@@ -35,6 +35,8 @@ _STRIPE = 250
 _ERROR = 1e-9
 # Number of draws with which a search begins.
 _FEW = 100
+# Largest error of its first part, as a probability. Some draws differ from all by more.
+_ROUGH = 1e-4
 # Largest number of steps of the secant method.
 _SECANTS = 6
 # Largest number of steps of a search, each of which halves an interval of doubles at worst.
@@ -117,7 +119,7 @@ def _root(whole: Cumulative, few: Cumulative, q: float, near: Matrix) -> _PerRow
     error = _ERRORS * np.sqrt(q * (1 - q) / len(near))
     places = np.clip([q - error, q + error], 0.0, 1.0) * (len(near) - 1)
     low, high = near[int(np.floor(places[0]))], near[int(np.ceil(places[1]))]
-    y = _bracketing_root(few, q, low, high)
+    y = _bracketing_root(few, q, low, high, _ROUGH)
     width = np.maximum((high - low) / 8, 1e-8 * np.abs(y))
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = (_mean(few, y + width) - _mean(few, y - width)) / (2 * width)
@@ -132,15 +134,17 @@ def _root(whole: Cumulative, few: Cumulative, q: float, near: Matrix) -> _PerRow
         distance = _mean(whole, y) - q
         slope = np.where(step != 0, (distance - before) / np.where(step == 0, 1.0, step), slope)
     rest = np.flatnonzero(~(np.abs(distance) <= _ERROR))
-    y[rest] = _bracketing_root(whole.part(_ALL, rest), q, low[rest], high[rest])
+    y[rest] = _bracketing_root(whole.part(_ALL, rest), q, low[rest], high[rest], _ERROR)
     return y
 
 
-def _bracketing_root(cumulative: Cumulative, q: float, low: _PerRow, high: _PerRow) -> _PerRow:
+def _bracketing_root(
+    cumulative: Cumulative, q: float, low: _PerRow, high: _PerRow, error: float
+) -> _PerRow:
     """The root of F(y) = q by Chandrupatla's method, from an interval that may not hold it.
 
     Each step interpolates the inverse of F through three points, or halves the interval where the
-    interpolation is not reliable.
+    interpolation is not reliable. It ends where |F(y) - q| is at most `error`.
     """
 
     def distance(y: _PerRow) -> _PerRow:
@@ -159,7 +163,7 @@ def _bracketing_root(cumulative: Cumulative, q: float, low: _PerRow, high: _PerR
         a, f_a = y, f
         best = np.where(np.abs(f_a) < np.abs(f_b), a, b)
         width = np.abs(b - a)
-        ended = (np.minimum(np.abs(f_a), np.abs(f_b)) <= _ERROR) | (
+        ended = (np.minimum(np.abs(f_a), np.abs(f_b)) <= error) | (
             width <= 4 * np.finfo(float).eps * np.abs(best)
         )
         if ended.all():

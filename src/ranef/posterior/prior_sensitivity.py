@@ -28,7 +28,7 @@ from ranef.numerics.shapes import Float
 from ranef.posterior.posterior import Posterior, variable_values
 from ranef.posterior.predictive import Predictive
 from ranef.priors import handlers
-from ranef.terms.base import CENTRED, RunOptions, clean_name
+from ranef.terms.base import CENTRED, RunOptions
 
 # Each chain has a value for every draw.
 ByDraw = Float[NDArray[np.float64], "chains draws"]
@@ -137,8 +137,9 @@ def log_prior(posterior: Posterior) -> Mapping[str, ByDraw]:
 
 def _shown(site: str) -> str:
     """A name for the prior of a site, without the marks of its coordinates."""
-    own = site.removesuffix(CENTRED).removeprefix("/")
-    return clean_name(f"{own.removesuffix(_FACTOR)}_corr" if own.endswith(_FACTOR) else own)
+    own = site.removesuffix(CENTRED)
+    own = f"{own.removesuffix(_FACTOR)}_corr" if own.endswith(_FACTOR) else own
+    return own.replace("/", "")
 
 
 def _elements(posterior: Posterior) -> dict[str, ByDraw]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from ranef.data.frame import Frame
 from ranef.data.levels import LevelsSeen
 from ranef.data.tables import from_arrays
+from ranef.formula.expression import Function
+from ranef.formula.factor_coding import FactorCoding, coding_of
 from ranef.numerics.shapes import Float, Shaped
 from ranef.posterior.posterior import Posterior
 from ranef.terms.capabilities import KnownSummand
@@ -36,9 +38,9 @@ class ReferenceGrid:
     posterior: Posterior
 
     def predictors(self) -> dict[str, str]:
-        """Columns in the first parameter's predictor, without groupings: "number" or "level".
+        """Columns in the first parameter's predictor: "number", "level" or "date".
 
-        Columns of dates and of arrays are left out.
+        Groupings and columns of arrays are left out.
         """
         program, sample = self.posterior.program, self.posterior.training.sample
         out = {}
@@ -47,7 +49,7 @@ class ReferenceGrid:
                 continue
             for name in (n for e in term.call.expressions() for n in e.columns()):
                 kind = self.kind(name, program.needs()[name])
-                if kind == "level" or (kind == "number" and np.ndim(sample.numbers(name)) == 1):
+                if kind != "number" or np.ndim(sample.numbers(name)) == 1:
                     out[name] = kind
         return out
 
@@ -56,10 +58,27 @@ class ReferenceGrid:
         if uses == {"date"}:
             return "date"
         sample = self.posterior.training.sample
-        factor = sample.is_text(name) or sample.is_boolean(name)
-        if "level" in uses or ("any" in uses and factor):
+        # True and false are two levels in arithmetic and conditions too: nothing lies between them.
+        if "level" in uses or sample.is_boolean(name):
+            return "level"
+        if "any" in uses and sample.is_text(name):
             return "level"
         return "number"
+
+    def in_order(self, name: str, levels: NDArray[np.object_]) -> NDArray[np.object_]:
+        """The given levels in the order of the formula's C(), else of the column.
+
+        The reference that C() names is the first.
+        """
+        program, sample = self.posterior.program, self.posterior.training.sample
+        calls = (e for _, term in program.all_terms() for e in term.call.expressions())
+        coded = (e for e in calls if isinstance(e, Function) and e.name == "C")
+        call = next((e for e in coded if e.columns() == (name,)), None)
+        coding = FactorCoding() if call is None else coding_of(call)
+        own = in_order(sample, name, levels).tolist()
+        first = [coding.ref] if coding.ref is not None and coding.contrast == "treatment" else []
+        whole = dict.fromkeys([*first, *coding.levels, *own])
+        return np.array([level for level in whole if level in own], dtype=object)
 
     def rows(self, varying: Sequence[Mapping[str, Grid]]) -> Frame:
         """The rows of several grids, one below the other.
@@ -83,9 +102,7 @@ class ReferenceGrid:
             elif self.kind(name, uses) == "level":
                 typical = common_levels(sample, name)[0]
             elif self.kind(name, uses) == "date":
-                dates = sample.levels(name)
-                typical = np.sort(dates.names[dates.codes[dates.codes >= 0]].astype(str))
-                typical = typical[len(typical) // 2]
+                typical = dates_of(np.nanmedian(sample.days(name)))
             else:
                 typical = np.nanmean(sample.numbers(name), axis=0)
             columns[name] = np.concatenate(
@@ -94,7 +111,7 @@ class ReferenceGrid:
                     for grid, size in zip(varying, sizes, strict=True)
                 ]
             )
-            if sample.is_boolean(name) and columns[name].dtype == object:
+            if sample.is_boolean(name) and columns[name].dtype.kind in "OU":
                 columns[name] = columns[name] == "True"
         return from_arrays(columns)
 
@@ -106,6 +123,12 @@ def between(values: NDArray[np.float64], points: int) -> Curve:
     if low == high:
         low, high = values.min(), values.max()
     return np.linspace(low, high, points)
+
+
+def dates_of(days: float | Curve) -> NDArray[np.datetime64]:
+    """Points in time, from days since 1970-01-01."""
+    microseconds = np.rint(np.asarray(days) * 86_400e6).astype(np.int64)
+    return microseconds.astype("datetime64[us]")
 
 
 def common_levels(sample: Frame, name: str) -> NDArray[np.object_]:

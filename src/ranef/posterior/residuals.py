@@ -9,7 +9,7 @@ from scipy.special import ndtri
 from ranef.errors import OptionError
 from ranef.lazy import jax
 from ranef.numerics.shapes import Float
-from ranef.posterior.predictive import Predictive
+from ranef.posterior.predictive import Predictive, refuse_limits
 from ranef.posterior.row_draws import PredictedRows
 from ranef.posterior.row_variances import share_or_mean, trials_of
 
@@ -38,6 +38,7 @@ def pearson_residuals(rows: PredictedRows, predictive: Predictive) -> Vector:
     out, family = np.empty(rows.n), rows.program.family
     with jax.enable_x64(True):
         for chunk in predictive.over(rows.designs, rows.response, rows.n):
+            refuse_limits(chunk)
             observed = np.asarray(chunk.response.value, np.float64)[: chunk.count]
             mean = share_or_mean(chunk) * trials_of(chunk.response)[: chunk.count]
             variance = chunk.own(family.variance(chunk.response, **chunk.values))

@@ -204,7 +204,7 @@ def labelled(
     )
     coords = coords.merge(_row_coordinate(labels, values.shape[1])).coords
     if categories:
-        coords = coords.assign(category=np.array(categories, dtype=object))
+        coords = coords.assign(category=np.array(categories))
     return xr.DataArray(values.reshape(chains, -1, *values.shape[1:]), coords, dims, name)
 
 

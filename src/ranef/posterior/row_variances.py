@@ -27,6 +27,12 @@ from ranef.terms.capabilities import KnownSummand
 PerDraw = Float[NDArray[np.float64], "draws"]
 Vector = Float[NDArray[np.float64], "rows"]
 
+# Largest value of draws x rows, unless there are more rows, and the least number of draws.
+_CELLS = 200_000_000
+_LEAST_DRAWS = 200
+# Largest share of a sum of squares that rounding can leave as a variance.
+_ROUNDING = 1e-13
+
 
 @dataclass
 class WeightedVariance:
@@ -58,8 +64,11 @@ class WeightedVariance:
         """The variance over all rows that were added; zero for a single row."""
         if self.total <= 1:
             return np.zeros_like(self.sums)
-        around = self.squares - self.sums**2 / self.total
-        return np.maximum(around, 0.0) / (self.total - 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            around = self.squares - self.sums**2 / self.total
+            # What is left of a constant is the rounding of the sums.
+            around = np.where(around <= _ROUNDING * self.squares, 0.0, around)
+        return around / (self.total - 1)
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,15 @@ class RowVariances:
     def of(cls, posterior: Posterior) -> RowVariances:
         """The variances, from all training rows.
 
-        A row of a binomial response counts once for each of its trials, of which the response is
-        then the mean, so that rows with the same predictors may be merged or not.
+        Of more than 200 million draws x rows fewer draws are used, but at least 200. A row of a
+        binomial response counts once for each of its trials, of which the response is then the
+        mean, so that rows with the same predictors may be merged or not.
         """
-        whole = predictive_of(posterior)
-        limited = limited_program(posterior, None)
-        beside = predictive_of(posterior, limited) if posterior.program.groupings() else None
+        most = max(_LEAST_DRAWS, _CELLS // posterior.training.rows.used)
+        whole = predictive_of(posterior, most=most)
+        beside = None
+        if posterior.program.groupings():
+            beside = predictive_of(posterior, limited_program(posterior, None), most)
         mean, common, groups = WeightedVariance(), WeightedVariance(), WeightedVariance()
         residual: PerDraw = np.zeros(1)
         total = 0.0
@@ -119,12 +131,10 @@ def common_variance(posterior: Posterior) -> PerDraw:
         name: tuple(term for term in terms if not isinstance(term, KnownSummand))
         for name, terms in program.terms.items()
     }
-    found = WeightedVariance()
+    found, predictive = WeightedVariance(), predictive_of(posterior, program)
     with jax.enable_x64(True):
         for rows in posterior.training.parts():
-            for chunk in predictive_of(posterior, program).over(
-                rows.designs, rows.response, rows.n
-            ):
+            for chunk in predictive.over(rows.designs, rows.response, rows.n):
                 eta = chunk.own(chunk.predictors[program.location])
                 found.add(eta, np.ones(chunk.count))
     return found.variance
@@ -133,23 +143,32 @@ def common_variance(posterior: Posterior) -> PerDraw:
 def mean_residual(posterior: Posterior) -> PerDraw:
     """Mean over the training rows of the variance of the response, by draw."""
     total: PerDraw = np.zeros(1)
-    count = 0
+    count, predictive = 0, predictive_of(posterior)
     with jax.enable_x64(True):
         for rows in posterior.training.parts():
-            for chunk in predictive_of(posterior).over(rows.designs, rows.response, rows.n):
+            for chunk in predictive.over(rows.designs, rows.response, rows.n):
                 total = total + own_variance(chunk).sum(axis=1)
                 count += chunk.count
     return total / count
 
 
-def predictive_of(posterior: Posterior, program: Program | None = None) -> Predictive:
-    """Predictions of the training rows, by the program of the fit or a part of it."""
+def predictive_of(
+    posterior: Posterior, program: Program | None = None, most: int | None = None
+) -> Predictive:
+    """Predictions of the training rows.
+
+    Args:
+        posterior: the posterior of the fit.
+        program: a part of the program of the fit; None for all of it.
+        most: largest number of draws; None for all of them.
+    """
+    draws = posterior.draws
+    chains, each = draws.shape
+    if most is not None and most < chains * each:
+        draws = draws.thinned(most)
+    options = RunOptions(training=False, new_levels="zero")
     return Predictive(
-        program or posterior.program,
-        posterior.training.state,
-        posterior.draws,
-        RunOptions(training=False, new_levels="zero"),
-        0,
+        program or posterior.program, posterior.training.state, draws, options, seed=0
     )
 
 

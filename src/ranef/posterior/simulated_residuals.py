@@ -28,7 +28,7 @@ from ranef.families.base import Family
 from ranef.lazy import jax, xr
 from ranef.numerics.shapes import Float, Int
 from ranef.posterior.posterior import Posterior
-from ranef.posterior.predictive import Predictive
+from ranef.posterior.predictive import Predictive, refuse_limits
 from ranef.posterior.row_draws import PredictedRows
 from ranef.posterior.row_variances import WeightedVariance
 from ranef.program.training import Designs, evenly
@@ -200,6 +200,7 @@ def _simulated(
     family = rows.program.family
     with jax.enable_x64(True):
         for chunk in predictive.over(designs, rows.response, rows.n):
+            refuse_limits(chunk)
             observed = np.asarray(chunk.response.value, np.float64)[: chunk.count]
             drawn = chunk.own(family.sample(rng, chunk.response, **chunk.values))
             mean = chunk.own(family.mean(chunk.response, **chunk.values))

@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
+# Largest width of a printed table, in characters.
+_WIDTH = 120
+
 
 class Summary(pd.DataFrame):
     """A pandas DataFrame that prints a line below itself, which `Fit.summary` uses for the verdict.
@@ -28,7 +31,9 @@ class Summary(pd.DataFrame):
         return pd.DataFrame
 
     def __repr__(self) -> str:
-        said = super().__repr__()
+        # No column is left out for want of room: a table has at most seven.
+        with pd.option_context("display.max_columns", None, "display.width", _WIDTH):
+            said = super().__repr__()
         return f"{said}\n{self._line()}" if self._line else said
 
     def _repr_html_(self) -> str | None:

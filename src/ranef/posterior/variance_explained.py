@@ -104,7 +104,7 @@ class VarianceExplained:
             self._refuse_infinite(found)
             rows["marginal"] = _share(found.common, found.groups + found.residual)
             rows["conditional"] = _share(found.mean, found.residual)
-            own = _RESIDUAL.get(family.name, "the variance of the response given its parameters")
+            own = self._words(_RESIDUAL) or "the variance of the response given its parameters"
             said.append(f"residual variance: the mean over rows of {own}")
         left_out = self.posterior.training.stream is None
         left_out &= self.posterior.training.held <= _MOST_LEFT_OUT
@@ -114,7 +114,12 @@ class VarianceExplained:
             if loo.bad:
                 said.append(f"loo is not to be relied on for {loo.bad:.1%} of the rows (k-hat)")
         elif kind is None:
-            said.append("loo was left out, as there are many rows; kind='loo' asks for it")
+            streamed = self.posterior.training.stream is not None
+            said.append(
+                "loo is left out, as the rows were read in batches"
+                if streamed
+                else "loo is left out, as there are many rows; kind='loo' asks for it"
+            )
         return _table("r2", rows, tails, "; ".join(said))
 
     def icc(self, interval: float) -> Summary:
@@ -158,8 +163,15 @@ class VarianceExplained:
         return _table("r2", rows, tails, self._residual_line())
 
     def _residual_line(self) -> str:
-        own = _LATENT[self.posterior.program.family.name]
-        return f"residual variance on the scale of the predictor: {own}"
+        return f"residual variance on the scale of the predictor: {self._words(_LATENT)}"
+
+    def _words(self, of_family: Mapping[str, str]) -> str:
+        """The residual variance in words; "" where `of_family` does not have the family."""
+        form = self.posterior.training.response.form
+        if form == "se":
+            return "s^2, the squared standard errors"
+        own = of_family.get(self.posterior.program.family.name, "")
+        return own.replace("sigma^2", "sigma^2 / w") if form == "weights" else own
 
     def _on_link_scale(self, what: str) -> LinkVariances:
         """The parts of the variance on the scale of the location's predictor.
@@ -182,8 +194,8 @@ class VarianceExplained:
         if residual is None:
             raise OptionError(
                 f"{what} needs a residual variance on the scale of the predictor, which is not "
-                f"defined for the family {family.name}{self._predicted()}; ask for "
-                "fit.r2(kind='bayes') if the response is a number"
+                f"defined for the family {family.name}{self._predicted()}"
+                + ("" if isinstance(family, Categories) else "; ask for fit.r2(kind='bayes')")
             )
         groups = {name: own for name, own in known.group_variances.items() if name}
         for name in [name for name in groups if self._levels(name) == known.training.rows.used]:
@@ -213,10 +225,11 @@ class VarianceExplained:
         )
 
     def _predicted(self) -> str:
-        """Which other parameters have a predictor, as part of a sentence."""
+        """Which other parameters have a predictor, where that is the reason, for a sentence."""
         program = self.posterior.program
         others = [name for name in program.terms if name != program.location]
-        return f" with a predictor of {', '.join(others)}" if others else ""
+        defined = program.family.name in _LATENT
+        return f" with a predictor of {', '.join(others)}" if others and defined else ""
 
     def _refuse_infinite(self, found: RowVariances) -> None:
         """Refuse a residual variance that is infinite.

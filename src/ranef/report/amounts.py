@@ -7,6 +7,7 @@ such as "+2.05, 95% interval 1.95 to 2.16".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,18 @@ _ROUNDING = 1e-5
 _LARGEST_RATIO = 1e6
 
 
+class Estimate(NamedTuple):
+    """A mean and the ends of its interval, in the place of draws."""
+
+    middle: float
+    low: float
+    high: float
+
+    def scaled(self, factor: float) -> Estimate:
+        """The estimate times a positive factor."""
+        return Estimate(self.middle * factor, self.low * factor, self.high * factor)
+
+
 @dataclass(frozen=True)
 class Amounts:
     """Writes amounts with a central interval of some probability.
@@ -37,7 +50,7 @@ class Amounts:
         """A difference: "+2.05, 95% interval 1.95 to 2.16"."""
         return self._said(draws, sign="+")
 
-    def size(self, draws: Draws) -> str:
+    def size(self, draws: Draws | Estimate) -> str:
         """An amount without a sign: "3.2, 95% interval 2.1 to 4.5"."""
         return self._said(draws)
 
@@ -50,11 +63,12 @@ class Amounts:
             f"{_number(ends[0], digits)} to {_number(ends[1], digits)}"
         )
 
-    def times(self, logs: Draws, what: str) -> str:
+    def times(self, logs: Draws | Estimate, what: str) -> str:
         """A ratio from its logarithm: "1.35 times as many, 95% interval 1.20 to 1.52".
 
         Args:
-            logs: draws of the logarithm of the ratio. Its mean makes the ratio that is said.
+            logs: draws of the logarithm of the ratio, or its estimate. Its mean makes the ratio
+                that is said.
             what: "many", "large" or "high".
         """
         middle, *ends = (float(np.exp(np.clip(v, -700, 700))) for v in self._numbers(logs))
@@ -76,12 +90,14 @@ class Amounts:
     def _name(self) -> str:
         return f"{100 * self.interval:.4g}% interval"
 
-    def _numbers(self, draws: Draws) -> tuple[float, float, float]:
+    def _numbers(self, draws: Draws | Estimate) -> Estimate:
+        if isinstance(draws, Estimate):
+            return draws
         tails = [(1 - self.interval) / 2, (1 + self.interval) / 2]
         low, high = np.quantile(draws, tails)
-        return float(draws.mean()), float(low), float(high)
+        return Estimate(float(draws.mean()), float(low), float(high))
 
-    def _said(self, draws: Draws, sign: str = "") -> str:
+    def _said(self, draws: Draws | Estimate, sign: str = "") -> str:
         middle, low, high = self._numbers(draws)
         if _is_fixed(low, high):
             return f"{_number(middle, _decimals(0.0, middle), sign)} (without an interval)"

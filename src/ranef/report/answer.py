@@ -40,16 +40,22 @@ _VERDICTS = {
 
 
 def answer(fit: Fit) -> list[Part]:
-    """What the fit has found: a sentence for each effect, and the verdict with its meaning."""
+    """What the fit has found: a sentence for each effect, and the verdict with its meaning.
+
+    A verdict of "distrust" stands before the sentences.
+    """
     sentences = [*EffectSentences(fit, INTERVAL).all(), *group_sentences(fit, INTERVAL)]
-    found = fit.check(quick=True)
-    return [
+    check = fit.check(quick=True)
+    found: list[Part] = [
         Sentences(sentences),
         *(Text(f"{note}.") for note in _coding(fit)),
         Text(_READING),
-        Text(f"Verdict: {found.verdict}. That is: {_VERDICTS[found.verdict]} {_OF_THE_MODEL}"),
-        *(Text(f"{label(reason, 400)}.") for reason in found.reasons),
     ]
+    verdict: list[Part] = [
+        Text(f"Verdict: {check.verdict}. That is: {_VERDICTS[check.verdict]} {_OF_THE_MODEL}"),
+        *(Text(f"{label(reason, 400)}.") for reason in check.reasons),
+    ]
+    return [*verdict, *found] if check.verdict == "distrust" else [*found, *verdict]
 
 
 def _coding(fit: Fit) -> list[str]:

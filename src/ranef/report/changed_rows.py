@@ -21,9 +21,7 @@ from ranef.numerics.shapes import Float
 
 if TYPE_CHECKING:
     from ranef.fit import Fit
-    from ranef.inference.base import Draws as PosteriorDraws
-    from ranef.posterior.program_replay import RowChunk
-    from ranef.program.program import Program
+    from ranef.lazy import xr
 
 # Largest number of posterior draws behind a sentence, and of rows over which it averages.
 _DRAWS = 1000
@@ -35,17 +33,20 @@ Draws = Float[NDArray[np.float64], "draws"]
 Matrix = Float[NDArray[np.float64], "draws rows"]
 
 
+def date_text(days: float) -> str:
+    """The date so many days after 1970-01-01."""
+    return str(np.datetime64("1970-01-01", "D") + round(days))
+
+
 @dataclass(frozen=True)
 class Predicted:
-    """Predictions on some rows.
+    """Predictions of the response on some rows.
 
     Attributes:
-        parameters: each family parameter on its own scale.
         shares: the probability of each category, by its name; empty for other responses.
         mean: the response's mean; None for a response of categories.
     """
 
-    parameters: Mapping[str, Matrix]
     shares: Mapping[str, Matrix]
     mean: Matrix | None
 
@@ -81,10 +82,17 @@ class ChangedRows:
         """Whether a column holds an array in each row."""
         return isinstance(self.fit.training.sample.column(name), np.ndarray)
 
+    def is_date(self, name: str) -> bool:
+        """Whether the model takes a column as dates."""
+        return self.fit.program.needs().get(name) == {"date"}
+
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """The values of a column of numbers, without gaps."""
-        values = self.fit.training.sample.numbers(name)
+        """The values of a column of numbers, without gaps; dates as days since 1970-01-01."""
+        values = self._numbers(self.fit.training.sample, name)
         return values[~np.isnan(values)]
+
+    def _numbers(self, frame: Frame, name: str) -> NDArray[np.float64]:
+        return frame.days(name) if self.is_date(name) else frame.numbers(name)
 
     def levels(self, name: str) -> list[str]:
         """The levels of a column that occur, the reference of the formula's coding first."""
@@ -140,7 +148,7 @@ class ChangedRows:
 
     def moved(self, name: str, move: Callable[[Any], Any]) -> Frame:
         """The training rows with each value of a column of numbers moved."""
-        return self._changed(self.rows, {name: move(self.rows.numbers(name))})
+        return self._changed(self.rows, {name: move(self._numbers(self.rows, name))})
 
     def only(self, names: Sequence[str]) -> Frame:
         """Typical rows with some columns as they are in the training rows."""
@@ -149,61 +157,47 @@ class ChangedRows:
         return replace(frame, columns={**frame.columns, **own}, _cache={})
 
     def _changed(self, frame: Frame, columns: Mapping[str, NDArray]) -> Frame:
-        sample = self.fit.training.sample
-        own = {
-            name: values == "True"
-            if sample.is_boolean(name) and values.dtype.kind == "U"
-            else values.astype(object)
-            if values.dtype.kind == "U"
-            else values
-            for name, values in columns.items()
-        }
+        own = {name: self._as_column(name, values) for name, values in columns.items()}
         made = from_arrays(own).columns if own else {}
         return replace(frame, columns={**frame.columns, **made}, _cache={})
 
-    def predictors(self, frame: Frame) -> dict[str, Matrix]:
-        """The predictor of each family parameter, on its link's scale and without group effects."""
+    def _as_column(self, name: str, values: NDArray) -> NDArray:
+        """Values as the column of the table holds them: levels as texts, days as dates."""
+        if values.dtype.kind == "U":
+            boolean = self.fit.training.sample.is_boolean(name)
+            return values == "True" if boolean else values.astype(object)
+        if self.is_date(name):
+            return np.array([date_text(days) for days in values], dtype=object)
+        return values
 
-        def described(chunk: RowChunk) -> dict[str, NDArray]:
-            found = {name: chunk.predictors[name] for name in self._scalars(chunk)}
-            return {name: chunk.own(eta).T for name, eta in found.items()}
+    def predictor(self, frame: Frame, parameter: str) -> Matrix:
+        """A parameter's predictor on the rows of `frame`, without group effects."""
+        return self._flat(
+            self.fit.linpred(frame, parameter, groups=None, new_levels="zero", draws=self._draws)
+        )
 
-        population = self.fit.program.limited_to([])
-        return {n: values.T for n, values in self._by_row(frame, population, described).items()}
+    def parameter(self, frame: Frame, parameter: str) -> Matrix:
+        """A parameter on its own scale, with the group effects of known levels."""
+        return self._flat(
+            self.fit.linpred(frame, parameter, transform=True, new_levels="zero", draws=self._draws)
+        )
 
     def predicted(self, frame: Frame) -> Predicted:
-        """Predictions on the rows of `frame`, group effects of known levels included."""
-        family = self.fit.program.family
+        """The response's mean or probabilities, with the group effects of known levels."""
+        found = self.fit.epred(frame, new_levels="zero", draws=self._draws)
+        values = self._flat(found)
+        if "category" not in found.dims:
+            return Predicted({}, values)
+        names = map(str, found["category"].to_numpy())
+        return Predicted({name: values[..., k] for k, name in enumerate(names)}, None)
 
-        def described(chunk: RowChunk) -> dict[str, NDArray]:
-            out = {f"own {n}": chunk.own(chunk.values[n]).T for n in self._scalars(chunk)}
-            if not family.categorised:
-                return {**out, "mean": chunk.own(family.mean(chunk.response, **chunk.values)).T}
-            shares = family.probabilities(**chunk.values)
-            return {**out, **{f"share {n}": chunk.own(share).T for n, share in shares.items()}}
-
-        found = self._by_row(frame, self.fit.program, described)
-
-        def those(start: str) -> dict[str, Matrix]:
-            return {n.removeprefix(start): v.T for n, v in found.items() if n.startswith(start)}
-
-        mean = found["mean"].T if "mean" in found else None
-        return Predicted(those("own "), those("share "), mean)
-
-    def _scalars(self, chunk: RowChunk) -> list[str]:
-        """The family parameters that are one number for each row."""
-        names = (p.name for p in chunk.family.parameters)
-        return [n for n in names if n in chunk.predictors and chunk.predictors[n].ndim == 2]
-
-    def _by_row(
-        self, frame: Frame, program: Program, described: Callable[[RowChunk], dict[str, NDArray]]
-    ) -> dict[str, NDArray]:
-        """What `described` returns of each chunk of rows, rows first, joined."""
-        state = self.fit.training.state
-        response = program.family.design(state.family, frame, known=False, beside=False)
-        predictive = self.fit._predictive("zero", 0, program).with_draws(self._draws)
-        return predictive._by_row(program.designs(state, frame), response, frame.n, described)
+    @staticmethod
+    def _flat(found: xr.DataArray) -> NDArray[np.float64]:
+        """Draws of all chains, (draws, rows) or (draws, rows, categories)."""
+        values = found.to_numpy()
+        return values.reshape(-1, *values.shape[2:])
 
     @cached_property
-    def _draws(self) -> PosteriorDraws:
-        return self.fit.draws.thinned(_DRAWS)
+    def _draws(self) -> int:
+        chains, each = self.fit.draws.shape
+        return min(_DRAWS, chains * each)

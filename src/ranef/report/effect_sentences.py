@@ -9,16 +9,18 @@ sentence says so and gives differences of predictions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ranef.data.frame import Frame
 from ranef.errors import RanefError
 from ranef.plots.canvas import label
 from ranef.report.amounts import Amounts, plain
-from ranef.report.changed_rows import ChangedRows, Draws, Predicted
+from ranef.report.changed_rows import ChangedRows, Draws, Matrix, date_text
+from ranef.report.column_roles import Role, roles
 from ranef.report.outcomes import Outcome, Outcomes
 
 if TYPE_CHECKING:
@@ -43,53 +45,6 @@ _STRAIGHT = 1e-6
 _UNIT = (0.5, 100.0)
 # Largest number of characters of a column's name.
 _NAME = 60
-
-
-@dataclass
-class Role:
-    """How a column enters the predictor of a parameter.
-
-    Attributes:
-        kinds: kinds of its terms.
-        partners: the columns with which it stands in one product or term.
-        groupings: the groupings by whose levels its effect varies.
-    """
-
-    kinds: set[str] = field(default_factory=set)
-    partners: dict[str, None] = field(default_factory=dict)
-    groupings: dict[str, None] = field(default_factory=dict)
-
-    def joined(self, other: Role) -> Role:
-        """The role in both of two predictors."""
-        return Role(
-            self.kinds | other.kinds,
-            {**self.partners, **other.partners},
-            {**self.groupings, **other.groupings},
-        )
-
-
-def roles(fit: Fit, parameter: str) -> dict[str, Role]:
-    """The columns in the predictor of a family parameter; those of slopes by group alone left out.
-
-    Args:
-        fit: the fit.
-        parameter: name of the parameter.
-    """
-    out: dict[str, Role] = {}
-    for term in fit.program.terms.get(parameter, ()):
-        kind, arguments = term.call.kind, term.call.arguments
-        if kind in ("offset", "mf"):
-            continue
-        products = arguments if kind in ("common", "group") else [term.call.expressions()]
-        for product in products:
-            names = list(dict.fromkeys(n for e in product for n in e.columns()))
-            for name in names:
-                role = out.setdefault(name, Role())
-                role.kinds.add(kind)
-                role.groupings.update(dict.fromkeys(getattr(term, "groupings", ())))
-                if kind != "group":
-                    role.partners.update(dict.fromkeys(n for n in names if n != name))
-    return {name: role for name, role in out.items() if role.kinds != {"group"}}
 
 
 @dataclass(frozen=True)
@@ -165,12 +120,19 @@ class EffectSentences:
                 yield f"{label(name, _NAME)}: not computed, because {error}."
 
     def _of_column(self, name: str, role: Role, outcomes: Sequence[Outcome]) -> Iterator[str]:
+        if len(self._values(name)) < 2:
+            return
         changes = self._changes(name)
-        plainly = role.kinds <= set(_LINEAR) and len(role.partners) <= 1
-        found = [self._constant(c, role, outcomes) for c in changes] if plainly else []
+        linear = role.kinds <= set(_LINEAR)
+        several = len(role.partners) > 1
+        # Beside several partners the effect is averaged, if it is a straight line all the same.
+        asked = Role() if several else role
+        found = [self._constant(c, asked, outcomes) for c in changes] if linear else []
         if None in found:
             changes = self._doubled(name) or changes
-            found = [self._constant(change, role, outcomes) for change in changes]
+            found = [self._constant(change, asked, outcomes) for change in changes]
+        if found and None not in found and several:
+            found = [self._averaged(change, outcomes) for change in changes]
         if not found or None in found:
             if not changes or changes[0].move is not None or len(self._values(name)) > _LEVELS:
                 yield from self._along(name, role, outcomes)
@@ -184,8 +146,10 @@ class EffectSentences:
         outcome = outcomes[0] if outcomes else None
         if outcome is None or outcome.link != "identity" or outcome.within:
             return []
-        found = self._rows.predictors(self._rows.typical([{}]))
-        level = self._amounts.size(found[outcome.parameter][:, 0])
+        if not any(t.call.kind == "common" for t in self.fit.program.terms[outcome.parameter]):
+            return []
+        found = self._rows.predictor(self._rows.typical([{}]), outcome.parameter)
+        level = self._amounts.size(found[:, 0])
         return [f"{outcome.name} is {level}, on average."]
 
     # Changes
@@ -218,13 +182,17 @@ class EffectSentences:
             ]
         low, high = values[0], values[-1]
         if len(values) == 2:
-            said = f"{shown} {plain(high)} instead of {plain(low)}"
+            said = f"{shown} {self._text(name, high)} instead of {self._text(name, low)}"
             return [Comparison(name, said, low, high)]
         numbers = self._rows.numbers(name)
         sd = float(numbers.std()) or 1.0
         step = 1.0 if _UNIT[0] <= sd < _UNIT[1] else float(10.0 ** np.floor(np.log10(sd)))
         middle = float(numbers.mean())
+        if self._rows.is_date(name):
+            middle = float(round(middle))
         said = f"{shown} higher by {plain(step)}"
+        if self._rows.is_date(name):
+            said = f"{shown} later by {plain(step)} day{'' if step == 1 else 's'}"
         return [Comparison(name, said, middle, middle + step, lambda values: values + step)]
 
     def _doubled(self, name: str) -> list[Comparison]:
@@ -247,8 +215,12 @@ class EffectSentences:
             return [(f"{shown} is {label(v, _NAME)}", v) for v in some]
         if len(values) > 2:
             ends = np.quantile(self._rows.numbers(partner), [0.1, 0.9])
-            values = [float(f"{v:.2g}") for v in ends]
-        return [(f"{shown} is {plain(v)}", v) for v in values]
+            values = [float(v if self._rows.is_date(partner) else f"{v:.2g}") for v in ends]
+        return [(f"{shown} is {self._text(partner, v)}", v) for v in values]
+
+    def _text(self, name: str, value: float) -> str:
+        """A value of a column of numbers or dates."""
+        return date_text(value) if self._rows.is_date(name) else plain(value)
 
     def _depends(self, name: str, role: Role) -> str:
         """A sentence on what the effect of a column depends on; "" for nothing."""
@@ -273,7 +245,8 @@ class EffectSentences:
             rows += [{**held, change.column: v} for v in (change.before, change.after)]
             if change.move is not None:
                 rows.append({**held, change.column: change.move(change.after)})
-        found = self._rows.predictors(self._rows.typical(rows))
+        frame = self._rows.typical(rows)
+        found = {o.parameter: self._rows.predictor(frame, o.parameter) for o in outcomes}
         width = len(rows) // len(settings)
         parts = []
         for place, (where, _) in enumerate(settings):
@@ -288,7 +261,7 @@ class EffectSentences:
             parts.append(f"where {where}, {said}" if where and said else said)
         parts = [part for part in parts if part]
         if outcomes[0].averaged:
-            average = self.outcomes.average(*self._both(change))
+            average = self._average(change)
             parts.append(f"on average over the rows {average}" if parts else average)
         return f"{change.said}: {'; '.join(parts)}"
 
@@ -297,24 +270,30 @@ class EffectSentences:
         unsure = said and self._amounts.is_open(difference)
         return f"{said} (its direction is uncertain)" if unsure else said
 
-    def _both(self, change: Comparison) -> tuple[Predicted, Predicted]:
-        """Predictions of the training rows before and after a change."""
+    def _both(self, change: Comparison) -> tuple[Frame, Frame]:
+        """The training rows before and after a change."""
         rows = self._rows
         if change.move is not None:
-            frames = rows.rows, rows.moved(change.column, change.move)
-        else:
-            values = change.before, change.after
-            frames = tuple(rows.with_value(change.column, value) for value in values)
-        before, after = (rows.predicted(frame) for frame in frames)
+            return rows.rows, rows.moved(change.column, change.move)
+        before, after = (rows.with_value(change.column, v) for v in (change.before, change.after))
         return before, after
+
+    def _average(self, change: Comparison) -> str:
+        before, after = (self._rows.predicted(frame) for frame in self._both(change))
+        return self.outcomes.average(before, after)
+
+    def _level_on(self, outcome: Outcome, frame: Frame) -> Matrix:
+        """What a curve shows: the response's mean or probability, or another parameter."""
+        if not outcome.is_location:
+            return self._rows.parameter(frame, outcome.parameter)
+        return self.outcomes.level(self._rows.predicted(frame))
 
     def _averaged(self, change: Comparison, outcomes: Sequence[Outcome]) -> str:
         """The average effect of a change over the rows."""
-        before, after = self._both(change)
         if outcomes[0].is_location:
-            return f"{change.said}: on average over the rows {self.outcomes.average(before, after)}"
-        name = outcomes[0].parameter
-        moved = (after.parameters[name] - before.parameters[name]).mean(axis=1)
+            return f"{change.said}: on average over the rows {self._average(change)}"
+        before, after = (self._level_on(outcomes[0], frame) for frame in self._both(change))
+        moved = (after - before).mean(axis=1)
         said = f"{outcomes[0].name} {self._amounts.difference(moved)}"
         return f"{change.said}: on average over the rows {said}"
 
@@ -327,26 +306,31 @@ class EffectSentences:
             opening = f"Among the {len(self._values(name)):,} levels of {shown}"
         else:
             ends = np.quantile(rows.numbers(name), [_TAIL, 1 - _TAIL])
-            points = [float(f"{v:.3g}") for v in np.linspace(ends[0], ends[1], _POINTS)]
-            texts = [f"{shown} = {plain(float(point))}" for point in points]
-            opening = f"Along {shown} from {plain(points[0])} to {plain(points[-1])}"
+            grid = np.linspace(ends[0], ends[1], _POINTS)
+            points = [float(round(v) if rows.is_date(name) else f"{v:.3g}") for v in grid]
+            plainly = [self._text(name, point) for point in points]
+            texts = [f"{shown} = {text}" for text in plainly]
+            opening = f"Along {shown} from {plainly[0]} to {plainly[-1]}"
         if self.outcomes.is_unordered:
             change = Comparison(name, f"{texts[-1]} instead of {texts[0]}", points[0], points[-1])
             yield f"{self._depends(name, role)}{self._averaged(change, outcomes)}."
             return
         level = np.stack(
             [
-                self.outcomes.level(outcome, rows.predicted(rows.with_value(name, p))).mean(axis=1)
-                for p in points
+                self._level_on(outcome, rows.with_value(name, point)).mean(axis=1)
+                for point in points
             ],
             axis=1,
         )
         low, high = (int(f(level.mean(axis=0))) for f in (np.argmin, np.argmax))
+        if low == high:
+            yield f"{shown}: {self.outcomes.level_name(outcome)} does not change along it."
+            return
         if {low, high} == {0, len(points) - 1} and not rows.is_level(name):
             gain = self.outcomes.changed(outcome, level[:, -1] - level[:, 0])
             yield (
-                f"{self._depends(name, role)}{texts[-1]} instead of {plain(float(points[0]))}: on "
-                f"average over the rows {gain}, along a curve."
+                f"{self._depends(name, role)}{texts[-1]} instead of "
+                f"{texts[0].rpartition(' = ')[2]}: on average over the rows {gain}, along a curve."
             )
             return
         apart = self.outcomes.apart(outcome, level[:, high] - level[:, low])
@@ -364,7 +348,7 @@ class EffectSentences:
                 continue
             if len(names) < 2 and not self._rows.is_array(names[0]):
                 continue
-            level = self.outcomes.level(outcome, self._rows.predicted(self._rows.only(names)))
+            level = self._level_on(outcome, self._rows.only(names))
             low, high = np.quantile(level, [0.1, 0.9], axis=1)
             text = (
                 f"{label(term.label, _NAME)}: as its columns vary over the rows and all else is "

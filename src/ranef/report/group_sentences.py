@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
+import pandas as pd
 
 from ranef.plots.canvas import label
-from ranef.report.amounts import Amounts, Draws
+from ranef.report.amounts import Amounts, Estimate
 from ranef.report.outcomes import Outcome, Outcomes
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ def group_sentences(fit: Fit, interval: float = 0.95) -> list[str]:
         fit: the fit.
         interval: probability of the intervals.
     """
-    amounts = Amounts(interval)
-    outcomes = Outcomes(fit, amounts)
-    return [text for outcome in outcomes.all() for text in _of(fit, outcome, amounts)]
+    amounts, table = Amounts(interval), fit.summary(interval)
+    outcomes = Outcomes(fit, amounts).all()
+    return [text for outcome in outcomes for text in _of(fit, outcome, amounts, table)]
 
 
-def _of(fit: Fit, outcome: Outcome, amounts: Amounts) -> Iterator[str]:
+def _of(fit: Fit, outcome: Outcome, amounts: Amounts, table: pd.DataFrame) -> Iterator[str]:
     """The sentences about the groupings in the predictor of one parameter."""
     for term in fit.program.terms.get(outcome.parameter, ()):
         if term.call.kind != "group":
@@ -41,32 +41,25 @@ def _of(fit: Fit, outcome: Outcome, amounts: Amounts) -> Iterator[str]:
             effect, _, grouping = variable.title.removesuffix("_sigma").rpartition("|")
             column = effect.removeprefix(term.prefix)
             levels = len(fit.variables[name.removesuffix("_sigma")].coords[0])
-            sds, shown = _draws(fit, name, variable.title), label(grouping, _NAME)
+            shown = label(grouping, _NAME)
+            sd = Estimate(*map(float, table.loc[variable.title, ["mean", "lower", "upper"]]))
+            sd = sd.scaled(outcome.unit)
             if column == "1":
-                said = _levels(outcome, sds, levels, amounts)
-                yield f"{shown}: {said}.{_share(fit, outcome, variable.factor)}"
+                said = _levels(outcome, sd, levels, amounts)
+                yield f"{shown}: {said}.{_share(table, outcome, variable.factor)}"
                 continue
             yield (
                 f"The effect of {label(column, _NAME)}{_on(outcome)} differs between the "
-                f"{levels:,} levels of {shown}, with an sd of "
-                f"{amounts.size(sds * outcome.unit)}{_scale(outcome)}."
+                f"{levels:,} levels of {shown}, with an sd of {amounts.size(sd)}{_scale(outcome)}."
             )
 
 
-def _draws(fit: Fit, name: str, title: str) -> Draws:
-    """Draws of an sd; those of a fixed one or a point estimate are all equal."""
-    if name in fit.posterior:
-        return fit.posterior[name].to_numpy().ravel()
-    return np.full(2, float(fit.summary().loc[title, "mean"]))
-
-
-def _share(fit: Fit, outcome: Outcome, factor: str) -> str:
+def _share(table: pd.DataFrame, outcome: Outcome, factor: str) -> str:
     """A sentence on the share of variance of a grouping; "" where it has none."""
-    shares = fit.summary()
     share = f"share({factor})"
-    if share not in shares.index or not outcome.is_location:
+    if share not in table.index or not outcome.is_location:
         return ""
-    return f" They explain {shares.loc[share, 'mean']:.0%} of the variance."
+    return f" They explain {table.loc[share, 'mean']:.0%} of the variance."
 
 
 def _on(outcome: Outcome) -> str:
@@ -86,15 +79,15 @@ def _scale(outcome: Outcome) -> str:
     return scales.get(outcome.link, " on the scale of the predictor")
 
 
-def _levels(outcome: Outcome, sds: Draws, count: int, amounts: Amounts) -> str:
+def _levels(outcome: Outcome, sd: Estimate, count: int, amounts: Amounts) -> str:
     """How far the levels differ in their intercepts."""
     opening = f"the {count:,} levels differ"
     if outcome.link == "identity":
         where = f" {outcome.within.removesuffix(', ')}" if outcome.within else ""
-        return f"{opening} in {outcome.name}{where} with an sd of {amounts.size(sds)}"
+        return f"{opening} in {outcome.name}{where} with an sd of {amounts.size(sd)}"
     if outcome.link in ("log", "logit"):
         odds = outcome.link == "logit"
         whose = f"the odds of {outcome.name} are" if odds else outcome.name
-        ratio = amounts.times(sds * outcome.unit, "high" if odds else outcome.what)
+        ratio = amounts.times(sd, "high" if odds else outcome.what)
         return f"{opening}; one sd above the average level, {outcome.within}{whose} {ratio}"
-    return f"{opening} with an sd of {amounts.size(sds)} on the scale of the predictor"
+    return f"{opening} with an sd of {amounts.size(sd)} on the scale of the predictor"

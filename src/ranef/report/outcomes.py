@@ -82,7 +82,9 @@ class Outcomes:
     def __init__(self, fit: Fit, amounts: Amounts) -> None:
         self._fit, self._amounts = fit, amounts
         self._family = fit.program.family
-        self.response = label(fit.program.formula.response, _NAME)
+        response = fit.program.formula.response
+        # Weights and standard errors stand beside the response, and trials below it.
+        self.response = label(response if response.form == "trials" else response.value, _NAME)
 
     @property
     def success(self) -> str:
@@ -90,7 +92,12 @@ class Outcomes:
         if self._fit.program.formula.response.form == "trials":
             return f"a success ({self.response})"
         names = self._fit.training.state.family.categories
-        return f"{self.response} = {label(names[1], _NAME) if names else '1'}"
+        if names:
+            return f"{self.response} = {label(names[1], _NAME)}"
+        value = self._fit.program.formula.response.value
+        sample = self._fit.training.sample
+        truth = isinstance(value, Column) and sample.is_boolean(value.name)
+        return f"{self.response} = {'True' if truth else '1'}"
 
     @property
     def is_unordered(self) -> bool:
@@ -175,10 +182,8 @@ class Outcomes:
             return f"the probability of {self.success} changes by {self._amounts.points(change)}"
         return f"{self.response} {self._amounts.difference(change)}"
 
-    def level(self, outcome: Outcome, found: Predicted) -> Matrix:
-        """What a curve of an outcome shows: the mean, the highest category, or a parameter."""
-        if not outcome.is_location:
-            return found.parameters[outcome.parameter]
+    def level(self, found: Predicted) -> Matrix:
+        """What a curve shows of the response: its mean, or its highest category's probability."""
         if self._family.categorised:
             return list(found.shares.values())[-1]
         assert found.mean is not None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.text import Text as Writing
 
 from ranef.errors import ColumnError, OptionError
 from ranef.plots.canvas import POINTS
@@ -60,13 +61,13 @@ def _wrap_titles(figure: Figure) -> None:
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.draw_without_rendering()
     for axes in figure.axes:
-        for place in ("left", "center"):
-            title = axes.get_title(place)
-            size = axes.title.get_fontsize() * figure.dpi / 72
-            letters = max(8, int(axes.bbox.width / (_LETTER * size)))
-            if len(title) > letters:
-                lines = (textwrap.fill(line, letters) for line in title.split("\n"))
-                axes.set_title("\n".join(lines), loc=place)
+        titles = {axes.get_title(place) for place in ("left", "center")} - {""}
+        for text in axes.get_children():
+            if isinstance(text, Writing) and text.get_text() in titles:
+                size = float(text.get_fontsize()) * figure.dpi / 72
+                letters = max(8, int(axes.bbox.width / (_LETTER * size)))
+                lines = (textwrap.fill(line, letters) for line in text.get_text().split("\n"))
+                text.set_text("\n".join(lines))
 
 
 def _points(figure: Figure, texts: Sequence[str]) -> tuple[Point, ...]:

@@ -197,8 +197,9 @@ def data_fit(
     """The data with the location under prior draws, under posterior draws, or both."""
     read = {
         "prior": "What the model holds possible before it sees a row: one sheet or line a draw.",
-        "posterior": "What it holds possible afterwards. The closer the draws lie together, the "
-        "surer it is of the mean; the rows scatter around it.",
+        "posterior": "What the model holds possible once it has seen the rows: one sheet or line a "
+        "draw. The closer they lie together, the surer it is of the mean; the rows scatter around "
+        "it.",
     }
     return [
         picture(

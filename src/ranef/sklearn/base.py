@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,15 +21,16 @@ from sklearn.utils.validation import (
 from ranef import registry
 from ranef.data.tables import read
 from ranef.errors import ColumnError, DataError, ExactFitError, OptionError, suggestion
+from ranef.families.mixture_spec import Mixture
 from ranef.model import Model
 from ranef.names import FamilyName, MethodName, MethodOptions, NewLevels, PredictionKind
 from ranef.sklearn.formulas import GROUPS, WEIGHTS, completed
+from ranef.storage.networks import restored, stored
 
 if TYPE_CHECKING:
     from typing import Self
 
     from ranef.data.frame import Frame
-    from ranef.families.mixture_spec import Mixture
     from ranef.fit import Fit
     from ranef.priors import Prior
 
@@ -109,10 +109,14 @@ class MixedEstimator(BaseEstimator):
                 "not a dict; write pandas.DataFrame(X)"
             )
         if _is_table(X):
+            names = _names(X)
+            twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+            if twice is not None:
+                raise DataError(f"X has the column {twice!r} twice; rename one")
+            if not len(X):
+                raise DataError("X has no rows; give at least two to fit, and one to predict")
             validate_data(self, X, y, reset=reset, skip_check_array=True)
-            if X.shape[1] == 0 or len(X) == 0:  # refused by scikit-learn, in its words
-                check_array(X)
-            return {str(name): X[name] for name in _names(X)}, len(X)
+            return {name: X[name] for name in names}, len(X)
         try:
             least = 2 if reset else 1
             checked = check_array(X, ensure_min_samples=least, estimator=self, input_name="X")
@@ -154,7 +158,7 @@ class MixedEstimator(BaseEstimator):
         columns[whole.response] = y
         if precise:
             columns[WEIGHTS] = rows.weights
-        networks = copy.deepcopy(self.networks) if self.networks else None
+        networks = restored(stored(self.networks or {}, {}))
         model = Model(whole.text, family, self.priors, networks, self.missing)
         needs = model.program.needs()
         if rows.groups is not None and GROUPS not in needs:
@@ -213,19 +217,23 @@ class MixedEstimator(BaseEstimator):
             if GROUPS not in program.needs(response=False, companion=False):
                 raise OptionError("predict() was given groups, and fit() was not; leave them out")
         elif GROUPS not in columns:
+            # Without its column the effects of the groups are left out.
             known = program.groupings()
             without = [name for name in known if GROUPS not in name.split(":")]
             wanted = "all" if len(without) == len(known) else without
-        frame = read(columns, list(self._needs(wanted)), program.missing)
+        if self.formula_.startswith("weights(") and WEIGHTS not in columns:
+            columns[WEIGHTS] = np.ones(n)  # of a new response; its sd is that of weight one
+        if wanted != "all":
+            program = program.limited_to(wanted)
+        needs = program.needs(response=False, companion=kind == "response")
+        frame = read(columns, list(needs), program.missing)
         table = self.fit_.predict(frame, kind, interval, self.new_levels, self.seed, groups=wanted)
         return {str(name): np.asarray(table[name]) for name in table.columns}
 
-    def _needs(self, groups: str | Sequence[str]) -> Sequence[str]:
-        """Columns that predictions with the effects of these groupings read."""
-        program = self.fit_.program
-        if groups != "all":
-            program = program.limited_to(list(groups))
-        return list(program.needs(response=False, companion=False))
+
+def name_of(family: FamilyName | Mixture) -> str:
+    """The name of a family; what is none is left to the registry, which refuses it."""
+    return family.name if isinstance(family, Mixture) else family
 
 
 def _is_dict(X: Rows) -> bool:
@@ -248,19 +256,23 @@ def _names(X: Rows) -> list[Any]:
 
 def _takes_precisions(family: FamilyName | Mixture) -> bool:
     """Whether a family has a scale that precision weights divide."""
-    name = family if isinstance(family, str) else family.name
-    return "weights" in registry.load("family", name).forms
+    return "weights" in registry.load("family", name_of(family)).forms
 
 
 def _one_for_each(name: str, values: Any, n: int) -> NDArray | None:
     """One value for each of n rows, or None.
 
     Raises:
-        ValueError: for another number of values, or more than one dimension.
+        DataError: for another number of values, or more than one dimension.
     """
     if values is None:
         return None
-    column = column_or_1d(values, dtype=None)
+    column = np.asarray(values)
+    if column.ndim != 1:
+        raise DataError(
+            f"{name} must be one value for each row; put several groupings into X, and into the "
+            "formula"
+        )
     if len(column) != n:
         raise DataError(f"{name} has {len(column):,} values for {n:,} rows; give one for each row")
     return column
@@ -315,7 +327,14 @@ def checked_response(y: Any, n: int, **options: Any) -> NDArray:
     Raises:
         ValueError: in scikit-learn's words.
     """
-    column = check_array(y, ensure_2d=False, input_name="y", **options)
+    try:
+        column = check_array(y, ensure_2d=False, input_name="y", **options)
+    except ValueError as error:
+        if "string" in str(error):
+            raise DataError(
+                "y holds texts, and a regressor takes numbers; use MixedClassifier for classes"
+            ) from None
+        raise
     column = column_or_1d(column, warn=True)
     check_consistent_length(np.empty((n, 1)), column)
     return column

@@ -40,7 +40,8 @@ class MixedClassifier(ClassifierMixin, MixedEstimator):
             two, or "ordinal" for classes whose sorted order has a meaning.
         groups: column or columns of X that are groupings, if there is no formula.
         priors: parameter name to prior, as for `ranef.Model`.
-        networks: name to Keras model, as for `ranef.Model`. Every fit trains a copy.
+        networks: name to Keras model, as for `ranef.Model`. Every fit trains a copy, and the layers
+            have to be ones that `ranef.Fit.save` can keep.
         missing: texts that stand for a missing level, as for `ranef.Model`.
         method: "auto", "laplace", "svi" or "nuts", as for `ranef.Model.fit`.
         draws: number of posterior draws, in each chain.
@@ -114,9 +115,15 @@ class MixedClassifier(ClassifierMixin, MixedEstimator):
             )
         rows = self._read(X, y, sample_weight, groups)
         given = checked_response(y, rows.n, dtype=None)
-        check_classification_targets(given)
         counted = given if rows.weights is None else given[rows.weights > 0]
-        classes = np.unique(counted)
+        try:
+            check_classification_targets(given)
+            classes = np.unique(counted)
+        except TypeError:
+            raise DataError(
+                "y has classes that cannot be sorted, such as texts beside numbers or None; "
+                "convert them to one type"
+            ) from None
         if len(classes) < 2:
             raise DataError(
                 f"y has one class, {classes.tolist()[0]!r}; a classifier needs at least two"

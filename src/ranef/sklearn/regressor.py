@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 
 from ranef.errors import OptionError
 from ranef.names import FamilyName, MethodName, MethodOptions, NewLevels
-from ranef.sklearn.base import MixedEstimator, Rows, checked_response
+from ranef.sklearn.base import MixedEstimator, Rows, checked_response, name_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -40,7 +40,8 @@ class MixedRegressor(RegressorMixin, MixedEstimator):
         family: the distribution of the response, as for `ranef.Model`.
         groups: column or columns of X that are groupings, if there is no formula.
         priors: parameter name to prior, as for `ranef.Model`.
-        networks: name to Keras model, as for `ranef.Model`. Every fit trains a copy.
+        networks: name to Keras model, as for `ranef.Model`. Every fit trains a copy, and the layers
+            have to be ones that `ranef.Fit.save` can keep.
         missing: texts that stand for a missing level, as for `ranef.Model`.
         method: "auto", "exact", "laplace", "svi" or "nuts", as for `ranef.Model.fit`.
         draws: number of posterior draws, in each chain.
@@ -106,7 +107,7 @@ class MixedRegressor(RegressorMixin, MixedEstimator):
             RanefError: one of its subclasses, as for `ranef.Model.fit`.
             ValueError: for rows that scikit-learn refuses, in its words.
         """
-        name = self.family if isinstance(self.family, str) else self.family.name
+        name = name_of(self.family)
         if name in _OF_CLASSES:
             raise OptionError(
                 f"the response of the family {name!r} is a class; use ranef.sklearn.MixedClassifier"
