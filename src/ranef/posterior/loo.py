@@ -101,7 +101,7 @@ class LeaveOneOut:
 
 
 # Smallest number of draws, a fifth of which are the tail that is smoothed: five at least.
-_LEAST_DRAWS = 25
+LEAST_DRAWS = 25
 
 # The level of each row, and the names of the levels.
 Levels = tuple[Int[NDArray[np.int64], "n"], tuple[str, ...]]
@@ -142,9 +142,9 @@ def leave_one_out(
         )
     draws = posterior.draws
     count = next((v.shape[0] * v.shape[1] for v in draws.sites.values()), 1)
-    if count < _LEAST_DRAWS:
+    if count < LEAST_DRAWS:
         raise OptionError(
-            f"leaving out needs at least {_LEAST_DRAWS} draws, and the fit has {count}; fit it "
+            f"leaving out needs at least {LEAST_DRAWS} draws, and the fit has {count}; fit it "
             "with more, as in draws=1000, or use fit.kfold()"
         )
     if group is None:
