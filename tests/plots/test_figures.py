@@ -97,6 +97,13 @@ def test_shrinkage_orders_levels_by_size_and_joins_both_estimates(tree):
     )
 
 
+def test_levels_of_one_size_need_no_colour_bar(tree):
+    alike = tree.copy()
+    alike["constant_data"] = xr.DataTree(tree["constant_data"].to_dataset() * 0 + 4)
+    assert len(plots.shrinkage(tree, "g").axes) == 2
+    assert len(plots.shrinkage(alike, "g").axes) == 1
+
+
 def test_of_very_many_levels_some_are_drawn_evenly_over_the_sizes(tree):
     k = 12_000
     level = {"g__factor_dim": np.arange(k).astype(str)}

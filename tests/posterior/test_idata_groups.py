@@ -142,3 +142,17 @@ def test_responses_are_drawn_for_each_draw_of_the_log_likelihood(linear):
     pit = arviz_stats.loo_pit(tree)["y"].to_numpy()
     assert ((pit >= -1e-9) & (pit <= 1 + 1e-9)).all()
     assert 0.4 < pit.mean() < 0.6
+
+
+def test_the_mean_of_a_level_of_successes_is_that_of_its_trials():
+    """Observed and drawn are shares of all trials of the level, on one scale."""
+    table = {
+        "s": np.array([9, 1, 30, 2, 5, 50]),
+        "t": np.array([10, 10, 60, 40, 10, 100]),
+        "g": np.array(list("aabbcc")),
+    }
+    fit = rf.Model("s / t ~ 1 + (1 | g)", family="binomial").fit(table, progress=False)
+    found = fit.extend("predictive_by_group")["predictive_by_group"]
+    np.testing.assert_allclose(found["observed_mean|g"], [10 / 20, 32 / 100, 55 / 110])
+    drawn = found["drawn_mean|g"].mean("draw").to_numpy()
+    assert ((drawn > 0.2) & (drawn < 0.7)).all()

@@ -88,9 +88,10 @@ def shrinkage(fit: Source, factor: str | None = None) -> Figure:
         "level, from most rows to fewest" + (some if len(table) < table.attrs["levels"] else "")
     )
     axes.set_ylabel(label(group(fit, "shrinkage").attrs["response"]))
-    bar = figure.colorbar(dots, label="rows in the level", pad=0.01)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    if size.min() < size.max():
+        bar = figure.colorbar(dots, label="rows in the level", pad=0.01)
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 

@@ -23,7 +23,8 @@ Vector = Float[Array, "levels"]
 def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
     """Mean response, and share of zeros, of each level: observed, and drawn from the fit.
 
-    The training rows are used, or evenly spaced ones of them if there are many.
+    For numbers of successes the mean is that of the trials of the level: all its successes divided
+    by all its trials. The training rows are used, or evenly spaced ones of them if there are many.
 
     Returns:
         For every grouping g: ``observed_mean|g`` (level), ``drawn_mean|g`` (draw, level) and
@@ -49,6 +50,9 @@ def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
         )
     drawn = predictive.responses(designs, response, len(rows)).astype(np.float64)
     observed = np.asarray(response.value, np.float64)
+    trials = np.ones(len(observed))
+    if response.form == "trials":
+        trials = np.asarray(response.companion, np.float64)
     counts = (
         posterior.program.family.discrete
         and len(np.unique(observed)) > 2
@@ -60,17 +64,18 @@ def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
         size = np.bincount(own, minlength=len(names)).astype(np.float64)
         coords[dim] = list(names)
         variables[f"size|{factor}"] = (dim, size)
-        kinds = {"mean": lambda y: y}
+        of_trials = np.bincount(own, trials, minlength=len(names))
+        kinds = {"mean": (lambda y: y, of_trials)}
         if counts:
-            kinds["zeros"] = lambda y: (y == 0).astype(np.float64)
-        for kind, of in kinds.items():
-            variables[f"observed_{kind}|{factor}"] = (dim, _means(of(observed), own, size))
-            each = np.stack([_means(of(d), own, size) for d in drawn])
+            kinds["zeros"] = (lambda y: (y == 0).astype(np.float64), size)
+        for kind, (of, total) in kinds.items():
+            variables[f"observed_{kind}|{factor}"] = (dim, _means(of(observed), own, total))
+            each = np.stack([_means(of(d), own, total) for d in drawn])
             variables[f"drawn_{kind}|{factor}"] = (("draw", dim), each)
     return xr.Dataset(variables, coords)
 
 
-def _means(values: Rows, codes: Codes, size: Vector) -> Vector:
-    """Mean of the values of each level; NaN for a level without rows."""
-    total = np.bincount(codes, values, len(size))
-    return np.divide(total, size, out=np.full(len(size), np.nan), where=size > 0)
+def _means(values: Rows, codes: Codes, number: Vector) -> Vector:
+    """Sum of the values of each level divided by their number; NaN for a level without rows."""
+    total = np.bincount(codes, values, len(number))
+    return np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0)
