@@ -235,18 +235,21 @@ class StackedFits:
             for name in used
         ]
         weights = np.array(list(used.values()))[:, None]
-        found = logsumexp(np.stack([np.asarray(e) for e in each]), axis=0, b=weights)
-        total = np.asarray(found, np.float64)
+        total: NDArray[np.float64] = np.asarray(
+            logsumexp(np.stack([np.asarray(e) for e in each]), axis=0, b=weights)
+        )
         first = each[0]
         if isinstance(first, np.ndarray):
             return total
         if isinstance(first, pd.Series):
             return pd.Series(total, first.index, name=first.name)
-        return type(first)(first.name, total)  # a Series of polars
+        polars_series: Any = type(first)
+        return polars_series(first.name, total)
 
     def _used(self) -> dict[str, float]:
         """The fits that predict, with their weights, which sum to one."""
-        kept = {name: float(self.weights[name]) for name in self.fits}
+        each = np.asarray(self.weights[list(self.fits)], np.float64).tolist()
+        kept = dict(zip(self.fits, each, strict=True))
         kept = {name: weight for name, weight in kept.items() if weight > _LEAST}
         total = sum(kept.values())
         return {name: weight / total for name, weight in kept.items()}

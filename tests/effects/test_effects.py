@@ -378,3 +378,14 @@ def test_polars_gives_polars():
 def test_refusals_say_what_to_do(linear, call, error, said):
     with pytest.raises(error, match=said):
         call(linear)
+
+
+@pytest.mark.long
+def test_columns_called_as_those_of_results(effects_table):
+    table = effects_table.rename(columns={"f": "group", "b": "term"})
+    fit = rf.Model("level ~ group", "ordinal").fit(table, draws=50, progress=False)
+    found = effects.avg_predictions(fit, by="group")
+    assert found["group"].tolist() == ["low", "mid", "high"] * 3
+    assert found["category"].unique().tolist() == ["no", "some", "much"]
+    with pytest.raises(rf.ColumnError, match="'term' of by= has the name"):
+        effects.avg_predictions(fit, newdata=table, by="term")

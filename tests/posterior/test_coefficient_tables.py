@@ -95,6 +95,7 @@ def test_coef_beside_other_predictors_codings_and_tables():
     assert found["g"].dtype == pl.Int64
 
 
+@pytest.mark.long
 def test_a_loaded_fit_has_the_same_tables(fit, tmp_path):
     loaded = rf.load(fit.save(tmp_path / "fit.ranef"))
     pd.testing.assert_frame_equal(loaded.coef("g"), fit.coef("g"), check_exact=True)

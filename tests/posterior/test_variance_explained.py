@@ -8,6 +8,7 @@ from scipy.special import expit
 import ranef as rf
 from ranef.data import parquet
 from ranef.posterior.posterior import Posterior
+from ranef.posterior.row_variances import WeightedVariance
 from ranef.posterior.variance_explained import VarianceExplained
 
 RNG = np.random.default_rng(11)
@@ -180,6 +181,7 @@ def test_known_weights_and_standard_errors():
         assert fit.icc()["estimate"].iloc[0] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_level_for_each_row_is_residual():
     table = TABLE.assign(row=np.arange(N))
     fit = rf.Model("y ~ 1 + (1 | g) + (1 | row)").fit(table, progress=False, draws=100)
@@ -224,3 +226,15 @@ def test_what_is_not_defined_is_refused_in_a_sentence(fit):
             kinds.r2(kind=kind)
     r2 = plain.r2(kind="nakagawa")["estimate"]
     assert r2["marginal"] == r2["conditional"]
+
+
+def test_a_constant_has_no_variance_and_large_numbers_keep_theirs():
+    rng = np.random.default_rng(0)
+    values = 1e6 + rng.normal(size=(3, 50)) * [[0.0], [1.0], [2.0]]
+    weights = rng.integers(1, 4, 50).astype(float)
+    found = WeightedVariance()
+    for rows in (slice(0, 7), slice(7, 50)):
+        found.add(values[:, rows], weights[rows])
+    expected = [np.repeat(own, weights.astype(int)).var(ddof=1) for own in values]
+    np.testing.assert_allclose(found.variance, expected, rtol=1e-9)
+    assert found.variance[0] == 0

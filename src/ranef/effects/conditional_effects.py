@@ -89,7 +89,9 @@ def conditional_effects(
     sizes = [len(v) for v in chosen.values()]
     values = found.reshape(3, -1, *sizes)
     dims = DIMS[: len(names)]
-    groups_ = list(dict.fromkeys(table["group"])) if "group" in table.columns else [""]
+    categories = getattr(fit.program.family, "categories", ())
+    groups_ = list(categories) if len(categories) == values.shape[1] else [""]
+    groups_ = groups_ if len(groups_) == values.shape[1] else list(categories[1:])
     variables = {
         name: (("group", *dims), values[i]) for i, name in enumerate(("lower", "estimate", "upper"))
     }

@@ -17,7 +17,7 @@ from ranef.effects.hypotheses import columns_of, tested
 from ranef.effects.rows import Cells, Rows, by_names, cells_of, rows_of, without_gaps
 from ranef.effects.table import Described, Kept, Settings, columns_of_names, finite
 from ranef.effects.variants import Estimand, Quantity
-from ranef.errors import DataError, OptionError, whole_number
+from ranef.errors import ColumnError, DataError, OptionError, whole_number
 from ranef.posterior.new_rows import Groups
 
 if TYPE_CHECKING:
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 # Largest number of draws x rows of a table whose draws are kept.
 _KEPT = 4_000_000
-# Name of the column of categories.
-GROUP = "group"
+# Name of the column of categories, and its name where the model has a column of that name.
+GROUP, CATEGORY = "group", "category"
+# Columns of results, whose names no column of the table may take.
+_RESERVED = ("rowid", "term", "contrast", "estimate", "lower", "upper", "pd", "in_rope")
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,28 @@ class Request:
     what: str
     comparison: Comparison = COMPARISONS["difference"]
 
+    @property
+    def cells(self) -> list[str]:
+        """The columns of `by`. Categories of the response are rows of their own in any case."""
+        names = list(by_names(self.by))
+        for name in names:
+            if name in _RESERVED:
+                raise ColumnError(
+                    f"the column {name!r} of by= has the name of a column of the result; rename it"
+                )
+        categories = getattr(self.fit.program.family, "categories", ())
+        if categories and self.category == GROUP and GROUP in names:
+            names.remove(GROUP)
+        return names
+
+    @property
+    def category(self) -> str:
+        """The name of the column of categories."""
+        return CATEGORY if GROUP in Predictors(posterior_of(self.fit)).uses else GROUP
+
     def rows(self) -> Rows:
         """The rows at which the fit is evaluated."""
-        extra = [name for name in by_names(self.by) if name != GROUP]
+        extra = self.cells
         extra += [self.weights] if self.weights is not None else []
         return rows_of(self.fit._known, self.newdata, self.groups, self.new_levels, extra)
 
@@ -88,7 +109,7 @@ def quantities_of(estimands: Sequence[Estimand]) -> list[Quantity]:
 
 def averaged(request: Request, rows: Rows, estimands: Sequence[Estimand]) -> Table:
     """A table of averages over rows, a row for each estimand, category and cell of `by`."""
-    by = [name for name in by_names(request.by) if name != GROUP]
+    by = request.cells
     predictors = Predictors(posterior_of(request.fit))
     cells = cells_of(rows, by, request.weights, predictors)
     return averaged_over(request, rows, estimands, cells)
@@ -109,7 +130,7 @@ def averaged_over(
     # (estimand, group, draw, cell) to (draw, estimand x group x cell).
     values = np.stack(each).transpose(2, 0, 1, 3)
     draws = values.reshape(len(values), -1)
-    names = _names(estimands, evaluation, cells.columns, cells.count)
+    names = _names(request, estimands, evaluation, cells.columns, cells.count)
     over = f"averaged over {evaluation.rows.what}" if rows.n > cells.count else "at " + rows.what
     if request.type == BACK:
         over += ", on the scale of the link, and transformed back"
@@ -125,9 +146,9 @@ def by_unit(request: Request, rows: Rows, estimands: Sequence[Estimand]) -> Tabl
     shown = {
         name: repeated(rows.frame.columns[name], numbers)
         for name in rows.shown
-        if name not in ("estimate", "lower", "upper")
+        if name not in _RESERVED
     }
-    names = {"rowid": numbers, **_names(estimands, evaluation, {}, rows.n)}
+    names = {"rowid": numbers, **_names(request, estimands, evaluation, {}, rows.n)}
     labels = rows.labels.at(numbers) if rows.labels.index is not None else Labels(rows.labels.form)
     over = f"at each of {rows.what}"
     if request.hypothesis is not None or size * evaluation.draws <= _KEPT:
@@ -180,6 +201,7 @@ def _every(
 
 
 def _names(
+    request: Request,
     estimands: Sequence[Estimand],
     evaluation: Evaluation,
     columns: Mapping[str, Held],
@@ -193,7 +215,7 @@ def _names(
     }
     if groups != ("",):
         one = np.repeat(np.array(groups, object), count)
-        out[GROUP] = np.tile(one, len(estimands))
+        out[request.category] = np.tile(one, len(estimands))
     places = np.tile(np.arange(count), len(estimands) * len(groups))
     return out | {name: repeated(values, places) for name, values in columns.items()}
 

@@ -145,6 +145,7 @@ def _set(predictors: Predictors, variables: Variables) -> list[Estimand]:
             name: repeated(column, np.array([place]))
             for (name, column), place in zip(values.items(), places, strict=True)
         }
+        # Values that are set identify the rows of the table.
         names = {name: listed(value)[0] for name, value in chosen.items()}
         out.append(Estimand(names, Quantity((constant(chosen),))))
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from ranef.data.row_labels import Labels
 from ranef.errors import DataError, OptionError, RanefError, first_line, whole_number
 from ranef.fit.refitting import Refitting
 from ranef.formula.update import updated
+from ranef.names import MethodName
 from ranef.posterior.kfold import Folds, KFold, given_folds, grouped_folds, random_folds
 from ranef.posterior.loo import by_training_row, levels_of
 from ranef.progress import progress_bar

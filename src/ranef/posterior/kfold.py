@@ -24,6 +24,9 @@ Folds = Int[NDArray[np.int64], "n"]
 class KFold:
     """K-fold cross-validation of a fit, as returned by `Fit.kfold`. Prints as two lines.
 
+    Each row is scored by itself, also where the rows of a level are left out together; `Fit.loo`
+    by a grouping scores them jointly.
+
     Attributes:
         pointwise: a table with one row for each row that the fit has used, and the columns elpd
             and fold (from 1). Rows have the index of the fitted pandas table, or their position

@@ -30,6 +30,8 @@ Vector = Float[NDArray[np.float64], "rows"]
 # Largest value of draws x rows, unless there are more rows, and the least number of draws.
 _CELLS = 200_000_000
 _LEAST_DRAWS = 200
+# Largest share of a sum of squares that rounding can leave as a variance.
+_ROUNDING = 1e-13
 
 
 @dataclass
@@ -62,8 +64,11 @@ class WeightedVariance:
         """The variance over all rows that were added; zero for a single row."""
         if self.total <= 1:
             return np.zeros_like(self.sums)
-        around = self.squares - self.sums**2 / self.total
-        return np.maximum(around, 0.0) / (self.total - 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            around = self.squares - self.sums**2 / self.total
+            # What is left of a constant is the rounding of the sums.
+            around = np.where(around <= _ROUNDING * self.squares, 0.0, around)
+        return around / (self.total - 1)
 
 
 @dataclass(frozen=True)
