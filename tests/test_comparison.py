@@ -121,8 +121,8 @@ def test_a_mixture_of_fits(fits):
 def test_a_fit_without_the_grouping_is_compared_by_its_levels(fits):
     table = rf.compare(fits, group="g")
     assert table.loc["groups", "elpd"] == fits["groups"].loo(group="g").elpd
-    alone = [fits["line"].log_score(TABLE[G == g]).sum() for g in range(6)]
-    assert table.loc["line", "elpd"] == pytest.approx(sum(alone), abs=6)  # p_loo of 6 levels
+    whole = fits["line"].log_score(TABLE).sum()
+    assert whole - 6 < table.loc["line", "elpd"] < whole  # less the effective number of parameters
 
 
 @pytest.mark.long
