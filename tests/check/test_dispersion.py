@@ -48,7 +48,7 @@ def test_overdispersed_counts_are_a_note_and_no_symptom():
         ("fair / ten ~ x", "binomial", False),
         ("few ~ x", "poisson", False),
         ("yes ~ x", "bernoulli", False),
-        ("many ~ x", "negative_binomial", False),
+        pytest.param("many ~ x", "negative_binomial", False, marks=pytest.mark.long),
         pytest.param("many ~ x + (1 | row)", "poisson", False, marks=pytest.mark.long),
     ],
 )

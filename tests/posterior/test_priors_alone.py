@@ -87,10 +87,15 @@ def test_sensitivity_is_that_of_the_scaled_normal_posterior(fit):
     assert found["diagnosis"] == "prior and data disagree"
 
 
+@pytest.mark.long
 def test_a_default_prior_is_no_cause_for_concern(fit):
     weak = fit.update(priors=None, progress=False).sensitivity()
     assert set(weak["diagnosis"]) == {"none"}
     assert list(weak.index) == ["Intercept", "sigma"]
+    with pytest.raises(rf.OptionError, match="at least 50 draws, and the fit has 20"):
+        fit.update(draws=20, progress=False).sensitivity()
+    with pytest.raises(rf.OptionError, match="at least 25 draws, and the fit has 20"):
+        fit.update(draws=20, progress=False).loo()
     none = fit.update(priors={"Intercept": 1.0, "sigma": 1.0}, draws=20, progress=False)
     with pytest.raises(rf.OptionError, match="fixed or point estimates"):
         none.sensitivity()

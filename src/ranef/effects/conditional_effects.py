@@ -17,7 +17,7 @@ from ranef.lazy import xr
 from ranef.names import NewLevels
 from ranef.posterior.new_rows import Groups
 from ranef.posterior.posterior import tails_of
-from ranef.posterior.reference_grid import between
+from ranef.posterior.reference_grid import between, dates_of
 
 if TYPE_CHECKING:
     from ranef.fit import Fit
@@ -97,7 +97,7 @@ def conditional_effects(
     }
     coords = {dim: np.asarray(v) for dim, v in zip(dims, chosen.values(), strict=True)}
     coords = {
-        dim: v.astype(str) if predictors.kind(name) != "number" else v
+        dim: v.astype(str) if predictors.kind(name) == "level" else v
         for (dim, v), name in zip(coords.items(), names, strict=True)
     }
     attributes = {
@@ -112,6 +112,8 @@ def conditional_effects(
 
 def _default(predictors: Predictors, name: str, *, curve: bool) -> Held:
     """The values of a predictor in a figure."""
+    if curve and predictors.kind(name) == "date":
+        return dates_of(between(predictors.sample.days(name), _POINTS))
     if predictors.kind(name) != "number":
         return predictors.held(name, predictors.levels(name))
     values = predictors.numbers(name)

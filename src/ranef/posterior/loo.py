@@ -100,6 +100,9 @@ class LeaveOneOut:
         return markup.lines(*str(self).splitlines())
 
 
+# Smallest number of draws, a fifth of which are the tail that is smoothed: five at least.
+LEAST_DRAWS = 25
+
 # The level of each row, and the names of the levels.
 Levels = tuple[Int[NDArray[np.int64], "n"], tuple[str, ...]]
 
@@ -128,7 +131,8 @@ def leave_one_out(
 
     Raises:
         ColumnError: if the model does not have the grouping and `levels` is None.
-        OptionError: if the fit has read its rows in batches, or the grouping has too many levels.
+        OptionError: if the fit has read its rows in batches or has too few draws, or the grouping
+            has too many levels.
     """
     training = posterior.training
     if training.stream is not None:
@@ -136,12 +140,17 @@ def leave_one_out(
             "leaving out needs every row, and this fit has read its rows in batches and kept a "
             "sample; compare on rows it has not seen, by fit.log_score(data)"
         )
+    draws = posterior.draws
+    count = next((v.shape[0] * v.shape[1] for v in draws.sites.values()), 1)
+    if count < LEAST_DRAWS:
+        raise OptionError(
+            f"leaving out needs at least {LEAST_DRAWS} draws, and the fit has {count}; fit it "
+            "with more, as in draws=1000, or use fit.kfold()"
+        )
     if group is None:
         found = _of_rows(posterior, seed)
     else:
         found = _of_levels(posterior, group, seed, levels)
-    draws = posterior.draws
-    count = next((v.shape[0] * v.shape[1] for v in draws.sites.values()), 1)
     response = str(posterior.program.formula.response)
     return LeaveOneOut(found, group or "", threshold(max(count, 2)), response)
 

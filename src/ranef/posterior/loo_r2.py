@@ -19,7 +19,7 @@ from ranef.errors import DataError, OptionError
 from ranef.lazy import jax
 from ranef.numerics.psis import threshold
 from ranef.numerics.shapes import Float
-from ranef.posterior.loo import relative_efficiency
+from ranef.posterior.loo import LEAST_DRAWS, relative_efficiency
 from ranef.posterior.posterior import Posterior
 from ranef.posterior.program_replay import Matrix
 from ranef.posterior.row_variances import Vector, predictive_of, share_or_mean, trials_of
@@ -57,7 +57,7 @@ def leave_one_out_r2(posterior: Posterior, seed: int) -> LeaveOneOutR2:
         seed: seed of the bootstrap.
 
     Raises:
-        OptionError: if the fit has read its rows in batches.
+        OptionError: if the fit has read its rows in batches, or has too few draws.
         DataError: for a response that is the same in every row.
     """
     training = posterior.training
@@ -65,6 +65,12 @@ def leave_one_out_r2(posterior: Posterior, seed: int) -> LeaveOneOutR2:
         raise OptionError(
             "leaving out needs every row, and this fit has read its rows in batches and kept a "
             "sample; ask for kind='bayes' or kind='nakagawa'"
+        )
+    chains, each = posterior.draws.shape
+    if chains * each < LEAST_DRAWS:
+        raise OptionError(
+            f"kind='loo' needs at least {LEAST_DRAWS} draws, and the fit has {chains * each}; fit "
+            "it with more, as in draws=1000"
         )
     response = training.response
     trials = trials_of(response)
@@ -78,7 +84,6 @@ def leave_one_out_r2(posterior: Posterior, seed: int) -> LeaveOneOutR2:
             f"the response {posterior.program.formula.response.value} is the same in every row, "
             "so there is no variance to explain"
         )
-    chains, each = posterior.draws.shape
     return LeaveOneOutR2(samples, float(np.mean(k > threshold(max(chains * each, 2)))))
 
 

@@ -35,6 +35,8 @@ ByDraw = Float[NDArray[np.float64], "chains draws"]
 
 # Sensitivity from which a parameter is reported (Kallioinen et al., 2024, section 3.3).
 _NOTABLE = 0.05
+# Smallest number of draws, so that the tails of the weights have five draws at least.
+_LEAST_DRAWS = 50
 # End of the name of the site of a correlation matrix, which holds its Cholesky factor.
 _FACTOR = "/cholesky"
 # Roles of variables that tables of the fit list.
@@ -45,8 +47,8 @@ def sensitivity(posterior: Posterior, seed: int = 0) -> pd.DataFrame:
     """The table of `Fit.sensitivity`.
 
     Raises:
-        OptionError: for a fit that has read its rows in batches, for chains of fewer than ten
-            draws, and for a model without a parameter that has a prior and a posterior.
+        OptionError: for a fit that has read its rows in batches, for fewer than 50 draws,
+            and for a model without a parameter that has a prior and a posterior.
     """
     if posterior.training.stream is not None:
         raise OptionError(
@@ -62,8 +64,11 @@ def sensitivity(posterior: Posterior, seed: int = 0) -> pd.DataFrame:
         )
     likelihood = _log_likelihood(posterior, seed)
     size = next(iter(shown.values())).size
-    if size < 10:
-        raise OptionError(f"sensitivity needs at least 10 draws, and the fit has {size}")
+    if size < _LEAST_DRAWS:
+        raise OptionError(
+            f"sensitivity needs at least {_LEAST_DRAWS} draws, and the fit has {size}; fit it with "
+            "more, as in draws=1000"
+        )
     # Numbered, because a DataTree takes no "/" in a name, and tables show it.
     numbered = {f"v{i}": each for i, each in enumerate(shown.values())}
     groups = {

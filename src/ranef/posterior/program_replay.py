@@ -99,6 +99,9 @@ class OutOfReachError(DataError):
         )
         self.place = place
 
+    def __reduce__(self) -> tuple[type[OutOfReachError], tuple[int]]:
+        return OutOfReachError, (self.place,)
+
 
 def refuse_out_of_reach(
     values: Float[NDArray, "draws rows"], places: Rows, most: float = _FARTHEST

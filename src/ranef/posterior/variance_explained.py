@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ranef.errors import OptionError
 from ranef.families.categories import Categories
 from ranef.numerics.shapes import Float
+from ranef.posterior.loo import LEAST_DRAWS
 from ranef.posterior.loo_r2 import leave_one_out_r2
 from ranef.posterior.posterior import Posterior, tails_of
 from ranef.posterior.row_variances import PerDraw, RowVariances, common_variance, mean_residual
@@ -108,6 +109,9 @@ class VarianceExplained:
             said.append(f"residual variance: the mean over rows of {own}")
         left_out = self.posterior.training.stream is None
         left_out &= self.posterior.training.held <= _MOST_LEFT_OUT
+        chains, each = self.posterior.draws.shape
+        few = chains * each < LEAST_DRAWS
+        left_out &= not few
         if kind == "loo" or (kind is None and left_out):
             loo = leave_one_out_r2(self.posterior, seed)
             rows["loo"] = loo.samples
@@ -118,6 +122,8 @@ class VarianceExplained:
             said.append(
                 "loo is left out, as the rows were read in batches"
                 if streamed
+                else f"loo is left out, as it needs at least {LEAST_DRAWS} draws"
+                if few
                 else "loo is left out, as there are many rows; kind='loo' asks for it"
             )
         return _table("r2", rows, tails, "; ".join(said))
