@@ -165,7 +165,13 @@ def _outdated(
 
 
 # Classes that users get from functions and do not make.
-_RETURNED = {"ranef.Fit", "ranef.check.symptom.Check", "ranef.posterior.loo.LeaveOneOut"}
+_RETURNED = {
+    "ranef.Fit",
+    "ranef.check.symptom.Check",
+    "ranef.posterior.kfold.KFold",
+    "ranef.posterior.loo.LeaveOneOut",
+    "ranef.stacked.StackedFits",
+}
 
 
 def _signature(

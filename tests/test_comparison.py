@@ -118,6 +118,14 @@ def test_a_mixture_of_fits(fits):
 
 
 @pytest.mark.long
+def test_a_fit_without_the_grouping_is_compared_by_its_levels(fits):
+    table = rf.compare(fits, group="g")
+    assert table.loc["groups", "elpd"] == fits["groups"].loo(group="g").elpd
+    whole = fits["line"].log_score(TABLE).sum()
+    assert whole - 6 < table.loc["line", "elpd"] < whole  # less the effective number of parameters
+
+
+@pytest.mark.long
 def test_fits_are_compared_in_the_same_folds(fits):
     each = {name: fit.kfold(3, seed=2) for name, fit in fits.items()}
     table = rf.compare(fits, folds=3, seed=2)

@@ -204,10 +204,20 @@ def _notes(each: Mapping[str, Float[NDArray, "n"]], results: Mapping[str, Any]) 
 def _left_out(fits: Mapping[str, Fit], group: str | None, seed: int) -> dict[str, LeaveOneOut]:
     """PSIS-LOO of every fit. Fits without the grouping use the levels of a fit that has it."""
     known = {name: Posterior(f.program, f.training, f.draws) for name, f in fits.items()}
-    levels = None
-    if group is not None:
-        levels = next((own for p in known.values() if (own := levels_of(p, group))), None)
-    return {name: leave_one_out(p, group, seed, levels) for name, p in known.items()}
+    own = {name: None if group is None else levels_of(p, group) for name, p in known.items()}
+    levels = next((each for each in own.values() if each is not None), None)
+    found = {name: leave_one_out(p, group, seed, levels) for name, p in known.items()}
+    tables = {name: loo.pointwise for name, loo in found.items()}
+    typed = next((tables[name] for name, each in own.items() if each is not None), None)
+    for name, table in tables.items():
+        # A fit without the grouping does not know the type of its levels.
+        if (
+            own[name] is None
+            and isinstance(typed, pd.DataFrame)
+            and isinstance(table, pd.DataFrame)
+        ):
+            found[name] = replace(found[name], pointwise=table.set_axis(typed.index))
+    return found
 
 
 def _table(

@@ -10,17 +10,31 @@ import pytest
 
 import ranef as rf
 from ranef.check.symptom import Check
+from ranef.posterior.kfold import KFold
 from ranef.posterior.loo import LeaveOneOut
+from ranef.sklearn import MixedClassifier, MixedRegressor
+from ranef.stacked import StackedFits
 
+OWNERS = {
+    "model": rf.Model,
+    "fit": rf.Fit,
+    "check": Check,
+    "loo": LeaveOneOut,
+    "kfold": KFold,
+    "stacked": StackedFits,
+    "regressor": MixedRegressor,
+    "classifier": MixedClassifier,
+}
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "reference").glob("*.md"))
 
 
 def members(owner: type) -> list[str]:
-    """Public methods and properties, not those that a Protocol or dataclass brings."""
+    """Public methods and properties of ours, not those that a Protocol or scikit-learn brings."""
     return [
         name
         for name in dir(owner)
         if not name.startswith("_") and (callable(each := getattr(owner, name)) or _computed(each))
+        if not getattr(each, "__module__", "").startswith("sklearn")
     ]
 
 
@@ -33,9 +47,7 @@ def public() -> dict[str, str]:
     names = {f"rf.{name}": f"rf.{name}" for name in rf.__all__ if name not in rf._MODULES}
     for module in rf._MODULES:
         names |= {f"rf.{module}.{n}": f"rf.{module}.{n}(" for n in getattr(rf, module).__all__}
-    for head, owner in {"model": rf.Model, "fit": rf.Fit}.items():
-        names |= {f"{head}.{name}": f".{name}" for name in members(owner)}
-    for head, owner in {"check": Check, "loo": LeaveOneOut}.items():
+    for head, owner in OWNERS.items():
         names |= {f"{head}.{name}": f".{name}" for name in members(owner)}
     return names
 
@@ -60,7 +72,7 @@ def test_the_name_has_a_docstring_and_an_example(name, used):
 
 def test_every_heading_of_a_name_is_one_that_there_is():
     known = public()
-    owners = {"rf", "model", "fit", "check", "loo"}
+    owners = {"rf", *OWNERS}
     named = [head for head in sections() if head.split(".")[0] in owners and "." in head]
     assert [head for head in named if head not in known] == []
 
