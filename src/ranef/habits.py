@@ -14,6 +14,8 @@ from ranef.errors import OptionError
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
+# What to write for (1 | p | g), which brms reads as effects that several parameters share.
+TWO_BARS = "write (1 | g); effects of different predictors are not correlated"
 # Families as lme4, glmmTMB, brms, bambi, statsmodels and scikit-learn call them.
 FAMILIES = {
     "normal": "gaussian",
@@ -178,11 +180,11 @@ def left_side(part: str) -> str | None:
 
 
 def in_brackets(text: str, position: int) -> str | None:
-    """What to write for a bar or a comma too many in brackets, as in ``(1 | p | g)``.
+    """What to write for a comma in brackets, as in ``(1 + x | g, correlated)``.
 
     Args:
         text: the formula.
-        position: place of the bar or comma.
+        position: place of the comma.
 
     Returns:
         The advice as the end of a sentence, or None for another text.
@@ -190,6 +192,4 @@ def in_brackets(text: str, position: int) -> str | None:
     opening = text.rfind("(", 0, position)
     if "|" not in text[opening + 1 : position] or opening < text.rfind(")", 0, position):
         return None
-    if text[position] == "|":
-        return "write (1 | g); effects of different predictors are not correlated"
     return "write (1 + x | g) for correlated effects, and (1 + x || g) for uncorrelated ones"

@@ -115,7 +115,8 @@ def test_priors_are_shown_without_reading_all_at_once(parquet):
     assert own["1|g_sigma"].sigma == pytest.approx(other["1|g_sigma"].sigma)
 
 
-def test_progress_says_which_pass_it_is(parquet, capfd):
+def test_progress_says_which_pass_it_is(parquet, capfd, monkeypatch):
+    monkeypatch.setattr("ranef.progress._DELAY", 0.0)
     rf.Model("y ~ x").fit(parquet, method="exact")
     out, err = capfd.readouterr()
     assert not out

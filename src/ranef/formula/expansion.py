@@ -6,7 +6,7 @@ effects of a predictor are gathered in one term.
 
 from dataclasses import dataclass, field
 
-from ranef import registry
+from ranef import habits, registry
 from ranef.formula.column_expressions import check_column_expression
 from ranef.formula.expression import (
     COMPARISONS,
@@ -192,7 +192,10 @@ def _group_terms(node: Operation, text: str) -> list[TermCall]:
     """The group effects of `(1 + x | g)`: one term for each grouping right of the bar."""
     inner = _expand(node.left, text)
     if inner.terms:
-        raise error_at(text, node.left, f"{inner.terms[0].label} cannot stand left of a bar")
+        said = f"{inner.terms[0].label} cannot stand left of a bar"
+        if inner.terms[0].kind == "group":
+            said += f"; {habits.TWO_BARS}"
+        raise error_at(text, node.left, said)
     intercept = [] if inner.intercept is False else [()]
     products = tuple(intercept + sorted((p for p in inner.products if p), key=len))
     if not products:
