@@ -64,7 +64,7 @@ def by_group(posterior: Posterior, predictive: Predictive) -> xr.Dataset:
         size = np.bincount(own, minlength=len(names)).astype(np.float64)
         coords[dim] = list(names)
         variables[f"size|{factor}"] = (dim, size)
-        of_trials = np.bincount(own, trials, minlength=len(names))
+        of_trials = np.bincount(own, trials, minlength=len(names)).astype(np.float64)
         kinds = {"mean": (lambda y: y, of_trials)}
         if counts:
             kinds["zeros"] = (lambda y: (y == 0).astype(np.float64), size)
