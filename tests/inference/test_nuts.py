@@ -215,7 +215,8 @@ def test_refuses_options_outside_what_they_may_be(options, message, grouped):
         rf.Model("y ~ x").fit(grouped, method="nuts", progress=False, **options)
 
 
-def test_progress_goes_to_standard_error(grouped, capfd):
+def test_progress_goes_to_standard_error(grouped, capfd, monkeypatch):
+    monkeypatch.setattr("ranef.progress._DELAY", 0.0)
     rf.Model("y ~ x").fit(grouped, method="nuts", draws=50, tune=50, chains=1)
     out, err = capfd.readouterr()
     assert not out
