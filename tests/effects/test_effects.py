@@ -389,3 +389,14 @@ def test_columns_called_as_those_of_results(effects_table):
     assert found["category"].unique().tolist() == ["no", "some", "much"]
     with pytest.raises(rf.ColumnError, match="'term' of by= has the name"):
         effects.avg_predictions(fit, newdata=table, by="term")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("weights", "said"), [("point", True), ("last", False)])
+def test_the_line_says_what_point_estimates_of_a_network_leave_out(weights, said):
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-2, 2, 200)
+    table = {"y": np.sin(x) + rng.normal(0, 0.1, 200), "x": x}
+    model = rf.Model(f"y ~ nn(x, hidden=[4], weights='{weights}')")
+    result = rf.effects.avg_slopes(model.fit(table, progress=False, draws=50), "x")
+    assert ("without the uncertainty of the network" in repr(result)) == said

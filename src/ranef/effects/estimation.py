@@ -264,6 +264,11 @@ def _line(request: Request, evaluation: Evaluation, over: str) -> str:
     ]
     if request.settings.null is not None or request.hypothesis is not None:
         parts.append("pd: probability of direction")
+    if evaluation.rows.program.point_networks:
+        parts.append(
+            "without the uncertainty of the network, whose weights are point estimates "
+            "(weights='last' or 'full' in nn() adds it)"
+        )
     return "; ".join([*parts, *evaluation.rows.notes])
 
 
