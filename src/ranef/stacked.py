@@ -300,7 +300,7 @@ class _Rows:
             posterior, data, new_levels, response=False, companion=beside, program=program
         )
         response = family.design(fit.training.state.family, frame, known=False, beside=beside)
-        predictive, size = fit._predictive(new_levels, seed, program), math.prod(fit._shape())
+        predictive, size = fit._predictive(new_levels, seed, program), math.prod(fit.draws.shape)
         if most is not None and most < size:
             run = RunOptions(training=False, new_levels=new_levels)
             state, size = fit.training.state, most

@@ -5,7 +5,7 @@ unchecked  nothing speaks against the fit, but there was no second opinion
 caution    something may be off; the symptoms say what
 distrust   the fit should not be used as it is
 
-The verdict is on the computation: whether the draws are those of the posterior of this model. What
+The verdict judges the computation: whether the draws follow the posterior of this model. What
 is found about the model itself, such as counts that vary more than the family allows, is a note
 that does not change the verdict.
 

@@ -4,8 +4,9 @@
     rf.effects.avg_slopes(fit, "x", by="f")
     rf.effects.marginal_means(fit, "f", hypothesis="pairwise")
 
-Names and meaning are those of R's marginaleffects and emmeans. Estimates are posterior medians with
-equal-tailed intervals, of quantities that are computed at every posterior draw.
+Functions and arguments have the names and the meaning that they have in R's marginaleffects and
+emmeans. Estimates are posterior medians with equal-tailed intervals. Every quantity is computed at
+every posterior draw.
 """
 
 from ranef.effects.comparisons import avg_comparisons, comparisons

@@ -241,7 +241,7 @@ class _Parameters:
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        return next((v.shape[:2] for v in self.posterior.draws.sites.values()), (1, 1))
+        return self.posterior.draws.shape
 
     def names(self) -> list[str]:
         """Names of all elements, those of common effects first."""

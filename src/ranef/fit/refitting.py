@@ -74,7 +74,7 @@ class Refitting(FittedModel):
                 "again with it, as by fit.update(optimizer=optax.adam(0.01))"
             )
         if self.method == "nuts":  # files of earlier versions do not say how many
-            options.setdefault("chains", self._shape()[0])
+            options.setdefault("chains", self.draws.shape[0])
         return options
 
     def _method_again(self, changes: Mapping[str, object], changed: bool) -> dict[str, Any]:
@@ -99,17 +99,9 @@ class Refitting(FittedModel):
         }
         return {"method": "auto" if changed else self.method, **(asked if changed else options)}
 
-    def _shape(self) -> tuple[int, int]:
-        """Number of chains and of draws in each."""
-        draws = self.draws
-        ready = [n for n in draws.sites if n not in draws.lazy_sites] or [*draws.sites]
-        if not ready:
-            return 1, 1000
-        chains, size = draws.sites[ready[0]].shape[:2]
-        return int(chains), int(size)
-
     def _draws_of_chain(self) -> int:
-        return max(2, self._shape()[1])
+        """Number of draws of each chain; the default for a model without any parameter."""
+        return max(2, self.draws.shape[1]) if self.draws.sites else 1000
 
     def _fitted_rows(self, name: str, data: object, asked: list[str]) -> Frame:
         """All rows that the fit has used, as they were read.

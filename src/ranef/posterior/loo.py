@@ -140,8 +140,8 @@ def leave_one_out(
             "leaving out needs every row, and this fit has read its rows in batches and kept a "
             "sample; compare on rows it has not seen, by fit.log_score(data)"
         )
-    draws = posterior.draws
-    count = next((v.shape[0] * v.shape[1] for v in draws.sites.values()), 1)
+    chains, each = posterior.draws.shape
+    count = chains * each
     if count < LEAST_DRAWS:
         raise OptionError(
             f"leaving out needs at least {LEAST_DRAWS} draws, and the fit has {count}; fit it "

@@ -172,5 +172,5 @@ def _log_likelihood(posterior: Posterior, seed: int) -> ByDraw:
     with jax.enable_x64(True):
         chunks = predictive.over(training.designs, training.response, training.held)
         total = sum(predictive.log_density(chunk).sum(axis=1) for chunk in chunks)
-    chains = next((v.shape[0] for v in draws.sites.values()), 1)
+    chains = draws.shape[0]
     return np.asarray(total).reshape(chains, -1)
